@@ -1,0 +1,10 @@
+"""Alembic's environment: runs the migrations on the connection that `rostersync db upgrade` opened."""
+
+from alembic import context
+
+from rostersync.store.models import Base
+
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True)
+with context.begin_transaction():
+    context.run_migrations()

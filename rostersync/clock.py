@@ -1,0 +1,87 @@
+"""The one door to time: UTC, aware, and stoppable."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+from rostersync.errors import Stopped
+
+
+class Clock(Protocol):
+    """What the rest of the program knows of time. Tests drive one of their own."""
+
+    def now(self) -> datetime:
+        """Return the wall clock's time in UTC, aware; it may jump in either direction."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back, for durations and deadlines."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Wait; raises `Stopped` as soon as the process was asked to end."""
+        ...
+
+    def check(self) -> None:
+        """Raise `Stopped` when the process was asked to end."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks, and the wish of whoever wants the process to end."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._signal = 0
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        self._stop.wait(max(0.0, seconds))
+        self.check()
+
+    def check(self) -> None:
+        if self._stop.is_set():
+            raise Stopped(self._signal)
+
+    def stop(self, signal: int = 0) -> None:
+        """End every sleep, now and later, with `Stopped(signal)`. Not for a signal handler: it takes a lock."""
+        self._signal = signal
+        self._stop.set()
+
+
+def to_milliseconds(moment: datetime) -> datetime:
+    """Return `moment` in UTC, cut down to whole milliseconds: the grain of everything that is stored."""
+    moment = moment.astimezone(UTC)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def to_text(moment: datetime) -> str:
+    """Return `YYYY-MM-DDTHH:MM:SS.mmmZ`, the one spelling of a time: on the wire, in SQLite, in JSON."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def from_text(text: str) -> datetime:
+    """Read an ISO 8601 time that names its offset (`Z` or numeric); UTC, whole milliseconds.
+
+    Raises `ValueError` for anything else: a time without an offset, a date alone, a zone's abbreviation.
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("no offset from UTC")
+    try:
+        return to_milliseconds(moment)
+    except OverflowError as error:  # the offset leads out of the years 1 to 9999
+        raise ValueError("out of range") from error
+
+
+def floor_seconds(moment: datetime) -> datetime:
+    """Return `moment` without its fraction of a second."""
+    return moment.replace(microsecond=0)

@@ -1,0 +1,148 @@
+"""Everything that can go wrong and that a person is told about.
+
+The message of each error is the line the user reads: what failed, and on what. `hint` is the next step. What a
+library said stays in ``__cause__`` and is shown at debug level only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class RostersyncError(Exception):
+    """A failure to be told in one line, with a hint about what to do next."""
+
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: somebody asked for the end
+    """The process was asked to end; `signal` is the number of the signal that asked (0 when none did)."""
+
+    def __init__(self, signal: int = 0) -> None:
+        super().__init__(f"stopped by signal {signal}")
+        self.signal = signal
+
+
+class ConfigError(RostersyncError):
+    """The configuration, or a word on the command line, is wrong; `mistakes` holds a line for each mistake."""
+
+    exit_status = 2
+
+    def __init__(self, mistakes: Sequence[str], hint: str = "") -> None:
+        super().__init__("\n".join(mistakes), hint)
+        self.mistakes = tuple(mistakes)
+
+
+# What the API did ------------------------------------------------------------------------------------------------
+
+
+class ApiError(RostersyncError):
+    """A request to the API did not bring what it asked for. It is never read as "no students"."""
+
+    worth_retrying: ClassVar[bool] = False
+
+
+class Unauthorized(ApiError):
+    """401: the token is missing, invalid or disabled."""
+
+
+class Forbidden(ApiError):
+    """403: the token lacks the permission for this endpoint."""
+
+
+class NotFound(ApiError):
+    """404 where a 404 is no answer: on the list itself, the version or the host is wrong."""
+
+
+class Refused(ApiError):
+    """Another 4xx: the API does not accept the request."""
+
+
+class Redirected(ApiError):
+    """3xx: followed nowhere, for the token belongs to the configured host."""
+
+
+class Malformed(ApiError):
+    """The answer is not what the API documents: HTML, truncated or foreign JSON, no meta."""
+
+    worth_retrying = True
+
+
+class TooLarge(ApiError):
+    """The answer is larger than any page can be."""
+
+
+class RateLimited(ApiError):
+    """429, and again 429 after every wait."""
+
+    worth_retrying = True
+
+
+class ServerFailed(ApiError):
+    """5xx."""
+
+    worth_retrying = True
+
+
+class Unreachable(ApiError):
+    """No connection, or one that broke: DNS, refusal, reset, TLS."""
+
+    worth_retrying = True
+
+
+class TimedOut(ApiError):
+    """The answer was not complete within the request's time."""
+
+    worth_retrying = True
+
+
+class OutOfTime(ApiError):
+    """The run's deadline has passed."""
+
+
+# What the database did -------------------------------------------------------------------------------------------
+
+
+class StoreError(RostersyncError):
+    """The database cannot be used, or refused something."""
+
+
+class NoDatabase(StoreError):
+    """There is no database yet, and this command does not create one."""
+
+
+class DatabaseUnreachable(StoreError):
+    """The server or the file cannot be opened."""
+
+
+class SchemaOutdated(StoreError):
+    """The schema is older than this version of rostersync needs."""
+
+
+class SchemaTooNew(StoreError):
+    """The schema was written by a later version of rostersync."""
+
+
+class LockHeld(StoreError):
+    """Another process is the writer of this source."""
+
+    exit_status = 75
+
+
+class LockLost(StoreError):
+    """This process was the writer of a source, and is no longer."""
+
+
+# What a run found ------------------------------------------------------------------------------------------------
+
+
+class RunFailed(RostersyncError):
+    """The run read something that must not be applied."""

@@ -1,0 +1,235 @@
+"""The values that flow through the program: what the API says of students, after decoding and before storing.
+
+`Student` is the one list of fields. Columns, views, the hash, CSV and the data dictionary are made from its
+annotations, in the order in which they stand here.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Annotated, Any, get_args, get_type_hints
+
+import msgspec
+
+from rostersync.clock import to_text
+
+Text = str | None
+Integer = int | None
+Boolean = bool | None
+Date = date | None
+Timestamp = datetime | None
+Texts = tuple[str, ...] | None
+Integers = tuple[int, ...] | None
+
+
+class Student(msgspec.Struct, frozen=True, kw_only=True):
+    """One student as the API served it: absent (or null) is None, and only `id` is certain.
+
+    Timestamps are aware, UTC, whole milliseconds. `status` is the served one, or derived by `derive_status`.
+    """
+
+    id: Annotated[int, "ManageBac's key of the student: the only safe identity"]
+    email: Annotated[Text, "Login address; it changes over time and may be missing"] = None
+    first_name: Annotated[Text, "First name"] = None
+    last_name: Annotated[Text, "Last name"] = None
+    middle_name: Annotated[Text, "Middle name; may be the empty text"] = None
+    nickname: Annotated[Text, "Nickname"] = None
+    other_name: Annotated[Text, "Further name, or the name in another script"] = None
+    preferred_name: Annotated[Text, "Preferred name"] = None
+    archived: Annotated[Boolean, "Whether the student is archived"] = None
+    ui_language: Annotated[Text, "Language of the user interface"] = None
+    created_at: Annotated[Timestamp, "When ManageBac created the record"] = None
+    updated_at: Annotated[Timestamp, "When ManageBac last modified the record; deletions do not count"] = None
+    last_accessed_at: Annotated[Timestamp, "Last login"] = None
+    student_id: Annotated[Text, "The school's own student number; neither unique nor always present"] = None
+    identifier: Annotated[Text, "The school's own user id"] = None
+    gender: Annotated[Text, "Gender, in the school's own words"] = None
+    birthday: Annotated[Date, "Date of birth"] = None
+    timezone: Annotated[Text, "The user's IANA time zone; not that of the timestamps"] = None
+    phone_number: Annotated[Text, "Phone number, free text"] = None
+    mobile_phone_number: Annotated[Text, "Mobile phone number, free text"] = None
+    street_address: Annotated[Text, "Street address, first line"] = None
+    street_address_ii: Annotated[Text, "Street address, second line"] = None
+    city: Annotated[Text, "City"] = None
+    state: Annotated[Text, "State or province, free text"] = None
+    zipcode: Annotated[Text, "Postal code"] = None
+    country: Annotated[Text, "Country, a code or a name"] = None
+    nationalities: Annotated[Texts, "Nationalities, usually country codes"] = None
+    languages: Annotated[Texts, "Languages, usually language codes"] = None
+    parent_ids: Annotated[Integers, "ManageBac ids of the parents and guardians"] = None
+    role: Annotated[Text, "Role of the user"] = None
+    year_group_id: Annotated[Integer, "ManageBac id of the current year group"] = None
+    homeroom_advisor_id: Annotated[Integer, "ManageBac id of the homeroom advisor"] = None
+    additional_homeroom_advisor_ids: Annotated[Integers, "ManageBac ids of further homeroom advisors"] = None
+    ee_advisor_id: Annotated[Integer, "ManageBac id of the Extended Essay advisor"] = None
+    graduating_year: Annotated[Integer, "Four-digit year of graduation"] = None
+    graduated_on: Annotated[Date, "Day of graduation"] = None
+    withdrawn_on: Annotated[Date, "Day of withdrawal"] = None
+    attendance_start_date: Annotated[Date, "First day of classes"] = None
+    oa_id: Annotated[Text, "OpenApply id"] = None
+    sb_id: Annotated[Text, "SchoolsBuddy id"] = None
+    account_uid: Annotated[Text, "Portal account id"] = None
+    class_grade: Annotated[Text, "Grade as a label"] = None
+    class_grade_number: Annotated[Integer, "Grade as a number; it need not agree with the label"] = None
+    program: Annotated[Text, "Programme as a label"] = None
+    program_code: Annotated[Text, "Programme as a code"] = None
+    ib_group_id: Annotated[Integer, "ManageBac id of the IB group, the old name of the year group"] = None
+    national_id: Annotated[Text, "National id"] = None
+    uniq_student_id: Annotated[Text, "Unique student id"] = None
+    photo_url: Annotated[Text, "Address of the avatar; it may be signed and expire"] = None
+    status: Annotated[Text, "enrolled, withdrawn, graduated or archived (archived for a reason unknown)"] = None
+    extra: Annotated[dict[str, Any], "Keys that rostersync does not know, and dates that could not be read"] = {}
+    deleted_at: Timestamp = None  # no field of the roster: a row that bears it says of itself that it is gone
+
+
+class Kind(enum.Enum):
+    """What a field holds. The value is the annotation in `Student`."""
+
+    TEXT = Text
+    INTEGER = Integer
+    BOOLEAN = Boolean
+    DATE = Date
+    TIMESTAMP = Timestamp
+    TEXTS = Texts
+    INTEGERS = Integers
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A typed field of a student, `id` and `extra` aside."""
+
+    name: str
+    kind: Kind
+    description: str
+
+
+def _fields() -> tuple[Field, ...]:
+    hints = get_type_hints(Student, include_extras=True)
+    annotated = {name: get_args(hint) for name, hint in hints.items() if name not in {"id", "extra", "deleted_at"}}
+    return tuple(Field(name, Kind(kind), description) for name, (kind, description) in annotated.items())
+
+
+FIELDS = _fields()
+FIELD_NAMES = tuple(field.name for field in FIELDS)
+
+# They change without a change of the roster: a row is rewritten for them, history gets no version.
+VOLATILE = frozenset({"updated_at", "last_accessed_at", "photo_url"})
+
+LARGEST_ID = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that could not be decoded: its id where that was readable, and why, without any value of it."""
+
+    id: int | None
+    digest: bytes
+    reason: str
+
+
+Row = Student | Rejected
+
+
+def row_key(row: Row) -> int:
+    """Return what a row is counted by: its id, or a negative number made of the bytes of one without an id."""
+    if row.id is not None:
+        return row.id
+    assert isinstance(row, Rejected)
+    return -1 - int.from_bytes(row.digest[:8], "big") // 2
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When a response was made, by both clocks; `server` is None where the response bore no `Date`.
+
+    `server` is the `Date` less the request's duration, less one second for the header's grain: a time at which the
+    server had surely not answered yet.
+    """
+
+    local: datetime
+    server: datetime | None
+
+    @property
+    def server_start(self) -> datetime:
+        """The start by the server's clock alone, as well as it is known."""
+        return self.server if self.server is not None else self.local - timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list, with what its meta says the server really did."""
+
+    number: int
+    rows: tuple[Row, ...]
+    total_count: int
+    total_pages: int
+    per_page: int
+    moment: Moment
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a list request asks for; None or empty means that the parameter is not sent."""
+
+    ids: tuple[int, ...] = ()
+    archived: bool | None = None
+    status: str | None = None
+    modified_since: datetime | None = None
+    deleted_since: datetime | None = None
+    year_group_ids: tuple[int, ...] = ()
+    homeroom_advisor_ids: tuple[int, ...] = ()
+    q: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The answer to a request for one student: 404."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """The answer to a request for one student was neither the student nor a 404."""
+
+    reason: str
+
+
+Answer = Student | Rejected | Gone | Unclear
+
+
+def derive_status(student: dict[str, Any]) -> str:
+    """Return the status of a record of typed fields: the served one, else what dates and `archived` tell.
+
+    A student whose year group was archived bears no date: that is `archived`, reason unknown.
+    """
+    if student.get("status"):
+        return str(student["status"])
+    if student.get("graduated_on") is not None:
+        return "graduated"
+    if student.get("withdrawn_on") is not None:
+        return "withdrawn"
+    return "archived" if student.get("archived") else "enrolled"
+
+
+def content_hash(student: Student) -> bytes:
+    """Return 16 bytes that differ when anything stored of the student differs."""
+    values = [getattr(student, name) for name in FIELD_NAMES]
+    canonical = msgspec.json.encode([values, student.extra], enc_hook=str, order="deterministic")
+    return hashlib.blake2b(canonical, digest_size=16).digest()
+
+
+def changed_fields(old: Student, new: Student) -> tuple[str, ...]:
+    """Return the names of the fields that differ, in the order of `Student`, `extra` last."""
+    names = (*FIELD_NAMES, "extra")
+    return tuple(name for name in names if getattr(old, name) != getattr(new, name))
+
+
+def json_value(value: Any) -> Any:
+    """Return `value` as JSON knows it: times in their one spelling, dates as `YYYY-MM-DD`, arrays as lists."""
+    if isinstance(value, datetime):
+        return to_text(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    return list(value) if isinstance(value, tuple) else value

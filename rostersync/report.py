@@ -1,0 +1,117 @@
+"""What a run did, in the words of `sync --json` and of the view `sync_run`."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rostersync.clock import to_text
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+class RunKind(enum.StrEnum):
+    """Which windows a run reads."""
+
+    INCREMENTAL = "incremental"
+    FULL = "full"
+
+
+class RunState(enum.StrEnum):
+    """How a run ended. `exit_status` is the process's, for this run alone."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    HELD = "held"
+    INCOMPLETE = "incomplete"
+    DRY_RUN = "dry_run"
+
+
+@dataclass(frozen=True, slots=True)
+class Watermarks:
+    """Up to where each stream is known to have been read; None: never."""
+
+    modified: datetime | None = None
+    deleted: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """What is known of a source between runs. All times are UTC."""
+
+    watermarks: Watermarks = Watermarks()
+    newest_updated_at: datetime | None = None
+    last_clean_modified_at: datetime | None = None
+    last_clean_full_at: datetime | None = None
+    history_starts_at: datetime | None = None
+    deleted_feed_proven: bool = False
+    deleted_feed_ignored: bool = False
+    unknown_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Students by what became of them in one run.
+
+    `fetched` counts the distinct students received as live, each of which is exactly one of inserted, updated,
+    unchanged, restored, quarantined and ignored (listed, but found gone). The others stand beside this sum.
+    """
+
+    fetched: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    restored: int = 0
+    quarantined: int = 0
+    ignored: int = 0
+    deleted: int = 0
+    stale: int = 0
+    removals_held: int = 0
+
+    def __post_init__(self) -> None:
+        parts = self.inserted + self.updated + self.unchanged + self.restored + self.quarantined + self.ignored
+        if self.fetched != parts:
+            msg = f"the run's figures do not add up: fetched {self.fetched}, accounted for {parts}"
+            raise AssertionError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """One run of one source, ended. `run_id` is None for a dry run only."""
+
+    run_id: int | None
+    source: str
+    kind: RunKind
+    state: RunState
+    counts: Counts
+    requests: int
+    retries: int
+    duration_s: float
+    watermarks: Watermarks
+    started_at: datetime
+    finished_at: datetime
+    error: str | None = None
+    hint: str = ""
+    notices: tuple[str, ...] = field(default=())
+    exit_status: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the run as `sync --json` prints it."""
+        marks = self.watermarks
+        return {
+            "run_id": self.run_id,
+            "source": self.source,
+            "kind": str(self.kind),
+            "state": str(self.state),
+            **asdict(self.counts),
+            "requests": self.requests,
+            "retries": self.retries,
+            "duration_s": self.duration_s,
+            "watermarks": {
+                "modified": marks.modified and to_text(marks.modified),
+                "deleted": marks.deleted and to_text(marks.deleted),
+            },
+            "error": self.error,
+        }

@@ -1,0 +1,32 @@
+"""A value that is used and never shown."""
+
+from __future__ import annotations
+
+import hmac
+
+
+class Secret:
+    """A text that no log line, repr, traceback or comparison gives away; only `reveal` returns it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the text itself: at the one place that sends it."""
+        return self._value
+
+    def __str__(self) -> str:
+        return "***"
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._value.encode(errors="surrogatepass"), other._value.encode(errors="surrogatepass"))
+
+    def __hash__(self) -> int:
+        return hash(self._value)

@@ -1,0 +1,145 @@
+"""Engines for the two databases, and the translation of their errors into ours."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from sqlalchemy import NullPool, create_engine, event, make_url
+from sqlalchemy.exc import NoSuchModuleError
+from sqlalchemy.exc import OperationalError as SqlOperationalError
+
+from rostersync.errors import DatabaseUnreachable, NoDatabase, RostersyncError, StoreError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.engine import ExceptionContext
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+BUSY_TIMEOUT_S = 30
+
+
+def sqlite_path(url: str) -> Path | None:
+    """Return the file of a SQLite url, None for another database."""
+    parsed = make_url(url)
+    return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
+
+
+def open_engine(url: str, *, create: bool = False, read_only: bool = False) -> Engine:
+    """Return an engine for `url`; connections are made when they are needed and never pooled.
+
+    With `create` a missing SQLite file is made, readable by its owner only. Raises `NoDatabase` where there is none,
+    `DatabaseUnreachable` where the file or its folder cannot be used.
+    """
+    path = sqlite_path(url)
+    if path is None:
+        return _postgres_engine(url)
+    if not path.exists():
+        if not create:
+            raise NoDatabase(f"there is no database yet at {path}", "run `rostersync sync` to make the first one")
+        _create_file(path)
+    return _sqlite_engine(path, read_only=read_only)
+
+
+def _postgres_engine(url: str) -> Engine:
+    try:
+        engine = create_engine(
+            url, poolclass=NullPool, hide_parameters=True, connect_args={"connect_timeout": 10}
+        ).execution_options(schema_translate_map={"stage": "pg_temp"})
+    except (NoSuchModuleError, ImportError) as error:
+        hint = "pip install 'rostersync[postgresql]'"
+        raise DatabaseUnreachable("the driver for PostgreSQL is not installed", hint) from error
+    _translate_errors(engine, make_url(url).render_as_string(hide_password=True))
+    return engine
+
+
+def _create_file(path: Path) -> None:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        return  # somebody else was quicker
+    except OSError as error:
+        hint = "create the folder, or set database.url to one that this user may write"
+        raise DatabaseUnreachable(f"cannot create the database {path}: {error.strerror}", hint) from error
+
+
+def _sqlite_engine(path: Path, *, read_only: bool) -> Engine:
+    location = f"file:{quote(str(path))}?mode={'ro' if read_only else 'rw'}"
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(
+            location, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
+    event.listen(engine, "begin", _begin)
+    _translate_errors(engine, str(path))  # before the pragmas: they are the first to meet a file that is no database
+
+    @event.listens_for(engine, "connect")
+    def _pragmas(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        cursor = connection.cursor()
+        try:
+            if not read_only:
+                cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.execute("PRAGMA synchronous = FULL")
+            cursor.execute("PRAGMA foreign_keys = ON")
+        except sqlite3.Error as error:
+            connection.close()
+            raise _told(SqlOperationalError("PRAGMA", {}, error), str(path)) from error
+        cursor.close()
+
+    return engine
+
+
+def _begin(connection: Connection) -> None:
+    """Begin as the caller wants: a transaction that will write takes SQLite's write lock at once, and waits for it."""
+    immediate = connection.get_execution_options().get("immediate", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def _translate_errors(engine: Engine, place: str) -> None:
+    @event.listens_for(engine, "handle_error")
+    def _handle(context: ExceptionContext) -> BaseException | None:
+        if isinstance(context.original_exception, RostersyncError):
+            return None
+        return _told(context.sqlalchemy_exception or context.original_exception, place)
+
+
+def _told(error: BaseException, place: str) -> StoreError:
+    """Return what a person is told. A driver's text may quote a row, so only what cannot is passed on."""
+    cause = getattr(error, "orig", None) or error
+    if isinstance(cause, sqlite3.Error):
+        return _told_sqlite(cause, place)
+    state = getattr(cause, "sqlstate", None)
+    if state is None:  # the connection failed or broke: the text tells of host and user, never of rows
+        lines = str(cause).strip().splitlines() or [type(cause).__name__]
+        return DatabaseUnreachable(f"cannot reach {place}: {lines[-1].strip()}", "is the server up, and the url right?")
+    if str(state).startswith(("08", "57P", "28", "3D")):
+        return DatabaseUnreachable(f"cannot use {place}: {_primary(cause)}", "check database.url and the server's log")
+    if str(state) == "42501":
+        return StoreError(f"{place} refused: {_primary(cause)}", "grant the role what it needs on this schema")
+    return StoreError(f"{place} refused a statement ({type(cause).__name__}, SQLSTATE {state})", "see the server's log")
+
+
+def _primary(cause: Any) -> str:
+    return str(getattr(cause.diag, "message_primary", "") or type(cause).__name__)
+
+
+def _told_sqlite(cause: sqlite3.Error, place: str) -> StoreError:
+    said = str(cause)
+    if isinstance(cause, sqlite3.IntegrityError):
+        said = type(cause).__name__
+    hints = {
+        "database is locked": "another program holds a write lock on the file; close it and try again",
+        "database or disk is full": "free some space and run again: nothing was lost",
+        "disk I/O error": "check the disk and the system log; the last run was not applied",
+        "attempt to write a readonly database": "let this user write the file and its folder",
+        "unable to open database file": "let this user read and write the file and its folder",
+        "file is not a database": "database.url names a file of another kind",
+    }
+    hint = next((hint for text, hint in hints.items() if text in said), "")
+    return DatabaseUnreachable(f"cannot use the database {place}: {said}", hint)

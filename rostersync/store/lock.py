@@ -1,0 +1,173 @@
+"""One writer per source: a lock that dies with its holder, and a fence that a later holder raises.
+
+SQLite: an advisory lock on a file beside the database. PostgreSQL: an advisory lock of the session, so the url must
+reach the server itself or a pooler in session mode. Either may be lost without notice (a file on a foreign disk, a
+connection that died); therefore every commit begins with a conditional UPDATE that only the newest holder passes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import socket
+from typing import TYPE_CHECKING, Protocol
+
+from sqlalchemy import select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from rostersync.errors import DatabaseUnreachable, LockHeld, LockLost
+from rostersync.store.models import Source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy import Connection, Engine
+
+    from rostersync.clock import Clock
+
+
+class _Lock(Protocol):
+    def release(self) -> None: ...
+
+
+class _FileLock:
+    def __init__(self, path: Path) -> None:
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            hint = "let this user write the database's folder"
+            raise DatabaseUnreachable(f"cannot open the lock file {path}: {error.strerror}", hint) from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._fd)
+            raise
+
+    def release(self) -> None:
+        os.close(self._fd)
+
+
+class _SessionLock:
+    def __init__(self, connection: Connection, source: str) -> None:
+        self._connection, self._key = connection, advisory_key(source)
+        with connection.begin():
+            if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": self._key}):
+                raise BlockingIOError
+
+    def release(self) -> None:
+        """Do nothing: the lock goes with the session, which ends when the lease does."""
+
+
+class Lease:
+    """The right to write one source, with the connection that holds it.
+
+    No transaction is open on the connection unless one of the store's functions is at work.
+    """
+
+    def __init__(self, connection: Connection, source: str, fence: int, lock: _Lock) -> None:
+        self.connection = connection
+        self.source = source
+        self.fence = fence
+        self._lock = lock
+
+    def pass_fence(self) -> None:
+        """Begin a commit: raise `LockLost` unless this lease is the source's newest. Call it inside a transaction."""
+        mine = update(Source).where(Source.name == self.source, Source.fence == self.fence).values(fence=self.fence)
+        if self.connection.execute(mine).rowcount != 1:
+            message = f"source {self.source}: another process has taken over as its writer"
+            raise LockLost(message, "nothing of this run was applied; run it again")
+
+    def release(self) -> None:
+        """Give the source up. Never raises: whoever comes next does not depend on it."""
+        try:
+            with self.connection.begin():
+                self.connection.execute(
+                    update(Source)
+                    .where(Source.name == self.source, Source.fence == self.fence)
+                    .values(holder=None, held_since=None)
+                )
+        except Exception:  # noqa: BLE001, S110 - the connection may be dead, which gives the source up as well
+            pass
+        self.connection.invalidate()
+        self.connection.close()
+        self._lock.release()
+
+
+def acquire(engine: Engine, folder: Path | None, source: str, clock: Clock, purpose: str) -> Lease:
+    """Become the writer of `source`, or raise `LockHeld`, naming the holder. `folder` is where file locks lie."""
+    connection = engine.connect()
+    try:
+        lock = _FileLock(lock_path(folder, source)) if folder else _SessionLock(connection, source)
+    except BlockingIOError:
+        holder = _holder(connection, source)
+        connection.close()
+        hint = "wait for it to end, or give --wait a longer time"
+        raise LockHeld(f"source {source} is held by {holder or 'another process'}", hint) from None
+    except BaseException:
+        connection.close()
+        raise
+    try:
+        return Lease(connection, source, _raise_fence(connection, source, clock, purpose), lock)
+    except BaseException:
+        connection.invalidate()
+        connection.close()
+        lock.release()
+        raise
+
+
+def lock_path(database: Path, source: str) -> Path:
+    """Return the lock file of `source` beside the SQLite file `database`."""
+    return database.with_name(f"{database.name}-{source}.lock")
+
+
+def advisory_key(source: str) -> int:
+    """Return the 64-bit key of a source's advisory lock."""
+    digest = hashlib.blake2b(f"rostersync source {source}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def is_held(connection: Connection, folder: Path | None, source: str) -> bool:
+    """Tell whether any process holds `source`'s lock now."""
+    if folder is None:
+        held = text(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " AND ((classid::bigint << 32) | objid::bigint) = :key"
+        )
+        return bool(connection.scalar(held, {"key": advisory_key(source)}))
+    return _file_is_locked(lock_path(folder, source))
+
+
+def _file_is_locked(path: Path) -> bool:
+    """Try a shared lock for an instant: a writer who comes in that instant tries again anyway."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _raise_fence(connection: Connection, source: str, clock: Clock, purpose: str) -> int:
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    holder = f"{purpose} (pid {os.getpid()} on {socket.gethostname()})"
+    with connection.execution_options(immediate=True).begin():
+        connection.execute(insert(Source).values(name=source).on_conflict_do_nothing())
+        raised = (
+            update(Source)
+            .where(Source.name == source)
+            .values(fence=Source.fence + 1, holder=holder, held_since=clock.now())
+            .returning(Source.fence)
+        )
+        return connection.execute(raised).scalar_one()
+
+
+def _holder(connection: Connection, source: str) -> str | None:
+    with connection.begin():
+        return connection.scalar(select(Source.holder).where(Source.name == source))

