@@ -17,12 +17,12 @@ import msgspec
 from rostersync.clock import to_text
 
 Text = str | None
-Integer = int | None
+Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None
 Boolean = bool | None
 Date = date | None
-Timestamp = datetime | None
+Timestamp = Annotated[datetime, msgspec.Meta(tz=True)] | None
 Texts = tuple[str, ...] | None
-Integers = tuple[int, ...] | None
+Integers = tuple[Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)], ...] | None
 
 
 class Student(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +31,7 @@ class Student(msgspec.Struct, frozen=True, kw_only=True):
     Timestamps are aware, UTC, whole milliseconds. `status` is the served one, or derived by `derive_status`.
     """
 
-    id: Annotated[int, "ManageBac's key of the student: the only safe identity"]
+    id: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1), "ManageBac's key of the student: the only safe identity"]
     email: Annotated[Text, "Login address; it changes over time and may be missing"] = None
     first_name: Annotated[Text, "First name"] = None
     last_name: Annotated[Text, "Last name"] = None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hmac
-
 
 class Secret:
-    """A text that no log line, repr, traceback or comparison gives away; only `reveal` returns it."""
+    """A text that no log line, repr or traceback gives away; only `reveal` returns it."""
 
     __slots__ = ("_value",)
 
@@ -22,11 +20,3 @@ class Secret:
 
     def __repr__(self) -> str:
         return "Secret('***')"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Secret):
-            return NotImplemented
-        return hmac.compare_digest(self._value.encode(errors="surrogatepass"), other._value.encode(errors="surrogatepass"))
-
-    def __hash__(self) -> int:
-        return hash(self._value)

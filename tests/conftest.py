@@ -115,9 +115,10 @@ def postgres_server() -> Iterator[PostgresServer]:
     if url := os.environ.get("ROSTERSYNC_TEST_PG_URL"):
         yield PostgresServer(make_url(url).set(drivername="postgresql+psycopg"))
         return
-    with tempfile.TemporaryDirectory(prefix="rs-pg-", ignore_cleanup_errors=True) as folder:
-        with _running(Path(folder)) as admin:
-            yield PostgresServer(admin)
+    # Directly below the system's temporary folder: the path of a socket may have 107 bytes at most.
+    temporary = tempfile.TemporaryDirectory(prefix="rs-pg-", ignore_cleanup_errors=True)
+    with temporary as folder, _running(Path(folder)) as admin:
+        yield PostgresServer(admin)
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def sqlite_url(tmp_path: Path) -> str:
     """The SQLAlchemy url of an SQLite file that does not exist yet, in a folder of its own."""
     folder = tmp_path / "database"
     folder.mkdir()
-    return f"sqlite:///{folder / 'roster.db'}"
+    return URL.create("sqlite", database=str(folder / "roster.db")).render_as_string()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -159,9 +160,7 @@ def _running(folder: Path) -> Iterator[URL]:
     run("initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync")
     run("pg_ctl", "-D", data, "-w", "-l", str(folder / "log"), "-o", f"-k {folder} -h '' {_SETTINGS}", "start")
     try:
-        yield URL.create(
-            "postgresql+psycopg", username="postgres", database="postgres", query={"host": str(folder)}
-        )
+        yield URL.create("postgresql+psycopg", username="postgres", database="postgres", query={"host": str(folder)})
     finally:
         run("pg_ctl", "-D", data, "-m", "immediate", "stop")  # by the pid that the server wrote into its own folder
 

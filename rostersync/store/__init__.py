@@ -1,1 +1,78 @@
-"""All that knows SQL."""
+"""All that knows SQL: one door to the database, whichever of the two it is."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rostersync.errors import NoDatabase
+from rostersync.store import lock, schema
+from rostersync.store import stage as staging
+from rostersync.store.engine import open_engine, sqlite_path, writing
+from rostersync.store.schema import Level
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection
+
+    from rostersync.clock import Clock
+    from rostersync.store.lock import Lease
+    from rostersync.store.stage import Stage
+
+
+class Store:
+    """A database whose schema fits this version."""
+
+    def __init__(self, url: str, clock: Clock, *, create: bool = False, auto_upgrade: bool = False) -> None:
+        """Open the database at `url`.
+
+        With `create` a missing or empty one is set up, and an older schema is brought up to date: on SQLite by
+        itself, on PostgreSQL with `auto_upgrade`. Raises `NoDatabase`, `SchemaOutdated`, `SchemaTooNew` and
+        `DatabaseUnreachable`.
+        """
+        self.clock = clock
+        self.path = sqlite_path(url)
+        self.engine = open_engine(url, create=create)
+        with self.engine.connect() as connection, connection.begin():
+            level = schema.level(connection)
+        if level is Level.EMPTY and not create:
+            raise NoDatabase("the database is still empty", "run `rostersync sync` to fill it")
+        if create and (level is Level.EMPTY or (level is Level.OLDER and (self.path or auto_upgrade))):
+            schema.upgrade(self.engine)
+        elif level is not Level.CURRENT:
+            with self.engine.connect() as connection, connection.begin():
+                schema.require_current(connection)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Lend a connection; each of the store's functions opens its own transaction on it."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Lend a connection in a transaction that writes, and is committed at the end."""
+        with self.engine.connect() as connection, writing(connection):
+            yield connection
+
+    @contextmanager
+    def lease(self, source: str, purpose: str) -> Iterator[Lease]:
+        """Be the writer of `source` for a while. Raises `LockHeld` when somebody else is."""
+        lease = lock.acquire(self.engine, self.path, source, self.clock, purpose)
+        try:
+            yield lease
+        finally:
+            lease.release()
+
+    def is_held(self, source: str) -> bool:
+        """Tell whether any process is the writer of `source` now."""
+        with self.engine.connect() as connection, connection.begin():
+            return lock.is_held(connection, self.path, source)
+
+    def stage(self, connection: Connection, source: str) -> Stage:
+        """Give a connection an empty stage, for one run at a time; it goes with the connection."""
+        if not connection.info.get("staged"):
+            staging.attach(connection, self.path)
+            connection.info["staged"] = True
+        return staging.Stage(connection, source)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sqlalchemy import NullPool, create_engine, event, make_url
 from sqlalchemy.exc import NoSuchModuleError
-from sqlalchemy.exc import OperationalError as SqlOperationalError
 
 from rostersync.errors import DatabaseUnreachable, NoDatabase, RostersyncError, StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sqlalchemy import Connection, Engine
     from sqlalchemy.engine import ExceptionContext
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -42,7 +44,13 @@ def open_engine(url: str, *, create: bool = False, read_only: bool = False) -> E
         if not create:
             raise NoDatabase(f"there is no database yet at {path}", "run `rostersync sync` to make the first one")
         _create_file(path)
-    return _sqlite_engine(path, read_only=read_only)
+    mode = "ro" if read_only else "rw"
+    return _sqlite_engine(f"file:{quote(str(path))}?mode={mode}", str(path), read_only=read_only)
+
+
+def open_memory() -> Engine:
+    """Return an engine for an empty SQLite database that lives as long as one connection."""
+    return _sqlite_engine("file::memory:", "memory", read_only=False)
 
 
 def _postgres_engine(url: str) -> Engine:
@@ -67,9 +75,7 @@ def _create_file(path: Path) -> None:
         raise DatabaseUnreachable(f"cannot create the database {path}: {error.strerror}", hint) from error
 
 
-def _sqlite_engine(path: Path, *, read_only: bool) -> Engine:
-    location = f"file:{quote(str(path))}?mode={'ro' if read_only else 'rw'}"
-
+def _sqlite_engine(location: str, place: str, *, read_only: bool) -> Engine:
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(
             location, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
@@ -77,7 +83,7 @@ def _sqlite_engine(path: Path, *, read_only: bool) -> Engine:
 
     engine = create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
     event.listen(engine, "begin", _begin)
-    _translate_errors(engine, str(path))  # before the pragmas: they are the first to meet a file that is no database
+    _translate_errors(engine, place)  # before the pragmas: they are the first to meet a file that is no database
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
@@ -89,10 +95,22 @@ def _sqlite_engine(path: Path, *, read_only: bool) -> Engine:
             cursor.execute("PRAGMA foreign_keys = ON")
         except sqlite3.Error as error:
             connection.close()
-            raise _told(SqlOperationalError("PRAGMA", {}, error), str(path)) from error
+            raise _told(error, place) from error
         cursor.close()
 
     return engine
+
+
+@contextmanager
+def writing(connection: Connection) -> Iterator[None]:
+    """Open a transaction that will write the database's own tables (the stage needs none of this)."""
+    connection.execution_options(immediate=True)
+    try:
+        with connection.begin():
+            yield
+    finally:
+        if not connection.closed:
+            connection.execution_options(immediate=False)
 
 
 def _begin(connection: Connection) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from rostersync.errors import DatabaseUnreachable, LockHeld, LockLost
+from rostersync.store.engine import writing
 from rostersync.store.models import Source
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Lease:
     def release(self) -> None:
         """Give the source up. Never raises: whoever comes next does not depend on it."""
         try:
-            with self.connection.begin():
+            with writing(self.connection):
                 self.connection.execute(
                     update(Source)
                     .where(Source.name == self.source, Source.fence == self.fence)
@@ -155,10 +156,9 @@ def _file_is_locked(path: Path) -> bool:
 
 
 def _raise_fence(connection: Connection, source: str, clock: Clock, purpose: str) -> int:
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     holder = f"{purpose} (pid {os.getpid()} on {socket.gethostname()})"
-    with connection.execution_options(immediate=True).begin():
-        connection.execute(insert(Source).values(name=source).on_conflict_do_nothing())
+    with writing(connection):
+        ensure_source(connection, source)
         raised = (
             update(Source)
             .where(Source.name == source)
@@ -166,6 +166,13 @@ def _raise_fence(connection: Connection, source: str, clock: Clock, purpose: str
             .returning(Source.fence)
         )
         return connection.execute(raised).scalar_one()
+
+
+def ensure_source(connection: Connection, source: str) -> None:
+    """Make the source's row, if there is none yet."""
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    new = insert(Source).values(name=source, fence=0, unknown_keys=[])
+    connection.execute(new.on_conflict_do_nothing())
 
 
 def _holder(connection: Connection, source: str) -> str | None:

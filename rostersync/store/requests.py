@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy import insert, or_, select, update
 
 from rostersync.report import RunKind
-from rostersync.store.models import Request
+from rostersync.store.engine import writing
+from rostersync.store.lock import ensure_source
+from rostersync.store.models import Request, Source
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -48,6 +50,8 @@ def file(
 
     A request that nobody took until `expires_at` is void, so a caller who died leaves none behind; None never expires.
     """
+    ensure_source(connection, source)
+    connection.execute(select(Source.name).where(Source.name == source).with_for_update())  # one filer at a time
     joined = _pending(connection, source, kind, now) if approves is None else None
     if joined is None:
         return connection.execute(
@@ -77,7 +81,6 @@ def _pending(connection: Connection, source: str, kind: RunKind, now: datetime):
         select(Request.request_id, Request.expires_at)
         .where(Request.source == source, Request.kind == str(kind), Request.approves.is_(None))
         .where(Request.state == "pending", or_(Request.expires_at.is_(None), Request.expires_at > now))
-        .with_for_update()
     ).first()
 
 
@@ -87,7 +90,7 @@ def take(lease: Lease, now: datetime) -> Wish | None:
     One that is `taken` already was taken by a process that died: this one holds the lock.
     """
     connection = lease.connection
-    with connection.execution_options(immediate=True).begin():
+    with writing(connection):
         row = connection.execute(
             select(Request.request_id, Request.kind, Request.approves)
             .where(Request.source == lease.source)

@@ -1,0 +1,1 @@
+"""Who files runs, and who executes them: the one path for every run."""

@@ -1,0 +1,146 @@
+"""The one path for every run: a request in the database, executed by whoever holds the source's lock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import structlog
+
+from rostersync.errors import LockHeld
+from rostersync.store import requests, runs
+from rostersync.store.rehearsal import rehearsal
+from rostersync.store.requests import Wish
+from rostersync.sync.run import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from rostersync.clock import Clock
+    from rostersync.report import RunKind, RunReport
+    from rostersync.store import Store
+    from rostersync.store.lock import Lease
+    from rostersync.store.runs import Ending
+    from rostersync.sync.crawl import Watch
+    from rostersync.sync.plan import Policy
+    from rostersync.sync.run import Client
+
+    Connect = Callable[[str], AbstractContextManager[Client]]
+    """Opens the API of a source for one run; raises `ConfigError` when its token cannot be had."""
+
+log = structlog.get_logger()
+
+POLL_S = 0.5
+"""How often a caller looks whether the lock is free, or the run that another process does for it is over."""
+
+DEFAULT_WAIT = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a caller wants: a run of `source`; `approves` is the held run whose removals are to be carried out."""
+
+    source: str
+    kind: RunKind
+    approves: int | None = None
+    wait: timedelta = DEFAULT_WAIT
+
+
+class Executor:
+    """Files requests, and executes those of every source whose lock it gets."""
+
+    def __init__(self, store: Store, clock: Clock, policy: Policy, connect: Connect, purpose: str) -> None:
+        """`purpose` tells others who holds a source, as in "rostersync sync"."""
+        self._store = store
+        self._clock = clock
+        self._policy = policy
+        self._connect = connect
+        self._purpose = purpose
+
+    def run(self, order: Order, watch: Watch) -> RunReport:
+        """Have one run done, here or by whoever holds the source, and return its report.
+
+        Raises `LockHeld` when nobody took the request within `order.wait`; it is withdrawn then, as it is when the
+        caller is stopped.
+        """
+        request_id = self._file(order)
+        try:
+            return self._see_through(order, request_id, watch)
+        except BaseException:
+            self._give_up(request_id)
+            raise
+
+    def _file(self, order: Order) -> int:
+        now = self._clock.now()
+        with self._store.writing() as connection:
+            return requests.file(
+                connection, order.source, order.kind, approves=order.approves, now=now, expires_at=now + order.wait
+            )
+
+    def _see_through(self, order: Order, request_id: int, watch: Watch) -> RunReport:
+        patience = self._clock.monotonic() + order.wait.total_seconds()
+        while True:
+            try:
+                with self._store.lease(order.source, self._purpose) as lease:
+                    reports = self._execute_open(lease, watch)
+            except LockHeld:
+                if self._clock.monotonic() > patience and self._withdraw(request_id):
+                    raise
+                reports = {}
+            report = reports.get(request_id) or self._done_elsewhere(request_id)
+            if report is not None:
+                return report
+            self._clock.sleep(POLL_S)
+
+    def _execute_open(self, lease: Lease, watch: Watch) -> dict[int, RunReport]:
+        """Execute every open request of the lease's source, oldest first."""
+        reports = {}
+        while wish := requests.take(lease, self._clock.now()):
+            reports[wish.request_id] = self._execute(lease, wish, watch)
+        return reports
+
+    def _execute(self, lease: Lease, wish: Wish, watch: Watch) -> RunReport:
+        def commit(ending: Ending, apply: bool) -> int:
+            return runs.commit(lease, ending, apply=apply)
+
+        with self._connect(lease.source) as api:
+            stage = self._store.stage(lease.connection, lease.source)
+            run = Run(
+                lease.source,
+                lease.connection,
+                stage,
+                api,
+                policy=self._policy,
+                clock=self._clock,
+                watch=watch,
+                commit=commit,
+            )
+            return run.execute(wish)
+
+    def _done_elsewhere(self, request_id: int) -> RunReport | None:
+        with self._store.reading() as connection:
+            run_id = requests.progress(connection, request_id).run_id
+            return None if run_id is None else runs.report(connection, run_id)
+
+    def _withdraw(self, request_id: int) -> bool:
+        with self._store.writing() as connection:
+            return requests.withdraw(connection, request_id)
+
+    def _give_up(self, request_id: int) -> None:
+        """Take the request back, whoever has it: its caller is no longer there."""
+        try:
+            with self._store.writing() as connection:
+                requests.give_up(connection, request_id)
+        except Exception as error:  # noqa: BLE001 - what ended the run matters more; the request expires by itself
+            log.debug("request_not_withdrawn", reason=type(error).__name__)
+
+
+def rehearse(url: str, order: Order, clock: Clock, policy: Policy, connect: Connect, watch: Watch) -> RunReport:
+    """Do everything of a run but its commit, without the lock, and leave no trace in the database at `url`."""
+    with rehearsal(url, order.source) as (connection, stage), connect(order.source) as api:
+        run = Run(
+            order.source, connection, stage, api, policy=policy, clock=clock, watch=watch, commit=None
+        )
+        return run.execute(Wish(0, order.kind, order.approves))

@@ -1,0 +1,155 @@
+"""How fast a host may be asked: what a 429 advises, and the pace that all sources of the process keep together.
+
+The vendor counts requests per IP, over all endpoints, so the pace belongs to the host, not to the source.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Protocol
+
+from rostersync.managebac.lanes import GLANCE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rostersync.clock import Clock
+    from rostersync.managebac.wire import Reply
+
+LONGEST_WAIT = 300.0  # seconds: an advice beyond it is not followed to the end, but asked about again
+
+_SHARE = 0.8  # of the advertised rate: others at the school's address may be asking too
+_PACED_FOR = 3600.0
+_SMALLEST_EPOCH = 10**8  # below: seconds from now. As an epoch it would lie in 1973
+_SMALLEST_EPOCH_MS = 10**11
+
+
+def server_time(reply: Reply) -> datetime | None:
+    """Return the reply's `Date`, UTC, or None where it is missing or unreadable."""
+    try:
+        moment = parsedate_to_datetime(reply.header("Date") or "")
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def advised_wait(reply: Reply) -> float | None:
+    """Return how many seconds a 429 asks to wait: the longer of Retry-After and X-RateLimit-Reset, at most 300.
+
+    Judged by the response's own `Date`, for our clock may differ. None: no advice, or one that has passed already.
+    """
+    now = server_time(reply) or reply.sent_at + timedelta(seconds=reply.duration)
+    advice = (_seconds_until(reply.header(name), now) for name in ("Retry-After", "X-RateLimit-Reset"))
+    longest = max((seconds for seconds in advice if seconds is not None), default=0.0)
+    return min(longest, LONGEST_WAIT) if longest > 0 else None
+
+
+def _seconds_until(text: str | None, now: datetime) -> float | None:
+    """Read a number of seconds, an epoch in seconds or milliseconds, an HTTP date, or ISO 8601 (UTC if it says none).
+
+    `2026-03-01 07:30:15 UTC` is what ManageBac is believed to send.
+    """
+    text = (text or "").strip()
+    try:
+        number = float(text)
+    except ValueError:
+        moment = _moment(text)
+        return None if moment is None else (moment - now).total_seconds()
+    if number < _SMALLEST_EPOCH:  # also what is no number at all: the comparison of NaN fails here and below
+        return number
+    return number / (1000 if number >= _SMALLEST_EPOCH_MS else 1) - now.timestamp()
+
+
+def _moment(text: str) -> datetime | None:
+    for read in (datetime.fromisoformat, parsedate_to_datetime):
+        try:
+            moment = read(text.removesuffix(" UTC"))
+            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        except (ValueError, OverflowError):
+            continue
+    return None
+
+
+class Patience(Protocol):
+    """How the limiter waits: `Deadline` raises `OutOfTime` where a wait would take too long."""
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+class HostLimiter:
+    """The pace of one host: `concurrency` requests in flight, and no hurry after a 429. Shared by threads.
+
+    Nothing is paced until the first 429. For an hour from each, requests are spread evenly over time at 80 % of the
+    rate that it advertised.
+    """
+
+    def __init__(self, concurrency: int, clock: Clock) -> None:
+        self._clock = clock
+        self._free = threading.Semaphore(concurrency)
+        self._lock = threading.Lock()
+        self._next = float("-inf")  # when the next request may start, by clock.monotonic()
+        self._interval = 0.0
+        self._paced_until = float("-inf")
+
+    @contextmanager
+    def slot(self, patience: Patience) -> Iterator[None]:
+        """Hold one of the places in flight, entered when it is this request's turn.
+
+        Raises `OutOfTime` and `Stopped` as `patience` does.
+        """
+        while not self._free.acquire(timeout=GLANCE):
+            patience.sleep(0)
+        try:
+            while (seconds := self._turn()) > 0:
+                patience.sleep(seconds)
+            yield
+        finally:
+            self._free.release()
+
+    def slow_down(self, limit: str | None, period: str | None) -> None:
+        """Keep for an hour to 80 % of `limit` requests in `period` seconds, as the headers of a 429 have it."""
+        rate = _positive(limit) / _positive(period) if _positive(limit) and _positive(period) else 0.0
+        if rate > 0:
+            with self._lock:
+                self._interval = min(1 / (_SHARE * rate), LONGEST_WAIT)
+                self._paced_until = self._clock.monotonic() + _PACED_FOR
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody start a request for so many seconds."""
+        with self._lock:
+            self._next = max(self._next, self._clock.monotonic() + seconds)
+
+    def _turn(self) -> float:
+        """Take the turn and return 0, or return the seconds to wait before asking again."""
+        with self._lock:
+            now = self._clock.monotonic()
+            if now < self._next:
+                return self._next - now
+            if now < self._paced_until:
+                self._next = now + self._interval
+            return 0.0
+
+
+class HostLimiters:
+    """The limiters of a process, one for each host."""
+
+    def __init__(self, concurrency: int, clock: Clock) -> None:
+        self._make: Callable[[], HostLimiter] = lambda: HostLimiter(concurrency, clock)
+        self._limiters: dict[str, HostLimiter] = {}
+        self._lock = threading.Lock()
+
+    def of(self, host: str) -> HostLimiter:
+        """Return the limiter of `host`, the same for all who ask."""
+        with self._lock:
+            return self._limiters.setdefault(host.lower(), self._make())
+
+
+def _positive(text: str | None) -> float:
+    try:
+        number = float(text or "")
+    except ValueError:
+        return 0.0
+    return number if 0 < number < float("inf") else 0.0

@@ -1,0 +1,193 @@
+"""The students of one school, as the API has them: pages of a list, and one student by id."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from rostersync.clock import to_text
+from rostersync.errors import ApiError, Malformed, NotFound, Refused
+from rostersync.managebac.lanes import Lanes
+from rostersync.managebac.limits import server_time
+from rostersync.managebac.records import decode_page, decode_single, is_error
+from rostersync.managebac.transport import Deadline, Policy, Transport
+from rostersync.managebac.wire import Call, RequestsWire
+from rostersync.records import Gone, Moment, Query, Unclear
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    from rostersync.clock import Clock
+    from rostersync.managebac.limits import HostLimiter
+    from rostersync.managebac.wire import Reply, Wire
+    from rostersync.records import Answer, Page, Row
+    from rostersync.secret import Secret
+
+_NOT_FOUND = 404
+
+
+class Students:
+    """The student endpoints of one source, for the time of one run. May be used by several threads at once."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        base_url: str,
+        api_version: str,
+        *,
+        lanes: Lanes,
+        limiter: HostLimiter,
+        deadline: Deadline,
+        per_page: int = 100,
+        policy: Policy = Policy(),  # noqa: B008 - a frozen value
+        chance: random.Random | None = None,
+    ) -> None:
+        host = urlsplit(base_url).netloc
+        self._path = f"/{api_version}/students"
+        self._per_page = per_page
+        self._lanes = lanes
+        self._transport = Transport(wire, host, limiter, deadline, policy=policy, chance=chance)
+        self._owned: RequestsWire | None = None
+
+    @classmethod
+    def connect(
+        cls,
+        base_url: str,
+        api_version: str,
+        token: Secret,
+        *,
+        clock: Clock,
+        limiter: HostLimiter,
+        concurrency: int = 4,
+        per_page: int = 100,
+        timeout: float = 30.0,
+        retries: int = 5,
+        run_seconds: float = float("inf"),
+    ) -> Students:
+        """Return the students at `base_url`, reached over the network; nothing is sent yet.
+
+        `timeout` (seconds) is for one request, `run_seconds` for all from now on. `limiter` is the host's, shared by
+        all sources: `HostLimiters.of(host)`. Raises `ConfigError` for a token that cannot be sent.
+        """
+        lanes = Lanes(concurrency, clock)
+        wire = RequestsWire(base_url, token, lanes.clock)
+        students = cls(
+            wire,
+            base_url,
+            api_version,
+            lanes=lanes,
+            limiter=limiter,
+            deadline=Deadline(lanes.clock, run_seconds),
+            per_page=per_page,
+            policy=Policy(timeout, retries),
+        )
+        students._owned = wire
+        return students
+
+    @property
+    def requests(self) -> int:
+        """The requests sent so far, repeated ones included."""
+        return self._transport.tally.requests
+
+    @property
+    def retries(self) -> int:
+        """Those of them that repeated another."""
+        return self._transport.tally.retries
+
+    def page(self, query: Query, number: int) -> Page | None:
+        """Return one page (from 1) of the list, or None for one beyond its end: a 404, or no rows.
+
+        Raises `ApiError` where there is no such answer (`NotFound` for a 404 of page 1), `Stopped`.
+        """
+        call = Call(self._path, _parameters(query, number, self._per_page))
+        return self._transport.get(call, partial(_read_page, number=number), absent_ok=number > 1)
+
+    def pages(self, query: Query, numbers: Sequence[int]) -> Iterator[Page | None]:
+        """Yield what `page` returns for each of `numbers`, in their order, several requests being in flight."""
+        return self._lanes.each(partial(self.page, query), numbers)
+
+    def by_ids(self, keys: Sequence[int]) -> tuple[Row, ...] | None:
+        """Return those of `keys` that the list knows, as far as one page holds them: who is missing may yet live.
+
+        None when the server does not honour the filter: it answers with others, or refuses the request.
+        """
+        try:
+            page = self.page(Query(ids=tuple(keys)), 1)
+        except Refused:
+            return None
+        assert page is not None, "a first page is there, or an error"
+        return page.rows if {row.id for row in page.rows} <= set(keys) else None
+
+    def get(self, key: int) -> Row | Gone:
+        """Return the student with this id. Raises `ApiError` where the answer is neither he nor the API's own 404."""
+        return self._transport.get(Call(f"{self._path}/{key}"), partial(_read_student, key=key), absent_ok=True)
+
+    def answer(self, key: int) -> Answer:
+        """Return what `get` does, or `Unclear` where it raises an `ApiError`. Raises `Stopped`."""
+        try:
+            return self.get(key)
+        except ApiError as error:
+            return Unclear(error.message)
+
+    def answers(self, keys: Iterable[int]) -> Iterator[tuple[int, Answer]]:
+        """Yield each id with its answer, in the order given, several requests being in flight."""
+        return self._lanes.each(lambda key: (key, self.answer(key)), keys)
+
+    def close(self) -> None:
+        """Close what `connect` opened."""
+        self._lanes.close()
+        if self._owned is not None:
+            self._owned.close()
+
+
+def _parameters(query: Query, number: int, per_page: int) -> tuple[tuple[str, str], ...]:
+    """Return the query's pairs as the API names them (its Students page; the styles of lists are those of v2p3)."""
+    pairs: list[tuple[str, str | None]] = [
+        *(("ids[]", str(key)) for key in query.ids),
+        ("archived", None if query.archived is None else str(int(query.archived))),
+        ("status", query.status),
+        ("modified_since", _time(query.modified_since)),
+        ("deleted_since", _time(query.deleted_since)),
+        ("year_group_ids", ",".join(map(str, query.year_group_ids)) or None),
+        ("homeroom_advisor_ids", ",".join(map(str, query.homeroom_advisor_ids)) or None),
+        ("q", query.q),
+        ("page", str(number)),
+        ("per_page", str(per_page)),
+    ]
+    return tuple((name, value) for name, value in pairs if value is not None)
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else to_text(moment)
+
+
+def _read_page(reply: Reply, number: int) -> Page | None:
+    if reply.status == _NOT_FOUND:
+        return None
+    page = decode_page(reply.body, number, moment_of(reply))
+    return page if page.rows or number == 1 else None
+
+
+def _read_student(reply: Reply, key: int) -> Row | Gone:
+    if reply.status == _NOT_FOUND:
+        if is_error(reply.body):
+            return Gone()
+        raise NotFound("a 404 that is not the API's own, so it does not prove that the student is gone")
+    row = decode_single(reply.body)
+    if row.id != key:
+        raise Malformed("the answer for one student is about another")
+    return row
+
+
+def moment_of(reply: Reply) -> Moment:
+    """Return when the reply was made: before anything in it was read, by our clock and by the server's."""
+    stamped = server_time(reply)
+    try:
+        server = stamped and stamped - timedelta(seconds=reply.duration + 1)
+    except OverflowError:
+        server = None
+    return Moment(reply.sent_at, server)

@@ -1,0 +1,208 @@
+"""From a call to its answer: what is repeated, what is waited for, what is an error, and when it is over."""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import structlog
+
+from rostersync.errors import (
+    ApiError,
+    Forbidden,
+    Malformed,
+    NotFound,
+    OutOfTime,
+    RateLimited,
+    Redirected,
+    Refused,
+    ServerFailed,
+    Unauthorized,
+)
+from rostersync.managebac.limits import advised_wait
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rostersync.clock import Clock
+    from rostersync.managebac.limits import HostLimiter
+    from rostersync.managebac.wire import Call, Reply, Wire
+
+T = TypeVar("T")
+
+_LONGEST_BACKOFF = 60.0  # seconds
+
+# Of a query only these are logged: the others may hold what somebody searched for, or are long.
+_LOGGED = ("page", "per_page", "modified_since", "deleted_since")
+
+log = structlog.get_logger(__name__)
+
+
+class Deadline:
+    """The end of a run, and the waits before it."""
+
+    def __init__(self, clock: Clock, seconds: float = float("inf")) -> None:
+        """Set the end `seconds` from now, by the clock that never goes back."""
+        self._clock = clock
+        self._seconds = seconds
+        self._end = clock.monotonic() + seconds
+
+    def remaining(self) -> float:
+        """Return the seconds left, more than 0. Raises `OutOfTime` when there are none."""
+        left = self._end - self._clock.monotonic()
+        if left <= 0:
+            raise self._passed()
+        return left
+
+    def sleep(self, seconds: float) -> None:
+        """Wait. Raises `OutOfTime`, at once, when the end comes sooner; `Stopped` when the process shall end."""
+        if seconds >= self.remaining():
+            raise self._passed()
+        self._clock.sleep(seconds)
+
+    def _passed(self) -> OutOfTime:
+        return OutOfTime(
+            f"the API did not answer all requests within the run's {self._seconds:g} s",
+            "run it again later, or raise sync.run_deadline",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`timeout`: seconds for one request, body included. `retries`: of one request, after its first failure."""
+
+    timeout: float = 30.0
+    retries: int = 5
+
+
+class Tally:
+    """What a run has cost so far. Shared by threads."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.retries = 0
+        self._lock = threading.Lock()
+
+    def count_request(self, *, repeated: bool) -> None:
+        with self._lock:
+            self.requests += 1
+            self.retries += repeated
+
+
+class Transport:
+    """Sends calls to one host, politely and stubbornly. May be used by several threads at once."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        host: str,
+        limiter: HostLimiter,
+        deadline: Deadline,
+        *,
+        policy: Policy = Policy(),
+        chance: random.Random | None = None,
+    ) -> None:
+        self.tally = Tally()
+        self._wire = wire
+        self._host = host
+        self._limiter = limiter
+        self._deadline = deadline
+        self._policy = policy
+        self._chance = chance or random.Random()  # noqa: S311 - spreads waits, keeps no secret
+
+    def get(self, call: Call, read: Callable[[Reply], T], *, absent_ok: bool = False) -> T:
+        """Return what `read` makes of the 200 (or the 404, with `absent_ok`) that answers `call`.
+
+        Failures that may pass by themselves are tried again, also when `read` raises `Malformed`. Raises the
+        `ApiError` of the last try, `OutOfTime` when the run's deadline leaves no time for another, and `Stopped`.
+        """
+        attempt = 0
+        while True:
+            try:
+                return self._try(call, read, attempt, absent_ok=absent_ok)
+            except ApiError as error:
+                if not error.worth_retrying or attempt >= self._policy.retries:
+                    raise
+                if not isinstance(error, RateLimited):  # then the limiter makes everybody wait
+                    self._deadline.sleep(self._backoff(attempt))
+            attempt += 1
+
+    def _try(self, call: Call, read: Callable[[Reply], T], attempt: int, *, absent_ok: bool) -> T:
+        with self._limiter.slot(self._deadline):
+            timeout = min(self._policy.timeout, self._deadline.remaining())
+            self.tally.count_request(repeated=attempt > 0)
+            reply = self._wire.send(call, timeout)
+        _log(call, reply)
+        if reply.status == HTTPStatus.TOO_MANY_REQUESTS:
+            self._ease_off(reply, attempt)
+        if reply.status == HTTPStatus.OK or (reply.status == HTTPStatus.NOT_FOUND and absent_ok):
+            return read(reply)
+        raise refusal(reply, self._host, call.path)
+
+    def _ease_off(self, reply: Reply, attempt: int) -> None:
+        """Make everybody who asks this host wait, as long as it advises, and keep to its pace from now on."""
+        self._limiter.slow_down(reply.header("X-RateLimit-Limit"), reply.header("X-RateLimit-Period"))
+        advice = advised_wait(reply)
+        self._limiter.pause(self._backoff(attempt) if advice is None else advice + self._chance.uniform(0.1, 1.0))
+
+    def _backoff(self, attempt: int) -> float:
+        """Return a wait between 0 and 1, 2, 4, ... seconds: full jitter, so that many clients spread out."""
+        return self._chance.uniform(0, min(_LONGEST_BACKOFF, 2.0**attempt))
+
+
+def refusal(reply: Reply, host: str, path: str) -> ApiError:
+    """Return the error that a reply's status stands for. The API's own words are left out: they may name people."""
+    status = reply.status
+    if status in _REFUSALS:
+        kind, message, hint = _REFUSALS[status]
+        return kind(f"{host} {message} ({status} for {path})", hint)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return ServerFailed(f"{host} failed ({status} for {path})", "run it again later")
+    if status >= HTTPStatus.BAD_REQUEST:
+        return Refused(f"{host} does not accept the request ({status} for {path})", "check api_version and the filters")
+    if status >= HTTPStatus.MULTIPLE_CHOICES:
+        return Redirected(
+            f"{host} sends us to {_target(reply, host)} ({status}), where the token must not go",
+            "set base_url to the API host of your region, if that is it",
+        )
+    return Malformed(f"{host} answered with a status that makes no sense here ({status} for {path})")
+
+
+def _target(reply: Reply, host: str) -> str:
+    """Return the host that a redirect names, if it is one that can be shown."""
+    try:
+        target = urlsplit(urljoin(f"https://{host}/", reply.header("Location") or "")).hostname or ""
+    except ValueError:
+        target = ""
+    return target if re.fullmatch(r"[a-z0-9.:-]{1,253}", target) else "another address"
+
+
+def _log(call: Call, reply: Reply) -> None:
+    asked = {key: value for key, value in call.query if key in _LOGGED}
+    ms = round(reply.duration * 1000)
+    log.debug("request", method="GET", path=call.path, **asked, status=reply.status, bytes=len(reply.body), ms=ms)
+
+
+_REFUSALS: dict[int, tuple[type[ApiError], str, str]] = {
+    401: (
+        Unauthorized,
+        "does not know the token",
+        "make a new one in ManageBac (Settings > Develop > API Manager) and put it where the configuration says",
+    ),
+    403: (
+        Forbidden,
+        "does not let this token read students",
+        "give the token the permission in ManageBac (Settings > Develop > API Manager)",
+    ),
+    404: (NotFound, "has nothing here", "check base_url (each region has its own) and api_version"),
+    429: (
+        RateLimited,
+        "answers nothing but that we ask too much",
+        "choose a longer schedule.incremental, or find out who else at this address asks the API",
+    ),
+}

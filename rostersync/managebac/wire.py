@@ -1,0 +1,288 @@
+"""One HTTP exchange: a call goes out, a reply comes in, within a time and a size, and never elsewhere.
+
+The wire knows nothing of students and repeats nothing. It is the only place where the token and an HTTP library meet.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlencode, urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    DecodeError,
+    HTTPError,
+    NameResolutionError,
+    ReadTimeoutError,
+    SSLError,
+)
+
+from rostersync import __version__
+from rostersync.errors import ApiError, ConfigError, Malformed, TimedOut, TooLarge, Unreachable
+from rostersync.managebac.lanes import Workers, await_result
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from rostersync.clock import Clock
+    from rostersync.secret import Secret
+
+MAX_BYTES = 16 * 2**20  # of one answer, decoded; 200 students are some 200 kB
+
+_CHUNK = 2**16
+_READ = frozenset({200, 404})  # an answer of another status says all it has to say by its status
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A GET request: a path from the root of the host, and the pairs of the query in their order."""
+
+    path: str
+    query: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A complete answer: `body` is decoded, and empty when the status is neither 200 nor 404.
+
+    `sent_at` is our clock (UTC) when the request was sent, `duration` the seconds until the body was complete.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    sent_at: datetime
+    duration: float
+
+    def header(self, name: str) -> str | None:
+        """Return the header of this name, whatever its case."""
+        wanted = name.lower()
+        return next((value for key, value in self.headers.items() if key.lower() == wanted), None)
+
+
+class Wire(Protocol):
+    """What carries a call to the API and its answer back."""
+
+    def send(self, call: Call, timeout: float) -> Reply:
+        """Return the answer to `call`, whatever its status, within `timeout` seconds for all of it.
+
+        Raises `Unreachable`, `TimedOut`, `Malformed` (what came is not what was announced), `TooLarge`, `Stopped`.
+        """
+        ...
+
+
+class RequestsWire:
+    """A wire to one host, with its connections kept open; any number of threads may send at once.
+
+    Redirects are not followed, cookies not kept, ~/.netrc not read: the token is this wire's and goes to `base_url`
+    only. Proxies and certificate bundles named by the environment are used.
+    """
+
+    def __init__(self, base_url: str, token: Secret, clock: Clock, *, max_bytes: int = MAX_BYTES) -> None:
+        """Prepare the wire; nothing is sent. Raises `ConfigError` for a token that no header can carry."""
+        self._base = base_url.rstrip("/")
+        self._host = urlsplit(self._base).netloc
+        self._clock = clock
+        self._max_bytes = max_bytes
+        self._request = _request(token)
+        self._adapter = _Adapter()
+        self._proxies, self._verify = _environment(self._base)
+        self._workers = Workers("rostersync-wire")
+
+    def send(self, call: Call, timeout: float) -> Reply:
+        sent_at, started = self._clock.now(), self._clock.monotonic()
+        exchange = _Exchange(self._max_bytes)
+        # In a thread of its own, for a look-up of a name cannot be interrupted, only left alone.
+        promise = self._workers.submit(lambda: self._exchange(exchange, call, timeout))
+        try:
+            answer = await_result(promise, self._clock, started + timeout)
+        finally:
+            exchange.end()
+        if answer is None:
+            raise TimedOut(f"{self._host} did not answer within {timeout:g} s")
+        status, headers, body = answer
+        return Reply(status, headers, body, sent_at, self._clock.monotonic() - started)
+
+    def close(self) -> None:
+        """Close the idle connections and let the idle threads end."""
+        self._adapter.close()
+        self._workers.close()
+
+    def _exchange(self, exchange: _Exchange, call: Call, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
+        request = self._request.copy()
+        request.url = f"{self._base}{call.path}" + (f"?{urlencode(call.query)}" if call.query else "")
+        try:
+            with exchange:
+                response = self._adapter.send(
+                    request, stream=True, timeout=timeout, verify=self._verify, proxies=self._proxies
+                )
+                with response:
+                    return response.status_code, response.headers, exchange.read(response)
+        except (requests.RequestException, HTTPError) as error:
+            raise _explained(error, self._host, timeout) from error
+
+
+def _request(token: Secret) -> requests.PreparedRequest:
+    if not re.fullmatch(r"[\x21-\x7e]+", token.reveal()):
+        raise ConfigError(
+            ["the API token is empty, or holds spaces or characters that no HTTP header can carry"],
+            "copy the token again from ManageBac: Settings > Develop > API Manager",
+        )
+    headers = {
+        "auth-token": token.reveal(),
+        "Accept": "application/json",
+        "Accept-Encoding": "gzip",
+        "User-Agent": f"rostersync/{__version__}",
+    }
+    return requests.Request("GET", "http://localhost/", headers=headers).prepare()
+
+
+def _environment(base_url: str) -> tuple[dict[str, str], bool | str]:
+    """Return the proxies and the certificates that the environment names for this address."""
+    with requests.Session() as session:
+        settings = session.merge_environment_settings(base_url, {}, None, None, None)
+    verify = settings["verify"]
+    return dict(settings["proxies"]), True if verify is None else verify
+
+
+def _explained(error: Exception, host: str, timeout: float) -> ApiError:
+    """Return what a library's error means to people; they need not know the library."""
+    if isinstance(error, (requests.Timeout, ReadTimeoutError, ConnectTimeoutError)):
+        return TimedOut(f"{host} did not answer within {timeout:g} s")
+    if isinstance(error, NameResolutionError):
+        return Unreachable(f"the name {host} cannot be resolved", "check base_url, and this machine's DNS")
+    if isinstance(error, (requests.exceptions.SSLError, SSLError)):
+        hint = "check this machine's date; behind an inspecting proxy set REQUESTS_CA_BUNDLE to its certificate"
+        return Unreachable(f"no secure connection to {host}", hint)
+    if isinstance(error, requests.exceptions.ProxyError):
+        return Unreachable(f"the proxy does not lead to {host}", "check HTTPS_PROXY and NO_PROXY")
+    if isinstance(error, DecodeError):
+        return Malformed(f"the answer of {host} is not compressed as it says")
+    return Unreachable(f"no connection to {host}, or one that broke before its answer was complete")
+
+
+# Ending an exchange from outside -----------------------------------------------------------------------------------
+
+
+class _Exchange:
+    """One exchange while it goes on: whoever waits for it may end it, at any instant, from another thread.
+
+    A timeout of the socket limits each wait for bytes, not their sum, and nothing but the end of its connection wakes
+    a thread that waits for bytes. So each connection tells the exchange of its thread which socket it uses.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._handle: socket.socket | None = None
+        self._ended = False
+
+    def __enter__(self) -> None:
+        _here.exchange = self
+
+    def __exit__(self, *_: object) -> None:
+        _here.exchange = None
+        with self._lock:
+            self._release()
+
+    def uses(self, connection: socket.socket) -> None:
+        """Keep a second handle to the connection, so that no close and reuse of the first can mislead `end`."""
+        with self._lock:
+            self._release()
+            self._handle = socket.fromfd(connection.fileno(), connection.family, connection.type)
+            if self._ended:
+                self._shut()
+
+    def end(self) -> None:
+        """End the exchange; one that has ended by itself is not disturbed."""
+        with self._lock:
+            self._ended = True
+            self._shut()
+
+    def read(self, response: requests.Response) -> bytes:
+        """Return the whole decoded body. Raises `TooLarge` before more than the limit is in memory."""
+        if response.status_code not in _READ:
+            return b""
+        chunks, size = [], 0
+        for chunk in response.raw.stream(_CHUNK, decode_content=True):
+            size += len(chunk)
+            if size > self._max_bytes:
+                raise TooLarge(f"the answer is larger than {self._max_bytes} bytes", "choose a smaller sync.per_page")
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def _shut(self) -> None:
+        if self._handle is not None:
+            with suppress(OSError):  # the other side was faster
+                self._handle.shutdown(socket.SHUT_RDWR)
+
+    def _release(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
+
+
+class _Here(threading.local):
+    exchange: _Exchange | None = None
+
+
+_here = _Here()
+
+
+class _Told(HTTPConnection):
+    """A connection that tells the exchange of its thread about its socket, from the first handshake on."""
+
+    def _new_conn(self) -> socket.socket:
+        connection = super()._new_conn()
+        if _here.exchange is not None:
+            _here.exchange.uses(connection)
+        return connection
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if _here.exchange is not None and self.sock is not None:  # kept open since an earlier exchange
+            _here.exchange.uses(self.sock)
+        super().request(*args, **kwargs)
+
+
+class _ToldSecurely(_Told, HTTPSConnection):
+    """The same over TLS."""
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Told
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _ToldSecurely
+
+
+class _Adapter(HTTPAdapter):
+    """The library's adapter, over connections that can be ended. Its pools may be shared by threads."""
+
+    def __init__(self) -> None:
+        # Without retries of its own an error is raised as it is, not wrapped in one whose text holds the query.
+        super().__init__(pool_connections=2, pool_maxsize=32, max_retries=urllib3.Retry(total=False))
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        _use_own_pools(self.poolmanager)
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> urllib3.ProxyManager:
+        manager: urllib3.ProxyManager = super().proxy_manager_for(*args, **kwargs)
+        _use_own_pools(manager)
+        return manager
+
+
+def _use_own_pools(manager: urllib3.PoolManager) -> None:
+    manager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}

@@ -1,0 +1,24 @@
+"""A stand-in ManageBac: a school of invented students behind the vendor's API, in process or on loopback."""
+
+from __future__ import annotations
+
+from rostersync.simulator import faults
+from rostersync.simulator.app import App
+from rostersync.simulator.faults import Faults
+from rostersync.simulator.messages import Delivery, Manner, Request, Response
+from rostersync.simulator.server import Server
+from rostersync.simulator.state import School
+from rostersync.simulator.switches import Switches
+
+__all__ = [
+    "App",
+    "Delivery",
+    "Faults",
+    "Manner",
+    "Request",
+    "Response",
+    "School",
+    "Server",
+    "Switches",
+    "faults",
+]

@@ -1,0 +1,100 @@
+"""An ordinary day at the school: what is done to students, and how often."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from rostersync.simulator.state import School
+    from rostersync.simulator.versions import Version
+
+# Of a hundred things. Where nobody fits, somebody is enrolled instead.
+_PROPORTIONS = {
+    "update": 48,
+    "login": 20,
+    "create": 9,
+    "clear": 7,
+    "archive": 7,
+    "unarchive": 3,
+    "delete": 4,
+    "restore": 2,
+}
+_CLEARABLE = (
+    "middle_name",
+    "nickname",
+    "phone_number",
+    "mobile_phone_number",
+    "homeroom_advisor_id",
+    "street_address_ii",
+)
+
+
+def churn(school: School, rng: Random, n: int) -> Counter[str]:
+    """Do `n` things in these proportions; returns how many of each. A restore bumps `updated_at` always."""
+    done: Counter[str] = Counter()
+    for action in rng.choices(list(_PROPORTIONS), weights=list(_PROPORTIONS.values()), k=n):
+        done[_do(school, rng, action)] += 1
+    return done
+
+
+def _do(school: School, rng: Random, action: str) -> str:
+    """Do it to a random student whom it fits; returns what was done."""
+    student = _whom(school, rng, action)
+    if student is None:
+        school.create()
+        return "create"
+    match action:
+        case "update":
+            school.update(student, **_news(rng))
+        case "clear":
+            school.clear(student, rng.choice(_CLEARABLE))
+        case "archive":
+            school.archive(student, **_leaving(school, rng))
+        case "restore":
+            school.restore(student, bump=True)
+        case _:  # login, unarchive, delete
+            getattr(school, action)(student)
+    return action
+
+
+def _whom(school: School, rng: Random, action: str) -> int | None:
+    if action == "create":
+        return None
+    return school.pick_deleted(rng) if action == "restore" else school.pick(rng, _FITS.get(action, _is_living))
+
+
+def _is_living(version: Version) -> bool:
+    return version.living
+
+
+def _is_enrolled(version: Version) -> bool:
+    return version.living and not version.fields.get("archived")
+
+
+def _is_archived(version: Version) -> bool:
+    return version.living and bool(version.fields.get("archived"))
+
+
+_FITS = {"archive": _is_enrolled, "unarchive": _is_archived}
+
+
+def _news(rng: Random) -> dict[str, Any]:
+    news: list[dict[str, Any]] = [
+        {"phone_number": f"+000 555 {rng.randrange(10_000):04}"},
+        {"street_address": f"{rng.randrange(1, 99)} Removal Row", "city": "New Nowhereton"},
+        {"homeroom_advisor_id": 10_752_540 + rng.randrange(40)},
+        {"year_group_id": 10_209_261 + rng.randrange(12)},
+        {"nickname": rng.choice(("", "Zo", "Plimsy", "Ünö"))},
+        {"email": f"moved.{rng.randrange(10**9)}@example.invalid"},
+        {"nationalities": rng.sample(("US", "GB", "SI", "JP"), rng.randrange(3))},
+        {"parent_ids": [30_000_000 + rng.randrange(10**6) for _ in range(rng.randrange(3))]},
+    ]
+    return rng.choice(news)
+
+
+def _leaving(school: School, rng: Random) -> dict[str, str]:
+    today = school.now().date().isoformat()
+    return rng.choice([{"withdrawn_on": today}, {"graduated_on": today}, {}])

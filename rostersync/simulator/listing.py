@@ -1,0 +1,189 @@
+"""`GET /students` behind the wire: which students a query means, in which order, and which of them are on the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rostersync.clock import from_text
+from rostersync.simulator.versions import Version, status_of, to_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from rostersync.simulator.messages import Request
+    from rostersync.simulator.switches import Switches
+
+    Check = Callable[[Version], bool]
+
+_SEARCHED = ("first_name", "last_name", "middle_name", "nickname", "other_name", "email", "student_id")
+_BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
+
+
+class BadTimestamp(ValueError):  # noqa: N818 - named for what it is, as all of the project's errors
+    """A since filter cannot be read; the text is the API's own error message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What a query asks for; None: the parameter is not there, or says nothing that the server understands."""
+
+    ids: tuple[int, ...] | None = None
+    archived: bool | None = None
+    status: str | None = None
+    modified_since: int | None = None
+    deleted_since: int | None = None
+    year_groups: frozenset[int] | None = None
+    advisors: frozenset[int] | None = None
+    q: str | None = None
+
+
+def read_filters(request: Request, version: str, switches: Switches) -> Filters:
+    """Return the filters of a request; what is not documented for this version of the API is passed over.
+
+    Raises `BadTimestamp` where the switches say that a since filter which cannot be read is an error.
+    """
+    return Filters(
+        ids=_ids(request, version, switches),
+        archived=_BOOLEANS.get((request.first("archived") or "").lower()),
+        status=request.first("status") or None,
+        modified_since=_since(request, "modified_since", switches),
+        deleted_since=_since(request, "deleted_since", switches),
+        year_groups=_numbers(request, "year_group_ids"),
+        advisors=_numbers(request, "homeroom_advisor_ids"),
+        q=(request.first("q") or "").casefold() or None,
+    )
+
+
+def select(versions: Iterable[Version], filters: Filters, switches: Switches) -> list[Version]:
+    """Return the students that match every filter, in the school's order (unless that is random)."""
+    checks = [_scope(filters, switches), *_checks(filters, switches)]
+    if checks[0] is _living and len(checks) == 1:
+        rows = [version for version in versions if version.deleted is None and not version.traceless]
+    else:
+        rows = [version for version in versions if all(check(version) for check in checks)]
+    match switches.order:
+        case "id" | "-id":
+            rows.sort(key=lambda version: version.id, reverse=switches.order == "-id")
+        case "updated_at" | "-updated_at":
+            rows.sort(key=lambda version: (version.updated, version.id), reverse=switches.order == "-updated_at")
+        case "random":
+            pass  # shuffled for each request by whoever pages
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A page of a list: its rows and what `meta` says of it. `missing`: it is past the end, and that is a 404."""
+
+    rows: list[Version]
+    number: int
+    per_page: int
+    total_pages: int
+    total_count: int
+    missing: bool = False
+
+
+def cut(rows: list[Version], request: Request, switches: Switches) -> Cut:
+    """Return the page that the request asks for."""
+    number = max(1, _number(request.first("page")) or 1)
+    asked = _number(request.first("per_page")) or 0
+    size = min(asked if asked > 0 else switches.default_per_page, switches.per_page_cap)
+    pages = -(-len(rows) // size) or switches.pages_of_nothing
+    past = number > max(pages, 1)
+    if past and switches.past_the_end == "repeat":
+        number = max(pages, 1)
+    missing = past and switches.past_the_end == "404"
+    return Cut(rows[(number - 1) * size : number * size], number, size, pages, len(rows), missing)
+
+
+def shows_deleted(filters: Filters, switches: Switches) -> bool:
+    """Whether the query reads the deleted feed, and the server knows it."""
+    return filters.deleted_since is not None and switches.deleted_feed != "ignored"
+
+
+def _scope(filters: Filters, switches: Switches) -> Check:
+    """Return the check that tells the living from the deleted, as far as this query does."""
+    if not shows_deleted(filters, switches):
+        return _traced if switches.deleted_listed else _living
+    if switches.deleted_feed == "empty":
+        return lambda _: False
+    floor = _floor(filters.deleted_since, switches)
+    return lambda version: version.deleted is not None and version.deleted >= floor and not version.traceless
+
+
+def _living(version: Version) -> bool:
+    return version.deleted is None and not version.traceless
+
+
+def _traced(version: Version) -> bool:
+    return not version.traceless
+
+
+def _checks(filters: Filters, switches: Switches) -> list[Check]:
+    checks: list[Check] = []
+    if filters.ids is not None:
+        ids = frozenset(filters.ids)
+        checks.append(lambda version: version.id in ids)
+    if filters.modified_since is not None:
+        floor = _floor(filters.modified_since, switches)
+        checks.append(lambda version: version.updated >= floor)
+    if filters.archived is not None:
+        checks.append(lambda version: bool(version.fields.get("archived")) is filters.archived)
+    if filters.status is not None:
+        checks.append(lambda version: status_of(version.fields) == filters.status)
+    for name, wanted in (("year_group_id", filters.year_groups), ("homeroom_advisor_id", filters.advisors)):
+        if wanted is not None:
+            checks.append(_is_among(name, wanted))
+    if filters.q is not None:
+        checks.append(_mentions(filters.q))
+    return checks
+
+
+def _is_among(name: str, wanted: frozenset[int]) -> Check:
+    return lambda version: version.fields.get(name) in wanted
+
+
+def _mentions(text: str) -> Check:
+    return lambda version: any(text in str(version.fields.get(name, "")).casefold() for name in _SEARCHED)
+
+
+def _floor(since: int | None, switches: Switches) -> int:
+    """Return the first stamp that passes a since filter."""
+    assert since is not None
+    return since if switches.since == "inclusive" else since + 1
+
+
+def _ids(request: Request, version: str, switches: Switches) -> tuple[int, ...] | None:
+    # Plain `ids` came with v2p3: before, it is an unknown parameter, and filters nothing.
+    names = {"ids[]", "ids"} if version == "v2p3" else {"ids[]"}
+    if switches.ids_filter == "ignored" or not any(name in names for name, _ in request.query):
+        return None
+    texts = [text for name, value in request.query if name in names for text in value.split(",")]
+    numbers = [number for text in texts if (number := _number(text)) is not None]
+    return tuple(numbers[: switches.ids_cap])
+
+
+def _numbers(request: Request, name: str) -> frozenset[int] | None:
+    """Return what `name=1,2` and `name[]=1&name[]=2` ask for."""
+    texts = [text for key, value in request.query if key in {name, f"{name}[]"} for text in value.split(",")]
+    numbers = frozenset(number for text in texts if (number := _number(text)) is not None)
+    return numbers if any(texts) else None
+
+
+def _number(text: str | None) -> int | None:
+    try:
+        return int(text or "")
+    except ValueError:
+        return None
+
+
+def _since(request: Request, name: str, switches: Switches) -> int | None:
+    if (text := request.first(name)) is None:
+        return None
+    try:
+        return to_ms(from_text(text))
+    except ValueError as error:
+        if switches.bad_timestamp == "ignored":
+            return None
+        raise BadTimestamp(f"Invalid {name} parameter: '{text}' is not a valid time.") from error

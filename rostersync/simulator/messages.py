@@ -1,0 +1,78 @@
+"""What passes between a client and the stand-in: values, the same in process and over a socket."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+JSON_TYPE = "application/json; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request: the path without its query, the query as decoded pairs in their order, headers in lower case."""
+
+    method: str
+    path: str
+    query: list[tuple[str, str]] = field(default_factory=list)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    @classmethod
+    def to(cls, target: str, headers: Mapping[str, str], method: str = "GET", body: bytes = b"") -> Request:
+        """Return the request for `target` as it stands in the request line: path, `?`, encoded query."""
+        path, _, query = target.partition("?")
+        lower = {name.lower(): value for name, value in headers.items()}
+        return cls(method, path, parse_qsl(query, keep_blank_values=True), lower, body)
+
+    def first(self, name: str) -> str | None:
+        """Return the first value of a query parameter; None without one."""
+        return next((value for key, value in self.query if key == name), None)
+
+
+class Manner(enum.Enum):
+    """How a response travels."""
+
+    WHOLE = "whole"
+    TRUNCATED = "truncated"  # Content-Length promises all, the connection ends after `after` bytes of the body
+    RESET = "reset"  # the connection is reset after `after` bytes of the body; 0: before the status line
+    DRIP = "drip"  # `chunk` bytes at a time, a pause of `seconds` before each
+    NEVER = "never"  # the connection stays open and silent until the client leaves
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A manner and its figures. `with_headers` lets the status line and the headers drip too."""
+
+    manner: Manner = Manner.WHOLE
+    after: int = 0
+    chunk: int = 1
+    seconds: float = 0.0
+    with_headers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One answer. `body` is what travels: compressed where the header Content-Encoding says so."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    delivery: Delivery = Delivery()
+
+
+def json_response(status: int, document: object, headers: dict[str, str] | None = None) -> Response:
+    """Return `document` as a JSON answer."""
+    return Response(status, {"Content-Type": JSON_TYPE, **(headers or {})}, msgspec.json.encode(document))
+
+
+def text_response(status: int, text: str, content_type: str, headers: dict[str, str] | None = None) -> Response:
+    """Return `text` as an answer of another kind: HTML of a gateway, plain text."""
+    return Response(status, {"Content-Type": content_type, **(headers or {})}, text.encode())

@@ -1,0 +1,164 @@
+"""The stand-in on a socket: HTTP/1.1 with keep-alive, a thread for each connection, ended at once."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import struct
+import threading
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
+from typing import TYPE_CHECKING, Any, Self
+
+from rostersync.simulator.messages import Manner, Request, Response
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rostersync.simulator.app import App
+
+_LOOK_ROUND = 0.02  # seconds between two looks at whether the server is to end
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER of no seconds
+
+
+class Server:
+    """Serves an app from the moment of its making until `close`, in daemon threads.
+
+    Raises `OSError` when the address is not to be had. Port 0 takes any free one; `base_url` tells which.
+    """
+
+    def __init__(self, app: App, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._listener = _Listener((host, port), app)
+        self._thread = threading.Thread(
+            target=self._listener.serve_forever, args=(_LOOK_ROUND,), name="simulator", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def base_url(self) -> str:
+        """The address without a path: `http://127.0.0.1:40123`."""
+        host, port = self._listener.server_address[:2]
+        return f"http://{host!s}:{port}"
+
+    def close(self) -> None:
+        """Stop at once: nobody new is let in, every connection ends, idle or not. May be called twice."""
+        self._listener.stopping.set()
+        self._listener.shutdown()
+        self._thread.join()
+        self._listener.server_close()
+        self._listener.hang_up()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Listener(ThreadingTCPServer):
+    daemon_threads = True
+    block_on_close = False
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], app: App) -> None:
+        self.app = app
+        self.stopping = threading.Event()
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.discard(request)
+        super().shutdown_request(request)
+
+    def hang_up(self) -> None:
+        """Wake every thread that waits for its client."""
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: clients of a stand-in leave when they like."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Listener
+
+    def serve(self) -> None:
+        """Answer one request, in the manner that its response asks for."""
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        request = Request.to(self.path, dict(self.headers.items()), self.command, body)
+        response = self.server.app.handle(request)
+        body = b"" if self.command == "HEAD" else response.body
+        self._deliver(_head(response), body, response)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = serve  # noqa: N815 - http.server's names
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def _deliver(self, head: bytes, body: bytes, response: Response) -> None:
+        delivery = response.delivery
+        match delivery.manner:
+            case Manner.WHOLE:
+                self.wfile.write(head + body)
+            case Manner.TRUNCATED:
+                self.wfile.write(head + body[: delivery.after])
+                self.close_connection = True
+            case Manner.RESET:
+                if delivery.after:
+                    self.wfile.write(head + body[: delivery.after])
+                self._reset()
+            case Manner.DRIP:
+                whole = (b"", head + body) if delivery.with_headers else (head, body)
+                self._drip(*whole, chunk=delivery.chunk, seconds=delivery.seconds)
+            case Manner.NEVER:
+                self._wait_for_leave()
+
+    def _drip(self, at_once: bytes, slowly: bytes, *, chunk: int, seconds: float) -> None:
+        self.wfile.write(at_once)
+        for start in range(0, len(slowly), chunk):
+            if self.server.stopping.wait(seconds):
+                self.close_connection = True
+                return
+            self.wfile.write(slowly[start : start + chunk])
+
+    def _reset(self) -> None:
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        # An orderly shutdown would come first otherwise, when the server ends the request.
+        self.rfile.close()
+        self.connection.close()
+
+    def _wait_for_leave(self) -> None:
+        self.close_connection = True
+        while not self.server.stopping.is_set():
+            readable, _, _ = select.select([self.connection], [], [], _LOOK_ROUND)
+            if readable and not self.connection.recv(1):
+                return
+
+
+def _head(response: Response) -> bytes:
+    """Return the status line and the headers."""
+    try:
+        phrase = HTTPStatus(response.status).phrase
+    except ValueError:
+        phrase = ""
+    lines = [f"HTTP/1.1 {response.status} {phrase}"]
+    lines += [f"{name}: {value}" for name, value in response.headers.items()]
+    lines += [f"Content-Length: {len(response.body)}", "", ""]
+    return "\r\n".join(lines).encode("latin-1")

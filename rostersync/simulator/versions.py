@@ -1,0 +1,133 @@
+"""A student's states, one behind the other, and how a state is spelled in JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from rostersync.records import FIELD_NAMES
+
+if TYPE_CHECKING:
+    from rostersync.simulator.people import Fields, Population
+    from rostersync.simulator.switches import Switches
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_PACIFIC = 8 * 3_600_000
+
+_KEYS_NEVER_NULL = {"status"}  # the vendor's samples do not show the key at all
+
+
+def to_ms(moment: datetime) -> int:
+    """Return the whole milliseconds from 1970 to `moment` (aware)."""
+    return (moment - _EPOCH) // _MILLISECOND
+
+
+def from_ms(stamp: int) -> datetime:
+    """Return the time in UTC of a number of milliseconds since 1970."""
+    return _EPOCH + stamp * _MILLISECOND
+
+
+def spell(stamp: int, offset: str = "Z") -> str:
+    """Return a stamp as ISO 8601 with milliseconds and `offset` (one of the switch's)."""
+    local = from_ms(stamp - _PACIFIC if offset == "-08:00" else stamp)
+    return local.replace(tzinfo=None).isoformat(timespec="milliseconds") + offset
+
+
+@dataclass(slots=True, kw_only=True)
+class Version:
+    """One state of one student; all stamps are milliseconds since 1970 by the server's clock.
+
+    `since` is when it came to sight, `previous` the state before as long as somebody may still see it. A record that
+    was injected bears its bytes in `raw`. A traceless removal is one that no deleted feed shows.
+    """
+
+    id: int
+    population: Population
+    since: int
+    created: int
+    updated: int
+    deleted: int | None = None
+    traceless: bool = False
+    raw: bytes | None = None
+    changed: Fields | None = None  # None: as the population made him
+    previous: Version | None = None
+    rendered: bytes | None = None
+
+    @property
+    def fields(self) -> Fields:
+        """The fields without `id` and stamps; not to be changed in place."""
+        return self.population.person(self.id) if self.changed is None else self.changed
+
+    @property
+    def living(self) -> bool:
+        return self.deleted is None and not self.traceless
+
+    def at(self, moment: int) -> Version | None:
+        """Return the state that was in sight at `moment`; None before the first."""
+        version: Version | None = self
+        while version is not None and version.since > moment:
+            version = version.previous
+        return version
+
+    def forget_before(self, moment: int) -> None:
+        """Drop the states that nobody sees any more who looks at `moment` or later."""
+        if (seen := self.at(moment)) is not None:
+            seen.previous = None
+
+
+def status_of(fields: Fields) -> str | None:
+    """Return the vendor's word for the student's status; None where archived for a reason unknown."""
+    if "graduated_on" in fields:
+        return "graduated"
+    if "withdrawn_on" in fields:
+        return "withdrawn"
+    return None if fields.get("archived") else "enrolled"
+
+
+def render(version: Version, switches: Switches) -> bytes:
+    """Return the record as the API spells it, as a living one; kept until the student or the switches change."""
+    if version.rendered is None:
+        version.rendered = version.raw or msgspec.json.encode(_record(version, switches))
+    return version.rendered
+
+
+def render_deleted(version: Version, switches: Switches) -> bytes:
+    """Return the record of a deleted student who says of himself that he is: `deleted_at` for updated_at and status."""
+    record = _record(version, switches)
+    record.pop("updated_at", None)
+    record.pop("status", None)
+    if version.deleted is not None:
+        record["deleted_at"] = spell(version.deleted, switches.offset)
+    return msgspec.json.encode(record)
+
+
+def render_stub(version: Version, switches: Switches) -> bytes:
+    """Return nothing but the id."""
+    return msgspec.json.encode({"id": str(version.id) if switches.ids_as_text else version.id})
+
+
+def _record(version: Version, switches: Switches) -> dict[str, Any]:
+    fields = version.fields
+    record = {"id": version.id, **fields}
+    record["created_at"] = spell(version.created, switches.offset)
+    record["updated_at"] = spell(version.updated, switches.offset)
+    if switches.status_key and (status := status_of(fields)):
+        record["status"] = status
+    if switches.nulls:
+        record |= {name: None for name in FIELD_NAMES if name not in record and name not in _KEYS_NEVER_NULL}
+    if switches.ids_as_text:
+        record |= {name: _text_ids(name, value) for name, value in record.items()}
+    for name in switches.without_keys:
+        record.pop(name, None)
+    return record
+
+
+def _text_ids(name: str, value: Any) -> Any:
+    if name.endswith("_ids") and isinstance(value, list):
+        return [str(item) for item in value]
+    is_id = name == "id" or name.endswith("_id")
+    return str(value) if is_id and isinstance(value, int) else value

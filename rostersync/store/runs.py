@@ -1,0 +1,224 @@
+"""What is known of sources and their runs: read before a run, written in its one transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, delete, func, insert, select, text, update
+
+from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
+from rostersync.store import requests, students
+from rostersync.store.engine import writing
+from rostersync.store.models import HeldRemoval, Quarantine, Run, Source, student
+from rostersync.store.stage import removal, sighted
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement, Connection
+
+    from rostersync.store.lock import Lease
+
+GUARD_WINDOW = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """All that a run writes, the students in its stage aside."""
+
+    report: RunReport
+    state: SourceState
+    request_id: int
+    guarded: int = 0
+    """Removals of this run that nobody approved."""
+    holds: bool = False
+    """Whether the stage's removals are a plan to be approved, and not to be carried out."""
+    approves: int | None = None
+    ends_holds: frozenset[RunKind] = frozenset()
+    """Kinds of held runs whose open plans this run makes pointless."""
+    clean_full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A held run whose plan is open."""
+
+    run_id: int
+    source: str
+    kind: RunKind
+
+
+def state(connection: Connection, source: str) -> SourceState:
+    """Return what is known of a source; of one that never ran, nothing."""
+    with connection.begin():
+        row = connection.execute(select(Source.__table__).where(Source.name == source)).first()
+    if row is None:
+        return SourceState()
+    known = {f.name: getattr(row, f.name) for f in fields(SourceState) if f.name not in {"watermarks", "unknown_keys"}}
+    watermarks = Watermarks(row.modified_watermark, row.deleted_watermark)
+    return SourceState(watermarks=watermarks, unknown_keys=tuple(row.unknown_keys), **known)
+
+
+def live_students(connection: Connection, source: str) -> int:
+    """Return how many students the replica of a source holds."""
+    with connection.begin():
+        living = select(func.count()).where(student.c.source == source, student.c.deleted_at.is_(None))
+        return int(connection.scalar(living) or 0)
+
+
+def recent_removals(connection: Connection, source: str, now: datetime) -> int:
+    """Return how many removals that nobody approved the last 24 hours have seen."""
+    with connection.begin():
+        counted = select(func.sum(Run.guarded)).where(Run.source == source, Run.finished_at > now - GUARD_WINDOW)
+        return int(connection.scalar(counted) or 0)
+
+
+def quarantined(connection: Connection, source: str, limit: int) -> list[int]:
+    """Return ids in quarantine that the stage has not sighted, those that wait longest since last seen first."""
+    with connection.begin():
+        unseen = select(Quarantine.id).where(Quarantine.source == source, Quarantine.id > 0)
+        unseen = unseen.where(Quarantine.id.not_in(select(sighted.c.id)))
+        return list(connection.scalars(unseen.order_by(Quarantine.last_seen_at, Quarantine.id).limit(limit)))
+
+
+def open_hold(connection: Connection, run_id: int) -> Hold | None:
+    """Return the held run `run_id`, None where there is no such run or its plan is not open."""
+    with connection.begin():
+        row = connection.execute(
+            select(Run.source, Run.kind).where(Run.run_id == run_id, Run.plan == "open")
+        ).first()
+    return row and Hold(run_id, row.source, RunKind(row.kind))
+
+
+def plan(connection: Connection, run_id: int) -> list[tuple[int, str, datetime | None]]:
+    """Return the removals that a held run plans: id, deletion source, and when it happened where that is known."""
+    with connection.begin():
+        rows = connection.execute(
+            select(HeldRemoval.id, HeldRemoval.deletion_source, HeldRemoval.deleted_at).where(
+                HeldRemoval.run_id == run_id
+            )
+        )
+        return [(row.id, row.deletion_source, row.deleted_at) for row in rows]
+
+
+def commit(lease: Lease, ending: Ending, *, apply: bool) -> int:
+    """Write everything a run has to say in ONE transaction, or nothing; return its number.
+
+    `apply` is False for a failed run, which leaves students and watermarks as they are. Raises `LockLost` when
+    another process has become the source's writer, `StoreError` when the database refuses.
+    """
+    connection, report = lease.connection, ending.report
+    with writing(connection):
+        lease.pass_fence()
+        run_id = _record_run(connection, ending)
+        if apply:
+            _plan_or_apply(connection, ending, run_id)
+            _update_source(connection, lease.source, ending)
+            _end_holds(connection, ending, run_id)
+        requests.close(connection, ending.request_id, run_id)
+    assert report.source == lease.source
+    return run_id
+
+
+def _record_run(connection: Connection, ending: Ending) -> int:
+    report = ending.report
+    figures = {f.name: getattr(report.counts, f.name) for f in fields(Counts)}
+    row = {
+        "source": report.source,
+        "kind": str(report.kind),
+        "state": str(report.state),
+        "started_at": report.started_at,
+        "finished_at": report.finished_at,
+        "requests": report.requests,
+        "retries": report.retries,
+        "duration_s": report.duration_s,
+        "modified_watermark": report.watermarks.modified,
+        "deleted_watermark": report.watermarks.deleted,
+        "error": report.error,
+        "guarded": ending.guarded,
+        "plan": "open" if ending.holds else None,
+    }
+    return connection.execute(insert(Run).values(**figures, **row).returning(Run.run_id)).scalar_one()
+
+
+def _plan_or_apply(connection: Connection, ending: Ending, run_id: int) -> None:
+    if ending.holds:
+        planned = select(text(str(run_id)), removal.c.id, removal.c.deletion_source, removal.c.deleted_at)
+        wanted = planned.where(removal.c.planned.is_(False))
+        connection.execute(
+            insert(HeldRemoval).from_select(["run_id", "id", "deletion_source", "deleted_at"], wanted)
+        )
+        connection.execute(delete(removal).where(removal.c.planned.is_(False)))
+    students.apply(connection, ending.report.source, run_id=run_id, now=ending.report.finished_at)
+    if ending.clean_full:
+        students.release_nameless(connection, ending.report.source)
+
+
+def _update_source(connection: Connection, source: str, ending: Ending) -> None:
+    after = ending.state
+    connection.execute(
+        update(Source)
+        .where(Source.name == source)
+        .values(
+            modified_watermark=after.watermarks.modified,
+            deleted_watermark=after.watermarks.deleted,
+            newest_updated_at=after.newest_updated_at,
+            last_clean_modified_at=after.last_clean_modified_at,
+            last_clean_full_at=after.last_clean_full_at,
+            history_starts_at=after.history_starts_at,
+            deleted_feed_proven=after.deleted_feed_proven,
+            deleted_feed_ignored=after.deleted_feed_ignored,
+            unknown_keys=list(after.unknown_keys),
+        )
+    )
+
+
+def _end_holds(connection: Connection, ending: Ending, run_id: int) -> None:
+    """Close the plans that this run carried out or made pointless. Their lists of ids go with them."""
+    if ending.approves is not None:
+        _close_plans(connection, Run.run_id == ending.approves, "approved")
+    for kind in ending.ends_holds:
+        mine = and_(Run.source == ending.report.source, Run.kind == str(kind), Run.run_id != run_id)
+        _close_plans(connection, mine, "superseded")
+
+
+def _close_plans(connection: Connection, which: ColumnElement[bool], end: str) -> None:
+    numbers = list(connection.scalars(select(Run.run_id).where(which, Run.plan == "open")))
+    if numbers:
+        connection.execute(update(Run).where(Run.run_id.in_(numbers)).values(plan=end))
+        connection.execute(delete(HeldRemoval).where(HeldRemoval.run_id.in_(numbers)))
+
+
+def report(connection: Connection, run_id: int) -> RunReport:
+    """Return a recorded run."""
+    with connection.begin():
+        row = connection.execute(select(Run.__table__).where(Run.run_id == run_id)).one()
+    return _report(row)
+
+
+def recent(connection: Connection, limit: int) -> list[RunReport]:
+    """Return the newest runs, newest first."""
+    with connection.begin():
+        rows = connection.execute(select(Run.__table__).order_by(Run.run_id.desc()).limit(limit)).all()
+    return [_report(row) for row in rows]
+
+
+def _report(row: Any) -> RunReport:
+    return RunReport(
+        run_id=row.run_id,
+        source=row.source,
+        kind=RunKind(row.kind),
+        state=RunState(row.state),
+        counts=Counts(**{f.name: getattr(row, f.name) for f in fields(Counts)}),
+        requests=row.requests,
+        retries=row.retries,
+        duration_s=row.duration_s,
+        watermarks=Watermarks(row.modified_watermark, row.deleted_watermark),
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        error=row.error,
+    )
+
+

@@ -1,0 +1,390 @@
+"""Reading lists that move while they are read, and knowing when nothing was lost.
+
+Pages are cut out of a list by position. When a row leaves the list, or moves, the rows behind it move up, and the
+first of the next page slips past the reader. No order is promised, so no order helps; what helps is counting.
+
+The books
+---------
+The students sighted on the pages, and in the modified feed read behind them, less those whom the deleted feed lists
+and GET proves gone, are compared with T: the list's own total, read last. Let U be the students who were there from
+the start of the crawl to T and that nobody sighted: the loss that must not be.
+
+* The sum is smaller than T by each of U; by each student created after the modified feed was read; and by each
+  student proved gone too early, deleted only after T was read: such a one stands in the second reading of the
+  deleted feed (step 6) or in neither, and the two readings must prove the same ids gone.
+* The sum is larger than T only by a student who was sighted and left unseen: one whose deletion the feed does not
+  show, or one who was deleted, and restored just after T. The latter is why the deleted feed is read on both sides
+  of T. The former is why every departure must be explained: the largest total that any page told, plus those
+  sighted who were created since the start, less T, is at least the number who left; and it must not be more than
+  the departures that the deleted feed shows. Each inequality in this errs towards unclean.
+
+So where the sum equals T, the two readings agree and no departure lacks its explanation, nothing larger can hide
+anything smaller, and U is empty. What remains is a student deleted and restored again between the two readings of
+the deleted feed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from rostersync.records import Query, Student, row_key
+from rostersync.sync.plan import earlier, since
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    from rostersync.records import Answer, Moment, Page, Row
+    from rostersync.report import Watermarks
+    from rostersync.sync.plan import Policy
+
+Watch = Callable[[str, int, int], None]
+"""Is told how a crawl comes on: what is read, how many of its rows have been, and how many there are."""
+
+SAMPLE, SMALLEST_SAMPLE = 20, 10
+
+
+class Api(Protocol):
+    """What a crawl asks of the API. Each raises `ApiError` where the API does not answer."""
+
+    def page(self, query: Query, number: int) -> Page | None:
+        """Return a page, None for one beyond the end of the list."""
+        ...
+
+    def pages(self, query: Query, numbers: Sequence[int]) -> Iterator[Page | None]:
+        """Yield pages in the order of `numbers`; they may be asked for concurrently."""
+        ...
+
+    def by_ids(self, ids: Sequence[int]) -> tuple[Row, ...] | None:
+        """Return those of `ids` that the list knows; None when the filter is ignored."""
+        ...
+
+    def answers(self, ids: Sequence[int]) -> Iterator[tuple[int, Answer]]:
+        """Yield what GET answers for each of `ids`."""
+        ...
+
+
+class Stage(Protocol):
+    """Where a crawl keeps what it reads; see `store.stage`."""
+
+    def begin_reading(self) -> None: ...
+    def put(self, rows: Iterable[Row], *, paged: bool = False) -> None: ...
+    def sightings(self) -> int: ...
+    def sightings_since(self, start: datetime, until: datetime) -> int: ...
+    def keep_current_reading(self) -> None: ...
+    def begin_departures(self) -> int: ...
+    def put_departures(self, rows: Iterable[tuple[int, datetime | None]]) -> None: ...
+    def departures(self) -> int: ...
+    def departures_after(self, reading: int) -> int: ...
+    def departed_and_sighted(self) -> Iterator[list[int]]: ...
+    def put_answer(self, key: int, answer: Answer, *, stale: bool = False) -> None: ...
+    def forget_proofs(self) -> None: ...
+    def gone(self) -> int: ...
+    def gone_differently(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A crawl's outcome. `start` is when its first response was made; a clean one dates a watermark."""
+
+    clean: bool
+    start: Moment
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedFeed:
+    """A deleted feed as read: `reading` is the number of its last reading in the stage."""
+
+    clean: bool
+    start: Moment
+    reading: int
+    ignored: bool = False
+    """Whether the server ignores the filter: the feed lists the living."""
+
+    @property
+    def explains(self) -> bool:
+        """Whether a departure may be explained by it."""
+        return self.clean and not self.ignored
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """A crawled roster: `total` is the last total told, `feed` the deleted feed as read last, if it was."""
+
+    clean: bool
+    start: Moment
+    total: int
+    feed: DeletedFeed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The figures of one balancing; see the module's text for what each can hide."""
+
+    sighted: int
+    gone: int
+    gone_differently: int
+    total: int
+    largest: int
+    created: int
+    departed: int
+
+    @property
+    def sum_is_right(self) -> bool:
+        """Whether the students sighted, less the gone, are as many as the list says."""
+        return self.gone_differently == 0 and self.sighted - self.gone == self.total
+
+    @property
+    def balance(self) -> bool:
+        """Whether the sum is right and every departure is explained."""
+        left = max(self.largest, self.total) + self.created - self.total
+        return self.sum_is_right and left <= self.departed
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """One reading of a feed over its pages."""
+
+    first: Page
+    rows: int
+    steady: bool
+    """Whether all pages were there, of one size, and told one total."""
+    digest: int
+    """The sum of the rows' hashes: two readings of the same rows have the same, whatever their order."""
+
+    @property
+    def atomic(self) -> bool:
+        """Whether one page held the whole list: nothing can have slipped between pages."""
+        return len(self.first.rows) == self.first.total_count
+
+
+def _never(_what: str, _done: int, _total: int) -> None:
+    """Watch nothing."""
+
+
+class Crawler:
+    """Reads the lists of one source into a stage."""
+
+    def __init__(self, api: Api, stage: Stage, marks: Watermarks, policy: Policy, watch: Watch = _never) -> None:
+        self._api = api
+        self._stage = stage
+        self._marks = marks
+        self._policy = policy
+        self._watch = watch
+
+    # The roster ----------------------------------------------------------------------------------------------
+
+    def roster(self) -> Roster:
+        """Read the whole list until its books balance, in both directions, `policy.attempts` times at most."""
+        for attempt in range(self._policy.attempts):
+            found = self._roster_once(backwards=attempt % 2 == 1)
+            if found.clean:
+                self._stage.keep_current_reading()
+                break
+        return found
+
+    def _roster_once(self, *, backwards: bool) -> Roster:
+        self._stage.begin_reading()
+        first = self._first_page(Query())
+        self._stage.put(first.rows, paged=True)
+        self._watch("roster", len(first.rows), first.total_count)
+        if len(first.rows) == first.total_count:
+            return Roster(clean=True, start=first.moment, total=first.total_count)
+        before = self._departures_since(first)
+        largest = self._other_pages(first, backwards=backwards)
+        if largest is None:
+            return Roster(clean=False, start=first.moment, total=first.total_count, feed=before)
+        for _ in range(2):
+            books, feed = self._balance(first, before, largest)
+            if books.balance:
+                return Roster(clean=True, start=first.moment, total=books.total, feed=feed)
+        return Roster(clean=False, start=first.moment, total=books.total, feed=feed)
+
+    def _other_pages(self, first: Page, *, backwards: bool) -> int | None:
+        """Stage the pages behind the first; return the largest total told, None when the pages changed their size."""
+        numbers = range(2, first.total_pages + 1)
+        read, largest = len(first.rows), first.total_count
+        for page in self._api.pages(Query(), numbers[::-1] if backwards else numbers):
+            if page is None:
+                continue  # it fell off the end of a shrinking list: the books tell whether anything is missing
+            if page.per_page != first.per_page:
+                return None
+            self._stage.put(page.rows, paged=True)
+            read, largest = read + len(page.rows), max(largest, page.total_count)
+            self._watch("roster", read, page.total_count)
+        return largest
+
+    def _balance(self, first: Page, before: DeletedFeed, largest: int) -> tuple[Books, DeletedFeed]:
+        """Read what the books need, in the order that the proof rests on."""
+        start = first.moment.server_start
+        self._sight(self._modified_query(start))
+        feed = self._prove_departures(first)
+        departed = self._stage.departures_after(before.reading) if before.explains and feed.explains else 0
+        last = self._first_page(Query())
+        self._stage.put(last.rows)
+        feed = self._prove_departures(first)
+        until = last.moment.server_start + self._policy.overlap
+        books = Books(
+            sighted=self._stage.sightings(),
+            gone=self._stage.gone(),
+            gone_differently=self._stage.gone_differently(),
+            total=last.total_count,
+            largest=largest,
+            created=self._stage.sightings_since(start, until),
+            departed=departed,
+        )
+        return books, feed
+
+    def _departures_since(self, first: Page) -> DeletedFeed:
+        start = earlier(first.moment.server_start, self._marks.deleted)
+        return self.deleted(since(start, self._policy.overlap), first.total_count)
+
+    def _prove_departures(self, first: Page) -> DeletedFeed:
+        """Read the deleted feed, and ask by GET for those of it that were sighted alive."""
+        feed = self._departures_since(first)
+        self._stage.forget_proofs()
+        for ids in self._stage.departed_and_sighted():
+            for key, answer in self._api.answers(ids):
+                self._stage.put_answer(key, answer)
+        return feed
+
+    def _modified_query(self, start: datetime) -> Query:
+        return Query(modified_since=since(earlier(start, self._marks.modified), self._policy.overlap))
+
+    def _sight(self, query: Query) -> None:
+        """Stage a feed, read once: its pages need not agree, for the books judge the sum."""
+        self._read(query, lambda page: self._stage.put(page.rows), backwards=False)
+
+    # The modified feed ---------------------------------------------------------------------------------------
+
+    def modified(self, start_from: datetime, *, feed_proven: bool) -> Stream:
+        """Read the modified feed until two consecutive readings agree, or its own books balance.
+
+        `feed_proven`: GET has once proved gone somebody whom the deleted feed listed; without such a feed the books
+        say nothing.
+        """
+        query = Query(modified_since=start_from)
+        previous: _Reading | None = None
+        for attempt in range(self._policy.attempts):
+            self._stage.begin_reading()
+            reading = self._read(query, self._stage_feed_page, backwards=attempt % 2 == 1)
+            agreed = self._agree(previous, reading, self._stage.sightings())
+            if reading.atomic or agreed or (feed_proven and self._feed_balances(query, reading.first)):
+                self._stage.keep_current_reading()
+                started = previous if agreed and previous else reading
+                return Stream(clean=True, start=started.first.moment)
+            previous = reading
+        assert previous is not None
+        return Stream(clean=False, start=previous.first.moment)
+
+    def _stage_feed_page(self, page: Page) -> None:
+        self._stage.put(page.rows)
+
+    def _feed_balances(self, query: Query, first: Page) -> bool:
+        """Balance the feed as the roster is: the changes since its start, the departures, its total, and again."""
+        start = first.moment.server_start
+        self._sight(Query(modified_since=since(start, self._policy.overlap)))
+        self._prove_departures(first)
+        last = self._first_page(query)
+        self._stage.put(last.rows)
+        feed = self._prove_departures(first)
+        sighted, gone, differently = self._stage.sightings(), self._stage.gone(), self._stage.gone_differently()
+        books = Books(sighted, gone, differently, last.total_count, largest=0, created=0, departed=0)
+        return feed.explains and books.sum_is_right
+
+    # The deleted feed ----------------------------------------------------------------------------------------
+
+    def deleted(self, start_from: datetime, live: int) -> DeletedFeed:
+        """Read the deleted feed until two consecutive readings agree.
+
+        `live` is how many students there are: a feed that lists most of them ignores its filter, and is read no
+        further; only rows of it that bear `deleted_at` are kept.
+        """
+        query = Query(deleted_since=start_from)
+        previous: _Reading | None = None
+        for _ in range(self._policy.attempts + 1):
+            number = self._stage.begin_departures()
+            first = self._first_page(query)
+            if previous is None and self._lists_the_living(first, live):
+                self._stage.put_departures(_departures(first, marked_only=True))
+                return DeletedFeed(clean=True, start=first.moment, reading=number, ignored=True)
+            reading = self._read(query, self._stage_departures, backwards=False, first=first)
+            agreed = self._agree(previous, reading, self._stage.departures())
+            if reading.atomic or agreed:
+                started = previous if agreed and previous else reading
+                return DeletedFeed(clean=True, start=started.first.moment, reading=number)
+            previous = reading
+        return DeletedFeed(clean=False, start=first.moment, reading=number)
+
+    def _stage_departures(self, page: Page) -> None:
+        self._stage.put_departures(_departures(page))
+
+    def _lists_the_living(self, first: Page, live: int) -> bool:
+        ids = [row.id for row in first.rows if row.id is not None][:SAMPLE]
+        if len(ids) < SMALLEST_SAMPLE or first.total_count * 2 <= live:
+            return False
+        return len(self._living(ids)) * 10 >= len(ids) * 9
+
+    def _living(self, ids: list[int]) -> set[int]:
+        """Return those of `ids` that live, by `ids[]`, or by GET where that is ignored."""
+        rows = self._api.by_ids(ids)
+        if rows is not None:
+            return {row.id for row in rows if row.id is not None and not _is_marked(row)}
+        return {key for key, answer in self._api.answers(ids) if isinstance(answer, Student) and not _is_marked(answer)}
+
+    # Pages ---------------------------------------------------------------------------------------------------
+
+    def _first_page(self, query: Query) -> Page:
+        page = self._api.page(query, 1)
+        assert page is not None, "a list without its first page is an error of the API"
+        return page
+
+    def _read(
+        self, query: Query, put: Callable[[Page], None], *, backwards: bool, first: Page | None = None
+    ) -> _Reading:
+        """Read a feed over all its pages, handing each to `put`."""
+        first = first or self._first_page(query)
+        put(first)
+        numbers = range(2, first.total_pages + 1)
+        rows, steady, digest = len(first.rows), True, _digest(first)
+        for page in self._api.pages(query, numbers[::-1] if backwards else numbers):
+            if page is None:
+                steady = False
+                continue
+            put(page)
+            rows, digest = rows + len(page.rows), digest + _digest(page)
+            steady = steady and (page.total_count, page.per_page) == (first.total_count, first.per_page)
+            self._watch("changes", rows, page.total_count)
+        return _Reading(first, rows, steady, digest)
+
+    def _agree(self, previous: _Reading | None, reading: _Reading, distinct: int) -> bool:
+        """Tell whether two consecutive readings brought the same rows, none twice, as many as the list says."""
+        return (
+            previous is not None
+            and previous.steady
+            and reading.steady
+            and previous.digest == reading.digest
+            and previous.rows == reading.rows == reading.first.total_count == distinct
+        )
+
+
+def _is_marked(row: Row) -> bool:
+    return isinstance(row, Student) and row.deleted_at is not None
+
+
+def _departures(page: Page, *, marked_only: bool = False) -> list[tuple[int, datetime | None]]:
+    rows = [row for row in page.rows if _is_marked(row) or not marked_only]
+    return [(row_key(row), row.deleted_at if isinstance(row, Student) else None) for row in rows]
+
+
+def _digest(page: Page) -> int:
+    return sum(_row_digest(row) for row in page.rows)
+
+
+def _row_digest(row: Row) -> int:
+    stamp = row.updated_at.timestamp() if isinstance(row, Student) and row.updated_at else math.nan
+    return int.from_bytes(hashlib.blake2b(f"{row_key(row)} {stamp}".encode(), digest_size=16).digest(), "big")

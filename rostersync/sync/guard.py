@@ -1,0 +1,30 @@
+"""The guard: how many removals are more than a school plausibly has in a day."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class GuardPolicy:
+    """The limits, as configured in `[guard]`."""
+
+    max_deletions: int = 25
+    max_deletion_percent: float = 5.0
+    floor: int = 3
+
+
+def holds(removals: int, recent: int, live: int, policy: GuardPolicy) -> bool:
+    """Tell whether a run's removals must wait for approval.
+
+    `removals` are the run's own, `recent` those of the last 24 hours that nobody approved, `live` the students before
+    the run. The percentage does not bind up to `floor`, and 100 switches it off. Without removals nothing is held.
+    """
+    if removals == 0:
+        return False
+    total = removals + recent
+    if total > policy.max_deletions:
+        return True
+    if policy.max_deletion_percent >= 100:  # noqa: PLR2004 - per cent
+        return False
+    return total > policy.floor and total * 100 > policy.max_deletion_percent * live

@@ -1,0 +1,75 @@
+"""From watermarks and clocks to the windows that a run reads, and back to the watermarks that it leaves.
+
+A watermark is dated from the start of the crawl that was clean, never from its end, so a change made while we read is
+read again. It is the earlier of two clocks, for either may be wrong; and every window begins `overlap` before it, for
+late commits and for app servers whose clocks differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from rostersync.clock import floor_seconds
+from rostersync.report import RunKind, SourceState, Watermarks
+from rostersync.sync.guard import GuardPolicy
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from rostersync.records import Moment
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the configuration says of reading, in `[sync]` and `[guard]`."""
+
+    overlap: timedelta = timedelta(minutes=10)
+    max_age: timedelta = timedelta(days=7)
+    attempts: int = 3
+    guard: GuardPolicy = field(default_factory=GuardPolicy)
+
+
+def choose(requested: RunKind, state: SourceState, now: datetime, policy: Policy) -> RunKind:
+    """Return the kind of run that `requested` must be: full without watermarks, or after too long (our clock)."""
+    marks, clean = state.watermarks, state.last_clean_modified_at
+    if requested is RunKind.FULL or marks.modified is None or marks.deleted is None:
+        return RunKind.FULL
+    return RunKind.FULL if clean is None or now - clean > policy.max_age else RunKind.INCREMENTAL
+
+
+def since(moment: datetime, overlap: timedelta) -> datetime:
+    """Return what a since-filter asks from: `overlap` earlier, on the whole second before.
+
+    The server's grain may be a second and its filter exclusive; a second too many is harmless.
+    """
+    return floor_seconds(moment - overlap) - timedelta(seconds=1)
+
+
+def earlier(start: datetime, watermark: datetime | None) -> datetime:
+    """Return the earlier of a crawl's start and a watermark, if there is one."""
+    return start if watermark is None else min(start, watermark)
+
+
+def trusted(marks: Watermarks, server_now: datetime, overlap: timedelta) -> bool:
+    """Tell whether no watermark lies further in the server's future than `overlap`."""
+    return all(mark is None or mark <= server_now + overlap for mark in (marks.modified, marks.deleted))
+
+
+def watermark(start: Moment, newest_updated_at: datetime | None) -> datetime | None:
+    """Date a clean crawl: the earlier of our clock and the server's at its start.
+
+    Without the server's, our clock less a minute is believed no further than the newest change seen from this source;
+    None when there is none, for then nothing tells how far our clock is off.
+    """
+    if start.server is not None:
+        return min(start.local, start.server)
+    return newest_updated_at and min(start.server_start, newest_updated_at)
+
+
+def advance(old: datetime | None, new: datetime | None, *, replace: bool = False) -> datetime | None:
+    """Return the later of two watermarks: they never go back, unless the old one is not trusted and is replaced."""
+    if new is None or old is None or replace:
+        return old if new is None else new
+    return max(old, new)

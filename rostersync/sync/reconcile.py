@@ -1,0 +1,36 @@
+"""What a staged row means for the stored one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rostersync.errors import RunFailed
+from rostersync.records import VOLATILE, Student, changed_fields
+from rostersync.report import Counts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TOLERATED = 20
+"""So many undecodable records are never a changed API, whatever the size of the school."""
+
+
+def mark(stored: Student, sighted: Student) -> tuple[int, tuple[str, ...], bool]:
+    """Return a changed student's id, the names of the fields that changed, and whether history gets a version.
+
+    A login or a newly signed avatar address rewrites the row, and is no event in a student's life.
+    """
+    names = changed_fields(stored, sighted)
+    return stored.id, names, not VOLATILE.issuperset(names)
+
+
+def count(verdicts: Mapping[str, int], *, stale: int, deleted: int, held: int) -> Counts:
+    """Return a run's figures; raises `AssertionError` when they do not add up."""
+    return Counts(fetched=sum(verdicts.values()), **verdicts, stale=stale, deleted=deleted, removals_held=held)
+
+
+def require_familiar(received: int, rejected: int) -> None:
+    """Raise `RunFailed` when so many records cannot be decoded that it is the API that has changed."""
+    if rejected > TOLERATED and rejected * 20 > received:
+        message = f"{rejected} of {received} records cannot be decoded: the API seems to have changed"
+        raise RunFailed(message, "nothing was applied; look for a new version of rostersync, or at api_version")

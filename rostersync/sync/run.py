@@ -1,0 +1,357 @@
+"""One run: read, stage, reconcile, guard, one commit. The only place where vendor and SQL meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from rostersync.clock import to_milliseconds
+from rostersync.errors import ApiError, RunFailed
+from rostersync.records import Student, Unclear
+from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
+from rostersync.store import runs
+from rostersync.sync import guard, plan, reconcile
+from rostersync.sync.crawl import Api, Crawler, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+    from rostersync.clock import Clock
+    from rostersync.store.requests import Wish
+    from rostersync.store.stage import Stage
+    from rostersync.sync.crawl import Watch
+
+log = structlog.get_logger()
+
+QUARANTINE_LIMIT = 100
+"""How many records in quarantine one run asks for."""
+
+BATCH = 50
+"""How many ids one list request asks for: a plausible cap of its answer, and of the address's length."""
+
+CONTROLS = 3
+"""How many living students are tried as a control of the endpoint that proves removals."""
+
+
+EXIT_STATUS = {RunState.SUCCEEDED: 0, RunState.FAILED: 1, RunState.INCOMPLETE: 1, RunState.HELD: 3}
+
+
+class Client(Api, Protocol):
+    """The API with its figures."""
+
+    @property
+    def requests(self) -> int: ...
+    @property
+    def retries(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Crawled:
+    """What the crawls of a run found."""
+
+    kind: RunKind
+    modified: Stream
+    deleted: Stream
+    feed_ignored: bool
+    swept: bool = False
+    """Whether a clean roster was read, so that absence may be asked about."""
+    replaces: bool = False
+    """Whether the watermarks were not trusted, and go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of the candidates for removal. `reason` tells why some are held."""
+
+    held: int = 0
+    removed: int = 0
+    guarded: int = 0
+    reason: str = ""
+    unproved: tuple[int, ...] = ()
+    """Planned removals that were not proved again."""
+
+
+class Run:
+    """One run of one source; `execute` may be called once."""
+
+    def __init__(
+        self,
+        source: str,
+        connection: Connection,
+        stage: Stage,
+        api: Client,
+        *,
+        policy: plan.Policy,
+        clock: Clock,
+        watch: Watch,
+        commit: Callable[[runs.Ending, bool], int] | None,
+    ) -> None:
+        """Prepare a run. `commit` writes an ending and returns the run's number; None makes it a dry run."""
+        self._source = source
+        self._connection = connection
+        self._stage = stage
+        self._api = api
+        self._policy = policy
+        self._clock = clock
+        self._watch = watch
+        self._commit = commit
+        self._started_at = to_milliseconds(clock.now())
+        self._started = clock.monotonic()
+        self._state = runs.state(connection, source)
+
+    def execute(self, wish: Wish) -> RunReport:
+        """Do the run and return its report: a failure to read is a report, too, and is recorded.
+
+        Raises `StoreError` when the database refuses, `Stopped` when the process is to end: neither leaves a trace.
+        """
+        kind = plan.choose(wish.kind, self._state, self._started_at, self._policy)
+        try:
+            ending = self._end(self._crawl(kind), wish)
+        except (ApiError, RunFailed) as error:
+            return self._fail(kind, wish, error)
+        return self._close(ending, apply=True)
+
+    # Reading -------------------------------------------------------------------------------------------------
+
+    def _crawl(self, kind: RunKind) -> Crawled:
+        crawler = Crawler(self._api, self._stage, self._state.watermarks, self._policy, self._watch)
+        crawled = self._crawl_changes(crawler) if kind is RunKind.INCREMENTAL else None
+        if crawled is None:
+            crawled = self._crawl_roster(crawler, replaces=kind is RunKind.INCREMENTAL)
+        self._revisit_quarantine()
+        reconcile.require_familiar(*self._stage.received())
+        return crawled
+
+    def _crawl_changes(self, crawler: Crawler) -> Crawled | None:
+        """Read both feeds; None when a watermark lies in the server's future, so that only a full run can tell."""
+        marks, overlap = self._state.watermarks, self._policy.overlap
+        assert marks.modified is not None
+        assert marks.deleted is not None
+        proven = self._state.deleted_feed_proven
+        modified = crawler.modified(plan.since(marks.modified, overlap), feed_proven=proven)
+        if not plan.trusted(marks, modified.start.server_start, overlap):
+            log.warning("watermark_in_the_future", source=self._source)
+            return None
+        live = runs.live_students(self._connection, self._source)
+        feed = crawler.deleted(plan.since(marks.deleted, overlap), live)
+        deleted = Stream(feed.clean and not feed.ignored, feed.start)
+        return Crawled(RunKind.INCREMENTAL, modified, deleted, feed_ignored=feed.ignored)
+
+    def _crawl_roster(self, crawler: Crawler, *, replaces: bool) -> Crawled:
+        roster = crawler.roster()
+        live = runs.live_students(self._connection, self._source)
+        if roster.total == 0 and live > 0:
+            message = f"the API lists no student at all, and the replica holds {live}"
+            raise RunFailed(message, "nothing was removed; look at the token's permissions and at ManageBac itself")
+        stream = Stream(roster.clean, roster.start)
+        ignored = roster.feed.ignored if roster.feed else self._state.deleted_feed_ignored
+        return Crawled(RunKind.FULL, stream, stream, feed_ignored=ignored, swept=roster.clean, replaces=replaces)
+
+    def _revisit_quarantine(self) -> None:
+        waiting = runs.quarantined(self._connection, self._source, QUARANTINE_LIMIT)
+        for key, answer in self._api.answers(waiting):
+            if not isinstance(answer, Unclear):  # without an answer it just stays there
+                self._stage.put_answer(key, answer)
+
+    # Reconciling ---------------------------------------------------------------------------------------------
+
+    def _end(self, crawled: Crawled, wish: Wish) -> runs.Ending:
+        """Settle every question that the stage raises, and draw up what the run will write."""
+        self._ask(self._stage.unproved_restores())
+        self._ask(self._stage.unproved_departures())
+        if crawled.kind is RunKind.INCREMENTAL:
+            self._ask(self._stage.stale(), stale=True)
+        settled = self._settle_removals(crawled, wish)
+        judged = self._stage.judge()
+        for changes in self._stage.changes():
+            self._stage.mark_changes(reconcile.mark(stored, sighted) for stored, sighted in changes)
+        counts = reconcile.count(judged.verdicts, stale=judged.stale, deleted=settled.removed, held=settled.held)
+        return self._draw_up(crawled, wish, settled, counts)
+
+    def _ask(self, questions: Iterable[list[int]], *, stale: bool = False) -> None:
+        """Ask for students by id: the answer is their latest sighting, or proves them gone."""
+        for ids in questions:
+            for key, answer in self._api.answers(ids):
+                self._stage.put_answer(key, answer, stale=stale)
+
+    # Removing ------------------------------------------------------------------------------------------------
+
+    def _settle_removals(self, crawled: Crawled, wish: Wish) -> Settled:
+        """Find out which candidates are gone and may be removed; the stage keeps these, and those to be held."""
+        stage = self._stage
+        stage.collect_removals(sweep=crawled.swept and not stage.lacks_ids())
+        planned: list[int] = []
+        if wish.approves is not None:
+            stage.plan_removals(runs.plan(self._connection, wish.approves))
+            planned = [key for ids in stage.removals(planned=True) for key in ids]
+        self._spare_the_living()
+        outside = stage.count_removals(planned=False)
+        reason = self._guard(outside)
+        self._prove(planned=True)
+        if not reason:
+            self._prove(planned=False)
+        if not self._endpoint_works(approved=wish.approves is not None):
+            reason = "no living student could be fetched to confirm that the endpoint works"
+            stage.doubt()
+        held = stage.count_removals(planned=False) if reason else 0
+        removed = stage.count_removals() - held
+        left = {key for ids in stage.removals(planned=True) for key in ids}
+        guarded = stage.count_removals(planned=False) - held
+        unproved = tuple(key for key in planned if key not in left)
+        return Settled(held, removed, guarded, reason if held else "", unproved)
+
+    def _guard(self, removals: int) -> str:
+        """Return why `removals` must wait for approval, nothing when they need not."""
+        recent = runs.recent_removals(self._connection, self._source, self._started_at)
+        live = runs.live_students(self._connection, self._source)
+        if not guard.holds(removals, recent, live, self._policy.guard):
+            return ""
+        before = f" after {recent} in the last 24 hours" if recent else ""
+        return f"{removals} removals{before} of {live} students are more than the guard allows"
+
+    def _spare_the_living(self) -> None:
+        """Take out of the candidates whom a list request by ids still shows: that proves life, and only life."""
+        for chunk in self._stage.removals(proved=False):
+            for start in range(0, len(chunk), BATCH):
+                rows = self._api.by_ids(chunk[start : start + BATCH])
+                if rows is None:
+                    return  # the filter is ignored: GET will tell
+                living = [row for row in rows if not (isinstance(row, Student) and row.deleted_at is not None)]
+                self._stage.put(living)
+                self._stage.spare(row.id for row in living if row.id is not None)
+
+    def _prove(self, *, planned: bool) -> None:
+        """Ask for each candidate by GET; only the proved ones stay candidates."""
+        self._ask(self._stage.removals(planned=planned, proved=False))
+        self._stage.drop_removals(planned=planned, proved=False)
+
+    def _endpoint_works(self, *, approved: bool) -> bool:
+        """Tell whether a 404 of this run can be believed: a living student who is not in question answers 200."""
+        if not self._stage.any_gone():
+            return True
+        controls = self._stage.controls(CONTROLS)
+        for _, answer in self._api.answers(controls):
+            if isinstance(answer, Student) and answer.deleted_at is None:
+                return True
+        return approved and not controls
+
+    # Writing -------------------------------------------------------------------------------------------------
+
+    def _draw_up(self, crawled: Crawled, wish: Wish, settled: Settled, counts: Counts) -> runs.Ending:
+        doubts = self._doubts(crawled)
+        state = RunState.INCOMPLETE if doubts else RunState.HELD if settled.held else RunState.SUCCEEDED
+        after = self._state_after(crawled, settled)
+        reasons = [*doubts, *([settled.reason] if settled.held else [])]
+        report = self._report(crawled.kind, state, counts, after.watermarks, "; ".join(reasons) or None)
+        full = crawled.kind is RunKind.FULL
+        return runs.Ending(
+            report=replace(report, notices=_notices(settled)),
+            state=after,
+            request_id=wish.request_id,
+            guarded=settled.guarded,
+            holds=settled.held > 0,
+            approves=wish.approves,
+            ends_holds=_ended(crawled.kind) if state is RunState.SUCCEEDED else frozenset(),
+            clean_full=full and crawled.swept,
+        )
+
+    def _doubts(self, crawled: Crawled) -> list[str]:
+        """Return why the run is incomplete, nothing when it is not."""
+        doubts = []
+        if not crawled.modified.clean:
+            what = "the roster" if crawled.kind is RunKind.FULL else "the modified feed"
+            doubts.append(f"{what} kept changing while it was read")
+        if crawled.kind is RunKind.INCREMENTAL and not crawled.deleted.clean and not crawled.feed_ignored:
+            doubts.append("the deleted feed kept changing while it was read")
+        unclear = self._stage.unclear()
+        if unclear:
+            doubts.append(f"{unclear} students could not be fetched, and stay as they are")
+        return doubts
+
+    def _state_after(self, crawled: Crawled, settled: Settled) -> SourceState:
+        """Return what is known of the source after the run."""
+        before, stage = self._state, self._stage
+        in_feed = stage.unclear(in_feed=True)
+        elsewhere = stage.unclear() - in_feed
+        newest = _later(before.newest_updated_at, stage.newest_updated_at())
+        modified_clean = crawled.modified.clean and not elsewhere and not (crawled.swept and in_feed)
+        deleted_clean = crawled.deleted.clean and not in_feed and not settled.held
+        deleted_clean = deleted_clean and not (crawled.swept and elsewhere)
+        full_done = crawled.swept and modified_clean and deleted_clean
+
+        def advance(old: datetime | None, stream: Stream, *, clean: bool) -> datetime | None:
+            dated = plan.watermark(stream.start, newest) if clean else None
+            return plan.advance(old, dated, replace=crawled.replaces)
+
+        return SourceState(
+            watermarks=Watermarks(
+                advance(before.watermarks.modified, crawled.modified, clean=modified_clean),
+                advance(before.watermarks.deleted, crawled.deleted, clean=deleted_clean),
+            ),
+            newest_updated_at=newest,
+            last_clean_modified_at=self._started_at if modified_clean else before.last_clean_modified_at,
+            last_clean_full_at=self._now() if full_done else before.last_clean_full_at,
+            history_starts_at=before.history_starts_at or self._now(),
+            deleted_feed_proven=before.deleted_feed_proven or stage.feed_proved(),
+            deleted_feed_ignored=crawled.feed_ignored,
+            unknown_keys=self._report_keys(),
+        )
+
+    def _report_keys(self) -> tuple[str, ...]:
+        """Tell once of each key that rostersync does not know; return all that were ever told."""
+        known = set(self._state.unknown_keys)
+        new = self._stage.extra_keys() - known
+        if new:
+            log.info("unknown_keys", source=self._source, keys=len(new), kept_in="extra")
+        return tuple(sorted(known | new))
+
+    def _fail(self, kind: RunKind, wish: Wish, error: ApiError | RunFailed) -> RunReport:
+        """Record a run that read something it must not apply, or that could not read."""
+        report = self._report(kind, RunState.FAILED, Counts(), self._state.watermarks, error.message)
+        ending = runs.Ending(replace(report, hint=error.hint), self._state, wish.request_id)
+        return self._close(ending, apply=False)
+
+    def _close(self, ending: runs.Ending, *, apply: bool) -> RunReport:
+        if self._commit is None:
+            return replace(ending.report, state=RunState.DRY_RUN)
+        return replace(ending.report, run_id=self._commit(ending, apply))
+
+    def _report(
+        self, kind: RunKind, state: RunState, counts: Counts, marks: Watermarks, error: str | None
+    ) -> RunReport:
+        return RunReport(
+            run_id=None,
+            source=self._source,
+            kind=kind,
+            state=state,
+            counts=counts,
+            requests=self._api.requests,
+            retries=self._api.retries,
+            duration_s=round(self._clock.monotonic() - self._started, 3),
+            watermarks=marks,
+            started_at=self._started_at,
+            finished_at=self._now(),
+            error=error,
+            exit_status=EXIT_STATUS[state],
+        )
+
+    def _now(self) -> datetime:
+        return to_milliseconds(self._clock.now())
+
+
+def _notices(settled: Settled) -> tuple[str, ...]:
+    return tuple(f"student {key} of the approved plan was not proved gone, and stays" for key in settled.unproved)
+
+
+def _ended(kind: RunKind) -> frozenset[RunKind]:
+    """Return of which kinds the open plans end with a run of `kind` that passed the guard."""
+    return frozenset(RunKind) if kind is RunKind.FULL else frozenset({RunKind.INCREMENTAL})
+
+
+def _later(one: datetime | None, other: datetime | None) -> datetime | None:
+    return max((moment for moment in (one, other) if moment is not None), default=None)

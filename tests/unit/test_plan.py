@@ -1,0 +1,68 @@
+"""Watermarks, clocks and windows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from rostersync.records import Moment
+from rostersync.report import RunKind, SourceState, Watermarks
+from rostersync.sync import plan
+from rostersync.sync.plan import Policy
+
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+POLICY = Policy()
+
+
+def known(modified: datetime | None = NOON, deleted: datetime | None = NOON, clean: datetime | None = NOON) -> SourceState:
+    return SourceState(watermarks=Watermarks(modified, deleted), last_clean_modified_at=clean)
+
+
+def test_a_source_that_was_read_before_is_read_incrementally() -> None:
+    assert plan.choose(RunKind.INCREMENTAL, known(), NOON + HOUR, POLICY) is RunKind.INCREMENTAL
+
+
+@pytest.mark.parametrize(
+    "state", [SourceState(), known(modified=None), known(deleted=None), known(clean=NOON - timedelta(days=7, seconds=1))]
+)
+def test_a_missing_watermark_or_a_long_absence_makes_the_run_full(state: SourceState) -> None:
+    assert plan.choose(RunKind.INCREMENTAL, state, NOON, POLICY) is RunKind.FULL
+
+
+def test_a_full_run_that_was_asked_for_is_full() -> None:
+    assert plan.choose(RunKind.FULL, known(), NOON, POLICY) is RunKind.FULL
+
+
+def test_a_filter_asks_from_the_whole_second_before_the_overlap() -> None:
+    moment = NOON + timedelta(milliseconds=750)
+    assert plan.since(moment, timedelta(minutes=10)) == NOON - timedelta(minutes=10, seconds=1)
+
+
+def test_a_watermark_is_the_earlier_of_both_clocks() -> None:
+    ahead, behind = NOON + HOUR, NOON - HOUR
+    assert plan.watermark(Moment(NOON, ahead), None) == NOON
+    assert plan.watermark(Moment(NOON, behind), None) == behind
+
+
+def test_without_a_date_our_clock_is_believed_no_further_than_the_newest_change_seen() -> None:
+    undated = Moment(NOON, None)
+    assert plan.watermark(undated, NOON + HOUR) == NOON - timedelta(seconds=60)
+    assert plan.watermark(undated, NOON - HOUR) == NOON - HOUR
+    assert plan.watermark(undated, None) is None
+
+
+def test_a_watermark_never_goes_back_unless_it_is_replaced() -> None:
+    assert plan.advance(NOON, NOON - HOUR) == NOON
+    assert plan.advance(NOON, NOON + HOUR) == NOON + HOUR
+    assert plan.advance(NOON, NOON - HOUR, replace=True) == NOON - HOUR
+    assert plan.advance(NOON, None, replace=True) == NOON
+    assert plan.advance(None, NOON) == NOON
+
+
+def test_a_watermark_in_the_servers_future_by_more_than_the_overlap_is_not_trusted() -> None:
+    overlap = timedelta(minutes=10)
+    assert plan.trusted(Watermarks(NOON, NOON), NOON - overlap, overlap)
+    assert not plan.trusted(Watermarks(NOON, NOON), NOON - overlap - timedelta(seconds=1), overlap)
+    assert not plan.trusted(Watermarks(NOON - HOUR, NOON), NOON - overlap - timedelta(seconds=1), overlap)
