@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from concurrent.futures import Future, wait
+from functools import partial
 from itertools import islice
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rostersync.errors import Stopped
 
@@ -29,7 +30,7 @@ class Workers:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Callable[[], Callable[[], None]] | None] = SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._threads = 0
 
@@ -39,7 +40,7 @@ class Workers:
         if not self._idle.acquire(blocking=False):
             self._threads += 1
             threading.Thread(target=self._work, name=f"{self._name}-{self._threads}", daemon=True).start()
-        self._jobs.put(lambda: _keep(promise, job))
+        self._jobs.put(lambda: _do(job, promise))
         return promise
 
     def close(self) -> None:
@@ -49,32 +50,33 @@ class Workers:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job()
-            del job  # what it returned must not live until the next one
-            self._idle.release()
+            tell = job()
+            self._idle.release()  # first: who is told may have the next job
+            tell()
+            del job, tell  # what they hold must not live until then
 
 
-def _keep(promise: Future[T], job: Callable[[], T]) -> None:
+def _do(job: Callable[[], T], promise: Future[T]) -> Callable[[], None]:
+    """Do the job and return how to tell its outcome."""
     try:
         result = job()
     except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the one who waits
-        promise.set_exception(error)
-    else:
-        promise.set_result(result)
+        return partial(promise.set_exception, error)
+    return partial(promise.set_result, result)
 
 
-def await_result(promise: Future[T], clock: Clock, until: float = float("inf")) -> T | None:
-    """Return the promised result, or None when `until` (of `clock.monotonic()`) came first.
+def await_done(promise: Future[Any], clock: Clock, until: float = float("inf")) -> bool:
+    """Wait for the promise, and say whether it was kept before `until` (of `clock.monotonic()`).
 
-    Raises what the job raised, and `Stopped` as soon as the clock says so.
+    Raises `Stopped` as soon as the clock says so.
     """
     while not promise.done():
         left = until - clock.monotonic()
         if left <= 0:
-            return None
+            return False
         wait([promise], min(left, GLANCE))
         clock.check()
-    return promise.result()
+    return True
 
 
 class Lanes:
@@ -106,9 +108,10 @@ class Lanes:
         try:
             start(self._width)
             while waiting:
-                result = await_result(waiting.popleft(), self.clock)
+                promise = waiting.popleft()
+                await_done(promise, self.clock)
                 start(1)
-                yield result  # type: ignore[misc]  # without a limit there is a result
+                yield promise.result()
         finally:
             left.set()
 
@@ -148,10 +151,12 @@ class _LaneClock:
         if _here.left is None:
             self._clock.sleep(seconds)
             return
-        while seconds > 0:
-            self._clock.sleep(min(seconds, GLANCE))
+        while seconds > GLANCE:
+            self._clock.sleep(GLANCE)
             seconds -= GLANCE
             self.check()
+        self._clock.sleep(seconds)
+        self.check()
 
     def check(self) -> None:
         self._clock.check()

@@ -5,6 +5,8 @@ The vendor counts requests per IP, over all endpoints, so the pace belongs to th
 
 from __future__ import annotations
 
+import math
+import re
 import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -30,8 +32,7 @@ _SMALLEST_EPOCH_MS = 10**11
 def server_time(reply: Reply) -> datetime | None:
     """Return the reply's `Date`, UTC, or None where it is missing or unreadable."""
     try:
-        moment = parsedate_to_datetime(reply.header("Date") or "")
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        return _in_utc(parsedate_to_datetime(reply.header("Date") or ""))
     except (ValueError, OverflowError):
         return None
 
@@ -58,19 +59,29 @@ def _seconds_until(text: str | None, now: datetime) -> float | None:
     except ValueError:
         moment = _moment(text)
         return None if moment is None else (moment - now).total_seconds()
-    if number < _SMALLEST_EPOCH:  # also what is no number at all: the comparison of NaN fails here and below
+    if math.isnan(number):
+        return None
+    if number < _SMALLEST_EPOCH:
         return number
     return number / (1000 if number >= _SMALLEST_EPOCH_MS else 1) - now.timestamp()
 
 
 def _moment(text: str) -> datetime | None:
-    for read in (datetime.fromisoformat, parsedate_to_datetime):
+    for read in (_from_iso, parsedate_to_datetime):
         try:
-            moment = read(text.removesuffix(" UTC"))
-            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+            return _in_utc(read(text))
         except (ValueError, OverflowError):
             continue
     return None
+
+
+def _from_iso(text: str) -> datetime:
+    """Read ISO 8601, and the two ways in which Ruby prints a time: `... UTC` and `... +0000`."""
+    return datetime.fromisoformat(re.sub(r" (?=[+-]\d{4}$)", "", text.removesuffix(" UTC")))
+
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 class Patience(Protocol):

@@ -141,8 +141,19 @@ class Transport:
         if reply.status == HTTPStatus.TOO_MANY_REQUESTS:
             self._ease_off(reply, attempt)
         if reply.status == HTTPStatus.OK or (reply.status == HTTPStatus.NOT_FOUND and absent_ok):
-            return read(reply)
+            return self._read(call, reply, read)
         raise refusal(reply, self._host, call.path)
+
+    def _read(self, call: Call, reply: Reply, read: Callable[[Reply], T]) -> T:
+        try:
+            return read(reply)
+        except Malformed as error:
+            page = dict(call.query).get("page")
+            where = f"{self._host}{call.path}" + (f", page {page}" if page else "")
+            if reply.body.lstrip()[:1] == b"<":
+                hint = "check base_url; a proxy, or a page that tells of maintenance, may stand between"
+                raise Malformed(f"{where}: a web page instead of data", hint) from error
+            raise Malformed(f"{where}: {error.message}", error.hint or "try again later") from error
 
     def _ease_off(self, reply: Reply, attempt: int) -> None:
         """Make everybody who asks this host wait, as long as it advises, and keep to its pace from now on."""

@@ -5,6 +5,7 @@ The wire knows nothing of students and repeats nothing. It is the only place whe
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import threading
@@ -23,13 +24,14 @@ from urllib3.exceptions import (
     DecodeError,
     HTTPError,
     NameResolutionError,
+    NewConnectionError,
     ReadTimeoutError,
     SSLError,
 )
 
 from rostersync import __version__
 from rostersync.errors import ApiError, ConfigError, Malformed, TimedOut, TooLarge, Unreachable
-from rostersync.managebac.lanes import Workers, await_result
+from rostersync.managebac.lanes import Workers, await_done
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,16 +104,16 @@ class RequestsWire:
 
     def send(self, call: Call, timeout: float) -> Reply:
         sent_at, started = self._clock.now(), self._clock.monotonic()
-        exchange = _Exchange(self._max_bytes)
+        exchange = _Exchange()
         # In a thread of its own, for a look-up of a name cannot be interrupted, only left alone.
         promise = self._workers.submit(lambda: self._exchange(exchange, call, timeout))
         try:
-            answer = await_result(promise, self._clock, started + timeout)
+            in_time = await_done(promise, self._clock, started + timeout)
         finally:
             exchange.end()
-        if answer is None:
-            raise TimedOut(f"{self._host} did not answer within {timeout:g} s")
-        status, headers, body = answer
+        if not in_time:
+            raise _too_late(self._host, timeout)
+        status, headers, body = promise.result()
         return Reply(status, headers, body, sent_at, self._clock.monotonic() - started)
 
     def close(self) -> None:
@@ -128,9 +130,22 @@ class RequestsWire:
                     request, stream=True, timeout=timeout, verify=self._verify, proxies=self._proxies
                 )
                 with response:
-                    return response.status_code, response.headers, exchange.read(response)
+                    return response.status_code, response.headers, self._body(response)
         except (requests.RequestException, HTTPError) as error:
             raise _explained(error, self._host, timeout) from error
+
+    def _body(self, response: requests.Response) -> bytes:
+        """Return the whole decoded body. Raises `TooLarge` before more than the limit is in memory."""
+        if response.status_code not in _READ:
+            return b""
+        chunks, size = [], 0
+        for chunk in response.raw.stream(_CHUNK, decode_content=True):
+            size += len(chunk)
+            if size > self._max_bytes:
+                message = f"the answer of {self._host} is larger than {self._max_bytes} bytes"
+                raise TooLarge(message, "choose a smaller sync.per_page")
+            chunks.append(chunk)
+        return b"".join(chunks)
 
 
 def _request(token: Secret) -> requests.PreparedRequest:
@@ -158,10 +173,11 @@ def _environment(base_url: str) -> tuple[dict[str, str], bool | str]:
 
 def _explained(error: Exception, host: str, timeout: float) -> ApiError:
     """Return what a library's error means to people; they need not know the library."""
-    if isinstance(error, (requests.Timeout, ReadTimeoutError, ConnectTimeoutError)):
-        return TimedOut(f"{host} did not answer within {timeout:g} s")
     if isinstance(error, NameResolutionError):
         return Unreachable(f"the name {host} cannot be resolved", "check base_url, and this machine's DNS")
+    timed_out = isinstance(error, (requests.Timeout, ReadTimeoutError, ConnectTimeoutError))
+    if timed_out and not isinstance(error, NewConnectionError):  # a refusal, which the library counts among them
+        return _too_late(host, timeout)
     if isinstance(error, (requests.exceptions.SSLError, SSLError)):
         hint = "check this machine's date; behind an inspecting proxy set REQUESTS_CA_BUNDLE to its certificate"
         return Unreachable(f"no secure connection to {host}", hint)
@@ -169,7 +185,12 @@ def _explained(error: Exception, host: str, timeout: float) -> ApiError:
         return Unreachable(f"the proxy does not lead to {host}", "check HTTPS_PROXY and NO_PROXY")
     if isinstance(error, DecodeError):
         return Malformed(f"the answer of {host} is not compressed as it says")
-    return Unreachable(f"no connection to {host}, or one that broke before its answer was complete")
+    message = f"no connection to {host}, or one that broke before the answer was complete"
+    return Unreachable(message, "check this machine's network, and base_url")
+
+
+def _too_late(host: str, timeout: float) -> TimedOut:
+    return TimedOut(f"{host} did not answer in full within {timeout:.3g} s", "try again later, or raise sync.timeout")
 
 
 # Ending an exchange from outside -----------------------------------------------------------------------------------
@@ -182,8 +203,7 @@ class _Exchange:
     a thread that waits for bytes. So each connection tells the exchange of its thread which socket it uses.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._handle: socket.socket | None = None
         self._ended = False
@@ -200,7 +220,7 @@ class _Exchange:
         """Keep a second handle to the connection, so that no close and reuse of the first can mislead `end`."""
         with self._lock:
             self._release()
-            self._handle = socket.fromfd(connection.fileno(), connection.family, connection.type)
+            self._handle = socket.socket(fileno=os.dup(connection.fileno()))
             if self._ended:
                 self._shut()
 
@@ -209,18 +229,6 @@ class _Exchange:
         with self._lock:
             self._ended = True
             self._shut()
-
-    def read(self, response: requests.Response) -> bytes:
-        """Return the whole decoded body. Raises `TooLarge` before more than the limit is in memory."""
-        if response.status_code not in _READ:
-            return b""
-        chunks, size = [], 0
-        for chunk in response.raw.stream(_CHUNK, decode_content=True):
-            size += len(chunk)
-            if size > self._max_bytes:
-                raise TooLarge(f"the answer is larger than {self._max_bytes} bytes", "choose a smaller sync.per_page")
-            chunks.append(chunk)
-        return b"".join(chunks)
 
     def _shut(self) -> None:
         if self._handle is not None:

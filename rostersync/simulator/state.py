@@ -46,7 +46,7 @@ class School:
         self._drawn: list[int] = []  # the keys of _rows, and those of the softly deleted: for quick draws
         self._gone: dict[int, None] = {}
         self._next_id = _FIRST_ID
-        self._next_nameless = -1
+        self._next_nameless = 0
         self.lock = threading.RLock()
         self.generation = 0  # moves with every change, so that what was computed for the last one can be dropped
         self._be_born(size)
@@ -138,11 +138,7 @@ class School:
             number = fields.pop("id", None) or self._take_id()
             if number in self._rows:
                 raise LookupError(f"the id {number} is taken")
-            born = _with(self._population.newcomer(number), fields)
-            stamp = self._stamp()
-            self._put(
-                Version(id=number, population=self._population, since=0, created=stamp, updated=stamp, changed=born)
-            )
+            self._enrol(number, _with(self._population.newcomer(number), fields))
             return int(number)
 
     def update(self, student_id: int, **fields: Any) -> None:
@@ -211,12 +207,11 @@ class School:
             if student_id is not None and student_id in self._rows:
                 self._follow(self._living(student_id), raw=raw)
                 return student_id
-            number = self._take_nameless() if student_id is None else student_id
-            stamp, nothing = self._stamp(), self._population.newcomer(number) if number > 0 else {}
-            version = Version(id=number, population=self._population, since=0, created=stamp, updated=stamp)
-            version.changed, version.raw = nothing, raw
-            self._put(version)
-            return number
+            if student_id is None:
+                self._next_nameless -= 1
+                student_id = self._next_nameless
+            self._enrol(student_id, self._population.newcomer(student_id) if student_id > 0 else {}, raw)
+            return student_id
 
     def churn(self, rng: Random, n: int) -> Counter[str]:
         """Do `n` things that happen in a school, in realistic proportions; returns how many of each."""
@@ -244,9 +239,10 @@ class School:
             self._next_id += 1
         return self._next_id
 
-    def _take_nameless(self) -> int:
-        self._next_nameless -= 1
-        return self._next_nameless
+    def _enrol(self, number: int, fields: Fields, raw: bytes | None = None) -> None:
+        stamp = self._stamp()
+        new = Version(id=number, population=self._population, created=stamp, updated=stamp, changed=fields, raw=raw)
+        self._put(new)
 
     def _living(self, student_id: int) -> Version:
         version = self._rows.get(student_id)
@@ -269,7 +265,7 @@ class School:
             "raw": version.raw,
             "changed": version.changed,
         }
-        new = Version(id=version.id, population=version.population, since=0, previous=version, **(state | changes))
+        new = Version(id=version.id, population=version.population, previous=version, **(state | changes))
         self._put(new)
 
     def _put(self, version: Version) -> None:

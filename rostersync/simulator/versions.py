@@ -47,9 +47,9 @@ class Version:
 
     id: int
     population: Population
-    since: int
     created: int
     updated: int
+    since: int = 0
     deleted: int | None = None
     traceless: bool = False
     raw: bytes | None = None

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sqlalchemy import NullPool, create_engine, event, make_url
-from sqlalchemy.exc import NoSuchModuleError
+from sqlalchemy.exc import DBAPIError, NoSuchModuleError
 
-from rostersync.errors import DatabaseUnreachable, NoDatabase, RostersyncError, StoreError
+from rostersync.errors import DatabaseUnreachable, NoDatabase, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,9 +122,9 @@ def _begin(connection: Connection) -> None:
 def _translate_errors(engine: Engine, place: str) -> None:
     @event.listens_for(engine, "handle_error")
     def _handle(context: ExceptionContext) -> BaseException | None:
-        if isinstance(context.original_exception, RostersyncError):
-            return None
-        return _told(context.sqlalchemy_exception or context.original_exception, place)
+        if isinstance(context.sqlalchemy_exception, DBAPIError):
+            return _told(context.sqlalchemy_exception, place)
+        return None
 
 
 def _told(error: BaseException, place: str) -> StoreError:

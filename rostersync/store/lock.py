@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy import select, text, update
@@ -82,17 +83,16 @@ class Lease:
     def release(self) -> None:
         """Give the source up. Never raises: whoever comes next does not depend on it."""
         try:
-            with writing(self.connection):
+            with suppress(Exception), writing(self.connection):  # a dead connection gives the source up as well
                 self.connection.execute(
                     update(Source)
                     .where(Source.name == self.source, Source.fence == self.fence)
                     .values(holder=None, held_since=None)
                 )
-        except Exception:  # noqa: BLE001, S110 - the connection may be dead, which gives the source up as well
-            pass
-        self.connection.invalidate()
-        self.connection.close()
-        self._lock.release()
+        finally:
+            self.connection.invalidate()
+            self.connection.close()
+            self._lock.release()
 
 
 def acquire(engine: Engine, folder: Path | None, source: str, clock: Clock, purpose: str) -> Lease:

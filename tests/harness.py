@@ -1,0 +1,209 @@
+"""A school, its stand-in API and its replica in one process, for tests that drive whole histories of syncs.
+
+`World` calls the stand-in without a socket, on a clock that moves only when something happens.
+"""
+
+from __future__ import annotations
+
+import gzip
+import random
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from sqlalchemy import event, select, text
+
+from rostersync.daemon.executor import Executor, Order, rehearse
+from rostersync.errors import Malformed, TimedOut, Unreachable
+from rostersync.managebac.lanes import Lanes
+from rostersync.managebac.limits import HostLimiter
+from rostersync.managebac.records import decode_student
+from rostersync.managebac.students import Students
+from rostersync.managebac.transport import Deadline
+from rostersync.managebac.transport import Policy as Persistence
+from rostersync.managebac.wire import Reply
+from rostersync.records import FIELD_NAMES, Student
+from rostersync.report import RunKind
+from rostersync.simulator.app import App
+from rostersync.simulator.messages import Manner, Request
+from rostersync.simulator.state import School
+from rostersync.store import Store
+from rostersync.store.models import student
+from rostersync.sync.plan import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from conftest import ManualClock
+    from sqlalchemy import Connection, Engine
+
+    from rostersync.managebac.wire import Call
+    from rostersync.report import RunReport
+    from rostersync.simulator.faults import Faults
+    from rostersync.simulator.switches import Switches
+
+TOKEN = "canary-token-7f3a9c"
+SOURCE = "main"
+BASE_URL = "https://api.managebac.invalid"
+
+
+class InProcessWire:
+    """Carries a call to the stand-in by a function call; what a socket would do to the answer is acted out."""
+
+    def __init__(self, app: App, clock: ManualClock, latency: float = 0.05) -> None:
+        self._app, self._clock, self._latency = app, clock, latency
+
+    def send(self, call: Call, timeout: float) -> Reply:
+        sent_at = self._clock.now()
+        self._clock.advance(self._latency)
+        response = self._app.handle(Request("GET", call.path, list(call.query), {"auth-token": TOKEN}))
+        manner = response.delivery.manner
+        if manner in {Manner.NEVER, Manner.DRIP}:
+            self._clock.advance(timeout)
+            raise TimedOut("the stand-in did not answer in time")
+        if manner is Manner.RESET:
+            raise Unreachable("the stand-in broke the connection")
+        if manner is Manner.TRUNCATED:
+            raise Malformed("the stand-in's answer is cut off")
+        body = response.body
+        if response.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        return Reply(response.status, response.headers, body, sent_at, self._latency)
+
+
+class World:
+    """One school and its replica at `url`."""
+
+    def __init__(
+        self,
+        url: str,
+        clock: ManualClock,
+        *,
+        size: int = 12,
+        seed: int = 1,
+        switches: Switches | None = None,
+        faults: Faults | None = None,
+        policy: Policy | None = None,
+        per_page: int = 5,
+        retries: int = 3,
+    ) -> None:
+        self.url, self.clock, self.per_page, self.retries = url, clock, per_page, retries
+        self.school = School(seed, size, clock, switches)
+        self.app = App(self.school, TOKEN, faults)
+        self.policy = policy or Policy()
+        self.rng = random.Random(seed)
+        self.store = Store(url, clock, create=True)
+        self.reports: list[RunReport] = []
+
+    @contextmanager
+    def connect(self, _source: str) -> Iterator[Students]:
+        yield Students(
+            InProcessWire(self.app, self.clock),
+            BASE_URL,
+            "v2p1",
+            lanes=Lanes(1, self.clock),
+            limiter=HostLimiter(4, self.clock),
+            deadline=Deadline(self.clock, 1800),
+            per_page=self.per_page,
+            policy=Persistence(timeout=30, retries=self.retries),
+            chance=self.rng,
+        )
+
+    def executor(self) -> Executor:
+        return Executor(self.store, self.clock, self.policy, self.connect, "test")
+
+    def sync(self, kind: RunKind = RunKind.INCREMENTAL, approves: int | None = None) -> RunReport:
+        """Have one run done."""
+        report = self.executor().run(Order(SOURCE, kind, approves, timedelta(seconds=5)), lambda *_: None)
+        self.reports.append(report)
+        return report
+
+    def full(self) -> RunReport:
+        return self.sync(RunKind.FULL)
+
+    def rehearse(self, kind: RunKind = RunKind.INCREMENTAL, approves: int | None = None) -> RunReport:
+        order = Order(SOURCE, kind, approves)
+        return rehearse(self.url, order, self.clock, self.policy, self.connect, lambda *_: None)
+
+    def pass_time(self, **time: float) -> None:
+        self.clock.advance(timedelta(**time).total_seconds())
+
+    # Comparing ---------------------------------------------------------------------------------------------------
+
+    def upstream(self) -> dict[int, Student]:
+        """Return the living students as the API would serve them now, decoded.
+
+        Without the last login, which bumps nothing, so that only full runs see it.
+        """
+        return {key: msgspec.structs.replace(row, last_accessed_at=None) for key, row in upstream(self.school).items()}
+
+    def replica(self) -> dict[int, Student]:
+        """Return the living students of the replica, without the last login."""
+        with self.store.reading() as connection:
+            stored = replica(connection)
+        return {key: msgspec.structs.replace(row, last_accessed_at=None) for key, row in stored.items()}
+
+    def requests(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """Return path and query of the requests since the last call of this."""
+        seen = [(path, query) for _, path, query in self.app.log]
+        self.app.log.clear()
+        return seen
+
+    def rows(self, query: str) -> list[Any]:
+        with self.store.reading() as connection, connection.begin():
+            return list(connection.execute(text(query)).mappings())
+
+    def snapshot(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Return everything that a reader can see."""
+        views = ("current_student", "deleted_student", "student_history", "sync_run")
+        with self.store.reading() as connection, connection.begin():
+            seen = {view: [tuple(row) for row in connection.execute(text(f"SELECT * FROM {view}"))] for view in views}
+            marks = connection.execute(text("SELECT modified_watermark, deleted_watermark FROM source"))
+            seen["watermarks"] = [tuple(row) for row in marks]
+        return {name: sorted(rows, key=repr) for name, rows in seen.items()}
+
+
+def upstream(school: School) -> dict[int, Student]:
+    decoded = {key: decode_student(record) for key, record in school.truth().items()}
+    assert all(isinstance(row, Student) for row in decoded.values())
+    return {int(key): row for key, row in decoded.items() if isinstance(row, Student)}
+
+
+def replica(connection: Connection, source: str = SOURCE) -> dict[int, Student]:
+    names = ("id", *FIELD_NAMES, "extra")
+    with connection.begin():
+        rows = connection.execute(
+            select(*(student.c[name] for name in names)).where(student.c.source == source, student.c.deleted_at.is_(None))
+        ).all()
+    return {row.id: Student(**dict(zip(names, row, strict=True))) for row in rows}
+
+
+# Crashing --------------------------------------------------------------------------------------------------------
+
+
+class Crash(BaseException):
+    """The process is gone: nothing of it runs any more."""
+
+
+class Fuse:
+    """Kills a process at its n-th step: a statement, or a commit. Afterwards no step of it can be taken.
+
+    Steps are counted from 1; a fuse of 0 only counts.
+    """
+
+    def __init__(self, engine: Engine, blow_at: int = 0) -> None:
+        self.steps = 0
+        self.blow_at = blow_at
+        self._engine = engine
+        event.listen(engine, "before_cursor_execute", self._step)
+        event.listen(engine, "commit", self._step)
+
+    def remove(self) -> None:
+        event.remove(self._engine, "before_cursor_execute", self._step)
+        event.remove(self._engine, "commit", self._step)
+
+    def _step(self, *_: Any) -> None:
+        self.steps += 1
+        if self.blow_at and self.steps >= self.blow_at:
+            raise Crash

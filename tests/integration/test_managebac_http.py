@@ -1,0 +1,595 @@
+"""The wire and the students over real sockets, to servers that misbehave byte by byte."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rostersync.clock import SystemClock
+from rostersync.errors import (
+    ApiError,
+    ConfigError,
+    Forbidden,
+    Malformed,
+    NotFound,
+    RateLimited,
+    Redirected,
+    Refused,
+    ServerFailed,
+    Stopped,
+    TimedOut,
+    TooLarge,
+    Unauthorized,
+    Unreachable,
+)
+from rostersync.managebac.limits import HostLimiter
+from rostersync.managebac.students import Students
+from rostersync.managebac.wire import Call, RequestsWire
+from rostersync.records import Gone, Query, Student, Unclear
+from rostersync.secret import Secret
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOKEN = "an-invented-token"
+NAME = "fizz marrowgate"  # somebody searched for, whom nothing may name
+
+Answer = Callable[[socket.socket, str], None]
+
+
+class Server:
+    """A loopback server whose answers are bytes: `answer(connection, path)` is called for each request's head."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.heads: list[str] = []
+        self.connections: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        for end in (self._listener, *self.connections):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+        for thread in self._threads:
+            thread.join(5)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.connections.append(connection)
+                self._threads.append(threading.Thread(target=self._serve, args=[connection], daemon=True))
+                self._threads[-1].start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with suppress(OSError, ValueError), connection, connection.makefile("rb") as lines:
+            while head := self._head(lines):
+                self.heads.append(head)
+                self.answer(connection, head.split()[1])
+
+    def _head(self, lines: Any) -> str:
+        head = ""
+        while (line := lines.readline()) not in {b"", b"\r\n"}:
+            head += line.decode()
+        return head
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Answer], Server]]:
+    servers: list[Server] = []
+
+    def start(answer: Answer) -> Server:
+        servers.append(Server(answer))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def reply(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
+    return "\r\n".join([f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers, "", ""]).encode() + body
+
+
+def page_of(*ids: int) -> bytes:
+    meta = {"current_page": 1, "total_pages": 1, "total_count": len(ids), "per_page": 100}
+    return json.dumps({"students": [{"id": key} for key in ids], "meta": meta}).encode()
+
+
+def always(answer: bytes) -> Answer:
+    return lambda connection, _: connection.sendall(answer)
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., Students]]:
+    opened: list[Students] = []
+
+    def start(url: str, clock: Any = None, **settings: Any) -> Students:
+        clock = clock or SystemClock()
+        defaults: dict[str, Any] = {"retries": 0, "timeout": 5.0, "concurrency": 1}
+        limiter = HostLimiter(8, clock)
+        opened.append(
+            Students.connect(url, "v2p1", Secret(TOKEN), clock=clock, limiter=limiter, **(defaults | settings))
+        )
+        return opened[-1]
+
+    yield start
+    for students in opened:
+        students.close()
+
+
+Serve = Callable[[Answer], Server]
+Connect = Callable[..., Students]
+
+
+# What goes over the wire -------------------------------------------------------------------------------------------
+
+
+def test_a_page_is_asked_for_in_the_vendors_words(serve: Serve, connect: Connect) -> None:
+    server = serve(always(reply(page_of(1, 2), "200 OK", "Date: Mon, 02 Mar 2026 08:00:10 GMT")))
+    query = Query(
+        ids=(5, 6),
+        archived=False,
+        status="enrolled",
+        modified_since=datetime(2026, 3, 1, tzinfo=UTC),
+        deleted_since=datetime(2026, 3, 1, 7, tzinfo=UTC),
+        year_group_ids=(7, 8),
+        homeroom_advisor_ids=(9,),
+        q="a b&c",
+    )
+    page = connect(server.url, per_page=50).page(query, 3)
+    assert page is not None
+    assert [row.id for row in page.rows] == [1, 2]
+    assert page.number == 3
+    assert page.moment.server is not None
+    assert 8.5 < page.moment.server.second < 9.1 or page.moment.server.second == 8
+    request, *lines = server.heads[0].splitlines()
+    assert request == (
+        "GET /v2p1/students?ids%5B%5D=5&ids%5B%5D=6&archived=0&status=enrolled"
+        "&modified_since=2026-03-01T00%3A00%3A00.000Z&deleted_since=2026-03-01T07%3A00%3A00.000Z"
+        "&year_group_ids=7%2C8&homeroom_advisor_ids=9&q=a+b%26c&page=3&per_page=50 HTTP/1.1"
+    )
+    headers = {line.split(": ")[0].lower(): line.split(": ")[1] for line in lines}
+    assert headers["auth-token"] == TOKEN
+    assert headers["accept"] == "application/json"
+    assert headers["user-agent"].startswith("rostersync/")
+    assert "authorization" not in headers
+    assert "cookie" not in headers
+
+
+def test_connections_are_kept_open_and_cookies_are_not_kept(serve: Serve, connect: Connect) -> None:
+    server = serve(always(reply(page_of(1), "200 OK", "Set-Cookie: a=b")))
+    students = connect(server.url)
+    for number in (1, 2, 3):
+        students.page(Query(), number)
+    assert len(server.connections) == 1
+    assert students.requests == 3
+    assert not any("cookie" in head.lower() for head in server.heads)
+
+
+def test_an_answer_may_be_compressed_and_chunked(serve: Serve, connect: Connect) -> None:
+    packed = gzip.compress(page_of(4))
+    chunk = f"{len(packed):x}\r\n".encode() + packed + b"\r\n0\r\n\r\n"
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n"
+    page = connect(serve(always(head + chunk)).url).page(Query(), 1)
+    assert page is not None
+    assert page.rows[0].id == 4
+
+
+def test_netrc_is_not_consulted(
+    serve: Serve, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    server = serve(always(reply(page_of(1))))
+    connect(server.url).page(Query(), 1)
+    assert "authorization" not in server.heads[0].lower()
+
+
+def test_a_proxy_of_the_environment_is_used(serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = serve(always(reply(page_of(1))))
+    monkeypatch.setenv("http_proxy", proxy.url)
+    connect("http://students.invalid").page(Query(), 1)
+    assert proxy.heads[0].startswith("GET http://students.invalid/v2p1/students?")
+
+
+def test_a_redirect_is_not_followed_and_takes_no_token_along(serve: Serve, connect: Connect) -> None:
+    other = serve(always(reply(page_of(1))))
+    location = f"Location: http://localhost:{other.port}/v2p1/students"
+    server = serve(always(reply(b"", "302 Found", location)))
+    with pytest.raises(Redirected, match="sends us to localhost"):
+        connect(server.url).page(Query(), 1)
+    assert len(server.heads) == 1
+    assert other.connections == []
+
+
+@pytest.mark.parametrize("token", ["", "two words", "new\nline", "naïve", "tab\t"])
+def test_a_token_that_no_header_can_carry_is_a_mistake_of_the_configuration(token: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RequestsWire("http://127.0.0.1:1", Secret(token), SystemClock())
+    assert not token.strip() or token.strip() not in str(caught.value)
+
+
+# What is an error --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        ("204 No Content", Malformed),
+        ("301 Moved", Redirected),
+        ("304 Not Modified", Redirected),
+        ("400 Bad Request", Refused),
+        ("401 Unauthorized", Unauthorized),
+        ("403 Forbidden", Forbidden),
+        ("404 Not Found", NotFound),
+        ("418 Teapot", Refused),
+        ("422 Unprocessable", Refused),
+        ("429 Too Many Requests", RateLimited),
+        ("500 Internal Server Error", ServerFailed),
+        ("503 Unavailable", ServerFailed),
+    ],
+)
+def test_each_status_has_its_error_which_repeats_nothing_of_the_answer(
+    serve: Serve, connect: Connect, status: str, kind: type[ApiError]
+) -> None:
+    server = serve(always(reply(b'{"error": "fizz marrowgate may not"}', status, "Connection: close")))
+    with pytest.raises(kind) as caught:
+        connect(server.url).page(Query(q=NAME), 1)
+    assert type(caught.value) is kind
+    assert "127.0.0.1" in caught.value.message
+    assert "marrowgate" not in "".join(traceback.format_exception(caught.value))
+    assert len(server.heads) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        reply(b"<!doctype html><title>Sign in</title>", "200 OK", "Content-Type: text/html"),
+        reply(page_of(1)[:-5]),
+        reply(b""),
+        reply(b'{"error": "Access Denied"}'),
+        reply(b"no gzip at all", "200 OK", "Content-Encoding: gzip"),
+        reply(gzip.compress(page_of(1))[:-20], "200 OK", "Content-Encoding: gzip"),
+    ],
+)
+def test_an_answer_that_is_not_what_it_should_be_is_malformed(serve: Serve, connect: Connect, answer: bytes) -> None:
+    with pytest.raises(Malformed):
+        connect(serve(always(answer)).url).page(Query(), 1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"SSH-2.0-OpenSSH\r\n",
+        reply(page_of(1))[:-1],
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"%x\r\n" % len(page_of(1)) + page_of(1) + b"\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000,
+    ],
+    ids=["nothing", "no http", "short", "no last chunk", "no chunk", "two lengths", "endless header"],
+)
+def test_an_answer_that_breaks_off_is_never_accepted(serve: Serve, connect: Connect, answer: bytes) -> None:
+    def breaking_off(connection: socket.socket, _: str) -> None:
+        connection.sendall(answer)
+        connection.shutdown(socket.SHUT_RDWR)
+
+    with pytest.raises((Unreachable, Malformed)):
+        connect(serve(breaking_off).url).page(Query(), 1)
+
+
+def test_a_reset_and_a_refused_connection_are_unreachable(serve: Serve, connect: Connect) -> None:
+    def reset(connection: socket.socket, _: str) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        raise ConnectionResetError
+
+    with pytest.raises(Unreachable):
+        connect(serve(reset).url).page(Query(), 1)
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1"):
+        connect(f"http://127.0.0.1:{port}").page(Query(), 1)
+
+
+@pytest.fixture
+def no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no name have an address, without asking anybody."""
+    resolve = socket.getaddrinfo
+
+    def refuse(host: str, *args: Any, **kwargs: Any) -> Any:
+        if host.endswith(".invalid"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return resolve(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.mark.usefixtures("no_names")
+def test_a_host_that_has_no_address_is_told_so(connect: Connect) -> None:
+    with pytest.raises(Unreachable, match=r"nowhere\.invalid cannot be resolved"):
+        connect("http://nowhere.invalid").page(Query(), 1)
+
+
+def test_no_secure_connection_where_there_is_no_tls(connect: Connect) -> None:
+    def greet() -> None:
+        with listener.accept()[0] as connection:
+            connection.sendall(b"220 no TLS here\r\n")
+            connection.recv(10_000)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=greet, daemon=True).start()
+        with pytest.raises(Unreachable, match="secure"):
+            connect(f"https://127.0.0.1:{listener.getsockname()[1]}").page(Query(), 1)
+
+
+@pytest.mark.usefixtures("no_names")
+def test_no_error_shows_the_token_or_the_query(serve: Serve, connect: Connect) -> None:
+    def nothing(connection: socket.socket, _: str) -> None:
+        connection.shutdown(socket.SHUT_RDWR)
+
+    short = always(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+    for url in (serve(nothing).url, "http://nowhere.invalid", serve(short).url):
+        with pytest.raises(ApiError) as caught:
+            connect(url, timeout=0.3).page(Query(q=NAME), 1)
+        told = "".join(traceback.format_exception(caught.value))
+        assert "marrowgate" not in told
+        assert TOKEN not in told
+        assert TOKEN not in repr(vars(caught.value))
+
+
+# Sizes and times ---------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_beyond_the_limit_is_not_read(serve: Serve) -> None:
+    wire = RequestsWire(serve(always(reply(b" " * 2_000))).url, Secret(TOKEN), SystemClock(), max_bytes=1_000)
+    with pytest.raises(TooLarge):
+        wire.send(Call("/"), 5)
+    wire.close()
+
+
+BOMB = """
+import gzip, io, resource, socket, threading, zlib
+from rostersync.clock import SystemClock
+from rostersync.errors import TooLarge
+from rostersync.managebac.wire import Call, RequestsWire
+from rostersync.secret import Secret
+
+def pack(chunks):
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    for chunk in chunks:
+        yield packer.compress(chunk)
+    yield packer.flush()
+
+bomb = b"".join(pack(bytes(2**20) for _ in range(1024)))  # 1 GiB
+if {twice}:
+    bomb = gzip.compress(bomb)
+listener = socket.create_server(("127.0.0.1", 0))
+
+def serve():
+    connection, _ = listener.accept()
+    connection.recv(65536)
+    encoding = "gzip, gzip" if {twice} else "gzip"
+    connection.sendall(f"HTTP/1.1 200 OK\\r\\nContent-Length: {{len(bomb)}}\\r\\n"
+                       f"Content-Encoding: {{encoding}}\\r\\n\\r\\n".encode() + bomb)
+
+threading.Thread(target=serve, daemon=True).start()
+wire = RequestsWire(f"http://127.0.0.1:{{listener.getsockname()[1]}}", Secret("x"), SystemClock())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    wire.send(Call("/"), 30)
+except TooLarge:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_gzip_bomb_does_not_expand_in_memory(twice: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BOMB.format(twice=twice)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert int(done.stdout) < 40 * 1024  # KiB: the limit of 16 MiB, and what it takes to hold it
+
+
+def drip(start: bytes, byte: bytes) -> Answer:
+    def dripping(connection: socket.socket, _: str) -> None:
+        connection.sendall(start)
+        for _ in range(200):
+            connection.sendall(byte)
+            time.sleep(0.05)
+
+    return dripping
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        drip(b"HTTP/1.1 200 OK\r\nX-Slow: ", b"a"),
+        drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        drip(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b" "),
+        drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+        drip(b"", b""),
+    ],
+    ids=["header", "continue", "body", "chunks", "silence"],
+)
+def test_the_timeout_is_for_the_whole_request(serve: Serve, connect: Connect, answer: Answer) -> None:
+    started = time.monotonic()
+    with pytest.raises(TimedOut):
+        connect(serve(answer).url, timeout=0.5).page(Query(), 1)
+    assert time.monotonic() - started < 1.5
+
+
+def test_a_request_given_up_ends_its_connection(serve: Serve, connect: Connect) -> None:
+    ended = threading.Event()
+
+    def watching(connection: socket.socket, _: str) -> None:
+        with suppress(OSError):
+            while True:
+                connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                time.sleep(0.02)
+        ended.set()
+
+    with pytest.raises(TimedOut):
+        connect(serve(watching).url, timeout=0.3).page(Query(), 1)
+    assert ended.wait(2)
+
+
+def test_a_reused_connection_obeys_the_timeout_too(serve: Serve, connect: Connect) -> None:
+    slow = drip(b"HTTP/1.1 200 OK\r\nX-Slow: ", b"a")
+    fast = always(reply(page_of(1)))
+    server = serve(lambda connection, path: (slow if "page=2" in path else fast)(connection, path))
+    students = connect(server.url, timeout=0.5)
+    students.page(Query(), 1)
+    started = time.monotonic()
+    with pytest.raises(TimedOut):
+        students.page(Query(), 2)
+    assert time.monotonic() - started < 1.5
+    assert len(server.connections) == 1
+    assert students.page(Query(), 1) is not None
+
+
+def test_a_tls_handshake_obeys_the_timeout_too(serve: Serve, connect: Connect) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))  # accepts in the kernel, and never says a word
+    started = time.monotonic()
+    with listener, pytest.raises(TimedOut):
+        connect(f"https://127.0.0.1:{listener.getsockname()[1]}", timeout=0.5).page(Query(), 1)
+    assert time.monotonic() - started < 1.5
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_stop_ends_requests_in_flight_at_once(serve: Serve, connect: Connect, concurrency: int) -> None:
+    clock = SystemClock()
+    students = connect(serve(drip(b"", b"")).url, clock, concurrency=concurrency, timeout=30)
+    threading.Timer(0.3, clock.stop, [15]).start()
+    started = time.monotonic()
+    with pytest.raises(Stopped) as caught:
+        list(students.pages(Query(), [1, 2, 3]))
+    assert caught.value.signal == 15
+    assert time.monotonic() - started < 1.0
+
+
+def test_a_stop_ends_a_look_up_that_hangs(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: answered.wait(10) and [])
+    clock = SystemClock()
+    threading.Timer(0.3, clock.stop, [2]).start()
+    started = time.monotonic()
+    with pytest.raises(Stopped):
+        connect("http://students.invalid", clock, timeout=30).page(Query(), 1)
+    assert time.monotonic() - started < 1.0
+    answered.set()
+
+
+def test_a_request_that_hangs_does_not_keep_the_process_alive(serve: Serve) -> None:
+    server = serve(drip(b"", b""))
+    program = f"""
+import threading
+from rostersync.clock import SystemClock
+from rostersync.managebac.wire import Call, RequestsWire
+from rostersync.secret import Secret
+wire = RequestsWire({server.url!r}, Secret("x"), SystemClock())
+threading.Thread(target=wire.send, args=[Call("/"), 60], daemon=True).start()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=10, env=os.environ)
+
+
+# Students ----------------------------------------------------------------------------------------------------------
+
+
+def by_path(answers: dict[str, bytes]) -> Answer:
+    return lambda connection, path: connection.sendall(answers[path])
+
+
+def test_one_student_is_there_or_gone_or_unclear(serve: Serve, connect: Connect) -> None:
+    gone = b'{"error": "Record was not found"}'
+    server = serve(
+        by_path(
+            {
+                "/v2p1/students/1": reply(b'{"student": {"id": "1", "city": "Nowhereton"}}'),
+                "/v2p1/students/2": reply(gone, "404 Not Found"),
+                "/v2p1/students/3": reply(b"<html>404</html>", "404 Not Found"),
+                "/v2p1/students/4": reply(b'{"student": {"id": 1}}'),
+                "/v2p1/students/5": reply(b"", "500 Oops", "Connection: close"),
+                "/v2p1/students/6": reply(b'{"student": {"city": "x"}}'),
+                "/v2p1/students/7": reply(gone, "401 Unauthorized"),
+            }
+        )
+    )
+    students = connect(server.url, concurrency=3)
+    answers = dict(students.answers(range(1, 8)))
+    assert answers.pop(1) == Student(id=1, city="Nowhereton", status="enrolled")
+    assert answers.pop(2) == Gone()
+    assert {type(answer) for answer in answers.values()} == {Unclear}
+    with pytest.raises(NotFound):
+        students.get(3)
+    with pytest.raises(Unauthorized):
+        students.get(7)
+
+
+def test_a_page_beyond_the_end_is_missing_but_the_first_page_cannot_be(serve: Serve, connect: Connect) -> None:
+    server = serve(always(reply(b'{"error": "nothing"}', "404 Not Found")))
+    assert connect(server.url).page(Query(), 2) is None
+    with pytest.raises(NotFound) as caught:
+        connect(server.url).page(Query(), 1)
+    assert "api_version" in caught.value.hint
+    empty = connect(serve(always(reply(page_of()))).url)
+    assert empty.page(Query(), 2) is None
+    first = empty.page(Query(), 1)
+    assert first is not None
+    assert first.rows == ()
+
+
+def test_an_answer_that_is_malformed_once_is_asked_for_again(serve: Serve, connect: Connect) -> None:
+    answers = iter([reply(page_of(1)[:-4]), reply(page_of(1))])
+    students = connect(serve(lambda connection, _: connection.sendall(next(answers))).url, retries=1)
+    assert students.page(Query(), 1) is not None
+    assert (students.requests, students.retries) == (2, 1)
+
+
+def test_pages_come_in_their_order_whatever_the_order_of_the_answers(serve: Serve, connect: Connect) -> None:
+    def slower_at_first(connection: socket.socket, path: str) -> None:
+        number = int(path.split("page=")[1].split("&", 1)[0])
+        time.sleep(0.05 * (number % 4 == 1))
+        connection.sendall(reply(page_of(number)))
+
+    server = serve(slower_at_first)
+    students = connect(server.url, concurrency=4)
+    numbers = [page.rows[0].id for page in students.pages(Query(), range(1, 31)) if page]
+    assert numbers == list(range(1, 31))
+    assert 1 < len(server.connections) <= 4
+
+
+def test_leaving_the_pages_early_ends_the_requests_in_flight(serve: Serve, connect: Connect) -> None:
+    silent = threading.Event()
+
+    def first_only(connection: socket.socket, path: str) -> None:
+        if "&page=1&" in f"&{path.split('?')[1]}&":
+            connection.sendall(reply(page_of(1)))
+        elif connection.recv(1) == b"":
+            silent.set()
+
+    students = connect(serve(first_only).url, concurrency=4, timeout=30)
+    pages = students.pages(Query(), range(1, 9))
+    next(pages)
+    pages.close()  # type: ignore[attr-defined]  # a generator, told to be an iterator
+    assert silent.wait(1)

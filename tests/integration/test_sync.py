@@ -1,0 +1,374 @@
+"""Whole runs against the stand-in, on both databases."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+from harness import Crash, Fuse, World
+from sqlalchemy import text
+
+from rostersync.errors import LockHeld
+from rostersync.report import RunKind, RunState
+from rostersync.simulator.faults import Faults, http_status, not_found, on_student
+from rostersync.simulator.switches import Switches
+from rostersync.sync.guard import GuardPolicy
+from rostersync.sync.plan import Policy
+
+if TYPE_CHECKING:
+    from conftest import ManualClock
+
+GENEROUS = Policy(guard=GuardPolicy(max_deletions=1000, max_deletion_percent=100))
+
+
+@pytest.fixture
+def world(database_url: str, clock: ManualClock) -> World:
+    return World(database_url, clock, policy=GENEROUS)
+
+
+def settle(world: World) -> None:
+    """Sync for the first time, and let the overlap pass."""
+    world.sync()
+    world.pass_time(hours=1)
+
+
+def test_the_first_run_is_full_and_brings_every_student_in_every_field(world: World) -> None:
+    report = world.sync()
+    assert (report.kind, report.state) == (RunKind.FULL, RunState.SUCCEEDED)
+    assert report.counts.inserted == len(world.upstream()) > 0
+    assert world.replica() == world.upstream()
+
+
+def test_a_run_without_changes_asks_twice_and_writes_no_student(world: World) -> None:
+    settle(world)
+    world.requests()
+    before = world.snapshot()
+    report = world.sync()
+    assert len(world.requests()) == report.requests <= 3
+    after = world.snapshot()
+    for view in ("current_student", "deleted_student", "student_history"):
+        assert after[view] == before[view]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_incremental_run_after_a_day_of_churn_equals_upstream_without_reading_the_whole_list(
+    world: World, seed: int
+) -> None:
+    settle(world)
+    done = world.school.churn(random.Random(seed), 60)
+    assert done["delete"] + done["restore"] + done["clear"] > 0
+    world.pass_time(minutes=5)
+    world.requests()
+    report = world.sync()
+    assert (report.kind, report.state) == (RunKind.INCREMENTAL, RunState.SUCCEEDED)
+    assert world.replica() == world.upstream()
+    names = {"ids[]", "modified_since", "deleted_since"}
+    lists = [dict(query) for path, query in world.requests() if path.endswith("/students")]
+    assert all(names & set(query) for query in lists)
+
+
+def test_a_cleared_field_is_cleared(world: World) -> None:
+    settle(world)
+    key = next(key for key, row in world.upstream().items() if row.homeroom_advisor_id)
+    world.school.clear(key, "homeroom_advisor_id")
+    world.pass_time(minutes=5)
+    world.sync()
+    assert world.replica()[key].homeroom_advisor_id is None
+
+
+def test_a_deletion_makes_a_tombstone_that_keeps_what_was_known(world: World) -> None:
+    settle(world)
+    key, row = min(world.upstream().items())
+    world.school.delete(key)
+    world.pass_time(minutes=5)
+    report = world.sync()
+    assert report.counts.deleted == 1
+    [tombstone] = world.rows("SELECT id, email, deletion_source FROM deleted_student")
+    assert (tombstone["id"], tombstone["email"], tombstone["deletion_source"]) == (key, row.email, "stream")
+
+
+@pytest.mark.parametrize("style", ["stub", "full", "full_deleted_at"])
+def test_each_style_of_the_deleted_feed_makes_the_same_tombstone(
+    database_url: str, clock: ManualClock, style: str
+) -> None:
+    world = World(database_url, clock, switches=Switches(deleted_feed=style))  # type: ignore[arg-type]
+    settle(world)
+    key, row = min(world.upstream().items())
+    world.school.delete(key)
+    world.pass_time(minutes=5)
+    world.sync()
+    [tombstone] = world.rows("SELECT id, email FROM deleted_student")
+    assert (tombstone["id"], tombstone["email"]) == (key, row.email)
+
+
+def test_a_restore_lifts_the_tombstone(world: World) -> None:
+    settle(world)
+    key = min(world.upstream())
+    world.school.delete(key)
+    world.pass_time(minutes=5)
+    world.sync()
+    world.school.restore(key)
+    world.pass_time(minutes=5)
+    assert world.sync().counts.restored == 1
+    assert world.replica() == world.upstream()
+    operations = world.rows(f"SELECT op FROM student_history WHERE id = {key} ORDER BY valid_from")
+    assert [row["op"] for row in operations] == ["insert", "delete", "restore"]
+
+
+def test_a_removal_that_leaves_no_trace_is_found_by_a_full_run(world: World) -> None:
+    settle(world)
+    key = min(world.upstream())
+    world.school.purge(key)
+    world.pass_time(minutes=5)
+    world.sync()
+    assert key in world.replica()
+    world.full()
+    assert world.replica() == world.upstream()
+    [tombstone] = world.rows("SELECT deletion_source FROM deleted_student")
+    assert tombstone["deletion_source"] == "sweep"
+
+
+def test_a_rehearsal_counts_what_the_run_then_does_and_leaves_no_trace(world: World) -> None:
+    settle(world)
+    world.school.churn(random.Random(3), 60)
+    world.pass_time(minutes=5)
+    before = world.snapshot()
+    rehearsed = world.rehearse()
+    assert world.snapshot() == before
+    report = world.sync()
+    assert (rehearsed.state, rehearsed.run_id) == (RunState.DRY_RUN, None)
+    assert rehearsed.counts == report.counts
+    assert report.counts.fetched > 0
+
+
+def test_a_rehearsal_of_a_first_run_creates_no_database(tmp_path: object, sqlite_url: str, clock: ManualClock) -> None:
+    world = World(sqlite_url, clock)
+    assert world.store.path is not None
+    world.store.path.unlink()
+    rehearsed = world.rehearse()
+    assert rehearsed.counts.inserted == len(world.upstream())
+    assert [path.name for path in world.store.path.parent.iterdir() if path.suffix == ".db"] == []
+
+
+def test_a_rehearsal_on_an_empty_postgresql_database_leaves_it_empty(postgres_url: str, clock: ManualClock) -> None:
+    world = World(postgres_url, clock)
+    with world.store.engine.connect() as connection, connection.begin():
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    assert world.rehearse().counts.inserted == len(world.upstream())
+    assert world.rows("SELECT * FROM pg_tables WHERE schemaname = 'public'") == []
+
+
+# The guard and its holds -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def guarded(database_url: str, clock: ManualClock) -> World:
+    world = World(database_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+    settle(world)
+    return world
+
+
+def delete(world: World, count: int) -> list[int]:
+    gone = sorted(world.upstream())[:count]
+    for key in gone:
+        world.school.delete(key)
+    world.pass_time(minutes=5)
+    return gone
+
+
+def test_too_many_removals_are_held_and_the_living_are_applied(guarded: World) -> None:
+    gone = delete(guarded, 6)
+    new = guarded.school.create()
+    before = guarded.rows("SELECT deleted_watermark FROM source")
+    report = guarded.sync()
+    assert (report.state, report.exit_status) == (RunState.HELD, 3)
+    assert (report.counts.removals_held, report.counts.deleted) == (6, 0)
+    assert new in guarded.replica()
+    assert set(gone) <= set(guarded.replica())
+    assert guarded.rows("SELECT deleted_watermark FROM source") == before
+
+
+def test_an_approval_carries_out_what_is_proved_again_and_names_the_rest(guarded: World) -> None:
+    gone = delete(guarded, 6)
+    held = guarded.sync()
+    guarded.school.restore(gone[0])
+    guarded.pass_time(minutes=5)
+    report = guarded.sync(approves=held.run_id)
+    assert report.state is RunState.SUCCEEDED
+    assert report.counts.deleted == 5
+    assert str(gone[0]) in report.notices[0]
+    assert guarded.replica() == guarded.upstream()
+    assert guarded.rows("SELECT held_run_id FROM sync_health")[0]["held_run_id"] is None
+
+
+def test_removals_outside_the_approved_plan_face_the_guard_anew(guarded: World) -> None:
+    delete(guarded, 6)
+    held = guarded.sync()
+    late = delete(guarded, 6)
+    report = guarded.sync(approves=held.run_id)
+    assert report.state is RunState.HELD
+    assert (report.counts.deleted, report.counts.removals_held) == (6, 6)
+    planned = guarded.rows(f"SELECT id FROM held_removal WHERE run_id = {report.run_id}")
+    assert {row["id"] for row in planned} == set(late)
+
+
+def test_a_hold_ends_when_a_later_clean_run_passes_the_guard(guarded: World) -> None:
+    gone = delete(guarded, 6)
+    guarded.sync()
+    for key in gone[:3]:
+        guarded.school.restore(key)
+    guarded.pass_time(minutes=5)
+    report = guarded.sync()
+    assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 3)
+    assert guarded.rows("SELECT held_run_id FROM sync_health")[0]["held_run_id"] is None
+    assert guarded.rows("SELECT * FROM held_removal") == []
+
+
+def test_the_removals_of_the_last_day_count(guarded: World) -> None:
+    delete(guarded, 2)
+    assert guarded.sync().state is RunState.SUCCEEDED
+    delete(guarded, 2)
+    assert guarded.sync().state is RunState.HELD
+    guarded.pass_time(hours=25)
+    assert guarded.sync().state is RunState.SUCCEEDED
+
+
+def test_a_rehearsal_of_a_held_run_has_its_exit_status(guarded: World) -> None:
+    delete(guarded, 6)
+    rehearsed = guarded.rehearse()
+    assert (rehearsed.state, rehearsed.exit_status, rehearsed.counts.removals_held) == (RunState.DRY_RUN, 3, 6)
+
+
+def test_removals_are_held_when_no_living_student_can_be_fetched(guarded: World) -> None:
+    delete(guarded, 1)
+    guarded.app.faults.add(not_found(), on_student(), times=None)
+    report = guarded.sync()
+    assert report.state is RunState.HELD
+    assert report.counts.removals_held == 1
+    guarded.app.faults.clear()
+    guarded.sync()
+    assert guarded.replica() == guarded.upstream()
+
+
+def test_a_proof_that_cannot_be_had_leaves_its_student_alone_and_the_rest_goes_on(guarded: World) -> None:
+    gone = delete(guarded, 2)
+    guarded.app.faults.add(http_status(502), on_student(gone[0]), times=None)
+    report = guarded.sync()
+    assert report.state is RunState.INCOMPLETE
+    assert report.counts.deleted == 1
+    assert gone[0] in guarded.replica()
+    guarded.app.faults.clear()
+    assert guarded.sync().state is RunState.SUCCEEDED
+    assert guarded.replica() == guarded.upstream()
+
+
+# Bad records -----------------------------------------------------------------------------------------------------
+
+
+def test_a_bad_record_goes_to_quarantine_and_leaves_it_when_it_decodes(world: World) -> None:
+    settle(world)
+    key = min(world.upstream())
+    good = world.school.truth()[key]
+    world.school.inject(key, {**good, "year_group_id": {"nested": 1}})
+    world.pass_time(minutes=5)
+    report = world.sync()
+    assert (report.state, report.counts.quarantined) == (RunState.SUCCEEDED, 1)
+    [entry] = world.rows("SELECT id, reason FROM quarantine")
+    assert entry["id"] == key
+    assert "year_group_id" in entry["reason"]
+    world.school.inject(key, {**good, "nickname": "Mended"})
+    world.pass_time(hours=1)
+    world.sync()
+    assert world.rows("SELECT * FROM quarantine") == []
+    assert world.replica()[key].nickname == "Mended"
+
+
+def test_a_record_without_an_id_is_counted_and_stops_the_sweep(world: World) -> None:
+    world.school.inject(None, {"first_name": "Nameless"})
+    report = world.sync()
+    assert (report.state, report.counts.quarantined) == (RunState.SUCCEEDED, 1)
+    key = min(world.upstream())
+    world.school.purge(key)
+    world.full()
+    assert key in world.replica()
+
+
+def test_many_bad_records_are_a_changed_api(world: World) -> None:
+    settle(world)
+    before = world.snapshot()
+    for number in range(25):
+        world.school.inject(900_000 + number, {"id": 900_000 + number, "email": ["not", "text"]})
+    report = world.full()
+    assert report.state is RunState.FAILED
+    assert report.counts.fetched == 0
+    assert "changed" in (report.error or "")
+    assert world.snapshot()["current_student"] == before["current_student"]
+
+
+def test_an_empty_list_over_a_filled_replica_removes_nobody(world: World) -> None:
+    settle(world)
+    for key in world.upstream():
+        world.school.purge(key)
+    report = world.full()
+    assert report.state is RunState.FAILED
+    assert len(world.replica()) > 0
+
+
+# One transaction -------------------------------------------------------------------------------------------------
+
+
+def test_a_kill_between_any_two_statements_of_a_run_leaves_the_old_state(world: World) -> None:
+    settle(world)
+    world.school.churn(random.Random(4), 40)
+    world.pass_time(minutes=5)
+    before = world.snapshot()
+    step = 1
+    while crashes(world, step):
+        after = world.snapshot()
+        if after != before:  # the transaction is through: all of it is there, and what follows is tidying up
+            assert after["watermarks"] != before["watermarks"]
+            assert world.replica() == world.upstream()
+            break
+        step += 1
+    assert step > 30
+    world.sync()
+    assert world.replica() == world.upstream()
+
+
+def crashes(world: World, step: int) -> bool:
+    """Have a run done by a process that dies at this step; tell whether the run got so far."""
+    fuse = Fuse(world.store.engine, step)
+    try:
+        world.sync()
+    except Crash:
+        return True
+    finally:
+        fuse.remove()
+    return False
+
+
+def test_two_processes_cannot_write_one_source(world: World) -> None:
+    settle(world)
+    with world.store.lease("main", "somebody else"), pytest.raises(LockHeld, match="somebody else"):
+        world.sync()
+    assert world.rows("SELECT state FROM run_request ORDER BY request_id DESC")[0]["state"] == "withdrawn"
+    assert world.sync().state is RunState.SUCCEEDED
+
+
+def test_a_failed_run_is_recorded_with_its_reason_and_changes_nothing(database_url: str, clock: ManualClock) -> None:
+    faults = Faults()
+    world = World(database_url, clock, faults=faults)
+    settle(world)
+    before = world.snapshot()
+    faults.add(http_status(502), times=None)
+    report = world.sync()
+    assert (report.state, report.exit_status, report.counts.fetched) == (RunState.FAILED, 1, 0)
+    after = world.snapshot()
+    assert len(after["sync_run"]) == len(before["sync_run"]) + 1
+    assert replace_runs(after) == replace_runs(before)
+
+
+def replace_runs(snapshot: dict[str, list[tuple[object, ...]]]) -> dict[str, list[tuple[object, ...]]]:
+    return {name: rows for name, rows in snapshot.items() if name != "sync_run"}
