@@ -87,13 +87,15 @@ class World:
         policy: Policy | None = None,
         per_page: int = 5,
         retries: int = 3,
+        store: Store | None = None,
+        source: str = SOURCE,
     ) -> None:
-        self.url, self.clock, self.per_page, self.retries = url, clock, per_page, retries
+        self.url, self.clock, self.per_page, self.retries, self.source = url, clock, per_page, retries, source
         self.school = School(seed, size, clock, switches)
         self.app = App(self.school, TOKEN, faults)
         self.policy = policy or Policy()
         self.rng = random.Random(seed)
-        self.store = Store(url, clock, create=True)
+        self.store = store or Store(url, clock, create=True)
         self.reports: list[RunReport] = []
 
     @contextmanager
@@ -115,7 +117,7 @@ class World:
 
     def sync(self, kind: RunKind = RunKind.INCREMENTAL, approves: int | None = None) -> RunReport:
         """Have one run done."""
-        report = self.executor().run(Order(SOURCE, kind, approves, timedelta(seconds=5)), lambda *_: None)
+        report = self.executor().run(Order(self.source, kind, approves, timedelta(seconds=5)), lambda *_: None)
         self.reports.append(report)
         return report
 
@@ -123,7 +125,7 @@ class World:
         return self.sync(RunKind.FULL)
 
     def rehearse(self, kind: RunKind = RunKind.INCREMENTAL, approves: int | None = None) -> RunReport:
-        order = Order(SOURCE, kind, approves)
+        order = Order(self.source, kind, approves)
         return rehearse(self.url, order, self.clock, self.policy, self.connect, lambda *_: None)
 
     def pass_time(self, **time: float) -> None:
@@ -141,7 +143,7 @@ class World:
     def replica(self) -> dict[int, Student]:
         """Return the living students of the replica, without the last login."""
         with self.store.reading() as connection:
-            stored = replica(connection)
+            stored = replica(connection, self.source)
         return {key: msgspec.structs.replace(row, last_accessed_at=None) for key, row in stored.items()}
 
     def requests(self) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -84,7 +84,7 @@ class Executor:
         while True:
             try:
                 with self._store.lease(order.source, self._purpose) as lease:
-                    reports = self._execute_open(lease, watch)
+                    reports = self._execute_open(lease, request_id, watch)
             except LockHeld:
                 if self._clock.monotonic() > patience and self._withdraw(request_id):
                     raise
@@ -94,10 +94,10 @@ class Executor:
                 return report
             self._clock.sleep(POLL_S)
 
-    def _execute_open(self, lease: Lease, watch: Watch) -> dict[int, RunReport]:
+    def _execute_open(self, lease: Lease, mine: int, watch: Watch) -> dict[int, RunReport]:
         """Execute every open request of the lease's source, oldest first."""
         reports = {}
-        while wish := requests.take(lease, self._clock.now()):
+        while wish := requests.take(lease, self._clock.now(), mine):
             reports[wish.request_id] = self._execute(lease, wish, watch)
         return reports
 

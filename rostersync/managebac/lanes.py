@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from concurrent.futures import Future, wait
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,21 +32,19 @@ class Workers:
         self._name = name
         self._jobs: SimpleQueue[Callable[[], Callable[[], None]] | None] = SimpleQueue()
         self._idle = threading.Semaphore(0)
-        self._threads = 0
+        self._numbers = count(1)
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Have `job` done by a thread of its own; return the promise of what it returns or raises."""
         promise: Future[T] = Future()
         if not self._idle.acquire(blocking=False):
-            self._threads += 1
-            threading.Thread(target=self._work, name=f"{self._name}-{self._threads}", daemon=True).start()
+            threading.Thread(target=self._work, name=f"{self._name}-{next(self._numbers)}", daemon=True).start()
         self._jobs.put(lambda: _do(job, promise))
         return promise
 
     def close(self) -> None:
         """Let the threads end, each after the job it is at."""
-        for _ in range(self._threads):
-            self._jobs.put(None)
+        self._jobs.put(None)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -54,6 +52,7 @@ class Workers:
             self._idle.release()  # first: who is told may have the next job
             tell()
             del job, tell  # what they hold must not live until then
+        self._jobs.put(None)  # for the next thread
 
 
 def _do(job: Callable[[], T], promise: Future[T]) -> Callable[[], None]:
@@ -102,8 +101,8 @@ class Lanes:
         waiting: deque[Future[T]] = deque()
         queue = iter(items)
 
-        def start(count: int) -> None:
-            waiting.extend(self._start(work, item, left) for item in islice(queue, count))
+        def start(jobs: int) -> None:
+            waiting.extend(self._start(work, item, left) for item in islice(queue, jobs))
 
         try:
             start(self._width)

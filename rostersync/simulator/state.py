@@ -156,7 +156,7 @@ class School:
         self.update(student_id)
 
     def archive(self, student_id: int, *, withdrawn_on: str | None = None, graduated_on: str | None = None) -> None:
-        """Archive with one of the dates or, as happens with a whole year group, with neither."""
+        """Archive with one of the dates or, as happens with a whole year group, with neither; leaves the year group."""
         left = {"withdrawn_on": withdrawn_on, "graduated_on": graduated_on}
         self._set_quietly(student_id, self._switches.archive_bumps, archived=True, year_group_id=None, **left)
 
@@ -269,7 +269,7 @@ class School:
         self._put(new)
 
     def _put(self, version: Version) -> None:
-        """Let a state come to sight: now, or later; never before the one that it follows."""
+        """Let a state come to sight: now, or later; never before the one that it follows, whose lock it waited for."""
         switches, now = self._switches, to_ms(self.now())
         version.since = now
         if switches.late_commit_seconds and self._rng.random() < switches.late_commit_share:

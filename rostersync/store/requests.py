@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import and_, insert, or_, select, update
 
 from rostersync.report import RunKind
 from rostersync.store.engine import writing
@@ -84,10 +84,11 @@ def _pending(connection: Connection, source: str, kind: RunKind, now: datetime):
     ).first()
 
 
-def take(lease: Lease, now: datetime) -> Wish | None:
+def take(lease: Lease, now: datetime, mine: int) -> Wish | None:
     """Take the oldest open request of the lease's source, None when there is none.
 
-    One that is `taken` already was taken by a process that died: this one holds the lock.
+    One that is `taken` already was taken by a process that died: this one holds the lock. The holder's own request,
+    `mine`, cannot come too late for itself, however long those before it took.
     """
     connection = lease.connection
     with writing(connection):
@@ -97,7 +98,10 @@ def take(lease: Lease, now: datetime) -> Wish | None:
             .where(
                 or_(
                     Request.state == "taken",
-                    (Request.state == "pending") & or_(Request.expires_at.is_(None), Request.expires_at > now),
+                    and_(
+                        Request.state == "pending",
+                        or_(Request.expires_at.is_(None), Request.expires_at > now, Request.request_id == mine),
+                    ),
                 )
             )
             .order_by(Request.request_id)

@@ -191,14 +191,22 @@ class Stage:
         """Return how many distinct students the current reading has sighted."""
         return self._count(select(func.count()).select_from(sighted).where(self._current()))
 
-    def sightings_since(self, start: datetime, until: datetime) -> int:
-        """Return how many of them were created between `start` and `until`.
+    def entered(self, start: datetime, until: datetime, feed_reading: int) -> int:
+        """Return how many of them came in since `start`: students who are not stored as living, and
 
-        One whose `created_at` is not known counts when no page showed him.
+        were created between `start` and `until` (one whose `created_at` is not known: were on no page), or were
+        restored, for the deleted feed listed them in a reading from `feed_reading` on and does so no longer, or for
+        they are stored as tombstones and were modified since.
         """
         created = sighted.c.created_at
         fresh = or_(and_(created >= start, created <= until), and_(created.is_(None), sighted.c.paged.is_(False)))
-        return self._count(select(func.count()).select_from(sighted).where(self._current(), fresh))
+        earlier = and_(departed.c.reading >= feed_reading, departed.c.reading < self._departed_reading)
+        delisted = exists().where(departed.c.id == sighted.c.id, earlier)
+        stored = and_(student.c.source == self._source, student.c.id == sighted.c.id)
+        buried = exists().where(stored, student.c.deleted_at.is_not(None))
+        came = or_(fresh, delisted, and_(sighted.c.updated_at >= start, buried))
+        known = exists().where(self._living(sighted.c.id))
+        return self._count(select(func.count()).select_from(sighted).where(self._current(), came, ~known))
 
     def keep_current_reading(self) -> None:
         """Drop what earlier readings sighted and the current one, which was clean, did not."""

@@ -74,7 +74,7 @@ class Stage(Protocol):
     def begin_reading(self) -> None: ...
     def put(self, rows: Iterable[Row], *, paged: bool = False) -> None: ...
     def sightings(self) -> int: ...
-    def sightings_since(self, start: datetime, until: datetime) -> int: ...
+    def entered(self, start: datetime, until: datetime, feed_reading: int) -> int: ...
     def keep_current_reading(self) -> None: ...
     def begin_departures(self) -> int: ...
     def put_departures(self, rows: Iterable[tuple[int, datetime | None]]) -> None: ...
@@ -130,7 +130,7 @@ class Books:
     gone_differently: int
     total: int
     largest: int
-    created: int
+    entered: int
     departed: int
 
     @property
@@ -141,7 +141,7 @@ class Books:
     @property
     def balance(self) -> bool:
         """Whether the sum is right and every departure is explained."""
-        left = max(self.largest, self.total) + self.created - self.total
+        left = max(self.largest, self.total) + self.entered - self.total
         return self.sum_is_right and left <= self.departed
 
 
@@ -234,7 +234,7 @@ class Crawler:
             gone_differently=self._stage.gone_differently(),
             total=last.total_count,
             largest=largest,
-            created=self._stage.sightings_since(start, until),
+            entered=self._stage.entered(start, until, before.reading),
             departed=departed,
         )
         return books, feed
@@ -293,7 +293,7 @@ class Crawler:
         self._stage.put(last.rows)
         feed = self._prove_departures(first)
         sighted, gone, differently = self._stage.sightings(), self._stage.gone(), self._stage.gone_differently()
-        books = Books(sighted, gone, differently, last.total_count, largest=0, created=0, departed=0)
+        books = Books(sighted, gone, differently, last.total_count, largest=0, entered=0, departed=0)
         return feed.explains and books.sum_is_right
 
     # The deleted feed ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
@@ -36,10 +36,12 @@ from rostersync.errors import (
     Unreachable,
 )
 from rostersync.managebac.limits import HostLimiter
+from rostersync.managebac.records import decode_student
 from rostersync.managebac.students import Students
 from rostersync.managebac.wire import Call, RequestsWire
 from rostersync.records import Gone, Query, Student, Unclear
 from rostersync.secret import Secret
+from rostersync.simulator import App, Faults, School, Server, Switches, faults
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +52,7 @@ NAME = "fizz marrowgate"  # somebody searched for, whom nothing may name
 Answer = Callable[[socket.socket, str], None]
 
 
-class Server:
+class Bytes:
     """A loopback server whose answers are bytes: `answer(connection, path)` is called for each request's head."""
 
     def __init__(self, answer: Answer) -> None:
@@ -93,11 +95,11 @@ class Server:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Answer], Server]]:
-    servers: list[Server] = []
+def serve() -> Iterator[Callable[[Answer], Bytes]]:
+    servers: list[Bytes] = []
 
-    def start(answer: Answer) -> Server:
-        servers.append(Server(answer))
+    def start(answer: Answer) -> Bytes:
+        servers.append(Bytes(answer))
         return servers[-1]
 
     yield start
@@ -136,7 +138,7 @@ def connect() -> Iterator[Callable[..., Students]]:
         students.close()
 
 
-Serve = Callable[[Answer], Server]
+Serve = Callable[[Answer], Bytes]
 Connect = Callable[..., Students]
 
 
@@ -245,7 +247,7 @@ def test_a_token_that_no_header_can_carry_is_a_mistake_of_the_configuration(toke
         ("418 Teapot", Refused),
         ("422 Unprocessable", Refused),
         ("429 Too Many Requests", RateLimited),
-        ("500 Internal Server Error", ServerFailed),
+        ("500 Internal Bytes Error", ServerFailed),
         ("503 Unavailable", ServerFailed),
     ],
 )
@@ -358,6 +360,17 @@ def test_no_error_shows_the_token_or_the_query(serve: Serve, connect: Connect) -
         assert TOKEN not in repr(vars(caught.value))
 
 
+def test_a_refusal_is_known_by_its_status_whatever_its_body(serve: Serve, connect: Connect) -> None:
+    def endless(connection: socket.socket, _: str) -> None:
+        connection.sendall(b"HTTP/1.1 503 Unavailable\r\nContent-Length: 99999999\r\n\r\n<html>")
+        time.sleep(2)
+
+    started = time.monotonic()
+    with pytest.raises(ServerFailed):
+        connect(serve(endless).url).page(Query(), 1)
+    assert time.monotonic() - started < 1
+
+
 # Sizes and times ---------------------------------------------------------------------------------------------------
 
 
@@ -439,31 +452,27 @@ def test_the_timeout_is_for_the_whole_request(serve: Serve, connect: Connect, an
     assert time.monotonic() - started < 1.5
 
 
-def test_a_request_given_up_ends_its_connection(serve: Serve, connect: Connect) -> None:
+@pytest.mark.parametrize("first", [1, 2], ids=["reused", "new"])
+def test_a_request_given_up_ends_its_connection(serve: Serve, connect: Connect, first: int) -> None:
     ended = threading.Event()
 
-    def watching(connection: socket.socket, _: str) -> None:
+    def answer(connection: socket.socket, path: str) -> None:
+        if "&page=2&" not in path.replace("?", "&"):
+            connection.sendall(reply(page_of(1)))
+            return
         with suppress(OSError):
             while True:
                 connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
                 time.sleep(0.02)
         ended.set()
 
-    with pytest.raises(TimedOut):
-        connect(serve(watching).url, timeout=0.3).page(Query(), 1)
-    assert ended.wait(2)
-
-
-def test_a_reused_connection_obeys_the_timeout_too(serve: Serve, connect: Connect) -> None:
-    slow = drip(b"HTTP/1.1 200 OK\r\nX-Slow: ", b"a")
-    fast = always(reply(page_of(1)))
-    server = serve(lambda connection, path: (slow if "page=2" in path else fast)(connection, path))
-    students = connect(server.url, timeout=0.5)
-    students.page(Query(), 1)
-    started = time.monotonic()
+    server = serve(answer)
+    students = connect(server.url, timeout=0.3)
+    for number in range(first, 2):
+        students.page(Query(), number)
     with pytest.raises(TimedOut):
         students.page(Query(), 2)
-    assert time.monotonic() - started < 1.5
+    assert ended.wait(2)
     assert len(server.connections) == 1
     assert students.page(Query(), 1) is not None
 
@@ -593,3 +602,101 @@ def test_leaving_the_pages_early_ends_the_requests_in_flight(serve: Serve, conne
     next(pages)
     pages.close()  # type: ignore[attr-defined]  # a generator, told to be an iterator
     assert silent.wait(1)
+
+
+# A whole school ----------------------------------------------------------------------------------------------------
+
+
+class Served:
+    """A simulated school on a socket, and its students as this package reads them."""
+
+    def __init__(self, connect: Connect, size: int = 250, *, retries: int = 3, **switches: Any) -> None:
+        self.clock = SystemClock()
+        self.school = School(7, size, self.clock, Switches(**switches))
+        self.faults = Faults()
+        self.server = Server(App(self.school, TOKEN, self.faults))
+        self.students = connect(self.server.base_url, retries=retries, concurrency=3)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.close()
+
+    def crawl(self) -> dict[int, Any]:
+        first = self.students.page(Query(), 1)
+        assert first is not None
+        others = self.students.pages(Query(), range(2, first.total_pages + 1))
+        return {row.id or 0: row for page in (first, *others) if page for row in page.rows}
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {},
+        {"gzip": True, "nulls": True, "status_key": True},
+        {"ids_as_text": True, "offset": "-08:00", "grain_ms": 1},
+        {"per_page_cap": 50, "order": "-updated_at", "meta_extra": True},
+    ],
+    ids=" ".join,
+)
+def test_a_school_is_read_as_it_is_served(connect: Connect, switches: dict[str, Any]) -> None:
+    with Served(connect, **switches) as served:
+        truth = {key: decode_student(record) for key, record in served.school.truth().items()}
+        assert len(truth) == 250
+        assert served.crawl() == truth
+        some = sorted(truth)[::50]
+        assert dict(served.students.answers(some)) == {key: truth[key] for key in some}
+
+
+def test_the_deleted_are_gone(connect: Connect) -> None:
+    with Served(connect, 20) as served:
+        key = min(served.school.truth())
+        served.school.delete(key)
+        assert served.students.get(key) == Gone()
+        feed = served.students.page(Query(deleted_since=datetime(2020, 1, 1, tzinfo=UTC)), 1)
+        assert feed is not None
+        assert key in {row.id for row in feed.rows}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faults.http_status(503),
+        faults.rate_limited("text-utc", seconds=1),
+        faults.rate_limited("missing"),
+        faults.truncated_json(),
+        faults.html_200(),
+        faults.reset(),
+    ],
+)
+def test_a_crawl_survives_what_passes_by_itself(connect: Connect, fault: faults.Fault) -> None:
+    with Served(connect, size=350) as served:
+        served.faults.add(fault, skip=2)
+        assert served.crawl().keys() == served.school.truth().keys()
+        assert served.students.retries == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (faults.unauthorized(), Unauthorized),
+        (faults.forbidden(), Forbidden),
+        (faults.redirect("http://localhost:9/"), Redirected),
+        (faults.gzip_bomb(), TooLarge),
+        (faults.oversize(), TooLarge),
+        (faults.deep_json(), Malformed),
+        (faults.empty_list(), None),
+        (faults.not_all_counts(), Malformed),
+    ],
+)
+def test_a_crawl_ends_with_what_does_not_pass(
+    connect: Connect, fault: faults.Fault, kind: type[ApiError] | None
+) -> None:
+    with Served(connect, 20, retries=0) as served:
+        served.faults.add(fault)
+        if kind is None:
+            assert served.crawl() == {}  # told apart by whoever knows that there were students
+            return
+        with pytest.raises(kind):
+            served.crawl()

@@ -126,12 +126,14 @@ class MemoryStage:
     def sightings(self) -> int:
         return len(self.current())
 
-    def sightings_since(self, start: datetime, until: datetime) -> int:
-        fresh = 0
-        for row, paged in self.current().values():
+    def entered(self, start: datetime, until: datetime, feed_reading: int) -> int:
+        came = 0
+        for key, (row, paged) in self.current().items():
             created = getattr(row, "created_at", None)
-            fresh += not paged if created is None else start <= created <= until
-        return fresh
+            fresh = not paged if created is None else start <= created <= until
+            delisted = key in self.feed and feed_reading <= self.feed[key][0] < self.feed_reading
+            came += key not in self.stored and (fresh or delisted)
+        return came
 
     def keep_current_reading(self) -> None:
         self.rows = {key: value for key, value in self.rows.items() if value[1] == self.reading}

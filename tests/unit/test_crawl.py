@@ -135,11 +135,11 @@ def test_a_roster_that_never_rests_ends_unclean_after_a_bounded_number_of_reques
 @pytest.mark.parametrize(
     "books",
     [
-        Books(sighted=9, gone=0, gone_differently=0, total=10, largest=10, created=0, departed=0),
-        Books(sighted=10, gone=0, gone_differently=0, total=9, largest=10, created=0, departed=0),
-        Books(sighted=10, gone=1, gone_differently=1, total=9, largest=10, created=0, departed=1),
-        Books(sighted=10, gone=0, gone_differently=0, total=10, largest=11, created=0, departed=0),
-        Books(sighted=10, gone=0, gone_differently=0, total=10, largest=10, created=1, departed=0),
+        Books(sighted=9, gone=0, gone_differently=0, total=10, largest=10, entered=0, departed=0),
+        Books(sighted=10, gone=0, gone_differently=0, total=9, largest=10, entered=0, departed=0),
+        Books(sighted=10, gone=1, gone_differently=1, total=9, largest=10, entered=0, departed=1),
+        Books(sighted=10, gone=0, gone_differently=0, total=10, largest=11, entered=0, departed=0),
+        Books(sighted=10, gone=0, gone_differently=0, total=10, largest=10, entered=1, departed=0),
     ],
 )
 def test_each_figure_of_the_books_can_make_a_crawl_unclean(books: Books) -> None:
@@ -147,8 +147,8 @@ def test_each_figure_of_the_books_can_make_a_crawl_unclean(books: Books) -> None
 
 
 def test_books_whose_departures_are_explained_balance() -> None:
-    assert Books(sighted=10, gone=1, gone_differently=0, total=9, largest=10, created=0, departed=1).balance
-    assert Books(sighted=10, gone=0, gone_differently=0, total=10, largest=10, created=0, departed=0).balance
+    assert Books(sighted=10, gone=1, gone_differently=0, total=9, largest=10, entered=0, departed=1).balance
+    assert Books(sighted=10, gone=0, gone_differently=0, total=10, largest=10, entered=0, departed=0).balance
 
 
 def live_on(school: ModelSchool, unseen: float) -> None:

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from rostersync.clock import SystemClock
 from rostersync.errors import Stopped
 from rostersync.managebac.lanes import Lanes, Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.fixture
@@ -93,8 +96,31 @@ def test_the_clock_outside_a_lane_is_the_clock_itself() -> None:
         lanes.clock.check()
 
 
-def test_a_thread_is_kept_for_the_next_job() -> None:
-    workers = Workers("test")
-    names = {workers.submit(lambda: threading.current_thread().name).result(5) for _ in range(50)}
-    assert names == {"test-1"}
+def threads_of(name: str) -> int:
+    return sum(thread.name.startswith(f"{name}-") for thread in threading.enumerate())
+
+
+def test_a_thread_is_free_for_the_next_job_before_anybody_hears_of_the_last() -> None:
+    workers, go, told = Workers("test"), threading.Event(), threading.Event()
+
+    def another(_: object) -> None:
+        promise = workers.submit(lambda: None)
+        promise.add_done_callback(lambda _: told.set())
+
+    workers.submit(lambda: go.wait(5)).add_done_callback(another)
+    go.set()
+    assert told.wait(5)
+    assert threads_of("test") == 1
     workers.close()
+
+
+def test_no_thread_is_left_after_the_end() -> None:
+    workers, together = Workers("ending"), threading.Barrier(5)
+    for _ in range(4):
+        workers.submit(lambda: together.wait(5))
+    together.wait(5)
+    workers.close()
+    for thread in threading.enumerate():
+        if thread.name.startswith("ending-"):
+            thread.join(5)
+    assert threads_of("ending") == 0

@@ -72,7 +72,7 @@ def test_without_a_date_the_advice_is_judged_by_our_clock() -> None:
         ("Sun, 01 Mar 2026 08:30:00 +0100", datetime(2026, 3, 1, 7, 30, tzinfo=UTC)),
         ("today", None),
         ("Sun, 31 Feb 2026 07:30:00 GMT", None),
-        ("Sun, 01 Jan 0001 00:00:00 +1400", None),
+        ("Fri, 31 Dec 9999 23:59:59 -1400", None),
         ("", None),
     ],
 )

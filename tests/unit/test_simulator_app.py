@@ -251,6 +251,8 @@ def test_past_the_end_can_be_404(clock: ManualClock) -> None:
     client = Client(clock, past_the_end="404")
     assert client.send("/v2p1/students", ("page", 2)).status == 404
     assert client.send("/v2p1/students", ("page", 1), ("q", "nobody")).status == 200
+    client.school.switches = Switches(past_the_end="404", pages_of_nothing=0)
+    assert client.send("/v2p1/students", ("page", 1), ("q", "nobody")).status == 200
 
 
 def test_past_the_end_can_repeat_the_last_page(clock: ManualClock) -> None:
@@ -501,6 +503,17 @@ def test_writes_to_one_student_come_to_sight_in_their_order(clock: ManualClock) 
     clock.advance(60)
     assert seen == sorted(seen)
     assert client.student(number)["graduating_year"] == 39
+
+
+def test_a_write_waits_for_the_one_before_it_as_behind_a_row_lock(clock: ManualClock) -> None:
+    client = Client(clock, late_commit_seconds=30)
+    number = next(iter(client.school.truth()))
+    client.school.update(number, city="Late")
+    client.school.switches = Switches(late_commit_seconds=30, late_commit_share=0)
+    client.school.update(number, city="Prompt")
+    assert client.student(number).get("city") != "Prompt"
+    clock.advance(30)
+    assert client.student(number)["city"] == "Prompt"
 
 
 def test_a_replica_can_lag_for_a_share_of_the_requests(clock: ManualClock) -> None:

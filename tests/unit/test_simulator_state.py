@@ -113,6 +113,13 @@ def test_archiving_sets_one_date_or_none_and_unarchiving_clears_them(clock: Manu
     assert not {"graduated_on", "withdrawn_on"} & set(client.student(number))
 
 
+def test_archiving_takes_the_student_out_of_the_year_group(clock: ManualClock) -> None:
+    client = Client(clock)
+    number = client.school.create(year_group_id=5)
+    client.school.archive(number)
+    assert "year_group_id" not in client.student(number)
+
+
 def test_a_deletion_takes_the_student_out_and_does_not_bump(clock: ManualClock) -> None:
     client = Client(clock)
     number = an_enrolled(client)

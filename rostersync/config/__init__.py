@@ -1,0 +1,42 @@
+"""One door to the settings: `load` returns a frozen `Config`, or raises `ConfigError` with every mistake."""
+
+from rostersync.config.load import find_config, load
+from rostersync.config.model import (
+    Alerts,
+    Config,
+    Database,
+    Guard,
+    Http,
+    Logging,
+    Privacy,
+    Reporting,
+    Retention,
+    Schedule,
+    Source,
+    Sync,
+)
+from rostersync.config.rules import warnings
+from rostersync.config.template import TEMPLATE
+from rostersync.config.timing import Cron, parse_duration, spell_duration
+
+__all__ = [
+    "TEMPLATE",
+    "Alerts",
+    "Config",
+    "Cron",
+    "Database",
+    "Guard",
+    "Http",
+    "Logging",
+    "Privacy",
+    "Reporting",
+    "Retention",
+    "Schedule",
+    "Source",
+    "Sync",
+    "find_config",
+    "load",
+    "parse_duration",
+    "spell_duration",
+    "warnings",
+]

@@ -1,0 +1,114 @@
+"""Finding and reading the file; all mistakes at once."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from rostersync.config.mistakes import Key, tell
+from rostersync.config.model import Config, Section, Surroundings
+from rostersync.config.rules import between_sources, broken_rules, not_available
+from rostersync.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PLACES = (Path("config.toml"), Path("/etc/rostersync/config.toml"))
+_INIT = "run `rostersync init` to write one, or name it with --config"
+
+
+def find_config(explicit: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return `explicit`, else $ROSTERSYNC_CONFIG, else the first of `PLACES` that exists; `ConfigError` if none does.
+
+    The first two are returned whether or not they exist: who names a file wants no other.
+    """
+    if explicit is not None:
+        return explicit
+    if named := environ.get("ROSTERSYNC_CONFIG"):
+        return Path(named)
+    for place in PLACES:
+        if place.exists():
+            return place
+    raise ConfigError([f"no configuration: there is neither ./{PLACES[0]} nor {PLACES[1]}"], _INIT)
+
+
+def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
+    """Return the configuration in the file at `path`; `ConfigError` with a line for every mistake in it."""
+    raw = _parse(path, _read(path))
+    raw.setdefault("database", {})  # its default, too, is read against the file's folder
+    surroundings = Surroundings(path.absolute().parent, environ)
+    config: Config | None = None
+    lines: dict[Key, str] = {}
+    try:
+        config = Config.model_validate(raw, context=surroundings)
+    except ValidationError as error:
+        lines = tell(error, Config)  # the error itself goes no further: it holds every value
+    mistakes = [*lines.values(), *_between_settings(raw, set(lines), surroundings)]
+    if mistakes or config is None:
+        raise ConfigError(mistakes, f"correct {path}")
+    return config
+
+
+def _between_settings(raw: Mapping[str, Any], wrong: set[Key], surroundings: Surroundings) -> list[str]:
+    """Judge what is right by itself: wrong keys are left out, so that one mistake does not hide another."""
+    lines = []
+    for section, field in Config.model_fields.items():
+        table, model = raw.get(section), field.annotation
+        if isinstance(table, dict) and isinstance(model, type) and issubclass(model, Section):
+            wrong_here = {str(key[1]) for key in wrong if len(key) > 1 and key[0] == section}
+            right = {key: value for key, value in table.items() if key not in wrong_here}
+            lines += _within_section(section, model.model_validate(right, context=surroundings), wrong_here)
+    return [*lines, *_about_sources(raw, wrong)]
+
+
+def _within_section(section: str, table: Section, wrong: set[str]) -> list[str]:
+    values = {field.alias or name: getattr(table, name) for name, field in type(table).model_fields.items()}
+    unavailable = [line for key, value in values.items() for line in not_available((section, key), value)]
+    return [*unavailable, *broken_rules(section, table, wrong)]
+
+
+def _about_sources(raw: Mapping[str, Any], wrong: set[Key]) -> list[str]:
+    listed = raw.get("sources")
+    if not isinstance(listed, list) or not all(isinstance(source, dict) for source in listed):
+        return []
+    right = [
+        {key: value for key, value in source.items() if ("sources", index, key) not in wrong}
+        for index, source in enumerate(listed)
+    ]
+    tables = enumerate(right)
+    lines = [line for n, table in tables for key in table for line in not_available(("sources", n, key), table[key])]
+    return [*lines, *between_sources(right)]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ConfigError([f"there is no configuration at {path}"], _INIT) from error
+    except OSError as error:
+        raise ConfigError([f"cannot read the configuration {path}: {error.strerror}"], _INIT) from error
+
+
+def _parse(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        return tomllib.loads(content.decode("utf-8-sig"))  # Windows' editors put a mark in front
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError([f"{path}, line {line}: not UTF-8"], "save the file as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        where, reason = _where(str(error))
+        hint = 'texts stand in double quotes: key = "value"; tables in brackets: [sync]'
+        raise ConfigError([f"{path}, {where}: {reason}"], hint) from error
+    except RecursionError:
+        raise ConfigError([f"{path}: nested too deeply"], "compare it with what `rostersync init` writes") from None
+
+
+def _where(message: str) -> tuple[str, str]:
+    """Split tomllib's message, which names keys and single characters but no values, into place and reason."""
+    match = re.fullmatch(r"(.*) \(at (line \d+, column \d+|end of document)\)", message, re.DOTALL)
+    return (match[2], match[1]) if match else ("somewhere", message)

@@ -1,0 +1,93 @@
+"""What is wrong with a configuration, a line each: the key, what was found, what is expected."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
+
+Key = tuple[int | str, ...]
+
+# Values of these are never repeated: a password or a token may stand there, even if only by mistake.
+_NEVER_SHOWN = frozenset({"url", "urls", "ping_url", "base_url", "token_env", "token_file", "key_env", "key_file"})
+
+
+class Wrong(ValueError):  # noqa: N818 - never seen by a caller of load, and it reads as a sentence where it is raised
+    """A value that cannot be used; `found` and `expected` are parts of a sentence, without secrets."""
+
+    def __init__(self, found: str, expected: str) -> None:
+        super().__init__(f"found {found}; expected {expected}")
+
+
+def tell(error: ValidationError, root: type[BaseModel]) -> dict[Key, str]:
+    """Return a line for each mistake, by its key; `root` is the model of the whole file."""
+    return {detail["loc"]: f"{spell_key(detail['loc'])}: {_line(detail, root)}" for detail in error.errors()}
+
+
+def spell_key(key: Key) -> str:
+    """Return a key as a path: `sources[0].base_url`."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in key)
+    return "".join(steps).removeprefix(".")
+
+
+def _line(detail: ErrorDetails, root: type[BaseModel]) -> str:
+    kind, key = detail["type"], detail["loc"]
+    if kind == "extra_forbidden":
+        return f"unknown setting{_suggestion(key, root)}"
+    field = find_field(key, root)
+    expected = (field and field.description) or "a table"
+    if kind == "missing":
+        return f"missing; expected {expected}"
+    reason = detail.get("ctx", {}).get("error")
+    return str(reason) if isinstance(reason, Wrong) else f"found {_found(detail['input'], key)}; expected {expected}"
+
+
+def _found(value: Any, key: Key) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str) and _NEVER_SHOWN.isdisjoint(key):
+        return repr(value if len(value) <= 60 else value[:57] + "...")  # noqa: PLR2004 - what a line has room for
+    if isinstance(value, int | float):
+        return str(value)
+    names: dict[type, str] = {str: "an unusable text", list: "a list", dict: "a table"}
+    return names.get(type(value), "a date or time")
+
+
+def settings(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of a table by the keys that they have in the file."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def find_field(key: Key, root: type[BaseModel]) -> FieldInfo | None:
+    """Return the field that `key` leads to, an element's being its list's; None when there is none."""
+    model: type[BaseModel] | None = root
+    field: FieldInfo | None = None
+    for step in (step for step in key if isinstance(step, str)):
+        field = settings(model).get(step) if model else None
+        model = _table(field)
+    return field
+
+
+def _table(field: FieldInfo | None) -> type[BaseModel] | None:
+    """Return the model of the table, or of the tables in the list, that a field holds."""
+    kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def _suggestion(key: Key, root: type[BaseModel]) -> str:
+    """Return what was probably meant: a name in the same table, or the same name in another table."""
+    name = str(key[-1])
+    if name == "token":
+        return "; the token itself never stands in this file: use token_env or token_file"
+    table = _table(find_field(key[:-1], root)) or root
+    if close := difflib.get_close_matches(name, settings(table), n=1):
+        return f"; did you mean {close[0]}?"
+    sections = {section: _table(field) for section, field in settings(root).items()}
+    homes = [section for section, model in sections.items() if model and name in settings(model)]
+    return f"; it belongs in [{homes[0]}]" if homes else f"; known here are {', '.join(settings(table))}"

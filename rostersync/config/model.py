@@ -1,0 +1,274 @@
+"""The settings: their types, bounds and defaults. Nothing here reads a file.
+
+Each field's description says what is expected of it, in the words of a mistake's line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping  # noqa: TC003 - evaluated when the fields are made
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationInfo
+
+from rostersync.config.timing import Cron, parse_duration
+from rostersync.config.token import (
+    DEFAULT_VARIABLE,
+    credential_path,
+    exposure,
+    token_from_environment,
+    token_from_file,
+)
+from rostersync.config.urls import api_url, database_url, mask_url
+from rostersync.secret import Secret  # noqa: TC001 - the same
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a file's values are read against: the folder it is in, and the environment."""
+
+    folder: Path = field(default_factory=Path.cwd)
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+
+def _surroundings(info: ValidationInfo) -> Surroundings:
+    return info.context if isinstance(info.context, Surroundings) else Surroundings()
+
+
+# Kinds of values -------------------------------------------------------------------------------------------------
+
+
+def _duration(value: Any) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("not a text")  # noqa: TRY004 - pydantic collects ValueErrors only
+    return parse_duration(value)
+
+
+def _slot(value: Any) -> timedelta | Cron:
+    if isinstance(value, Cron):
+        return value
+    if isinstance(value, str) and len(value.split()) > 1:
+        return Cron(value)
+    interval = _duration(value)
+    if not timedelta(seconds=1) <= interval <= timedelta(days=366):
+        raise ValueError("out of bounds")
+    return interval
+
+
+def _zone(value: str) -> str:
+    if value == "UTC":  # known everywhere, even where the system has no time zones installed
+        return value
+    try:
+        return ZoneInfo(value).key
+    except (LookupError, OSError, ValueError):
+        raise ValueError("unknown time zone") from None
+
+
+def _matching(pattern: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value, re.ASCII):
+            raise ValueError("does not match")
+        return value
+
+    return AfterValidator(check)
+
+
+def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values:
+        raise ValueError("empty")
+    return values
+
+
+def _path(value: Any, info: ValidationInfo) -> Any:
+    return _surroundings(info).folder.absolute() / value if isinstance(value, str) and value else value
+
+
+def _database_url(value: str, info: ValidationInfo) -> str:
+    surroundings = _surroundings(info)
+    return database_url(value, surroundings.folder, surroundings.environ)
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Slot = Annotated[timedelta | Cron, PlainValidator(_slot)]
+TimeZone = Annotated[str, AfterValidator(_zone)]
+SourceName = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")]
+Version = Annotated[str, _matching(r"v[0-9]+(p[0-9]+)?")]
+Variable = Annotated[str, _matching(r"[A-Za-z_][A-Za-z0-9_]*")]
+File = Annotated[Path, BeforeValidator(_path)]
+DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+ApiUrl = Annotated[str, AfterValidator(api_url)]
+Texts = Annotated[tuple[str, ...], Field(strict=False)]  # TOML has lists only
+
+
+def _whole(default: int, low: int, high: int) -> Any:
+    return Field(default, ge=low, le=high, description=f"a whole number from {low} to {high}")
+
+
+def _lasting(default: str, low: str, high: str) -> Any:
+    low_, high_ = parse_duration(low), parse_duration(high)
+    expected = f'a duration from "{low}" to "{high}", such as "{default}"'
+    return Field(parse_duration(default), ge=low_, le=high_, description=expected)
+
+
+def _slots(default: str) -> Any:
+    return Field(_slot(default), description='an interval from "1s", such as "1h", or a cron line such as "0 2 * * *"')
+
+
+def _flag() -> Any:
+    return Field(default=False, description="true or false")
+
+
+def _texts() -> Any:
+    return Field((), description="a list of texts")
+
+
+_VARIABLE = "the name of an environment variable (not the secret itself)"
+
+
+# Sections --------------------------------------------------------------------------------------------------------
+
+
+class Section(BaseModel):
+    """A table of the file: frozen, no unknown keys, no conversions between types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class Database(Section):
+    """`url` is complete and absolute, and may hold a password: `shown` is for eyes."""
+
+    url: DatabaseUrl = Field(
+        default="sqlite:///roster.db",
+        repr=False,
+        validate_default=True,
+        description='a text: "sqlite:///FILE" or "postgresql+psycopg://USER@HOST/DATABASE"',
+    )
+    auto_upgrade: bool = _flag()
+
+    @property
+    def shown(self) -> str:
+        """The url without its user, password and options."""
+        return mask_url(self.url)
+
+
+class Source(Section):
+    """One school. Without `token_env` and `token_file` the token is systemd's credential, else ROSTERSYNC_TOKEN."""
+
+    name: SourceName = Field(
+        description="a name of up to 64 letters, digits, dots, hyphens and underscores, a letter or digit first"
+    )
+    base_url: ApiUrl = Field(description="the address of the API, such as https://api.managebac.com")
+    api_version: Version = Field(default="v2p1", description='a version such as "v2p1"')
+    token_env: Variable | None = Field(default=None, repr=False, description=_VARIABLE)
+    token_file: File | None = Field(default=None, description="the path of a file")
+    allow_writes: bool = _flag()
+
+    def token(self, environ: Mapping[str, str] = os.environ) -> Secret:
+        """Return the token, read now, from the first of these that the configuration or the service names.
+
+        `token_env`; `token_file`; systemd's credential `<name>-token` when the service was given it; the variable
+        ROSTERSYNC_TOKEN. (A credential belongs to one source, the variable to all: so the credential comes first.)
+        Raises `ConfigError` when it is missing there, or is no token.
+        """
+        if self.token_env:
+            return token_from_environment(self.token_env, environ, f"source {self.name}")
+        if path := self.token_file or credential_path(self.name, environ):
+            return token_from_file(path, f"source {self.name}")
+        return token_from_environment(DEFAULT_VARIABLE, environ, f"source {self.name}")
+
+    def token_warnings(self) -> list[str]:
+        """Return a line when the token's file can be read by others than its owner."""
+        mode = exposure(self.token_file) if self.token_file else None
+        if mode is None:
+            return []
+        return [
+            f"source {self.name}: others can read {self.token_file} (mode {mode}); run: chmod 600 {self.token_file}"
+        ]
+
+
+class Schedule(Section):
+    """When the daemon runs: `timedelta` is an interval, `Cron` a cron line in `timezone`."""
+
+    incremental: Slot = _slots("1h")
+    full: Slot = _slots("0 2 * * *")
+    jitter: Duration = _lasting("2m", "0s", "1d")
+    timezone: TimeZone = Field(default="UTC", description='a time zone such as "UTC" or "Europe/Berlin"')
+
+
+class Sync(Section):
+    overlap: Duration = _lasting("10m", "0s", "7d")
+    per_page: int = _whole(100, 1, 200)
+    max_age: Duration = _lasting("7d", "1s", "3650d")
+    concurrency: int = _whole(4, 1, 32)
+    sources_at_once: int = _whole(4, 1, 64)
+    timeout: Duration = _lasting("30s", "1s", "1h")
+    retries: int = _whole(5, 0, 20)
+    run_deadline: Duration = _lasting("30m", "1s", "7d")
+    crawl_attempts: int = _whole(3, 1, 20)
+
+
+class Guard(Section):
+    max_deletions: int = _whole(25, 0, 1_000_000)
+    max_deletion_percent: float = Field(default=5.0, ge=0, le=100, description="a number from 0 to 100")
+    floor: int = _whole(3, 0, 1_000_000)
+
+
+class Privacy(Section):
+    exclude: Texts = _texts()
+    include: Texts = _texts()
+    pseudonymise: Texts = _texts()
+    keep_raw: bool = _flag()
+    key_env: Variable | None = Field(default=None, repr=False, description=_VARIABLE)
+    key_file: File | None = Field(default=None, description="the path of a file")
+
+
+class Retention(Section):
+    deleted: Duration = _lasting("365d", "1s", "36500d")
+    history: Duration = _lasting("730d", "1s", "36500d")
+    runs: Duration = _lasting("90d", "1s", "36500d")
+
+
+class Reporting(Section):
+    copy_to: str = Field(default="", alias="copy", description="the path of a file")
+
+
+class Http(Section):
+    listen: str = Field(default="", description='an address such as "127.0.0.1:9464"')
+
+
+class Logging(Section):
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug, info, warning or error"
+    )
+    format: Literal["auto", "console", "json"] = Field(default="auto", description="auto, console or json")
+
+
+class Alerts(Section):
+    urls: Texts = Field(default=(), repr=False, description="a list of texts")
+    after_failures: int = _whole(3, 1, 1000)
+    ping_url: str = Field(default="", repr=False, description="an address")
+
+
+class Config(Section):
+    """The whole file. Made by `rostersync.config.load`."""
+
+    database: Database  # always given: `load` adds an empty table where the file has none
+    sources: Annotated[tuple[Source, ...], Field(strict=False), AfterValidator(_some)] = Field(
+        description="at least one [[sources]], in double brackets, with a name and a base_url"
+    )
+    schedule: Schedule = Schedule()
+    sync: Sync = Sync()
+    guard: Guard = Guard()
+    privacy: Privacy = Privacy()
+    retention: Retention = Retention()
+    reporting: Reporting = Reporting()
+    http: Http = Http()
+    logging: Logging = Logging()
+    alerts: Alerts = Alerts()

@@ -1,0 +1,157 @@
+"""Mistakes between settings, settings of features to come, and settings that are allowed but unwise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from rostersync.config.mistakes import find_field, spell_key
+from rostersync.config.model import Config
+from rostersync.config.timing import Cron, spell_duration
+from rostersync.config.token import DEFAULT_VARIABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pydantic import BaseModel
+
+# A feature that comes takes its line out; until then its setting is refused unless it has its default.
+NOT_AVAILABLE = (
+    ("privacy", "exclude"),
+    ("privacy", "include"),
+    ("privacy", "pseudonymise"),
+    ("privacy", "keep_raw"),
+    ("privacy", "key_env"),
+    ("privacy", "key_file"),
+    ("retention", "deleted"),
+    ("retention", "history"),
+    ("retention", "runs"),
+    ("reporting", "copy"),
+    ("http", "listen"),
+    ("alerts", "urls"),
+    ("alerts", "after_failures"),
+    ("alerts", "ping_url"),
+    ("sources", "allow_writes"),
+)
+
+
+def not_available(key: tuple[int | str, ...], value: Any) -> list[str]:
+    """Return a line when `value` asks for something that this version cannot do."""
+    field = find_field(key, Config)
+    names = tuple(step for step in key if isinstance(step, str))
+    if field is None or names not in NOT_AVAILABLE or value == field.default:
+        return []
+    way_out = (
+        f"remove it or leave it at its default {_as_toml(field.default)}" if field.default is not None else "remove it"
+    )
+    return [f"{spell_key(key)}: not available in this version; {way_out}"]
+
+
+def _as_toml(value: Any) -> str:
+    if isinstance(value, timedelta):
+        return f'"{spell_duration(value)}"'
+    return {(): "[]", False: "false", "": '""'}.get(value, str(value))
+
+
+# Between settings ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What settings of a section must keep together: `broken` is asked only when each of `keys` is right by itself."""
+
+    section: str
+    keys: tuple[str, ...]
+    broken: Callable[[Any], str | None]
+
+
+def _timeout(sync: Any) -> str | None:
+    if sync.timeout < sync.run_deadline:
+        return None
+    found, limit = spell_duration(sync.timeout), spell_duration(sync.run_deadline)
+    return f'sync.timeout: found "{found}"; expected less than sync.run_deadline, "{limit}"'
+
+
+RULES = (Rule("sync", ("timeout", "run_deadline"), _timeout),)
+
+
+def broken_rules(section: str, table: BaseModel, wrong: set[str]) -> list[str]:
+    """Return a line for each rule that `table` breaks, but for rules about the keys in `wrong`."""
+    rules = (rule for rule in RULES if rule.section == section and wrong.isdisjoint(rule.keys))
+    return [line for rule in rules if (line := rule.broken(table))]
+
+
+def between_sources(sources: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each mistake within and between the tables of `sources`, as the file has them."""
+    both = [index for index, source in enumerate(sources) if "token_env" in source and "token_file" in source]
+    lines = [f"sources[{index}]: found both token_env and token_file; expected one of them" for index in both]
+    # Lock files and credentials bear the name, and not every file system tells Main from main.
+    names = [str(source.get("name", "")).casefold() for source in sources]
+    for index, name in enumerate(names):
+        if name and name in names[:index]:
+            first = names.index(name)
+            lines.append(f"sources[{index}].name: found the name of sources[{first}] again; expected another one")
+    return lines
+
+
+# Allowed, but unwise ---------------------------------------------------------------------------------------------
+
+_KIND = timedelta(hours=1)
+_SAFE_OVERLAP = timedelta(minutes=1)
+
+
+def warnings(config: Config) -> list[str]:
+    """Return a line for each setting that works but is against the vendor's advice or surely not meant."""
+    return [*_about_schedule(config), *_about_sync(config), *_about_guard(config), *_about_tokens(config)]
+
+
+def _about_schedule(config: Config) -> list[str]:
+    schedule = config.schedule
+    slots = {"schedule.incremental": schedule.incremental, "schedule.full": schedule.full}
+    lines = [
+        f"{key}: more than once an hour; ManageBac asks for once a day, and hourly is still kind"
+        for key, slot in slots.items()
+        if _is_hasty(slot)
+    ]
+    if isinstance(schedule.incremental, timedelta) and schedule.jitter >= schedule.incremental:
+        lines.append("schedule.jitter: not shorter than schedule.incremental, so slots will be skipped")
+    return lines
+
+
+def _is_hasty(slot: timedelta | Cron) -> bool:
+    return slot.per_day() > 24 if isinstance(slot, Cron) else slot < _KIND  # noqa: PLR2004 - hours of a day
+
+
+def _about_sync(config: Config) -> list[str]:
+    lines = []
+    if config.sync.overlap < _SAFE_OVERLAP:
+        lines.append('sync.overlap: below "1m" a change that the server commits late can wait for the next full run')
+    interval = config.schedule.incremental
+    if isinstance(interval, timedelta) and config.sync.max_age <= interval:
+        lines.append("sync.max_age: not longer than schedule.incremental, so every run will be full")
+    return lines
+
+
+def _about_guard(config: Config) -> list[str]:
+    guard = config.guard
+    if 0 < guard.max_deletions < guard.floor:
+        return ["guard.floor: above guard.max_deletions, so it has no effect"]
+    return []
+
+
+def _about_tokens(config: Config) -> list[str]:
+    # A token stands for one school: two sources with one token hold the same students twice.
+    shared = [source for source in config.sources if source.token_file is None]
+    uses = Counter((source.token_env or DEFAULT_VARIABLE, source.base_url) for source in shared if source.token_env)
+    lines = [
+        f"sources: {count} of them use one token_env, so they are one school" for count in uses.values() if count > 1
+    ]
+    unnamed = [source.name for source in shared if source.token_env is None]
+    if len(unnamed) > 1:
+        lines.append(
+            f"sources {', '.join(unnamed)}: no token_env or token_file; without a credential of its own each of them "
+            f"reads {DEFAULT_VARIABLE}, and so the same school"
+        )
+    return lines

@@ -1,0 +1,75 @@
+"""Where a source's token comes from, and what makes it usable. No message here repeats one."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rostersync.errors import ConfigError
+from rostersync.secret import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_VARIABLE = "ROSTERSYNC_TOKEN"
+
+_LARGEST = 4096  # bytes; longer than any token, shorter than any file that was named by mistake
+
+
+def token_from_environment(name: str, environ: Mapping[str, str], key: str) -> Secret:
+    """Return the token in the variable `name`; `ConfigError` when it is not set or no token. `key` is for messages."""
+    if not environ.get(name):
+        # A name in small letters may be a token that was pasted by mistake: it is not repeated.
+        shown = name if name.isupper() else "that token_env names"
+        hint = "set it, or name another place with token_env or token_file (never write the token itself there)"
+        raise ConfigError([f"{key}: the environment variable {shown} is not set, or is empty"], hint)
+    return _checked(environ[name], f"{key}: the token in the environment")
+
+
+def token_from_file(path: Path, key: str) -> Secret:
+    """Return the token that is the only line of `path`; `ConfigError` when it cannot be read or is no token."""
+    hint = f"put the token, and nothing else, into {path} and make it readable for this user"
+    try:
+        text = _read(path)
+    except OSError as error:
+        raise ConfigError([f"{key}: cannot read {path}: {error.strerror}"], hint) from error
+    except UnicodeDecodeError:
+        raise ConfigError([f"{key}: {path} is not a text file"], hint) from None  # the cause would show its bytes
+    return _checked(text, f"{key}: the token in {path}")
+
+
+def credential_path(source: str, environ: Mapping[str, str]) -> Path | None:
+    """Return the file of systemd's credential `<source>-token`, None when the service was not given one."""
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    path = Path(folder, f"{source}-token") if folder else None
+    return path if path and path.exists() else None
+
+
+def exposure(path: Path) -> str | None:
+    """Return the mode of a file that others than its owner can read, None when it is well kept or not there."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return None
+    return f"{mode:04o}" if mode & (stat.S_IRGRP | stat.S_IROTH) else None
+
+
+def _read(path: Path) -> str:
+    # A pipe without a writer must not block.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        return file.read(_LARGEST + 1).decode()
+
+
+def _checked(text: str, what: str) -> Secret:
+    token = text.rstrip("\r\n")
+    hint = "copy it anew from ManageBac: Settings > Develop > API Manager"
+    if not token:
+        raise ConfigError([f"{what} is empty"], hint)
+    if len(token) > _LARGEST:
+        raise ConfigError([f"{what} is longer than any token"], hint)
+    if not re.fullmatch(r"[!-~]+", token):
+        raise ConfigError([f"{what} has blanks, line breaks or characters that no token has"], hint)
+    return Secret(token)

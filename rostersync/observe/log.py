@@ -1,0 +1,189 @@
+"""Logs: one pipeline for ours and the libraries', coloured lines on a terminal and JSON elsewhere.
+
+No log holds a token or personal data, at any level. The code that logs keeps to ids and counts; behind it stands what
+this module does: values that are no plain ones are named by their type, libraries' messages lose their query strings,
+exceptions their texts (but for our own, which are made to be read), and known secrets are blotted out at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+import traceback
+from datetime import date, datetime, timedelta
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, TextIO
+from urllib.parse import quote
+
+import structlog
+
+from rostersync.clock import to_text
+from rostersync.errors import RostersyncError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+# Libraries that say something useful below a warning; what others say there may hold addresses or parameters.
+_TALKATIVE = {"alembic": logging.INFO, "apscheduler": logging.DEBUG}
+
+
+def configure(
+    level: str = "info",
+    format: str = "auto",  # noqa: A002 - the name that the setting has
+    stream: TextIO | None = None,
+    redact: tuple[str, ...] = (),
+) -> None:
+    """Send all logs to `stream` (standard error), from `level` (debug, info, warning, error) upwards.
+
+    `format` is console, json, or auto: console on a terminal. `redact` are the secrets that must never appear, a
+    second line of defence. Times are UTC. Calling it again replaces what an earlier call has set.
+    """
+    stream = stream or sys.stderr
+    lowest = logging.getLevelNamesMapping()[level.upper()]
+    shared = _shared(with_traceback=lowest == logging.DEBUG)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(lowest),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+    handler = _Handler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[_without_queries, *shared],
+            processors=[_without_meta, _ordered, _renderer(format, stream), _Blotter(redact)],
+        )
+    )
+    _install(handler, lowest)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Our handler, told from others; a full disk behind the stream must not end a run, nor print the record raw."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
+        pass
+
+
+def _install(handler: _Handler, lowest: int) -> None:
+    root = logging.getLogger()
+    for old in [old for old in root.handlers if isinstance(old, _Handler)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(max(lowest, logging.WARNING))
+    logging.getLogger("rostersync").setLevel(lowest)
+    for name, usual in _TALKATIVE.items():
+        logging.getLogger(name).setLevel(lowest if lowest <= usual else max(lowest, logging.WARNING))
+
+
+def _shared(*, with_traceback: bool) -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _with_traceback if with_traceback else _with_type,
+        _plain,
+    ]
+
+
+def _renderer(format_: str, stream: TextIO) -> Processor:
+    terminal = stream.isatty()
+    if format_ == "console" or (format_ == "auto" and terminal):
+        return structlog.dev.ConsoleRenderer(colors=terminal and not os.environ.get("NO_COLOR"))
+    return structlog.processors.JSONRenderer()
+
+
+# Processors ------------------------------------------------------------------------------------------------------
+
+
+def _without_queries(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Take query strings, which may hold names that somebody searched for, out of a library's message."""
+    event["event"] = re.sub(r"\?[^\s\"'<>)]+", "?***", str(event["event"]))
+    return event
+
+
+def _without_meta(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Drop what the libraries' machinery adds for itself: the raw record among it."""
+    return {key: value for key, value in event.items() if key not in {"_record", "_from_structlog"}}
+
+
+def _ordered(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    first = {key: event[key] for key in ("timestamp", "level", "event") if key in event}
+    return {**first, **event}
+
+
+def _plain(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {key: value if key.startswith("_") else _as_plain(value) for key, value in event.items()}
+
+
+def _as_plain(value: Any) -> Any:
+    """Return numbers, texts, times and lists of them; an object, which may be a person, is named by its type only."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, datetime):
+        return to_text(value)
+    if isinstance(value, date | PurePath):
+        return str(value)
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_as_plain(item) for item in value]
+    return f"<{type(value).__name__}>"
+
+
+def _with_type(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if error := _exception(event):
+        event["error_type"] = type(error).__name__
+    return event
+
+
+def _with_traceback(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if error := _exception(event):
+        event["exception"] = "\n".join(_told(error))
+    return event
+
+
+def _exception(event: EventDict) -> BaseException | None:
+    """Take the exception out of `event`, in whichever of the usual ways it was given."""
+    given = event.pop("exc_info", None)
+    event.pop("stack_info", None)
+    if isinstance(given, tuple):
+        given = given[1]
+    return given if isinstance(given, BaseException) else sys.exc_info()[1] if given else None
+
+
+def _told(error: BaseException) -> Iterator[str]:
+    """Yield the traceback of `error` and of what caused it, without the texts of libraries' exceptions."""
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause:
+        yield from _told(cause)
+        yield "which led to"
+    yield from _frames(error.__traceback__)
+    text = f": {error}" if isinstance(error, RostersyncError) else ""
+    yield f"{type(error).__module__}.{type(error).__qualname__}{text}"
+
+
+def _frames(trace: TracebackType | None) -> Iterator[str]:
+    for frame in traceback.extract_tb(trace):
+        yield f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}'
+
+
+class _Blotter:
+    """The last step: blots known secrets out of the finished line, in every spelling that a renderer gives them."""
+
+    def __init__(self, secrets: tuple[str, ...]) -> None:
+        spellings = {
+            spelling
+            for secret in secrets
+            if secret
+            for spelling in (secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret, safe=""))
+        }
+        longest_first = sorted(spellings, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    def __call__(self, _logger: WrappedLogger, _method: str, line: Any) -> str:
+        return self._pattern.sub("***", line)

@@ -1,0 +1,242 @@
+"""Histories: days of a school and of its replica, with everything that can go wrong, made from one number.
+
+While the history goes on, upstream changes between any two requests, requests fail, and the process dies at any step.
+Then the faults stop, the school rests, holds are approved, one run is made, and the replica must equal upstream.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from conftest import ManualClock
+from harness import Crash, Fuse, World
+
+from rostersync.report import RunKind, RunState
+from rostersync.simulator import faults as make
+from rostersync.simulator.faults import Faults
+from rostersync.simulator.switches import Switches
+from rostersync.sync.guard import GuardPolicy
+from rostersync.sync.plan import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rostersync.simulator.messages import Request
+    from rostersync.store import Store
+
+OVERLAP = 600.0  # seconds; late commits, lag and skewed stamps together stay below it, as the design asks
+
+
+@dataclass
+class Tale:
+    """What happened in a history, for the message of a failure and for the figures of many."""
+
+    seed: int
+    runs: int = 0
+    crashes: int = 0
+    faults: int = 0
+    requests: int = 0
+    held: int = 0
+    incomplete: int = 0
+    failed: int = 0
+    needs_full: bool = False
+
+
+class Diverged(AssertionError):
+    """The replica is not what upstream is."""
+
+
+def draw_switches(rng: random.Random) -> Switches:
+    """Return one of the plausible ManageBacs."""
+    feed = rng.choice(["full", "full_deleted_at", "stub", "full", "stub", "ignored", "empty"])
+    return Switches(
+        order=rng.choice(["id", "id", "-id", "updated_at", "-updated_at", "random"]),
+        since=rng.choice(["inclusive", "exclusive"]),
+        # A feed that ignores its filter is known by a page of ten living students.
+        per_page_cap=200 if feed == "ignored" else rng.choice([2, 3, 5, 200]),
+        past_the_end=rng.choice(["empty", "404", "repeat"]),
+        pages_of_nothing=rng.choice([0, 1]),
+        ids_filter=rng.choice(["honoured", "honoured", "ignored"]),
+        ids_cap=rng.choice([None, None, 1, 3]),
+        deleted_feed=feed,
+        deleted_get=rng.choice(["404", "404", "record"]),
+        delete_bumps=rng.random() < 0.1,
+        restore_bumps=rng.random() < 0.85,
+        archive_bumps=True,
+        login_bumps=rng.random() < 0.2,
+        grain_ms=rng.choice([1, 1000]),
+        nulls=rng.random() < 0.1,
+        clock_skew=rng.choice([0.0, 0.0, 0.0, 40.0, -40.0, 5000.0, -5000.0]),
+        date_header=rng.random() < 0.85,
+        stamp_skews=rng.choice([(0.0,), (0.0,), (0.0, -90.0), (0.0, 90.0, -90.0)]),
+        late_commit_seconds=rng.choice([0.0, 0.0, 0.0, 100.0]),
+        late_commit_share=0.5,
+        lag_seconds=rng.choice([0.0, 0.0, 0.0, 100.0]),
+        lag_share=0.3,
+    )
+
+
+ACTS = ("create", "update", "update", "clear", "archive", "delete", "delete", "restore", "login")
+
+FAULTS: list[Callable[[], Any]] = [
+    lambda: make.http_status(500),
+    lambda: make.http_status(502, html=True),
+    lambda: make.rate_limited("text-utc"),
+    lambda: make.rate_limited("epoch"),
+    lambda: make.rate_limited("missing"),
+    make.html_200,
+    make.truncated_json,
+    make.unauthorized,
+    make.forbidden,
+    make.not_found,
+    make.reset,
+    make.never_answers,
+    make.empty_list,
+    make.not_all_counts,
+    lambda: make.without_meta("total_count"),
+]
+
+
+class History:
+    """One history, played once."""
+
+    def __init__(self, seed: int, url: str, store: Store | None = None) -> None:
+        self.rng = random.Random(seed)
+        self.tale = Tale(seed)
+        self.clock = ManualClock(datetime(2026, 3, 2, 8, tzinfo=UTC))
+        self.faults = Faults()
+        rng = self.rng
+        policy = Policy(
+            overlap=timedelta(seconds=OVERLAP),
+            max_age=rng.choice([timedelta(days=7), timedelta(hours=6)]),
+            attempts=rng.choice([2, 3]),
+            guard=GuardPolicy(rng.choice([0, 2, 25]), rng.choice([5.0, 50.0, 100.0]), rng.choice([0, 3])),
+        )
+        if store is not None:
+            store.clock = self.clock
+        self.world = World(
+            url,
+            self.clock,
+            size=rng.choice([0, 1, 2, 4, 7, 12, 16]),
+            seed=seed,
+            switches=draw_switches(rng),
+            faults=self.faults,
+            policy=policy,
+            per_page=rng.choice([2, 3, 5, 50]),
+            retries=rng.choice([1, 3]),
+            store=store,
+            source=f"h{seed}",
+        )
+        self.unrest = rng.choice([0.0, 0.05, 0.3])
+        self.fault_share = rng.choice([0.0, 0.0, 0.03])
+        self.alive = True
+        self.world.app.on_request = self._before_request
+        self.die_at_request = 0
+        self.asked = 0
+
+    def play(self) -> Tale:
+        """Play the history; raises `Diverged` when the replica does not equal upstream in the end."""
+        for _ in range(self.rng.randrange(1, 6)):
+            self._live(self.rng.choice([0, 1, 3, 8]))
+            self.world.pass_time(seconds=self.rng.choice([1, 30, 700, 4000, 30_000]))
+            self._sync()
+        self._rest()
+        self._final()
+        return self.tale
+
+    # What happens ------------------------------------------------------------------------------------------------
+
+    def _before_request(self, _request: Request) -> None:
+        self.tale.requests += 1
+        self.asked += 1
+        if self.die_at_request and self.asked >= self.die_at_request:
+            raise Crash
+        if self.rng.random() < self.unrest:
+            self._live(self.rng.choice([1, 1, 2]))
+        if self.rng.random() < self.fault_share:
+            self.tale.faults += 1
+            self.faults.add(self.rng.choice(FAULTS)(), times=self.rng.choice([1, 1, 2, 6]))
+
+    def _live(self, events: int) -> None:
+        """Let things happen at the school."""
+        for _ in range(events):
+            with suppress(LookupError):  # whoever is in sight may be gone already: a deletion that commits late
+                self._happen(self.rng.choice(ACTS))
+
+    def _happen(self, act: str) -> None:
+        school, rng = self.world.school, self.rng
+        if act == "restore" and (gone := school.pick_deleted(rng)) is not None:
+            self.tale.needs_full |= not school.switches.restore_bumps
+            school.restore(gone)
+            return
+        someone = school.pick(rng, lambda _: True)
+        if act == "create" or someone is None:
+            school.create()
+        elif act == "update":
+            school.update(someone, nickname=f"Nick {rng.randrange(1000)}")
+        elif act == "clear":
+            school.clear(someone, "nickname", "homeroom_advisor_id")
+        elif act == "archive":
+            school.archive(someone, withdrawn_on="2026-03-02")
+        elif act == "delete":
+            school.delete(someone)
+        elif act == "login":
+            school.login(someone)
+
+    def _sync(self) -> None:
+        """Have one run made by a process that may die at any step of it."""
+        self.tale.runs += 1
+        self.asked = 0
+        self.die_at_request = self.rng.choice([0, 0, 0, 0, self.rng.randrange(1, 20)])
+        fuse = Fuse(self.world.store.engine, self.rng.choice([0, 0, 0, self.rng.randrange(1, 120)]))
+        try:
+            report = self.world.sync(self.rng.choice([RunKind.INCREMENTAL] * 4 + [RunKind.FULL]))
+        except Crash:
+            self.tale.crashes += 1
+            return
+        finally:
+            fuse.remove()
+            self.die_at_request = 0
+        self._note(report.state)
+        if report.state is RunState.HELD and self.rng.random() < 0.5:
+            self.world.pass_time(seconds=5)
+            self._note(self.world.sync(report.kind, approves=report.run_id).state)
+
+    def _note(self, state: RunState) -> None:
+        self.tale.held += state is RunState.HELD
+        self.tale.incomplete += state is RunState.INCOMPLETE
+        self.tale.failed += state is RunState.FAILED
+
+    # And the end -------------------------------------------------------------------------------------------------
+
+    def _rest(self) -> None:
+        """Let the faults stop and the school come to rest; a list without any order is a fault."""
+        self.unrest = self.fault_share = 0.0
+        self.faults.clear()
+        switches = self.world.school.switches
+        calm = replace(switches, lag_share=0.0, order="id" if switches.order == "random" else switches.order)
+        self.world.pass_time(seconds=OVERLAP)
+        self.world.school.switches = calm
+        self.tale.needs_full |= switches.deleted_feed in {"ignored", "empty"}
+
+    def _final(self) -> None:
+        kind = RunKind.FULL if self.tale.needs_full else RunKind.INCREMENTAL
+        report = self.world.sync(kind)
+        if report.state is RunState.HELD:
+            report = self.world.sync(report.kind, approves=report.run_id)
+        empty = report.state is RunState.FAILED and "no student" in (report.error or "")
+        if report.state is not RunState.SUCCEEDED and not empty:
+            raise Diverged(f"seed {self.tale.seed}: the last run is {report.state}: {report.error} ({self.tale})")
+        expected, found = self.world.upstream(), self.world.replica()
+        if found != expected and not empty:
+            lost = sorted(expected.keys() - found.keys())
+            invented = sorted(found.keys() - expected.keys())
+            differ = sorted(key for key in expected.keys() & found.keys() if expected[key] != found[key])
+            raise Diverged(
+                f"seed {self.tale.seed}: lost {lost}, invented {invented}, differ {differ}"
+                f" ({self.tale}, {self.world.school.switches})"
+            )

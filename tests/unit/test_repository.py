@@ -1,0 +1,129 @@
+"""The files around the package: they must agree with it, and with each other."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from rostersync.config import TEMPLATE, load
+
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "systemd" / "rostersync.service"
+LOCKS = ("requirements.txt", "requirements-dev.txt")
+
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
+
+
+def files() -> list[Path]:
+    """All that is, or would be, committed."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\n")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no git checkout")
+    return [ROOT / name for name in listed if name and (ROOT / name).is_file()]
+
+
+# The example -----------------------------------------------------------------------------------------------------
+
+
+def test_the_example_is_what_init_writes() -> None:
+    assert (ROOT / "config.example.toml").read_text(encoding="utf-8") == TEMPLATE
+
+
+def test_the_example_loads_without_a_warning_and_finds_its_token_in_the_environment() -> None:
+    config = load(ROOT / "config.example.toml", {})
+    (source,) = config.sources
+    assert source.token({"ROSTERSYNC_TOKEN": "abc"}).reveal() == "abc"
+
+
+def test_every_default_that_the_example_shows_is_the_real_one(tmp_path: Path) -> None:
+    alternatives = {"token_env", "token_file"}  # ways to name the token, of which one can be chosen
+    shown = re.sub(r"^# (\w+) = ", lambda m: m[0] if m[1] in alternatives else m[0][2:], TEMPLATE, flags=re.MULTILINE)
+    (tmp_path / "shown.toml").write_text(shown, encoding="utf-8")
+    (tmp_path / "example.toml").write_text(TEMPLATE, encoding="utf-8")
+    assert shown.count("\n# ") <= TEMPLATE.count("\n# ") - 20
+    assert load(tmp_path / "shown.toml", {}) == load(tmp_path / "example.toml", {})
+
+
+# The locks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_holds_names_versions_and_hashes_only(name: str) -> None:
+    line = re.compile(r"[a-z0-9.-]+==\S+( ; [^\\]+)?( \\)?|    --hash=sha256:[0-9a-f]{64}( \\)?")
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    assert [other for other in lines if not line.fullmatch(other)] == []
+
+
+def test_the_locks_hold_every_dependency_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"].values()
+    asked = {"requirements.txt": [*project["project"]["dependencies"], *(item for extra in extras for item in extra)]}
+    asked["requirements-dev.txt"] = [*asked["requirements.txt"], *project["dependency-groups"]["dev"]]
+    for name, dependencies in asked.items():
+        held = set(re.findall(r"^([a-z0-9.-]+)==", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE))
+        missing = {re.split(r"[\[<>=~!; ]", dependency)[0].lower() for dependency in dependencies} - held
+        assert not missing, f"{name} lacks {missing}: run ./dev lock"
+
+
+# The service -----------------------------------------------------------------------------------------------------
+
+
+@needs_systemd
+def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
+    copy = tmp_path / UNIT.name  # systemd wants the program to exist
+    text, replaced = re.subn(
+        r"^ExecStart=\S+", f"ExecStart={shutil.which('true')}", UNIT.read_text(), flags=re.MULTILINE
+    )
+    assert replaced == 1
+    copy.write_text(text)
+    command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(copy)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@needs_systemd
+def test_the_units_sandbox_leaves_little_exposed() -> None:
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(UNIT)]  # ten times the figure
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-200:]
+
+
+# The scripts -----------------------------------------------------------------------------------------------------
+
+
+def test_dev_without_a_known_command_says_how_to_use_it() -> None:
+    for arguments in ([], ["nonsense"]):
+        done = subprocess.run([ROOT / "dev", *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "usage: ./dev COMMAND" in done.stderr
+
+
+def test_the_scripts_are_sound_shell() -> None:
+    subprocess.run(["sh", "-n", ROOT / "dev"], check=True)
+    subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], check=True)
+
+
+# Everything ------------------------------------------------------------------------------------------------------
+
+# Written so that this file does not hold them itself.
+FORBIDDEN = ("/work" + "/", "/root" + "/", "py" + "pi.org", "pythonhosted" + ".org", "index" + "-url")
+
+
+def test_no_file_names_a_machine_or_a_registry() -> None:
+    texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in files()}
+    found = [f"{path.relative_to(ROOT)}: {word}" for path, text in texts.items() for word in FORBIDDEN if word in text]
+    assert not found
+
+
+def test_no_file_holds_an_address_of_a_real_person() -> None:
+    address = re.compile(r"\b[\w.+-]+@[\w-]+\.(?!invalid\b)(?:com|org|net|edu|cn|us|de|uk)\b")
+    texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in files()}
+    found = [f"{path.relative_to(ROOT)}: {hit}" for path, text in texts.items() for hit in address.findall(text)]
+    assert not found
