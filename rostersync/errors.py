@@ -23,7 +23,7 @@ class RostersyncError(Exception):
         self.hint = hint
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: somebody asked for the end
+class Stopped(Exception):
     """The process was asked to end; `signal` is the number of the signal that asked (0 when none did)."""
 
     def __init__(self, signal: int = 0) -> None:
@@ -138,7 +138,7 @@ class LockHeld(StoreError):
 
 
 class LockLost(StoreError):
-    """This process was the writer of a source, and is no longer."""
+    """Another process has become the writer of a source amid a run of ours."""
 
 
 # What a run found ------------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ class World:
 
     def rehearse(self, kind: RunKind = RunKind.INCREMENTAL, approves: int | None = None) -> RunReport:
         order = Order(self.source, kind, approves)
-        return rehearse(self.url, order, self.clock, self.policy, self.connect, lambda *_: None)
+        return rehearse(self.url, order, lambda *_: None, clock=self.clock, policy=self.policy, connect=self.connect)
 
     def pass_time(self, **time: float) -> None:
         self.clock.advance(timedelta(**time).total_seconds())
@@ -176,7 +176,9 @@ def replica(connection: Connection, source: str = SOURCE) -> dict[int, Student]:
     names = ("id", *FIELD_NAMES, "extra")
     with connection.begin():
         rows = connection.execute(
-            select(*(student.c[name] for name in names)).where(student.c.source == source, student.c.deleted_at.is_(None))
+            select(*(student.c[name] for name in names)).where(
+                student.c.source == source, student.c.deleted_at.is_(None)
+            )
         ).all()
     return {row.id: Student(**dict(zip(names, row, strict=True))) for row in rows}
 

@@ -18,7 +18,7 @@ Key = tuple[int | str, ...]
 _NEVER_SHOWN = frozenset({"url", "urls", "ping_url", "base_url", "token_env", "token_file", "key_env", "key_file"})
 
 
-class Wrong(ValueError):  # noqa: N818 - never seen by a caller of load, and it reads as a sentence where it is raised
+class Wrong(ValueError):
     """A value that cannot be used; `found` and `expected` are parts of a sentence, without secrets."""
 
     def __init__(self, found: str, expected: str) -> None:

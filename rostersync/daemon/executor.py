@@ -137,10 +137,8 @@ class Executor:
             log.debug("request_not_withdrawn", reason=type(error).__name__)
 
 
-def rehearse(url: str, order: Order, clock: Clock, policy: Policy, connect: Connect, watch: Watch) -> RunReport:
+def rehearse(url: str, order: Order, watch: Watch, *, clock: Clock, policy: Policy, connect: Connect) -> RunReport:
     """Do everything of a run but its commit, without the lock, and leave no trace in the database at `url`."""
     with rehearsal(url, order.source) as (connection, stage), connect(order.source) as api:
-        run = Run(
-            order.source, connection, stage, api, policy=policy, clock=clock, watch=watch, commit=None
-        )
+        run = Run(order.source, connection, stage, api, policy=policy, clock=clock, watch=watch, commit=None)
         return run.execute(Wish(0, order.kind, order.approves))

@@ -20,7 +20,7 @@ _SEARCHED = ("first_name", "last_name", "middle_name", "nickname", "other_name",
 _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 
 
-class BadTimestamp(ValueError):  # noqa: N818 - named for what it is, as all of the project's errors
+class BadTimestamp(ValueError):
     """A since filter cannot be read; the text is the API's own error message."""
 
 

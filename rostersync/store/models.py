@@ -7,7 +7,7 @@ A student's row is his newest version, living or tombstone, and carries the fact
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -26,7 +26,12 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {str: Text(), int: BigInteger(), bool: Boolean(create_constraint=False), datetime: Timestamp()}  # noqa: RUF012 - SQLAlchemy's form
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        str: Text(),
+        int: BigInteger(),
+        bool: Boolean(create_constraint=False),
+        datetime: Timestamp(),
+    }
 
 
 def student_columns() -> list[Column[Any]]:

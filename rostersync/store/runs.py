@@ -86,9 +86,7 @@ def quarantined(connection: Connection, source: str, limit: int) -> list[int]:
 def open_hold(connection: Connection, run_id: int) -> Hold | None:
     """Return the held run `run_id`, None where there is no such run or its plan is not open."""
     with connection.begin():
-        row = connection.execute(
-            select(Run.source, Run.kind).where(Run.run_id == run_id, Run.plan == "open")
-        ).first()
+        row = connection.execute(select(Run.source, Run.kind).where(Run.run_id == run_id, Run.plan == "open")).first()
     return row and Hold(run_id, row.source, RunKind(row.kind))
 
 
@@ -147,9 +145,7 @@ def _plan_or_apply(connection: Connection, ending: Ending, run_id: int) -> None:
     if ending.holds:
         planned = select(text(str(run_id)), removal.c.id, removal.c.deletion_source, removal.c.deleted_at)
         wanted = planned.where(removal.c.planned.is_(False))
-        connection.execute(
-            insert(HeldRemoval).from_select(["run_id", "id", "deletion_source", "deleted_at"], wanted)
-        )
+        connection.execute(insert(HeldRemoval).from_select(["run_id", "id", "deletion_source", "deleted_at"], wanted))
         connection.execute(delete(removal).where(removal.c.planned.is_(False)))
     students.apply(connection, ending.report.source, run_id=run_id, now=ending.report.finished_at)
     if ending.clean_full:
@@ -220,5 +216,3 @@ def _report(row: Any) -> RunReport:
         finished_at=row.finished_at,
         error=row.error,
     )
-
-

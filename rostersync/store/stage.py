@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -27,7 +28,6 @@ from sqlalchemy import (
     delete,
     exists,
     func,
-    insert,
     or_,
     select,
     text,
@@ -41,7 +41,7 @@ from rostersync.store.models import student, student_columns
 from rostersync.store.types import JsonTuple, Timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
     from pathlib import Path
 
@@ -140,6 +140,17 @@ def _attach_file(connection: Connection, folder: Path) -> None:
         cursor.close()
 
 
+@cache
+def _sighting(make: Callable[[Table], Any]) -> Any:
+    """Return the upsert of a sighting; it has some sixty columns, and is made once."""
+    new = make(sighted)
+    kept = {"id", "paged", "stale"}
+    changes: dict[str, Any] = {c.name: new.excluded[c.name] for c in sighted.c if c.name not in kept}
+    again = and_(sighted.c.reading == new.excluded.reading, sighted.c.paged)
+    changes["paged"] = or_(new.excluded.paged, again)
+    return new.on_conflict_do_update(index_elements=["id"], set_=changes)
+
+
 class Stage:
     """What one run has read of one source."""
 
@@ -164,13 +175,8 @@ class Stage:
         values = [self._values(row, paged=paged) for row in rows]
         if not values:
             return
-        new = self._insert(sighted)
-        kept = {"id", "paged", "stale"}
-        changes: dict[str, Any] = {c.name: new.excluded[c.name] for c in sighted.c if c.name not in kept}
-        again = and_(sighted.c.reading == new.excluded.reading, sighted.c.paged)
-        changes["paged"] = or_(new.excluded.paged, again)
         with self._connection.begin():
-            self._connection.execute(new.on_conflict_do_update(index_elements=["id"], set_=changes), values)
+            self._connection.execute(_sighting(self._insert), values)
 
     def _values(self, row: Row, *, paged: bool) -> dict[str, Any]:
         values: dict[str, Any] = {
@@ -192,11 +198,11 @@ class Stage:
         return self._count(select(func.count()).select_from(sighted).where(self._current()))
 
     def entered(self, start: datetime, until: datetime, feed_reading: int) -> int:
-        """Return how many of them came in since `start`: students who are not stored as living, and
+        """Return how many of them came in since `start`, as far as they are not stored as living.
 
-        were created between `start` and `until` (one whose `created_at` is not known: were on no page), or were
-        restored, for the deleted feed listed them in a reading from `feed_reading` on and does so no longer, or for
-        they are stored as tombstones and were modified since.
+        They were created between `start` and `until` (where `created_at` is not known: they were on no page), or were
+        restored: the deleted feed listed them in a reading from `feed_reading` on and does so no longer, or they are
+        stored as tombstones and were modified since.
         """
         created = sighted.c.created_at
         fresh = or_(and_(created >= start, created <= until), and_(created.is_(None), sighted.c.paged.is_(False)))
@@ -248,7 +254,8 @@ class Stage:
         """Record ids that the deleted feed lists, with their `deleted_at` where it is given."""
         number = self._departed_reading
         values = [
-            {"id": key, "reading": number, "first_reading": number, "deleted_at": deleted_at} for key, deleted_at in rows
+            {"id": key, "reading": number, "first_reading": number, "deleted_at": deleted_at}
+            for key, deleted_at in rows
         ]
         if not values:
             return
@@ -345,9 +352,7 @@ class Stage:
         """Believe no proof of absence: the candidates become a plan, everybody else stays as he is."""
         candidate = exists().where(removal.c.id == proof.c.id)
         with self._connection.begin():
-            self._connection.execute(
-                update(proof).where(proof.c.answer == "gone", ~candidate).values(answer="unclear")
-            )
+            self._connection.execute(update(proof).where(proof.c.answer == "gone", ~candidate).values(answer="unclear"))
             self._connection.execute(update(removal).values(planned=False))
 
     # Questions -----------------------------------------------------------------------------------------------
@@ -416,9 +421,7 @@ class Stage:
             return
         new = self._insert(removal)
         with self._connection.begin():
-            self._connection.execute(
-                new.on_conflict_do_update(index_elements=["id"], set_={"planned": True}), values
-            )
+            self._connection.execute(new.on_conflict_do_update(index_elements=["id"], set_={"planned": True}), values)
             self._connection.execute(delete(removal).where(~exists().where(self._living(removal.c.id))))
 
     def removals(self, *, planned: bool | None = None, proved: bool | None = None) -> Iterator[list[int]]:
@@ -459,8 +462,7 @@ class Stage:
         unsettled = [~exists().where(table.c.id == sighted.c.id) for table in (removal, departed, proof)]
         new = select(sighted.c.id).where(_ALIVE, *unsettled).order_by(sighted.c.content_hash).limit(limit)
         with self._connection.begin():
-            found = list(self._connection.scalars(stored)) or list(self._connection.scalars(new))
-        return found
+            return list(self._connection.scalars(stored)) or list(self._connection.scalars(new))
 
     # Verdicts ------------------------------------------------------------------------------------------------
 

@@ -64,7 +64,9 @@ def _elements(view: str, column: str, field: str, description: str) -> View:
 
 
 _STUDENT = _list(STUDENT)
-_CURRENT = f"SELECT source, id, {_STUDENT}, first_seen_at, valid_from AS changed_at FROM student WHERE deleted_at IS NULL"
+_CURRENT = (
+    f"SELECT source, id, {_STUDENT}, first_seen_at, valid_from AS changed_at FROM student WHERE deleted_at IS NULL"
+)
 
 _FIGURES = (
     ("fetched", "Distinct students received as living; the sum of the next six"),

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from rostersync.simulator.messages import Request
     from rostersync.store import Store
 
+BUSY_FOR = 60
+"""For so many requests of a run the school keeps changing: a run over a school that never rests is long."""
+
 OVERLAP = 600.0  # seconds; late commits, lag and skewed stamps together stay below it, as the design asks
 
 
@@ -155,7 +158,7 @@ class History:
         self.asked += 1
         if self.die_at_request and self.asked >= self.die_at_request:
             raise Crash
-        if self.rng.random() < self.unrest:
+        if self.asked <= BUSY_FOR and self.rng.random() < self.unrest:
             self._live(self.rng.choice([1, 1, 2]))
         if self.rng.random() < self.fault_share:
             self.tale.faults += 1

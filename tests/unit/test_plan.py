@@ -16,7 +16,9 @@ HOUR = timedelta(hours=1)
 POLICY = Policy()
 
 
-def known(modified: datetime | None = NOON, deleted: datetime | None = NOON, clean: datetime | None = NOON) -> SourceState:
+def known(
+    modified: datetime | None = NOON, deleted: datetime | None = NOON, clean: datetime | None = NOON
+) -> SourceState:
     return SourceState(watermarks=Watermarks(modified, deleted), last_clean_modified_at=clean)
 
 
@@ -25,7 +27,8 @@ def test_a_source_that_was_read_before_is_read_incrementally() -> None:
 
 
 @pytest.mark.parametrize(
-    "state", [SourceState(), known(modified=None), known(deleted=None), known(clean=NOON - timedelta(days=7, seconds=1))]
+    "state",
+    [SourceState(), known(modified=None), known(deleted=None), known(clean=NOON - timedelta(days=7, seconds=1))],
 )
 def test_a_missing_watermark_or_a_long_absence_makes_the_run_full(state: SourceState) -> None:
     assert plan.choose(RunKind.INCREMENTAL, state, NOON, POLICY) is RunKind.FULL

@@ -1,0 +1,82 @@
+"""Looking at a database without changing it: for `check`."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+from rostersync.store import schema
+from rostersync.store.engine import open_engine, sqlite_path
+from rostersync.store.lock import advisory_key
+from rostersync.store.schema import Level
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_PID = text("SELECT pg_backend_pid()")
+_LOCK = text("SELECT pg_try_advisory_lock(:key)")
+_UNLOCK = text("SELECT pg_advisory_unlock(:key)")
+_IS_MINE = text(
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND pid = pg_backend_pid()"
+    " AND ((classid::bigint << 32) | objid::bigint) = :key"
+)
+
+
+def level(url: str) -> Level:
+    """Return how the schema at `url` compares with this version's; a file that is missing counts as empty.
+
+    Raises `DatabaseUnreachable`, and `StoreError` where the database holds something else.
+    """
+    path = sqlite_path(url)
+    if path is not None and not path.exists():
+        return Level.EMPTY
+    with open_engine(url, read_only=True).connect() as connection, connection.begin():
+        return schema.level(connection)
+
+
+def revision(url: str) -> str | None:
+    """Return the schema's revision, None for a database without one. Raises as `level`, and `NoDatabase`."""
+    with open_engine(url, read_only=True).connect() as connection, connection.begin():
+        return schema.revision(connection)
+
+
+def upgrade(url: str) -> None:
+    """Make the database where there is none, and bring its schema to this version's."""
+    schema.upgrade(open_engine(url, create=True))
+
+
+def drift(url: str) -> list[str]:
+    """Return how the tables differ from what this version defines: nothing, unless somebody changed them by hand.
+
+    Raises `NoDatabase`, `SchemaOutdated` and `SchemaTooNew`.
+    """
+    with open_engine(url, read_only=True).connect() as connection, connection.begin():
+        schema.require_current(connection)
+        return schema.differences(connection)
+
+
+def keeps_sessions(url: str) -> bool:
+    """Tell whether a lock of a PostgreSQL session outlives a transaction, as it must for there to be one writer.
+
+    Behind a pooler in transaction mode it does not: the next transaction may be another session's.
+    """
+    engine = open_engine(url)
+    with engine.connect() as first, engine.connect() as second:
+        return is_one_session(first, second)
+
+
+def is_one_session(first: Connection, second: Connection) -> bool:
+    """Tell whether all transactions of `first` are one session's; `second` tempts a pooler to lend that to others."""
+    key = {"key": advisory_key(f"check {uuid.uuid4()}")}
+    with first.begin():
+        session = first.scalar(_PID)
+        first.execute(_LOCK, key)
+    with second.begin():
+        shared = second.scalar(_PID) == session
+        with first.begin():
+            kept = first.scalar(_PID) == session and bool(first.scalar(_IS_MINE, key))
+            if kept:
+                first.execute(_UNLOCK, key)
+    return kept and not shared

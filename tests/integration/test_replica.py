@@ -1,0 +1,107 @@
+"""A whole school over real HTTP, into both databases, compared with the truth in every field."""
+
+from __future__ import annotations
+
+import random
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from harness import SOURCE, TOKEN, replica, upstream
+from sqlalchemy import text
+
+from rostersync.clock import SystemClock
+from rostersync.daemon.executor import Executor, Order
+from rostersync.managebac.limits import HostLimiters
+from rostersync.managebac.students import Students
+from rostersync.report import RunKind, RunReport, RunState
+from rostersync.secret import Secret
+from rostersync.simulator.app import App
+from rostersync.simulator.server import Server
+from rostersync.simulator.state import School
+from rostersync.simulator.switches import Switches
+from rostersync.store import Store
+from rostersync.sync.guard import GuardPolicy
+from rostersync.sync.plan import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STUDENTS = 1_200
+GENEROUS = Policy(guard=GuardPolicy(max_deletions=1_000, max_deletion_percent=100))
+
+
+class Replicated:
+    """A school of 1,200 behind a socket, and its replica."""
+
+    def __init__(self, url: str, server: Server, app: App) -> None:
+        self.clock = SystemClock()
+        self.app, self.server = app, server
+        self.store = Store(url, self.clock, create=True)
+        self.limiters = HostLimiters(4, self.clock)
+
+    @contextmanager
+    def connect(self, _source: str) -> Iterator[Students]:
+        url = self.server.base_url
+        students = Students.connect(url, "v2p1", Secret(TOKEN), clock=self.clock, limiter=self.limiters.of(url))
+        try:
+            yield students
+        finally:
+            students.close()
+
+    def sync(self, kind: RunKind = RunKind.INCREMENTAL) -> RunReport:
+        executor = Executor(self.store, self.clock, GENEROUS, self.connect, "test")
+        return executor.run(Order(SOURCE, kind), lambda *_: None)
+
+    def agrees(self) -> bool:
+        with self.store.reading() as connection:
+            return replica(connection) == upstream(self.app.school)
+
+
+@pytest.fixture
+def replicated(database_url: str) -> Iterator[Replicated]:
+    # A login bumps here: every change is one that an incremental run can see.
+    school = School(7, STUDENTS, SystemClock(), Switches(login_bumps=True))
+    app = App(school, TOKEN)
+    with Server(app) as server:
+        yield Replicated(database_url, server, app)
+
+
+def test_1200_students_equal_the_truth_in_every_field_after_the_first_run_and_after_churn(
+    replicated: Replicated,
+) -> None:
+    first = replicated.sync()
+    assert (first.kind, first.state, first.counts.inserted) == (RunKind.FULL, RunState.SUCCEEDED, STUDENTS)
+    assert replicated.agrees()
+
+    done = replicated.app.school.churn(random.Random(1), 250)
+    assert {"create", "update", "clear", "archive", "delete", "restore"} <= set(done)
+    replicated.app.log.clear()
+    second = replicated.sync()
+    assert (second.kind, second.state) == (RunKind.INCREMENTAL, RunState.SUCCEEDED)
+    assert replicated.agrees()
+    filters = {"ids[]", "modified_since", "deleted_since"}
+    lists = [{name for name, _ in query} for _, path, query in replicated.app.log if path.endswith("/students")]
+    assert all(names & filters for names in lists)
+
+    full = replicated.sync(RunKind.FULL)
+    assert full.state is RunState.SUCCEEDED
+    assert full.counts.unchanged == full.counts.fetched
+    assert replicated.agrees()
+
+
+def test_the_views_say_the_same_on_both_databases(replicated: Replicated) -> None:
+    replicated.sync()
+    with replicated.store.reading() as connection, connection.begin():
+
+        def count(query: str) -> int:
+            return int(connection.scalar(text(query)) or 0)
+
+        truth = upstream(replicated.app.school).values()
+        assert count("SELECT count(*) FROM current_student") == STUDENTS
+        assert count("SELECT count(*) FROM enrolled_student") == sum(s.status == "enrolled" for s in truth)
+        assert count("SELECT count(*) FROM student_parent") == sum(len(s.parent_ids or ()) for s in truth)
+        assert count("SELECT count(*) FROM student_nationality") == sum(len(s.nationalities or ()) for s in truth)
+        assert count("SELECT count(*) FROM student_language") == sum(len(s.languages or ()) for s in truth)
+        assert count("SELECT live_students FROM sync_health") == STUDENTS
+        assert count("SELECT age_seconds FROM sync_health") < 60
