@@ -58,6 +58,7 @@ class InProcessWire:
         sent_at = self._clock.now()
         self._clock.advance(self._latency)
         response = self._app.handle(Request("GET", call.path, list(call.query), {"auth-token": TOKEN}))
+        self._clock.check()
         manner = response.delivery.manner
         if manner in {Manner.NEVER, Manner.DRIP}:
             self._clock.advance(timeout)

@@ -68,8 +68,10 @@ class Executor:
         request_id = self._file(order)
         try:
             return self._see_through(order, request_id, watch)
+        except LockHeld:
+            raise  # the request is withdrawn already
         except BaseException:
-            self._give_up(request_id)
+            self._abandon(request_id)
             raise
 
     def _file(self, order: Order) -> int:
@@ -86,7 +88,7 @@ class Executor:
                 with self._store.lease(order.source, self._purpose) as lease:
                     reports = self._execute_open(lease, request_id, watch)
             except LockHeld:
-                if self._clock.monotonic() > patience and self._withdraw(request_id):
+                if self._clock.monotonic() > patience and self._leave(request_id, taken=False):
                     raise
                 reports = {}
             report = reports.get(request_id) or self._done_elsewhere(request_id)
@@ -124,15 +126,14 @@ class Executor:
             run_id = requests.progress(connection, request_id).run_id
             return None if run_id is None else runs.report(connection, run_id)
 
-    def _withdraw(self, request_id: int) -> bool:
+    def _leave(self, request_id: int, *, taken: bool) -> bool:
         with self._store.writing() as connection:
-            return requests.withdraw(connection, request_id)
+            return requests.leave(connection, request_id, taken=taken)
 
-    def _give_up(self, request_id: int) -> None:
-        """Take the request back, whoever has it: its caller is no longer there."""
+    def _abandon(self, request_id: int) -> None:
+        """Leave the request, taken or not: its caller is gone. Whoever executes it elsewhere closes it all the same."""
         try:
-            with self._store.writing() as connection:
-                requests.give_up(connection, request_id)
+            self._leave(request_id, taken=True)
         except Exception as error:  # noqa: BLE001 - what ended the run matters more; the request expires by itself
             log.debug("request_not_withdrawn", reason=type(error).__name__)
 

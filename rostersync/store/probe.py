@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
 from rostersync.store import schema
 from rostersync.store.engine import open_engine, sqlite_path
 from rostersync.store.lock import advisory_key
+from rostersync.store.models import Base
 from rostersync.store.schema import Level
 
 if TYPE_CHECKING:
@@ -54,7 +57,14 @@ def drift(url: str) -> list[str]:
     """
     with open_engine(url, read_only=True).connect() as connection, connection.begin():
         schema.require_current(connection)
-        return schema.differences(connection)
+        return [_named(change) for change in compare_metadata(MigrationContext.configure(connection), Base.metadata)]
+
+
+def _named(change: Any) -> str:
+    """Return what Alembic would do and to what, as in "remove_index ix_run_source"."""
+    verb, *operands = change[0] if isinstance(change, list) else change
+    names = [getattr(operand, "name", operand) for operand in operands]
+    return " ".join([verb, *(name for name in names if isinstance(name, str))])
 
 
 def keeps_sessions(url: str) -> bool:

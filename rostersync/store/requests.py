@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import and_, insert, or_, select, update
+from sqlalchemy import and_, case, insert, or_, select, update
 
 from rostersync.report import RunKind
 from rostersync.store.engine import writing
@@ -120,31 +120,23 @@ def close(connection: Connection, request_id: int, run_id: int) -> None:
     )
 
 
-def withdraw(connection: Connection, request_id: int) -> bool:
-    """Leave a request; with its last waiter it is withdrawn. Return False when it was taken meanwhile."""
+def leave(connection: Connection, request_id: int, *, taken: bool) -> bool:
+    """Stop waiting for a request; with its last waiter it is withdrawn. Return whether it was.
+
+    One that somebody has taken is only left with `taken`: he closes it all the same when its run is over, and where
+    that was this process, which ends amid the run, the next holder takes it again for those who still wait.
+    """
+    leavable = ("pending", "taken") if taken else ("pending",)
     left = connection.execute(
         update(Request)
-        .where(Request.request_id == request_id, Request.state == "pending")
-        .values(waiters=Request.waiters - 1)
-    )
-    connection.execute(
-        update(Request)
-        .where(Request.request_id == request_id, Request.state == "pending", Request.waiters <= 0)
-        .values(state="withdrawn")
+        .where(Request.request_id == request_id, Request.state.in_(leavable))
+        .values(waiters=Request.waiters - 1, state=case((Request.waiters > 1, "pending"), else_="withdrawn"))
     )
     return left.rowcount == 1
 
 
-def give_up(connection: Connection, request_id: int) -> None:
-    """Withdraw a request that this process took and was asked to stop amid."""
-    connection.execute(
-        update(Request)
-        .where(Request.request_id == request_id, Request.state.in_(("pending", "taken")))
-        .values(state="withdrawn", waiters=0)
-    )
-
-
 def progress(connection: Connection, request_id: int) -> Progress:
     """Return how far a request has come."""
-    row = connection.execute(select(Request.state, Request.run_id).where(Request.request_id == request_id)).one()
+    with connection.begin():
+        row = connection.execute(select(Request.state, Request.run_id).where(Request.request_id == request_id)).one()
     return Progress(row.state, row.run_id)

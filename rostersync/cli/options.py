@@ -1,0 +1,139 @@
+"""Options that several verbs have, and the words that they take."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rostersync.clock import from_text
+from rostersync.config import find_config, load, parse_duration
+from rostersync.errors import ConfigError
+from rostersync.observe import log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rostersync.clock import SystemClock
+    from rostersync.config import Config, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a verb works with. `named` is the configuration's path where the command line gave one."""
+
+    config: Config
+    path: Path
+    clock: SystemClock
+    named: Path | None
+
+    def command(self, words: str) -> str:
+        """Return `rostersync WORDS` as it must be typed to mean the same configuration."""
+        return f"rostersync {words}" + (f" -c {shlex.quote(str(self.named))}" if self.named else "")
+
+    def chosen(self, names: Sequence[str]) -> list[Source]:
+        """Return the sources with these names, each once; all, for none. Raises `ConfigError` for unknown ones."""
+        known = {source.name: source for source in self.config.sources}
+        unknown = [name for name in dict.fromkeys(names) if name not in known]
+        if unknown:
+            raise ConfigError([_unknown(name, list(known)) for name in unknown], f"the sources are in {self.path}")
+        return [known[name] for name in dict.fromkeys(names)] or list(known.values())
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    close = get_close_matches(name, known, n=1)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    return f"--source {name}: there is no such source; known: {', '.join(known)}{meant}"
+
+
+config_option = click.option(
+    "-c",
+    "--config",
+    "named",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The configuration; by default $ROSTERSYNC_CONFIG, ./config.toml or /etc/rostersync/config.toml.",
+)
+
+
+def config_named(ctx: click.Context, named: Path | None) -> Path | None:
+    """Return the configuration's path as the command line gave it, behind the verb or in front of it."""
+    before: Path | None = ctx.find_root().params.get("config")
+    return named or before
+
+
+def configured(verb: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Give a verb the option --config, and the session that comes of it as its first argument."""
+
+    @config_option
+    @click.pass_context
+    @functools.wraps(verb)
+    def command(ctx: click.Context, named: Path | None, **options: Any) -> int | None:
+        named = config_named(ctx, named)
+        path = find_config(named)
+        config = load(path)
+        start_log(config)
+        return verb(Session(config, path, ctx.obj, named), **options)
+
+    return command
+
+
+def start_log(config: Config, *, daemon: bool = False) -> None:
+    """Let logs be as configured; a command that a person watches logs warnings only, unless at level debug."""
+    level = config.logging.level
+    level = "warning" if level == "info" and not daemon else level
+    log.configure(level, config.logging.format, redact=_secrets(config))
+
+
+def _secrets(config: Config) -> tuple[str, ...]:
+    found = []
+    for source in config.sources:
+        try:
+            found.append(source.token().reveal())
+        except ConfigError:  # told by whoever needs it
+            continue
+    return tuple(found)
+
+
+class Duration(click.ParamType[timedelta]):
+    """A text such as 90s, 10m or 1h30m."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        try:
+            return parse_duration(value)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is no duration such as 90s, 10m or 1h30m", param, ctx)
+
+
+class Moment(click.ParamType[datetime]):
+    """A time that names its offset from UTC, or a day, which begins at midnight UTC."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        try:
+            return from_text(value) if "T" in value.upper() else _midnight(value)
+        except ValueError:
+            self.fail(f"{value!r} is no time such as 2026-03-01 or 2026-03-01T08:00:00Z", param, ctx)
+
+
+def _midnight(text: str) -> datetime:
+    return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
+source_option = click.option(
+    "--source", "names", multiple=True, metavar="NAME", help="Only this source; may be given several times."
+)

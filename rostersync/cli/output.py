@@ -1,0 +1,113 @@
+"""Lines, tables, documents and progress: coloured on a terminal, plain when piped."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rostersync.clock import to_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
+
+    from rostersync.sync.crawl import Watch
+
+
+def document(value: Any) -> None:
+    """Print a JSON document."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table; None is an empty cell, numbers stand at the right."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    right = [any(isinstance(row[n], int) for row in rows) for n in range(len(headers))]
+    if sys.stdout.isatty():
+        _rich_table(headers, cells, right)
+        return
+    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    for line in (headers, *cells):
+        click.echo("  ".join(map(_padded, line, widths, right)).rstrip())
+
+
+def _padded(cell: str, width: int, right: bool) -> str:
+    return cell.rjust(width) if right else cell.ljust(width)
+
+
+def _rich_table(headers: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
+    from rich import box  # noqa: PLC0415 - slow to import, and of no use when piped
+    from rich.console import Console  # noqa: PLC0415 - the same
+    from rich.table import Table  # noqa: PLC0415 - the same
+    from rich.text import Text  # noqa: PLC0415 - the same
+
+    drawn = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    for header, at_right in zip(headers, right, strict=True):
+        drawn.add_column(header, justify="right" if at_right else "left")
+    for row in cells:
+        drawn.add_row(*map(Text, row))  # a text as it is: what it holds is no markup
+    Console().print(drawn)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return clean(str(value))
+
+
+def clean(text: str) -> str:
+    """Return `text` without characters that would move a terminal's cursor or end a line."""
+    return "".join(character if character.isprintable() else "�" for character in text)
+
+
+def mark(text: str, colour: str) -> str:
+    """Return `text` in a colour, which is left out when it is piped."""
+    return click.style(text, fg=colour, bold=True)
+
+
+def moment(when: datetime | None) -> str:
+    """Return a time for people to read, in UTC; "never" for None."""
+    return to_text(when)[:19].replace("T", " ") + "Z" if when else "never"
+
+
+def span(seconds: float) -> str:
+    """Return a duration in its two largest units, such as `3 h 20 min`."""
+    if seconds < 60:  # noqa: PLR2004 - seconds of a minute
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"  # noqa: PLR2004 - where tenths tell nothing
+    minutes = int(seconds) // 60
+    parts = ((minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min"))
+    return " ".join([f"{number} {unit}" for number, unit in parts if number][:2])
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], Watch]]:
+    """Lend what makes a watch for a source: a bar on standard error, nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _source: _watch_nothing
+        return
+    from rich import progress as bars  # noqa: PLC0415 - slow to import, and of no use when piped
+    from rich.console import Console  # noqa: PLC0415 - the same
+
+    columns = (
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+
+        def watch(source: str) -> Watch:
+            task = shown.add_task(source, total=None)
+            return lambda what, done, total: shown.update(
+                task, description=f"{source}: {what}", completed=min(done, total), total=total
+            )
+
+        yield watch
+
+
+def _watch_nothing(_what: str, _done: int, _total: int) -> None:
+    """Show nothing."""

@@ -1,0 +1,74 @@
+"""How runs that have ended look on a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from rostersync.cli.output import mark, moment, span
+from rostersync.cli.program import complain, tell
+from rostersync.report import RunKind, RunState
+
+if TYPE_CHECKING:
+    from rostersync.cli.options import Session
+    from rostersync.daemon.batch import Outcome
+    from rostersync.report import Counts, RunReport
+
+COLOURS = {RunState.SUCCEEDED: "green", RunState.FAILED: "red", RunState.DRY_RUN: "cyan"}
+
+_PARTS = ("inserted", "updated", "unchanged", "restored", "quarantined", "ignored")
+_BESIDE = (("deleted", "removed"), ("removals_held", "removals held"), ("stale", "first seen older"))
+
+
+def show(outcome: Outcome, session: Session) -> None:
+    """Print how a source's run ended: its figures on standard output, what is wrong on standard error."""
+    if outcome.report is not None:
+        _print(outcome.report)
+        explain(outcome, session)
+    elif outcome.error is not None:
+        tell(outcome.error, outcome.source)
+
+
+def explain(outcome: Outcome, session: Session) -> None:
+    """Tell on standard error why a run is not what it should be, and what to do next."""
+    report = outcome.report
+    if report is None:
+        if outcome.error is not None:
+            tell(outcome.error, outcome.source)
+        return
+    for notice in report.notices:
+        complain(f"{report.source}: {notice}")
+    if outcome.exit_status:
+        complain(f"{report.source}: {report.state}: {report.error or 'no reason is known'}")
+        if hint := _hint(report, session):
+            complain(f"hint: {hint}")
+    elif report.kind is RunKind.FULL and report.counts.fetched == 0:
+        complain(f"{report.source}: the API lists no student at all; is the token allowed to see them?")
+
+
+def _hint(report: RunReport, session: Session) -> str:
+    if report.counts.removals_held and report.run_id is not None:
+        return f"if these students are gone, carry it out: {session.command(f'sync --approve {report.run_id}')}"
+    if report.state is RunState.INCOMPLETE:
+        return "what could be read is applied; the next run asks for the rest"
+    return report.hint
+
+
+def _print(report: RunReport) -> None:
+    state = mark(report.state.replace("_", " "), COLOURS.get(report.state, "yellow"))
+    number = "" if report.run_id is None else f" {report.run_id}"
+    click.echo(f"{report.source}: {report.kind} run{number} {state} in {span(report.duration_s)}")
+    if report.state is not RunState.FAILED:
+        click.echo(f"  {figures(report.counts)}")
+    marks = report.watermarks
+    click.echo(f"  read up to {moment(marks.modified)}, deletions up to {moment(marks.deleted)}")
+    click.echo(f"  {report.requests} requests, {report.retries} of them repeated")
+
+
+def figures(counts: Counts) -> str:
+    """Return a run's counts in words, without those that are 0."""
+    parts = [f"{getattr(counts, name)} {name}" for name in _PARTS if getattr(counts, name)]
+    received = f"{counts.fetched} received" + (f": {', '.join(parts)}" if parts else "")
+    beside = [f"{getattr(counts, name)} {words}" for name, words in _BESIDE if getattr(counts, name)]
+    return "; ".join([received, *beside])

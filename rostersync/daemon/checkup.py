@@ -1,0 +1,127 @@
+"""What `check` looks at: the configuration, secrets, the database, and each source's API; nothing is changed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from rostersync.config import warnings
+from rostersync.config.token import exposure
+from rostersync.daemon import wiring
+from rostersync.errors import ConfigError, Forbidden, RostersyncError, Unauthorized
+from rostersync.records import Query
+from rostersync.store import probe
+from rostersync.store.engine import sqlite_path
+from rostersync.store.schema import HEAD, Level
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from rostersync.clock import Clock
+    from rostersync.config import Config, Source
+    from rostersync.managebac.students import Students
+
+_PATIENCE = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. It is fine when `exit_status` is 0; with a `warning` it works, but should be looked after."""
+
+    what: str
+    said: str
+    hint: str = ""
+    exit_status: int = 0
+    warning: bool = False
+
+
+def failed(what: str, error: RostersyncError) -> list[Finding]:
+    """Return the findings that an error amounts to: several when it names several mistakes."""
+    lines = error.mistakes if isinstance(error, ConfigError) else (error.message,)
+    return [Finding(what, line, error.hint, error.exit_status) for line in lines]
+
+
+def examine(config: Config, path: Path, clock: Clock) -> Iterator[Finding]:
+    """Yield the findings about the configuration, which was read from `path`, and everything that it names."""
+    yield Finding("config", str(path))
+    yield from (Finding("config", line, warning=True) for line in warnings(config))
+    yield from _database(config)
+    quick = config.sync.model_copy(
+        update={"per_page": 1, "retries": 1, "run_deadline": min(config.sync.run_deadline, _PATIENCE)}
+    )
+    connect = wiring.connector(config.model_copy(update={"sync": quick}), clock)
+    for source in config.sources:
+        try:
+            yield from _secret(source)
+            with connect(source.name) as students:
+                yield _api(source, students)
+        except RostersyncError as error:
+            yield from failed(f"source {source.name}", error)
+
+
+# The database ----------------------------------------------------------------------------------------------------
+
+
+def _database(config: Config) -> Iterator[Finding]:
+    url = config.database.url
+    path = sqlite_path(url)
+    try:
+        yield _level(config, probe.level(url), path)
+        if path is None:
+            yield _session(url)
+        elif mode := exposure(path):
+            yield Finding("database", f"others can read {path} (mode {mode})", f"run: chmod 600 {path}", warning=True)
+    except RostersyncError as error:
+        yield from failed("database", error)
+
+
+def _level(config: Config, level: Level, path: Path | None) -> Finding:
+    shown = str(path) if path else config.database.shown
+    if level is Level.EMPTY:
+        if path and not os.access(path.parent, os.W_OK):
+            hint = "create the folder, or set database.url to one that this user may write"
+            return Finding("database", f"cannot be made at {shown}", hint, 1)
+        return Finding("database", f"{shown}: none yet, will be made by the first sync")
+    if level is Level.NEWER:
+        hint = "install that version here too"
+        return Finding("database", f"{shown}: written by a later version of rostersync", hint, 1)
+    if level is Level.OLDER and not (path or config.database.auto_upgrade):
+        return Finding("database", f"{shown}: of an older version", "run `rostersync db upgrade`", 1)
+    if level is Level.OLDER:
+        return Finding("database", f"{shown}: of an older version, will be upgraded by the next sync")
+    return Finding("database", f"{shown}: schema {HEAD}")
+
+
+def _session(url: str) -> Finding:
+    if probe.keeps_sessions(url):
+        return Finding("database", "keeps a session's lock from one transaction to the next")
+    hint = "let database.url name the server itself, or a pooler in session mode"
+    return Finding("database", "a pooler in transaction mode: it cannot hold the lock of the one writer", hint, 1)
+
+
+# The sources -----------------------------------------------------------------------------------------------------
+
+
+def _secret(source: Source) -> Iterator[Finding]:
+    source.token()
+    yield from (Finding(f"source {source.name}", line, warning=True) for line in source.token_warnings())
+
+
+def _api(source: Source, students: Students) -> Finding:
+    """Ask for one student in a list, and for the same by id: both are needed."""
+    what = f"source {source.name}"
+    page = students.page(Query(), 1)
+    assert page is not None, "a first page is there, or an error"
+    key = next((row.id for row in page.rows if row.id is not None), None)
+    if key is None:
+        hint = "is the token allowed to see them?"
+        return Finding(what, f"{source.base_url} answers, but lists no students", hint, warning=True)
+    try:
+        students.get(key)
+    except (Forbidden, Unauthorized) as error:
+        hint = "without it no removal can be proved; give the token the permission to read single students"
+        return Finding(what, f"the token may list students, but not read a single one: {error.message}", hint, 1)
+    return Finding(what, f"{source.base_url} lists {page.total_count} students, and tells of a single one")

@@ -1,0 +1,100 @@
+"""When each source is due: two jobs a source, as `[schedule]` says, carried out by a crew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from apscheduler.executors.base import BaseExecutor, run_job
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+
+from rostersync.config import Cron
+from rostersync.report import RunKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from rostersync.config import Schedule
+    from rostersync.daemon.crew import Crew
+
+Trigger = IntervalTrigger | CronTrigger
+
+
+class _CrewExecutor(BaseExecutor):  # type: ignore[misc] # apscheduler has no types
+    """Lets a crew do the scheduler's jobs; its threads, unlike a pool's, do not keep the process from ending."""
+
+    def __init__(self, crew: Crew) -> None:
+        super().__init__()
+        self._crew = crew
+
+    def _do_submit_job(self, job: Any, run_times: list[datetime]) -> None:
+        self._crew.submit(lambda: self._work(job, run_times))
+
+    def _work(self, job: Any, run_times: list[datetime]) -> None:
+        events = run_job(job, "default", run_times, self._logger.name)
+        self._run_job_success(job.id, events)
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """When a source last succeeded, and when its last clean full run ended; None: never."""
+
+    success: datetime | None = None
+    full: datetime | None = None
+
+
+def scheduler(
+    schedule: Schedule,
+    past: Mapping[str, Past],
+    now: datetime,
+    crew: Crew,
+    run: Callable[[str, RunKind], None],
+) -> BackgroundScheduler:
+    """Return a scheduler, not started, that has each source of `past` run by `crew`.
+
+    A source that is overdue at `now`, or never succeeded, is due at once. However many slots of a job were missed,
+    it is run once; and never twice at the same time.
+    """
+    zone = ZoneInfo(schedule.timezone)
+    defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+    planned = BackgroundScheduler(
+        timezone=zone, executors={"default": _CrewExecutor(crew)}, job_defaults=defaults, daemon=True
+    )
+    for source, last in past.items():
+        firsts = {RunKind.INCREMENTAL: first_incremental(schedule, last, now), RunKind.FULL: first_full(schedule, last)}
+        for kind, first in firsts.items():
+            slot = schedule.incremental if kind is RunKind.INCREMENTAL else schedule.full
+            at = {} if first is None else {"next_run_time": max(first, now)}
+            trigger = _trigger(slot, zone, schedule.jitter)
+            planned.add_job(run, trigger, (source, kind), id=f"{source} {kind}", **at)
+    return planned
+
+
+def first_incremental(schedule: Schedule, past: Past, now: datetime) -> datetime | None:
+    """Return when the first incremental run is due after a start at `now`; None: at the schedule's next slot."""
+    if past.success is None:
+        return now
+    if isinstance(schedule.incremental, timedelta):
+        return past.success + schedule.incremental
+    slots = _trigger(schedule.incremental, ZoneInfo(schedule.timezone), timedelta(0))
+    missed: datetime | None = slots.get_next_fire_time(past.success, past.success)
+    return missed if missed and missed <= now else None
+
+
+def first_full(schedule: Schedule, past: Past) -> datetime | None:
+    """Return when the first full run is due, None: at the schedule's next slot.
+
+    An interval counts from the last one: a daemon that is restarted more often than it would never come to it.
+    """
+    return past.full + schedule.full if past.full and isinstance(schedule.full, timedelta) else None
+
+
+def _trigger(slot: timedelta | Cron, zone: ZoneInfo, jitter: timedelta) -> Trigger:
+    spread = jitter.total_seconds() or None
+    if isinstance(slot, Cron):
+        return CronTrigger(**slot.fields(), timezone=zone, jitter=spread)
+    return IntervalTrigger(seconds=int(slot.total_seconds()), timezone=zone, jitter=spread)

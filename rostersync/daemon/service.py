@@ -1,0 +1,94 @@
+"""The daemon: start, run what is due until asked to end, end in order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from rostersync.daemon import wiring
+from rostersync.daemon.crew import Crew
+from rostersync.daemon.executor import Order
+from rostersync.daemon.schedule import Past, scheduler
+from rostersync.errors import ConfigError, RostersyncError, Stopped
+from rostersync.report import RunState
+from rostersync.store.status import health
+
+if TYPE_CHECKING:
+    from rostersync.clock import Clock
+    from rostersync.config import Config
+    from rostersync.report import RunKind, RunReport
+    from rostersync.store import Store
+
+log = structlog.get_logger()
+
+_WHILE = 3600.0
+
+
+def serve(config: Config, clock: Clock) -> None:
+    """Run the configured sources when they are due, until the clock is stopped; return then, with nothing half done.
+
+    Raises `StoreError` when the database cannot be used at the start, `ConfigError` when no source has a token.
+    """
+    mistakes = wiring.token_mistakes(config.sources)
+    if len(mistakes) == len(config.sources):
+        lines = [line for error in mistakes.values() for line in error.mistakes]
+        raise ConfigError(lines, next(iter(mistakes.values())).hint)
+    store = wiring.open_store(config, clock, create=True)
+    crew = Crew(config.sync.sources_at_once)
+    runner = Runner(config, clock, store)
+    planned = scheduler(config.schedule, _past(config, store), clock.now(), crew, runner.run)
+    planned.start()
+    log.info("started", sources=[source.name for source in config.sources])
+    try:
+        while True:
+            clock.sleep(_WHILE)
+    except Stopped as stopped:
+        log.info("stopping", signal=stopped.signal)
+    planned.shutdown(wait=False)
+    if not crew.leave():
+        log.warning("runs_left_behind")
+    log.info("stopped")
+
+
+def _past(config: Config, store: Store) -> dict[str, Past]:
+    with store.reading() as connection:
+        known = {row.source: Past(row.last_success_at, row.last_clean_full_at) for row in health(connection)}
+    return {source.name: known.get(source.name, Past()) for source in config.sources}
+
+
+class Runner:
+    """Has runs done, and logs how each of them ended: a failure is a line in the log, and never the daemon's end."""
+
+    def __init__(self, config: Config, clock: Clock, store: Store) -> None:
+        self._executor = wiring.executor(config, clock, store, "rostersync run")
+        self._wait = config.sync.run_deadline  # for the same source's other run, which may be under way
+        self._clock = clock
+
+    def run(self, source: str, kind: RunKind) -> None:
+        """Have `source` run, here or by whoever is at it; raises nothing."""
+        try:
+            self._clock.check()
+            _log_report(self._executor.run(Order(source, kind, wait=self._wait), _unwatched))
+        except Stopped:
+            log.info("run_stopped", source=source, kind=str(kind))
+        except RostersyncError as error:
+            log.error("run_impossible", source=source, kind=str(kind), error=error.message, hint=error.hint)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next slot is another chance
+            log.error("run_broke", source=source, kind=str(kind), error=type(error).__name__)
+            log.debug("run_broke", source=source, exc_info=error)
+
+
+def _unwatched(_what: str, _done: int, _total: int) -> None:
+    """Watch nothing: a log is no progress bar."""
+
+
+def _log_report(report: RunReport) -> None:
+    """Log a run in one line: ids and counts, no more."""
+    tell = {RunState.SUCCEEDED: log.info, RunState.FAILED: log.error}.get(report.state, log.warning)
+    told = {**report.to_json(), **report.to_json()["watermarks"]}
+    told |= {"modified_watermark": told.pop("modified"), "deleted_watermark": told.pop("deleted")}
+    told = {key: value for key, value in told.items() if key != "watermarks" and value is not None}
+    if report.hint:
+        told["hint"] = report.hint
+    tell("run", **told)

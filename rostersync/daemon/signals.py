@@ -1,0 +1,63 @@
+"""SIGTERM and Ctrl-C: the first asks for the end, a second one is the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rostersync.clock import SystemClock
+
+GRACE = 4.5
+"""Seconds that an orderly end may take. Nothing is ever half applied, so it is safe to leave without one."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def on_signals(clock: SystemClock) -> Iterator[None]:
+    """Let a signal stop `clock`; a second one, or `GRACE` seconds, end the process with status 128 + its number.
+
+    Does nothing outside the main thread, where no signal arrives.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    before = {number: signal.signal(number, _do_nothing) for number in _SIGNALS}
+    # The interpreter writes the number here at once, whatever the main thread is busy with: a handler in Python would
+    # have to wait for it, and could meet a lock that the main thread holds.
+    earlier = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader, clock), name="signals", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(earlier)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        writer.close()
+
+
+def _do_nothing(*_: object) -> None:
+    """Be a handler, so that the signal neither kills nor raises."""
+
+
+def _watch(reader: socket.socket, clock: SystemClock) -> None:
+    with reader:
+        if not (first := reader.recv(1)):
+            return
+        clock.stop(first[0])
+        reader.settimeout(GRACE)
+        try:
+            last = reader.recv(1)
+        except TimeoutError:
+            last = first
+        if last:
+            os._exit(128 + last[0])

@@ -1,0 +1,87 @@
+"""From the configuration to the parts that do the work."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from rostersync.daemon.executor import Executor
+from rostersync.errors import ConfigError
+from rostersync.managebac.limits import HostLimiters
+from rostersync.managebac.students import Students
+from rostersync.store import Store
+from rostersync.sync.guard import GuardPolicy
+from rostersync.sync.plan import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
+
+    from rostersync.clock import Clock
+    from rostersync.config import Config, Source
+
+
+def policy(config: Config) -> Policy:
+    """Return what `[sync]` and `[guard]` say of reading and removing."""
+    guard = config.guard
+    return Policy(
+        overlap=config.sync.overlap,
+        max_age=config.sync.max_age,
+        attempts=config.sync.crawl_attempts,
+        guard=GuardPolicy(guard.max_deletions, guard.max_deletion_percent, guard.floor),
+    )
+
+
+def connector(config: Config, clock: Clock) -> Callable[[str], AbstractContextManager[Students]]:
+    """Return what opens the API of a source, by name, for one run.
+
+    A run's deadline begins when it is opened; the pace of a host is kept by all that one connector opens together.
+    Opening raises `ConfigError` when the source's token cannot be had.
+    """
+    limiters = HostLimiters(config.sync.concurrency, clock)
+    sources = {source.name: source for source in config.sources}
+    sync = config.sync
+
+    @contextmanager
+    def connect(name: str) -> Iterator[Students]:
+        source = sources[name]
+        students = Students.connect(
+            source.base_url,
+            source.api_version,
+            source.token(),
+            clock=clock,
+            limiter=limiters.of(urlsplit(source.base_url).netloc),
+            concurrency=sync.concurrency,
+            per_page=sync.per_page,
+            timeout=sync.timeout.total_seconds(),
+            retries=sync.retries,
+            run_seconds=sync.run_deadline.total_seconds(),
+        )
+        try:
+            yield students
+        finally:
+            students.close()
+
+    return connect
+
+
+def open_store(config: Config, clock: Clock, *, create: bool) -> Store:
+    """Open the configured database; with `create` it is set up or upgraded where that is allowed. See `Store`."""
+    return Store(config.database.url, clock, create=create, auto_upgrade=config.database.auto_upgrade)
+
+
+def executor(config: Config, clock: Clock, store: Store, purpose: str) -> Executor:
+    """Return the executor of the configured sources; `purpose` tells others who holds a source's lock."""
+    return Executor(store, clock, policy(config), connector(config, clock), purpose)
+
+
+def token_mistakes(sources: Iterable[Source]) -> dict[str, ConfigError]:
+    """Return, by source, why a token cannot be had: nothing is asked and nothing is made for these."""
+    mistakes = {}
+    for source in sources:
+        try:
+            source.token()
+        except ConfigError as error:
+            mistakes[source.name] = error
+    return mistakes

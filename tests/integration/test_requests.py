@@ -1,0 +1,164 @@
+"""The one path for every run: filed, joined, taken, taken again, withdrawn."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import ManualClock
+from harness import SOURCE, Crash, World
+
+from rostersync.errors import LockHeld, LockLost, Stopped
+from rostersync.report import RunKind, RunState
+from rostersync.store import requests, runs
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from rostersync.simulator.messages import Request
+
+
+@pytest.fixture
+def world(database_url: str, clock: ManualClock) -> World:
+    world = World(database_url, clock)
+    world.sync()
+    world.pass_time(hours=1)
+    return world
+
+
+def file(world: World, kind: RunKind = RunKind.INCREMENTAL, approves: int | None = None, seconds: float = 60) -> int:
+    now = world.clock.now()
+    expires: datetime = now + timedelta(seconds=seconds)
+    with world.store.writing() as connection:
+        return requests.file(connection, SOURCE, kind, approves=approves, now=now, expires_at=expires)
+
+
+def state(world: World, request_id: int) -> str:
+    with world.store.reading() as connection:
+        return requests.progress(connection, request_id).state
+
+
+def test_a_pending_request_of_the_same_kind_is_joined_and_another_kind_is_not(world: World) -> None:
+    first = file(world)
+    assert file(world) == first
+    assert file(world, RunKind.FULL) != first
+
+
+def test_an_approval_is_never_joined(world: World) -> None:
+    assert file(world, approves=1) != file(world, approves=1)
+
+
+def test_a_joined_request_is_withdrawn_with_its_last_waiter(world: World) -> None:
+    request = file(world)
+    file(world)
+    for expected in ("pending", "withdrawn"):
+        with world.store.writing() as connection:
+            requests.leave(connection, request, taken=False)
+        assert state(world, request) == expected
+
+
+def test_whoever_gets_the_lock_executes_what_others_wished_for(world: World) -> None:
+    wished = file(world, RunKind.FULL)
+    world.sync()
+    assert state(world, wished) == "done"
+    assert [row["kind"] for row in world.rows("SELECT kind FROM sync_run ORDER BY run_id")] == [
+        "full",
+        "full",
+        "incremental",
+    ]
+
+
+def test_a_request_that_nobody_took_in_time_is_void(world: World) -> None:
+    wished = file(world, RunKind.FULL, seconds=10)
+    world.pass_time(seconds=11)
+    world.sync()
+    assert state(world, wished) == "pending"
+    assert len(world.rows("SELECT run_id FROM sync_run")) == 2
+
+
+def test_a_request_whose_executor_died_is_taken_again(world: World) -> None:
+    def die(_request: Request) -> None:
+        raise Crash
+
+    world.app.on_request = die
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
+        patch.setattr("rostersync.daemon.executor.Executor._abandon", lambda *_: None)  # nobody is left to do it
+        world.sync(RunKind.FULL)
+    world.app.on_request = None
+    world.sync()
+    kinds = [row["kind"] for row in world.rows("SELECT kind FROM sync_run ORDER BY run_id")]
+    assert kinds == ["full", "full", "incremental"]
+
+
+def test_a_caller_who_is_stopped_takes_his_request_back(world: World) -> None:
+    world.app.on_request = lambda _: world.clock.stop(15)
+    with pytest.raises(Stopped):
+        world.sync()
+    world.clock.stopped = None
+    assert [row["state"] for row in world.rows("SELECT state FROM run_request ORDER BY request_id")] == [
+        "done",
+        "withdrawn",
+    ]
+
+
+def test_a_held_source_is_told_with_its_holder_and_the_request_is_withdrawn(world: World) -> None:
+    with world.store.lease(SOURCE, "rostersync run"), pytest.raises(LockHeld, match="rostersync run") as caught:
+        world.sync()
+    assert caught.value.exit_status == 75
+    assert world.store.is_held(SOURCE) is False
+
+
+def test_a_caller_ends_with_the_result_of_whoever_did_the_run(world: World, clock: ManualClock) -> None:
+    """The holder takes the request, and the caller, who cannot get the lock, finds it done."""
+    with world.store.lease(SOURCE, "rostersync run") as lease:
+
+        def do_it(_seconds: float) -> None:
+            clock.advance(0.1)
+            if wish := requests.take(lease, clock.now(), 0):
+                executor._execute(lease, wish, lambda *_: None)
+
+        executor = world.executor()
+        clock.sleep = do_it  # type: ignore[method-assign]
+        report = world.sync()
+    assert report.state is RunState.SUCCEEDED
+    assert report.run_id == 2
+
+
+def test_a_holder_who_was_overtaken_cannot_commit(world: World) -> None:
+    with world.store.lease(SOURCE, "first") as lease:
+        wish = requests.Wish(file(world), RunKind.INCREMENTAL, None)
+        with world.store.writing() as connection:
+            connection.exec_driver_sql("UPDATE source SET fence = fence + 1")
+        before = world.snapshot()
+        with pytest.raises(LockLost):
+            world.executor()._execute(lease, wish, lambda *_: None)
+        assert world.snapshot() == before
+
+
+class RealTime(ManualClock):
+    """A clock on which whoever waits for a lock waits for real."""
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(min(seconds, 0.05))
+
+
+def test_two_threads_that_want_the_same_run_get_one_after_the_other(database_url: str) -> None:
+    world = World(database_url, RealTime())
+    reports = []
+    threads = [threading.Thread(target=lambda: reports.append(world.sync())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert [report.state for report in reports] == [RunState.SUCCEEDED] * 2
+    assert world.replica() == world.upstream()
+
+
+def test_a_recorded_run_is_read_back_as_it_was_reported(world: World) -> None:
+    report = world.sync()
+    with world.store.reading() as connection:
+        assert report.run_id is not None
+        assert runs.report(connection, report.run_id).to_json() == report.to_json()
