@@ -68,13 +68,13 @@ def config_named(ctx: click.Context, named: Path | None) -> Path | None:
     return named or before
 
 
-def configured(verb: Callable[..., int | None]) -> Callable[..., int | None]:
+def configured(verb: Callable[..., int | None]) -> Callable[..., Any]:
     """Give a verb the option --config, and the session that comes of it as its first argument."""
 
     @config_option
     @click.pass_context
     @functools.wraps(verb)
-    def command(ctx: click.Context, named: Path | None, **options: Any) -> int | None:
+    def command(ctx: click.Context, /, named: Path | None, **options: Any) -> int | None:
         named = config_named(ctx, named)
         path = find_config(named)
         config = load(path)

@@ -58,42 +58,45 @@ class Program(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:
+    def main(  # type: ignore[override] # click's may return instead of ending the process; this one never does
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> NoReturn:
         """Do what `args` say (the process's, by default), and exit with the status that the contract gives."""
         for stream in (sys.stdout, sys.stderr):
             with suppress(AttributeError):  # a name in a script that the terminal cannot show is no reason to fail
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # not of every stream
         clock = SystemClock()
         with on_signals(clock):
-            status = self._attempt(args, prog_name, {**extra, "obj": clock})
+            try:
+                result = super().main(args, prog_name, **{**extra, "standalone_mode": False, "obj": clock})
+                status = result if isinstance(result, int) else 0
+            except Exception as error:  # noqa: BLE001 - here every error ends
+                status = _end(error)
         sys.exit(status)
 
-    def _attempt(self, args: Sequence[str] | None, prog_name: str | None, extra: dict[str, Any]) -> int:
-        try:
-            return _status(super().main(args, prog_name, **{**extra, "standalone_mode": False}))
-        except click.ClickException as error:
+
+def _end(error: Exception) -> int:
+    """Tell what went wrong, and return the exit status for it."""
+    status = 1
+    match error:
+        case click.ClickException():
             error.show()
-            return error.exit_code
-        except RostersyncError as error:
+            status = error.exit_code
+        case RostersyncError():
             tell(error)
-            return error.exit_status
-        except Stopped as stopped:
-            complain(f"stopped by {_name(stopped.signal)}; what was under way is not applied")
-            return 128 + stopped.signal
-        except (click.Abort, KeyboardInterrupt):
-            return 128 + Signals.SIGINT
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be flushed
-            return _BROKEN_PIPE
-        except Exception as error:  # noqa: BLE001 - nobody foresaw it, and nobody shall read a traceback
+            status = error.exit_status
+        case Stopped():
+            complain(f"stopped by {_name(error.signal)}; what was under way is not applied")
+            status = 128 + error.signal
+        case click.Abort():
+            status = 128 + Signals.SIGINT
+        case BrokenPipeError():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to be flushed
+            status = _BROKEN_PIPE
+        case _:  # nobody foresaw it, and nobody shall read a traceback
             log.debug("unexpected", exc_info=error)
-            hint = 'run again with logging.level = "debug" for details'
-            complain(f"unexpected: {type(error).__name__}; {hint}")
-            return 1
-
-
-def _status(result: Any) -> int:
-    return result if isinstance(result, int) else 0
+            complain(f'unexpected: {type(error).__name__}; run again with logging.level = "debug" for details')
+    return status
 
 
 def _name(number: int) -> str:
@@ -117,7 +120,7 @@ def tell(error: RostersyncError, about: str = "") -> None:
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="The configuration.")
 @click.version_option(__version__, prog_name="rostersync", message="%(prog)s %(version)s")
-def program(config: Path | None) -> None:  # noqa: ARG001 - the verbs look it up, see `options`
+def program(config: Path | None) -> None:
     """Keep an exact local replica of a school's ManageBac students, in SQLite or PostgreSQL.
 
     To begin: `rostersync demo` shows what it does; `rostersync init` writes a configuration; `rostersync check`

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -65,7 +66,7 @@ def run_all(
     Raises `Stopped` when the process is to end; runs under way get some seconds to end as well.
     """
     crew = Crew(at_once)
-    begun = {order: crew.submit(lambda order=order: run(order)) for order in orders if order.source not in refused}
+    begun = {order: crew.submit(partial(run, order)) for order in orders if order.source not in refused}
     try:
         crew.wait(clock)
     except Stopped:
@@ -84,6 +85,6 @@ def _outcome(order: Order, promise: Future[RunReport]) -> Outcome:
         return Outcome(order.source, error=error)
     except Stopped:
         raise
-    except Exception as error:  # noqa: BLE001 - a source's failure never ends another's run
+    except Exception as error:  # a source's failure never ends another's run
         log.debug("unexpected", source=order.source, exc_info=error)
         return Outcome(order.source, error=unexpected(error))

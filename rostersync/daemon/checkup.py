@@ -29,7 +29,7 @@ _PATIENCE = timedelta(seconds=30)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. It is fine when `exit_status` is 0; with a `warning` it works, but should be looked after."""
+    """One thing looked at: fine when `exit_status` is 0; with a `warning` it works, but needs looking after."""
 
     what: str
     said: str

@@ -18,10 +18,10 @@ from rostersync.report import RunKind
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from apscheduler.triggers.base import BaseTrigger
+
     from rostersync.config import Schedule
     from rostersync.daemon.crew import Crew
-
-Trigger = IntervalTrigger | CronTrigger
 
 
 class _CrewExecutor(BaseExecutor):  # type: ignore[misc] # apscheduler has no types
@@ -93,7 +93,7 @@ def first_full(schedule: Schedule, past: Past) -> datetime | None:
     return past.full + schedule.full if past.full and isinstance(schedule.full, timedelta) else None
 
 
-def _trigger(slot: timedelta | Cron, zone: ZoneInfo, jitter: timedelta) -> Trigger:
+def _trigger(slot: timedelta | Cron, zone: ZoneInfo, jitter: timedelta) -> BaseTrigger:
     spread = jitter.total_seconds() or None
     if isinstance(slot, Cron):
         return CronTrigger(**slot.fields(), timezone=zone, jitter=spread)

@@ -73,10 +73,9 @@ class Runner:
         except Stopped:
             log.info("run_stopped", source=source, kind=str(kind))
         except RostersyncError as error:
-            log.error("run_impossible", source=source, kind=str(kind), error=error.message, hint=error.hint)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next slot is another chance
-            log.error("run_broke", source=source, kind=str(kind), error=type(error).__name__)
-            log.debug("run_broke", source=source, exc_info=error)
+            log.exception("run_impossible", source=source, kind=str(kind), error=error.message, hint=error.hint)
+        except Exception:  # whatever it is, the next slot is another chance
+            log.exception("run_broke", source=source, kind=str(kind))
 
 
 def _unwatched(_what: str, _done: int, _total: int) -> None:

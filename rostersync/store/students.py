@@ -1,10 +1,29 @@
-"""From the stage into the tables: the statements of a run's one transaction that change students."""
+"""From the stage into the tables: the statements of a run's one transaction that change students.
+
+They have some sixty columns each and are made once; `source`, `run_id` and `now` are their parameters.
+"""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, case, delete, exists, func, insert, literal, or_, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    Text,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from rostersync.records import FIELD_NAMES
@@ -19,116 +38,113 @@ if TYPE_CHECKING:
 
 _PAYLOAD = (*FIELD_NAMES, "extra")
 
+_SOURCE = bindparam("run_source", type_=Text)
+_RUN_ID = bindparam("this_run", type_=BigInteger)
+_NOW = bindparam("now", type_=Timestamp)
+
+_MINE = and_(student.c.source == _SOURCE, student.c.id == sighted.c.id)
+_CHANGED = and_(_MINE, sighted.c.verdict.in_(("updated", "restored")))
+_VERSIONED = or_(sighted.c.versioned, sighted.c.verdict == "restored")
+_REMOVED = and_(student.c.source == _SOURCE, student.c.id == removal.c.id)
+
 
 def apply(connection: Connection, source: str, *, run_id: int, now: datetime) -> None:
     """Carry out the stage's verdicts and removals. Call it inside the run's transaction.
 
     A version begins at `now`, or a millisecond after the student's previous one where our clock has gone back.
     """
-    for statement in _statements(connection, source, run_id, now):
-        connection.execute(statement)
-
-
-def _statements(connection: Connection, source: str, run_id: int, now: datetime) -> list[Any]:
-    begins = _version_start(connection.dialect.name, now)
-    matched = and_(student.c.source == source, student.c.id == sighted.c.id)
-    changed = and_(matched, sighted.c.verdict.in_(("updated", "restored")))
-    versioned = or_(sighted.c.versioned, sighted.c.verdict == "restored")
-    removed = and_(student.c.source == source, student.c.id == removal.c.id)
-    return [
-        _supersede(select(student, begins.label("valid_to")).join(sighted, and_(changed, versioned))),
-        _update_changed(changed, versioned, begins, run_id),
-        _insert_new(source, run_id, now),
-        _supersede(select(student, begins.label("valid_to")).join(removal, removed)),
-        _bury(removed, begins, run_id, now),
-        *_quarantine(connection, source, now),
-    ]
-
-
-def _version_start(dialect: str, now: datetime) -> ColumnElement[Any]:
-    """Return when the new version of a stored student begins: max(now, his previous one's start + 1 ms)."""
-    later = "strftime('%Y-%m-%dT%H:%M:%fZ', student.valid_from, '+0.001 seconds')"
-    if dialect == "postgresql":
-        later = "student.valid_from + interval '1 millisecond'"
-    moment = literal(now, Timestamp)
-    return case((student.c.valid_from < moment, moment), else_=text(later))
-
-
-def _supersede(rows: Any) -> Any:
-    """Copy the stored rows that are about to change to the superseded versions."""
-    stored = rows.subquery()
-    columns = [column.name for column in student_version.c]
-    return insert(student_version).from_select(columns, select(*(stored.c[name] for name in columns)))
-
-
-def _update_changed(
-    changed: ColumnElement[bool], versioned: ColumnElement[bool], begins: ColumnElement[Any], run_id: int
-) -> Any:
-    """Replace, never merge: what is absent upstream becomes NULL."""
-    values: dict[str, Any] = {name: sighted.c[name] for name in (*_PAYLOAD, "content_hash")}
-    values |= {"deleted_at": None, "deletion_source": None}
-    restored = sighted.c.verdict == "restored"
-    facts = {
-        "valid_from": begins,
-        "op": case((restored, "restore"), else_="update"),
-        "changed_fields": sighted.c.changed_fields,
-        "run_id": literal(run_id),
-    }
-    values |= {name: case((versioned, value), else_=student.c[name]) for name, value in facts.items()}
-    return update(student).where(changed).values(values)
-
-
-def _insert_new(source: str, run_id: int, now: datetime) -> Any:
-    facts: dict[str, Any] = {
-        "source": literal(source),
-        "id": sighted.c.id,
-        **{name: sighted.c[name] for name in (*_PAYLOAD, "content_hash")},
-        "first_seen_at": literal(now, Timestamp),
-        "valid_from": literal(now, Timestamp),
-        "op": literal("insert"),
-        "changed_fields": literal((), JsonTuple),
-        "run_id": literal(run_id),
-    }
-    rows = select(*(value.label(name) for name, value in facts.items())).where(sighted.c.verdict == "inserted")
-    return insert(student).from_select(list(facts), rows)
-
-
-def _bury(removed: ColumnElement[bool], begins: ColumnElement[Any], run_id: int, now: datetime) -> Any:
-    """Make tombstones: the last known fields stay, for rows of the deleted feed may be stubs."""
-    return (
-        update(student)
-        .where(removed)
-        .values(
-            deleted_at=func.coalesce(removal.c.deleted_at, literal(now, Timestamp)),
-            deletion_source=removal.c.deletion_source,
-            valid_from=begins,
-            op="delete",
-            changed_fields=literal((), JsonTuple),
-            run_id=run_id,
-        )
-    )
-
-
-def _quarantine(connection: Connection, source: str, now: datetime) -> list[Any]:
-    """Take in what could not be decoded; let go what decodes now, and what is gone."""
-    make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    moment = literal(now, Timestamp)
-    bad = select(literal(source), sighted.c.id, sighted.c.rejected, moment, moment)
-    new = make(Quarantine).from_select(
-        ["source", "id", "reason", "first_seen_at", "last_seen_at"], bad.where(sighted.c.verdict == "quarantined")
-    )
-    mine = Quarantine.source == source
-    decoded = exists().where(sighted.c.id == Quarantine.id, sighted.c.verdict != "quarantined")
-    gone = exists().where(proof.c.id == Quarantine.id, proof.c.answer == "gone")
-    return [
-        new.on_conflict_do_update(
-            index_elements=["source", "id"], set_={"reason": new.excluded.reason, "last_seen_at": moment}
-        ),
-        delete(Quarantine).where(mine, or_(decoded, gone)),
-    ]
+    parameters = {"run_source": source, "this_run": run_id, "now": now}
+    for statement in _statements(connection.dialect.name):
+        connection.execute(statement, parameters)
 
 
 def release_nameless(connection: Connection, source: str) -> None:
     """Let go of the records without an id that a clean full crawl no longer showed."""
     still = exists().where(sighted.c.id == Quarantine.id)
     connection.execute(delete(Quarantine).where(Quarantine.source == source, Quarantine.id < 0, ~still))
+
+
+@cache
+def _statements(dialect: str) -> tuple[Any, ...]:
+    begins = _version_start(dialect)
+    return (
+        _supersede(begins, and_(_CHANGED, _VERSIONED), sighted),
+        _update_changed(begins),
+        _insert_new(),
+        _supersede(begins, _REMOVED, removal),
+        _bury(begins),
+        _take_in(dialect),
+        _let_go(),
+    )
+
+
+def _version_start(dialect: str) -> ColumnElement[Any]:
+    """Return when the new version of a stored student begins: max(now, his previous one's start + 1 ms)."""
+    later = "strftime('%Y-%m-%dT%H:%M:%fZ', student.valid_from, '+0.001 seconds')"
+    if dialect == "postgresql":
+        later = "student.valid_from + interval '1 millisecond'"
+    return case((student.c.valid_from < _NOW, _NOW), else_=text(later))
+
+
+def _supersede(begins: ColumnElement[Any], which: ColumnElement[bool], stage: Any) -> Any:
+    """Copy the stored rows that are about to change to the superseded versions."""
+    columns = [column.name for column in student_version.c]
+    stored = (begins if name == "valid_to" else student.c[name] for name in columns)
+    return insert(student_version).from_select(columns, select(*stored).join_from(student, stage, which))
+
+
+def _update_changed(begins: ColumnElement[Any]) -> Any:
+    """Replace, never merge: what is absent upstream becomes NULL."""
+    values: dict[str, Any] = {name: sighted.c[name] for name in (*_PAYLOAD, "content_hash")}
+    values |= {"deleted_at": None, "deletion_source": None}
+    facts = {
+        "valid_from": begins,
+        "op": case((sighted.c.verdict == "restored", "restore"), else_="update"),
+        "changed_fields": sighted.c.changed_fields,
+        "run_id": _RUN_ID,
+    }
+    values |= {name: case((_VERSIONED, value), else_=student.c[name]) for name, value in facts.items()}
+    return update(student).where(_CHANGED).values(values)
+
+
+def _insert_new() -> Any:
+    facts: dict[str, Any] = {
+        "source": _SOURCE,
+        "id": sighted.c.id,
+        **{name: sighted.c[name] for name in (*_PAYLOAD, "content_hash")},
+        "first_seen_at": _NOW,
+        "valid_from": _NOW,
+        "op": literal("insert"),
+        "changed_fields": literal((), JsonTuple),
+        "run_id": _RUN_ID,
+    }
+    return insert(student).from_select(list(facts), select(*facts.values()).where(sighted.c.verdict == "inserted"))
+
+
+def _bury(begins: ColumnElement[Any]) -> Any:
+    """Make tombstones: the last known fields stay, for rows of the deleted feed may be stubs."""
+    facts = {
+        "deleted_at": func.coalesce(removal.c.deleted_at, _NOW),
+        "deletion_source": removal.c.deletion_source,
+        "valid_from": begins,
+        "op": "delete",
+        "changed_fields": literal((), JsonTuple),
+        "run_id": _RUN_ID,
+    }
+    return update(student).where(_REMOVED).values(facts)
+
+
+def _take_in(dialect: str) -> Any:
+    """Put into quarantine what could not be decoded."""
+    make = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    bad = select(_SOURCE, sighted.c.id, sighted.c.rejected, _NOW, _NOW).where(sighted.c.verdict == "quarantined")
+    new = make(Quarantine).from_select(["source", "id", "reason", "first_seen_at", "last_seen_at"], bad)
+    again = {"reason": new.excluded.reason, "last_seen_at": new.excluded.last_seen_at}
+    return new.on_conflict_do_update(index_elements=["source", "id"], set_=again)
+
+
+def _let_go() -> Any:
+    """Let go of what decodes now, and of what is gone."""
+    decoded = exists().where(sighted.c.id == Quarantine.id, sighted.c.verdict != "quarantined")
+    gone = exists().where(proof.c.id == Quarantine.id, proof.c.answer == "gone")
+    return delete(Quarantine).where(Quarantine.source == _SOURCE, or_(decoded, gone))

@@ -62,6 +62,8 @@ class Crawled:
     """Whether a clean roster was read, so that absence may be asked about."""
     replaces: bool = False
     """Whether the watermarks were not trusted, and go."""
+    empty: bool = False
+    """Whether the roster had nobody in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +150,10 @@ class Run:
         if roster.total == 0 and live > 0:
             message = f"the API lists no student at all, and the replica holds {live}"
             raise RunFailed(message, "nothing was removed; look at the token's permissions and at ManageBac itself")
-        stream = Stream(roster.clean, roster.start)
+        # An empty list may be a mistake of a moment, so it dates no watermark: the next run reads everything again.
+        stream = Stream(roster.clean and roster.total > 0, roster.start)
         ignored = roster.feed.ignored if roster.feed else self._state.deleted_feed_ignored
-        return Crawled(RunKind.FULL, stream, stream, feed_ignored=ignored, swept=roster.clean, replaces=replaces)
+        return Crawled(RunKind.FULL, stream, stream, feed_ignored=ignored, swept=stream.clean, replaces=replaces, empty=roster.total == 0)
 
     def _revisit_quarantine(self) -> None:
         waiting = runs.quarantined(self._connection, self._source, QUARANTINE_LIMIT)
@@ -250,7 +253,7 @@ class Run:
         report = self._report(crawled.kind, state, counts, after.watermarks, "; ".join(reasons) or None)
         full = crawled.kind is RunKind.FULL
         return runs.Ending(
-            report=replace(report, notices=_notices(settled)),
+            report=replace(report, notices=_notices(crawled, settled)),
             state=after,
             request_id=wish.request_id,
             guarded=settled.guarded,
@@ -263,7 +266,7 @@ class Run:
     def _doubts(self, crawled: Crawled) -> list[str]:
         """Return why the run is incomplete, nothing when it is not."""
         doubts = []
-        if not crawled.modified.clean:
+        if not crawled.modified.clean and not crawled.empty:
             what = "the roster" if crawled.kind is RunKind.FULL else "the modified feed"
             doubts.append(f"{what} kept changing while it was read")
         if crawled.kind is RunKind.INCREMENTAL and not crawled.deleted.clean and not crawled.feed_ignored:
@@ -344,8 +347,10 @@ class Run:
         return to_milliseconds(self._clock.now())
 
 
-def _notices(settled: Settled) -> tuple[str, ...]:
-    return tuple(f"student {key} of the approved plan was not proved gone, and stays" for key in settled.unproved)
+def _notices(crawled: Crawled, settled: Settled) -> tuple[str, ...]:
+    empty = ("the API lists no student at all; the next run will be full again",) if crawled.empty else ()
+    stays = (f"student {key} of the approved plan was not proved gone, and stays" for key in settled.unproved)
+    return (*empty, *stays)
 
 
 def _ended(kind: RunKind) -> frozenset[RunKind]:

@@ -17,7 +17,7 @@ from harness import Crash, Fuse, World
 
 from rostersync.report import RunKind, RunState
 from rostersync.simulator import faults as make
-from rostersync.simulator.faults import Faults
+from rostersync.simulator.faults import Fault, Faults, Match
 from rostersync.simulator.switches import Switches
 from rostersync.sync.guard import GuardPolicy
 from rostersync.sync.plan import Policy
@@ -85,22 +85,22 @@ def draw_switches(rng: random.Random) -> Switches:
 
 ACTS = ("create", "update", "update", "clear", "archive", "delete", "delete", "restore", "login")
 
-FAULTS: list[Callable[[], Any]] = [
-    lambda: make.http_status(500),
-    lambda: make.http_status(502, html=True),
-    lambda: make.rate_limited("text-utc"),
-    lambda: make.rate_limited("epoch"),
-    lambda: make.rate_limited("missing"),
-    make.html_200,
-    make.truncated_json,
-    make.unauthorized,
-    make.forbidden,
-    make.not_found,
-    make.reset,
-    make.never_answers,
-    make.empty_list,
-    make.not_all_counts,
-    lambda: make.without_meta("total_count"),
+FAULTS: list[tuple[Callable[[], Fault], Match | None]] = [
+    (lambda: make.http_status(500), None),
+    (lambda: make.http_status(502, html=True), None),
+    (lambda: make.rate_limited("text-utc"), None),
+    (lambda: make.rate_limited("epoch"), None),
+    (lambda: make.rate_limited("missing"), None),
+    (make.html_200, None),
+    (make.truncated_json, None),
+    (make.unauthorized, None),
+    (make.forbidden, None),
+    (make.not_found, None),
+    (make.reset, None),
+    (make.never_answers, None),
+    (make.empty_list, make.on_roster),  # of a feed nobody could tell such a lie from the truth
+    (make.not_all_counts, make.on_list),
+    (lambda: make.without_meta("total_count"), make.on_list),
 ]
 
 
@@ -162,7 +162,8 @@ class History:
             self._live(self.rng.choice([1, 1, 2]))
         if self.rng.random() < self.fault_share:
             self.tale.faults += 1
-            self.faults.add(self.rng.choice(FAULTS)(), times=self.rng.choice([1, 1, 2, 6]))
+            fault, match = self.rng.choice(FAULTS)
+            self.faults.add(fault(), match, times=self.rng.choice([1, 1, 2, 6]))
 
     def _live(self, events: int) -> None:
         """Let things happen at the school."""

@@ -1,0 +1,64 @@
+"""`rostersync check`: whether everything that the configuration names works."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from rostersync.cli.options import config_named, config_option, json_option, start_log
+from rostersync.cli.output import document, mark
+from rostersync.config import find_config, load
+from rostersync.daemon.checkup import Finding, examine, failed
+from rostersync.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from rostersync.clock import Clock
+
+
+@click.command()
+@json_option
+@config_option
+@click.pass_context
+def command(ctx: click.Context, named: Path | None, as_json: bool) -> int:
+    """Tell whether configuration, secrets, database and each source's API work, with the fix for what does not.
+
+    Nothing is changed, and of each school one student is asked for. Exit status: 0 all works, 1 something does not,
+    2 configuration or token are wrong.
+    """
+    findings = []
+    for finding in _findings(config_named(ctx, named), ctx.obj):
+        findings.append(finding)
+        if not as_json:
+            _show(finding)
+    if as_json:
+        document({"ok": not any(finding.exit_status for finding in findings), "checks": [*map(_json, findings)]})
+    return max(finding.exit_status for finding in findings)
+
+
+def _findings(named: Path | None, clock: Clock) -> Iterator[Finding]:
+    try:
+        path = find_config(named)
+        config = load(path)
+    except ConfigError as error:
+        yield from failed("config", error)
+        return
+    start_log(config)
+    yield from examine(config, path, clock)
+
+
+def _json(finding: Finding) -> dict[str, object]:
+    return {"ok": finding.exit_status == 0, **asdict(finding)}
+
+
+def _show(finding: Finding) -> None:
+    word, colour = (
+        ("fail", "red") if finding.exit_status else ("warn", "yellow") if finding.warning else ("ok", "green")
+    )
+    click.echo(f"{mark(word.ljust(4), colour)}  {finding.what}: {finding.said}")
+    if finding.hint:
+        click.echo(f"      {finding.hint}")

@@ -1,0 +1,158 @@
+"""`rostersync demo`: all of it in one command, with invented students and nothing to set up."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rostersync.cli.options import Session, config_option, start_log
+from rostersync.cli.output import mark, table
+from rostersync.cli.simulator import serving
+from rostersync.cli.status import show_all
+from rostersync.cli.sync import carry_out, tell_all
+from rostersync.clock import to_text
+from rostersync.config import load
+from rostersync.daemon.executor import Order
+from rostersync.errors import RostersyncError
+from rostersync.report import RunKind
+from rostersync.simulator import App, School
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from rostersync.clock import SystemClock
+    from rostersync.report import RunReport
+
+_CONFIG = """\
+[database]
+url = "sqlite:///roster.db"
+
+[[sources]]
+name = "demo"
+base_url = "{base_url}"
+token_file = "demo-token"
+"""
+
+_DONE = {
+    "create": "{} enrolled",
+    "update": "{} changed in some field",
+    "clear": "{} had a field cleared",
+    "archive": "{} archived (withdrawn, graduated or without a reason)",
+    "unarchive": "{} taken back from the archive",
+    "delete": "{} deleted",
+    "restore": "{} restored after a deletion",
+    "login": "{} logged in, which is no change of the roster",
+}
+_SHARE_OF_A_DAY = 20  # one in so many students has something happen to him
+
+
+@click.command()
+@click.option("--students", type=click.IntRange(100, 100_000), default=1200, show_default=True, help="How many.")
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same school.")
+@config_option
+@click.pass_obj
+def command(clock: SystemClock, /, *, students: int, seed: int, named: Path | None) -> int:  # noqa: ARG001 - see simulator
+    """Show it all with invented students: a first sync, a day at the school, a second sync, and questions to ask."""
+    folder = Path(tempfile.mkdtemp(prefix="rostersync-demo-"))
+    school = School(seed, students, clock)
+    token = secrets.token_hex(16)
+    with serving(App(school, token)) as base_url:
+        session = _session(folder, base_url, token, clock)
+        _title(f"A school of {students} invented students, at a stand-in ManageBac on {base_url}")
+        before = _sync(session)
+        _title("A day at the school")
+        _tell_churn(school.churn(random.Random(seed), students // _SHARE_OF_A_DAY))  # noqa: S311 - a demo that repeats
+        _title("The next sync asks for the changes only")
+        after = _sync(session)
+        _title("rostersync status")
+        show_all(session)
+    _ask(folder / "roster.db", before, after)
+    _title("To look further")
+    click.echo(f'sqlite3 {folder}/roster.db "SELECT * FROM enrolled_student LIMIT 5"')
+    click.echo(session.command("runs"))
+    click.echo(f"rm -r {folder}   # when you have seen enough")
+    return 0
+
+
+def _session(folder: Path, base_url: str, token: str, clock: SystemClock) -> Session:
+    """Set a school up as anybody would: a configuration and a token, in a folder of its own."""
+    path = folder / "config.toml"
+    path.write_text(_CONFIG.format(base_url=base_url), encoding="utf-8")
+    (folder / "demo-token").touch(mode=0o600)
+    (folder / "demo-token").write_text(token, encoding="utf-8")
+    config = load(path)
+    start_log(config)
+    return Session(config, path, clock, named=path)
+
+
+def _title(text: str) -> None:
+    click.echo(f"\n{mark(text, 'cyan')}")
+
+
+def _sync(session: Session) -> RunReport:
+    (outcome,) = carry_out(session, [Order("demo", RunKind.INCREMENTAL)])
+    tell_all(session, [outcome], as_json=False)
+    if outcome.exit_status or outcome.report is None:
+        raise RostersyncError("the demo's sync did not succeed", "what it said stands above")
+    return outcome.report
+
+
+def _tell_churn(done: Counter[str]) -> None:
+    for action, words in _DONE.items():
+        if done[action]:
+            click.echo("  " + words.format(done[action]))
+
+
+# Questions -------------------------------------------------------------------------------------------------------
+
+_YEAR_GROUPS = """\
+SELECT year_group_id AS year_group, count(*) AS students
+  FROM enrolled_student GROUP BY year_group_id ORDER BY year_group_id"""
+
+_LEFT = """\
+SELECT id, last_name, first_name, op AS what, status
+  FROM student_history
+ WHERE run_id = :run AND (op = 'delete' OR (status <> 'enrolled' AND changed_fields LIKE '%"archived"%'))
+ ORDER BY what, id"""
+
+_NATIONALITIES = """\
+SELECT nationality, count(*) AS students
+  FROM enrolled_student JOIN student_nationality USING (source, id)
+ GROUP BY nationality ORDER BY students DESC, nationality LIMIT 5"""
+
+_CHANGED = """\
+SELECT id FROM student_history
+ WHERE run_id = :run AND op = 'update' AND changed_fields LIKE '%"year_group_id"%' AND status = 'enrolled'
+ ORDER BY id LIMIT 1"""
+
+_AS_OF = """\
+SELECT :t AS as_of, last_name, first_name, year_group_id, status
+  FROM student_history
+ WHERE id = :id AND op <> 'delete' AND valid_from <= :t AND (valid_to IS NULL OR valid_to > :t)"""
+
+
+def _ask(database: Path, before: RunReport, after: RunReport) -> None:
+    """Ask the database what a school asks of it, as any program that speaks SQL can."""
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        run = {"run": after.run_id}
+        _answer(connection, "How many are enrolled in each year group?", _YEAR_GROUPS, {})
+        _answer(connection, "Who left today?", _LEFT, run)
+        _answer(connection, "Which are the most frequent nationalities?", _NATIONALITIES, {})
+        if changed := connection.execute(_CHANGED, run).fetchone():
+            question = f"What did we know of student {changed[0]} before today, and what do we now?"
+            times = [to_text(report.finished_at) for report in (before, after)]
+            _answer(connection, question, _AS_OF, *({"id": changed[0], "t": time} for time in times))
+
+
+def _answer(connection: sqlite3.Connection, question: str, query: str, *parameters: dict[str, object]) -> None:
+    _title(question)
+    click.echo(mark("\n".join(f"  {line}" for line in query.splitlines()), "bright_black") + "\n")
+    cursors = [connection.execute(query, values) for values in parameters]
+    table([column[0] for column in cursors[0].description], [row for cursor in cursors for row in cursor])

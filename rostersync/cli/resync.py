@@ -1,0 +1,50 @@
+"""`rostersync resync`: the whole roster anew."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rostersync.cli.options import configured, json_option, source_option
+from rostersync.cli.output import document
+from rostersync.cli.sync import carry_out, tell_all
+from rostersync.daemon import wiring
+from rostersync.daemon.executor import Order
+from rostersync.report import RunKind
+from rostersync.store import requests
+
+if TYPE_CHECKING:
+    from rostersync.cli.options import Session
+    from rostersync.store import Store
+
+
+@click.command()
+@source_option
+@click.option("--no-wait", is_flag=True, help="Leave the request in the database, and return.")
+@json_option
+@configured
+def command(session: Session, names: tuple[str, ...], no_wait: bool, as_json: bool) -> int:
+    """Read everything anew: `sync --full` under the name that operators look for.
+
+    With --no-wait the source's next run carries the request out, whoever does that.
+    """
+    sources = session.chosen(names)
+    if not no_wait:
+        outcomes = carry_out(session, [Order(source.name, RunKind.FULL) for source in sources])
+        return tell_all(session, outcomes, as_json=as_json)
+    store = wiring.open_store(session.config, session.clock, create=True)
+    left = [_leave(store, source.name) for source in sources]
+    if as_json:
+        document({"requests": left})
+        return 0
+    for request in left:
+        who = "somebody is at this source now" if request["lock_held"] else "nobody is at this source now"
+        click.echo(f"{request['source']}: request {request['request_id']} is left for the next run; {who}")
+    return 0
+
+
+def _leave(store: Store, source: str) -> dict[str, Any]:
+    with store.writing() as connection:
+        number = requests.file(connection, source, RunKind.FULL, now=store.clock.now(), expires_at=None)
+    return {"source": source, "request_id": number, "lock_held": store.is_held(source)}

@@ -1,0 +1,46 @@
+"""`rostersync runs`: what was done lately."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rostersync.cli.options import configured, json_option
+from rostersync.cli.output import document, moment, span, table
+from rostersync.clock import to_text
+from rostersync.daemon import wiring
+from rostersync.store.runs import recent
+
+if TYPE_CHECKING:
+    from rostersync.cli.options import Session
+    from rostersync.report import RunReport
+
+_FIGURES = ("fetched", "inserted", "updated", "restored", "deleted", "quarantined", "removals_held")
+_HEADERS = ("run", "source", "kind", "state", "finished", "took", *(name.replace("_", " ") for name in _FIGURES))
+
+
+@click.command()
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many, newest first.")
+@json_option
+@configured
+def command(session: Session, limit: int, as_json: bool) -> None:
+    """List recent runs of all sources, newest first."""
+    store = wiring.open_store(session.config, session.clock, create=False)
+    with store.reading() as connection:
+        reports = recent(connection, limit)
+    if as_json:
+        document({"runs": [_json(report) for report in reports]})
+        return
+    table((*_HEADERS, "error"), [_row(report) for report in reports])
+
+
+def _json(report: RunReport) -> dict[str, Any]:
+    times = {"started_at": to_text(report.started_at), "finished_at": to_text(report.finished_at)}
+    return {**report.to_json(), **times}
+
+
+def _row(report: RunReport) -> tuple[Any, ...]:
+    head = (report.run_id, report.source, report.kind, report.state, moment(report.finished_at))
+    figures = (getattr(report.counts, name) for name in _FIGURES)
+    return (*head, span(report.duration_s), *figures, report.error)

@@ -1,0 +1,99 @@
+"""`rostersync status`: how fresh each source is, and what waits for somebody."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rostersync.cli.options import configured, json_option
+from rostersync.cli.output import document, mark, moment, span
+from rostersync.clock import to_text
+from rostersync.daemon import wiring
+from rostersync.report import RunState
+from rostersync.store.status import health
+
+if TYPE_CHECKING:
+    from rostersync.cli.options import Session
+    from rostersync.store import Store
+    from rostersync.store.status import Health
+
+
+@click.command()
+@json_option
+@configured
+def command(session: Session, as_json: bool) -> None:
+    """Tell how fresh each source is, who is at it, which removals wait for approval, and what is in quarantine."""
+    if as_json:
+        document({"sources": [_json(source) for source in _sources(session)]})
+    else:
+        show_all(session)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    name: str
+    is_configured: bool
+    health: Health | None
+    holder: str | None
+
+
+def _sources(session: Session) -> list[_Source]:
+    """Return the configured sources, in their order, and behind them those that only the database knows."""
+    store = wiring.open_store(session.config, session.clock, create=False)
+    with store.reading() as connection:
+        known = {row.source: row for row in health(connection)}
+    wanted = [source.name for source in session.config.sources]
+    names = dict.fromkeys([*wanted, *known])
+    return [_Source(name, name in wanted, known.get(name), _holder(store, name, known.get(name))) for name in names]
+
+
+def _holder(store: Store, name: str, row: Health | None) -> str | None:
+    """Return who holds the lock now; None when nobody does."""
+    return ((row and row.holder) or "another process") if store.is_held(name) else None
+
+
+def _json(source: _Source) -> dict[str, Any]:
+    facts = asdict(source.health) if source.health else {"source": source.name}
+    facts.pop("holder", None)
+    spelled = {key: to_text(value) if isinstance(value, datetime) else value for key, value in facts.items()}
+    return {**spelled, "configured": source.is_configured, "lock_holder": source.holder}
+
+
+def show_all(session: Session) -> None:
+    """Print the state of every source. Raises `NoDatabase` where there is none."""
+    for source in _sources(session):
+        _show_health(source, session)
+        if source.holder:
+            click.echo(f"  being written by {source.holder}")
+
+
+def _show_health(source: _Source, session: Session) -> None:
+    row = source.health
+    if row and not source.is_configured:
+        gone = mark("no longer configured", "yellow")
+        click.echo(f"{source.name}: {gone}; {row.live_students} students of it are still in the database")
+    elif row is None or row.last_run_id is None:
+        click.echo(f"{source.name}: {mark('never run', 'yellow')}; to begin: {session.command('sync')}")
+    else:
+        _show_figures(row)
+        _show_troubles(row, session)
+
+
+def _show_figures(row: Health) -> None:
+    age = "never succeeded" if row.age_seconds is None else f"last success {span(max(row.age_seconds, 0))} ago"
+    good = row.last_state == RunState.SUCCEEDED
+    click.echo(f"{row.source}: {age}; run {row.last_run_id} {mark(str(row.last_state), 'green' if good else 'yellow')}")
+    click.echo(f"  {row.live_students} students, {row.deleted_students} deleted, {row.quarantined} in quarantine")
+    click.echo(f"  read up to {moment(row.modified_watermark)}, deletions up to {moment(row.deleted_watermark)}")
+    click.echo(f"  last read in full {moment(row.last_clean_full_at)}")
+
+
+def _show_troubles(row: Health, session: Session) -> None:
+    if row.held_run_id is not None:
+        way = session.command(f"sync --approve {row.held_run_id}")
+        click.echo(f"  {mark('held', 'yellow')}: removals of run {row.held_run_id} wait for approval: {way}")
+    if row.deleted_feed_ignored:
+        click.echo("  the API does not tell of deletions: they are found by full runs only")

@@ -1,0 +1,151 @@
+"""`rostersync students`: straight from the API, past the database."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rostersync.cli.options import Moment, configured, json_option
+from rostersync.cli.output import document, table
+from rostersync.cli.program import complain
+from rostersync.clock import to_text
+from rostersync.daemon import wiring
+from rostersync.errors import ConfigError, RostersyncError
+from rostersync.records import FIELD_NAMES, Gone, Query, Rejected, Student, json_value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
+
+    from rostersync.cli.options import Session
+    from rostersync.managebac.students import Students
+    from rostersync.records import Row
+
+_COLUMNS = ("id", "last_name", "first_name", "email", "student_id", "year_group_id", "status", "updated_at")
+_NAMES = ("id", *FIELD_NAMES, "extra")
+
+
+@click.group()
+def command() -> None:
+    """Ask the API for students; the database has no part in it."""
+
+
+_one_source = click.option("--source", "name", metavar="NAME", help="Which source, where there are several.")
+
+
+@contextmanager
+def _opened(session: Session, name: str | None) -> Iterator[Students]:
+    sources = session.chosen([name] if name else [])
+    if len(sources) > 1:
+        names = ", ".join(source.name for source in sources)
+        raise ConfigError([f"there are several sources: {names}"], "choose one with --source NAME")
+    with wiring.connector(session.config, session.clock)(sources[0].name) as students:
+        yield students
+
+
+@command.command(name="list")
+@_one_source
+@click.option("--id", "ids", type=click.IntRange(min=1), multiple=True, help="Only this id; may be given often.")
+@click.option("--archived/--no-archived", default=None, help="Only archived ones, or none of them.")
+@click.option("--status", help="Only those of this status.")
+@click.option("--modified-since", type=Moment(), help="Only those modified since then.")
+@click.option("--deleted-since", type=Moment(), help="Those deleted since then, instead of the living.")
+@click.option("--year-group", "year_groups", type=int, multiple=True, help="Only this year group's.")
+@click.option("--homeroom-advisor", "advisors", type=int, multiple=True, help="Only this advisor's.")
+@click.option("--q", help="Only those whom the API's search finds.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, with every field.")
+@json_option
+@configured
+def list_(
+    session: Session,
+    *,
+    name: str | None,
+    ids: tuple[int, ...],
+    archived: bool | None,
+    status: str | None,
+    modified_since: datetime | None,
+    deleted_since: datetime | None,
+    year_groups: tuple[int, ...],
+    advisors: tuple[int, ...],
+    q: str | None,
+    as_csv: bool,
+    as_json: bool,
+) -> None:
+    """List the students that pass all filters. Times: 2026-03-01, or 2026-03-01T08:00:00Z."""
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json: choose one of them")
+    query = Query(ids, archived, status, modified_since, deleted_since, year_groups, advisors, q)
+    with _opened(session, name) as students:
+        rows = list(_all(students, query))
+    printer: Callable[[list[Student], list[Rejected]], None]
+    printer = _print_csv if as_csv else _print_json if as_json else _print_table
+    rejected = [row for row in rows if isinstance(row, Rejected)]
+    printer([row for row in rows if isinstance(row, Student)], rejected)
+    for row in rejected:
+        complain(f"student {row.id or 'without an id'} cannot be read: {row.reason}")
+
+
+def _all(students: Students, query: Query) -> Iterator[Row]:
+    """Yield the rows of every page. A list that changes meanwhile may lack a row: only runs see to that."""
+    first = students.page(query, 1)
+    assert first is not None, "a first page is there, or an error"
+    yield from first.rows
+    for page in students.pages(query, range(2, first.total_pages + 1)):
+        yield from page.rows if page else ()
+
+
+@command.command()
+@click.argument("key", metavar="ID", type=click.IntRange(min=1))
+@_one_source
+@json_option
+@configured
+def get(session: Session, key: int, name: str | None, as_json: bool) -> None:
+    """Print one student."""
+    with _opened(session, name) as students:
+        row = students.get(key)
+    if isinstance(row, Gone):
+        raise RostersyncError(f"there is no student {key}", "he may have been deleted, or belong to another school")
+    if isinstance(row, Rejected):
+        raise RostersyncError(f"student {key} cannot be read: {row.reason}", "correct the record in ManageBac")
+    if as_json:
+        document({"student": _json(row)})
+        return
+    values = [(field, _spelled(value)) for field, value in _json(row).items() if value not in (None, {})]
+    table(("field", "value"), values)
+
+
+# Printing --------------------------------------------------------------------------------------------------------
+
+
+def _json(student: Student) -> dict[str, Any]:
+    deleted = {"deleted_at": to_text(student.deleted_at)} if student.deleted_at else {}
+    return {name: json_value(getattr(student, name)) for name in _NAMES} | deleted
+
+
+def _print_json(students: list[Student], rejected: list[Rejected]) -> None:
+    unreadable = [{"id": row.id, "reason": row.reason} for row in rejected]
+    document({"students": [_json(student) for student in students], "unreadable": unreadable})
+
+
+def _print_csv(students: list[Student], _rejected: Iterable[Rejected]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(_NAMES)
+    for student in students:
+        writer.writerow([_spelled(json_value(getattr(student, name))) for name in _NAMES])
+
+
+def _print_table(students: list[Student], _rejected: Iterable[Rejected]) -> None:
+    table(_COLUMNS, [[json_value(getattr(student, name)) for name in _COLUMNS] for student in students])
+    complain(f"{len(students)} students")
+
+
+def _spelled(value: Any) -> Any:
+    """Return a list or an object as JSON, which a single cell can hold."""
+    if isinstance(value, bool | list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    return value
