@@ -26,6 +26,7 @@ from rostersync.simulator import App, School
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Mapping
 
     from rostersync.clock import SystemClock
     from rostersync.report import RunReport
@@ -68,14 +69,14 @@ def command(clock: SystemClock, /, *, students: int, seed: int, named: Path | No
         _title(f"A school of {students} invented students, at a stand-in ManageBac on {base_url}")
         before = _sync(session)
         _title("A day at the school")
-        _tell_churn(school.churn(random.Random(seed), students // _SHARE_OF_A_DAY))  # noqa: S311 - a demo that repeats
+        _tell_churn(_day(school, random.Random(seed), students // _SHARE_OF_A_DAY))  # noqa: S311 - a demo that repeats
         _title("The next sync asks for the changes only")
         after = _sync(session)
         _title("rostersync status")
         show_all(session)
     _ask(folder / "roster.db", before, after)
     _title("To look further")
-    click.echo(f'sqlite3 {folder}/roster.db "SELECT * FROM enrolled_student LIMIT 5"')
+    click.echo(f"sqlite3 {folder}/roster.db '{_EXAMPLE}'")
     click.echo(session.command("runs"))
     click.echo(f"rm -r {folder}   # when you have seen enough")
     return 0
@@ -104,6 +105,15 @@ def _sync(session: Session) -> RunReport:
     return outcome.report
 
 
+def _day(school: School, rng: random.Random, things: int) -> Counter[str]:
+    """Let so many things happen, a deletion that lasts among them."""
+    done = school.churn(rng, things)
+    if not school.deleted() and (key := school.pick(rng, lambda version: version.living)):
+        school.delete(key)
+        done["delete"] += 1
+    return done
+
+
 def _tell_churn(done: Counter[str]) -> None:
     for action, words in _DONE.items():
         if done[action]:
@@ -126,6 +136,8 @@ _NATIONALITIES = """\
 SELECT nationality, count(*) AS students
   FROM enrolled_student JOIN student_nationality USING (source, id)
  GROUP BY nationality ORDER BY students DESC, nationality LIMIT 5"""
+
+_EXAMPLE = "SELECT * FROM enrolled_student LIMIT 5"
 
 _CHANGED = """\
 SELECT id FROM student_history
@@ -151,7 +163,7 @@ def _ask(database: Path, before: RunReport, after: RunReport) -> None:
             _answer(connection, question, _AS_OF, *({"id": changed[0], "t": time} for time in times))
 
 
-def _answer(connection: sqlite3.Connection, question: str, query: str, *parameters: dict[str, object]) -> None:
+def _answer(connection: sqlite3.Connection, question: str, query: str, *parameters: Mapping[str, object]) -> None:
     _title(question)
     click.echo(mark("\n".join(f"  {line}" for line in query.splitlines()), "bright_black") + "\n")
     cursors = [connection.execute(query, values) for values in parameters]

@@ -77,7 +77,7 @@ def moment(when: datetime | None) -> str:
 def span(seconds: float) -> str:
     """Return a duration in its two largest units, such as `3 h 20 min`."""
     if seconds < 60:  # noqa: PLR2004 - seconds of a minute
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"  # noqa: PLR2004 - where tenths tell nothing
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"  # noqa: PLR2004 - from there on all is slow
     minutes = int(seconds) // 60
     parts = ((minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min"))
     return " ".join([f"{number} {unit}" for number, unit in parts if number][:2])

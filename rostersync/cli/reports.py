@@ -13,6 +13,7 @@ from rostersync.report import RunKind, RunState
 if TYPE_CHECKING:
     from rostersync.cli.options import Session
     from rostersync.daemon.batch import Outcome
+    from rostersync.errors import RostersyncError
     from rostersync.report import Counts, RunReport
 
 COLOURS = {RunState.SUCCEEDED: "green", RunState.FAILED: "red", RunState.DRY_RUN: "cyan"}
@@ -27,7 +28,7 @@ def show(outcome: Outcome, session: Session) -> None:
         _print(outcome.report)
         explain(outcome, session)
     elif outcome.error is not None:
-        tell(outcome.error, outcome.source)
+        _tell(outcome.error, outcome.source)
 
 
 def explain(outcome: Outcome, session: Session) -> None:
@@ -35,7 +36,7 @@ def explain(outcome: Outcome, session: Session) -> None:
     report = outcome.report
     if report is None:
         if outcome.error is not None:
-            tell(outcome.error, outcome.source)
+            _tell(outcome.error, outcome.source)
         return
     for notice in report.notices:
         complain(f"{report.source}: {notice}")
@@ -45,6 +46,10 @@ def explain(outcome: Outcome, session: Session) -> None:
             complain(f"hint: {hint}")
     elif report.kind is RunKind.FULL and report.counts.fetched == 0:
         complain(f"{report.source}: the API lists no student at all; is the token allowed to see them?")
+
+
+def _tell(error: RostersyncError, source: str) -> None:
+    tell(error, "" if f"source {source}" in error.message else source)
 
 
 def _hint(report: RunReport, session: Session) -> str:
@@ -57,12 +62,12 @@ def _hint(report: RunReport, session: Session) -> str:
 
 def _print(report: RunReport) -> None:
     state = mark(report.state.replace("_", " "), COLOURS.get(report.state, "yellow"))
-    number = "" if report.run_id is None else f" {report.run_id}"
-    click.echo(f"{report.source}: {report.kind} run{number} {state} in {span(report.duration_s)}")
+    what = report.kind if report.run_id is None else f"{report.kind} run {report.run_id}"
+    click.echo(f"{report.source}: {what} {state} in {span(report.duration_s)}")
     if report.state is not RunState.FAILED:
         click.echo(f"  {figures(report.counts)}")
     marks = report.watermarks
-    click.echo(f"  read up to {moment(marks.modified)}, deletions up to {moment(marks.deleted)}")
+    click.echo(f"  watermarks: modified {moment(marks.modified)}, deleted {moment(marks.deleted)}")
     click.echo(f"  {report.requests} requests, {report.retries} of them repeated")
 
 

@@ -87,7 +87,7 @@ def _show_figures(row: Health) -> None:
     good = row.last_state == RunState.SUCCEEDED
     click.echo(f"{row.source}: {age}; run {row.last_run_id} {mark(str(row.last_state), 'green' if good else 'yellow')}")
     click.echo(f"  {row.live_students} students, {row.deleted_students} deleted, {row.quarantined} in quarantine")
-    click.echo(f"  read up to {moment(row.modified_watermark)}, deletions up to {moment(row.deleted_watermark)}")
+    click.echo(f"  watermarks: modified {moment(row.modified_watermark)}, deleted {moment(row.deleted_watermark)}")
     click.echo(f"  last read in full {moment(row.last_clean_full_at)}")
 
 

@@ -85,9 +85,13 @@ def _unwatched(_what: str, _done: int, _total: int) -> None:
 def _log_report(report: RunReport) -> None:
     """Log a run in one line: ids and counts, no more."""
     tell = {RunState.SUCCEEDED: log.info, RunState.FAILED: log.error}.get(report.state, log.warning)
-    told = {**report.to_json(), **report.to_json()["watermarks"]}
-    told |= {"modified_watermark": told.pop("modified"), "deleted_watermark": told.pop("deleted")}
-    told = {key: value for key, value in told.items() if key != "watermarks" and value is not None}
-    if report.hint:
-        told["hint"] = report.hint
-    tell("run", **told)
+    told = report.to_json()
+    marks = told.pop("watermarks")
+    told |= {f"{stream}_watermark": mark for stream, mark in marks.items()}
+    tell("run", **{key: value for key, value in told.items() if value is not None}, **_advice(report))
+
+
+def _advice(report: RunReport) -> dict[str, str]:
+    if report.counts.removals_held:
+        return {"hint": f"if these students are gone, run: rostersync sync --approve {report.run_id}"}
+    return {"hint": report.hint} if report.hint else {}

@@ -11,6 +11,7 @@ import pytest
 from conftest import ManualClock
 from harness import SOURCE, Crash, World
 
+from rostersync.daemon.executor import Executor
 from rostersync.errors import LockHeld, LockLost, Stopped
 from rostersync.report import RunKind, RunState
 from rostersync.store import requests, runs
@@ -79,13 +80,13 @@ def test_a_request_that_nobody_took_in_time_is_void(world: World) -> None:
     assert len(world.rows("SELECT run_id FROM sync_run")) == 2
 
 
-def test_a_request_whose_executor_died_is_taken_again(world: World) -> None:
+def test_a_request_whose_executor_died_is_taken_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(_request: Request) -> None:
         raise Crash
 
     world.app.on_request = die
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
-        patch.setattr("rostersync.daemon.executor.Executor._abandon", lambda *_: None)  # nobody is left to do it
+    monkeypatch.setattr(Executor, "_abandon", lambda *_: None)  # nobody is left to do it
+    with pytest.raises(Crash):
         world.sync(RunKind.FULL)
     world.app.on_request = None
     world.sync()

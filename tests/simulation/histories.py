@@ -10,7 +10,7 @@ import random
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from conftest import ManualClock
 from harness import Crash, Fuse, World
