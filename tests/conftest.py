@@ -25,6 +25,7 @@ from psycopg import sql
 from sqlalchemy import URL, make_url
 
 from rostersync.errors import Stopped
+from rostersync.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,6 +143,41 @@ def database_url(request: pytest.FixtureRequest) -> str:
     """The SQLAlchemy url of a fresh, empty database: the test runs once on each kind."""
     fixture = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
     return str(request.getfixturevalue(fixture))
+
+
+MEMORY = Path("/dev/shm")
+"""Where there is such a place, databases whose tests crash processes, not disks, lie there: it is quick."""
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite database that is set up, to be copied."""
+    path = tmp_path_factory.mktemp("template") / "roster.db"
+    with Store(f"sqlite:///{path}", ManualClock(), create=True).engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_server: PostgresServer) -> str:
+    """The name of a PostgreSQL database that is set up, to be copied."""
+    url = postgres_server.create()
+    Store(url, ManualClock(), create=True).engine.dispose()
+    return make_url(url).database or ""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def migrated_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The SQLAlchemy url of a fresh database that is set up: the test runs once on each kind."""
+    if request.param == "postgresql":
+        server = request.getfixturevalue("postgres_server")
+        url = server.create(template=request.getfixturevalue("migrated_template"))
+        yield url
+        server.drop(url)
+        return
+    with tempfile.TemporaryDirectory(prefix="rs-", dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        shutil.copy(request.getfixturevalue("migrated_file"), folder)
+        yield URL.create("sqlite", database=f"{folder}/roster.db").render_as_string()
 
 
 @contextmanager

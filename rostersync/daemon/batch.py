@@ -63,8 +63,9 @@ def run_all(
 ) -> list[Outcome]:
     """Carry out `orders` by `run`, and return their outcomes in order; those `refused`, by source, are not begun.
 
-    Raises `Stopped` when the process is to end; runs under way get some seconds to end as well.
+    Raises `Stopped` when the process is to end: runs under way get some seconds to end as well.
     """
+    clock.check()
     crew = Crew(at_once)
     begun = {order: crew.submit(partial(run, order)) for order in orders if order.source not in refused}
     try:

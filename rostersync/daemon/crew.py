@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LEAVE = 4.0
+LEAVE = 3.5
 """Seconds for those at work to end, once the process was asked to."""
 
 _GLANCE = 0.1

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rostersync.clock import SystemClock
 
-GRACE = 4.5
+GRACE = 4.0
 """Seconds that an orderly end may take. Nothing is ever half applied, so it is safe to leave without one."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -60,4 +60,5 @@ def _watch(reader: socket.socket, clock: SystemClock) -> None:
         except TimeoutError:
             last = first
         if last:
+            os.write(2, f"ended by {signal.Signals(last[0]).name}, without waiting for what was under way\n".encode())
             os._exit(128 + last[0])

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def world(database_url: str, clock: ManualClock) -> World:
-    world = World(database_url, clock)
+def world(migrated_url: str, clock: ManualClock) -> World:
+    world = World(migrated_url, clock)
     world.sync()
     world.pass_time(hours=1)
     return world
@@ -146,8 +146,8 @@ class RealTime(ManualClock):
         time.sleep(min(seconds, 0.05))
 
 
-def test_two_threads_that_want_the_same_run_get_one_after_the_other(database_url: str) -> None:
-    world = World(database_url, RealTime())
+def test_two_threads_that_want_the_same_run_get_one_after_the_other(migrated_url: str) -> None:
+    world = World(migrated_url, RealTime())
     reports = []
     threads = [threading.Thread(target=lambda: reports.append(world.sync())) for _ in range(2)]
     for thread in threads:

@@ -23,8 +23,8 @@ GENEROUS = Policy(guard=GuardPolicy(max_deletions=1000, max_deletion_percent=100
 
 
 @pytest.fixture
-def world(database_url: str, clock: ManualClock) -> World:
-    return World(database_url, clock, policy=GENEROUS)
+def world(migrated_url: str, clock: ManualClock) -> World:
+    return World(migrated_url, clock, policy=GENEROUS)
 
 
 def settle(world: World) -> None:
@@ -90,9 +90,9 @@ def test_a_deletion_makes_a_tombstone_that_keeps_what_was_known(world: World) ->
 
 @pytest.mark.parametrize("style", ["stub", "full", "full_deleted_at"])
 def test_each_style_of_the_deleted_feed_makes_the_same_tombstone(
-    database_url: str, clock: ManualClock, style: str
+    migrated_url: str, clock: ManualClock, style: str
 ) -> None:
-    world = World(database_url, clock, switches=Switches(deleted_feed=style))  # type: ignore[arg-type]
+    world = World(migrated_url, clock, switches=Switches(deleted_feed=style))  # type: ignore[arg-type]
     settle(world)
     key, row = min(world.upstream().items())
     world.school.delete(key)
@@ -164,8 +164,8 @@ def test_a_rehearsal_on_an_empty_postgresql_database_leaves_it_empty(postgres_ur
 
 
 @pytest.fixture
-def guarded(database_url: str, clock: ManualClock) -> World:
-    world = World(database_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+def guarded(migrated_url: str, clock: ManualClock) -> World:
+    world = World(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
     settle(world)
     return world
 
@@ -357,9 +357,9 @@ def test_two_processes_cannot_write_one_source(world: World) -> None:
     assert world.sync().state is RunState.SUCCEEDED
 
 
-def test_a_failed_run_is_recorded_with_its_reason_and_changes_nothing(database_url: str, clock: ManualClock) -> None:
+def test_a_failed_run_is_recorded_with_its_reason_and_changes_nothing(migrated_url: str, clock: ManualClock) -> None:
     faults = Faults()
-    world = World(database_url, clock, faults=faults)
+    world = World(migrated_url, clock, faults=faults)
     settle(world)
     before = world.snapshot()
     faults.add(http_status(502), times=None)

@@ -26,7 +26,7 @@ BATCH = 50
 def play(job: tuple[str, int, int]) -> tuple[Counter[str], list[str]]:
     """Play histories `first` to `last` on the database at `url`; return their figures, and who diverged."""
     url, first, last = job
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(60))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
     store = Store(url, ManualClock(), create=True)
     figures: Counter[str] = Counter()
     diverged = []

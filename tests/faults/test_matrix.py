@@ -1,0 +1,101 @@
+"""Every fault at every place of a run, on both databases: the replica is old, new or honest, and then exact again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from harness import World
+
+from rostersync.report import RunKind, RunState
+from rostersync.simulator import faults as make
+from rostersync.simulator.faults import Faults
+from rostersync.sync.guard import GuardPolicy
+from rostersync.sync.plan import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import ManualClock
+
+    from rostersync.simulator.faults import Fault, Match
+    from rostersync.simulator.messages import Request
+
+GENEROUS = Policy(guard=GuardPolicy(max_deletions=100, max_deletion_percent=100))
+
+FAULTS: dict[str, Callable[[], Fault]] = {
+    "500": lambda: make.http_status(500),
+    "502 in HTML": lambda: make.http_status(502, html=True),
+    "400": lambda: make.http_status(400, html=False),
+    "401": make.unauthorized,
+    "403": make.forbidden,
+    "404": make.not_found,
+    "404 in HTML": lambda: make.not_found(html=True),
+    "redirect": lambda: make.redirect("https://elsewhere.invalid/"),
+    "429 as text": lambda: make.rate_limited("text-utc"),
+    "429 as epoch": lambda: make.rate_limited("epoch"),
+    "429 with nothing": lambda: make.rate_limited("missing"),
+    "HTML with 200": make.html_200,
+    "truncated JSON": make.truncated_json,
+    "deep JSON": lambda: make.deep_json(5_000),
+    "reset": make.reset,
+    "no answer": make.never_answers,
+    "slow drip": make.slow_drip,
+    "no meta": lambda: make.without_meta("total_count", "total_pages"),
+    "nobody beside a count": make.not_all_counts,
+}
+
+ON_LISTS_ONLY = {"no meta", "nobody beside a count"}
+
+
+def on_roster_page(number: int) -> Match:
+    def match(request: Request) -> bool:
+        return make.on_roster(request) and make.on_page(number)(request)
+
+    return match
+
+
+PLACES: dict[str, tuple[RunKind, Match]] = {
+    "first page": (RunKind.FULL, on_roster_page(1)),
+    "middle page": (RunKind.FULL, on_roster_page(2)),
+    "last page": (RunKind.FULL, on_roster_page(3)),
+    "modified feed": (RunKind.INCREMENTAL, make.on_modified_feed),
+    "deleted feed": (RunKind.INCREMENTAL, make.on_deleted_feed),
+    "list by ids": (RunKind.INCREMENTAL, make.on_ids),
+    "proof": (RunKind.INCREMENTAL, make.on_student()),
+}
+
+
+@pytest.mark.parametrize("times", [1, None], ids=["once", "always"])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_loses_nothing_and_removes_nobody_alive(
+    migrated_url: str, clock: ManualClock, fault: str, place: str, times: int | None
+) -> None:
+    if fault in ON_LISTS_ONLY and place == "proof":
+        pytest.skip("a single student has no meta")
+    kind, match = PLACES[place]
+    faults = Faults()
+    world = World(migrated_url, clock, size=12, faults=faults, policy=GENEROUS)
+    world.sync()
+    world.pass_time(hours=1)
+    living = sorted(world.upstream())
+    world.school.update(living[3], nickname="Changed")
+    world.school.delete(living[0])
+    world.pass_time(minutes=5)
+    before = world.replica()
+
+    faults.add(FAULTS[fault](), match, times=times)
+    report = world.sync(kind)
+    assert faults.fired > 0
+    assert set(world.upstream()) <= set(world.replica())
+    if report.state is RunState.SUCCEEDED:
+        assert world.replica() == world.upstream()
+    if report.state is RunState.FAILED:
+        assert world.replica() == before
+        assert report.error
+
+    faults.clear()
+    world.pass_time(minutes=5)
+    assert world.sync().state is RunState.SUCCEEDED
+    assert world.replica() == world.upstream()

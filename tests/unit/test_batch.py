@@ -1,0 +1,111 @@
+"""Runs of several sources: side by side, and what becomes of their failures."""
+
+from __future__ import annotations
+
+import threading
+from itertools import permutations
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+from rostersync.clock import SystemClock
+from rostersync.daemon import crew as crews
+from rostersync.daemon.batch import Outcome, run_all, worst
+from rostersync.daemon.crew import Crew
+from rostersync.daemon.executor import Order
+from rostersync.errors import ConfigError, LockHeld, RostersyncError, Stopped
+from rostersync.report import Counts, RunKind, RunReport, RunState, Watermarks
+
+if TYPE_CHECKING:
+    from conftest import ManualClock
+
+ORDERS = [Order(name, RunKind.FULL) for name in ("a", "b", "c")]
+
+
+def report(clock: ManualClock, source: str, state: RunState = RunState.SUCCEEDED, status: int = 0) -> RunReport:
+    return RunReport(
+        1, source, RunKind.FULL, state, Counts(), 0, 0, 0.0, Watermarks(), clock.now(), clock.now(), exit_status=status
+    )
+
+
+def test_the_worst_status_counts_in_the_order_of_the_contract(clock: ManualClock) -> None:
+    outcomes = {
+        1: Outcome("a", error=RostersyncError("failed")),
+        75: Outcome("b", error=LockHeld("held")),
+        3: Outcome("c", report(clock, "c", RunState.HELD, 3)),
+        0: Outcome("d", report(clock, "d")),
+    }
+    for some in permutations(outcomes, 2):
+        expected = next(status for status in (1, 75, 3, 0) if status in some)
+        assert worst(outcomes[status] for status in some) == expected
+    assert worst([Outcome("e", error=ConfigError(["wrong"]))]) == 2
+    assert worst([]) == 0
+
+
+@pytest.mark.parametrize(
+    ("state", "status"), [(RunState.SUCCEEDED, 0), (RunState.FAILED, 1), (RunState.INCOMPLETE, 1), (RunState.HELD, 3)]
+)
+def test_a_run_that_another_process_did_counts_by_its_state(clock: ManualClock, state: RunState, status: int) -> None:
+    assert Outcome("a", report(clock, "a", state)).exit_status == status
+
+
+def test_a_dry_run_has_the_status_of_the_real_one(clock: ManualClock) -> None:
+    assert Outcome("a", report(clock, "a", RunState.DRY_RUN, 3)).exit_status == 3
+
+
+def test_every_source_gets_its_outcome_in_order_whatever_befalls_the_others(clock: ManualClock) -> None:
+    def run(order: Order) -> RunReport:
+        if order.source == "a":
+            raise LookupError("Zorla Brindlequay")
+        return report(clock, order.source)
+
+    refused = {"c": ConfigError(["no token"])}
+    first, second, third = run_all(ORDERS, run, at_once=2, clock=clock, refused=refused)
+    assert first.error is not None
+    assert (first.error.message, first.exit_status) == ("unexpected: LookupError", 1)
+    assert second.report is not None
+    assert (third.error, third.exit_status) == (refused["c"], 2)
+
+
+def test_no_more_sources_are_at_work_than_are_allowed(clock: ManualClock) -> None:
+    at_work, most = [0], [0]
+    lock, two = threading.Lock(), threading.Barrier(2, timeout=20)
+
+    def run(order: Order) -> RunReport:
+        with lock:
+            at_work[0] += 1
+            most[0] = max(most[0], at_work[0])
+        two.wait()
+        with lock:
+            at_work[0] -= 1
+        return report(clock, order.source)
+
+    run_all([*ORDERS, Order("d", RunKind.FULL)], run, at_once=2, clock=clock, refused={})
+    assert most == [2]
+
+
+def test_a_wish_to_end_is_passed_on_once_the_runs_have_ended() -> None:
+    clock, ended = SystemClock(), threading.Event()
+
+    def run(_order: Order) -> NoReturn:
+        clock.stop(15)
+        try:
+            clock.sleep(20)
+        finally:
+            ended.set()
+        raise AssertionError
+
+    with pytest.raises(Stopped):
+        run_all(ORDERS[:1], run, at_once=1, clock=clock, refused={})
+    assert ended.is_set()
+
+
+def test_a_job_that_does_not_end_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crews, "LEAVE", 0.05)
+    crew, go = Crew(1), threading.Event()
+    promise = crew.submit(lambda: go.wait(20))
+    assert not crew.leave()
+    go.set()
+    assert promise.result(20)
+    monkeypatch.setattr(crews, "LEAVE", 20)
+    assert crew.leave()
