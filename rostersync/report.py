@@ -49,6 +49,8 @@ class SourceState:
     deleted_feed_proven: bool = False
     deleted_feed_ignored: bool = False
     unknown_keys: tuple[str, ...] = ()
+    salt: bytes | None = None
+    fingerprint: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from rostersync.managebac.transport import Policy as Persistence
 from rostersync.managebac.wire import Reply
 from rostersync.records import FIELD_NAMES, Student
 from rostersync.report import RunKind
+from rostersync.secret import Secret
 from rostersync.simulator.app import App
 from rostersync.simulator.messages import Manner, Request
 from rostersync.simulator.state import School
@@ -97,6 +98,7 @@ class World:
         self.policy = policy or Policy()
         self.rng = random.Random(seed)
         self.store = store or Store(url, clock, create=True)
+        self.token = TOKEN
         self.reports: list[RunReport] = []
 
     @contextmanager
@@ -111,6 +113,7 @@ class World:
             per_page=self.per_page,
             policy=Persistence(timeout=30, retries=self.retries),
             chance=self.rng,
+            token=Secret(self.token),
         )
 
     def executor(self) -> Executor:

@@ -33,6 +33,8 @@ def upgrade() -> None:
         sa.Column("deleted_feed_proven", sa.Boolean(), nullable=False),
         sa.Column("deleted_feed_ignored", sa.Boolean(), nullable=False),
         sa.Column("unknown_keys", Json, nullable=False),
+        sa.Column("salt", sa.LargeBinary(), nullable=True),
+        sa.Column("fingerprint", sa.LargeBinary(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_source")),
     )
     op.create_table(

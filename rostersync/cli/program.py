@@ -6,6 +6,7 @@ A verb's module is imported when the verb is used, so that `--help` and the like
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -14,7 +15,6 @@ from signal import Signals
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-import structlog
 
 from rostersync import __version__
 from rostersync.clock import SystemClock
@@ -24,7 +24,7 @@ from rostersync.errors import ConfigError, RostersyncError, Stopped
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-log = structlog.get_logger()
+log = logging.getLogger(__name__)  # the plain one: structlog takes as long to import as click
 
 VERBS = {
     "init": "Write a commented configuration",

@@ -28,6 +28,7 @@ class Base(DeclarativeBase):
     )
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         str: Text(),
+        bytes: LargeBinary(),
         int: BigInteger(),
         bool: Boolean(create_constraint=False),
         datetime: Timestamp(),
@@ -61,6 +62,9 @@ class Source(Base):
     deleted_feed_ignored: Mapped[bool] = mapped_column(default=False)
     """Whether the deleted feed answered with living students when it was last read."""
     unknown_keys: Mapped[list[str]] = mapped_column(Json, default=list)
+    salt: Mapped[bytes | None]
+    fingerprint: Mapped[bytes | None]
+    """Of token and base_url, salted: whether the name still means the same school."""
 
 
 class Run(Base):

@@ -84,9 +84,10 @@ def is_one_session(first: Connection, second: Connection) -> bool:
         session = first.scalar(_PID)
         first.execute(_LOCK, key)
     with second.begin():
-        shared = second.scalar(_PID) == session
+        if second.scalar(_PID) == session:  # lent to both: the next transaction of `first` would wait for this one
+            second.execute(_UNLOCK, key)
+            return False
         with first.begin():
             kept = first.scalar(_PID) == session and bool(first.scalar(_IS_MINE, key))
-            if kept:
-                first.execute(_UNLOCK, key)
-    return kept and not shared
+            first.execute(_UNLOCK, key)
+    return kept

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, delete, func, insert, select, text, update
 
+from rostersync.errors import DatabaseUnreachable
 from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
 from rostersync.store import requests, students
 from rostersync.store.engine import writing
@@ -17,7 +18,7 @@ from rostersync.store.stage import removal, sighted
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection
+    from sqlalchemy import ColumnElement, Connection, Engine
 
     from rostersync.store.lock import Lease
 
@@ -68,6 +69,13 @@ def live_students(connection: Connection, source: str) -> int:
         return int(connection.scalar(living) or 0)
 
 
+def some_living(connection: Connection, source: str, limit: int) -> list[int]:
+    """Return ids of living students, as if drawn by chance, so spread over the ids."""
+    with connection.begin():
+        living = select(student.c.id).where(student.c.source == source, student.c.deleted_at.is_(None))
+        return list(connection.scalars(living.order_by(student.c.content_hash).limit(limit)))
+
+
 def recent_removals(connection: Connection, source: str, now: datetime) -> int:
     """Return how many removals that nobody approved the last 24 hours have seen."""
     with connection.begin():
@@ -107,17 +115,28 @@ def commit(lease: Lease, ending: Ending, *, apply: bool) -> int:
     `apply` is False for a failed run, which leaves students and watermarks as they are. Raises `LockLost` when
     another process has become the source's writer, `StoreError` when the database refuses.
     """
-    connection, report = lease.connection, ending.report
-    with writing(connection):
-        lease.pass_fence()
-        run_id = _record_run(connection, ending)
-        if apply:
-            _plan_or_apply(connection, ending, run_id)
-            _update_source(connection, lease.source, ending)
-            _end_holds(connection, ending, run_id)
-        requests.close(connection, ending.request_id, run_id)
-    assert report.source == lease.source
+    connection, run_id = lease.connection, None
+    try:
+        with writing(connection):
+            lease.pass_fence()
+            run_id = _record_run(connection, ending)
+            if apply:
+                _plan_or_apply(connection, ending, run_id)
+                _update_source(connection, lease.source, ending)
+                _end_holds(connection, ending, run_id)
+            requests.close(connection, ending.request_id, run_id)
+    except DatabaseUnreachable:
+        # The connection may have died after the server had committed: then the run's record is there.
+        if run_id is None or not _is_recorded(connection.engine, run_id, ending.report):
+            raise
     return run_id
+
+
+def _is_recorded(engine: Engine, run_id: int, report: RunReport) -> bool:
+    """Ask on a new connection whether a run was committed. Raises `StoreError` where that cannot be had either."""
+    mine = (Run.run_id == run_id) & (Run.source == report.source) & (Run.started_at == report.started_at)
+    with engine.connect() as connection, connection.begin():
+        return connection.scalar(select(func.count()).select_from(Run).where(mine)) == 1
 
 
 def _record_run(connection: Connection, ending: Ending) -> int:
@@ -167,6 +186,8 @@ def _update_source(connection: Connection, source: str, ending: Ending) -> None:
             deleted_feed_proven=after.deleted_feed_proven,
             deleted_feed_ignored=after.deleted_feed_ignored,
             unknown_keys=list(after.unknown_keys),
+            salt=after.salt,
+            fingerprint=after.fingerprint,
         )
     )
 

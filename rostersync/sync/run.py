@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -9,7 +10,7 @@ import structlog
 
 from rostersync.clock import to_milliseconds
 from rostersync.errors import ApiError, RunFailed
-from rostersync.records import Student, Unclear
+from rostersync.records import Rejected, Student, Unclear
 from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
 from rostersync.store import runs
 from rostersync.sync import guard, plan, reconcile
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from rostersync.clock import Clock
+    from rostersync.records import Answer
     from rostersync.store.requests import Wish
     from rostersync.store.stage import Stage
     from rostersync.sync.crawl import Watch
@@ -34,6 +36,9 @@ QUARANTINE_LIMIT = 100
 BATCH = 50
 """How many ids one list request asks for: a plausible cap of its answer, and of the address's length."""
 
+ACQUAINTANCES = 20
+"""How many known students are asked for when a source's token or address is new."""
+
 CONTROLS = 3
 """How many living students are tried as a control of the endpoint that proves removals."""
 
@@ -42,12 +47,13 @@ EXIT_STATUS = {RunState.SUCCEEDED: 0, RunState.FAILED: 1, RunState.INCOMPLETE: 1
 
 
 class Client(Api, Protocol):
-    """The API with its figures."""
+    """The API with its figures, and with what tells it from another school's."""
 
     @property
     def requests(self) -> int: ...
     @property
     def retries(self) -> int: ...
+    def fingerprint(self, salt: bytes) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +127,7 @@ class Run:
     # Reading -------------------------------------------------------------------------------------------------
 
     def _crawl(self, kind: RunKind) -> Crawled:
+        self._require_same_school()
         crawler = Crawler(self._api, self._stage, self._state.watermarks, self._policy, self._watch)
         crawled = self._crawl_changes(crawler) if kind is RunKind.INCREMENTAL else None
         if crawled is None:
@@ -153,7 +160,31 @@ class Run:
         # An empty list may be a mistake of a moment, so it dates no watermark: the next run reads everything again.
         stream = Stream(roster.clean and roster.total > 0, roster.start)
         ignored = roster.feed.ignored if roster.feed else self._state.deleted_feed_ignored
-        return Crawled(RunKind.FULL, stream, stream, feed_ignored=ignored, swept=stream.clean, replaces=replaces, empty=roster.total == 0)
+        return Crawled(
+            RunKind.FULL,
+            stream,
+            stream,
+            feed_ignored=ignored,
+            swept=stream.clean,
+            replaces=replaces,
+            empty=roster.total == 0,
+        )
+
+    def _require_same_school(self) -> None:
+        """Raise `RunFailed` when token or address are new, and lead to none of the students that are known."""
+        before = self._state
+        if before.fingerprint is None or before.salt is None:
+            return
+        known = runs.some_living(self._connection, self._source, ACQUAINTANCES)
+        if not known or self._api.fingerprint(before.salt) == before.fingerprint or self._any_living(known):
+            return
+        message = f"token or base_url of source {self._source} have changed, and lead to none of its known students"
+        raise RunFailed(message, "give another school another name in the configuration")
+
+    def _any_living(self, ids: list[int]) -> bool:
+        rows = self._api.by_ids(ids) or ()
+        answers = (answer for _, answer in self._api.answers(ids))
+        return any(map(_lives, rows)) or any(map(_lives, answers))
 
     def _revisit_quarantine(self) -> None:
         waiting = runs.quarantined(self._connection, self._source, QUARANTINE_LIMIT)
@@ -224,7 +255,7 @@ class Run:
                 rows = self._api.by_ids(chunk[start : start + BATCH])
                 if rows is None:
                     return  # the filter is ignored: GET will tell
-                living = [row for row in rows if not (isinstance(row, Student) and row.deleted_at is not None)]
+                living = [row for row in rows if _lives(row) or isinstance(row, Rejected)]
                 self._stage.put(living)
                 self._stage.spare(row.id for row in living if row.id is not None)
 
@@ -238,9 +269,8 @@ class Run:
         if not self._stage.any_gone():
             return True
         controls = self._stage.controls(CONTROLS)
-        for _, answer in self._api.answers(controls):
-            if isinstance(answer, Student) and answer.deleted_at is None:
-                return True
+        if any(_lives(answer) for _, answer in self._api.answers(controls)):
+            return True
         return approved and not controls
 
     # Writing -------------------------------------------------------------------------------------------------
@@ -287,6 +317,8 @@ class Run:
         deleted_clean = deleted_clean and not (crawled.swept and elsewhere)
         full_done = crawled.swept and modified_clean and deleted_clean
 
+        salt = before.salt or secrets.token_bytes(16)
+
         def advance(old: datetime | None, stream: Stream, *, clean: bool) -> datetime | None:
             dated = plan.watermark(stream.start, newest) if clean else None
             return plan.advance(old, dated, replace=crawled.replaces)
@@ -303,6 +335,8 @@ class Run:
             deleted_feed_proven=before.deleted_feed_proven or stage.feed_proved(),
             deleted_feed_ignored=crawled.feed_ignored,
             unknown_keys=self._report_keys(),
+            salt=salt,
+            fingerprint=self._api.fingerprint(salt),
         )
 
     def _report_keys(self) -> tuple[str, ...]:
@@ -351,6 +385,10 @@ def _notices(crawled: Crawled, settled: Settled) -> tuple[str, ...]:
     empty = ("the API lists no student at all; the next run will be full again",) if crawled.empty else ()
     stays = (f"student {key} of the approved plan was not proved gone, and stays" for key in settled.unproved)
     return (*empty, *stays)
+
+
+def _lives(answer: Answer) -> bool:
+    return isinstance(answer, Student) and answer.deleted_at is None
 
 
 def _ended(kind: RunKind) -> frozenset[RunKind]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import Connection, text
 
 from rostersync.store import probe
 from rostersync.store.engine import open_engine
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
 
 
 class Pooled:
@@ -45,8 +47,8 @@ def test_a_pooler_that_changes_sessions_between_transactions_is_found_out(postgr
         assert not judge(Pooled(one, two), three)
 
 
-def test_a_pooler_that_lends_one_session_to_two_is_found_out(postgres_url: str) -> None:
-    engine = open_engine(postgres_url)
-    with engine.connect() as one, engine.connect() as two:
-        # the first transaction's session is lent to the other client, and the second transaction gets another one
-        assert not judge(Pooled(two, one), Pooled(one))
+def test_a_pooler_that_lends_one_session_to_two_is_found_out_without_waiting_for_another(postgres_url: str) -> None:
+    with open_engine(postgres_url).connect() as only:
+        assert not judge(Pooled(only), Pooled(only))
+        with only.begin():
+            assert only.scalar(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")) == 0

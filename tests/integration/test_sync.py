@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from harness import Crash, Fuse, World
 from sqlalchemy import text
 
-from rostersync.errors import LockHeld
+from rostersync.errors import DatabaseUnreachable, LockHeld
 from rostersync.report import RunKind, RunState
 from rostersync.simulator.faults import Faults, http_status, not_found, on_student
 from rostersync.simulator.switches import Switches
+from rostersync.store import runs
 from rostersync.sync.guard import GuardPolicy
 from rostersync.sync.plan import Policy
 
@@ -49,6 +50,17 @@ def test_a_run_without_changes_asks_twice_and_writes_no_student(world: World) ->
     after = world.snapshot()
     for view in ("current_student", "deleted_student", "student_history"):
         assert after[view] == before[view]
+
+
+def test_rows_that_are_read_again_within_the_overlap_are_not_written(world: World) -> None:
+    settle(world)
+    for key in list(world.upstream())[:3]:
+        world.school.update(key, nickname="Changed")
+    world.pass_time(seconds=30)
+    assert world.sync().counts.updated == 3
+    world.pass_time(seconds=30)
+    again = world.sync().counts
+    assert (again.fetched, again.unchanged, again.updated) == (3, 3, 0)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -260,6 +272,7 @@ def test_a_proof_that_cannot_be_had_leaves_its_student_alone_and_the_rest_goes_o
     assert report.counts.deleted == 1
     assert gone[0] in guarded.replica()
     guarded.app.faults.clear()
+    guarded.pass_time(hours=1)  # no overlap shows the deletion again: the watermark must have waited
     assert guarded.sync().state is RunState.SUCCEEDED
     assert guarded.replica() == guarded.upstream()
 
@@ -321,7 +334,7 @@ def test_an_empty_list_over_a_filled_replica_removes_nobody(world: World) -> Non
 
 def test_a_kill_between_any_two_statements_of_a_run_leaves_the_old_state(world: World) -> None:
     settle(world)
-    world.school.churn(random.Random(4), 40)
+    world.school.churn(random.Random(4), 12)
     world.pass_time(minutes=5)
     before = world.snapshot()
     step = 1
@@ -372,3 +385,38 @@ def test_a_failed_run_is_recorded_with_its_reason_and_changes_nothing(migrated_u
 
 def replace_runs(snapshot: dict[str, list[tuple[object, ...]]]) -> dict[str, list[tuple[object, ...]]]:
     return {name: rows for name, rows in snapshot.items() if name != "sync_run"}
+
+
+@pytest.mark.parametrize("arrives", [True, False], ids=["committed", "lost"])
+def test_the_unknown_outcome_of_a_commit_is_settled_by_the_run_record(
+    migrated_url: str, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, arrives: bool
+) -> None:
+    """The connection dies at COMMIT, before or after the server has done it; the run knows which."""
+    world = World(migrated_url, clock)
+    dialect = world.store.engine.dialect
+    commit, error = dialect.do_commit, dialect.loaded_dbapi.OperationalError
+    record = runs._record_run
+    recorded: list[int] = []
+
+    def note(*arguments: Any) -> int:
+        recorded.append(record(*arguments))
+        return recorded[-1]
+
+    def die(connection: Any) -> None:
+        if recorded != [1]:
+            commit(connection)
+            return
+        recorded.append(0)  # once is enough
+        (commit if arrives else dialect.do_rollback)(connection)
+        raise error("the connection is lost")
+
+    monkeypatch.setattr(runs, "_record_run", note)
+    monkeypatch.setattr(dialect, "do_commit", die)
+    if arrives:
+        assert world.sync().state is RunState.SUCCEEDED
+    else:
+        with pytest.raises(DatabaseUnreachable):
+            world.sync()
+    monkeypatch.undo()
+    assert len(world.rows("SELECT run_id FROM sync_run")) == int(arrives)
+    assert world.replica() == (world.upstream() if arrives else {})

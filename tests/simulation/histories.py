@@ -223,7 +223,7 @@ class History:
         self.faults.clear()
         switches = self.world.school.switches
         calm = replace(switches, lag_share=0.0, order="id" if switches.order == "random" else switches.order)
-        self.world.pass_time(seconds=OVERLAP)
+        self.world.pass_time(seconds=3 * OVERLAP)  # so that no overlap covers what a watermark passed by
         self.world.school.switches = calm
         self.tale.needs_full |= switches.deleted_feed in {"ignored", "empty"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from itertools import permutations
 from typing import TYPE_CHECKING, NoReturn
 
@@ -76,6 +77,7 @@ def test_no_more_sources_are_at_work_than_are_allowed(clock: ManualClock) -> Non
             at_work[0] += 1
             most[0] = max(most[0], at_work[0])
         two.wait()
+        time.sleep(0.1)  # so that one too many would be met
         with lock:
             at_work[0] -= 1
         return report(clock, order.source)
@@ -92,6 +94,7 @@ def test_a_wish_to_end_is_passed_on_once_the_runs_have_ended() -> None:
         try:
             clock.sleep(20)
         finally:
+            time.sleep(0.3)  # what a run needs to end in order
             ended.set()
         raise AssertionError
 

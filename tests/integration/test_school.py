@@ -1,0 +1,54 @@
+"""One school per source name: another school's students never become this one's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from harness import TOKEN, World
+
+from rostersync.report import RunState
+from rostersync.simulator.app import App
+from rostersync.simulator.state import School
+
+if TYPE_CHECKING:
+    from conftest import ManualClock
+
+
+@pytest.fixture
+def world(migrated_url: str, clock: ManualClock) -> World:
+    world = World(migrated_url, clock)
+    world.sync()
+    world.pass_time(hours=1)
+    return world
+
+
+def test_a_new_token_of_the_same_school_is_accepted(world: World) -> None:
+    world.token = "canary-token-renewed"
+    assert world.sync().state is RunState.SUCCEEDED
+    world.requests()
+    world.sync()
+    assert len(world.requests()) == 2  # nobody is asked for again
+
+
+def test_a_new_token_that_leads_to_another_school_fails_the_run_and_changes_nothing(
+    world: World, clock: ManualClock
+) -> None:
+    before = world.replica()
+    world.token = "canary-token-of-another-school"
+    world.school = School(2, 0, clock)
+    for number in range(12):
+        world.school.create(id=70_000 + number)
+    world.app = App(world.school, TOKEN)
+    for run in (world.sync, world.full):
+        report = run()
+        assert report.state is RunState.FAILED
+        assert "known students" in (report.error or "")
+    assert world.replica() == before
+
+
+def test_the_token_is_nowhere_in_the_database(world: World) -> None:
+    rows = world.rows("SELECT * FROM source")
+    assert rows[0]["fingerprint"] is not None
+    assert TOKEN not in repr(rows)
+    assert TOKEN.encode() not in bytes(rows[0]["fingerprint"])
