@@ -32,6 +32,7 @@ VERBS = {
     "sync": "Run each source once",
     "resync": "Read everything anew: sync --full",
     "run": "Run the daemon, in the foreground",
+    "verify": "Prove that the replica is what the API serves",
     "status": "Tell how fresh each source is",
     "runs": "List recent runs",
     "db": "Set up, upgrade and check the database",

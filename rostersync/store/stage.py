@@ -505,6 +505,18 @@ class Stage:
             yield [(_student(row, 0, names), _student(row, len(names), names)) for row in rows]
             last = rows[-1][0]
 
+    def missing(self) -> Iterator[list[int]]:
+        """Yield the judged students who live upstream and not in the replica."""
+        yield from self._ids(select(sighted.c.id).where(sighted.c.verdict.in_(("inserted", "restored"))))
+
+    def pending(self, ids: Iterable[int], since: datetime) -> set[int]:
+        """Return those of `ids` whom the next incremental run will see: modified, or listed as deleted, since then."""
+        wanted = list(ids)
+        modified = select(sighted.c.id).where(sighted.c.id.in_(wanted), sighted.c.updated_at >= since)
+        listed = select(departed.c.id).where(departed.c.id.in_(wanted))
+        with self._connection.begin():
+            return {*self._connection.scalars(modified), *self._connection.scalars(listed)}
+
     def mark_changes(self, marks: Iterable[tuple[int, tuple[str, ...], bool]]) -> None:
         """Note of changed students which fields changed, and whether history gets a version."""
         values = [{"key": key, "changed": changed, "version": versioned} for key, changed, versioned in marks]

@@ -131,7 +131,7 @@ class Run:
         crawler = Crawler(self._api, self._stage, self._state.watermarks, self._policy, self._watch)
         crawled = self._crawl_changes(crawler) if kind is RunKind.INCREMENTAL else None
         if crawled is None:
-            crawled = self._crawl_roster(crawler, replaces=kind is RunKind.INCREMENTAL)
+            crawled = self._crawl_roster(crawler)
         self._revisit_quarantine()
         reconcile.require_familiar(*self._stage.received())
         return crawled
@@ -151,7 +151,7 @@ class Run:
         deleted = Stream(feed.clean and not feed.ignored, feed.start)
         return Crawled(RunKind.INCREMENTAL, modified, deleted, feed_ignored=feed.ignored)
 
-    def _crawl_roster(self, crawler: Crawler, *, replaces: bool) -> Crawled:
+    def _crawl_roster(self, crawler: Crawler) -> Crawled:
         roster = crawler.roster()
         live = runs.live_students(self._connection, self._source)
         if roster.total == 0 and live > 0:
@@ -166,7 +166,7 @@ class Run:
             stream,
             feed_ignored=ignored,
             swept=stream.clean,
-            replaces=replaces,
+            replaces=not plan.trusted(self._state.watermarks, roster.start.server_start, self._policy.overlap),
             empty=roster.total == 0,
         )
 

@@ -1,0 +1,115 @@
+"""Proof on demand: upstream read in full and compared with the replica, and nothing changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rostersync.errors import ApiError
+from rostersync.records import VOLATILE, Gone, Student, changed_fields
+from rostersync.store import runs
+from rostersync.store.rehearsal import rehearsal
+from rostersync.sync import plan
+from rostersync.sync.crawl import Crawler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rostersync.daemon.executor import Connect
+    from rostersync.store.stage import Stage
+    from rostersync.sync.crawl import Api, Watch
+    from rostersync.sync.plan import Policy
+
+UNTOLD = 1_000
+"""Of more differences than these only the number is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A student of whom the replica is wrong: `missing`, `surplus`, or `differs` in `fields`."""
+
+    id: int
+    kind: str
+    fields: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What a comparison found. `pending` are changes that the next incremental run will bring."""
+
+    source: str
+    students: int = 0
+    pending: int = 0
+    found: int = 0
+    differences: list[Difference] = field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def exit_status(self) -> int:
+        """0 when the replica is what the API serves; 1 when it is not, or nobody can tell."""
+        return 1 if self.found or self.error else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict as `verify --json` prints it."""
+        state = "cannot tell" if self.error else "differs" if self.found else "equal"
+        told = [{"id": d.id, "kind": d.kind, "fields": list(d.fields)} for d in self.differences]
+        figures = {"students": self.students, "pending": self.pending, "differing": self.found}
+        return {"source": self.source, "state": state, **figures, "differences": told, "error": self.error}
+
+
+def verify(url: str, source: str, *, policy: Policy, connect: Connect, watch: Watch) -> Verdict:
+    """Compare the replica of `source` in the database at `url` with upstream; volatile fields do not count.
+
+    Raises `StoreError` and `ConfigError`; an API that does not answer, or a roster that does not rest, is a verdict:
+    nobody can tell.
+    """
+    with rehearsal(url, source) as (connection, stage), connect(source) as api:
+        state = runs.state(connection, source)
+        if state.watermarks.modified is None:
+            return Verdict(source, error="it was never read; run `rostersync sync` first")
+        crawler = Crawler(api, stage, state.watermarks, policy, watch)
+        try:
+            roster = crawler.roster()
+            since = plan.since(state.watermarks.modified, policy.overlap)
+            if roster.feed is None and state.watermarks.deleted is not None:  # one page: nothing has asked for it yet
+                crawler.deleted(plan.since(state.watermarks.deleted, policy.overlap), roster.total)
+            if not roster.clean:
+                return Verdict(source, error="the roster kept changing while it was read")
+            verdict = Verdict(source, students=roster.total)
+            for differences in _compare(stage, api):
+                later = stage.pending([difference.id for difference in differences], since)
+                _note(verdict, differences, later)
+        except ApiError as error:
+            return Verdict(source, error=error.message)
+        return verdict
+
+
+def _compare(stage: Stage, api: Api) -> Iterator[list[Difference]]:
+    """Yield the differences in chunks, those included that are only pending."""
+    stage.judge()
+    for ids in stage.missing():
+        yield [Difference(key, "missing") for key in ids]
+    for changes in stage.changes():
+        yield [
+            Difference(stored.id, "differs", names)
+            for stored, sighted in changes
+            if (names := _differing(stored, sighted))
+        ]
+    stage.collect_removals(sweep=not stage.lacks_ids())
+    for ids in stage.removals():
+        yield [Difference(key, "surplus") for key, answer in api.answers(ids) if _is_gone(answer)]
+
+
+def _differing(stored: Student, sighted: Student) -> tuple[str, ...]:
+    return tuple(name for name in changed_fields(stored, sighted) if name not in VOLATILE)
+
+
+def _is_gone(answer: object) -> bool:
+    return isinstance(answer, Gone) or (isinstance(answer, Student) and answer.deleted_at is not None)
+
+
+def _note(verdict: Verdict, differences: list[Difference], pending: set[int]) -> None:
+    real = [difference for difference in differences if difference.id not in pending]
+    verdict.pending += len(differences) - len(real)
+    verdict.found += len(real)
+    verdict.differences += real[: max(0, UNTOLD - len(verdict.differences))]
