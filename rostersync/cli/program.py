@@ -35,6 +35,7 @@ VERBS = {
     "verify": "Prove that the replica is what the API serves",
     "status": "Tell how fresh each source is",
     "runs": "List recent runs",
+    "source": "Forget a school that is no longer configured",
     "db": "Set up, upgrade and check the database",
     "students": "Ask the API for students",
     "simulator": "Serve a stand-in ManageBac",

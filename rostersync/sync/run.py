@@ -179,7 +179,8 @@ class Run:
         if not known or self._api.fingerprint(before.salt) == before.fingerprint or self._any_living(known):
             return
         message = f"token or base_url of source {self._source} have changed, and lead to none of its known students"
-        raise RunFailed(message, "give another school another name in the configuration")
+        hint = "give another school another name, and purge the old one: rostersync source forget NAME"
+        raise RunFailed(message, hint)
 
     def _any_living(self, ids: list[int]) -> bool:
         rows = self._api.by_ids(ids) or ()

@@ -1,0 +1,61 @@
+"""`rostersync source`: what is kept of a school that the configuration no longer names."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from rostersync.cli.options import configured
+from rostersync.daemon import wiring
+from rostersync.errors import ConfigError
+from rostersync.store.forget import forget, holdings
+
+if TYPE_CHECKING:
+    from rostersync.cli.options import Session
+
+
+@click.group()
+def command() -> None:
+    """Look after the sources that the database knows."""
+
+
+@command.command("forget")
+@click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Tell what would be purged, and purge nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@configured
+def forget_source(session: Session, name: str, dry_run: bool, yes: bool) -> None:
+    """Purge every row of a source that the configuration no longer names, its history and its runs included.
+
+    There is no way back but a backup.
+    """
+    if name in {source.name for source in session.config.sources}:
+        hint = f"take the source {name} out of {session.path} first"
+        raise ConfigError(
+            [f"source forget {name}: the source is configured, so the next run would bring it back"], hint
+        )
+    store = wiring.open_store(session.config, session.clock, create=False)
+    with store.reading() as connection:
+        kept = holdings(connection, name)
+    if kept is None:
+        hint = f"see which it knows: {session.command('status')}"
+        raise ConfigError([f"source forget {name}: the database knows no such source"], hint)
+    told = ", ".join(f"{number} {kind}" for kind, number in kept.items() if number) or "nothing"
+    if dry_run:
+        click.echo(f"{name}: would purge {told}")
+        return
+    _confirm(name, told, yes=yes)
+    with store.lease(name, "rostersync source forget") as lease:
+        purged = forget(lease)
+    told = ", ".join(f"{number} {kind}" for kind, number in purged.items() if number) or "nothing"
+    click.echo(f"{name}: purged {told}")
+
+
+def _confirm(name: str, told: str, *, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError([f"source forget {name}: without a terminal it needs --yes"], "try it with --dry-run first")
+    click.confirm(f"Purge {told} of source {name}?", abort=True)

@@ -1,0 +1,51 @@
+"""Forgetting a source: every row of it, its runs included."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete, func, select
+
+from rostersync.store.engine import writing
+from rostersync.store.models import HeldRemoval, Quarantine, Request, Run, Source, student, student_version
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, Connection
+
+    from rostersync.store.lock import Lease
+
+
+def _rows(source: str) -> dict[str, tuple[Any, ColumnElement[bool]]]:
+    """Return the tables with rows of a source, and which these are, in an order that no foreign key minds."""
+    runs = select(Run.run_id).where(Run.source == source)
+    return {
+        "removals held": (HeldRemoval, HeldRemoval.run_id.in_(runs)),
+        "records in quarantine": (Quarantine, Quarantine.source == source),
+        "earlier versions": (student_version, student_version.c.source == source),
+        "students": (student, student.c.source == source),
+        "requests": (Request, Request.source == source),
+        "runs": (Run, Run.source == source),
+    }
+
+
+def holdings(connection: Connection, source: str) -> dict[str, int] | None:
+    """Return what is kept of a source, by kind; None when the database does not know it."""
+    with connection.begin():
+        if connection.scalar(select(func.count()).where(Source.name == source)) == 0:
+            return None
+        counted = {
+            kind: select(func.count()).select_from(table).where(which) for kind, (table, which) in _rows(source).items()
+        }
+        return {kind: int(connection.scalar(query) or 0) for kind, query in counted.items()}
+
+
+def forget(lease: Lease) -> dict[str, int]:
+    """Purge every row of the lease's source in one transaction; return how many there were, by kind."""
+    with writing(lease.connection):
+        lease.pass_fence()
+        purged = {
+            kind: lease.connection.execute(delete(table).where(which)).rowcount
+            for kind, (table, which) in _rows(lease.source).items()
+        }
+        lease.connection.execute(delete(Source).where(Source.name == lease.source))
+    return purged
