@@ -20,13 +20,18 @@ class RunKind(enum.StrEnum):
 
 
 class RunState(enum.StrEnum):
-    """How a run ended. `exit_status` is the process's, for this run alone."""
+    """How a run ended."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     HELD = "held"
     INCOMPLETE = "incomplete"
     DRY_RUN = "dry_run"
+
+    @property
+    def exit_status(self) -> int:
+        """The process's exit status for this run alone; a dry run has that of the run it rehearsed."""
+        return {"failed": 1, "incomplete": 1, "held": 3}.get(self.value, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import click
 
 from rostersync.cli.output import mark, moment, span
 from rostersync.cli.program import complain, tell
-from rostersync.report import RunKind, RunState
+from rostersync.report import RunState
 
 if TYPE_CHECKING:
     from rostersync.cli.options import Session
@@ -44,8 +44,6 @@ def explain(outcome: Outcome, session: Session) -> None:
         complain(f"{report.source}: {report.state}: {report.error or 'no reason is known'}")
         if hint := _hint(report, session):
             complain(f"hint: {hint}")
-    elif report.kind is RunKind.FULL and report.counts.fetched == 0:
-        complain(f"{report.source}: the API lists no student at all; is the token allowed to see them?")
 
 
 def _tell(error: RostersyncError, source: str) -> None:

@@ -10,7 +10,6 @@ import structlog
 
 from rostersync.daemon.crew import Crew
 from rostersync.errors import RostersyncError, Stopped
-from rostersync.sync.run import EXIT_STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,7 +38,7 @@ class Outcome:
         """The status for this source alone."""
         if self.report is None:
             return self.error.exit_status if self.error else 1
-        return self.report.exit_status or EXIT_STATUS.get(self.report.state, 0)
+        return self.report.exit_status
 
 
 def worst(outcomes: Iterable[Outcome]) -> int:

@@ -94,4 +94,6 @@ def _log_report(report: RunReport) -> None:
 def _advice(report: RunReport) -> dict[str, str]:
     if report.counts.removals_held:
         return {"hint": f"if these students are gone, run: rostersync sync --approve {report.run_id}"}
+    if report.notices:
+        return {"notice": "; ".join(report.notices)}
     return {"hint": report.hint} if report.hint else {}

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rostersync.errors import NoDatabase
-from rostersync.store import lock, schema
-from rostersync.store import stage as staging
+from rostersync.store import lock, schema, staging
 from rostersync.store.engine import open_engine, sqlite_path, writing
 from rostersync.store.schema import Level
+from rostersync.store.stage import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from rostersync.clock import Clock
     from rostersync.store.lock import Lease
-    from rostersync.store.stage import Stage
 
 
 class Store:
@@ -75,4 +74,4 @@ class Store:
         if not connection.info.get("staged"):
             staging.attach(connection, self.path)
             connection.info["staged"] = True
-        return staging.Stage(connection, source)
+        return Stage(connection, source)

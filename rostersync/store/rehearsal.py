@@ -9,7 +9,8 @@ from rostersync.store import schema
 from rostersync.store.engine import open_engine, open_memory, sqlite_path
 from rostersync.store.models import Base
 from rostersync.store.schema import Level
-from rostersync.store.stage import Stage, attach
+from rostersync.store.stage import Stage
+from rostersync.store.staging import attach
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

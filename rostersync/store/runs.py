@@ -13,7 +13,7 @@ from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState,
 from rostersync.store import requests, students
 from rostersync.store.engine import writing
 from rostersync.store.models import HeldRemoval, Quarantine, Run, Source, student
-from rostersync.store.stage import removal, sighted
+from rostersync.store.staging import removal, sighted
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -236,4 +236,5 @@ def _report(row: Any) -> RunReport:
         started_at=row.started_at,
         finished_at=row.finished_at,
         error=row.error,
+        exit_status=RunState(row.state).exit_status,
     )

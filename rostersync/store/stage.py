@@ -1,27 +1,17 @@
 """The stage: what a run has read, out of readers' sight until the run commits.
 
-SQLite: a file beside the database, attached to the lease's connection and unlinked at once, so that nothing of it
-outlives the process. PostgreSQL: temporary tables of the lease's session. The ids of a run live here, not in memory.
-Each method is one short transaction: none is open while a request to the API is in flight.
+The ids of a run live here, not in memory. Each method is one short transaction: none is open while a request to the
+API is in flight.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
-    Integer,
-    LargeBinary,
-    MetaData,
     Table,
-    Text,
     and_,
     bindparam,
     case,
@@ -35,15 +25,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from rostersync.errors import DatabaseUnreachable
 from rostersync.records import FIELD_NAMES, Gone, Rejected, Student, Unclear, content_hash, row_key
-from rostersync.store.models import student, student_columns
+from rostersync.store.models import student
+from rostersync.store.staging import departed, proof, removal, sighted
 from rostersync.store.types import JsonTuple, Timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
-    from pathlib import Path
 
     from sqlalchemy import ColumnElement, Connection, Select
     from sqlalchemy.engine import Row as SqlRow
@@ -52,51 +41,6 @@ if TYPE_CHECKING:
 
 CHUNK = 500
 """Rows taken from the stage at a time."""
-
-_STAGE = MetaData(schema="stage")
-
-sighted = Table(
-    "sighted",
-    _STAGE,
-    Column("id", BigInteger, primary_key=True, autoincrement=False),  # negative: a record without an id
-    Column("reading", Integer, nullable=False),  # the last reading in which it was sighted
-    Column("paged", Boolean, nullable=False),  # sighted on a page of the roster, in that reading
-    Column("rejected", Text),  # why it could not be decoded
-    Column("deleted_at", Timestamp),
-    Column("stale", Boolean, nullable=False),  # first received older than stored
-    Column("verdict", Text),
-    Column("versioned", Boolean, nullable=False),  # whether its change makes a version in history
-    Column("changed_fields", JsonTuple, nullable=False),
-    *(column for column in student_columns() if column.name != "extra"),
-    Column("extra", student.c.extra.type),
-    Column("content_hash", LargeBinary),
-)
-
-departed = Table(
-    "departed",
-    _STAGE,
-    Column("id", BigInteger, primary_key=True, autoincrement=False),
-    Column("reading", Integer, nullable=False),  # the last reading of the deleted feed that listed it
-    Column("first_reading", Integer, nullable=False),
-    Column("deleted_at", Timestamp),
-)
-
-proof = Table(
-    "proof",
-    _STAGE,
-    Column("id", BigInteger, primary_key=True, autoincrement=False),
-    Column("answer", Text),  # what GET answered last: alive, gone or unclear; NULL: to be asked again
-    Column("before", Text),  # what it answered before the last `forget_proofs`
-)
-
-removal = Table(
-    "removal",
-    _STAGE,
-    Column("id", BigInteger, primary_key=True, autoincrement=False),
-    Column("deletion_source", Text, nullable=False),
-    Column("deleted_at", Timestamp),
-    Column("planned", Boolean, nullable=False),  # in the plan that is being approved
-)
 
 _ALIVE = and_(sighted.c.rejected.is_(None), sighted.c.deleted_at.is_(None))
 _PAYLOAD = (*FIELD_NAMES, "extra")
@@ -108,36 +52,6 @@ class Judged:
 
     verdicts: dict[str, int]
     stale: int
-
-
-def attach(connection: Connection, database: Path | None) -> None:
-    """Give the connection a stage: a nameless file beside `database`, or the session's own temporary tables."""
-    if database is not None:
-        _attach_file(connection, database.parent)
-    with connection.begin():
-        if database is None:
-            connection.execute(text("SET client_min_messages = warning"))
-        _STAGE.create_all(connection, checkfirst=False)
-
-
-def _attach_file(connection: Connection, folder: Path) -> None:
-    try:
-        handle, name = tempfile.mkstemp(prefix=".rostersync-stage-", dir=folder)  # mode 0600
-    except OSError as error:
-        hint = "let this user write the database's folder"
-        raise DatabaseUnreachable(f"cannot stage rows in {folder}: {error.strerror}", hint) from error
-    os.close(handle)
-    driver = connection.connection.dbapi_connection
-    assert driver is not None
-    cursor = driver.cursor()
-    try:
-        cursor.execute("ATTACH DATABASE ? AS stage", (name,))
-        for pragma in ("journal_mode = MEMORY", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
-            cursor.execute(f"PRAGMA stage.{pragma}")
-        cursor.execute("CREATE TABLE stage.opened (id INTEGER)")  # opens the file before it loses its name
-    finally:
-        os.unlink(name)  # noqa: PTH108 - the name came as text
-        cursor.close()
 
 
 @cache

@@ -28,7 +28,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from rostersync.records import FIELD_NAMES
 from rostersync.store.models import Quarantine, student, student_version
-from rostersync.store.stage import proof, removal, sighted
+from rostersync.store.staging import proof, removal, sighted
 from rostersync.store.types import JsonTuple, Timestamp
 
 if TYPE_CHECKING:

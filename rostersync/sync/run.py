@@ -43,9 +43,6 @@ CONTROLS = 3
 """How many living students are tried as a control of the endpoint that proves removals."""
 
 
-EXIT_STATUS = {RunState.SUCCEEDED: 0, RunState.FAILED: 1, RunState.INCOMPLETE: 1, RunState.HELD: 3}
-
-
 class Client(Api, Protocol):
     """The API with its figures, and with what tells it from another school's."""
 
@@ -375,7 +372,7 @@ class Run:
             started_at=self._started_at,
             finished_at=self._now(),
             error=error,
-            exit_status=EXIT_STATUS[state],
+            exit_status=state.exit_status,
         )
 
     def _now(self) -> datetime:
@@ -383,7 +380,11 @@ class Run:
 
 
 def _notices(crawled: Crawled, settled: Settled) -> tuple[str, ...]:
-    empty = ("the API lists no student at all; the next run will be full again",) if crawled.empty else ()
+    empty = (
+        ("the API lists no student at all: is the token allowed to see them? The next run reads everything again",)
+        if crawled.empty
+        else ()
+    )
     stays = (f"student {key} of the approved plan was not proved gone, and stays" for key in settled.unproved)
     return (*empty, *stays)
 

@@ -357,3 +357,38 @@ def test_no_output_holds_the_token(quick_site: Site) -> None:
     words = [["sync"], ["status"], ["check"], ["runs"], ["students", "list"], ["sync", "--json"]]
     said = [json.dumps([result.stdout, result.stderr]) for result in (quick_site.run(*each) for each in words)]
     assert not [text for text in said if TOKEN in text]
+
+
+# verify, and source forget ---------------------------------------------------------------------------------------
+
+
+def test_verify_says_that_an_exact_replica_is_equal(site: Site) -> None:
+    site.ok("sync")
+    assert "main: equal: 30 students" in site.ok("verify")
+    assert site.json("verify")["sources"][0]["state"] == "equal"
+
+
+def test_verify_names_who_differs_and_in_what_and_exits_1(quick_site: Site) -> None:
+    quick_site.ok("sync")
+    key = min(quick_site.school.truth())
+    quick_site.school.purge(key)
+    result = quick_site.run("verify")
+    assert result.exit_code == 1
+    assert f"{key} surplus" in result.stdout
+
+
+def test_a_source_that_is_no_longer_configured_can_be_forgotten(site: Site) -> None:
+    site.configure(sources=("main", "old"))
+    site.ok("sync")
+    site.configure()
+    assert "old: would purge" in site.ok("source", "forget", "old", "--dry-run")
+    assert site.run("source", "forget", "old").exit_code == 2  # no terminal, no --yes
+    assert "30 students" in site.ok("source", "forget", "old", "--yes")
+    assert {row.source for row in site.rows("SELECT source FROM student_history")} == {"main"}
+
+
+@pytest.mark.parametrize("name", ["main", "nowhere"])
+def test_a_source_that_is_configured_or_unknown_is_not_forgotten(quick_site: Site, name: str) -> None:
+    quick_site.ok("sync")
+    assert quick_site.run("source", "forget", name, "--yes").exit_code == 2
+    assert len(quick_site.rows("SELECT id FROM current_student")) == 30

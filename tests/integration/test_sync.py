@@ -20,6 +20,8 @@ from rostersync.sync.plan import Policy
 if TYPE_CHECKING:
     from conftest import ManualClock
 
+    from rostersync.simulator.messages import Request
+
 GENEROUS = Policy(guard=GuardPolicy(max_deletions=1000, max_deletion_percent=100))
 
 
@@ -170,6 +172,41 @@ def test_a_rehearsal_on_an_empty_postgresql_database_leaves_it_empty(postgres_ur
         connection.execute(text("CREATE SCHEMA public"))
     assert world.rehearse().counts.inserted == len(world.upstream())
     assert world.rows("SELECT * FROM pg_tables WHERE schemaname = 'public'") == []
+
+
+def test_a_feed_that_never_rests_ends_incomplete_and_its_watermark_waits(world: World) -> None:
+    settle(world)
+    for key in world.upstream():
+        world.school.update(key, nickname="Changed")
+    world.pass_time(minutes=5)
+    restless = sorted(world.upstream())
+
+    def live_on(_request: Request) -> None:
+        world.pass_time(seconds=2)
+        world.school.update(restless[len(world.app.log) % len(restless)], nickname=f"Nick {len(world.app.log)}")
+
+    before = world.rows("SELECT modified_watermark FROM source")
+    world.app.on_request = live_on
+    report = world.sync()
+    assert (report.state, report.exit_status) == (RunState.INCOMPLETE, 1)
+    assert report.counts.updated > 0
+    assert world.rows("SELECT modified_watermark FROM source") == before
+    world.app.on_request = None
+    world.pass_time(hours=1)
+    assert world.sync().state is RunState.SUCCEEDED
+    assert world.replica() == world.upstream()
+
+
+def test_a_roster_that_never_rests_infers_nothing_from_absence(world: World) -> None:
+    settle(world)
+    gone = min(world.upstream())
+    world.school.purge(gone)
+    world.app.on_request = lambda _: (world.pass_time(seconds=2), world.school.create())[0]
+    before = world.rows("SELECT modified_watermark, deleted_watermark FROM source")
+    report = world.full()
+    assert (report.state, report.counts.deleted) == (RunState.INCOMPLETE, 0)
+    assert gone in world.replica()
+    assert world.rows("SELECT modified_watermark, deleted_watermark FROM source") == before
 
 
 # The guard and its holds -----------------------------------------------------------------------------------------

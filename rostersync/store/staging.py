@@ -1,0 +1,97 @@
+"""Where a run's rows lie until it commits: the stage's tables, and the place that they are made in.
+
+SQLite: a file beside the database, attached to the lease's connection and unlinked at once, so that nothing of it
+outlives the process. PostgreSQL: temporary tables of the lease's session.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import TYPE_CHECKING
+
+from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, MetaData, Table, Text, text
+
+from rostersync.errors import DatabaseUnreachable
+from rostersync.store.models import student, student_columns
+from rostersync.store.types import JsonTuple, Timestamp
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy import Connection
+
+_STAGE = MetaData(schema="stage")
+
+sighted = Table(
+    "sighted",
+    _STAGE,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),  # negative: a record without an id
+    Column("reading", Integer, nullable=False),  # the last reading in which it was sighted
+    Column("paged", Boolean, nullable=False),  # sighted on a page of the roster, in that reading
+    Column("rejected", Text),  # why it could not be decoded
+    Column("deleted_at", Timestamp),
+    Column("stale", Boolean, nullable=False),  # first received older than stored
+    Column("verdict", Text),
+    Column("versioned", Boolean, nullable=False),  # whether its change makes a version in history
+    Column("changed_fields", JsonTuple, nullable=False),
+    *(column for column in student_columns() if column.name != "extra"),
+    Column("extra", student.c.extra.type),
+    Column("content_hash", LargeBinary),
+)
+
+departed = Table(
+    "departed",
+    _STAGE,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("reading", Integer, nullable=False),  # the last reading of the deleted feed that listed it
+    Column("first_reading", Integer, nullable=False),
+    Column("deleted_at", Timestamp),
+)
+
+proof = Table(
+    "proof",
+    _STAGE,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("answer", Text),  # what GET answered last: alive, gone or unclear; NULL: to be asked again
+    Column("before", Text),  # what it answered before the last `forget_proofs`
+)
+
+removal = Table(
+    "removal",
+    _STAGE,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("deletion_source", Text, nullable=False),
+    Column("deleted_at", Timestamp),
+    Column("planned", Boolean, nullable=False),  # in the plan that is being approved
+)
+
+
+def attach(connection: Connection, database: Path | None) -> None:
+    """Give the connection a stage: a nameless file beside `database`, or the session's own temporary tables."""
+    if database is not None:
+        _attach_file(connection, database.parent)
+    with connection.begin():
+        if database is None:
+            connection.execute(text("SET client_min_messages = warning"))
+        _STAGE.create_all(connection, checkfirst=False)
+
+
+def _attach_file(connection: Connection, folder: Path) -> None:
+    try:
+        handle, name = tempfile.mkstemp(prefix=".rostersync-stage-", dir=folder)  # mode 0600
+    except OSError as error:
+        hint = "let this user write the database's folder"
+        raise DatabaseUnreachable(f"cannot stage rows in {folder}: {error.strerror}", hint) from error
+    os.close(handle)
+    driver = connection.connection.dbapi_connection
+    assert driver is not None
+    cursor = driver.cursor()
+    try:
+        cursor.execute("ATTACH DATABASE ? AS stage", (name,))
+        for pragma in ("journal_mode = MEMORY", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
+            cursor.execute(f"PRAGMA stage.{pragma}")
+        cursor.execute("CREATE TABLE stage.opened (id INTEGER)")  # opens the file before it loses its name
+    finally:
+        os.unlink(name)  # noqa: PTH108 - the name came as text
+        cursor.close()
