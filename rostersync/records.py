@@ -216,14 +216,18 @@ def derive_status(student: dict[str, Any]) -> str:
 def content_hash(student: Student) -> bytes:
     """Return 16 bytes that differ when anything stored of the student differs."""
     values = [getattr(student, name) for name in FIELD_NAMES]
-    canonical = msgspec.json.encode([values, student.extra], enc_hook=str, order="deterministic")
-    return hashlib.blake2b(canonical, digest_size=16).digest()
+    return hashlib.blake2b(_canonical([values, student.extra]), digest_size=16).digest()
+
+
+def _canonical(value: Any) -> bytes:
+    """Return the one JSON text of a value: unlike Python's equality it tells true from 1."""
+    return msgspec.json.encode(value, order="deterministic")
 
 
 def changed_fields(old: Student, new: Student) -> tuple[str, ...]:
     """Return the names of the fields that differ, in the order of `Student`, `extra` last."""
-    names = (*FIELD_NAMES, "extra")
-    return tuple(name for name in names if getattr(old, name) != getattr(new, name))
+    names = tuple(name for name in FIELD_NAMES if getattr(old, name) != getattr(new, name))
+    return (*names, "extra") if _canonical(old.extra) != _canonical(new.extra) else names
 
 
 def json_value(value: Any) -> Any:

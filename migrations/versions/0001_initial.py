@@ -72,6 +72,7 @@ def upgrade() -> None:
         sa.Column("deleted_watermark", Timestamp(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("guarded", sa.BigInteger(), nullable=False),
+        sa.Column("notices", Json, nullable=False),
         sa.Column("plan", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(["source"], ["source.name"], name=op.f("fk_run_source")),
         sa.PrimaryKeyConstraint("run_id", name=op.f("pk_run")),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
+import shlex
+import shutil
 import sqlite3
+import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -77,9 +81,21 @@ def command(clock: SystemClock, /, *, students: int, seed: int, named: Path | No
     _ask(folder / "roster.db", before, after)
     _title("To look further")
     click.echo(f"sqlite3 {folder}/roster.db '{_EXAMPLE}'")
-    click.echo(session.command("runs"))
+    click.echo(f"{_program()} {session.command('runs').removeprefix('rostersync ')}")
     click.echo(f"rm -r {folder}   # when you have seen enough")
     return 0
+
+
+def _program() -> str:
+    """Return what runs rostersync from the shell in this folder, be it installed there or not."""
+    if shutil.which("rostersync"):
+        return "rostersync"
+    here = Path.cwd()
+    if Path(__file__).parents[2] == here and os.access("dev", os.X_OK):
+        return "./dev run"
+    python = Path(sys.executable)
+    shown = python.relative_to(here) if python.is_relative_to(here) else python
+    return f"{shlex.quote(str(shown))} -m rostersync"
 
 
 def _session(folder: Path, base_url: str, token: str, clock: SystemClock) -> Session:

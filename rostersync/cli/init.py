@@ -24,6 +24,9 @@ def command(ctx: click.Context, path: Path | None, named: Path | None) -> None:
             file.write(TEMPLATE)
     except FileExistsError as error:
         raise ConfigError([f"{path} is there already, and is left as it is"], "name another file") from error
+    except FileNotFoundError as error:
+        hint = "create the folder, or name another file"
+        raise ConfigError([f"cannot write {path}: there is no folder {path.parent}"], hint) from error
     except OSError as error:
         raise ConfigError([f"cannot write {path}: {os.strerror(error.errno or 0)}"], "name another file") from error
     click.echo(f"wrote {path}; now set base_url in it, put the token where it says, and run: rostersync check")

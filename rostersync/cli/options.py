@@ -101,6 +101,20 @@ def _secrets(config: Config) -> tuple[str, ...]:
     return tuple(found)
 
 
+class Natural(click.IntRange):
+    """A whole number from 1, as ids and limits are."""
+
+    def __init__(self) -> None:
+        super().__init__(min=1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number: int = super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is not a whole number from 1", param, ctx)
+        return number
+
+
 class Duration(click.ParamType[timedelta]):
     """A text such as 90s, 10m or 1h30m."""
 

@@ -12,7 +12,7 @@ import click
 from rostersync.clock import to_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from datetime import datetime
 
     from rostersync.sync.crawl import Watch
@@ -23,12 +23,15 @@ def document(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table; None is an empty cell, numbers stand at the right."""
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], *, folded: Collection[str] = ()) -> None:
+    """Print a table; None is an empty cell, numbers stand at the right.
+
+    On a terminal too narrow for it the columns `folded` alone give way, or all of them where none is named.
+    """
     cells = [[_cell(value) for value in row] for row in rows]
     right = [any(isinstance(row[n], int) for row in rows) for n in range(len(headers))]
     if sys.stdout.isatty():
-        _rich_table(headers, cells, right)
+        _rich_table(headers, cells, right, folded or headers)
         return
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     for line in (headers, *cells):
@@ -39,15 +42,17 @@ def _padded(cell: str, width: int, right: bool) -> str:
     return cell.rjust(width) if right else cell.ljust(width)
 
 
-def _rich_table(headers: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
+def _rich_table(
+    headers: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], folded: Collection[str]
+) -> None:
     from rich import box  # noqa: PLC0415 - slow to import, and of no use when piped
     from rich.console import Console  # noqa: PLC0415 - the same
     from rich.table import Table  # noqa: PLC0415 - the same
     from rich.text import Text  # noqa: PLC0415 - the same
 
-    drawn = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    drawn = Table(box=box.SIMPLE_HEAD, header_style="bold", collapse_padding=True, pad_edge=False, show_edge=False)
     for header, at_right in zip(headers, right, strict=True):
-        drawn.add_column(header, justify="right" if at_right else "left")
+        drawn.add_column(header, justify="right" if at_right else "left", no_wrap=header not in folded)
     for row in cells:
         drawn.add_row(*map(Text, row))  # a text as it is: what it holds is no markup
     Console().print(drawn)

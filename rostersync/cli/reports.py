@@ -8,13 +8,13 @@ import click
 
 from rostersync.cli.output import mark, moment, span
 from rostersync.cli.program import complain, tell
-from rostersync.report import RunState
+from rostersync.report import Counts, RunState
 
 if TYPE_CHECKING:
     from rostersync.cli.options import Session
     from rostersync.daemon.batch import Outcome
     from rostersync.errors import RostersyncError
-    from rostersync.report import Counts, RunReport
+    from rostersync.report import RunReport
 
 COLOURS = {RunState.SUCCEEDED: "green", RunState.FAILED: "red", RunState.DRY_RUN: "cyan"}
 
@@ -41,7 +41,7 @@ def explain(outcome: Outcome, session: Session) -> None:
     for notice in report.notices:
         complain(f"{report.source}: {notice}")
     if outcome.exit_status:
-        complain(f"{report.source}: {report.state}: {report.error or 'no reason is known'}")
+        complain(f"{report.source}: {_ending(report)}: {report.error or 'no reason is known'}")
         if hint := _hint(report, session):
             complain(f"hint: {hint}")
 
@@ -59,14 +59,39 @@ def _hint(report: RunReport, session: Session) -> str:
 
 
 def _print(report: RunReport) -> None:
-    state = mark(report.state.replace("_", " "), COLOURS.get(report.state, "yellow"))
+    state = mark(_ending(report), _colour(report))
     what = report.kind if report.run_id is None else f"{report.kind} run {report.run_id}"
     click.echo(f"{report.source}: {what} {state} in {span(report.duration_s)}")
-    if report.state is not RunState.FAILED:
+    if not _has_failed(report):
         click.echo(f"  {figures(report.counts)}")
     marks = report.watermarks
     click.echo(f"  watermarks: modified {moment(marks.modified)}, deleted {moment(marks.deleted)}")
     click.echo(f"  {report.requests} requests, {report.retries} of them repeated")
+
+
+def _ending(report: RunReport) -> str:
+    """Return how a run ended, in words; of a dry run, how the run itself would have."""
+    if report.state is not RunState.DRY_RUN:
+        return str(report.state)
+    if not report.exit_status:
+        return "dry run"
+    if _has_failed(report):
+        return "dry run failed"
+    would_be = RunState.HELD if report.exit_status == RunState.HELD.exit_status else RunState.INCOMPLETE
+    return f"dry run, would be {would_be}"
+
+
+def _has_failed(report: RunReport) -> bool:
+    """Tell whether nothing came of a run; a dry run that failed is known by its status and its lack of figures."""
+    if report.state is RunState.DRY_RUN:
+        return report.exit_status == RunState.FAILED.exit_status and report.counts == Counts()
+    return report.state is RunState.FAILED
+
+
+def _colour(report: RunReport) -> str:
+    if report.state is RunState.DRY_RUN and report.exit_status:
+        return "red" if _has_failed(report) else "yellow"
+    return COLOURS.get(report.state, "yellow")
 
 
 def figures(counts: Counts) -> str:

@@ -6,22 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rostersync.cli.options import configured, json_option
+from rostersync.cli.options import Natural, configured, json_option
 from rostersync.cli.output import document, moment, span, table
+from rostersync.cli.reports import figures
 from rostersync.clock import to_text
 from rostersync.daemon import wiring
+from rostersync.report import RunState
 from rostersync.store.runs import recent
 
 if TYPE_CHECKING:
     from rostersync.cli.options import Session
     from rostersync.report import RunReport
 
-_FIGURES = ("fetched", "inserted", "updated", "restored", "deleted", "quarantined", "removals_held")
-_HEADERS = ("run", "source", "kind", "state", "finished", "took", *(name.replace("_", " ") for name in _FIGURES))
+_HEADERS = ("run", "source", "kind", "state", "finished", "took", "outcome")
 
 
 @click.command()
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many, newest first.")
+@click.option("--limit", type=Natural(), default=20, show_default=True, help="How many, newest first.")
 @json_option
 @configured
 def command(session: Session, limit: int, as_json: bool) -> None:
@@ -32,7 +33,7 @@ def command(session: Session, limit: int, as_json: bool) -> None:
     if as_json:
         document({"runs": [_json(report) for report in reports]})
         return
-    table((*_HEADERS, "error"), [_row(report) for report in reports])
+    table(_HEADERS, [_row(report) for report in reports], folded=("finished", "took", "outcome"))
 
 
 def _json(report: RunReport) -> dict[str, Any]:
@@ -42,5 +43,10 @@ def _json(report: RunReport) -> dict[str, Any]:
 
 def _row(report: RunReport) -> tuple[Any, ...]:
     head = (report.run_id, report.source, report.kind, report.state, moment(report.finished_at))
-    figures = (getattr(report.counts, name) for name in _FIGURES)
-    return (*head, span(report.duration_s), *figures, report.error)
+    return (*head, span(report.duration_s), _outcome(report))
+
+
+def _outcome(report: RunReport) -> str:
+    """Return a run's figures, which a failed one has not, and what was wrong with it."""
+    done = "" if report.state is RunState.FAILED else figures(report.counts)
+    return "; ".join(filter(None, (done, report.error)))

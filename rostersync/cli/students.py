@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rostersync.cli.options import Moment, configured, json_option
+from rostersync.cli.options import Moment, Natural, configured, json_option
 from rostersync.cli.output import document, table
 from rostersync.cli.program import complain
 from rostersync.clock import to_text
@@ -50,7 +50,7 @@ def _opened(session: Session, name: str | None) -> Iterator[Students]:
 
 @command.command(name="list")
 @_one_source
-@click.option("--id", "ids", type=click.IntRange(min=1), multiple=True, help="Only this id; may be given often.")
+@click.option("--id", "ids", type=Natural(), multiple=True, help="Only this id; may be given often.")
 @click.option("--archived/--no-archived", default=None, help="Only archived ones, or none of them.")
 @click.option("--status", help="Only those of this status.")
 @click.option("--modified-since", type=Moment(), help="Only those modified since then.")
@@ -100,7 +100,7 @@ def _all(students: Students, query: Query) -> Iterator[Row]:
 
 
 @command.command()
-@click.argument("key", metavar="ID", type=click.IntRange(min=1))
+@click.argument("key", metavar="ID", type=Natural())
 @_one_source
 @json_option
 @configured

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rostersync.cli.options import Duration, configured, json_option, source_option
+from rostersync.cli.options import Duration, Natural, configured, json_option, source_option
 from rostersync.cli.output import document, progress
 from rostersync.cli.reports import explain, show
 from rostersync.daemon import wiring
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @source_option
 @click.option("--full", is_flag=True, help="Read the whole roster, whatever was read before.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write: tell what a run would do.")
-@click.option("--approve", type=click.IntRange(min=1), metavar="RUN_ID", help="Carry out the removals of a held run.")
+@click.option("--approve", type=Natural(), metavar="RUN_ID", help="Carry out the removals of a held run.")
 @click.option("--wait", type=Duration(), default=DEFAULT_WAIT, help="How long to wait for the lock.  [default: 60s]")
 @json_option
 @configured

@@ -41,7 +41,7 @@ class Finding:
 def failed(what: str, error: RostersyncError) -> list[Finding]:
     """Return the findings that an error amounts to: several when it names several mistakes."""
     lines = error.mistakes if isinstance(error, ConfigError) else (error.message,)
-    return [Finding(what, line, error.hint, error.exit_status) for line in lines]
+    return [Finding(what, line.removeprefix(f"{what}: "), error.hint, error.exit_status) for line in lines]
 
 
 def examine(config: Config, path: Path, clock: Clock) -> Iterator[Finding]:
@@ -106,8 +106,9 @@ def _session(url: str) -> Finding:
 
 
 def _secret(source: Source) -> Iterator[Finding]:
+    what = f"source {source.name}"
     source.token()
-    yield from (Finding(f"source {source.name}", line, warning=True) for line in source.token_warnings())
+    yield from (Finding(what, line.removeprefix(f"{what}: "), warning=True) for line in source.token_warnings())
 
 
 def _api(source: Source, students: Students) -> Finding:

@@ -97,9 +97,9 @@ class Executor:
             self._clock.sleep(POLL_S)
 
     def _execute_open(self, lease: Lease, mine: int, watch: Watch) -> dict[int, RunReport]:
-        """Execute every open request of the lease's source, oldest first."""
-        reports = {}
-        while wish := requests.take(lease, self._clock.now(), mine):
+        """Execute the open requests of the lease's source, oldest first, up to the caller's own."""
+        reports: dict[int, RunReport] = {}
+        while mine not in reports and (wish := requests.take(lease, self._clock.now(), mine)):
             reports[wish.request_id] = self._execute(lease, wish, watch)
         return reports
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
 
 # Libraries that say something useful below a warning; what others say there may hold addresses or parameters.
-_TALKATIVE = {"alembic": logging.INFO, "apscheduler": logging.DEBUG}
+_TALKATIVE = {"alembic.runtime.migration": logging.INFO, "apscheduler": logging.DEBUG}
 
 
 def configure(

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_S = 30
 
+_CONNECTION_ERRORS = {"OperationalError", "InterfaceError", "ConnectionTimeout"}
+
 
 def sqlite_path(url: str) -> Path | None:
     """Return the file of a SQLite url, None for another database."""
@@ -56,13 +58,25 @@ def open_memory() -> Engine:
 def _postgres_engine(url: str) -> Engine:
     try:
         engine = create_engine(
-            url, poolclass=NullPool, hide_parameters=True, connect_args={"connect_timeout": 10}
+            url,
+            poolclass=NullPool,
+            hide_parameters=True,
+            connect_args={"connect_timeout": 10},
         ).execution_options(schema_translate_map={"stage": "pg_temp"})
     except (NoSuchModuleError, ImportError) as error:
         hint = "pip install 'rostersync[postgresql]'"
         raise DatabaseUnreachable("the driver for PostgreSQL is not installed", hint) from error
     _translate_errors(engine, make_url(url).render_as_string(hide_password=True))
+    event.listen(engine, "connect", _read_times_as_utc)
     return engine
+
+
+def _read_times_as_utc(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    """Set the session's zone: in another one the first and the last day of the calendar could not be read back."""
+    cursor = connection.cursor()
+    cursor.execute("SET TIME ZONE 'UTC'")
+    cursor.close()
+    connection.commit()
 
 
 def _create_file(path: Path) -> None:
@@ -133,6 +147,8 @@ def _told(error: BaseException, place: str) -> StoreError:
     if isinstance(cause, sqlite3.Error):
         return _told_sqlite(cause, place)
     state = getattr(cause, "sqlstate", None)
+    if state is None and type(cause).__name__ not in _CONNECTION_ERRORS:
+        return StoreError(f"{place}: the driver cannot handle a value ({type(cause).__name__})")
     if state is None:  # the connection failed or broke: the text tells of host and user, never of rows
         lines = str(cause).strip().splitlines() or [type(cause).__name__]
         return DatabaseUnreachable(f"cannot reach {place}: {lines[-1].strip()}", "is the server up, and the url right?")

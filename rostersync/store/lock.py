@@ -34,9 +34,12 @@ class _Lock(Protocol):
 
 
 class _FileLock:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, database: Path) -> None:
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            if os.geteuid() == 0:  # an administrator's command must not lock out the service's user
+                owner = database.stat()
+                os.fchown(self._fd, owner.st_uid, owner.st_gid)
         except OSError as error:
             hint = "let this user write the database's folder"
             raise DatabaseUnreachable(f"cannot open the lock file {path}: {error.strerror}", hint) from error
@@ -95,11 +98,11 @@ class Lease:
             self._lock.release()
 
 
-def acquire(engine: Engine, folder: Path | None, source: str, clock: Clock, purpose: str) -> Lease:
-    """Become the writer of `source`, or raise `LockHeld`, naming the holder. `folder` is where file locks lie."""
+def acquire(engine: Engine, database: Path | None, source: str, clock: Clock, purpose: str) -> Lease:
+    """Become the writer of `source`, or raise `LockHeld`, naming the holder. a file lock lies beside `database`."""
     connection = engine.connect()
     try:
-        lock = _FileLock(lock_path(folder, source)) if folder else _SessionLock(connection, source)
+        lock = _FileLock(lock_path(database, source), database) if database else _SessionLock(connection, source)
     except BlockingIOError:
         holder = _holder(connection, source)
         connection.close()
@@ -128,16 +131,16 @@ def advisory_key(source: str) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
-def is_held(connection: Connection, folder: Path | None, source: str) -> bool:
+def is_held(connection: Connection, database: Path | None, source: str) -> bool:
     """Tell whether any process holds `source`'s lock now."""
-    if folder is None:
+    if database is None:
         held = text(
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
             " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
             " AND ((classid::bigint << 32) | objid::bigint) = :key"
         )
         return bool(connection.scalar(held, {"key": advisory_key(source)}))
-    return _file_is_locked(lock_path(folder, source))
+    return _file_is_locked(lock_path(database, source))
 
 
 def _file_is_locked(path: Path) -> bool:

@@ -97,6 +97,8 @@ class Run(Base):
     error: Mapped[str | None]
     guarded: Mapped[int] = mapped_column(default=0)
     """Its removals that nobody approved: what the guard counts over 24 hours."""
+    notices: Mapped[list[str]] = mapped_column(Json, default=list)
+    """What else its caller is told, ids and counts only."""
     plan: Mapped[str | None]
     """`open`, `approved` or `superseded` where the guard held removals of it."""
 

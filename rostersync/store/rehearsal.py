@@ -14,6 +14,7 @@ from rostersync.store.staging import attach
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from sqlalchemy import Connection
 
@@ -25,8 +26,7 @@ def rehearsal(url: str, source: str) -> Iterator[tuple[Connection, Stage]]:
     Raises `SchemaOutdated` or `SchemaTooNew` where the schema does not fit: nothing is upgraded for a rehearsal.
     """
     path = sqlite_path(url)
-    missing = path is not None and not path.exists()
-    engine = open_memory() if missing else open_engine(url, read_only=True)
+    engine = open_memory() if _is_nothing(path) else open_engine(url, read_only=True)
     with engine.connect() as connection:
         _require_tables(connection)
         attach(connection, path)
@@ -34,6 +34,11 @@ def rehearsal(url: str, source: str) -> Iterator[tuple[Connection, Stage]]:
             yield connection, Stage(connection, source)
         finally:
             connection.invalidate()  # temporary tables go with the session
+
+
+def _is_nothing(path: Path | None) -> bool:
+    """Tell whether a SQLite file is missing, or was made and never set up."""
+    return path is not None and (not path.exists() or path.stat().st_size == 0)
 
 
 def _require_tables(connection: Connection) -> None:

@@ -52,28 +52,35 @@ def file(
     """
     ensure_source(connection, source)
     connection.execute(select(Source.name).where(Source.name == source).with_for_update())  # one filer at a time
-    joined = _pending(connection, source, kind, now) if approves is None else None
-    if joined is None:
-        return connection.execute(
-            insert(Request)
-            .values(
-                source=source,
-                kind=str(kind),
-                approves=approves,
-                state="pending",
-                requested_at=now,
-                expires_at=expires_at,
-                waiters=1,
-            )
-            .returning(Request.request_id)
-        ).scalar_one()
-    later = None if joined.expires_at is None or expires_at is None else max(joined.expires_at, expires_at)
-    connection.execute(
+    if approves is None and (joined := _join(connection, source, kind, now, expires_at)) is not None:
+        return joined
+    return connection.execute(
+        insert(Request)
+        .values(
+            source=source,
+            kind=str(kind),
+            approves=approves,
+            state="pending",
+            requested_at=now,
+            expires_at=expires_at,
+            waiters=1,
+        )
+        .returning(Request.request_id)
+    ).scalar_one()
+
+
+def _join(connection: Connection, source: str, kind: RunKind, now: datetime, expires_at: datetime | None) -> int | None:
+    """Join the pending request of this source and kind; None where there is none, or no longer."""
+    found = _pending(connection, source, kind, now)
+    if found is None:
+        return None
+    later = None if found.expires_at is None or expires_at is None else max(found.expires_at, expires_at)
+    joined = connection.execute(
         update(Request)
-        .where(Request.request_id == joined.request_id)
+        .where(Request.request_id == found.request_id, Request.state == "pending")
         .values(waiters=Request.waiters + 1, expires_at=later)
     )
-    return int(joined.request_id)
+    return int(found.request_id) if joined.rowcount == 1 else None
 
 
 def _pending(connection: Connection, source: str, kind: RunKind, now: datetime):  # type: ignore[no-untyped-def] # noqa: ANN202 - a Row of two columns
@@ -130,7 +137,7 @@ def leave(connection: Connection, request_id: int, *, taken: bool) -> bool:
     left = connection.execute(
         update(Request)
         .where(Request.request_id == request_id, Request.state.in_(leavable))
-        .values(waiters=Request.waiters - 1, state=case((Request.waiters > 1, "pending"), else_="withdrawn"))
+        .values(waiters=Request.waiters - 1, state=case((Request.waiters > 1, Request.state), else_="withdrawn"))
     )
     return left.rowcount == 1
 

@@ -155,6 +155,7 @@ def _record_run(connection: Connection, ending: Ending) -> int:
         "deleted_watermark": report.watermarks.deleted,
         "error": report.error,
         "guarded": ending.guarded,
+        "notices": list(report.notices),
         "plan": "open" if ending.holds else None,
     }
     return connection.execute(insert(Run).values(**figures, **row).returning(Run.run_id)).scalar_one()
@@ -236,5 +237,6 @@ def _report(row: Any) -> RunReport:
         started_at=row.started_at,
         finished_at=row.finished_at,
         error=row.error,
+        notices=tuple(row.notices),
         exit_status=RunState(row.state).exit_status,
     )

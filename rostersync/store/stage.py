@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from rostersync.records import FIELD_NAMES, Gone, Rejected, Student, Unclear, content_hash, row_key
-from rostersync.store.models import student
+from rostersync.store.models import Quarantine, student
 from rostersync.store.staging import departed, proof, removal, sighted
 from rostersync.store.types import JsonTuple, Timestamp
 
@@ -134,9 +134,14 @@ class Stage:
             self._connection.execute(delete(sighted).where(sighted.c.reading != self._reading))
 
     def received(self) -> tuple[int, int]:
-        """Return how many distinct records were received, and how many of them could not be decoded."""
+        """Return how many distinct records were received, and how many of them could not be decoded.
+
+        Those in quarantine count for neither: they are bad as ever, and tell of no change.
+        """
+        known = exists().where(Quarantine.source == self._source, Quarantine.id == sighted.c.id)
+        counted = select(func.count(), func.count(sighted.c.rejected)).where(~known)
         with self._connection.begin():
-            row = self._connection.execute(select(func.count(), func.count(sighted.c.rejected))).one()
+            row = self._connection.execute(counted).one()
         return row[0], row[1]
 
     def lacks_ids(self) -> bool:
@@ -229,6 +234,12 @@ class Stage:
             if stale:
                 self._connection.execute(update(sighted).where(sighted.c.id == key).values(stale=True))
 
+    def put_silence(self, key: int) -> None:
+        """Record that an id in quarantine was asked for in vain: others have their turn before it next time."""
+        new = self._insert(proof).values(id=key, answer="silent")
+        with self._connection.begin():
+            self._connection.execute(new.on_conflict_do_nothing())
+
     def forget_proofs(self) -> None:
         """Ask anew what was proved, and remember what it was."""
         with self._connection.begin():
@@ -256,11 +267,17 @@ class Stage:
         listed = proof.join(departed, departed.c.id == proof.c.id)
         return self._count(select(func.count()).select_from(listed).where(proof.c.answer == "gone")) > 0
 
-    def unclear(self, *, in_feed: bool = False) -> int:
-        """Return how many ids GET answered neither with a student nor with a 404 (`in_feed`: deleted ones only)."""
+    def unclear(self, *, in_feed: bool = False, listed: bool = False) -> int:
+        """Return how many ids GET answered neither with a student nor with a 404.
+
+        With `in_feed` only those that the deleted feed named, with `listed` those that were sighted.
+        """
         unclear = select(func.count()).select_from(proof).where(proof.c.answer == "unclear")
-        listed = exists().where(departed.c.id == proof.c.id)
-        return self._count(unclear.where(listed) if in_feed else unclear)
+        if in_feed:
+            unclear = unclear.where(exists().where(departed.c.id == proof.c.id))
+        if listed:
+            unclear = unclear.where(exists().where(sighted.c.id == proof.c.id))
+        return self._count(unclear)
 
     def doubt(self) -> None:
         """Believe no proof of absence: the candidates become a plan, everybody else stays as he is."""

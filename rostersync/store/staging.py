@@ -89,7 +89,7 @@ def _attach_file(connection: Connection, folder: Path) -> None:
     cursor = driver.cursor()
     try:
         cursor.execute("ATTACH DATABASE ? AS stage", (name,))
-        for pragma in ("journal_mode = MEMORY", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
+        for pragma in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
             cursor.execute(f"PRAGMA stage.{pragma}")
         cursor.execute("CREATE TABLE stage.opened (id INTEGER)")  # opens the file before it loses its name
     finally:

@@ -75,6 +75,7 @@ def _statements(dialect: str) -> tuple[Any, ...]:
         _bury(begins),
         _take_in(dialect),
         _let_go(),
+        _send_to_the_back(),
     )
 
 
@@ -148,3 +149,9 @@ def _let_go() -> Any:
     decoded = exists().where(sighted.c.id == Quarantine.id, sighted.c.verdict != "quarantined")
     gone = exists().where(proof.c.id == Quarantine.id, proof.c.answer == "gone")
     return delete(Quarantine).where(Quarantine.source == _SOURCE, or_(decoded, gone))
+
+
+def _send_to_the_back() -> Any:
+    """Let those in quarantine who were asked for in vain wait behind the others."""
+    asked = exists().where(proof.c.id == Quarantine.id, proof.c.answer == "silent")
+    return update(Quarantine).where(Quarantine.source == _SOURCE, asked).values(last_seen_at=_NOW)

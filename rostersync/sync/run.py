@@ -14,7 +14,7 @@ from rostersync.records import Rejected, Student, Unclear
 from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
 from rostersync.store import runs
 from rostersync.sync import guard, plan, reconcile
-from rostersync.sync.crawl import Api, Crawler, Stream
+from rostersync.sync.crawl import Api, Crawler, Roster, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -129,8 +129,8 @@ class Run:
         crawled = self._crawl_changes(crawler) if kind is RunKind.INCREMENTAL else None
         if crawled is None:
             crawled = self._crawl_roster(crawler)
-        self._revisit_quarantine()
         reconcile.require_familiar(*self._stage.received())
+        self._revisit_quarantine()  # afterwards: what was bad before tells nothing about a changed API
         return crawled
 
     def _crawl_changes(self, crawler: Crawler) -> Crawled | None:
@@ -157,15 +157,22 @@ class Run:
         # An empty list may be a mistake of a moment, so it dates no watermark: the next run reads everything again.
         stream = Stream(roster.clean and roster.total > 0, roster.start)
         ignored = roster.feed.ignored if roster.feed else self._state.deleted_feed_ignored
+        nameless = self._stage.lacks_ids()
         return Crawled(
             RunKind.FULL,
             stream,
-            stream,
+            self._deletions_told(crawler, roster) if nameless else stream,
             feed_ignored=ignored,
-            swept=stream.clean,
+            swept=stream.clean and not nameless,
             replaces=not plan.trusted(self._state.watermarks, roster.start.server_start, self._policy.overlap),
             empty=roster.total == 0,
         )
+
+    def _deletions_told(self, crawler: Crawler, roster: Roster) -> Stream:
+        """Return what the deleted feed makes known where a record without an id forbids to infer from absence."""
+        since = plan.earlier(roster.start.server_start, self._state.watermarks.deleted)
+        feed = roster.feed or crawler.deleted(plan.since(since, self._policy.overlap), roster.total)
+        return Stream(roster.clean and feed.explains, roster.start)
 
     def _require_same_school(self) -> None:
         """Raise `RunFailed` when token or address are new, and lead to none of the students that are known."""
@@ -187,7 +194,9 @@ class Run:
     def _revisit_quarantine(self) -> None:
         waiting = runs.quarantined(self._connection, self._source, QUARANTINE_LIMIT)
         for key, answer in self._api.answers(waiting):
-            if not isinstance(answer, Unclear):  # without an answer it just stays there
+            if isinstance(answer, Unclear):
+                self._stage.put_silence(key)  # without an answer it just stays there
+            else:
                 self._stage.put_answer(key, answer)
 
     # Reconciling ---------------------------------------------------------------------------------------------
@@ -216,12 +225,14 @@ class Run:
     def _settle_removals(self, crawled: Crawled, wish: Wish) -> Settled:
         """Find out which candidates are gone and may be removed; the stage keeps these, and those to be held."""
         stage = self._stage
-        stage.collect_removals(sweep=crawled.swept and not stage.lacks_ids())
+        stage.collect_removals(sweep=crawled.swept)
         planned: list[int] = []
         if wish.approves is not None:
             stage.plan_removals(runs.plan(self._connection, wish.approves))
             planned = [key for ids in stage.removals(planned=True) for key in ids]
         self._spare_the_living()
+        if crawled.kind is RunKind.INCREMENTAL:
+            self._ask(stage.stale(), stale=True)  # of those whom the list by ids has just brought
         outside = stage.count_removals(planned=False)
         reason = self._guard(outside)
         self._prove(planned=True)
@@ -287,7 +298,7 @@ class Run:
             guarded=settled.guarded,
             holds=settled.held > 0,
             approves=wish.approves,
-            ends_holds=_ended(crawled.kind) if state is RunState.SUCCEEDED else frozenset(),
+            ends_holds=_ended(crawled) if state is RunState.SUCCEEDED else frozenset(),
             clean_full=full and crawled.swept,
         )
 
@@ -307,12 +318,11 @@ class Run:
     def _state_after(self, crawled: Crawled, settled: Settled) -> SourceState:
         """Return what is known of the source after the run."""
         before, stage = self._state, self._stage
-        in_feed = stage.unclear(in_feed=True)
-        elsewhere = stage.unclear() - in_feed
+        in_feed, listed = stage.unclear(in_feed=True), stage.unclear(listed=True)
         newest = _later(before.newest_updated_at, stage.newest_updated_at())
-        modified_clean = crawled.modified.clean and not elsewhere and not (crawled.swept and in_feed)
-        deleted_clean = crawled.deleted.clean and not in_feed and not settled.held
-        deleted_clean = deleted_clean and not (crawled.swept and elsewhere)
+        unclear = stage.unclear() > 0 and crawled.kind is RunKind.FULL  # a full run's watermarks are of one crawl
+        modified_clean = crawled.modified.clean and not (listed or unclear)
+        deleted_clean = crawled.deleted.clean and not (in_feed or unclear or settled.held)
         full_done = crawled.swept and modified_clean and deleted_clean
 
         salt = before.salt or secrets.token_bytes(16)
@@ -393,9 +403,11 @@ def _lives(answer: Answer) -> bool:
     return isinstance(answer, Student) and answer.deleted_at is None
 
 
-def _ended(kind: RunKind) -> frozenset[RunKind]:
-    """Return of which kinds the open plans end with a run of `kind` that passed the guard."""
-    return frozenset(RunKind) if kind is RunKind.FULL else frozenset({RunKind.INCREMENTAL})
+def _ended(crawled: Crawled) -> frozenset[RunKind]:
+    """Return of which kinds the open plans end with this run, which passed the guard: a sweep ends them all."""
+    if crawled.swept:
+        return frozenset(RunKind)
+    return frozenset({RunKind.INCREMENTAL}) if crawled.kind is RunKind.INCREMENTAL else frozenset()
 
 
 def _later(one: datetime | None, other: datetime | None) -> datetime | None:

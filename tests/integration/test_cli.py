@@ -237,6 +237,19 @@ def test_init_writes_a_configuration_that_loads_and_overwrites_none(quick_site: 
     assert path.read_text() == written
 
 
+def test_init_in_a_folder_that_is_not_there_says_so(quick_site: Site, tmp_path: Path) -> None:
+    result = quick_site.run("init", str(tmp_path / "none" / "config.toml"))
+    assert result.exit_code == 2
+    assert "create the folder, or name another file" in result.stderr
+
+
+def test_check_names_the_source_of_a_mistake_once(quick_site: Site) -> None:
+    quick_site.configure(token_file="missing")
+    result = quick_site.run("check")
+    assert "source main: cannot read" in result.stdout
+    assert "source main: source main" not in result.stdout
+
+
 def test_check_finds_everything_in_order_and_changes_nothing(site: Site) -> None:
     assert "fail" not in site.ok("check")
     assert not site.has_database()
@@ -332,6 +345,7 @@ def test_one_student_is_printed_or_told_to_be_missing(quick_site: Site) -> None:
     result = quick_site.run("students", "get", "4")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "there is no student 4" in result.stderr
+    assert "a whole number from 1" in quick_site.run("students", "get", "abc").stderr
 
 
 def test_a_name_cannot_steer_the_terminal(quick_site: Site) -> None:

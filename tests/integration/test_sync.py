@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from harness import Crash, Fuse, World
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from rostersync.errors import DatabaseUnreachable, LockHeld
 from rostersync.report import RunKind, RunState
 from rostersync.simulator.faults import Faults, http_status, not_found, on_student
 from rostersync.simulator.switches import Switches
 from rostersync.store import runs
+from rostersync.store.models import student
 from rostersync.sync.guard import GuardPolicy
 from rostersync.sync.plan import Policy
 
@@ -128,6 +130,35 @@ def test_a_restore_lifts_the_tombstone(world: World) -> None:
     assert world.replica() == world.upstream()
     operations = world.rows(f"SELECT op FROM student_history WHERE id = {key} ORDER BY valid_from")
     assert [row["op"] for row in operations] == ["insert", "delete", "restore"]
+
+
+def test_a_tombstone_is_not_lifted_by_a_list_alone(world: World) -> None:
+    settle(world)
+    key = min(world.upstream())
+    world.school.delete(key)
+    world.pass_time(minutes=5)
+    world.sync()
+    world.school.restore(key)
+    world.pass_time(minutes=5)
+    world.app.faults.add(not_found(), on_student(key), times=None)
+    report = world.sync()
+    assert (report.counts.restored, report.counts.ignored) == (0, 1)
+    assert key not in world.replica()
+
+
+def test_a_row_that_is_older_than_the_stored_one_is_asked_for_again(world: World) -> None:
+    settle(world)
+    key = min(world.upstream())
+    world.school.update(key, nickname="Changed")
+    with world.store.writing() as connection:  # as if an app server whose clock is ahead had stamped it before
+        later = world.clock.now() + timedelta(hours=1)
+        connection.execute(update(student).where(student.c.id == key).values(updated_at=later))
+    world.pass_time(minutes=5)
+    world.requests()
+    report = world.sync()
+    assert (report.counts.stale, report.counts.updated) == (1, 1)
+    assert f"/v2p1/students/{key}" in [path for path, _ in world.requests()]
+    assert world.replica() == world.upstream()
 
 
 def test_a_removal_that_leaves_no_trace_is_found_by_a_full_run(world: World) -> None:
@@ -303,6 +334,7 @@ def test_removals_are_held_when_no_living_student_can_be_fetched(guarded: World)
 
 def test_a_proof_that_cannot_be_had_leaves_its_student_alone_and_the_rest_goes_on(guarded: World) -> None:
     gone = delete(guarded, 2)
+    guarded.pass_time(hours=1)
     guarded.app.faults.add(http_status(502), on_student(gone[0]), times=None)
     report = guarded.sync()
     assert report.state is RunState.INCOMPLETE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -17,11 +18,12 @@ from rostersync import __version__
 from rostersync.cli import output
 from rostersync.cli.options import Duration, Moment, Session
 from rostersync.cli.program import VERBS, program
-from rostersync.cli.reports import figures
+from rostersync.cli.reports import figures, show
 from rostersync.clock import SystemClock
 from rostersync.config import load
+from rostersync.daemon.batch import Outcome
 from rostersync.errors import ConfigError
-from rostersync.report import Counts
+from rostersync.report import Counts, RunKind, RunReport, RunState, Watermarks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +48,19 @@ def session(tmp_path: Path, *names: str, named: Path | None = None) -> Session:
 def test_a_piped_table_is_plain_with_numbers_at_the_right(capsys: pytest.CaptureFixture[str]) -> None:
     output.table(("name", "count"), [("Zorla", 5), (None, 1200)])
     assert capsys.readouterr().out == "name   count\nZorla      5\n        1200\n"
+
+
+def test_on_a_narrow_terminal_only_the_columns_that_may_are_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "40")
+    output.table(("a header", "outcome"), [("two words", "word " * 20)], folded=("outcome",))
+    shown = click.unstyle(terminal.getvalue())
+    lines = shown.splitlines()
+    assert "a header" in lines[0]
+    assert "two words" in lines[2]
+    assert len(re.findall(r"\bword\b", shown)) == 20
+    assert max(map(len, lines)) <= 40
 
 
 def test_a_table_without_rows_is_its_header(capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,6 +105,31 @@ def test_the_figures_of_a_run_leave_out_what_is_nought() -> None:
     counts = Counts(fetched=5, inserted=2, unchanged=3, deleted=1)
     assert figures(counts) == "5 received: 2 inserted, 3 unchanged; 1 removed"
     assert figures(Counts()) == "0 received"
+
+
+def dry_run(counts: Counts, status: int) -> RunReport:
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    head = (None, "main", RunKind.FULL, RunState.DRY_RUN, counts, 3, 0, 0.5, Watermarks(), now, now)
+    return RunReport(*head, error="so it is" if status else None, exit_status=status)
+
+
+@pytest.mark.parametrize(
+    ("counts", "status", "ending"),
+    [
+        (Counts(fetched=1, inserted=1), 0, "dry run"),
+        (Counts(), 1, "dry run failed"),
+        (Counts(fetched=1, inserted=1), 1, "dry run, would be incomplete"),
+        (Counts(removals_held=8), 3, "dry run, would be held"),
+    ],
+)
+def test_a_dry_run_says_how_the_run_itself_would_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], counts: Counts, status: int, ending: str
+) -> None:
+    show(Outcome("main", dry_run(counts, status)), session(tmp_path, "main"))
+    said = capsys.readouterr()
+    assert f"main: full {ending} in 0.50 s\n" in said.out
+    assert ("received" in said.out) == (ending != "dry run failed")
+    assert said.err.splitlines()[:1] == ([f"main: {ending}: so it is"] if status else [])
 
 
 # Words -----------------------------------------------------------------------------------------------------------
@@ -145,7 +185,7 @@ def test_commands_to_be_typed_name_the_configuration_where_it_was_named(tmp_path
 def test_every_verb_has_help_and_takes_the_configuration(verb: str) -> None:
     result = CliRunner().invoke(program, [verb, "--help"])
     assert result.exit_code == 0
-    if verb not in {"db", "students"}:  # groups, whose commands take it
+    if verb not in {"db", "source", "students"}:  # groups, whose commands take it
         assert "--config" in result.stdout
 
 

@@ -30,7 +30,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in (None, "rostersync", "alembic", "apscheduler")]
+    loggers = [logging.getLogger(name) for name in (None, "rostersync", "alembic.runtime.migration", "apscheduler")]
     handlers, levels = list(loggers[0].handlers), [logger.level for logger in loggers]
     yield
     structlog.reset_defaults()
@@ -124,7 +124,8 @@ def test_times_and_durations_have_one_spelling(stream: io.StringIO) -> None:
 
 def test_libraries_speak_through_the_same_pipeline(stream: io.StringIO) -> None:
     configure("info", "json", stream)
-    logging.getLogger("alembic.runtime").info("running upgrade %s", "1")
+    logging.getLogger("alembic.runtime.plugins").info("setup plugin %s", "x")
+    logging.getLogger("alembic.runtime.migration").info("running upgrade %s", "1")
     logging.getLogger("urllib3.connectionpool").warning("pool is full")
     assert [line["event"] for line in lines(stream)] == ["running upgrade 1", "pool is full"]
 

@@ -1,0 +1,266 @@
+"""What reviewers found by asking what else could happen: each was wrong once."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from harness import SOURCE, World
+from sqlalchemy import make_url, text
+
+from rostersync.errors import ConfigError
+from rostersync.report import RunKind, RunState
+from rostersync.simulator import faults as make
+from rostersync.store import Store, requests
+from rostersync.sync.guard import GuardPolicy
+from rostersync.sync.plan import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from conftest import ManualClock
+
+    from rostersync.managebac.students import Students
+    from rostersync.simulator.messages import Request
+
+GENEROUS = Policy(guard=GuardPolicy(max_deletions=1000, max_deletion_percent=100))
+
+
+@pytest.fixture
+def world(migrated_url: str, clock: ManualClock) -> World:
+    world = World(migrated_url, clock, policy=GENEROUS, per_page=100)
+    world.sync()
+    world.pass_time(hours=1)
+    return world
+
+
+def file(world: World, seconds: float = 600) -> int:
+    now = world.clock.now()
+    expires = now + timedelta(seconds=seconds)
+    with world.store.writing() as connection:
+        return requests.file(connection, SOURCE, RunKind.INCREMENTAL, now=now, expires_at=expires)
+
+
+def served(change: Callable[[dict[str, Any]], dict[str, Any]]) -> make.Fault:
+    """Return a fault that answers with what `change` makes of the true answer."""
+    return make._spoiled(change)
+
+
+def test_a_large_quarantine_does_not_stop_later_runs(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, size=600, per_page=200, policy=GENEROUS)
+    for number in range(25):
+        world.school.inject(900_000 + number, {"id": 900_000 + number, "email": ["not", "text"]})
+    assert world.sync().state is RunState.SUCCEEDED
+    world.pass_time(hours=1)
+    assert world.sync().state is RunState.SUCCEEDED
+
+
+def test_a_record_without_an_id_does_not_let_deletions_pass_unseen(world: World) -> None:
+    world.school.inject(None, {"first_name": "Nameless"})
+    world.full()
+    world.pass_time(hours=1)
+    gone = min(world.upstream())
+    world.school.delete(gone)
+    world.pass_time(hours=1)
+    world.full()
+    world.pass_time(hours=1)
+    world.sync()
+    assert gone not in world.replica()
+
+
+def test_a_full_run_that_could_not_sweep_ends_no_hold(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+    world.sync()
+    for key in sorted(world.upstream())[:6]:
+        world.school.purge(key)
+    world.pass_time(hours=1)
+    held = world.full()
+    world.school.inject(None, {"first_name": "Nameless"})
+    world.pass_time(hours=1)
+    world.full()
+    assert world.rows("SELECT held_run_id FROM sync_health")[0]["held_run_id"] == held.run_id
+
+
+def test_a_restore_whose_proof_failed_is_not_lost_when_the_deleted_feed_still_lists_him(world: World) -> None:
+    key = min(world.upstream())
+    world.school.delete(key)
+    world.pass_time(minutes=30)
+    world.sync()
+    world.school.restore(key)
+    world.pass_time(minutes=30)
+
+    def still_listed(document: dict[str, Any]) -> dict[str, Any]:
+        meta = document["meta"]
+        meta["total_count"] += 1
+        return {"students": [*document["students"], {"id": key}], "meta": meta}
+
+    world.app.faults.add(served(still_listed), make.on_deleted_feed, times=None)
+    world.app.faults.add(make.http_status(502), make.on_student(key), times=None)
+    assert world.sync().state is RunState.INCOMPLETE
+    world.app.faults.clear()
+    world.pass_time(hours=1)
+    world.sync()
+    assert key in world.replica()
+
+
+def test_a_stale_answer_to_a_list_by_ids_is_asked_for_again(world: World) -> None:
+    key = min(world.upstream())
+    world.school.update(key, nickname="Newer")
+    world.pass_time(hours=1)
+    world.sync()
+    world.pass_time(hours=1)
+
+    def listed(document: dict[str, Any]) -> dict[str, Any]:
+        return {"students": [{"id": key}], "meta": {**document["meta"], "total_count": 1}}
+
+    def lagging(document: dict[str, Any]) -> dict[str, Any]:
+        old = [{**row, "nickname": "Older", "updated_at": "2020-01-01T00:00:00.000Z"} for row in document["students"]]
+        return {**document, "students": old}
+
+    world.app.faults.add(served(listed), make.on_deleted_feed, times=None)
+    world.app.faults.add(served(lagging), make.on_ids, times=None)
+    world.sync()
+    assert world.replica()[key].nickname == "Newer"
+
+
+def test_records_whose_proof_never_comes_do_not_keep_the_others_in_quarantine(world: World) -> None:
+    keys = [world.school.create() for _ in range(101)]
+    moment = "2026-01-01T00:00:00.000Z"
+    with world.store.writing() as connection:
+        for key in keys:
+            row = f"INSERT INTO quarantine VALUES ('{SOURCE}', {key}, 'reason', '{moment}', '{moment}')"
+            connection.execute(text(row))
+        later = "2026-03-02T12:00:00.000Z"
+        connection.execute(text(f"UPDATE source SET modified_watermark = '{later}'"))
+    world.pass_time(hours=4)
+    for key in keys[:100]:
+        world.app.faults.add(make.http_status(404, html=True), make.on_student(key), times=None)
+    for _ in range(2):
+        world.sync()
+        world.pass_time(hours=1)
+    assert keys[100] in world.replica()
+
+
+def test_a_change_from_true_to_1_in_an_unknown_key_makes_a_version(world: World) -> None:
+    key = world.school.create(vaccinated=True)
+    world.pass_time(minutes=1)
+    world.sync()
+    world.school.update(key, vaccinated=1)
+    world.pass_time(minutes=5)
+    world.sync()
+    assert len(world.rows(f"SELECT op FROM student_history WHERE id = {key}")) == 2
+
+
+@pytest.mark.parametrize(
+    ("zone", "stamp"), [("America/New_York", "0001-01-01T00:00:00.000Z"), ("Asia/Tokyo", "9999-12-31T23:59:59.000Z")]
+)
+def test_the_ends_of_the_calendar_are_read_back_in_any_zone_of_the_server(
+    postgres_url: str, clock: ManualClock, zone: str, stamp: str
+) -> None:
+    with Store(postgres_url, clock, create=True).writing() as connection:
+        name = make_url(postgres_url).database
+        connection.execute(text(f"ALTER DATABASE \"{name}\" SET timezone = '{zone}'"))
+    world = World(postgres_url, clock)
+    key = world.school.create()
+    record = {**world.school.truth()[key], "last_accessed_at": stamp}
+    for nickname in ("Before", "After"):
+        world.school.inject(key, {**record, "nickname": nickname})
+        world.pass_time(minutes=30)
+        assert world.sync().state is RunState.SUCCEEDED
+    assert world.replica()[key].nickname == "After"
+
+
+def test_a_rehearsal_takes_a_file_that_was_never_set_up_for_an_empty_database(
+    sqlite_url: str, clock: ManualClock
+) -> None:
+    world = World(sqlite_url, clock)
+    assert world.store.path is not None
+    for path in world.store.path.parent.iterdir():
+        path.unlink()
+    world.store.path.touch()
+    assert world.rehearse().counts.inserted == len(world.upstream())
+
+
+# Requests --------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_that_is_withdrawn_while_it_is_joined_is_not_joined(
+    postgres_url: str, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(postgres_url, clock)
+    world.sync()
+    first = file(world)
+    found = requests._pending
+
+    def withdrawn_meanwhile(*arguments: Any) -> Any:
+        row = found(*arguments)
+        with world.store.writing() as connection:
+            requests.leave(connection, first, taken=False)
+        return row
+
+    monkeypatch.setattr(requests, "_pending", withdrawn_meanwhile)
+    assert file(world) != first
+
+
+def test_nobody_joins_a_run_that_is_under_way(world: World) -> None:
+    request = file(world)
+    assert file(world) == request  # two wait for it
+    late: list[int] = []
+
+    def one_leaves_and_one_comes(_request: Request) -> None:
+        if not late:
+            world.executor()._abandon(request)
+            late.append(file(world))
+
+    with world.store.lease(SOURCE, "rostersync run") as lease:
+        wish = requests.take(lease, world.clock.now(), 0)
+        assert wish is not None
+        world.app.on_request = one_leaves_and_one_comes
+        world.executor()._execute(lease, wish, lambda *_: None)
+    assert late != [request]
+
+
+def test_a_callers_own_report_survives_what_becomes_of_later_requests(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, opened = world.connect, []
+
+    @contextmanager
+    def connect_once(source: str) -> Iterator[Students]:
+        opened.append(source)
+        if len(opened) > 1:
+            raise ConfigError(["the token is gone"])
+        now = world.clock.now()
+        with world.store.writing() as connection:
+            requests.file(connection, SOURCE, RunKind.FULL, now=now, expires_at=now + timedelta(hours=1))
+        with connect(source) as api:
+            yield api
+
+    monkeypatch.setattr(world, "connect", connect_once)
+    assert world.sync().state is RunState.SUCCEEDED
+
+
+def test_what_an_approval_could_not_prove_is_told_to_whoever_asked(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+    world.sync()
+    world.pass_time(hours=1)
+    gone = sorted(world.upstream())[:6]
+    for key in gone:
+        world.school.delete(key)
+    world.pass_time(minutes=5)
+    held = world.sync()
+    world.school.restore(gone[0])
+    world.pass_time(minutes=5)
+    with world.store.lease(SOURCE, "rostersync run") as lease:
+        executor = world.executor()
+
+        def do_it(_seconds: float) -> None:
+            clock.advance(0.1)
+            if wish := requests.take(lease, clock.now(), 0):
+                executor._execute(lease, wish, lambda *_: None)
+
+        clock.sleep = do_it  # type: ignore[method-assign]
+        report = world.sync(approves=held.run_id)
+    assert str(gone[0]) in report.notices[0]
