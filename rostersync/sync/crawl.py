@@ -15,12 +15,15 @@ the start of the crawl to T and that nobody sighted: the loss that must not be.
 * The sum is larger than T only by a student who was sighted and left unseen: one whose deletion the feed does not
   show, or one who was deleted, and restored just after T. The latter is why the deleted feed is read on both sides
   of T. The former is why every departure must be explained: the largest total that any page told, plus those
-  sighted who were created since the start, less T, is at least the number who left; and it must not be more than
-  the departures that the deleted feed shows. Each inequality in this errs towards unclean.
+  sighted who came in since the start (created, or restored), less T, is at least the number who left; and it must
+  not be more than the departures that the deleted feed shows. Each inequality in this errs towards unclean.
 
 So where the sum equals T, the two readings agree and no departure lacks its explanation, nothing larger can hide
-anything smaller, and U is empty. What remains is a student deleted and restored again between the two readings of
-the deleted feed.
+anything smaller, and U is empty.
+
+What remains is a restore amid the crawl that leaves no sign: of a student who was deleted between the two readings of
+the deleted feed, or whose removal no feed ever showed. Such a one can make up for a row that slipped in the same
+crawl; the next full run brings it back.
 """
 
 from __future__ import annotations
