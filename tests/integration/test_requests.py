@@ -14,6 +14,7 @@ from harness import SOURCE, Crash, World
 from rostersync.daemon.executor import Executor
 from rostersync.errors import LockHeld, LockLost, Stopped
 from rostersync.report import RunKind, RunState
+from rostersync.simulator import faults as make
 from rostersync.store import requests, runs
 
 if TYPE_CHECKING:
@@ -158,8 +159,13 @@ def test_two_threads_that_want_the_same_run_get_one_after_the_other(migrated_url
     assert world.replica() == world.upstream()
 
 
-def test_a_recorded_run_is_read_back_as_it_was_reported(world: World) -> None:
+@pytest.mark.parametrize("fails", [False, True], ids=["succeeded", "failed"])
+def test_a_recorded_run_is_read_back_as_it_was_reported(world: World, fails: bool) -> None:
+    if fails:
+        world.app.faults.add(make.http_status(502), times=None)
     report = world.sync()
     with world.store.reading() as connection:
         assert report.run_id is not None
-        assert runs.report(connection, report.run_id).to_json() == report.to_json()
+        recorded = runs.report(connection, report.run_id)
+    assert recorded.to_json() == report.to_json()
+    assert recorded.exit_status == report.exit_status == int(fails)

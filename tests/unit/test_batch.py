@@ -43,13 +43,6 @@ def test_the_worst_status_counts_in_the_order_of_the_contract(clock: ManualClock
     assert worst([]) == 0
 
 
-@pytest.mark.parametrize(
-    ("state", "status"), [(RunState.SUCCEEDED, 0), (RunState.FAILED, 1), (RunState.INCOMPLETE, 1), (RunState.HELD, 3)]
-)
-def test_a_run_that_another_process_did_counts_by_its_state(clock: ManualClock, state: RunState, status: int) -> None:
-    assert Outcome("a", report(clock, "a", state)).exit_status == status
-
-
 def test_a_dry_run_has_the_status_of_the_real_one(clock: ManualClock) -> None:
     assert Outcome("a", report(clock, "a", RunState.DRY_RUN, 3)).exit_status == 3
 
