@@ -150,8 +150,7 @@ class Run:
 
     def _crawl_roster(self, crawler: Crawler) -> Crawled:
         roster = crawler.roster()
-        live = runs.live_students(self._connection, self._source)
-        if roster.total == 0 and live > 0:
+        if roster.total == 0 and (live := runs.live_students(self._connection, self._source)) > 0:
             message = f"the API lists no student at all, and the replica holds {live}"
             raise RunFailed(message, "nothing was removed; look at the token's permissions and at ManageBac itself")
         # An empty list may be a mistake of a moment, so it dates no watermark: the next run reads everything again.
@@ -177,10 +176,10 @@ class Run:
     def _require_same_school(self) -> None:
         """Raise `RunFailed` when token or address are new, and lead to none of the students that are known."""
         before = self._state
-        if before.fingerprint is None or before.salt is None:
+        if before.salt is None or self._api.fingerprint(before.salt) == before.fingerprint:
             return
         known = runs.some_living(self._connection, self._source, ACQUAINTANCES)
-        if not known or self._api.fingerprint(before.salt) == before.fingerprint or self._any_living(known):
+        if not known or self._any_living(known):
             return
         message = f"token or base_url of source {self._source} have changed, and lead to none of its known students"
         hint = "give another school another name, and purge the old one: rostersync source forget NAME"
@@ -250,6 +249,8 @@ class Run:
 
     def _guard(self, removals: int) -> str:
         """Return why `removals` must wait for approval, nothing when they need not."""
+        if not removals:  # nothing to count students for
+            return ""
         recent = runs.recent_removals(self._connection, self._source, self._started_at)
         live = runs.live_students(self._connection, self._source)
         if not guard.holds(removals, recent, live, self._policy.guard):
@@ -290,7 +291,6 @@ class Run:
         after = self._state_after(crawled, settled)
         reasons = [*doubts, *([settled.reason] if settled.held else [])]
         report = self._report(crawled.kind, state, counts, after.watermarks, "; ".join(reasons) or None)
-        full = crawled.kind is RunKind.FULL
         return runs.Ending(
             report=replace(report, notices=_notices(crawled, settled)),
             state=after,
@@ -299,7 +299,7 @@ class Run:
             holds=settled.held > 0,
             approves=wish.approves,
             ends_holds=_ended(crawled) if state is RunState.SUCCEEDED else frozenset(),
-            clean_full=full and crawled.swept,
+            clean_full=crawled.swept,
         )
 
     def _doubts(self, crawled: Crawled) -> list[str]:
@@ -324,7 +324,6 @@ class Run:
         modified_clean = crawled.modified.clean and not (listed or unclear)
         deleted_clean = crawled.deleted.clean and not (in_feed or unclear or settled.held)
         full_done = crawled.swept and modified_clean and deleted_clean
-
         salt = before.salt or secrets.token_bytes(16)
 
         def advance(old: datetime | None, stream: Stream, *, clean: bool) -> datetime | None:
