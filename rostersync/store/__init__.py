@@ -71,7 +71,9 @@ class Store:
 
     def stage(self, connection: Connection, source: str) -> Stage:
         """Give a connection an empty stage, for one run at a time; it goes with the connection."""
-        if not connection.info.get("staged"):
+        if connection.info.get("staged"):
+            staging.clear(connection)
+        else:
             staging.attach(connection, self.path)
             connection.info["staged"] = True
         return Stage(connection, source)

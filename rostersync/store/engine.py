@@ -68,6 +68,7 @@ def _postgres_engine(url: str) -> Engine:
         raise DatabaseUnreachable("the driver for PostgreSQL is not installed", hint) from error
     _translate_errors(engine, make_url(url).render_as_string(hide_password=True))
     event.listen(engine, "connect", _read_times_as_utc)
+    event.listen(engine, "begin", _begin_postgres)
     return engine
 
 
@@ -96,7 +97,7 @@ def _sqlite_engine(location: str, place: str, *, read_only: bool) -> Engine:
         )
 
     engine = create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
-    event.listen(engine, "begin", _begin)
+    event.listen(engine, "begin", _begin_sqlite)
     _translate_errors(engine, place)  # before the pragmas: they are the first to meet a file that is no database
 
     @event.listens_for(engine, "connect")
@@ -118,19 +119,33 @@ def _sqlite_engine(location: str, place: str, *, read_only: bool) -> Engine:
 @contextmanager
 def writing(connection: Connection) -> Iterator[None]:
     """Open a transaction that will write the database's own tables (the stage needs none of this)."""
-    connection.execution_options(immediate=True)
+    before = connection.get_execution_options().get("begin", "read")
+    connection.execution_options(begin="write")
     try:
         with connection.begin():
             yield
     finally:
         if not connection.closed:
-            connection.execution_options(immediate=False)
+            connection.execution_options(begin=before)
 
 
-def _begin(connection: Connection) -> None:
+def use_steps(connection: Connection) -> None:
+    """Let each statement outside `writing` be a transaction of its own: cheap, for what nobody else sees."""
+    connection.execution_options(begin="step")
+
+
+def _begin_sqlite(connection: Connection) -> None:
     """Begin as the caller wants: a transaction that will write takes SQLite's write lock at once, and waits for it."""
-    immediate = connection.get_execution_options().get("immediate", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+    how = connection.get_execution_options().get("begin", "read")
+    if how != "step":
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if how == "write" else "BEGIN")
+
+
+def _begin_postgres(connection: Connection) -> None:
+    driver: Any = connection.connection.driver_connection
+    steps = connection.get_execution_options().get("begin") == "step"
+    if driver.autocommit != steps:  # else the driver begins with the first statement
+        driver.autocommit = steps
 
 
 def _translate_errors(engine: Engine, place: str) -> None:

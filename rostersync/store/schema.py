@@ -72,7 +72,7 @@ def upgrade(engine: Engine) -> None:
     """
     from alembic import command  # noqa: PLC0415 - slow to import, and rarely needed
 
-    with engine.connect().execution_options(immediate=True) as connection, connection.begin():
+    with engine.connect().execution_options(begin="write") as connection, connection.begin():
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         found = level(connection)

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 import tempfile
+from functools import cache
 from typing import TYPE_CHECKING
 
-from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, MetaData, Table, Text, text
+from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, MetaData, Table, Text, delete
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.schema import CreateTable
 
 from rostersync.errors import DatabaseUnreachable
+from rostersync.store.engine import use_steps
 from rostersync.store.models import student, student_columns
 from rostersync.store.types import JsonTuple, Timestamp
 
@@ -68,13 +72,33 @@ removal = Table(
 
 
 def attach(connection: Connection, database: Path | None) -> None:
-    """Give the connection a stage: a nameless file beside `database`, or the session's own temporary tables."""
+    """Give the connection an empty stage: a nameless file beside `database`, or the session's own temporary tables."""
     if database is not None:
         _attach_file(connection, database.parent)
+    use_steps(connection)
     with connection.begin():
         if database is None:
-            connection.execute(text("SET client_min_messages = warning"))
-        _STAGE.create_all(connection, checkfirst=False)
+            connection.exec_driver_sql("SET client_min_messages = warning")
+        for statement in _definitions(connection.dialect.name):
+            connection.exec_driver_sql(statement)
+
+
+def clear(connection: Connection) -> None:
+    """Empty the stage for another run."""
+    with connection.begin():
+        for table in _STAGE.sorted_tables:
+            connection.execute(delete(table))
+
+
+@cache
+def _definitions(dialect_name: str) -> list[str]:
+    postgres = dialect_name == "postgresql"
+    dialect = postgresql.dialect() if postgres else sqlite.dialect()  # type: ignore[no-untyped-call] # as SQLAlchemy has it
+    place = {"stage": "pg_temp" if postgres else "stage"}
+    return [
+        str(CreateTable(table).compile(dialect=dialect, schema_translate_map=place, render_schema_translate=True))
+        for table in _STAGE.sorted_tables
+    ]
 
 
 def _attach_file(connection: Connection, folder: Path) -> None:

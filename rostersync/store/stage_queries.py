@@ -1,0 +1,315 @@
+"""What is asked of the stage, and of the stored students beside it.
+
+Each query is made once and only run again and again: to build one takes longer than to run it. Their parameters are
+`run_source`, the numbers of the current readings (`this_reading` of the list, `this_feed` of the deleted feed), and
+`last`, the id behind which a chunk begins; `Stage` knows them all.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    BigInteger,
+    Integer,
+    Text,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    text,
+    update,
+)
+
+from rostersync.records import FIELD_NAMES
+from rostersync.store.models import Quarantine, student
+from rostersync.store.staging import departed, proof, removal, sighted
+from rostersync.store.types import JsonTuple, Timestamp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import BindParameter, ColumnElement, Select, Table
+
+CHUNK = 500
+"""Rows taken from the stage at a time."""
+
+PAYLOAD = (*FIELD_NAMES, "extra")
+NAMES = ("id", *PAYLOAD)
+"""The columns that make a `Student`."""
+
+_SOURCE = bindparam("run_source", type_=Text)
+_READING = bindparam("this_reading", type_=Integer)
+_FEED = bindparam("this_feed", type_=Integer)
+_LAST = bindparam("last", type_=BigInteger)
+_KEY = bindparam("key", type_=BigInteger)
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+
+_ALIVE = and_(sighted.c.rejected.is_(None), sighted.c.deleted_at.is_(None))
+_CURRENT = sighted.c.reading == _READING
+_LISTED = departed.c.reading == _FEED
+_LIVING = and_(student.c.source == _SOURCE, student.c.deleted_at.is_(None))
+_STORED = and_(student.c.source == _SOURCE, student.c.id == sighted.c.id)
+
+
+def _lives(key: ColumnElement[int]) -> ColumnElement[bool]:
+    """Return the condition that a student is stored as living."""
+    return exists().where(_LIVING, student.c.id == key)
+
+
+def _answered(key: ColumnElement[int], *answers: str) -> ColumnElement[bool]:
+    """Return the condition that GET has answered for an id, with one of `answers` where any are given."""
+    return exists().where(proof.c.id == key, proof.c.answer.in_(answers) if answers else proof.c.answer.is_not(None))
+
+
+def _count(table: Any, *conditions: ColumnElement[bool]) -> Select[Any]:
+    return select(func.count()).select_from(table).where(*conditions)
+
+
+def _chunk(ids: Select[Any]) -> Select[Any]:
+    key = ids.selected_columns[0]
+    return ids.where(key > _LAST).order_by(key).limit(CHUNK)
+
+
+# Sightings -------------------------------------------------------------------------------------------------------
+
+
+@cache
+def sighting(make: Callable[[Table], Any]) -> Any:
+    """Return the upsert of a sighting: the latest of an id wins."""
+    new = make(sighted)
+    kept = {"id", "paged", "stale"}
+    changes: dict[str, Any] = {c.name: new.excluded[c.name] for c in sighted.c if c.name not in kept}
+    again = and_(sighted.c.reading == new.excluded.reading, sighted.c.paged)
+    changes["paged"] = or_(new.excluded.paged, again)
+    return new.on_conflict_do_update(index_elements=["id"], set_=changes)
+
+
+SIGHTINGS = _count(sighted, _CURRENT)
+LACKS_IDS = _count(sighted, sighted.c.id < 0)
+NEWEST = select(func.max(sighted.c.updated_at))
+FORGET_EARLIER = delete(sighted).where(sighted.c.reading != _READING)
+MARK_STALE = update(sighted).where(sighted.c.id == _KEY).values(stale=True)
+
+RECEIVED = select(func.count(), func.count(sighted.c.rejected)).where(
+    ~exists().where(Quarantine.source == _SOURCE, Quarantine.id == sighted.c.id)
+)
+
+
+def _entered() -> Select[Any]:
+    start, until = bindparam("start", type_=Timestamp), bindparam("until", type_=Timestamp)
+    created = sighted.c.created_at
+    fresh = or_(and_(created >= start, created <= until), and_(created.is_(None), sighted.c.paged.is_(False)))
+    earlier = and_(departed.c.reading >= bindparam("since_feed", type_=Integer), departed.c.reading < _FEED)
+    delisted = exists().where(departed.c.id == sighted.c.id, earlier)
+    buried = exists().where(_STORED, student.c.deleted_at.is_not(None))
+    came = or_(fresh, delisted, and_(sighted.c.updated_at >= start, buried))
+    return _count(sighted, _CURRENT, came, ~_lives(sighted.c.id))
+
+
+ENTERED = _entered()
+
+_EXTRA_KEYS = {
+    "sqlite": "SELECT DISTINCT e.key FROM stage.sighted s, json_each(s.extra) e LIMIT 200",
+    "postgresql": "SELECT DISTINCT e.key FROM pg_temp.sighted s, jsonb_object_keys(s.extra) AS e(key) LIMIT 200",
+}
+EXTRA_KEYS = {dialect: text(query) for dialect, query in _EXTRA_KEYS.items()}
+
+
+# Departures ------------------------------------------------------------------------------------------------------
+
+
+@cache
+def departure(make: Callable[[Table], Any]) -> Any:
+    """Return the upsert of an id that the deleted feed lists; a `deleted_at` once told is kept."""
+    new = make(departed)
+    told = func.coalesce(new.excluded.deleted_at, departed.c.deleted_at)
+    return new.on_conflict_do_update(index_elements=["id"], set_={"reading": new.excluded.reading, "deleted_at": told})
+
+
+DEPARTURES = _count(departed, _LISTED)
+
+
+def _departures_after() -> Select[Any]:
+    later = departed.c.first_reading > bindparam("since_feed", type_=Integer)
+    was_sighted = exists().where(sighted.c.id == departed.c.id, _CURRENT)
+    gone, stored = _answered(departed.c.id, "gone"), _lives(departed.c.id)
+    return _count(departed, _LISTED, later, or_(and_(was_sighted, gone), and_(~was_sighted, stored)))
+
+
+DEPARTURES_AFTER = _departures_after()
+
+_DEPARTED_AND_SIGHTED = select(departed.c.id).join(sighted, sighted.c.id == departed.c.id)
+DEPARTED_AND_SIGHTED = _chunk(_DEPARTED_AND_SIGHTED.where(_LISTED, _CURRENT, sighted.c.deleted_at.is_(None)))
+
+
+# Proofs ----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def answer(make: Callable[[Table], Any]) -> Any:
+    """Return the upsert of what GET answered for an id."""
+    new = make(proof)
+    return new.on_conflict_do_update(index_elements=["id"], set_={"answer": new.excluded.answer})
+
+
+@cache
+def silence(make: Callable[[Table], Any]) -> Any:
+    """Return the insert of an answer that an earlier one stands before."""
+    return make(proof).on_conflict_do_nothing()
+
+
+TELL_WHEN = (
+    update(removal)
+    .where(removal.c.id == _KEY)
+    .values(deleted_at=func.coalesce(removal.c.deleted_at, bindparam("told", type_=Timestamp)))
+)
+FORGET_PROOFS = update(proof).values(before=proof.c.answer, answer=None)
+
+_PROVED = proof.join(sighted, sighted.c.id == proof.c.id)
+_NOW, _BEFORE = func.coalesce(proof.c.answer, ""), func.coalesce(proof.c.before, "")
+GONE = _count(_PROVED, _CURRENT, proof.c.answer == "gone")
+GONE_DIFFERENTLY = _count(_PROVED, _CURRENT, (_NOW == "gone") != (_BEFORE == "gone"))
+ANY_GONE = _count(proof, proof.c.answer == "gone")
+FEED_PROVED = _count(proof.join(departed, departed.c.id == proof.c.id), proof.c.answer == "gone")
+
+UNCLEAR = _count(proof, proof.c.answer == "unclear")
+UNCLEAR_IN_FEED = UNCLEAR.where(exists().where(departed.c.id == proof.c.id))
+UNCLEAR_LISTED = UNCLEAR.where(exists().where(sighted.c.id == proof.c.id))
+
+DOUBT_OTHERS = (
+    update(proof).where(proof.c.answer == "gone", ~exists().where(removal.c.id == proof.c.id)).values(answer="unclear")
+)
+UNPLAN = update(removal).values(planned=False)
+
+
+# Questions -------------------------------------------------------------------------------------------------------
+
+_SIGHTED_AND_STORED = select(sighted.c.id).join(student, _STORED).where(_ALIVE, ~_answered(sighted.c.id))
+UNPROVED_RESTORES = _chunk(_SIGHTED_AND_STORED.where(student.c.deleted_at.is_not(None)))
+STALE = _chunk(_SIGHTED_AND_STORED.where(student.c.deleted_at.is_(None), sighted.c.updated_at < student.c.updated_at))
+UNPROVED_DEPARTURES = _chunk(_DEPARTED_AND_SIGHTED.where(_ALIVE, ~_lives(departed.c.id), ~_answered(departed.c.id)))
+
+
+# Removals --------------------------------------------------------------------------------------------------------
+
+
+@cache
+def candidates(make: Callable[[Table], Any], *, sweep: bool) -> list[Any]:
+    """Return the inserts of the candidates: living students that a feed, a `deleted_at` or a proof says are gone.
+
+    With `sweep` also those who were not sighted.
+    """
+    stream, swept = text("'stream'"), text("'sweep'")
+    listed = select(departed.c.id, stream, departed.c.deleted_at).join(student, student.c.id == departed.c.id)
+    marked = select(sighted.c.id, stream, sighted.c.deleted_at).join(student, student.c.id == sighted.c.id)
+    proved = select(proof.c.id, stream, student.c.deleted_at).join(student, student.c.id == proof.c.id)
+    unseen = select(student.c.id, swept, student.c.deleted_at).where(~exists().where(sighted.c.id == student.c.id))
+    sources = [listed, marked.where(sighted.c.deleted_at.is_not(None)), proved.where(proof.c.answer == "gone")]
+    chosen = [
+        query.add_columns(text("false")).where(_LIVING, ~_answered(query.selected_columns[0], "alive", "unclear"))
+        for query in (*sources, *((unseen,) if sweep else ()))
+    ]
+    columns = ["id", "deletion_source", "deleted_at", "planned"]
+    return [make(removal).from_select(columns, query).on_conflict_do_nothing() for query in chosen]
+
+
+@cache
+def which(planned: bool | None, proved: bool | None) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of some of the candidates: those of the approved plan, the proved ones, or all."""
+    gone = _answered(removal.c.id, "gone")
+    of_plan = () if planned is None else (removal.c.planned.is_(planned),)
+    return of_plan if proved is None else (*of_plan, gone if proved else ~gone)
+
+
+@cache
+def removals(planned: bool | None, proved: bool | None) -> Select[Any]:
+    """Return the query for a chunk of candidates."""
+    return _chunk(select(removal.c.id).where(*which(planned, proved)))
+
+
+@cache
+def count_removals(planned: bool | None, proved: bool | None) -> Select[Any]:
+    """Return the query for the number of candidates."""
+    return _count(removal, *which(planned, proved))
+
+
+@cache
+def drop_removals(planned: bool | None, proved: bool | None) -> Any:
+    """Return the statement that drops candidates."""
+    return delete(removal).where(*which(planned, proved))
+
+
+@cache
+def plan(make: Callable[[Table], Any]) -> Any:
+    """Return the upsert of a removal that is in the plan being approved."""
+    return make(removal).on_conflict_do_update(index_elements=["id"], set_={"planned": True})
+
+
+DROP_UNSTORED = delete(removal).where(~_lives(removal.c.id))
+SPARE = delete(removal).where(removal.c.id.in_(_IDS))
+
+_LIMIT = bindparam("at_most", type_=Integer)
+
+
+def _undoubted(key: ColumnElement[int]) -> list[ColumnElement[bool]]:
+    return [~exists().where(table.c.id == key) for table in (removal, departed, proof)]
+
+
+STORED_CONTROLS = (
+    select(student.c.id)
+    .where(_LIVING, *_undoubted(student.c.id))
+    .order_by(case((exists().where(sighted.c.id == student.c.id, _ALIVE), 0), else_=1), student.c.content_hash)
+    .limit(_LIMIT)
+)
+NEW_CONTROLS = (
+    select(sighted.c.id).where(_ALIVE, *_undoubted(sighted.c.id)).order_by(sighted.c.content_hash).limit(_LIMIT)
+)
+
+
+# Verdicts --------------------------------------------------------------------------------------------------------
+
+
+def _judge() -> Any:
+    stored_hash = select(student.c.content_hash).where(_STORED).scalar_subquery()
+    told = select(proof.c.answer).where(proof.c.id == sighted.c.id).scalar_subquery()
+    verdict = case(
+        (sighted.c.rejected.is_not(None), "quarantined"),
+        (or_(sighted.c.deleted_at.is_not(None), told == "gone"), "ignored"),
+        (told == "unclear", "unchanged"),  # neither proof: the id stays as it is
+        (stored_hash.is_(None), "inserted"),
+        (exists().where(_STORED, student.c.deleted_at.is_not(None)), "restored"),
+        (stored_hash == sighted.c.content_hash, "unchanged"),
+        else_="updated",
+    )
+    return update(sighted).values(verdict=verdict)
+
+
+JUDGE = _judge()
+VERDICTS = select(sighted.c.verdict, func.count(), func.sum(case((sighted.c.stale, 1), else_=0))).group_by(
+    sighted.c.verdict
+)
+
+CHANGES = (
+    select(*(student.c[name] for name in NAMES), *(sighted.c[name] for name in NAMES))
+    .join(sighted, _STORED)
+    .where(sighted.c.verdict.in_(("updated", "restored")), sighted.c.id > _LAST)
+    .order_by(sighted.c.id)
+    .limit(CHUNK)
+)
+MARK_CHANGE = (
+    update(sighted)
+    .where(sighted.c.id == _KEY)
+    .values(changed_fields=bindparam("changed", type_=JsonTuple), versioned=bindparam("version"))
+)
+
+MISSING = _chunk(select(sighted.c.id).where(sighted.c.verdict.in_(("inserted", "restored"))))
+MODIFIED_SINCE = select(sighted.c.id).where(
+    sighted.c.id.in_(_IDS), sighted.c.updated_at >= bindparam("since", type_=Timestamp)
+)
+LISTED_AMONG = select(departed.c.id).where(departed.c.id.in_(_IDS))
