@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import canary
 import psycopg
 import pytest
 from psycopg import sql
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
 _FOREIGN = ("ROSTERSYNC_TOKEN", "ROSTERSYNC_CONFIG", "CREDENTIALS_DIRECTORY")
 
 _SETTINGS = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let everything that is written be searched for the token and for students."""
+    config.pluginmanager.register(canary)
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +106,8 @@ class PostgresServer:
         return self._admin.set(database=name).render_as_string(hide_password=False)
 
     def drop(self, url: str) -> None:
-        """Drop the database at `url`, whoever is still connected."""
+        """Drop the database at `url`, whoever is still connected; what is in it is searched first."""
+        canary.SEARCH.postgres(url)
         self._execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", make_url(url).database or "")
 
     def _execute(self, statement: Any, *names: str) -> None:
@@ -178,6 +185,7 @@ def migrated_url(request: pytest.FixtureRequest) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="rs-", dir=MEMORY if MEMORY.is_dir() else None) as folder:
         shutil.copy(request.getfixturevalue("migrated_file"), folder)
         yield URL.create("sqlite", database=f"{folder}/roster.db").render_as_string()
+        canary.SEARCH.folder(Path(folder))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from canary import TOKEN
 from sqlalchemy import event, select, text
 
 from rostersync.daemon.executor import Executor, Order, rehearse
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from rostersync.simulator.faults import Faults
     from rostersync.simulator.switches import Switches
 
-TOKEN = "canary-token-7f3a9c"
 SOURCE = "main"
 BASE_URL = "https://api.managebac.invalid"
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from canary import TOKEN, Process, heard
 from click.testing import CliRunner
 from sqlalchemy import make_url, text
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from rostersync.simulator import Switches
 
 ROOT = Path(__file__).parents[1]
-TOKEN = "canary-token-7f3a9c"
 
 
 class Site:
@@ -50,7 +49,7 @@ class Site:
 
     def run(self, *words: str) -> Result:
         """Run the program in this process."""
-        return CliRunner().invoke(program, [*words, "-c", str(self.path)], env=self.environ)
+        return heard(words, CliRunner().invoke(program, [*words, "-c", str(self.path)], env=self.environ))
 
     def ok(self, *words: str) -> str:
         """Run the program, which must succeed; return what it printed."""
@@ -61,16 +60,10 @@ class Site:
     def json(self, *words: str) -> Any:
         return json.loads(self.run(*words, "--json").stdout)
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(self, *words: str) -> Process:
         """Start the program as a process of its own; the caller ends it."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "rostersync", *words, "-c", str(self.path)],
-            cwd=ROOT,
-            env=os.environ | self.environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        command = [sys.executable, "-m", "rostersync", *words, "-c", str(self.path)]
+        return Process(words, command, cwd=ROOT, env=os.environ | self.environ)
 
     def rows(self, query: str) -> list[Any]:
         with open_engine(self.database_url).connect() as connection, connection.begin():

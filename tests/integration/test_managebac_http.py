@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+from canary import TOKEN
 
 from rostersync.clock import SystemClock
 from rostersync.errors import (
@@ -46,7 +47,6 @@ from rostersync.simulator import App, Faults, School, Server, Switches, faults
 if TYPE_CHECKING:
     from pathlib import Path
 
-TOKEN = "an-invented-token"
 NAME = "fizz marrowgate"  # somebody searched for, whom nothing may name
 
 Answer = Callable[[socket.socket, str], None]

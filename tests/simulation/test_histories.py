@@ -5,27 +5,15 @@ A failure names its seed; `./dev simulate --from SEED 1` plays it again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
-import structlog
 from conftest import ManualClock
 from histories import History
 
 from rostersync.store import Store
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 HISTORIES = 240
 PARTS = 4
 """The histories of one database are dealt to so many tests, which may run side by side."""
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with structlog.testing.capture_logs():
-        yield
 
 
 @pytest.mark.timeout(300)

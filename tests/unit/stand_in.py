@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from canary import TOKEN
 
 from rostersync.simulator import App, Request, Response, School, Switches
 
 if TYPE_CHECKING:
     from conftest import ManualClock
 
-TOKEN = "a-token-for-tests"
 HEADERS = {"auth-token": TOKEN}
 
 Pairs = tuple[str, object]
