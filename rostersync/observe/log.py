@@ -1,7 +1,7 @@
 """Logs: one pipeline for ours and the libraries', coloured lines on a terminal and JSON elsewhere.
 
 No log holds a token or personal data, at any level. The code that logs keeps to ids and counts; behind it stands what
-this module does: values that are no plain ones are named by their type, libraries' messages lose their query strings,
+this module does: values that are no plain ones are named by their type, libraries' messages lose the values in them,
 exceptions their texts (but for our own, which are made to be read), and known secrets are blotted out at the end.
 """
 
@@ -55,7 +55,7 @@ def configure(
     handler = _Handler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[_without_queries, *shared],
+            foreign_pre_chain=[_without_values, *shared],
             processors=[_without_meta, _ordered, _renderer(format, stream), _Blotter(redact)],
         )
     )
@@ -100,9 +100,14 @@ def _renderer(format_: str, stream: TextIO) -> Processor:
 # Processors ------------------------------------------------------------------------------------------------------
 
 
-def _without_queries(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Take query strings, which may hold names that somebody searched for, out of a library's message."""
-    event["event"] = re.sub(r"\?[^\s\"'<>)]+", "?***", str(event["event"]))
+def _without_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Leave a library's message as it was written, without values: they may be parts of an address or an answer.
+
+    Those that we know keep theirs. Query strings go from all: they may hold names that somebody searched for.
+    """
+    record = event["_record"]
+    message = event["event"] if record.name.startswith(tuple(_TALKATIVE)) else record.msg
+    event["event"] = re.sub(r"\?[^\s\"'<>)]+", "?***", str(message))
     return event
 
 

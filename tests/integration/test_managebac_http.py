@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
-from canary import TOKEN
+from canary import EAR, TOKEN
 
 from rostersync.clock import SystemClock
 from rostersync.errors import (
@@ -222,6 +222,14 @@ def test_a_redirect_is_not_followed_and_takes_no_token_along(serve: Serve, conne
         connect(server.url).page(Query(), 1)
     assert len(server.heads) == 1
     assert other.connections == []
+
+
+def test_headers_that_cannot_be_read_are_logged_without_what_is_in_them(serve: Serve, connect: Connect) -> None:
+    connect(serve(always(reply(page_of(1), "200 OK", f"{NAME} and {TOKEN}"))).url).page(Query(), 1)
+    logged = "".join(EAR.last)
+    assert "Failed to parse headers" in logged
+    assert "marrowgate" not in logged
+    assert TOKEN not in logged
 
 
 @pytest.mark.parametrize("token", ["", "two words", "new\nline", "naïve", "tab\t"])

@@ -137,6 +137,12 @@ def test_what_libraries_say_below_a_warning_is_not_heard_even_at_debug(stream: i
     assert stream.getvalue() == ""
 
 
+def test_a_librarys_warning_loses_the_values_in_it(stream: io.StringIO) -> None:
+    configure("debug", "json", stream)
+    logging.getLogger("urllib3.connection").warning("Failed to parse headers (url=%s): %s", "https://h/", NAME)
+    assert lines(stream)[0]["event"] == "Failed to parse headers (url=%s): %s"
+
+
 def test_a_librarys_warning_loses_its_query_string(stream: io.StringIO) -> None:
     configure("info", "json", stream)
     logging.getLogger("urllib3").warning("Failed to parse headers (url=https://h/students?q=Person&page=1): x")
@@ -150,7 +156,7 @@ def test_a_librarys_warning_loses_its_query_string(stream: io.StringIO) -> None:
 def test_a_known_secret_is_blotted_out_wherever_it_is(stream: io.StringIO, form: str) -> None:
     configure("debug", form, stream, (TOKEN, ""))
     log().info(f"sent {TOKEN}", header=f"auth-token: {TOKEN}", tried=[TOKEN], **{TOKEN: 1})
-    logging.getLogger("urllib3").warning("refused %s", TOKEN)
+    logging.getLogger("urllib3").warning(TOKEN)
     text = stream.getvalue()
     assert "with" not in text
     assert text.count("***") == 5
