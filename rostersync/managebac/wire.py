@@ -97,6 +97,7 @@ class RequestsWire:
         self._host = urlsplit(self._base).netloc
         self._clock = clock
         self._max_bytes = max_bytes
+        self._token = token
         self._request = _request(token)
         self._adapter = _Adapter()
         self._proxies, self._verify = _environment(self._base)
@@ -130,9 +131,14 @@ class RequestsWire:
                     request, stream=True, timeout=timeout, verify=self._verify, proxies=self._proxies
                 )
                 with response:
-                    return response.status_code, response.headers, self._body(response)
+                    return response.status_code, self._headers(response), self._body(response)
         except (requests.RequestException, HTTPError) as error:
             raise _explained(error, self._host, timeout) from error
+
+    def _headers(self, response: requests.Response) -> Mapping[str, str]:
+        """Return the headers without the token, should they repeat it: of a redirect's target the host is shown."""
+        token = re.escape(self._token.reveal())
+        return {name: re.sub(token, "***", value, flags=re.IGNORECASE) for name, value in response.headers.items()}
 
     def _body(self, response: requests.Response) -> bytes:
         """Return the whole decoded body. Raises `TooLarge` before more than the limit is in memory."""

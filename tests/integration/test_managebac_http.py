@@ -224,6 +224,13 @@ def test_a_redirect_is_not_followed_and_takes_no_token_along(serve: Serve, conne
     assert other.connections == []
 
 
+def test_a_redirect_that_repeats_the_token_is_told_without_it(serve: Serve, connect: Connect) -> None:
+    server = serve(always(reply(b"", "302 Found", f"Location: https://{TOKEN.upper()}.invalid/?token={TOKEN}")))
+    with pytest.raises(Redirected, match="sends us to another address") as caught:
+        connect(server.url).page(Query(), 1)
+    assert TOKEN not in str(caught.value).lower()
+
+
 def test_headers_that_cannot_be_read_are_logged_without_what_is_in_them(serve: Serve, connect: Connect) -> None:
     connect(serve(always(reply(page_of(1), "200 OK", f"{NAME} and {TOKEN}"))).url).page(Query(), 1)
     logged = "".join(EAR.last)
