@@ -66,7 +66,8 @@ def _postgres_engine(url: str) -> Engine:
     except (NoSuchModuleError, ImportError) as error:
         hint = "pip install 'rostersync[postgresql]'"
         raise DatabaseUnreachable("the driver for PostgreSQL is not installed", hint) from error
-    _translate_errors(engine, make_url(url).render_as_string(hide_password=True))
+    # without its query, where a password may stand as well
+    _translate_errors(engine, make_url(url).set(query={}).render_as_string(hide_password=True))
     event.listen(engine, "connect", _read_times_as_utc)
     event.listen(engine, "begin", _begin_postgres)
     return engine
@@ -175,13 +176,14 @@ def _told(error: BaseException, place: str) -> StoreError:
 
 
 def _primary(cause: Any) -> str:
-    return str(getattr(cause.diag, "message_primary", "") or type(cause).__name__)
+    """Return what the server itself says; not what a function in it raised, for that may quote a row."""
+    return str((not cause.diag.context and cause.diag.message_primary) or type(cause).__name__)
 
 
 def _told_sqlite(cause: sqlite3.Error, place: str) -> StoreError:
-    said = str(cause)
-    if isinstance(cause, sqlite3.IntegrityError):
-        said = type(cause).__name__
+    # SQLite's own texts have a code; one of Python's quotes a text that it cannot decode.
+    own = hasattr(cause, "sqlite_errorcode") and not isinstance(cause, sqlite3.IntegrityError)
+    said = str(cause) if own else type(cause).__name__
     hints = {
         "database is locked": "another program holds a write lock on the file; close it and try again",
         "database or disk is full": "free some space and run again: nothing was lost",
@@ -189,6 +191,7 @@ def _told_sqlite(cause: sqlite3.Error, place: str) -> StoreError:
         "attempt to write a readonly database": "let this user write the file and its folder",
         "unable to open database file": "let this user read and write the file and its folder",
         "file is not a database": "database.url names a file of another kind",
+        "Could not decode": "a text in it is damaged; restore the file, or move it away and sync anew",
     }
-    hint = next((hint for text, hint in hints.items() if text in said), "")
+    hint = next((hint for text, hint in hints.items() if text in str(cause)), "")
     return DatabaseUnreachable(f"cannot use the database {place}: {said}", hint)

@@ -69,6 +69,11 @@ WRONG = {
         1,
         ("cannot reach postgresql+psycopg://u:***@127.0.0.1", "hint: is the server up"),
     ),
+    "an unreachable database, the password behind its name": Wrong(
+        lambda site: site.configure(url=f"postgresql+psycopg://u@127.0.0.1:{unused_port()}/x?password=hunter2"),
+        1,
+        ("cannot reach postgresql+psycopg://u@127.0.0.1", "hint: is the server up"),
+    ),
     "a folder for the database that is not there": Wrong(
         lambda site: site.configure(url="sqlite:///missing/folder/roster.db"), 1, ("cannot create", "hint: create")
     ),

@@ -1,0 +1,63 @@
+"""Troubles whose texts know too much: what is told of them, and stored, names nobody and gives no secret away.
+
+That no student and no token is in it is found by canary.py, for these tests as for all; here it is given occasions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from harness import World
+
+from rostersync.errors import DatabaseUnreachable, StoreError
+
+if TYPE_CHECKING:
+    from conftest import ManualClock
+
+NAME = "Zorbella Quindlebrook"
+
+
+def filled(url: str, clock: ManualClock) -> World:
+    world = World(url, clock)
+    world.sync()
+    world.pass_time(hours=1)
+    return world
+
+
+def change(world: World, *statements: str) -> None:
+    with world.store.engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def test_a_damaged_text_in_an_sqlite_file_is_told_without_it(sqlite_url: str, clock: ManualClock) -> None:
+    world = filled(sqlite_url, clock)
+    change(world, f"UPDATE student SET content_hash = x'00', first_name = CAST(x'{NAME.encode().hex()}ff' AS TEXT)")
+    with pytest.raises(DatabaseUnreachable, match="OperationalError") as caught:
+        world.full()
+    assert "damaged" in caught.value.hint
+
+
+def test_what_a_trigger_of_postgresql_says_of_a_row_is_not_repeated(postgres_url: str, clock: ManualClock) -> None:
+    world = filled(postgres_url, clock)
+    world.school.update(min(world.upstream()), nickname="Nick 1")
+    for state in ("42501", "57P05", "P0001"):
+        change(
+            world,
+            f"""CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                RAISE EXCEPTION 'not %%', NEW.last_name USING ERRCODE = '{state}'; END $$""",
+            "CREATE OR REPLACE TRIGGER refuse BEFORE UPDATE ON student FOR EACH ROW EXECUTE FUNCTION refuse()",
+        )
+        with pytest.raises(StoreError, match=r"refused|cannot use"):
+            world.sync()
+
+
+def test_a_constraint_of_postgresql_whose_error_quotes_the_row_is_told_without_it(
+    postgres_url: str, clock: ManualClock
+) -> None:
+    world = filled(postgres_url, clock)
+    change(world, "ALTER TABLE student ADD CHECK (nickname <> 'Nick 1')")
+    world.school.update(min(world.upstream()), nickname="Nick 1")
+    with pytest.raises(StoreError, match="refused a statement"):
+        world.sync()
