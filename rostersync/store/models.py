@@ -62,6 +62,7 @@ class Source(Base):
     deleted_feed_ignored: Mapped[bool] = mapped_column(default=False)
     """Whether the deleted feed answered with living students when it was last read."""
     unknown_keys: Mapped[list[str]] = mapped_column(Json, default=list)
+    """Salted hashes of the keys of `extra` that a run has told of."""
     salt: Mapped[bytes | None]
     fingerprint: Mapped[bytes | None]
     """Of token and base_url, salted: whether the name still means the same school."""

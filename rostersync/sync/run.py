@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -41,6 +42,9 @@ ACQUAINTANCES = 20
 
 CONTROLS = 3
 """How many living students are tried as a control of the endpoint that proves removals."""
+
+KEYS_TOLD = 1_000
+"""Of more unknown keys than these nothing more is told."""
 
 
 class Client(Api, Protocol):
@@ -341,15 +345,19 @@ class Run:
             history_starts_at=before.history_starts_at or self._now(),
             deleted_feed_proven=before.deleted_feed_proven or stage.feed_proved(),
             deleted_feed_ignored=crawled.feed_ignored,
-            unknown_keys=self._report_keys(),
+            unknown_keys=self._report_keys(salt),
             salt=salt,
             fingerprint=self._api.fingerprint(salt),
         )
 
-    def _report_keys(self) -> tuple[str, ...]:
-        """Tell once of each key that rostersync does not know; return all that were ever told."""
+    def _report_keys(self, salt: bytes) -> tuple[str, ...]:
+        """Tell once of each key that rostersync does not know; return all that were ever told.
+
+        They are remembered as salted hashes: a key may be an address, and must not stay when its student is erased.
+        """
         known = set(self._state.unknown_keys)
-        new = self._stage.extra_keys() - known
+        names = self._stage.extra_keys() if len(known) < KEYS_TOLD else ()
+        new = {hashlib.blake2b(name.encode(), digest_size=8, key=salt).hexdigest() for name in names} - known
         if new:
             log.info("unknown_keys", source=self._source, keys=len(new), kept_in="extra")
         return tuple(sorted(known | new))

@@ -5,17 +5,22 @@ That no student and no token is in it is found by canary.py, for these tests as 
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import World
+from canary import EAR
+from harness import SOURCE, World
 
 from rostersync.errors import DatabaseUnreachable, StoreError
+from rostersync.report import RunState
+from rostersync.sync import run
 
 if TYPE_CHECKING:
     from conftest import ManualClock
 
 NAME = "Zorbella Quindlebrook"
+ADDRESS = "zorbella.quindlebrook@example.invalid"
 
 
 def filled(url: str, clock: ManualClock) -> World:
@@ -25,10 +30,42 @@ def filled(url: str, clock: ManualClock) -> World:
     return world
 
 
+@pytest.fixture
+def world(migrated_url: str, clock: ManualClock) -> World:
+    return filled(migrated_url, clock)
+
+
 def change(world: World, *statements: str) -> None:
     with world.store.engine.begin() as connection:
         for statement in statements:
             connection.exec_driver_sql(statement)
+
+
+def times_told_of_keys(world: World) -> list[int]:
+    """Have a run made; return the numbers of new keys that it logs."""
+    EAR.last.clear()
+    world.pass_time(hours=1)
+    assert world.full().state is RunState.SUCCEEDED
+    return [event["keys"] for event in map(json.loads, EAR.last) if event["event"] == "unknown_keys"]
+
+
+def test_a_key_that_is_somebodys_address_is_kept_in_extra_and_told_once_by_its_number(world: World) -> None:
+    world.school.update(min(world.upstream()), **{ADDRESS: {"bus": 7}, NAME: 1})
+    assert times_told_of_keys(world) == [2]
+    assert times_told_of_keys(world) == []
+    (row,) = world.rows(f"SELECT unknown_keys FROM source WHERE name = '{SOURCE}'")
+    assert ADDRESS not in str(row)
+    assert any(ADDRESS in student.extra for student in world.replica().values())
+
+
+def test_of_more_keys_than_anybody_reads_no_more_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "KEYS_TOLD", 3)
+    keys = iter(range(9))
+    told = []
+    for _ in range(3):
+        world.school.update(min(world.upstream()), **{f"key {next(keys)}": 1})
+        told += times_told_of_keys(world)
+    assert told == [1]  # beside the two that invented students have anyhow
 
 
 def test_a_damaged_text_in_an_sqlite_file_is_told_without_it(sqlite_url: str, clock: ManualClock) -> None:
