@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
@@ -16,6 +17,11 @@ Key = tuple[int | str, ...]
 
 # Values of these are never repeated: a password or a token may stand there, even if only by mistake.
 _NEVER_SHOWN = frozenset({"url", "urls", "ping_url", "base_url", "token_env", "token_file", "key_env", "key_file"})
+
+
+def may_be_a_token(text: str) -> bool:
+    """Tell whether a text looks like a token that was pasted where it does not belong: then it is not repeated."""
+    return bool(re.fullmatch(r"(?=.*\d)[\w-]{16,}", text))
 
 
 class Wrong(ValueError):
@@ -51,7 +57,7 @@ def _line(detail: ErrorDetails, root: type[BaseModel]) -> str:
 def _found(value: Any, key: Key) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str) and _NEVER_SHOWN.isdisjoint(key):
+    if isinstance(value, str) and _NEVER_SHOWN.isdisjoint(key) and not may_be_a_token(value):
         return repr(value if len(value) <= 60 else value[:57] + "...")  # noqa: PLR2004 - what a line has room for
     if isinstance(value, int | float):
         return str(value)

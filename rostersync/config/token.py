@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rostersync.config.mistakes import may_be_a_token
 from rostersync.errors import ConfigError
 from rostersync.secret import Secret
 
@@ -31,11 +32,12 @@ def token_from_environment(name: str, environ: Mapping[str, str], key: str) -> S
 
 def token_from_file(path: Path, key: str) -> Secret:
     """Return the token that is the only line of `path`; `ConfigError` when it cannot be read or is no token."""
-    hint = f"put the token, and nothing else, into {path} and make it readable for this user"
+    shown = "the file that token_file names" if may_be_a_token(path.name) else str(path)
+    hint = f"put the token, and nothing else, into {shown} and make it readable for this user"
     try:
         text = _read(path)
     except OSError as error:
-        raise ConfigError([f"{key}: cannot read {path}: {error.strerror}"], hint) from error
+        raise ConfigError([f"{key}: cannot read {shown}: {error.strerror}"], hint) from error
     except UnicodeDecodeError:
         raise ConfigError([f"{key}: {path} is not a text file"], hint) from None  # the cause would show its bytes
     return _checked(text, f"{key}: the token in {path}")

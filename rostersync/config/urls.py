@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from rostersync.config.mistakes import Wrong
+from rostersync.config.mistakes import Wrong, may_be_a_token
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +84,8 @@ def api_url(text: str) -> str:
     if not parts.hostname or parts.scheme not in {"https", "http"}:
         raise Wrong("no address of a web server", _API)
     if parts.path.strip("/"):
-        raise Wrong(f"the path {parts.path[:60]!r}", f"{_API}; the version is set in api_version")
+        shown = "a path" if any(map(may_be_a_token, parts.path.split("/"))) else f"the path {parts.path[:60]!r}"
+        raise Wrong(shown, f"{_API}; the version is set in api_version")
     if parts.scheme == "http" and not _is_loopback(parts.hostname):
         raise Wrong("plain http, which would send the token readable for all", _API)
     return f"{parts.scheme}://{parts.netloc.lower()}"

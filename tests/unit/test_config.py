@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from apscheduler.triggers.cron import CronTrigger
+from canary import TOKEN
 from pydantic import ValidationError
 
 from rostersync.config import Config, Cron, find_config, load, parse_duration, spell_duration, urls, warnings
@@ -382,6 +383,21 @@ def test_a_missing_variable_is_named_unless_it_may_be_the_token_itself(folder: P
     assert "ROSTERSYNC_TOKEN is not set, or is empty" in token_mistake(folder, {"ROSTERSYNC_TOKEN": ""})
     assert "OTHER is not set" in token_mistake(folder, {}, "token_env = 'OTHER'")
     assert "f00dcafe" not in token_mistake(folder, {}, "token_env = 'f00dcafe'")
+
+
+@pytest.mark.parametrize("key", ["token_file", "token_env", "token", "api_version"])
+def test_a_token_that_was_pasted_in_a_wrong_place_is_not_repeated(folder: Path, key: str) -> None:
+    source = SOURCE + f"{key} = '{TOKEN}'"
+    with pytest.raises(ConfigError) as caught:
+        read(folder, "", source=source).sources[0].token({})
+    assert TOKEN not in f"{caught.value} {caught.value.hint}"
+    assert key in str(caught.value)
+
+
+def test_a_token_that_was_pasted_behind_the_address_is_not_repeated(folder: Path) -> None:
+    for rest in (f"/{TOKEN}", f"/v2p1/{TOKEN}", f"/?auth_token={TOKEN}", f"/#{TOKEN}"):
+        (line,) = mistakes(folder, "", source=SOURCE.replace("managebac.com", f"managebac.com{rest}"))
+        assert TOKEN not in line
 
 
 def test_a_token_file_that_others_can_read_is_warned_about(folder: Path) -> None:
