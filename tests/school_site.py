@@ -60,9 +60,9 @@ class Site:
     def json(self, *words: str) -> Any:
         return json.loads(self.run(*words, "--json").stdout)
 
-    def start(self, *words: str) -> Process:
-        """Start the program as a process of its own; the caller ends it."""
-        command = [sys.executable, "-m", "rostersync", *words, "-c", str(self.path)]
+    def start(self, *words: str, program: tuple[str, ...] = ("-m", "rostersync")) -> Process:
+        """Start the program, or Python on another one, as a process of its own; the caller ends it."""
+        command = [sys.executable, *program, *words, "-c", str(self.path)]
         return Process(words, command, cwd=ROOT, env=os.environ | self.environ)
 
     def rows(self, query: str) -> list[Any]:
