@@ -157,6 +157,16 @@ class Moment:
         """The start by the server's clock alone, as well as it is known."""
         return self.server if self.server is not None else self.local - timedelta(seconds=60)
 
+    def start(self, newest: datetime | None) -> datetime | None:
+        """Return a time at which the response had surely not been made: the earlier of both clocks.
+
+        Without the server's, our clock less a minute is believed no further than `newest`, the newest change that
+        had been seen from this source by then; None when there is none, for then nothing tells how far ours is off.
+        """
+        if self.server is not None:
+            return min(self.local, self.server)
+        return newest and min(self.server_start, newest)
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -168,6 +178,17 @@ class Page:
     total_pages: int
     per_page: int
     moment: Moment
+
+    @property
+    def whole(self) -> bool:
+        """Whether the page holds the whole list: as many different students as the list has."""
+        return len({row_key(row) for row in self.rows}) == len(self.rows) == self.total_count
+
+    @property
+    def newest_updated_at(self) -> datetime | None:
+        """The newest `updated_at` on the page: the server's clock was there when the page was made."""
+        stamps = (row.updated_at for row in self.rows if isinstance(row, Student) and row.updated_at)
+        return max(stamps, default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def verify(url: str, source: str, *, policy: Policy, connect: Connect, watch: Wa
         state = runs.state(connection, source)
         if state.watermarks.modified is None:
             return Verdict(source, error="it was never read; run `rostersync sync` first")
-        crawler = Crawler(api, stage, state.watermarks, policy, watch)
+        crawler = Crawler(api, stage, state, policy, watch)
         try:
             roster = crawler.roster()
             since = plan.since(state.watermarks.modified, policy.overlap)

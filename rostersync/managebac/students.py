@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rostersync.clock import to_text
-from rostersync.errors import ApiError, Malformed, NotFound, Refused
+from rostersync.errors import ApiError, Forbidden, Malformed, NotFound, Refused, ServerFailed, TooLarge
 from rostersync.managebac.lanes import Lanes
 from rostersync.managebac.limits import server_time
 from rostersync.managebac.records import decode_page, decode_single, is_error
@@ -121,11 +121,12 @@ class Students:
     def by_ids(self, keys: Sequence[int]) -> tuple[Row, ...] | None:
         """Return those of `keys` that the list knows, as far as one page holds them: who is missing may yet live.
 
-        None when the server does not honour the filter: it answers with others, or refuses the request.
+        None when the server does not honour the filter: it answers with others, or with an error of its own. It is
+        only a shortcut, and GET can tell as well.
         """
         try:
             page = self.page(Query(ids=tuple(keys)), 1)
-        except Refused:
+        except (Refused, Forbidden, NotFound, ServerFailed, Malformed, TooLarge):
             return None
         assert page is not None, "a first page is there, or an error"
         return page.rows if {row.id for row in page.rows} <= set(keys) else None

@@ -49,6 +49,7 @@ class Stage:
     def begin_reading(self) -> None:
         """Begin a reading of a list: what counts as sighted starts anew, what was read before is kept."""
         self._reading += 1
+        self._do(q.FORGET_EARLY)
 
     def put(self, rows: Iterable[Row], *, paged: bool = False) -> None:
         """Record sightings; the latest of an id wins. `paged`: they stood on a page of the roster."""
@@ -74,14 +75,18 @@ class Stage:
         """Return how many distinct students the current reading has sighted."""
         return self._count(q.SIGHTINGS)
 
-    def entered(self, start: datetime, until: datetime, feed_reading: int) -> int:
-        """Return how many of them came in since `start`, as far as they are not stored as living.
+    def put_early(self, rows: Iterable[Row]) -> None:
+        """Record who was there already before the first page of the reading was asked for. No sighting."""
+        self._put_all(q.early(self._insert), [{"id": row_key(row)} for row in rows])
 
-        They were created between `start` and `until` (where `created_at` is not known: they were on no page), or were
-        restored: the deleted feed listed them in a reading from `feed_reading` on and does so no longer, or they are
-        stored as tombstones and were modified since.
+    def entered(self, window: datetime, feed_reading: int) -> int:
+        """Return how many of them came in since the first page, as far as they are not stored as living.
+
+        Of those whose stamps are not before `window` they are the ones whom `put_early` has not: created (one without
+        any stamp: he was on no page), or restored, so that they are stored as tombstones, or that the deleted feed
+        listed them in a reading from `feed_reading` on and does so no longer.
         """
-        return self._count(q.ENTERED, start=start, until=until, since_feed=feed_reading)
+        return self._count(q.ENTERED, window=window, since_feed=feed_reading)
 
     def keep_current_reading(self) -> None:
         """Drop what earlier readings sighted and the current one, which was clean, did not."""
@@ -129,6 +134,10 @@ class Stage:
         """Return how many distinct ids the current reading of the deleted feed has listed."""
         return self._count(q.DEPARTURES)
 
+    def nameless_departures(self) -> bool:
+        """Tell whether the deleted feed has listed records without a readable id: nobody knows whom it meant."""
+        return self._count(q.NAMELESS_DEPARTURES) > 0
+
     def departures_after(self, reading: int) -> int:
         """Return how many departures the deleted feed shows that its readings up to `reading` did not.
 
@@ -152,9 +161,8 @@ class Stage:
         if found == "alive":
             assert isinstance(answer, Student | Rejected)
             self.put([answer])
-        self._put_all(q.answer(self._insert), [{"id": key, "answer": found}])
-        if isinstance(answer, Student) and found == "gone":
-            self._do(q.TELL_WHEN, key=key, told=answer.deleted_at)
+        told = answer.deleted_at if isinstance(answer, Student) else None
+        self._put_all(q.answer(self._insert), [{"id": key, "answer": found, "deleted_at": told}])
         if stale:
             self._do(q.MARK_STALE, key=key)
 
@@ -174,6 +182,10 @@ class Stage:
         """Return how many sighted students only one of the last two rounds of proofs found gone."""
         return self._count(q.GONE_DIFFERENTLY)
 
+    def listed_alive(self) -> int:
+        """Return how many students that the current reading sighted are listed as deleted, and answer GET alive."""
+        return self._count(q.LISTED_ALIVE)
+
     def any_gone(self) -> bool:
         """Tell whether anybody was proved gone."""
         return self._count(q.ANY_GONE) > 0
@@ -189,10 +201,14 @@ class Stage:
         """
         return self._count(q.UNCLEAR_IN_FEED if in_feed else q.UNCLEAR_LISTED if listed else q.UNCLEAR)
 
-    def doubt(self) -> None:
-        """Believe no proof of absence: the candidates become a plan, everybody else stays as he is."""
+    def doubt(self, *, keep_plan: bool) -> None:
+        """Believe no proof of absence, or with `keep_plan` only those of the plan that is being approved.
+
+        The other candidates become a plan, everybody else stays as he is.
+        """
         self._do(q.DOUBT_OTHERS)
-        self._do(q.UNPLAN)
+        if not keep_plan:
+            self._do(q.UNPLAN)
 
     # Questions -----------------------------------------------------------------------------------------------
 
@@ -215,8 +231,13 @@ class Stage:
 
         With `sweep` also those whom a clean full crawl did not sight.
         """
-        for statement in q.candidates(self._insert, sweep=sweep):
-            self._do(statement)
+        for why, statement in q.candidates(self._insert).items():
+            if sweep or why != "unseen":
+                self._do(statement)
+
+    def collect_proved(self) -> None:
+        """Note those as candidates who were proved gone since."""
+        self._do(q.candidates(self._insert)["proved"])
 
     def plan_removals(self, plan: Iterable[tuple[int, str, datetime | None]]) -> None:
         """Note the removals of a plan that is being approved, as far as their students are stored as living."""

@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from rostersync.records import FIELD_NAMES
 from rostersync.store.models import Quarantine, student
-from rostersync.store.staging import departed, proof, removal, sighted
+from rostersync.store.staging import before, departed, proof, removal, sighted
 from rostersync.store.types import JsonTuple, Timestamp
 
 if TYPE_CHECKING:
@@ -101,15 +101,26 @@ RECEIVED = select(func.count(), func.count(sighted.c.rejected)).where(
 )
 
 
+@cache
+def early(make: Callable[[Table], Any]) -> Any:
+    """Return the insert of an id that was there before the roster's first page."""
+    return make(before).on_conflict_do_nothing()
+
+
+FORGET_EARLY = delete(before)
+
+
 def _entered() -> Select[Any]:
-    start, until = bindparam("start", type_=Timestamp), bindparam("until", type_=Timestamp)
-    created = sighted.c.created_at
-    fresh = or_(and_(created >= start, created <= until), and_(created.is_(None), sighted.c.paged.is_(False)))
+    window = bindparam("window", type_=Timestamp)
+    created, updated = sighted.c.created_at, sighted.c.updated_at
+    stamped = and_(func.coalesce(created, updated) >= window, func.coalesce(updated, created) >= window)
+    stampless = and_(created.is_(None), updated.is_(None), sighted.c.paged.is_(False))
     earlier = and_(departed.c.reading >= bindparam("since_feed", type_=Integer), departed.c.reading < _FEED)
     delisted = exists().where(departed.c.id == sighted.c.id, earlier)
     buried = exists().where(_STORED, student.c.deleted_at.is_not(None))
-    came = or_(fresh, delisted, and_(sighted.c.updated_at >= start, buried))
-    return _count(sighted, _CURRENT, came, ~_lives(sighted.c.id))
+    came = or_(stamped, stampless, delisted, and_(updated >= window, buried))
+    was_there = exists().where(before.c.id == sighted.c.id)
+    return _count(sighted, _CURRENT, came, ~was_there, ~_lives(sighted.c.id))
 
 
 ENTERED = _entered()
@@ -133,6 +144,7 @@ def departure(make: Callable[[Table], Any]) -> Any:
 
 
 DEPARTURES = _count(departed, _LISTED)
+NAMELESS_DEPARTURES = _count(departed, departed.c.id < 0)
 
 
 def _departures_after() -> Select[Any]:
@@ -155,7 +167,9 @@ DEPARTED_AND_SIGHTED = _chunk(_DEPARTED_AND_SIGHTED.where(_LISTED, _CURRENT, sig
 def answer(make: Callable[[Table], Any]) -> Any:
     """Return the upsert of what GET answered for an id."""
     new = make(proof)
-    return new.on_conflict_do_update(index_elements=["id"], set_={"answer": new.excluded.answer})
+    return new.on_conflict_do_update(
+        index_elements=["id"], set_={"answer": new.excluded.answer, "deleted_at": new.excluded.deleted_at}
+    )
 
 
 @cache
@@ -164,16 +178,12 @@ def silence(make: Callable[[Table], Any]) -> Any:
     return make(proof).on_conflict_do_nothing()
 
 
-TELL_WHEN = (
-    update(removal)
-    .where(removal.c.id == _KEY)
-    .values(deleted_at=func.coalesce(removal.c.deleted_at, bindparam("told", type_=Timestamp)))
-)
 FORGET_PROOFS = update(proof).values(before=proof.c.answer, answer=None)
 
 _PROVED = proof.join(sighted, sighted.c.id == proof.c.id)
 _NOW, _BEFORE = func.coalesce(proof.c.answer, ""), func.coalesce(proof.c.before, "")
 GONE = _count(_PROVED, _CURRENT, proof.c.answer == "gone")
+LISTED_ALIVE = _count(_PROVED.join(departed, departed.c.id == proof.c.id), _CURRENT, _LISTED, proof.c.answer == "alive")
 GONE_DIFFERENTLY = _count(_PROVED, _CURRENT, (_NOW == "gone") != (_BEFORE == "gone"))
 ANY_GONE = _count(proof, proof.c.answer == "gone")
 FEED_PROVED = _count(proof.join(departed, departed.c.id == proof.c.id), proof.c.answer == "gone")
@@ -200,23 +210,26 @@ UNPROVED_DEPARTURES = _chunk(_DEPARTED_AND_SIGHTED.where(_ALIVE, ~_lives(departe
 
 
 @cache
-def candidates(make: Callable[[Table], Any], *, sweep: bool) -> list[Any]:
-    """Return the inserts of the candidates: living students that a feed, a `deleted_at` or a proof says are gone.
-
-    With `sweep` also those who were not sighted.
-    """
+def candidates(make: Callable[[Table], Any]) -> dict[str, Any]:
+    """Return the inserts of living students as candidates, by why they are: a feed, a mark, a proof, or absence."""
     stream, swept = text("'stream'"), text("'sweep'")
     listed = select(departed.c.id, stream, departed.c.deleted_at).join(student, student.c.id == departed.c.id)
     marked = select(sighted.c.id, stream, sighted.c.deleted_at).join(student, student.c.id == sighted.c.id)
     proved = select(proof.c.id, stream, student.c.deleted_at).join(student, student.c.id == proof.c.id)
     unseen = select(student.c.id, swept, student.c.deleted_at).where(~exists().where(sighted.c.id == student.c.id))
-    sources = [listed, marked.where(sighted.c.deleted_at.is_not(None)), proved.where(proof.c.answer == "gone")]
-    chosen = [
-        query.add_columns(text("false")).where(_LIVING, ~_answered(query.selected_columns[0], "alive", "unclear"))
-        for query in (*sources, *((unseen,) if sweep else ()))
-    ]
+    queries = {
+        "listed": listed,
+        "marked": marked.where(sighted.c.deleted_at.is_not(None)),
+        "proved": proved.where(proof.c.answer == "gone"),
+        "unseen": unseen,
+    }
     columns = ["id", "deletion_source", "deleted_at", "planned"]
-    return [make(removal).from_select(columns, query).on_conflict_do_nothing() for query in chosen]
+    inserts = {}
+    for why, query in queries.items():
+        undoubted = ~_answered(query.selected_columns[0], "alive", "unclear")
+        chosen = query.add_columns(text("false")).where(_LIVING, undoubted)
+        inserts[why] = make(removal).from_select(columns, chosen).on_conflict_do_nothing()
+    return inserts
 
 
 @cache

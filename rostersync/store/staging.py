@@ -44,6 +44,12 @@ sighted = Table(
     Column("content_hash", LargeBinary),
 )
 
+before = Table(
+    "before",
+    _STAGE,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),  # modified lately, and there before page 1
+)
+
 departed = Table(
     "departed",
     _STAGE,
@@ -58,6 +64,7 @@ proof = Table(
     _STAGE,
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("answer", Text),  # what GET answered last: alive, gone or unclear; NULL: to be asked again
+    Column("deleted_at", Timestamp),  # as the record told that it brought
     Column("before", Text),  # what it answered before the last `forget_proofs`
 )
 

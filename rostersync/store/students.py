@@ -124,8 +124,9 @@ def _insert_new() -> Any:
 
 def _bury(begins: ColumnElement[Any]) -> Any:
     """Make tombstones: the last known fields stay, for rows of the deleted feed may be stubs."""
+    told = select(proof.c.deleted_at).where(proof.c.id == removal.c.id).scalar_subquery()
     facts = {
-        "deleted_at": func.coalesce(removal.c.deleted_at, _NOW),
+        "deleted_at": func.coalesce(removal.c.deleted_at, told, _NOW),
         "deletion_source": removal.c.deletion_source,
         "valid_from": begins,
         "op": "delete",

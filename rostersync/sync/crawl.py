@@ -15,8 +15,11 @@ the start of the crawl to T and that nobody sighted: the loss that must not be.
 * The sum is larger than T only by a student who was sighted and left unseen: one whose deletion the feed does not
   show, or one who was deleted, and restored just after T. The latter is why the deleted feed is read on both sides
   of T. The former is why every departure must be explained: the largest total that any page told, plus those
-  sighted who came in since the start (created, or restored), less T, is at least the number who left; and it must
-  not be more than the departures that the deleted feed shows. Each inequality in this errs towards unclean.
+  sighted who came in since the first page (created, or restored), less T, is at least the number who left; and it
+  must not be more than the departures that the deleted feed shows. Each inequality in this errs towards unclean.
+* Who came in is not told by stamps alone: app servers' clocks differ, and commits are late. So the modified feed is
+  read once before the first page, too, from as far back as stamps may lie; and whoever is sighted with such a stamp,
+  is not in that reading and not stored, came in. Those read there are no sightings: they may leave before page 1.
 
 So where the sum equals T, the two readings agree and no departure lacks its explanation, nothing larger can hide
 anything smaller, and U is empty.
@@ -32,17 +35,18 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from rostersync.records import Query, Student, row_key
-from rostersync.sync.plan import earlier, since
+from rostersync.sync.plan import earlier, later, since
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from rostersync.records import Answer, Moment, Page, Row
-    from rostersync.report import Watermarks
+    from rostersync.records import Answer, Page, Row
+    from rostersync.report import SourceState
     from rostersync.sync.plan import Policy
 
 Watch = Callable[[str, int, int], None]
@@ -77,7 +81,8 @@ class Stage(Protocol):
     def begin_reading(self) -> None: ...
     def put(self, rows: Iterable[Row], *, paged: bool = False) -> None: ...
     def sightings(self) -> int: ...
-    def entered(self, start: datetime, until: datetime, feed_reading: int) -> int: ...
+    def put_early(self, rows: Iterable[Row]) -> None: ...
+    def entered(self, window: datetime, feed_reading: int) -> int: ...
     def keep_current_reading(self) -> None: ...
     def begin_departures(self) -> int: ...
     def put_departures(self, rows: Iterable[tuple[int, datetime | None]]) -> None: ...
@@ -88,14 +93,19 @@ class Stage(Protocol):
     def forget_proofs(self) -> None: ...
     def gone(self) -> int: ...
     def gone_differently(self) -> int: ...
+    def listed_alive(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A crawl's outcome. `start` is when its first response was made; a clean one dates a watermark."""
+    """A crawl's outcome. `start`, by the earlier clock, dates a clean one's watermark; None: no clock can be believed.
+
+    `server_start` is the start by the server's clock.
+    """
 
     clean: bool
-    start: Moment
+    start: datetime | None
+    server_start: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +113,7 @@ class DeletedFeed:
     """A deleted feed as read: `reading` is the number of its last reading in the stage."""
 
     clean: bool
-    start: Moment
+    start: datetime | None
     reading: int
     ignored: bool = False
     """Whether the server ignores the filter: the feed lists the living."""
@@ -116,10 +126,15 @@ class DeletedFeed:
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """A crawled roster: `total` is the last total told, `feed` the deleted feed as read last, if it was."""
+    """A crawled roster: `total` is the last total told, `feed` the deleted feed as read last, if it was.
+
+    `start` and `server_start` are as a stream's, `window` is from when on the feeds were asked for.
+    """
 
     clean: bool
-    start: Moment
+    start: datetime | None
+    server_start: datetime
+    window: datetime
     total: int
     feed: DeletedFeed | None = None
 
@@ -162,7 +177,7 @@ class _Reading:
     @property
     def atomic(self) -> bool:
         """Whether one page held the whole list: nothing can have slipped between pages."""
-        return len(self.first.rows) == self.first.total_count
+        return self.first.whole
 
 
 def _never(_what: str, _done: int, _total: int) -> None:
@@ -172,10 +187,11 @@ def _never(_what: str, _done: int, _total: int) -> None:
 class Crawler:
     """Reads the lists of one source into a stage."""
 
-    def __init__(self, api: Api, stage: Stage, marks: Watermarks, policy: Policy, watch: Watch = _never) -> None:
+    def __init__(self, api: Api, stage: Stage, state: SourceState, policy: Policy, watch: Watch = _never) -> None:
         self._api = api
         self._stage = stage
-        self._marks = marks
+        self._marks = state.watermarks
+        self._newest = state.newest_updated_at
         self._policy = policy
         self._watch = watch
 
@@ -192,25 +208,32 @@ class Crawler:
 
     def _roster_once(self, *, backwards: bool) -> Roster:
         self._stage.begin_reading()
+        opening = self._first_page(Query())
+        window = self._window(opening)
+        found = partial(Roster, start=self._start(opening), server_start=opening.moment.server_start, window=window)
+        if opening.whole:
+            self._stage.put(opening.rows, paged=True)
+            return found(clean=True, total=opening.total_count)
+        self._read(
+            Query(modified_since=since(window, self._policy.overlap)), lambda page: self._stage.put_early(page.rows)
+        )
         first = self._first_page(Query())
         self._stage.put(first.rows, paged=True)
-        self._watch("roster", len(first.rows), first.total_count)
-        if len(first.rows) == first.total_count:
-            return Roster(clean=True, start=first.moment, total=first.total_count)
-        before = self._departures_since(first)
+        before = self.departures_since(window, first.total_count)
         largest = self._other_pages(first, backwards=backwards)
         if largest is None:
-            return Roster(clean=False, start=first.moment, total=first.total_count, feed=before)
+            return found(clean=False, total=first.total_count, feed=before)
         for _ in range(2):
-            books, feed = self._balance(first, before, largest)
+            books, feed = self._balance(window, before, largest)
             if books.balance:
-                return Roster(clean=True, start=first.moment, total=books.total, feed=feed)
-        return Roster(clean=False, start=first.moment, total=books.total, feed=feed)
+                return found(clean=True, total=books.total, feed=feed)
+        return found(clean=False, total=books.total, feed=feed)
 
     def _other_pages(self, first: Page, *, backwards: bool) -> int | None:
         """Stage the pages behind the first; return the largest total told, None when the pages changed their size."""
         numbers = range(2, first.total_pages + 1)
         read, largest = len(first.rows), first.total_count
+        self._watch("roster", read, largest)
         for page in self._api.pages(Query(), numbers[::-1] if backwards else numbers):
             if page is None:
                 continue  # it fell off the end of a shrinking list: the books tell whether anything is missing
@@ -221,46 +244,45 @@ class Crawler:
             self._watch("roster", read, page.total_count)
         return largest
 
-    def _balance(self, first: Page, before: DeletedFeed, largest: int) -> tuple[Books, DeletedFeed]:
+    def _balance(self, window: datetime, before: DeletedFeed, largest: int) -> tuple[Books, DeletedFeed]:
         """Read what the books need, in the order that the proof rests on."""
-        start = first.moment.server_start
-        self._sight(self._modified_query(start))
-        feed = self._prove_departures(first)
+        changed_since = since(earlier(window, self._marks.modified), self._policy.overlap)
+        self._sight(Query(modified_since=changed_since), marked=False)
+        feed = self._prove_departures(window, largest)
         departed = self._stage.departures_after(before.reading) if before.explains and feed.explains else 0
         last = self._first_page(Query())
         self._stage.put(last.rows)
-        feed = self._prove_departures(first)
-        until = last.moment.server_start + self._policy.overlap
+        feed = self._prove_departures(window, largest)
         books = Books(
             sighted=self._stage.sightings(),
             gone=self._stage.gone(),
             gone_differently=self._stage.gone_differently(),
             total=last.total_count,
             largest=largest,
-            entered=self._stage.entered(start, until, before.reading),
+            entered=self._stage.entered(since(window, self._policy.overlap), before.reading),
             departed=departed,
         )
         return books, feed
 
-    def _departures_since(self, first: Page) -> DeletedFeed:
-        start = earlier(first.moment.server_start, self._marks.deleted)
-        return self.deleted(since(start, self._policy.overlap), first.total_count)
+    def departures_since(self, window: datetime, live: int) -> DeletedFeed:
+        """Read the deleted feed since `window`, or since its watermark where that is earlier."""
+        return self.deleted(since(earlier(window, self._marks.deleted), self._policy.overlap), live)
 
-    def _prove_departures(self, first: Page) -> DeletedFeed:
+    def _prove_departures(self, window: datetime, live: int) -> DeletedFeed:
         """Read the deleted feed, and ask by GET for those of it that were sighted alive."""
-        feed = self._departures_since(first)
+        feed = self.departures_since(window, live)
         self._stage.forget_proofs()
         for ids in self._stage.departed_and_sighted():
             for key, answer in self._api.answers(ids):
                 self._stage.put_answer(key, answer)
         return feed
 
-    def _modified_query(self, start: datetime) -> Query:
-        return Query(modified_since=since(earlier(start, self._marks.modified), self._policy.overlap))
+    def _sight(self, query: Query, *, marked: bool) -> None:
+        """Stage a feed, read once: its pages need not agree, for the books judge the sum.
 
-    def _sight(self, query: Query) -> None:
-        """Stage a feed, read once: its pages need not agree, for the books judge the sum."""
-        self._read(query, lambda page: self._stage.put(page.rows), backwards=False)
+        Its rows that bear `deleted_at` only with `marked`: they need not stand in the list that is summed up.
+        """
+        self._read(query, lambda page: self._stage.put(row for row in page.rows if marked or not _is_marked(row)))
 
     # The modified feed ---------------------------------------------------------------------------------------
 
@@ -279,25 +301,29 @@ class Crawler:
             if reading.atomic or agreed or (feed_proven and self._feed_balances(query, reading.first)):
                 self._stage.keep_current_reading()
                 started = previous if agreed and previous else reading
-                return Stream(clean=True, start=started.first.moment)
+                return self._stream(started.first, clean=True)
             previous = reading
         assert previous is not None
-        return Stream(clean=False, start=previous.first.moment)
+        return self._stream(previous.first, clean=False)
+
+    def _stream(self, first: Page, *, clean: bool) -> Stream:
+        return Stream(clean, self._start(first), first.moment.server_start)
 
     def _stage_feed_page(self, page: Page) -> None:
         self._stage.put(page.rows)
 
     def _feed_balances(self, query: Query, first: Page) -> bool:
         """Balance the feed as the roster is: the changes since its start, the departures, its total, and again."""
-        start = first.moment.server_start
-        self._sight(Query(modified_since=since(start, self._policy.overlap)))
-        self._prove_departures(first)
+        window = self._window(first)
+        self._sight(Query(modified_since=since(window, self._policy.overlap)), marked=True)
+        self._prove_departures(window, first.total_count)
         last = self._first_page(query)
         self._stage.put(last.rows)
-        feed = self._prove_departures(first)
+        feed = self._prove_departures(window, first.total_count)
         sighted, gone, differently = self._stage.sightings(), self._stage.gone(), self._stage.gone_differently()
         books = Books(sighted, gone, differently, last.total_count, largest=0, entered=0, departed=0)
-        return feed.explains and books.sum_is_right
+        # Whom the feed lists and GET shows alive may have left the list before the answer came from a replica behind.
+        return feed.explains and books.sum_is_right and self._stage.listed_alive() == 0
 
     # The deleted feed ----------------------------------------------------------------------------------------
 
@@ -314,14 +340,14 @@ class Crawler:
             first = self._first_page(query)
             if previous is None and self._lists_the_living(first, live):
                 self._stage.put_departures(_departures(first, marked_only=True))
-                return DeletedFeed(clean=True, start=first.moment, reading=number, ignored=True)
-            reading = self._read(query, self._stage_departures, backwards=False, first=first)
+                return DeletedFeed(clean=True, start=self._start(first), reading=number, ignored=True)
+            reading = self._read(query, self._stage_departures, first=first)
             agreed = self._agree(previous, reading, self._stage.departures())
             if reading.atomic or agreed:
                 started = previous if agreed and previous else reading
-                return DeletedFeed(clean=True, start=started.first.moment, reading=number)
+                return DeletedFeed(clean=True, start=self._start(started.first), reading=number)
             previous = reading
-        return DeletedFeed(clean=False, start=first.moment, reading=number)
+        return DeletedFeed(clean=False, start=self._start(first), reading=number)
 
     def _stage_departures(self, page: Page) -> None:
         self._stage.put_departures(_departures(page))
@@ -341,13 +367,20 @@ class Crawler:
 
     # Pages ---------------------------------------------------------------------------------------------------
 
+    def _start(self, page: Page) -> datetime | None:
+        return page.moment.start(later(self._newest, page.newest_updated_at))
+
+    def _window(self, page: Page) -> datetime:
+        """Return from when on the feeds tell what happened since this page."""
+        return self._start(page) or page.moment.server_start
+
     def _first_page(self, query: Query) -> Page:
         page = self._api.page(query, 1)
         assert page is not None, "a list without its first page is an error of the API"
         return page
 
     def _read(
-        self, query: Query, put: Callable[[Page], None], *, backwards: bool, first: Page | None = None
+        self, query: Query, put: Callable[[Page], None], *, backwards: bool = False, first: Page | None = None
     ) -> _Reading:
         """Read a feed over all its pages, handing each to `put`."""
         first = first or self._first_page(query)

@@ -18,8 +18,6 @@ from rostersync.sync.guard import GuardPolicy
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from rostersync.records import Moment
-
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -32,11 +30,15 @@ class Policy:
 
 
 def choose(requested: RunKind, state: SourceState, now: datetime, policy: Policy) -> RunKind:
-    """Return the kind of run that `requested` must be: full without watermarks, or after too long (our clock)."""
+    """Return the kind of run that `requested` must be: full without watermarks, or after too long (our clock).
+
+    A last clean crawl that lies ahead says that our clock was wrong, and not how long ago it was.
+    """
     marks, clean = state.watermarks, state.last_clean_modified_at
     if requested is RunKind.FULL or marks.modified is None or marks.deleted is None:
         return RunKind.FULL
-    return RunKind.FULL if clean is None or now - clean > policy.max_age else RunKind.INCREMENTAL
+    recent = clean is not None and timedelta(0) <= now - clean <= policy.max_age
+    return RunKind.INCREMENTAL if recent else RunKind.FULL
 
 
 def since(moment: datetime, overlap: timedelta) -> datetime:
@@ -47,6 +49,11 @@ def since(moment: datetime, overlap: timedelta) -> datetime:
     return floor_seconds(moment - overlap) - timedelta(seconds=1)
 
 
+def later(one: datetime | None, other: datetime | None) -> datetime | None:
+    """Return the later of two times, if there is any."""
+    return max((moment for moment in (one, other) if moment is not None), default=None)
+
+
 def earlier(start: datetime, watermark: datetime | None) -> datetime:
     """Return the earlier of a crawl's start and a watermark, if there is one."""
     return start if watermark is None else min(start, watermark)
@@ -55,17 +62,6 @@ def earlier(start: datetime, watermark: datetime | None) -> datetime:
 def trusted(marks: Watermarks, server_now: datetime, overlap: timedelta) -> bool:
     """Tell whether no watermark lies further in the server's future than `overlap`."""
     return all(mark is None or mark <= server_now + overlap for mark in (marks.modified, marks.deleted))
-
-
-def watermark(start: Moment, newest_updated_at: datetime | None) -> datetime | None:
-    """Date a clean crawl: the earlier of our clock and the server's at its start.
-
-    Without the server's, our clock less a minute is believed no further than the newest change seen from this source;
-    None when there is none, for then nothing tells how far our clock is off.
-    """
-    if start.server is not None:
-        return min(start.local, start.server)
-    return newest_updated_at and min(start.server_start, newest_updated_at)
 
 
 def advance(old: datetime | None, new: datetime | None, *, replace: bool = False) -> datetime | None:

@@ -83,6 +83,8 @@ class Settled:
     reason: str = ""
     unproved: tuple[int, ...] = ()
     """Planned removals that were not proved again."""
+    feed_proved: bool = False
+    """Whether the deleted feed listed somebody whom GET, its endpoint being in order, proved gone."""
 
 
 class Run:
@@ -120,16 +122,23 @@ class Run:
         """
         kind = plan.choose(wish.kind, self._state, self._started_at, self._policy)
         try:
+            self._require_open_plan(wish)
             ending = self._end(self._crawl(kind), wish)
         except (ApiError, RunFailed) as error:
             return self._fail(kind, wish, error)
         return self._close(ending, apply=True)
 
+    def _require_open_plan(self, wish: Wish) -> None:
+        """Raise `RunFailed` when the plan to be approved was closed while its approval waited."""
+        if wish.approves is not None and runs.open_hold(self._connection, wish.approves) is None:
+            hint = "see `rostersync status` for what is held now"
+            raise RunFailed(f"the plan of run {wish.approves} is no longer open: it was approved or has ended", hint)
+
     # Reading -------------------------------------------------------------------------------------------------
 
     def _crawl(self, kind: RunKind) -> Crawled:
         self._require_same_school()
-        crawler = Crawler(self._api, self._stage, self._state.watermarks, self._policy, self._watch)
+        crawler = Crawler(self._api, self._stage, self._state, self._policy, self._watch)
         crawled = self._crawl_changes(crawler) if kind is RunKind.INCREMENTAL else None
         if crawled is None:
             crawled = self._crawl_roster(crawler)
@@ -144,12 +153,13 @@ class Run:
         assert marks.deleted is not None
         proven = self._state.deleted_feed_proven
         modified = crawler.modified(plan.since(marks.modified, overlap), feed_proven=proven)
-        if not plan.trusted(marks, modified.start.server_start, overlap):
+        if not plan.trusted(marks, modified.server_start, overlap):
             log.warning("watermark_in_the_future", source=self._source)
             return None
         live = runs.live_students(self._connection, self._source)
+        self._stage.forget_proofs()  # whom the books found alive may be deleted again before the feed is read
         feed = crawler.deleted(plan.since(marks.deleted, overlap), live)
-        deleted = Stream(feed.clean and not feed.ignored, feed.start)
+        deleted = Stream(feed.explains, feed.start, modified.server_start)
         return Crawled(RunKind.INCREMENTAL, modified, deleted, feed_ignored=feed.ignored)
 
     def _crawl_roster(self, crawler: Crawler) -> Crawled:
@@ -158,7 +168,7 @@ class Run:
             message = f"the API lists no student at all, and the replica holds {live}"
             raise RunFailed(message, "nothing was removed; look at the token's permissions and at ManageBac itself")
         # An empty list may be a mistake of a moment, so it dates no watermark: the next run reads everything again.
-        stream = Stream(roster.clean and roster.total > 0, roster.start)
+        stream = Stream(roster.clean and roster.total > 0, roster.start, roster.server_start)
         ignored = roster.feed.ignored if roster.feed else self._state.deleted_feed_ignored
         nameless = self._stage.lacks_ids()
         return Crawled(
@@ -167,15 +177,14 @@ class Run:
             self._deletions_told(crawler, roster) if nameless else stream,
             feed_ignored=ignored,
             swept=stream.clean and not nameless,
-            replaces=not plan.trusted(self._state.watermarks, roster.start.server_start, self._policy.overlap),
+            replaces=not plan.trusted(self._state.watermarks, roster.server_start, self._policy.overlap),
             empty=roster.total == 0,
         )
 
     def _deletions_told(self, crawler: Crawler, roster: Roster) -> Stream:
         """Return what the deleted feed makes known where a record without an id forbids to infer from absence."""
-        since = plan.earlier(roster.start.server_start, self._state.watermarks.deleted)
-        feed = roster.feed or crawler.deleted(plan.since(since, self._policy.overlap), roster.total)
-        return Stream(roster.clean and feed.explains, roster.start)
+        feed = roster.feed or crawler.departures_since(roster.window, roster.total)
+        return Stream(roster.clean and feed.explains, roster.start, roster.server_start)
 
     def _require_same_school(self) -> None:
         """Raise `RunFailed` when token or address are new, and lead to none of the students that are known."""
@@ -183,16 +192,16 @@ class Run:
         if before.salt is None or self._api.fingerprint(before.salt) == before.fingerprint:
             return
         known = runs.some_living(self._connection, self._source, ACQUAINTANCES)
-        if not known or self._any_living(known):
+        if not known or self._knows_any(known):
             return
         message = f"token or base_url of source {self._source} have changed, and lead to none of its known students"
         hint = "give another school another name, and purge the old one: rostersync source forget NAME"
         raise RunFailed(message, hint)
 
-    def _any_living(self, ids: list[int]) -> bool:
-        rows = self._api.by_ids(ids) or ()
+    def _knows_any(self, ids: list[int]) -> bool:
+        """Tell whether the API has a record of one of `ids`, living or deleted: another school has none."""
         answers = (answer for _, answer in self._api.answers(ids))
-        return any(map(_lives, rows)) or any(map(_lives, answers))
+        return bool(self._api.by_ids(ids)) or any(isinstance(answer, Student | Rejected) for answer in answers)
 
     def _revisit_quarantine(self) -> None:
         waiting = runs.quarantined(self._connection, self._source, QUARANTINE_LIMIT)
@@ -236,20 +245,23 @@ class Run:
         self._spare_the_living()
         if crawled.kind is RunKind.INCREMENTAL:
             self._ask(stage.stale(), stale=True)  # of those whom the list by ids has just brought
+            stage.collect_proved()  # who was spared by a list that lagged behind
         outside = stage.count_removals(planned=False)
         reason = self._guard(outside)
         self._prove(planned=True)
         if not reason:
             self._prove(planned=False)
-        if not self._endpoint_works(approved=wish.approves is not None):
+        works = self._endpoint_works()
+        if not works:
             reason = "no living student could be fetched to confirm that the endpoint works"
-            stage.doubt()
+            # Where there is no such student at all, an approval stands in for him, for what was approved.
+            stage.doubt(keep_plan=wish.approves is not None and not stage.controls(1))
         held = stage.count_removals(planned=False) if reason else 0
         removed = stage.count_removals() - held
         left = {key for ids in stage.removals(planned=True) for key in ids}
         guarded = stage.count_removals(planned=False) - held
         unproved = tuple(key for key in planned if key not in left)
-        return Settled(held, removed, guarded, reason if held else "", unproved)
+        return Settled(held, removed, guarded, reason if held else "", unproved, works and stage.feed_proved())
 
     def _guard(self, removals: int) -> str:
         """Return why `removals` must wait for approval, nothing when they need not."""
@@ -278,14 +290,11 @@ class Run:
         self._ask(self._stage.removals(planned=planned, proved=False))
         self._stage.drop_removals(planned=planned, proved=False)
 
-    def _endpoint_works(self, *, approved: bool) -> bool:
+    def _endpoint_works(self) -> bool:
         """Tell whether a 404 of this run can be believed: a living student who is not in question answers 200."""
         if not self._stage.any_gone():
             return True
-        controls = self._stage.controls(CONTROLS)
-        if any(_lives(answer) for _, answer in self._api.answers(controls)):
-            return True
-        return approved and not controls
+        return any(_lives(answer) for _, answer in self._api.answers(self._stage.controls(CONTROLS)))
 
     # Writing -------------------------------------------------------------------------------------------------
 
@@ -314,6 +323,8 @@ class Run:
             doubts.append(f"{what} kept changing while it was read")
         if crawled.kind is RunKind.INCREMENTAL and not crawled.deleted.clean and not crawled.feed_ignored:
             doubts.append("the deleted feed kept changing while it was read")
+        if crawled.kind is RunKind.INCREMENTAL and self._stage.nameless_departures():
+            doubts.append("the deleted feed lists records without a readable id")
         unclear = self._stage.unclear()
         if unclear:
             doubts.append(f"{unclear} students could not be fetched, and stay as they are")
@@ -323,27 +334,26 @@ class Run:
         """Return what is known of the source after the run."""
         before, stage = self._state, self._stage
         in_feed, listed = stage.unclear(in_feed=True), stage.unclear(listed=True)
-        newest = _later(before.newest_updated_at, stage.newest_updated_at())
         unclear = stage.unclear() > 0 and crawled.kind is RunKind.FULL  # a full run's watermarks are of one crawl
         modified_clean = crawled.modified.clean and not (listed or unclear)
-        deleted_clean = crawled.deleted.clean and not (in_feed or unclear or settled.held)
+        nameless = crawled.kind is RunKind.INCREMENTAL and stage.nameless_departures()
+        deleted_clean = crawled.deleted.clean and not (in_feed or unclear or settled.held or nameless)
         full_done = crawled.swept and modified_clean and deleted_clean
         salt = before.salt or secrets.token_bytes(16)
 
         def advance(old: datetime | None, stream: Stream, *, clean: bool) -> datetime | None:
-            dated = plan.watermark(stream.start, newest) if clean else None
-            return plan.advance(old, dated, replace=crawled.replaces)
+            return plan.advance(old, stream.start if clean else None, replace=crawled.replaces)
 
         return SourceState(
             watermarks=Watermarks(
                 advance(before.watermarks.modified, crawled.modified, clean=modified_clean),
                 advance(before.watermarks.deleted, crawled.deleted, clean=deleted_clean),
             ),
-            newest_updated_at=newest,
+            newest_updated_at=plan.later(before.newest_updated_at, stage.newest_updated_at()),
             last_clean_modified_at=self._started_at if modified_clean else before.last_clean_modified_at,
             last_clean_full_at=self._now() if full_done else before.last_clean_full_at,
             history_starts_at=before.history_starts_at or self._now(),
-            deleted_feed_proven=before.deleted_feed_proven or stage.feed_proved(),
+            deleted_feed_proven=before.deleted_feed_proven or settled.feed_proved,
             deleted_feed_ignored=crawled.feed_ignored,
             unknown_keys=self._report_keys(salt),
             salt=salt,
@@ -411,11 +421,11 @@ def _lives(answer: Answer) -> bool:
 
 
 def _ended(crawled: Crawled) -> frozenset[RunKind]:
-    """Return of which kinds the open plans end with this run, which passed the guard: a sweep ends them all."""
+    """Return of which kinds the open plans end with this run, which passed the guard: a sweep ends them all.
+
+    A run whose deleted feed told nothing has not seen again what an earlier one planned.
+    """
     if crawled.swept:
         return frozenset(RunKind)
-    return frozenset({RunKind.INCREMENTAL}) if crawled.kind is RunKind.INCREMENTAL else frozenset()
-
-
-def _later(one: datetime | None, other: datetime | None) -> datetime | None:
-    return max((moment for moment in (one, other) if moment is not None), default=None)
+    incremental = crawled.kind is RunKind.INCREMENTAL and crawled.deleted.clean
+    return frozenset({RunKind.INCREMENTAL}) if incremental else frozenset()

@@ -10,6 +10,7 @@ from harness import TOKEN, World
 from rostersync.report import RunState
 from rostersync.simulator.app import App
 from rostersync.simulator.state import School
+from rostersync.simulator.switches import Switches
 
 if TYPE_CHECKING:
     from conftest import ManualClock
@@ -52,3 +53,15 @@ def test_the_token_is_nowhere_in_the_database(world: World) -> None:
     assert rows[0]["fingerprint"] is not None
     assert TOKEN not in repr(rows)
     assert TOKEN.encode() not in bytes(rows[0]["fingerprint"])
+
+
+def test_known_students_who_were_all_deleted_still_tell_their_school(migrated_url: str, clock: ManualClock) -> None:
+    switches = Switches(deleted_get="record", deleted_feed="full_deleted_at")
+    world = World(migrated_url, clock, size=3, switches=switches)
+    world.sync()
+    for key in world.upstream():
+        world.school.delete(key)
+    world.school.create()
+    world.token = "canary-token-renewed"
+    world.pass_time(hours=1)
+    assert world.sync().state is not RunState.FAILED

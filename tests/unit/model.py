@@ -113,6 +113,7 @@ class MemoryStage:
 
     def begin_reading(self) -> None:
         self.reading += 1
+        self.early: set[int] = set()
 
     def put(self, rows: Iterable[Row], *, paged: bool = False) -> None:
         for row in rows:
@@ -126,13 +127,15 @@ class MemoryStage:
     def sightings(self) -> int:
         return len(self.current())
 
-    def entered(self, start: datetime, until: datetime, feed_reading: int) -> int:
+    def put_early(self, rows: Iterable[Row]) -> None:
+        self.early |= {row_key(row) for row in rows}
+
+    def entered(self, window: datetime, feed_reading: int) -> int:
         came = 0
-        for key, (row, paged) in self.current().items():
-            created = getattr(row, "created_at", None)
-            fresh = not paged if created is None else start <= created <= until
+        for key, (row, _) in self.current().items():
+            fresh = isinstance(row, Student) and min(row.created_at or EPOCH, row.updated_at or EPOCH) >= window
             delisted = key in self.feed and feed_reading <= self.feed[key][0] < self.feed_reading
-            came += key not in self.stored and (fresh or delisted)
+            came += key not in self.stored and key not in self.early and (fresh or delisted)
         return came
 
     def keep_current_reading(self) -> None:
@@ -175,6 +178,9 @@ class MemoryStage:
 
     def gone_differently(self) -> int:
         return len(self._gone(self.proofs) ^ self._gone(self.before))
+
+    def listed_alive(self) -> int:
+        return sum(self.proofs.get(key) == "alive" for key in self.listed() & set(self.current()))
 
     def _gone(self, proofs: dict[int, str]) -> set[int]:
         return {key for key, proof in proofs.items() if proof == "gone" and key in self.current()}

@@ -45,15 +45,15 @@ def test_a_filter_asks_from_the_whole_second_before_the_overlap() -> None:
 
 def test_a_watermark_is_the_earlier_of_both_clocks() -> None:
     ahead, behind = NOON + HOUR, NOON - HOUR
-    assert plan.watermark(Moment(NOON, ahead), None) == NOON
-    assert plan.watermark(Moment(NOON, behind), None) == behind
+    assert Moment(NOON, ahead).start(None) == NOON
+    assert Moment(NOON, behind).start(None) == behind
 
 
 def test_without_a_date_our_clock_is_believed_no_further_than_the_newest_change_seen() -> None:
     undated = Moment(NOON, None)
-    assert plan.watermark(undated, NOON + HOUR) == NOON - timedelta(seconds=60)
-    assert plan.watermark(undated, NOON - HOUR) == NOON - HOUR
-    assert plan.watermark(undated, None) is None
+    assert undated.start(NOON + HOUR) == NOON - timedelta(seconds=60)
+    assert undated.start(NOON - HOUR) == NOON - HOUR
+    assert undated.start(None) is None
 
 
 def test_a_watermark_never_goes_back_unless_it_is_replaced() -> None:

@@ -1,0 +1,356 @@
+"""Attacks on the crawls and their watermarks: each once made a run say that it succeeded, and lose somebody."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from harness import World
+
+from rostersync.report import RunKind, RunState
+from rostersync.simulator import faults as make
+from rostersync.simulator.faults import Faults
+from rostersync.simulator.switches import Switches
+from rostersync.sync.guard import GuardPolicy
+from rostersync.sync.plan import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import ManualClock
+
+    from rostersync.simulator.messages import Request, Response
+
+GENEROUS = Policy(guard=GuardPolicy(max_deletions=1000, max_deletion_percent=100))
+
+
+def first_run_while_one_leaves_and_one_comes(
+    world: World, *, come: Callable[[World], object] = lambda w: w.school.create(), leave: Any = None
+) -> None:
+    """Before page 3 somebody of page 1 leaves, so that a row slips, and somebody else comes."""
+    victim = min(world.upstream())
+    done: list[Any] = []
+
+    def happen(request: Request) -> None:
+        if request.first("page") == "3" and not done:
+            done.append(1)
+            (leave or world.school.purge)(victim)
+            come(world)
+
+    world.app.on_request = happen
+    report = world.sync()
+    world.app.on_request = None
+    world.pass_time(hours=1)
+    if report.state is RunState.SUCCEEDED:
+        world.sync()  # what the books leave to the next run
+        assert world.upstream().keys() <= world.replica().keys()
+
+
+def test_a_first_run_while_one_leaves_without_a_trace_and_one_comes_loses_nobody(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    first_run_while_one_leaves_and_one_comes(World(migrated_url, clock, policy=GENEROUS))
+
+
+def test_a_newcomer_stamped_by_an_app_server_behind_hides_no_slip(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(stamp_skews=(-90.0,)))
+    first_run_while_one_leaves_and_one_comes(world)
+
+
+def test_nor_does_he_where_the_deleted_feed_is_always_empty(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(stamp_skews=(-90.0,), deleted_feed="empty"))
+    first_run_while_one_leaves_and_one_comes(world, leave=world.school.delete)
+
+
+def test_a_newcomer_who_commits_late_hides_no_slip(migrated_url: str, clock: ManualClock) -> None:
+    """Stamped a minute before the run, seen only during it."""
+    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(late_commit_seconds=60.0))
+    world.pass_time(hours=1)
+    world.school.create()
+    world.pass_time(seconds=59.82)
+    victim = min(world.upstream())
+    done: list[Any] = []
+
+    def happen(request: Request) -> None:
+        if request.first("page") == "3" and not done:
+            done.append(1)
+            world.school.switches = replace(world.school.switches, late_commit_seconds=0.0001)
+            world.school.purge(victim)
+            world.pass_time(seconds=1)
+
+    world.app.on_request = happen
+    report = world.sync()
+    world.app.on_request = None
+    world.pass_time(hours=1)
+    if report.state is RunState.SUCCEEDED:
+        world.sync()
+        assert world.upstream().keys() <= world.replica().keys()
+
+
+def test_a_newcomer_without_created_at_hides_no_slip(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(without_keys=("created_at",)))
+    first_run_while_one_leaves_and_one_comes(world)
+
+
+def test_a_newcomer_hides_no_slip_without_a_date_and_with_our_clock_ahead(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(date_header=False, clock_skew=-3600.0))
+    first_run_while_one_leaves_and_one_comes(world)
+
+
+def test_nor_beside_a_deletion_that_the_feed_shows(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(date_header=False, clock_skew=-3600.0))
+    first_run_while_one_leaves_and_one_comes(world, leave=world.school.delete)
+
+
+def test_a_date_on_some_responses_only_hides_no_slip(migrated_url: str, clock: ManualClock) -> None:
+    """The second reading of page 1 bears no Date; our clock is an hour behind."""
+    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(clock_skew=3600.0), faults=Faults())
+    handle = world.app.handle
+    seen: list[int] = []
+
+    def handled(request: Request) -> Response:
+        response = handle(request)
+        if make.on_roster(request) and request.first("page") == "1":
+            seen.append(1)
+            if len(seen) % 2 == 0:
+                response.headers.pop("Date")
+        return response
+
+    world.app.handle = handled  # type: ignore[method-assign]
+    first_run_while_one_leaves_and_one_comes(world)
+
+
+def test_a_stale_date_from_a_cache_hides_no_slip(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, policy=GENEROUS, faults=Faults())
+    handle = world.app.handle
+    seen: list[int] = []
+
+    def handled(request: Request) -> Response:
+        response = handle(request)
+        if make.on_roster(request) and request.first("page") == "1":
+            seen.append(1)
+            if len(seen) % 2 == 0:
+                response.headers["Date"] = "Mon, 02 Mar 2026 06:00:00 GMT"
+        return response
+
+    world.app.handle = handled  # type: ignore[method-assign]
+    first_run_while_one_leaves_and_one_comes(world)
+
+
+def test_a_date_ahead_of_the_stamps_hides_no_slip(migrated_url: str, clock: ManualClock) -> None:
+    """A gateway stamps Date an hour ahead of the application's clock; ours is right."""
+    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(date_skew=3600.0))
+    first_run_while_one_leaves_and_one_comes(world, leave=world.school.delete)
+
+
+def test_a_deleted_row_of_the_modified_feed_hides_no_slip(migrated_url: str, clock: ManualClock) -> None:
+    """A student deleted before the run stands in the modified feed, with deleted_at, and not in the list."""
+    world = World(migrated_url, clock, policy=GENEROUS, faults=Faults())
+    ghost = {
+        "id": 7,
+        "first_name": "Ghost",
+        "created_at": "2024-01-01T00:00:00.000Z",
+        "deleted_at": "2026-03-02T07:55:00.000Z",
+    }
+
+    def haunted(document: dict[str, Any]) -> dict[str, Any]:
+        meta = document["meta"] | {"total_count": document["meta"]["total_count"] + 1}
+        return {"students": [*document["students"], ghost], "meta": meta}
+
+    world.app.faults.add(make._spoiled(haunted), make.on_modified_feed, times=None)
+    first_run_while_one_leaves_and_one_comes(world, come=lambda _: None, leave=world.school.delete)
+
+
+def test_a_deleted_row_of_the_modified_feed_leaves_a_quiet_roster_clean(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, policy=GENEROUS, faults=Faults())
+    ghost = {
+        "id": 7,
+        "first_name": "Ghost",
+        "created_at": "2024-01-01T00:00:00.000Z",
+        "deleted_at": "2026-03-02T07:55:00.000Z",
+    }
+
+    def haunted(document: dict[str, Any]) -> dict[str, Any]:
+        meta = document["meta"] | {"total_count": document["meta"]["total_count"] + 1}
+        return {"students": [*document["students"], ghost], "meta": meta}
+
+    world.app.faults.add(make._spoiled(haunted), make.on_modified_feed, times=None)
+    assert world.sync().state is RunState.SUCCEEDED
+
+
+def test_two_equal_records_without_an_id_are_counted_as_two(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, policy=GENEROUS)
+    world.school.inject(None, {"first_name": "Nameless"})
+    world.school.inject(None, {"first_name": "Nameless"})
+    assert world.sync().state is RunState.SUCCEEDED
+
+
+def proven_world(url: str, clock: ManualClock) -> World:
+    world = World(url, clock, policy=GENEROUS, per_page=3, size=12, faults=Faults(), switches=Switches())
+    world.sync()
+    world.pass_time(hours=1)
+    world.school.delete(max(world.upstream()))
+    world.pass_time(hours=1)
+    world.sync()
+    world.pass_time(hours=3)
+    return world
+
+
+def test_a_get_from_a_lagging_replica_does_not_make_a_modified_feed_clean(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    """Pages and feeds are fresh, GET is answered by a replica a minute behind."""
+    world = proven_world(migrated_url, clock)
+    keys = sorted(world.upstream())[:7]
+    for k in keys:
+        world.school.update(k, nickname="Changed")
+    world.pass_time(hours=1)  # so that M and the overlap do not show them again
+    x, lost = keys[0], keys[6]
+    old = msgspec.json.encode({"student": world.school.truth()[x]})
+    done: list[Any] = []
+
+    def happen(request: Request) -> None:
+        if request.first("page") == "3" and not done:
+            done.append(1)
+            world.school.delete(x)
+
+    def lagging(exchange: make.Exchange) -> Response:
+        true = exchange.proceed()
+        return replace(true, status=200, body=old) if true.status == 404 else true
+
+    world.app.on_request = happen
+    world.app.faults.add(lagging, make.on_student(x), times=2)
+    world.sync()
+    world.app.on_request = None
+    world.pass_time(hours=1)
+    world.sync()
+    assert world.replica()[lost].nickname == "Changed"
+
+
+def test_without_a_date_a_change_read_late_in_a_run_does_not_date_its_watermark(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    """Our clock is an hour ahead, there is no Date, and the run lasts longer than the overlap."""
+    world = World(
+        migrated_url, clock, policy=GENEROUS, per_page=100, switches=Switches(date_header=False, clock_skew=-3600.0)
+    )
+    world.sync()
+    world.pass_time(hours=2)
+    one, other, gone = sorted(world.upstream())[:3]
+    for k in (gone,):
+        world.school.touch(k)  # something for the feed
+    world.pass_time(minutes=1)
+    world.school.delete(other)
+    world.pass_time(minutes=1)
+    state = {"n": 0}
+
+    def slow(request: Request) -> None:
+        # right after the modified feed was answered, the deleted feed is late by 20 minutes
+        if request.first("deleted_since") and not state["n"]:
+            state["n"] = 1
+            world.school.update(one, nickname="Lost")  # just after the feed was read
+            world.pass_time(minutes=20)
+            world.school.restore(other)  # bumps: read by ids[] in this run
+
+    # the deleted feed still lists him in this answer
+    def still(document: dict[str, Any]) -> dict[str, Any]:
+        meta = document["meta"] | {"total_count": document["meta"]["total_count"] + 1}
+        return {"students": [*document["students"], {"id": other}], "meta": meta}
+
+    world.app.faults.add(make._spoiled(still), make.on_deleted_feed, times=1)
+    world.app.on_request = slow
+    report = world.sync()
+    assert report.state is RunState.SUCCEEDED
+    assert report.kind is RunKind.INCREMENTAL
+    world.app.on_request = None
+    world.pass_time(hours=1)
+    report = world.sync()
+    assert report.state is RunState.SUCCEEDED
+    assert report.kind is RunKind.INCREMENTAL
+    assert world.replica()[one].nickname == "Lost"
+
+
+def test_a_change_read_late_in_a_full_run_without_a_date_does_not_date_its_watermark(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    """The same in a full run: the books cannot bring the change, for the since filter lies in the future."""
+    world = World(
+        migrated_url, clock, policy=GENEROUS, per_page=5, switches=Switches(date_header=False, clock_skew=-3600.0)
+    )
+    one, last = sorted(world.upstream())[7], max(world.upstream())
+    done: list[Any] = []
+
+    def slow(request: Request) -> None:
+        if request.first("page") == "3" and not done:
+            done.append(1)
+            world.school.update(one, nickname="Lost")
+            world.pass_time(minutes=25)
+            world.school.update(last, nickname="Newest")
+
+    world.app.on_request = slow
+    report = world.sync()
+    world.app.on_request = None
+    assert report.state is RunState.SUCCEEDED, report
+    world.pass_time(hours=1)
+    report = world.sync()
+    assert report.kind is RunKind.INCREMENTAL
+    assert world.replica()[one].nickname == "Lost"
+
+
+def test_a_clock_that_was_ahead_once_does_not_switch_off_max_age(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, policy=GENEROUS)
+    world.clock.time += timedelta(days=365)
+    world.school.switches = replace(world.school.switches, clock_skew=-365 * 86400.0)
+    world.sync()
+    world.clock.time -= timedelta(days=365)
+    world.school.switches = replace(world.school.switches, clock_skew=0.0)
+    world.pass_time(days=8)
+    assert world.sync().kind is RunKind.FULL
+
+
+def test_a_student_deleted_again_after_his_get_is_removed(migrated_url: str, clock: ManualClock) -> None:
+    """GET shows him alive for the books of the modified feed; when the deleted feed is read he is gone again."""
+    world = World(
+        migrated_url,
+        clock,
+        policy=GENEROUS,
+        per_page=3,
+        size=12,
+        faults=Faults(),
+        switches=Switches(restore_bumps=False),
+    )
+    world.sync()
+    world.pass_time(hours=1)
+    world.school.delete(max(world.upstream()))
+    world.pass_time(hours=1)
+    world.sync()  # the deleted feed has proved itself
+    world.pass_time(hours=1)
+    x, *others = sorted(world.upstream())[:7]
+    for key in (x, *others):
+        world.school.touch(key)
+    world.pass_time(seconds=30)
+    # The last reading of the deleted feed is told to wait three times five minutes.
+    world.app.faults.add(make.rate_limited("seconds", seconds=299), make.on_deleted_feed, skip=2, times=3)
+    readings: list[Request] = []
+
+    def come_and_go(request: Request) -> None:
+        if request.first("deleted_since") is not None:
+            readings.append(request)
+            if len(readings) <= 3:
+                world.school.delete(x)
+        elif request.path.endswith(f"/{x}") and len(readings) <= 2:
+            world.school.restore(x)
+
+    world.app.on_request = come_and_go
+    report = world.sync()
+    assert report.state is RunState.SUCCEEDED
+    world.app.on_request = None
+    assert x not in world.upstream()
+    world.pass_time(hours=1)
+    report = world.sync()
+    assert (report.kind, report.state) == (RunKind.INCREMENTAL, RunState.SUCCEEDED)
+    assert x not in world.replica()

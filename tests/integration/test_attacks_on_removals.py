@@ -1,0 +1,212 @@
+"""Attacks on proofs, holds and the deleted feed: each once removed the living, kept the dead, or ended a hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from harness import World
+
+from rostersync.report import RunState
+from rostersync.simulator import faults as make
+from rostersync.simulator.faults import Faults
+from rostersync.simulator.switches import Switches
+from rostersync.sync.guard import GuardPolicy
+from rostersync.sync.plan import Policy
+
+if TYPE_CHECKING:
+    from conftest import ManualClock
+
+    from rostersync.simulator.messages import Request, Response
+
+GENEROUS = Policy(guard=GuardPolicy(max_deletions=1000, max_deletion_percent=100))
+
+
+def settled(url: str, clock: ManualClock, **options: Any) -> World:
+    world = World(url, clock, faults=Faults(), **{"per_page": 100, "policy": GENEROUS, **options})
+    world.sync()
+    world.pass_time(hours=1)
+    return world
+
+
+def listing(*keys: int) -> make.Fault:
+    """The deleted feed lists these as well."""
+
+    def spoil(document: dict[str, Any]) -> dict[str, Any]:
+        rows = document["students"] + [{"id": key} for key in keys]
+        return {"students": rows, "meta": document["meta"] | {"total_count": len(rows), "total_pages": 1}}
+
+    return make._spoiled(spoil)
+
+
+def test_an_approval_without_a_control_removes_nobody_outside_its_plan(migrated_url: str, clock: ManualClock) -> None:
+    """Six of nine are gone and held; then the endpoint answers 404 for everybody, and the feed lists the living."""
+    world = settled(
+        migrated_url,
+        clock,
+        size=9,
+        policy=Policy(guard=GuardPolicy(max_deletions=5)),
+        switches=Switches(ids_filter="ignored"),
+    )
+    *gone, a, b, c = sorted(world.upstream())
+    for key in gone:
+        world.school.delete(key)
+    world.pass_time(minutes=5)
+    held = world.sync()
+    assert held.state is RunState.HELD
+    world.app.faults.add(make.http_status(400, html=False), make.on_ids, times=None)
+    world.app.faults.add(make.not_found(), make.on_student(), times=None)
+    world.app.faults.add(listing(a, b, c), make.on_deleted_feed, times=None)
+    world.sync(approves=held.run_id)
+    assert {a, b, c} <= world.replica().keys()
+
+
+def test_an_approval_whose_plan_was_closed_while_it_waited_is_no_success(migrated_url: str, clock: ManualClock) -> None:
+    world = settled(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+    for key in sorted(world.upstream())[:6]:
+        world.school.delete(key)
+    world.pass_time(minutes=5)
+    held = world.sync()
+    first = world.sync(approves=held.run_id)
+    assert first.state is RunState.SUCCEEDED
+    report = world.sync(approves=held.run_id)  # filed by a second administrator a moment before
+    assert report.exit_status != 0
+
+
+def test_a_run_whose_deleted_feed_was_useless_ends_no_hold(migrated_url: str, clock: ManualClock) -> None:
+    world = settled(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+    for key in sorted(world.upstream())[:6]:
+        world.school.delete(key)
+    world.pass_time(minutes=5)
+    held = world.sync()
+    assert held.state is RunState.HELD
+    world.school.switches = replace(world.school.switches, deleted_feed="ignored")
+
+    # the filter is ignored: the feed is the list
+    handle = world.app.handle
+
+    def ignoring(request: Request) -> Response:
+        if request.first("deleted_since"):
+            request = replace(request, query=[p for p in request.query if p[0] != "deleted_since"])
+        return handle(request)
+
+    world.app.handle = ignoring  # type: ignore[method-assign]
+    world.pass_time(minutes=5)
+    world.sync()
+    assert world.rows("SELECT held_run_id FROM sync_health")[0]["held_run_id"] == held.run_id
+
+
+def test_a_feed_is_not_proved_by_an_endpoint_that_is_out_of_order(migrated_url: str, clock: ManualClock) -> None:
+    world = settled(migrated_url, clock, size=12, switches=Switches(ids_filter="ignored"))
+    world.app.faults.add(make.not_found(), make.on_student(), times=None)
+    world.app.faults.add(listing(min(world.upstream())), make.on_deleted_feed, times=None)
+    assert world.sync().state is RunState.HELD
+    assert not world.rows("SELECT deleted_feed_proven FROM source")[0]["deleted_feed_proven"]
+
+
+def test_one_whom_a_stale_list_by_ids_shows_and_get_does_not_is_removed(migrated_url: str, clock: ManualClock) -> None:
+    world = settled(migrated_url, clock, size=12)
+    key = min(world.upstream())
+    world.school.update(key, nickname="Newer")
+    world.pass_time(hours=1)
+    world.sync()
+    old = {**world.school.truth()[key], "updated_at": "2020-01-01T00:00:00.000Z"}
+    world.school.delete(key)
+    world.pass_time(minutes=20)
+    stale = make._spoiled(lambda d: {"students": [old], "meta": d["meta"] | {"total_count": 1, "total_pages": 1}})
+    world.app.faults.add(stale, make.on_ids, times=None)
+    report = world.sync()
+    assert report.state is RunState.SUCCEEDED
+    world.app.faults.clear()
+    world.pass_time(hours=1)
+    assert world.sync().state is RunState.SUCCEEDED
+    assert key not in world.replica()
+
+
+def test_the_time_of_a_deletion_that_get_told_before_is_kept(migrated_url: str, clock: ManualClock) -> None:
+    """A stub in the feed, GET 200 with deleted_at, proved while the roster was read."""
+    world = settled(
+        migrated_url, clock, size=12, per_page=5, switches=Switches(deleted_feed="stub", deleted_get="record")
+    )
+    key = min(world.upstream())
+    done: list[Any] = []
+
+    def happen(request: Request) -> None:
+        if request.first("page") == "2" and not done:
+            done.append(world.clock.now())
+            world.school.delete(key)
+            world.pass_time(minutes=3)
+
+    world.app.on_request = happen
+    world.full()
+    [row] = world.rows("SELECT deleted_at FROM deleted_student")
+    assert str(row["deleted_at"])[11:19] == done[0].strftime("%H:%M:%S")
+
+
+@pytest.mark.parametrize("status", [403, 404, 414, 500])
+def test_a_list_by_ids_that_is_refused_does_not_stop_the_run(
+    migrated_url: str, clock: ManualClock, status: int
+) -> None:
+    world = settled(migrated_url, clock, size=12)
+    key = min(world.upstream())
+    world.school.delete(key)
+    world.pass_time(minutes=5)
+    world.app.faults.add(make.http_status(status), make.on_ids, times=None)
+    report = world.sync()
+    assert report.state is RunState.SUCCEEDED, report.error
+
+
+def test_a_deleted_row_without_a_readable_id_does_not_let_the_watermark_pass(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    world = settled(migrated_url, clock, size=12)
+    key = min(world.upstream())
+    world.school.delete(key)
+    world.pass_time(minutes=20)
+    nameless = make._spoiled(lambda d: {**d, "students": [{"identifier": "x"} for _ in d["students"]]})
+    world.app.faults.add(nameless, make.on_deleted_feed, times=None)
+    world.sync()
+    world.app.faults.clear()
+    world.pass_time(hours=1)
+    world.sync()
+    assert key not in world.replica()
+
+
+def test_duplicates_within_a_page(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, faults=Faults(), policy=GENEROUS, per_page=100)
+    twice = make._spoiled(lambda d: {**d, "students": d["students"] + d["students"][:2]})
+    world.app.faults.add(twice, make.on_list, times=None)
+    world.sync()
+    assert world.replica().keys() == world.upstream().keys()
+
+
+def test_a_page_that_repeats_one_and_lacks_another_is_not_one_whole_list(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, faults=Faults(), policy=GENEROUS, per_page=100)
+    twice = make._spoiled(lambda d: {**d, "students": d["students"][:-1] + d["students"][:1]})
+    world.app.faults.add(twice, make.on_list, times=None)
+    report = world.sync()
+    assert report.state is RunState.INCOMPLETE
+
+
+def test_a_restore_is_not_lost_by_an_approval_without_control(migrated_url: str, clock: ManualClock) -> None:
+    """All living are in question; the endpoint is out of order; a restored student stands in the modified feed."""
+    world = settled(migrated_url, clock, size=3, policy=Policy(guard=GuardPolicy(max_deletions=1)))
+    a, b, c = sorted(world.upstream())
+    world.school.delete(c)
+    world.pass_time(minutes=1)
+    assert world.sync().state is RunState.SUCCEEDED
+    world.pass_time(hours=1)
+    world.school.delete(a)
+    world.school.delete(b)
+    world.pass_time(hours=25)
+    held = world.sync()
+    assert held.state is RunState.HELD
+    world.school.restore(c)
+    world.pass_time(minutes=1)
+    world.app.faults.add(make.not_found(), make.on_student(), times=None)
+    world.sync(approves=held.run_id)
+    world.app.faults.clear()
+    world.pass_time(hours=2)
+    world.sync()
+    assert c in world.replica()
