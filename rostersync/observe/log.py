@@ -76,6 +76,7 @@ def _install(handler: _Handler, lowest: int) -> None:
     root.addHandler(handler)
     root.setLevel(max(lowest, logging.WARNING))
     logging.getLogger("rostersync").setLevel(lowest)
+    logging.getLogger("psycopg").setLevel(max(lowest, logging.ERROR))  # what it warns of is raised as well
     for name, usual in _TALKATIVE.items():
         logging.getLogger(name).setLevel(lowest if lowest <= usual else max(lowest, logging.WARNING))
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
 BUSY_TIMEOUT_S = 30
+"""How long to wait for another's lock, on either database."""
 
 _CONNECTION_ERRORS = {"OperationalError", "InterfaceError", "ConnectionTimeout"}
 
@@ -68,15 +69,19 @@ def _postgres_engine(url: str) -> Engine:
         raise DatabaseUnreachable("the driver for PostgreSQL is not installed", hint) from error
     # without its query, where a password may stand as well
     _translate_errors(engine, make_url(url).set(query={}).render_as_string(hide_password=True))
-    event.listen(engine, "connect", _read_times_as_utc)
+    event.listen(engine, "connect", _set_session)
     event.listen(engine, "begin", _begin_postgres)
     return engine
 
 
-def _read_times_as_utc(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    """Set the session's zone: in another one the first and the last day of the calendar could not be read back."""
+def _set_session(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    """Set the session's zone: in another one the first and the last day of the calendar could not be read back.
+
+    And its patience: a session whose client is gone without the server's noticing keeps its locks for hours.
+    """
     cursor = connection.cursor()
     cursor.execute("SET TIME ZONE 'UTC'")
+    cursor.execute(f"SET lock_timeout = '{BUSY_TIMEOUT_S}s'")
     cursor.close()
     connection.commit()
 
@@ -111,7 +116,7 @@ def _sqlite_engine(location: str, place: str, *, read_only: bool) -> Engine:
             cursor.execute("PRAGMA foreign_keys = ON")
         except sqlite3.Error as error:
             connection.close()
-            raise _told(error, place) from error
+            raise told(error, place) from error
         cursor.close()
 
     return engine
@@ -153,24 +158,31 @@ def _translate_errors(engine: Engine, place: str) -> None:
     @event.listens_for(engine, "handle_error")
     def _handle(context: ExceptionContext) -> BaseException | None:
         if isinstance(context.sqlalchemy_exception, DBAPIError):
-            return _told(context.sqlalchemy_exception, place)
+            return told(context.sqlalchemy_exception, place)
         return None
 
 
-def _told(error: BaseException, place: str) -> StoreError:
+def told(error: BaseException, place: str) -> StoreError:
     """Return what a person is told. A driver's text may quote a row, so only what cannot is passed on."""
     cause = getattr(error, "orig", None) or error
     if isinstance(cause, sqlite3.Error):
         return _told_sqlite(cause, place)
-    state = getattr(cause, "sqlstate", None)
-    if state is None and type(cause).__name__ not in _CONNECTION_ERRORS:
+    if (state := getattr(cause, "sqlstate", None)) is not None:
+        return _told_postgres(cause, str(state), place)
+    if type(cause).__name__ not in _CONNECTION_ERRORS:
         return StoreError(f"{place}: the driver cannot handle a value ({type(cause).__name__})")
-    if state is None:  # the connection failed or broke: the text tells of host and user, never of rows
-        lines = str(cause).strip().splitlines() or [type(cause).__name__]
-        return DatabaseUnreachable(f"cannot reach {place}: {lines[-1].strip()}", "is the server up, and the url right?")
-    if str(state).startswith(("08", "57P", "28", "3D")):
+    # The connection failed or broke: the text tells of host and user, never of rows, and its first line says it all.
+    lines = str(cause).strip().splitlines() or [type(cause).__name__]
+    return DatabaseUnreachable(f"cannot reach {place}: {lines[0].strip()}", "is the server up, and the url right?")
+
+
+def _told_postgres(cause: Any, state: str, place: str) -> StoreError:
+    if state.startswith(("08", "57P", "28", "3D")):
         return DatabaseUnreachable(f"cannot use {place}: {_primary(cause)}", "check database.url and the server's log")
-    if str(state) == "42501":
+    if state == "55P03":
+        hint = "look in pg_stat_activity for a session that hangs, and end it"
+        return StoreError(f"{place}: another session has kept a lock for {BUSY_TIMEOUT_S} s", hint)
+    if state == "42501":
         return StoreError(f"{place} refused: {_primary(cause)}", "grant the role what it needs on this schema")
     return StoreError(f"{place} refused a statement ({type(cause).__name__}, SQLSTATE {state})", "see the server's log")
 
@@ -187,7 +199,7 @@ def _told_sqlite(cause: sqlite3.Error, place: str) -> StoreError:
     hints = {
         "database is locked": "another program holds a write lock on the file; close it and try again",
         "database or disk is full": "free some space and run again: nothing was lost",
-        "disk I/O error": "check the disk and the system log; the last run was not applied",
+        "disk I/O error": "check the disk, its free space and the system log; the last run was not applied",
         "attempt to write a readonly database": "let this user write the file and its folder",
         "unable to open database file": "let this user read and write the file and its folder",
         "file is not a database": "database.url names a file of another kind",

@@ -133,9 +133,13 @@ def commit(lease: Lease, ending: Ending, *, apply: bool) -> int:
 
 
 def _is_recorded(engine: Engine, run_id: int, report: RunReport) -> bool:
-    """Ask on a new connection whether a run was committed. Raises `StoreError` where that cannot be had either."""
+    """Ask on a new connection whether a run was committed. Raises `StoreError` where that cannot be had either.
+
+    The server may be about to do it still: until then it keeps the source's row locked, which the fence has touched.
+    """
     mine = (Run.run_id == run_id) & (Run.source == report.source) & (Run.started_at == report.started_at)
-    with engine.connect() as connection, connection.begin():
+    with engine.connect() as connection, writing(connection):
+        connection.execute(select(Source.name).where(Source.name == report.source).with_for_update())
         return connection.scalar(select(func.count()).select_from(Run).where(mine)) == 1
 
 

@@ -7,6 +7,7 @@ outlives the process. PostgreSQL: temporary tables of the lease's session.
 from __future__ import annotations
 
 import os
+import sqlite3
 import tempfile
 from functools import cache
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateTable
 
 from rostersync.errors import DatabaseUnreachable
-from rostersync.store.engine import use_steps
+from rostersync.store.engine import told, use_steps
 from rostersync.store.models import student, student_columns
 from rostersync.store.types import JsonTuple, Timestamp
 
@@ -81,7 +82,7 @@ removal = Table(
 def attach(connection: Connection, database: Path | None) -> None:
     """Give the connection an empty stage: a nameless file beside `database`, or the session's own temporary tables."""
     if database is not None:
-        _attach_file(connection, database.parent)
+        _attach_file(connection, database)
     use_steps(connection)
     with connection.begin():
         if database is None:
@@ -108,12 +109,12 @@ def _definitions(dialect_name: str) -> list[str]:
     ]
 
 
-def _attach_file(connection: Connection, folder: Path) -> None:
+def _attach_file(connection: Connection, database: Path) -> None:
     try:
-        handle, name = tempfile.mkstemp(prefix=".rostersync-stage-", dir=folder)  # mode 0600
+        handle, name = tempfile.mkstemp(prefix=".rostersync-stage-", dir=database.parent)  # mode 0600
     except OSError as error:
         hint = "let this user write the database's folder"
-        raise DatabaseUnreachable(f"cannot stage rows in {folder}: {error.strerror}", hint) from error
+        raise DatabaseUnreachable(f"cannot stage rows in {database.parent}: {error.strerror}", hint) from error
     os.close(handle)
     driver = connection.connection.dbapi_connection
     assert driver is not None
@@ -123,6 +124,8 @@ def _attach_file(connection: Connection, folder: Path) -> None:
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
             cursor.execute(f"PRAGMA stage.{pragma}")
         cursor.execute("CREATE TABLE stage.opened (id INTEGER)")  # opens the file before it loses its name
+    except sqlite3.Error as error:  # the driver's own, which no engine has translated
+        raise told(error, str(database)) from error
     finally:
         os.unlink(name)  # noqa: PTH108 - the name came as text
         cursor.close()

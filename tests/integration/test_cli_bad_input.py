@@ -67,7 +67,7 @@ WRONG = {
     "an unreachable database": Wrong(
         lambda site: site.configure(url=f"postgresql+psycopg://u:hunter2@127.0.0.1:{unused_port()}/x"),
         1,
-        ("cannot reach postgresql+psycopg://u:***@127.0.0.1", "hint: is the server up"),
+        ("cannot reach postgresql+psycopg://u:***@127.0.0.1", "Connection refused\nhint: is the server up"),
     ),
     "an unreachable database, the password behind its name": Wrong(
         lambda site: site.configure(url=f"postgresql+psycopg://u@127.0.0.1:{unused_port()}/x?password=hunter2"),
