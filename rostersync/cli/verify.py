@@ -47,7 +47,7 @@ def command(session: Session, names: tuple[str, ...], as_json: bool) -> int:
 
 
 def _show(verdict: Verdict) -> None:
-    if verdict.error:
+    if verdict.error and not verdict.found:
         click.echo(f"{verdict.source}: {mark('cannot tell', 'yellow')}: {verdict.error}")
         return
     waits = f"; {verdict.pending} changes wait for the next run" if verdict.pending else ""
@@ -60,4 +60,6 @@ def _show(verdict: Verdict) -> None:
         click.echo(f"  {difference.id} {difference.kind}{names}")
     if verdict.found > len(verdict.differences):
         click.echo(f"  and {verdict.found - len(verdict.differences)} more")
+    if verdict.error:
+        click.echo(f"  {verdict.error}")
     click.echo("  `rostersync resync` reads everything anew and mends this")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rostersync.errors import ApiError
-from rostersync.records import VOLATILE, Gone, Student, changed_fields
+from rostersync.records import VOLATILE, changed_fields
 from rostersync.store import runs
 from rostersync.store.rehearsal import rehearsal
 from rostersync.sync import plan
@@ -14,10 +14,12 @@ from rostersync.sync.crawl import Crawler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     from rostersync.daemon.executor import Connect
+    from rostersync.records import Student
     from rostersync.store.stage import Stage
-    from rostersync.sync.crawl import Api, Watch
+    from rostersync.sync.crawl import Api, Roster, Watch
     from rostersync.sync.plan import Policy
 
 UNTOLD = 1_000
@@ -35,7 +37,7 @@ class Difference:
 
 @dataclass(slots=True)
 class Verdict:
-    """What a comparison found. `pending` are changes that the next incremental run will bring."""
+    """What a comparison found. `pending` are changes that the next incremental run will bring, or one has brought."""
 
     source: str
     students: int = 0
@@ -51,7 +53,7 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as `verify --json` prints it."""
-        state = "cannot tell" if self.error else "differs" if self.found else "equal"
+        state = "differs" if self.found else "cannot tell" if self.error else "equal"
         told = [{"id": d.id, "kind": d.kind, "fields": list(d.fields)} for d in self.differences]
         figures = {"students": self.students, "pending": self.pending, "differing": self.found}
         return {"source": self.source, "state": state, **figures, "differences": told, "error": self.error}
@@ -64,7 +66,7 @@ def verify(url: str, source: str, *, policy: Policy, connect: Connect, watch: Wa
     nobody can tell.
     """
     with rehearsal(url, source) as (connection, stage), connect(source) as api:
-        state = runs.state(connection, source)
+        state, last_run = runs.state(connection, source), runs.last(connection, source)
         if state.watermarks.modified is None:
             return Verdict(source, error="it was never read; run `rostersync sync` first")
         crawler = Crawler(api, stage, state, policy, watch)
@@ -76,36 +78,44 @@ def verify(url: str, source: str, *, policy: Policy, connect: Connect, watch: Wa
             if not roster.clean:
                 return Verdict(source, error="the roster kept changing while it was read")
             verdict = Verdict(source, students=roster.total)
+            until = _now(roster) + policy.overlap
             for differences in _compare(stage, api):
-                later = stage.pending([difference.id for difference in differences], since)
-                _note(verdict, differences, later)
+                ids = [difference.id for difference in differences]
+                _note(verdict, differences, stage.pending(ids, since=since, until=until, last_run=last_run))
+            if unclear := stage.unclear():
+                verdict.error = f"{unclear} students could not be fetched: nobody can tell whether they are gone"
         except ApiError as error:
             return Verdict(source, error=error.message)
         return verdict
 
 
+def _now(roster: Roster) -> datetime:
+    """Return the server's time as late in the crawl as it is known: later stamps, overlap aside, are of the future."""
+    last = roster.feed and roster.feed.start
+    return max(roster.server_start, last or roster.server_start)
+
+
 def _compare(stage: Stage, api: Api) -> Iterator[list[Difference]]:
-    """Yield the differences in chunks, those included that are only pending."""
+    """Yield the differences in chunks, those included that are only pending.
+
+    The proofs come first: whom GET shows alive is compared like those who were listed.
+    """
+    stage.collect_removals(sweep=not stage.lacks_ids())
+    for ids in stage.removals(proved=False):
+        for key, answer in api.answers(ids):
+            stage.put_answer(key, answer)
+    for ids in stage.removals(proved=True):
+        yield [Difference(key, "surplus") for key in ids]
     stage.judge()
     for ids in stage.missing():
         yield [Difference(key, "missing") for key in ids]
-    for changes in stage.changes():
-        yield [
-            Difference(stored.id, "differs", names)
-            for stored, sighted in changes
-            if (names := _differing(stored, sighted))
-        ]
-    stage.collect_removals(sweep=not stage.lacks_ids())
-    for ids in stage.removals():
-        yield [Difference(key, "surplus") for key, answer in api.answers(ids) if _is_gone(answer)]
+    for pairs in stage.shared():  # the rows themselves: a hash tells what was written, not what stands there now
+        compared = ((stored.id, _differing(stored, sighted)) for stored, sighted in pairs)
+        yield [Difference(key, "differs", names) for key, names in compared if names]
 
 
 def _differing(stored: Student, sighted: Student) -> tuple[str, ...]:
     return tuple(name for name in changed_fields(stored, sighted) if name not in VOLATILE)
-
-
-def _is_gone(answer: object) -> bool:
-    return isinstance(answer, Gone) or (isinstance(answer, Student) and answer.deleted_at is not None)
 
 
 def _note(verdict: Verdict, differences: list[Difference], pending: set[int]) -> None:

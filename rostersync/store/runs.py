@@ -76,6 +76,12 @@ def some_living(connection: Connection, source: str, limit: int) -> list[int]:
         return list(connection.scalars(living.order_by(student.c.content_hash).limit(limit)))
 
 
+def last(connection: Connection, source: str) -> int:
+    """Return the number of a source's last run, 0 when there was none."""
+    with connection.begin():
+        return int(connection.scalar(select(func.max(Run.run_id)).where(Run.source == source)) or 0)
+
+
 def recent_removals(connection: Connection, source: str, now: datetime) -> int:
     """Return how many removals that nobody approved the last 24 hours have seen."""
     with connection.begin():

@@ -276,20 +276,24 @@ class Stage:
 
     def changes(self) -> Iterator[list[tuple[Student, Student]]]:
         """Yield, in chunks, the changed and restored students: as stored, and as sighted."""
-        last = -(2**63)
-        while rows := self._rows(q.CHANGES, last=last):
-            yield [(_student(row, 0), _student(row, len(q.NAMES))) for row in rows]
-            last = rows[-1][0]
+        yield from self._pairs(q.CHANGES)
+
+    def shared(self) -> Iterator[list[tuple[Student, Student]]]:
+        """Yield, in the same way, the judged students who live upstream and in the replica, changed or not."""
+        yield from self._pairs(q.SHARED)
 
     def missing(self) -> Iterator[list[int]]:
         """Yield the judged students who live upstream and not in the replica."""
         yield from self._ids(q.MISSING)
 
-    def pending(self, ids: Iterable[int], since: datetime) -> set[int]:
-        """Return those of `ids` whom the next incremental run will see: modified, or listed as deleted, since then."""
-        wanted = list(ids)
-        rows = [*self._rows(q.MODIFIED_SINCE, ids=wanted, since=since), *self._rows(q.LISTED_AMONG, ids=wanted)]
-        return {row[0] for row in rows}
+    def pending(self, ids: Iterable[int], *, since: datetime, until: datetime, last_run: int) -> set[int]:
+        """Return those of `ids` whom the next incremental run will see, or whom one after `last_run` has written.
+
+        It will see who was modified between `since` and `until`, and who is listed as deleted.
+        """
+        known = {"ids": list(ids), "since": since, "until": until, "last_run": last_run}
+        reasons = (q.MODIFIED_BETWEEN, q.LISTED_AMONG, q.WRITTEN_AFTER)
+        return {row[0] for reason in reasons for row in self._rows(reason, **known)}
 
     def mark_changes(self, marks: Iterable[tuple[int, tuple[str, ...], bool]]) -> None:
         """Note of changed students which fields changed, and whether history gets a version."""
@@ -321,6 +325,13 @@ class Stage:
     def _count(self, query: Select[Any], **parameters: Any) -> int:
         [row] = self._rows(query, **parameters)
         return int(row[0])
+
+    def _pairs(self, query: Select[Any]) -> Iterator[list[tuple[Student, Student]]]:
+        """Run a query for students as stored and as sighted in chunks."""
+        last = -(2**63)
+        while rows := self._rows(query, last=last):
+            yield [(_student(row, 0), _student(row, len(q.NAMES))) for row in rows]
+            last = rows[-1][0]
 
     def _ids(self, query: Select[Any]) -> Iterator[list[int]]:
         """Run a query for ids in chunks, so that requests can be made between them."""

@@ -308,13 +308,15 @@ VERDICTS = select(sighted.c.verdict, func.count(), func.sum(case((sighted.c.stal
     sighted.c.verdict
 )
 
-CHANGES = (
+_PAIRS = (
     select(*(student.c[name] for name in NAMES), *(sighted.c[name] for name in NAMES))
     .join(sighted, _STORED)
-    .where(sighted.c.verdict.in_(("updated", "restored")), sighted.c.id > _LAST)
+    .where(sighted.c.id > _LAST)
     .order_by(sighted.c.id)
     .limit(CHUNK)
 )
+CHANGES = _PAIRS.where(sighted.c.verdict.in_(("updated", "restored")))
+SHARED = _PAIRS.where(sighted.c.verdict.in_(("updated", "unchanged")), student.c.deleted_at.is_(None))
 MARK_CHANGE = (
     update(sighted)
     .where(sighted.c.id == _KEY)
@@ -322,7 +324,11 @@ MARK_CHANGE = (
 )
 
 MISSING = _chunk(select(sighted.c.id).where(sighted.c.verdict.in_(("inserted", "restored"))))
-MODIFIED_SINCE = select(sighted.c.id).where(
-    sighted.c.id.in_(_IDS), sighted.c.updated_at >= bindparam("since", type_=Timestamp)
+MODIFIED_BETWEEN = select(sighted.c.id).where(
+    sighted.c.id.in_(_IDS),
+    sighted.c.updated_at.between(bindparam("since", type_=Timestamp), bindparam("until", type_=Timestamp)),
 )
 LISTED_AMONG = select(departed.c.id).where(departed.c.id.in_(_IDS))
+WRITTEN_AFTER = select(student.c.id).where(
+    student.c.source == _SOURCE, student.c.id.in_(_IDS), student.c.run_id > bindparam("last_run", type_=BigInteger)
+)

@@ -8,12 +8,15 @@ import pytest
 from harness import SOURCE, World
 from sqlalchemy import text
 
-from rostersync.daemon.verify import Verdict, verify
+from rostersync.daemon.verify import Difference, Verdict, verify
+from rostersync.report import RunState
 from rostersync.simulator import faults as make
 from rostersync.simulator.faults import Faults
 
 if TYPE_CHECKING:
     from conftest import ManualClock
+
+    from rostersync.simulator.messages import Request
 
 
 @pytest.fixture
@@ -26,6 +29,12 @@ def world(migrated_url: str, clock: ManualClock) -> World:
 
 def verified(world: World) -> Verdict:
     return verify(world.url, SOURCE, policy=world.policy, connect=world.connect, watch=lambda *_: None)
+
+
+def spoil(world: World, key: int, values: str = "nickname = 'Spoilt'") -> None:
+    """Write into a stored student by hand."""
+    with world.store.writing() as connection:
+        connection.execute(text(f"UPDATE student SET {values} WHERE id = {key}"))
 
 
 def test_a_replica_that_is_exact_is_equal_and_nothing_is_written(world: World) -> None:
@@ -45,6 +54,48 @@ def test_what_changed_since_the_last_run_is_pending_and_no_difference(world: Wor
     assert (verdict.exit_status, verdict.pending, verdict.found) == (0, 3, 0)
 
 
+def test_what_changed_late_in_a_long_verification_is_pending(world: World) -> None:
+    key = min(world.upstream())
+
+    def change_on_the_second_request(_: Request) -> None:
+        world.app.on_request = None
+        world.pass_time(minutes=20)
+        world.school.update(key, nickname="Changed")
+
+    def wait_for_the_second_request(_: Request) -> None:
+        world.app.on_request = change_on_the_second_request
+
+    world.app.on_request = wait_for_the_second_request
+    verdict = verified(world)
+    assert (verdict.exit_status, verdict.pending, verdict.found) == (0, 1, 0)
+
+
+def test_removals_that_the_feed_told_and_that_are_held_are_pending(world: World) -> None:
+    for key in sorted(world.upstream())[:5]:
+        world.school.delete(key)
+    world.pass_time(minutes=5)
+    assert world.sync().state is RunState.HELD
+    verdict = verified(world)
+    assert (verdict.exit_status, verdict.pending, verdict.found) == (0, 5, 0)
+
+
+def test_what_a_run_brings_amid_a_verification_is_pending(world: World) -> None:
+    lost, changed, gone, *_ = sorted(world.upstream())
+    world.school.purge(lost)
+
+    def changes_and_a_run(request: Request) -> None:
+        if request.path.endswith(f"/{lost}"):  # the crawl is over, and what it read is old now
+            world.app.on_request = None
+            world.school.update(changed, nickname="Changed")
+            world.school.delete(gone)
+            world.pass_time(minutes=1)
+            assert world.sync().counts.deleted == 1
+
+    world.app.on_request = changes_and_a_run
+    verdict = verified(world)
+    assert (verdict.pending, verdict.differences) == (2, [Difference(lost, "surplus")])
+
+
 def test_a_login_is_no_difference(world: World) -> None:
     world.school.login(min(world.upstream()))
     assert verified(world).to_json()["state"] == "equal"
@@ -54,13 +105,39 @@ def test_differences_are_told_as_ids_and_names_of_fields(world: World) -> None:
     lost, spoilt, gone, *_ = sorted(world.upstream())
     with world.store.writing() as connection:
         connection.execute(text(f"DELETE FROM student WHERE id = {lost}"))
-        connection.execute(text(f"UPDATE student SET nickname = 'Canary', content_hash = '' WHERE id = {spoilt}"))
+    spoil(world, spoilt, "nickname = 'Canary', content_hash = ''")
     world.school.purge(gone)
     verdict = verified(world)
     assert verdict.exit_status == 1
     found = {difference.id: (difference.kind, difference.fields) for difference in verdict.differences}
     assert found == {lost: ("missing", ()), spoilt: ("differs", ("nickname",)), gone: ("surplus", ())}
     assert "Canary" not in repr(verdict.to_json())
+
+
+def test_a_stored_field_that_a_hand_has_spoilt_differs_although_its_hash_does_not(world: World) -> None:
+    key = max(world.upstream())
+    spoil(world, key)
+    verdict = verified(world)
+    assert (verdict.exit_status, verdict.differences) == (1, [Difference(key, "differs", ("nickname",))])
+
+
+def test_every_row_is_compared_however_many_there_are(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, size=501, per_page=200)  # one more than are compared at a time
+    world.sync()
+    world.pass_time(hours=1)
+    spoil(world, max(world.upstream()))
+    assert verified(world).found == 1
+
+
+def test_a_difference_of_a_record_that_is_stamped_in_the_future_does_not_wait_for_ever(world: World) -> None:
+    key = min(world.upstream())
+    world.school.inject(key, {**world.school.truth()[key], "updated_at": "2099-01-01T00:00:00.000Z"})
+    world.pass_time(minutes=1)
+    world.sync()
+    world.pass_time(hours=1)
+    assert verified(world).to_json()["state"] == "equal"
+    spoil(world, key)
+    assert verified(world).differences == [Difference(key, "differs", ("nickname",))]
 
 
 def test_a_school_that_does_not_rest_cannot_be_told_of(world: World) -> None:
@@ -72,3 +149,21 @@ def test_a_school_that_does_not_rest_cannot_be_told_of(world: World) -> None:
 def test_an_api_that_does_not_answer_cannot_be_told_of(world: World) -> None:
     world.app.faults.add(make.http_status(502), times=None)
     assert verified(world).to_json()["state"] == "cannot tell"
+
+
+def test_a_student_of_whom_get_tells_nothing_cannot_be_told_of(world: World) -> None:
+    gone = min(world.upstream())
+    world.school.purge(gone)
+    world.app.faults.add(make.http_status(502), make.on_student(gone), times=None)
+    verdict = verified(world)
+    assert (verdict.exit_status, verdict.found, verdict.to_json()["state"]) == (1, 0, "cannot tell")
+
+
+def test_what_differs_is_told_although_nobody_can_tell_of_others(world: World) -> None:
+    gone, spoilt, *_ = sorted(world.upstream())
+    world.school.purge(gone)
+    world.app.faults.add(make.http_status(502), make.on_student(gone), times=None)
+    spoil(world, spoilt)
+    told = verified(world).to_json()
+    assert (told["state"], [each["id"] for each in told["differences"]]) == ("differs", [spoilt])
+    assert told["error"]
