@@ -13,6 +13,7 @@ from sqlalchemy import make_url, text
 from rostersync.errors import ConfigError
 from rostersync.report import RunKind, RunState
 from rostersync.simulator import faults as make
+from rostersync.simulator.switches import Switches
 from rostersync.store import Store, requests
 from rostersync.sync.guard import GuardPolicy
 from rostersync.sync.plan import Policy
@@ -70,6 +71,32 @@ def test_a_record_without_an_id_does_not_let_deletions_pass_unseen(world: World)
     assert gone not in world.replica()
 
 
+def test_a_full_run_that_may_not_infer_from_absence_removes_whom_the_deleted_feed_tells(world: World) -> None:
+    world.school.inject(None, {"first_name": "Nameless"})
+    gone = min(world.upstream())
+    world.school.delete(gone)
+    world.pass_time(hours=1)
+    report = world.full()
+    assert report.counts.deleted == 1
+    assert report.watermarks.deleted == report.watermarks.modified
+
+
+def test_a_full_run_that_may_not_infer_from_absence_needs_a_deleted_feed_to_date_its_watermark(
+    world: World,
+) -> None:
+    before = world.reports[0].watermarks.deleted
+    world.school.inject(None, {"first_name": "Nameless"})
+    world.school.switches = Switches(deleted_feed="ignored")
+    world.pass_time(hours=1)
+    report = world.full()
+    assert report.state is RunState.SUCCEEDED
+    assert report.watermarks.deleted == before
+
+
+def test_a_full_run_of_one_page_asks_once(world: World) -> None:
+    assert world.full().requests == 1
+
+
 def test_a_full_run_that_could_not_sweep_ends_no_hold(migrated_url: str, clock: ManualClock) -> None:
     world = World(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
     world.sync()
@@ -80,6 +107,52 @@ def test_a_full_run_that_could_not_sweep_ends_no_hold(migrated_url: str, clock: 
     world.school.inject(None, {"first_name": "Nameless"})
     world.pass_time(hours=1)
     world.full()
+    assert world.rows("SELECT held_run_id FROM sync_health")[0]["held_run_id"] == held.run_id
+
+
+def test_the_living_whom_the_deleted_feed_lists_are_spared_by_one_list_request(world: World) -> None:
+    living = sorted(world.upstream())[:3]
+
+    def listed(document: dict[str, Any]) -> dict[str, Any]:
+        return {"students": [{"id": key} for key in living], "meta": {**document["meta"], "total_count": len(living)}}
+
+    world.app.faults.add(served(listed), make.on_deleted_feed, times=None)
+    world.requests()
+    assert world.sync().requests == 3
+    assert world.replica() == world.upstream()
+
+
+def test_a_deleted_feed_that_lists_a_few_of_many_living_does_not_ignore_its_filter(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    world = World(migrated_url, clock, size=40, per_page=100)
+    world.sync()
+    world.pass_time(hours=1)
+    living = sorted(world.upstream())[:12]
+
+    def listed(document: dict[str, Any]) -> dict[str, Any]:
+        return {"students": [{"id": key} for key in living], "meta": {**document["meta"], "total_count": len(living)}}
+
+    world.app.faults.add(served(listed), make.on_deleted_feed, times=None)
+    world.sync()
+    assert not world.rows("SELECT deleted_feed_ignored FROM source")[0]["deleted_feed_ignored"]
+
+
+def test_a_full_run_that_could_not_sweep_ends_no_hold_of_an_incremental_one(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    world = World(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+    world.sync()
+    gone = sorted(world.upstream())[:6]
+    for key in gone:
+        world.school.delete(key)
+    world.pass_time(hours=1)
+    held = world.sync()
+    for key in gone:
+        world.school.restore(key)
+    world.school.inject(None, {"first_name": "Nameless"})
+    world.pass_time(hours=1)
+    assert world.full().state is RunState.SUCCEEDED
     assert world.rows("SELECT held_run_id FROM sync_health")[0]["held_run_id"] == held.run_id
 
 
@@ -121,7 +194,7 @@ def test_a_stale_answer_to_a_list_by_ids_is_asked_for_again(world: World) -> Non
 
     world.app.faults.add(served(listed), make.on_deleted_feed, times=None)
     world.app.faults.add(served(lagging), make.on_ids, times=None)
-    world.sync()
+    assert world.sync().counts.stale == 1
     assert world.replica()[key].nickname == "Newer"
 
 
@@ -137,9 +210,11 @@ def test_records_whose_proof_never_comes_do_not_keep_the_others_in_quarantine(wo
     world.pass_time(hours=4)
     for key in keys[:100]:
         world.app.faults.add(make.http_status(404, html=True), make.on_student(key), times=None)
+    world.requests()
     for _ in range(2):
         world.sync()
         world.pass_time(hours=1)
+        assert len({path for path, _ in world.requests() if not path.endswith("/students")}) == 100
     assert keys[100] in world.replica()
 
 

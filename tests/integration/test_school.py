@@ -8,6 +8,7 @@ import pytest
 from harness import TOKEN, World
 
 from rostersync.report import RunState
+from rostersync.simulator import faults as make
 from rostersync.simulator.app import App
 from rostersync.simulator.state import School
 from rostersync.simulator.switches import Switches
@@ -32,6 +33,18 @@ def test_a_new_token_of_the_same_school_is_accepted(world: World) -> None:
     assert len(world.requests()) == 2  # nobody is asked for again
 
 
+def test_a_known_student_in_a_list_by_ids_is_proof_enough_of_the_same_school(world: World) -> None:
+    world.token = "canary-token-renewed"
+    world.app.faults.add(make.http_status(502), make.on_student(), times=None)
+    assert world.sync().state is RunState.SUCCEEDED
+
+
+def test_a_known_student_by_get_is_proof_of_the_same_school_where_lists_by_ids_show_others(world: World) -> None:
+    world.school.switches = Switches(ids_filter="ignored")
+    world.token = "canary-token-renewed"
+    assert world.sync().state is RunState.SUCCEEDED
+
+
 def test_a_new_token_that_leads_to_another_school_fails_the_run_and_changes_nothing(
     world: World, clock: ManualClock
 ) -> None:
@@ -45,7 +58,17 @@ def test_a_new_token_that_leads_to_another_school_fails_the_run_and_changes_noth
         report = run()
         assert report.state is RunState.FAILED
         assert "known students" in (report.error or "")
+        assert "source forget" in (report.hint or "")
     assert world.replica() == before
+
+
+def test_no_more_than_twenty_known_students_are_asked_for(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, size=30)
+    world.sync()
+    world.token = "canary-token-of-another-school"
+    world.app = App(School(2, 0, clock), TOKEN)
+    assert world.sync().state is RunState.FAILED
+    assert len({path for path, _ in world.requests() if not path.endswith("/students")}) == 20
 
 
 def test_the_token_is_nowhere_in_the_database(world: World) -> None:

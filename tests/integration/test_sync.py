@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import random
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from harness import Crash, Fuse, World
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
 
+from rostersync.clock import floor_seconds
 from rostersync.errors import DatabaseUnreachable, LockHeld
-from rostersync.report import RunKind, RunState
-from rostersync.simulator.faults import Faults, http_status, not_found, on_student
+from rostersync.report import RunKind, RunState, Watermarks
+from rostersync.simulator.faults import Faults, http_status, not_found, on_deleted_feed, on_student
 from rostersync.simulator.switches import Switches
 from rostersync.store import runs
-from rostersync.store.models import student
+from rostersync.store.models import Source, student
 from rostersync.sync.guard import GuardPolicy
 from rostersync.sync.plan import Policy
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from conftest import ManualClock
 
     from rostersync.simulator.messages import Request
@@ -38,6 +41,11 @@ def settle(world: World) -> None:
     world.pass_time(hours=1)
 
 
+def proofs(world: World) -> list[str]:
+    """Return the paths of single students that were asked for since the requests were looked at last."""
+    return [path for path, _ in world.requests() if not path.endswith("/students")]
+
+
 def test_the_first_run_is_full_and_brings_every_student_in_every_field(world: World) -> None:
     report = world.sync()
     assert (report.kind, report.state) == (RunKind.FULL, RunState.SUCCEEDED)
@@ -51,6 +59,7 @@ def test_a_run_without_changes_asks_twice_and_writes_no_student(world: World) ->
     before = world.snapshot()
     report = world.sync()
     assert len(world.requests()) == report.requests <= 3
+    assert report.duration_s == pytest.approx(report.requests * 0.05)
     after = world.snapshot()
     for view in ("current_student", "deleted_student", "student_history"):
         assert after[view] == before[view]
@@ -98,8 +107,11 @@ def test_a_deletion_makes_a_tombstone_that_keeps_what_was_known(world: World) ->
     key, row = min(world.upstream().items())
     world.school.delete(key)
     world.pass_time(minutes=5)
+    world.requests()
     report = world.sync()
     assert report.counts.deleted == 1
+    asked = proofs(world)
+    assert len(asked) == len(set(asked))  # nobody is asked for twice
     [tombstone] = world.rows("SELECT id, email, deletion_source FROM deleted_student")
     assert (tombstone["id"], tombstone["email"], tombstone["deletion_source"]) == (key, row.email, "stream")
 
@@ -118,6 +130,17 @@ def test_each_style_of_the_deleted_feed_makes_the_same_tombstone(
     assert (tombstone["id"], tombstone["email"]) == (key, row.email)
 
 
+def test_a_tombstone_bears_the_moment_that_the_deleted_feed_tells(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, switches=Switches(deleted_feed="full_deleted_at"))
+    settle(world)
+    world.school.delete(min(world.upstream()))
+    moment = floor_seconds(world.clock.now())  # the grain of its stamps
+    world.pass_time(minutes=5)
+    world.sync()
+    with world.store.reading() as connection:
+        assert connection.scalar(select(student.c.deleted_at).where(student.c.deleted_at.is_not(None))) == moment
+
+
 def test_a_restore_lifts_the_tombstone(world: World) -> None:
     settle(world)
     key = min(world.upstream())
@@ -126,7 +149,8 @@ def test_a_restore_lifts_the_tombstone(world: World) -> None:
     world.sync()
     world.school.restore(key)
     world.pass_time(minutes=5)
-    assert world.sync().counts.restored == 1
+    counts = world.sync().counts
+    assert (counts.restored, counts.stale) == (1, 0)
     assert world.replica() == world.upstream()
     operations = world.rows(f"SELECT op FROM student_history WHERE id = {key} ORDER BY valid_from")
     assert [row["op"] for row in operations] == ["insert", "delete", "restore"]
@@ -216,16 +240,58 @@ def test_a_feed_that_never_rests_ends_incomplete_and_its_watermark_waits(world: 
         world.pass_time(seconds=2)
         world.school.update(restless[len(world.app.log) % len(restless)], nickname=f"Nick {len(world.app.log)}")
 
-    before = world.rows("SELECT modified_watermark FROM source")
+    known = "SELECT modified_watermark, last_clean_modified_at FROM source"
+    before = world.rows(known)
     world.app.on_request = live_on
     report = world.sync()
     assert (report.state, report.exit_status) == (RunState.INCOMPLETE, 1)
     assert report.counts.updated > 0
-    assert world.rows("SELECT modified_watermark FROM source") == before
+    assert report.error == "the modified feed kept changing while it was read"
+    assert world.rows(known) == before
     world.app.on_request = None
     world.pass_time(hours=1)
     assert world.sync().state is RunState.SUCCEEDED
     assert world.replica() == world.upstream()
+
+
+def test_a_deleted_feed_that_never_rests_ends_incomplete_and_its_watermark_waits(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    world = World(migrated_url, clock, size=40, policy=GENEROUS)
+    settle(world)
+    delete(world, 6)
+    world.app.on_request = lambda request: (
+        world.school.delete(min(world.upstream())) if on_deleted_feed(request) else world.pass_time(seconds=1)
+    )
+    report = world.sync()
+    assert (report.state, report.error) == (
+        RunState.INCOMPLETE,
+        "the deleted feed kept changing while it was read",
+    )
+    assert report.watermarks.deleted == world.reports[0].watermarks.deleted
+    assert report.watermarks.modified != world.reports[0].watermarks.modified
+    world.app.on_request = None
+    world.pass_time(hours=1)
+    assert world.sync().state is RunState.SUCCEEDED
+    assert world.replica() == world.upstream()
+
+
+def test_a_busy_modified_feed_is_clean_once_the_deleted_feed_has_proved_itself(world: World) -> None:
+    settle(world)
+    restless, gone = sorted(world.upstream())[:-1], max(world.upstream())
+    world.school.delete(gone)
+    world.pass_time(minutes=5)
+    assert world.sync().counts.deleted == 1
+    for key in restless:
+        world.school.update(key, nickname="Changed")
+    world.pass_time(minutes=5)
+
+    def live_on(_request: Request) -> None:
+        world.pass_time(seconds=2)
+        world.school.update(restless[0], nickname=f"Nick {len(world.app.log)}")
+
+    world.app.on_request = live_on
+    assert world.sync().state is RunState.SUCCEEDED
 
 
 def test_a_roster_that_never_rests_infers_nothing_from_absence(world: World) -> None:
@@ -236,8 +302,60 @@ def test_a_roster_that_never_rests_infers_nothing_from_absence(world: World) -> 
     before = world.rows("SELECT modified_watermark, deleted_watermark FROM source")
     report = world.full()
     assert (report.state, report.counts.deleted) == (RunState.INCOMPLETE, 0)
+    assert report.error == "the roster kept changing while it was read"
     assert gone in world.replica()
     assert world.rows("SELECT modified_watermark, deleted_watermark FROM source") == before
+
+
+def put_watermarks(world: World, moment: datetime) -> None:
+    with world.store.writing() as connection:
+        connection.execute(update(Source).values(modified_watermark=moment, deleted_watermark=moment))
+
+
+def test_a_watermark_in_the_servers_future_makes_the_run_full_and_is_replaced(world: World) -> None:
+    settle(world)
+    put_watermarks(world, world.clock.now() + timedelta(hours=1))
+    began = world.clock.now()
+    report = world.sync()
+    assert (report.kind, report.state) == (RunKind.FULL, RunState.SUCCEEDED)
+    for mark in (report.watermarks.modified, report.watermarks.deleted):
+        assert mark is not None
+        assert mark <= began
+
+
+def test_a_watermark_that_is_ahead_by_less_than_the_overlap_does_not_go_back(world: World) -> None:
+    settle(world)
+    ahead = world.clock.now() + timedelta(minutes=9)
+    put_watermarks(world, ahead)
+    for report in (world.sync(), world.full()):
+        assert report.state is RunState.SUCCEEDED
+        assert report.watermarks == Watermarks(ahead, ahead)
+    assert [run.kind for run in world.reports[-2:]] == [RunKind.INCREMENTAL, RunKind.FULL]
+
+
+# A deleted feed that lists the living ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_page", [12, 100], ids=["several pages", "one page"])
+def test_a_deleted_feed_that_ignores_its_filter_dates_no_watermark_and_is_told(
+    migrated_url: str, clock: ManualClock, per_page: int
+) -> None:
+    world = World(migrated_url, clock, size=30, per_page=per_page, switches=Switches(deleted_feed="ignored"))
+    first = world.sync()
+    world.pass_time(hours=1)
+    report = world.sync()
+    assert (report.kind, report.state) == (RunKind.INCREMENTAL, RunState.SUCCEEDED)
+    assert report.watermarks.deleted == first.watermarks.deleted
+    assert world.full().state is RunState.SUCCEEDED
+    assert world.rows("SELECT deleted_feed_ignored FROM source")[0]["deleted_feed_ignored"]
+
+
+def test_a_roster_over_several_pages_finds_out_that_the_deleted_feed_ignores_its_filter(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    world = World(migrated_url, clock, size=30, per_page=12, switches=Switches(deleted_feed="ignored"))
+    assert world.full().state is RunState.SUCCEEDED
+    assert world.rows("SELECT deleted_feed_ignored FROM source")[0]["deleted_feed_ignored"]
 
 
 # The guard and its holds -----------------------------------------------------------------------------------------
@@ -260,17 +378,24 @@ def delete(world: World, count: int) -> list[int]:
 
 def test_too_many_removals_are_held_and_the_living_are_applied(guarded: World) -> None:
     gone = delete(guarded, 6)
+    guarded.requests()
     new = guarded.school.create()
     before = guarded.rows("SELECT deleted_watermark FROM source")
     report = guarded.sync()
     assert (report.state, report.exit_status) == (RunState.HELD, 3)
     assert (report.counts.removals_held, report.counts.deleted) == (6, 0)
+    assert "6 removals of 40 students" in (report.error or "")
+    assert proofs(guarded) == []  # they are made on approval
     assert new in guarded.replica()
     assert set(gone) <= set(guarded.replica())
     assert guarded.rows("SELECT deleted_watermark FROM source") == before
 
 
-def test_an_approval_carries_out_what_is_proved_again_and_names_the_rest(guarded: World) -> None:
+@pytest.mark.parametrize("ids_filter", ["honoured", "ignored"])
+def test_an_approval_carries_out_what_is_proved_again_and_names_the_rest(
+    guarded: World, ids_filter: Literal["honoured", "ignored"]
+) -> None:
+    guarded.school.switches = Switches(ids_filter=ids_filter)
     gone = delete(guarded, 6)
     held = guarded.sync()
     guarded.school.restore(gone[0])
@@ -278,7 +403,8 @@ def test_an_approval_carries_out_what_is_proved_again_and_names_the_rest(guarded
     report = guarded.sync(approves=held.run_id)
     assert report.state is RunState.SUCCEEDED
     assert report.counts.deleted == 5
-    assert str(gone[0]) in report.notices[0]
+    [notice] = report.notices
+    assert str(gone[0]) in notice
     assert guarded.replica() == guarded.upstream()
     assert guarded.rows("SELECT held_run_id FROM sync_health")[0]["held_run_id"] is None
 
@@ -289,9 +415,55 @@ def test_removals_outside_the_approved_plan_face_the_guard_anew(guarded: World) 
     late = delete(guarded, 6)
     report = guarded.sync(approves=held.run_id)
     assert report.state is RunState.HELD
-    assert (report.counts.deleted, report.counts.removals_held) == (6, 6)
+    assert (report.counts.deleted, report.counts.removals_held, report.notices) == (6, 6, ())
+    assert guarded.rows(f"SELECT id FROM held_removal WHERE run_id = {held.run_id}") == []
     planned = guarded.rows(f"SELECT id FROM held_removal WHERE run_id = {report.run_id}")
     assert {row["id"] for row in planned} == set(late)
+
+
+def test_a_removal_outside_the_approved_plan_that_the_guard_lets_pass_is_carried_out_too(guarded: World) -> None:
+    delete(guarded, 6)
+    held = guarded.sync()
+    delete(guarded, 1)
+    report = guarded.sync(approves=held.run_id)
+    assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 7)
+
+
+def test_approved_removals_do_not_count_for_the_next_day(guarded: World) -> None:
+    delete(guarded, 6)
+    guarded.sync(approves=guarded.sync().run_id)
+    delete(guarded, 2)
+    assert guarded.sync().state is RunState.SUCCEEDED
+
+
+def test_the_percentage_is_of_the_living(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, size=80, per_page=100)
+    settle(world)
+    delete(world, 4)
+    assert world.sync().state is RunState.SUCCEEDED
+
+
+def test_an_incomplete_run_ends_no_hold(guarded: World) -> None:
+    gone = delete(guarded, 6)
+    held = guarded.sync()
+    for key in gone[:3]:
+        guarded.school.restore(key)
+    guarded.pass_time(minutes=5)
+    guarded.app.faults.add(http_status(502), on_student(gone[5]), times=None)
+    assert guarded.sync().state is RunState.INCOMPLETE
+    assert guarded.rows("SELECT held_run_id FROM sync_health")[0]["held_run_id"] == held.run_id
+
+
+def test_the_last_students_go_when_that_is_approved_for_nobody_is_left_as_a_control(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    world = World(migrated_url, clock, size=3)
+    settle(world)
+    delete(world, 3)
+    held = world.sync()
+    assert held.state is RunState.HELD
+    assert world.sync(approves=held.run_id).state is RunState.SUCCEEDED
+    assert world.replica() == {}
 
 
 def test_a_hold_ends_when_a_later_clean_run_passes_the_guard(guarded: World) -> None:
@@ -324,9 +496,12 @@ def test_a_rehearsal_of_a_held_run_has_its_exit_status(guarded: World) -> None:
 def test_removals_are_held_when_no_living_student_can_be_fetched(guarded: World) -> None:
     delete(guarded, 1)
     guarded.app.faults.add(not_found(), on_student(), times=None)
+    guarded.requests()
     report = guarded.sync()
     assert report.state is RunState.HELD
     assert report.counts.removals_held == 1
+    assert len(set(proofs(guarded))) == 1 + 3
+    assert guarded.rows("SELECT held_run_id FROM sync_health")[0]["held_run_id"] == report.run_id
     guarded.app.faults.clear()
     guarded.sync()
     assert guarded.replica() == guarded.upstream()
@@ -336,14 +511,66 @@ def test_a_proof_that_cannot_be_had_leaves_its_student_alone_and_the_rest_goes_o
     gone = delete(guarded, 2)
     guarded.pass_time(hours=1)
     guarded.app.faults.add(http_status(502), on_student(gone[0]), times=None)
+    before = guarded.reports[-1].watermarks
     report = guarded.sync()
     assert report.state is RunState.INCOMPLETE
     assert report.counts.deleted == 1
+    assert report.watermarks.deleted == before.deleted
+    assert report.watermarks.modified != before.modified
     assert gone[0] in guarded.replica()
     guarded.app.faults.clear()
     guarded.pass_time(hours=1)  # no overlap shows the deletion again: the watermark must have waited
     assert guarded.sync().state is RunState.SUCCEEDED
     assert guarded.replica() == guarded.upstream()
+
+
+def test_a_restore_whose_proof_cannot_be_had_keeps_the_watermark_of_the_modified_feed(world: World) -> None:
+    settle(world)
+    key = min(world.upstream())
+    world.school.delete(key)
+    world.pass_time(minutes=30)
+    before = world.sync().watermarks
+    world.school.restore(key)
+    world.pass_time(minutes=30)
+    world.app.faults.add(http_status(502), on_student(key), times=None)
+    report = world.sync()
+    assert report.state is RunState.INCOMPLETE
+    assert report.watermarks.modified == before.modified
+    assert report.watermarks.deleted != before.deleted
+
+
+def test_a_full_run_with_a_proof_that_cannot_be_had_moves_no_watermark(world: World) -> None:
+    settle(world)
+    known = "SELECT last_clean_full_at, history_starts_at FROM sync_health"
+    [before] = world.rows(known)
+    assert None not in (before["last_clean_full_at"], before["history_starts_at"])
+    [gone] = delete(world, 1)
+    world.app.faults.add(http_status(502), on_student(gone), times=None)
+    for run in (world.full, world.sync):
+        report = run()
+        assert report.state is RunState.INCOMPLETE
+        assert world.rows(known) == [before]
+        if report.kind is RunKind.FULL:
+            assert report.watermarks == world.reports[0].watermarks
+    world.app.faults.clear()
+    world.full()
+    [after] = world.rows(known)
+    assert after["last_clean_full_at"] > before["last_clean_full_at"]
+    assert after["history_starts_at"] == before["history_starts_at"]
+
+
+def test_without_a_date_the_watermarks_are_not_later_than_the_newest_change_seen(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    world = World(migrated_url, clock, per_page=100, switches=Switches(date_header=False))
+    key = world.school.create()
+    newest = world.clock.now()
+    world.pass_time(hours=1)
+    marks = world.sync().watermarks
+    assert marks == Watermarks(newest, newest)
+    world.school.delete(key)
+    world.pass_time(hours=1)
+    assert world.sync().watermarks == marks
 
 
 # Bad records -----------------------------------------------------------------------------------------------------
@@ -377,6 +604,15 @@ def test_a_record_without_an_id_is_counted_and_stops_the_sweep(world: World) -> 
     assert key in world.replica()
 
 
+def test_a_record_without_an_id_leaves_quarantine_when_a_full_run_no_longer_shows_it(world: World) -> None:
+    nameless = world.school.inject(None, {"first_name": "Nameless"})
+    world.sync()
+    assert len(world.rows("SELECT * FROM quarantine")) == 1
+    world.school.purge(nameless)
+    world.full()
+    assert world.rows("SELECT * FROM quarantine") == []
+
+
 def test_many_bad_records_are_a_changed_api(world: World) -> None:
     settle(world)
     before = world.snapshot()
@@ -389,13 +625,31 @@ def test_many_bad_records_are_a_changed_api(world: World) -> None:
     assert world.snapshot()["current_student"] == before["current_student"]
 
 
-def test_an_empty_list_over_a_filled_replica_removes_nobody(world: World) -> None:
+@pytest.mark.parametrize("size", [1, 12])
+def test_an_empty_list_over_a_filled_replica_removes_nobody(migrated_url: str, clock: ManualClock, size: int) -> None:
+    world = World(migrated_url, clock, size=size)
     settle(world)
     for key in world.upstream():
         world.school.purge(key)
     report = world.full()
     assert report.state is RunState.FAILED
-    assert len(world.replica()) > 0
+    assert f"holds {size}" in (report.error or "")
+    assert "permissions" in (report.hint or "")
+    assert len(world.replica()) == size
+
+
+def test_an_empty_school_dates_no_watermark_and_is_read_in_full_until_it_has_a_student(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    world = World(migrated_url, clock, size=0)
+    report = world.sync()
+    assert (report.state, report.watermarks) == (RunState.SUCCEEDED, Watermarks())
+    assert "no student at all" in report.notices[0]
+    world.school.create()
+    world.pass_time(minutes=5)
+    report = world.sync()
+    assert (report.kind, report.counts.inserted, report.notices) == (RunKind.FULL, 1, ())
+    assert None not in (report.watermarks.modified, report.watermarks.deleted)
 
 
 # One transaction -------------------------------------------------------------------------------------------------

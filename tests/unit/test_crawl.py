@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import random
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from model import EPOCH, ORDERS, MemoryStage, ModelSchool
 
-from rostersync.records import Query
-from rostersync.report import SourceState
+from rostersync.records import Query, Student
+from rostersync.report import SourceState, Watermarks
 from rostersync.sync.crawl import Books, Crawler
-from rostersync.sync.plan import Policy
+from rostersync.sync.plan import Policy, since
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from rostersync.records import Page
 
 CRAWLS = 400
 
@@ -89,6 +92,77 @@ def test_a_row_that_slipped_is_caught_by_a_crawl_in_the_other_direction() -> Non
     assert set(stage.rows) == set(range(2, 10))
 
 
+def test_a_student_who_leaves_after_he_was_sighted_is_taken_out_of_the_sum() -> None:
+    school, stage = school_of(9), MemoryStage()
+    at_request(school, D, lambda: school.delete(1))
+    assert crawler(school, stage, attempts=1).roster().clean
+
+
+def test_a_row_that_slipped_is_sighted_in_the_modified_feed_when_it_has_changed() -> None:
+    school, stage = school_of(9), MemoryStage()
+    at_request(school, PAGE_3, lambda: (school.delete(1), school.update(7)))
+    assert crawler(school, stage, attempts=1).roster().clean
+    assert 7 in stage.rows
+
+
+def between_the_later_pages(school: ModelSchool, event: Callable[[], object]) -> None:
+    """Let `event` happen in each crawl after the first of the pages behind page 1."""
+    served = school.pages
+
+    def pages(query: Query, numbers: Sequence[int]) -> Iterator[Page | None]:
+        for place, page in enumerate(served(query, numbers)):
+            yield page
+            if place == 0:
+                school.pass_time(1)
+                event()
+
+    school.pages = pages  # type: ignore[method-assign]
+
+
+def test_rows_that_move_up_in_every_crawl_are_caught_backwards() -> None:
+    school, stage = school_of(12), MemoryStage(stored=range(1, 13))
+    between_the_later_pages(school, lambda: school.delete(min(key for key in school.living if key > 3)))
+    assert not crawler(school, stage, attempts=1).roster().clean
+    assert crawler(school, stage, attempts=2).roster().clean
+    assert set(school.living) <= set(stage.rows)
+
+
+def ask_beyond_the_end(school: ModelSchool) -> None:
+    """Let each list seem a page longer than it is when its pages are asked for, and that page be asked for first."""
+    served = school.pages
+    school.pages = lambda query, numbers: served(query, (99, *numbers))  # type: ignore[method-assign]
+
+
+def test_a_page_that_fell_off_the_end_does_not_keep_the_others_from_being_read() -> None:
+    school, stage = school_of(9), MemoryStage()
+    ask_beyond_the_end(school)
+    assert crawler(school, stage, attempts=1).roster().clean
+
+
+def test_a_first_crawl_of_students_who_bear_no_created_at_is_clean() -> None:
+    school, stage = school_of(9), MemoryStage()
+    school.living = {key: Student(id=key, updated_at=row.updated_at) for key, row in school.living.items()}
+    assert crawler(school, stage, attempts=1).roster().clean
+
+
+def test_a_deleted_feed_that_lists_the_living_explains_no_departure() -> None:
+    school, stage = school_of(30, per_page=12), MemoryStage()
+    ignore_deleted_since(school)
+    between_the_later_pages(school, lambda: school.delete(1, unseen=True))
+    assert not crawler(school, stage, attempts=1).roster().clean
+
+
+def test_the_feeds_of_a_roster_reach_back_to_their_watermarks() -> None:
+    school, stage = school_of(9), MemoryStage()
+    marks = Watermarks(modified=EPOCH - timedelta(days=1), deleted=EPOCH - timedelta(days=2))
+    assert Crawler(school, stage, SourceState(marks), Policy()).roster().clean
+    asked = [query for query in school.asked if isinstance(query, Query)]
+    overlap = Policy().overlap
+    early, late = since(school.time, overlap), since(EPOCH - timedelta(days=1), overlap)
+    assert {query.modified_since for query in asked} == {None, early, late}
+    assert {query.deleted_since for query in asked} == {None, since(EPOCH - timedelta(days=2), overlap)}
+
+
 def test_a_student_created_after_the_changes_were_read_makes_the_sum_too_small() -> None:
     school, stage = school_of(9), MemoryStage()
     at_request(school, T, school.create)
@@ -121,8 +195,8 @@ def test_a_student_restored_right_after_the_total_was_read_leaves_the_crawl_uncl
 def test_pages_that_change_their_size_are_read_anew() -> None:
     school, stage = school_of(9), MemoryStage()
     at_request(school, PAGE_3, lambda: setattr(school, "per_page", 2))
-    assert crawler(school, stage).roster().clean
-    assert crawler(school_of(9), MemoryStage()).roster().clean
+    assert not crawler(school, stage, attempts=1).roster().clean
+    assert crawler(school, stage, attempts=1).roster().clean
 
 
 def test_a_roster_that_never_rests_ends_unclean_after_a_bounded_number_of_requests() -> None:
@@ -191,10 +265,20 @@ def test_no_clean_crawl_of_a_school_that_changes_between_all_requests_has_lost_a
 # The feeds -------------------------------------------------------------------------------------------------------
 
 
-def test_a_modified_feed_over_several_pages_is_read_twice() -> None:
+def test_a_modified_feed_over_several_pages_is_read_twice_and_dates_from_the_first_reading() -> None:
     school, stage = school_of(9), MemoryStage()
-    assert crawler(school, stage).modified(EPOCH, feed_proven=False).clean
+    school.happen = lambda: school.pass_time(1)
+    before = school.time
+    stream = crawler(school, stage).modified(EPOCH, feed_proven=False)
+    assert stream.clean
     assert school.requests == 6
+    assert stream.start == before + timedelta(seconds=1)
+
+
+def test_two_readings_of_the_same_rows_agree_whatever_their_order() -> None:
+    school, stage = school_of(9), MemoryStage()
+    at_request(school, 4, lambda: setattr(school, "order", "-id"))
+    assert crawler(school, stage, attempts=2).modified(EPOCH, feed_proven=False).clean
 
 
 def test_a_modified_feed_whose_readings_never_agree_is_not_clean_without_a_working_deleted_feed() -> None:
@@ -204,21 +288,100 @@ def test_a_modified_feed_whose_readings_never_agree_is_not_clean_without_a_worki
 
 
 def test_the_books_make_a_busy_modified_feed_clean_where_the_deleted_feed_works() -> None:
-    school, stage = school_of(9, order="-updated"), MemoryStage()
+    school, stage = school_of(12, order="-updated"), MemoryStage()
+    start = school.time
+    for key in range(1, 10):
+        school.update(key)
     school.happen = lambda: (school.pass_time(1), school.update(1))[0]
-    assert crawler(school, stage).modified(EPOCH, feed_proven=True).clean
+    assert crawler(school, stage).modified(start, feed_proven=True).clean
     assert set(stage.rows) == set(range(1, 10))
 
 
-def test_a_deleted_feed_that_lists_the_living_is_read_no_further() -> None:
+def test_a_modified_feed_of_which_a_page_is_missing_is_clean_by_its_books_alone() -> None:
+    school = school_of(9)
+    ask_beyond_the_end(school)
+    assert not crawler(school, MemoryStage()).modified(EPOCH, feed_proven=False).clean
+    assert crawler(school, MemoryStage(), attempts=1).modified(EPOCH, feed_proven=True).clean
+
+
+def test_a_modified_feed_whose_books_do_not_balance_is_read_anew_and_dates_from_the_reading_that_does() -> None:
+    school, stage = school_of(9), MemoryStage()
+    before = school.time
+    at_request(school, 4, lambda: school.delete(1, unseen=True))  # sighted on the pages, and not in the total
+    stream = crawler(school, stage).modified(EPOCH, feed_proven=True)
+    assert stream.clean
+    assert stream.start == before + timedelta(seconds=8)
+
+
+def test_the_books_of_a_modified_feed_say_nothing_beside_a_deleted_feed_that_lists_the_living() -> None:
     school, stage = school_of(30, per_page=12), MemoryStage()
+    ignore_deleted_since(school)
+    school.happen = lambda: (school.pass_time(1), school.update(1))[0]
+    assert not crawler(school, stage).modified(EPOCH, feed_proven=True).clean
+
+
+def ignore_deleted_since(school: ModelSchool) -> None:
     honest = school._rows
     school._rows = lambda query: honest(Query() if query.deleted_since else query)  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("filters", [True, False], ids=["by ids[]", "by GET"])
+def test_a_deleted_feed_that_lists_the_living_is_read_no_further(filters: bool) -> None:
+    school, stage = school_of(30, per_page=12), MemoryStage()
+    ignore_deleted_since(school)
+    if not filters:
+        school.by_ids = lambda ids: None  # type: ignore[method-assign]
     feed = crawler(school, stage).deleted(EPOCH, live=30)
     assert feed.ignored
     assert not feed.explains
     assert stage.listed() == set()
-    assert school.requests == 2
+    assert school.requests == (2 if filters else 1 + 12)
+
+
+def test_a_deleted_feed_whose_readings_never_agree_is_read_once_more_than_a_list_and_is_not_clean() -> None:
+    school, stage = school_of(40, per_page=5), MemoryStage()
+    for key in range(1, 8):
+        school.delete(key)
+    between_the_later_pages(school, lambda: school.delete(min(school.living)))
+    feed = crawler(school, stage, attempts=3).deleted(EPOCH, live=33)
+    assert not feed.clean
+    assert feed.reading == 4
+
+
+@pytest.mark.parametrize(
+    ("living", "gone", "live", "ignored"),
+    [(10, 0, 19, True), (10, 0, 20, False), (9, 0, 9, False), (9, 1, 9, True), (17, 3, 17, False), (8, 2, 8, False)],
+)
+def test_a_deleted_feed_is_ignored_when_nine_in_ten_of_ten_at_least_live_and_it_lists_above_half_of_the_living(
+    living: int, gone: int, live: int, ignored: bool
+) -> None:
+    school, stage = school_of(living, per_page=20), MemoryStage()
+    honest = school._rows
+
+    def rows(query: Query) -> list[Student]:
+        return [Student(id=key + 1) for key in range(living + gone)] if query.deleted_since else honest(query)
+
+    school._rows = rows  # type: ignore[method-assign]
+    assert crawler(school, stage).deleted(EPOCH, live).ignored is ignored
+
+
+def test_of_a_deleted_feed_that_lists_the_living_only_rows_that_bear_deleted_at_are_kept() -> None:
+    school, stage = school_of(12, per_page=20), MemoryStage()
+    gone = Student(id=13, deleted_at=EPOCH)
+    school._rows = lambda _: [*school.living.values(), gone]  # type: ignore[method-assign]
+    assert crawler(school, stage).deleted(EPOCH, live=12).ignored
+    assert stage.listed() == {13}
+
+
+def test_a_deleted_feed_over_several_pages_dates_from_the_first_of_two_readings_that_agree() -> None:
+    school, stage = school_of(40, per_page=5), MemoryStage()
+    for key in range(1, 8):
+        school.delete(key)
+    before = school.time
+    school.happen = lambda: school.pass_time(1)
+    feed = crawler(school, stage).deleted(EPOCH, live=33)
+    assert feed.clean
+    assert feed.start == before + timedelta(seconds=1)
 
 
 def test_a_deleted_feed_of_many_departed_is_believed() -> None:
@@ -229,3 +392,17 @@ def test_a_deleted_feed_of_many_departed_is_believed() -> None:
     assert feed.clean
     assert not feed.ignored
     assert len(stage.listed()) == 30
+
+
+@pytest.mark.parametrize("filters", [True, False], ids=["by ids[]", "by GET"])
+def test_a_departed_student_whose_record_still_answers_is_not_living(filters: bool) -> None:
+    school, stage = school_of(40, per_page=50), MemoryStage()
+    for key in range(1, 31):
+        school.delete(key)
+
+    def records(ids: Iterable[int]) -> tuple[Student, ...]:
+        return tuple(Student(id=key, deleted_at=EPOCH) for key in ids)
+
+    school.by_ids = lambda ids: records(ids) if filters else None  # type: ignore[method-assign]
+    school.answers = lambda ids: ((row.id, row) for row in records(ids))  # type: ignore[method-assign]
+    assert crawler(school, stage).deleted(EPOCH, live=40).explains
