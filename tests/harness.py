@@ -35,7 +35,7 @@ from rostersync.store.models import student
 from rostersync.sync.plan import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from conftest import ManualClock
     from sqlalchemy import Connection, Engine
@@ -200,18 +200,29 @@ class Fuse:
     Steps are counted from 1; a fuse of 0 only counts.
     """
 
-    def __init__(self, engine: Engine, blow_at: int = 0) -> None:
+    def __init__(self, engine: Engine, blow_at: int = 0, look: Callable[[], None] | None = None) -> None:
+        """Count the steps of `engine`, and those that are told by `step`; `look` is called at each."""
         self.steps = 0
         self.blow_at = blow_at
         self._engine = engine
-        event.listen(engine, "before_cursor_execute", self._step)
-        event.listen(engine, "commit", self._step)
+        self._look = look
+        self._looking = False
+        event.listen(engine, "before_cursor_execute", self.step)
+        event.listen(engine, "commit", self.step)
 
     def remove(self) -> None:
-        event.remove(self._engine, "before_cursor_execute", self._step)
-        event.remove(self._engine, "commit", self._step)
+        event.remove(self._engine, "before_cursor_execute", self.step)
+        event.remove(self._engine, "commit", self.step)
 
-    def _step(self, *_: Any) -> None:
+    def step(self, *_: Any) -> None:
+        if self._looking:  # a look's own statements are no steps
+            return
         self.steps += 1
         if self.blow_at and self.steps >= self.blow_at:
             raise Crash
+        if self._look is not None:
+            self._looking = True
+            try:
+                self._look()
+            finally:
+                self._looking = False
