@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pytest
 from school_site import serve
 from witness import GUARDLESS, Witness, noting
 
@@ -86,6 +87,7 @@ def life(site: Site) -> float:
     return time.monotonic() - begun
 
 
+@pytest.mark.timeout(60 + 5 * KILLS)
 def test_a_process_killed_at_any_moment_leaves_the_old_roster_or_a_whole_new_one_and_is_in_nobodys_way(
     migrated_url: str, tmp_path: Path
 ) -> None:
