@@ -557,6 +557,8 @@ def test_a_full_run_with_a_proof_that_cannot_be_had_moves_no_watermark(world: Wo
     [after] = world.rows(known)
     assert after["last_clean_full_at"] > before["last_clean_full_at"]
     assert after["history_starts_at"] == before["history_starts_at"]
+    world.sync()
+    assert world.rows(known) == [after]
 
 
 def test_without_a_date_the_watermarks_are_not_later_than_the_newest_change_seen(
