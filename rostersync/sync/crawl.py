@@ -227,6 +227,7 @@ class Crawler:
             books, feed = self._balance(window, before, largest)
             if books.balance:
                 return found(clean=True, total=books.total, feed=feed)
+            largest = max(largest, books.total)
         return found(clean=False, total=books.total, feed=feed)
 
     def _other_pages(self, first: Page, *, backwards: bool) -> int | None:
