@@ -28,7 +28,13 @@ def test_a_source_that_was_read_before_is_read_incrementally() -> None:
 
 @pytest.mark.parametrize(
     "state",
-    [SourceState(), known(modified=None), known(deleted=None), known(clean=NOON - timedelta(days=7, seconds=1))],
+    [
+        SourceState(),
+        known(modified=None),
+        known(deleted=None),
+        known(clean=NOON - timedelta(days=7, seconds=1)),
+        known(clean=NOON + HOUR),  # our clock was ahead then: nobody knows how long ago it was
+    ],
 )
 def test_a_missing_watermark_or_a_long_absence_makes_the_run_full(state: SourceState) -> None:
     assert plan.choose(RunKind.INCREMENTAL, state, NOON, POLICY) is RunKind.FULL
