@@ -66,10 +66,10 @@ class Terminator(Fuse):
         self._through = through
         super().__init__(store.engine, end_at)
 
-    def _step(self, connection: Connection, *_: Any) -> None:
+    def step(self, *what: Any) -> None:
         self.steps += 1
         if self.steps == self.blow_at:
-            driver: Any = connection.connection.dbapi_connection
+            driver: Any = what[0].connection.dbapi_connection
             terminate(self._through, driver.info.backend_pid)
 
 
