@@ -147,37 +147,27 @@ def test_a_date_ahead_of_the_stamps_hides_no_slip(migrated_url: str, clock: Manu
     first_run_while_one_leaves_and_one_comes(world, leave=world.school.delete)
 
 
-def test_a_deleted_row_of_the_modified_feed_hides_no_slip(migrated_url: str, clock: ManualClock) -> None:
-    """A student deleted before the run stands in the modified feed, with deleted_at, and not in the list."""
-    world = World(migrated_url, clock, policy=GENEROUS, faults=Faults())
+def haunted(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer with somebody more in it, who bears `deleted_at`."""
     ghost = {
         "id": 7,
         "first_name": "Ghost",
         "created_at": "2024-01-01T00:00:00.000Z",
         "deleted_at": "2026-03-02T07:55:00.000Z",
     }
+    meta = document["meta"] | {"total_count": document["meta"]["total_count"] + 1}
+    return {"students": [*document["students"], ghost], "meta": meta}
 
-    def haunted(document: dict[str, Any]) -> dict[str, Any]:
-        meta = document["meta"] | {"total_count": document["meta"]["total_count"] + 1}
-        return {"students": [*document["students"], ghost], "meta": meta}
 
+def test_a_deleted_row_of_the_modified_feed_hides_no_slip(migrated_url: str, clock: ManualClock) -> None:
+    """A student deleted before the run stands in the modified feed, with deleted_at, and not in the list."""
+    world = World(migrated_url, clock, policy=GENEROUS, faults=Faults())
     world.app.faults.add(make._spoiled(haunted), make.on_modified_feed, times=None)
     first_run_while_one_leaves_and_one_comes(world, come=lambda _: None, leave=world.school.delete)
 
 
 def test_a_deleted_row_of_the_modified_feed_leaves_a_quiet_roster_clean(migrated_url: str, clock: ManualClock) -> None:
     world = World(migrated_url, clock, policy=GENEROUS, faults=Faults())
-    ghost = {
-        "id": 7,
-        "first_name": "Ghost",
-        "created_at": "2024-01-01T00:00:00.000Z",
-        "deleted_at": "2026-03-02T07:55:00.000Z",
-    }
-
-    def haunted(document: dict[str, Any]) -> dict[str, Any]:
-        meta = document["meta"] | {"total_count": document["meta"]["total_count"] + 1}
-        return {"students": [*document["students"], ghost], "meta": meta}
-
     world.app.faults.add(make._spoiled(haunted), make.on_modified_feed, times=None)
     assert world.sync().state is RunState.SUCCEEDED
 
