@@ -76,12 +76,12 @@ class School:
         return self._clock.now() + timedelta(seconds=self._switches.clock_skew)
 
     def moment_of_reading(self) -> int | None:
-        """Return as of when the next answer is made, in ms; None: of now, and now is all there is."""
+        """Return as of when the next answer is made, in ms that have passed; None: of now, and now is all there is."""
         switches = self._switches
         if switches.timeless:
             return None
         behind = switches.lag_seconds if self._rng.random() < switches.lag_share else 0.0
-        return to_ms(self.now()) - round(behind * 1000)
+        return self._elapsed() - round(behind * 1000)
 
     def versions(self, moment: int | None = None) -> Iterator[Version]:
         """Yield the state of everybody, the deleted included, as seen at `moment`."""
@@ -228,9 +228,7 @@ class School:
         for number in numbers:
             created = self._grained(born - 2 * _HOUR - int(self._rng.random() * _OLDEST))
             updated = self._grained(created + int(self._rng.random() * (born - _HOUR - created)))
-            self._rows[number] = Version(
-                id=number, population=self._population, since=created, created=created, updated=updated
-            )
+            self._rows[number] = Version(id=number, population=self._population, created=created, updated=updated)
         self._drawn = numbers
 
     def _take_id(self) -> int:
@@ -270,7 +268,7 @@ class School:
 
     def _put(self, version: Version) -> None:
         """Let a state come to sight: now, or later; never before the one that it follows, whose lock it waited for."""
-        switches, now = self._switches, to_ms(self.now())
+        switches, now = self._switches, self._elapsed()
         version.since = now
         if switches.late_commit_seconds and self._rng.random() < switches.late_commit_share:
             version.since += round(switches.late_commit_seconds * 1000)
@@ -287,6 +285,10 @@ class School:
             self._gone[version.id] = None
         self.generation += 1
 
+    def _elapsed(self) -> int:
+        """Return the milliseconds that have passed: what is in sight stays so where the server's clock is set back."""
+        return round(self._clock.monotonic() * 1000)
+
     def _stamp(self) -> int:
         skews = self._switches.stamp_skews
         skew = skews[0] if len(skews) == 1 else self._rng.choice(skews)
@@ -296,7 +298,7 @@ class School:
         return stamp - stamp % self._switches.grain_ms
 
     def _now_in_sight(self) -> Iterator[Version]:
-        return self.versions(None if self._switches.timeless else to_ms(self.now()))
+        return self.versions(None if self._switches.timeless else self._elapsed())
 
 
 def _with(fields: Fields, changes: Fields) -> Fields:

@@ -18,6 +18,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _PACIFIC = 8 * 3_600_000
 
+EVER = -(2**63)
+"""Before everything that anybody looks at."""
+
 _KEYS_NEVER_NULL = {"status"}  # the vendor's samples do not show the key at all
 
 
@@ -39,9 +42,10 @@ def spell(stamp: int, offset: str = "Z") -> str:
 
 @dataclass(slots=True, kw_only=True)
 class Version:
-    """One state of one student; all stamps are milliseconds since 1970 by the server's clock.
+    """One state of one student; its stamps are milliseconds since 1970 by the server's clock.
 
-    `since` is when it came to sight, `previous` the state before as long as somebody may still see it. A record that
+    `since` is when it came to sight, on a clock that nobody sets, `previous` the state before as long as somebody may
+    still see it. A record that
     was injected bears its bytes in `raw`. A traceless removal is one that no deleted feed shows.
     """
 
@@ -49,7 +53,7 @@ class Version:
     population: Population
     created: int
     updated: int
-    since: int = 0
+    since: int = EVER
     deleted: int | None = None
     traceless: bool = False
     raw: bytes | None = None
