@@ -157,6 +157,11 @@ class Moment:
         """The start by the server's clock alone, as well as it is known."""
         return self.server if self.server is not None else self.local - timedelta(seconds=60)
 
+    @property
+    def server_ahead_s(self) -> float | None:
+        """How far the server's clock was ahead of ours, in seconds, as well as it is known; None without a `Date`."""
+        return None if self.server is None else (self.server - self.local).total_seconds()
+
     def start(self, newest: datetime | None) -> datetime | None:
         """Return a time at which the response had surely not been made: the earlier of both clocks.
 

@@ -51,6 +51,8 @@ class SourceState:
     last_clean_modified_at: datetime | None = None
     last_clean_full_at: datetime | None = None
     history_starts_at: datetime | None = None
+    server_ahead_s: float | None = None
+    """How far the server's clock was ahead of ours when the watermarks were dated, in seconds; None: unknown."""
     deleted_feed_proven: bool = False
     deleted_feed_ignored: bool = False
     unknown_keys: tuple[str, ...] = ()

@@ -92,7 +92,7 @@ def verify(url: str, source: str, *, policy: Policy, connect: Connect, watch: Wa
 def _now(roster: Roster) -> datetime:
     """Return the server's time as late in the crawl as it is known: later stamps, overlap aside, are of the future."""
     last = roster.feed and roster.feed.start
-    return max(roster.server_start, last or roster.server_start)
+    return max(roster.moment.server_start, last or roster.moment.server_start)
 
 
 def _compare(stage: Stage, api: Api) -> Iterator[list[Difference]]:

@@ -57,6 +57,8 @@ class Source(Base):
     last_clean_modified_at: Mapped[datetime | None]
     last_clean_full_at: Mapped[datetime | None]
     history_starts_at: Mapped[datetime | None]
+    server_ahead_s: Mapped[float | None]
+    """How far the server's clock was ahead of ours when the watermarks were dated."""
     deleted_feed_proven: Mapped[bool] = mapped_column(default=False)
     """Whether GET has ever proved gone a student whom the deleted feed listed."""
     deleted_feed_ignored: Mapped[bool] = mapped_column(default=False)

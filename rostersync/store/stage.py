@@ -182,9 +182,9 @@ class Stage:
         """Return how many sighted students only one of the last two rounds of proofs found gone."""
         return self._count(q.GONE_DIFFERENTLY)
 
-    def listed_alive(self) -> int:
-        """Return how many students that the current reading sighted are listed as deleted, and answer GET alive."""
-        return self._count(q.LISTED_ALIVE)
+    def listed_alive(self, reading: int) -> int:
+        """Return how many sighted students the deleted feed lists, but not up to `reading`, and GET shows alive."""
+        return self._count(q.LISTED_ALIVE, since_feed=reading)
 
     def any_gone(self) -> bool:
         """Tell whether anybody was proved gone."""

@@ -147,11 +147,13 @@ DEPARTURES = _count(departed, _LISTED)
 NAMELESS_DEPARTURES = _count(departed, departed.c.id < 0)
 
 
+_LISTED_LATER = departed.c.first_reading > bindparam("since_feed", type_=Integer)
+
+
 def _departures_after() -> Select[Any]:
-    later = departed.c.first_reading > bindparam("since_feed", type_=Integer)
     was_sighted = exists().where(sighted.c.id == departed.c.id, _CURRENT)
     gone, stored = _answered(departed.c.id, "gone"), _lives(departed.c.id)
-    return _count(departed, _LISTED, later, or_(and_(was_sighted, gone), and_(~was_sighted, stored)))
+    return _count(departed, _LISTED, _LISTED_LATER, or_(and_(was_sighted, gone), and_(~was_sighted, stored)))
 
 
 DEPARTURES_AFTER = _departures_after()
@@ -183,7 +185,8 @@ FORGET_PROOFS = update(proof).values(before=proof.c.answer, answer=None)
 _PROVED = proof.join(sighted, sighted.c.id == proof.c.id)
 _NOW, _BEFORE = func.coalesce(proof.c.answer, ""), func.coalesce(proof.c.before, "")
 GONE = _count(_PROVED, _CURRENT, proof.c.answer == "gone")
-LISTED_ALIVE = _count(_PROVED.join(departed, departed.c.id == proof.c.id), _CURRENT, _LISTED, proof.c.answer == "alive")
+_PROVED_DEPARTED = _PROVED.join(departed, departed.c.id == proof.c.id)
+LISTED_ALIVE = _count(_PROVED_DEPARTED, _CURRENT, _LISTED, _LISTED_LATER, proof.c.answer == "alive")
 GONE_DIFFERENTLY = _count(_PROVED, _CURRENT, (_NOW == "gone") != (_BEFORE == "gone"))
 ANY_GONE = _count(proof, proof.c.answer == "gone")
 FEED_PROVED = _count(proof.join(departed, departed.c.id == proof.c.id), proof.c.answer == "gone")

@@ -78,6 +78,8 @@ removal = Table(
     Column("planned", Boolean, nullable=False),  # in the plan that is being approved
 )
 
+TABLES = _STAGE.sorted_tables
+
 
 def attach(connection: Connection, database: Path | None) -> None:
     """Give the connection an empty stage: a nameless file beside `database`, or the session's own temporary tables."""
@@ -94,7 +96,7 @@ def attach(connection: Connection, database: Path | None) -> None:
 def clear(connection: Connection) -> None:
     """Empty the stage for another run."""
     with connection.begin():
-        for table in _STAGE.sorted_tables:
+        for table in TABLES:
             connection.execute(delete(table))
 
 
@@ -105,7 +107,7 @@ def _definitions(dialect_name: str) -> list[str]:
     place = {"stage": "pg_temp" if postgres else "stage"}
     return [
         str(CreateTable(table).compile(dialect=dialect, schema_translate_map=place, render_schema_translate=True))
-        for table in _STAGE.sorted_tables
+        for table in TABLES
     ]
 
 

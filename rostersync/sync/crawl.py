@@ -13,10 +13,12 @@ the start of the crawl to T and that nobody sighted: the loss that must not be.
   student proved gone too early, deleted only after T was read: such a one stands in the second reading of the
   deleted feed (step 6) or in neither, and the two readings must prove the same ids gone.
 * The sum is larger than T only by a student who was sighted and left unseen: one whose deletion the feed does not
-  show, or one who was deleted, and restored just after T. The latter is why the deleted feed is read on both sides
-  of T. The former is why every departure must be explained: the largest total that any page told, plus those
-  sighted who came in since the first page (created, or restored), less T, is at least the number who left; and it
-  must not be more than the departures that the deleted feed shows. Each inequality in this errs towards unclean.
+  show, one who was deleted, and restored just after T, or one whom GET, asking a replica that lags behind, shows
+  alive. The last is why nobody may be alive whom the feed began to list after the first page. The second is why the
+  deleted feed is read on both sides of T. The first is why every departure must be explained: the largest total that
+  any page told, plus those sighted who came in since the first page (created, or restored), less T, is at least the
+  number who left; and it must not be more than the departures that the deleted feed shows. Each inequality in this
+  errs towards unclean.
 * Who came in is not told by stamps alone: app servers' clocks differ, and commits are late. So the modified feed is
   read once before the first page, too, from as far back as stamps may lie; and whoever is sighted with such a stamp,
   is not in that reading and not stored, came in. Those read there are no sightings: they may leave before page 1.
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from rostersync.records import Answer, Page, Row
+    from rostersync.records import Answer, Moment, Page, Row
     from rostersync.report import SourceState
     from rostersync.sync.plan import Policy
 
@@ -93,19 +95,19 @@ class Stage(Protocol):
     def forget_proofs(self) -> None: ...
     def gone(self) -> int: ...
     def gone_differently(self) -> int: ...
-    def listed_alive(self) -> int: ...
+    def listed_alive(self, reading: int) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
     """A crawl's outcome. `start`, by the earlier clock, dates a clean one's watermark; None: no clock can be believed.
 
-    `server_start` is the start by the server's clock.
+    `moment` is when its first page was made.
     """
 
     clean: bool
     start: datetime | None
-    server_start: datetime
+    moment: Moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +130,12 @@ class DeletedFeed:
 class Roster:
     """A crawled roster: `total` is the last total told, `feed` the deleted feed as read last, if it was.
 
-    `start` and `server_start` are as a stream's, `window` is from when on the feeds were asked for.
+    `start` and `moment` are as a stream's, `window` is from when on the feeds were asked for.
     """
 
     clean: bool
     start: datetime | None
-    server_start: datetime
+    moment: Moment
     window: datetime
     total: int
     feed: DeletedFeed | None = None
@@ -146,15 +148,17 @@ class Books:
     sighted: int
     gone: int
     gone_differently: int
+    listed_alive: int
     total: int
-    largest: int
-    entered: int
-    departed: int
+    largest: int = 0
+    entered: int = 0
+    departed: int = 0
 
     @property
     def sum_is_right(self) -> bool:
         """Whether the students sighted, less the gone, are as many as the list says."""
-        return self.gone_differently == 0 and self.sighted - self.gone == self.total
+        told_apart = self.gone_differently == 0 and self.listed_alive == 0
+        return told_apart and self.sighted - self.gone == self.total
 
     @property
     def balance(self) -> bool:
@@ -210,7 +214,7 @@ class Crawler:
         self._stage.begin_reading()
         opening = self._first_page(Query())
         window = self._window(opening)
-        found = partial(Roster, start=self._start(opening), server_start=opening.moment.server_start, window=window)
+        found = partial(Roster, start=self._start(opening), moment=opening.moment, window=window)
         if opening.whole:
             self._stage.put(opening.rows, paged=True)
             return found(clean=True, total=opening.total_count)
@@ -258,6 +262,7 @@ class Crawler:
             sighted=self._stage.sightings(),
             gone=self._stage.gone(),
             gone_differently=self._stage.gone_differently(),
+            listed_alive=self._stage.listed_alive(before.reading),
             total=last.total_count,
             largest=largest,
             entered=self._stage.entered(since(window, self._policy.overlap), before.reading),
@@ -308,7 +313,7 @@ class Crawler:
         return self._stream(previous.first, clean=False)
 
     def _stream(self, first: Page, *, clean: bool) -> Stream:
-        return Stream(clean, self._start(first), first.moment.server_start)
+        return Stream(clean, self._start(first), first.moment)
 
     def _stage_feed_page(self, page: Page) -> None:
         self._stage.put(page.rows)
@@ -321,10 +326,14 @@ class Crawler:
         last = self._first_page(query)
         self._stage.put(last.rows)
         feed = self._prove_departures(window, first.total_count)
-        sighted, gone, differently = self._stage.sightings(), self._stage.gone(), self._stage.gone_differently()
-        books = Books(sighted, gone, differently, last.total_count, largest=0, entered=0, departed=0)
-        # Whom the feed lists and GET shows alive may have left the list before the answer came from a replica behind.
-        return feed.explains and books.sum_is_right and self._stage.listed_alive() == 0
+        books = Books(
+            sighted=self._stage.sightings(),
+            gone=self._stage.gone(),
+            gone_differently=self._stage.gone_differently(),
+            listed_alive=self._stage.listed_alive(0),
+            total=last.total_count,
+        )
+        return feed.explains and books.sum_is_right
 
     # The deleted feed ----------------------------------------------------------------------------------------
 

@@ -12,11 +12,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rostersync.clock import floor_seconds
-from rostersync.report import RunKind, SourceState, Watermarks
+from rostersync.report import RunKind, SourceState
 from rostersync.sync.guard import GuardPolicy
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    from rostersync.records import Moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,25 @@ def earlier(start: datetime, watermark: datetime | None) -> datetime:
     return start if watermark is None else min(start, watermark)
 
 
-def trusted(marks: Watermarks, server_now: datetime, overlap: timedelta) -> bool:
-    """Tell whether no watermark lies further in the server's future than `overlap`."""
-    return all(mark is None or mark <= server_now + overlap for mark in (marks.modified, marks.deleted))
+def trusted(state: SourceState, moment: Moment, overlap: timedelta) -> bool:
+    """Tell whether a crawl that began at `moment` may read from the watermarks: the server's clock is not behind them.
+
+    None lies in its future by more than `overlap`. Nor has it fallen, against ours, by more than half of that
+    since they were dated: what changed meanwhile may bear stamps from before them, and the other half is for late
+    commits. (Ours may have been set forward instead; nothing tells these apart, and a full run is right for both.)
+    """
+    marks, ahead = state.watermarks, moment.server_ahead_s
+    if any(mark is not None and mark > moment.server_start + overlap for mark in (marks.modified, marks.deleted)):
+        return False
+    if ahead is None or state.server_ahead_s is None:
+        return True
+    return ahead >= state.server_ahead_s - overlap.total_seconds() / 2
+
+
+def ahead_when_dated(before: float | None, now: float | None, *, dated_anew: bool) -> float | None:
+    """Return how far the server was ahead when the watermarks were dated, now or before; the most that it may be."""
+    known = [seconds for seconds in (before, now) if seconds is not None]
+    return now if dated_anew and now is not None else max(known, default=None)
 
 
 def advance(old: datetime | None, new: datetime | None, *, replace: bool = False) -> datetime | None:

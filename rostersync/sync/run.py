@@ -147,19 +147,19 @@ class Run:
         return crawled
 
     def _crawl_changes(self, crawler: Crawler) -> Crawled | None:
-        """Read both feeds; None when a watermark lies in the server's future, so that only a full run can tell."""
+        """Read both feeds; None when the server's clock is behind a watermark, so that only a full run can tell."""
         marks, overlap = self._state.watermarks, self._policy.overlap
         assert marks.modified is not None
         assert marks.deleted is not None
         proven = self._state.deleted_feed_proven
         modified = crawler.modified(plan.since(marks.modified, overlap), feed_proven=proven)
-        if not plan.trusted(marks, modified.server_start, overlap):
-            log.warning("watermark_in_the_future", source=self._source)
+        if not plan.trusted(self._state, modified.moment, overlap):
+            log.warning("watermarks_not_trusted", source=self._source)
             return None
         live = runs.live_students(self._connection, self._source)
         self._stage.forget_proofs()  # whom the books found alive may be deleted again before the feed is read
         feed = crawler.deleted(plan.since(marks.deleted, overlap), live)
-        deleted = Stream(feed.explains, feed.start, modified.server_start)
+        deleted = Stream(feed.explains, feed.start, modified.moment)
         return Crawled(RunKind.INCREMENTAL, modified, deleted, feed_ignored=feed.ignored)
 
     def _crawl_roster(self, crawler: Crawler) -> Crawled:
@@ -168,7 +168,7 @@ class Run:
             message = f"the API lists no student at all, and the replica holds {live}"
             raise RunFailed(message, "nothing was removed; look at the token's permissions and at ManageBac itself")
         # An empty list may be a mistake of a moment, so it dates no watermark: the next run reads everything again.
-        stream = Stream(roster.clean and roster.total > 0, roster.start, roster.server_start)
+        stream = Stream(roster.clean and roster.total > 0, roster.start, roster.moment)
         ignored = roster.feed.ignored if roster.feed else self._state.deleted_feed_ignored
         nameless = self._stage.lacks_ids()
         return Crawled(
@@ -177,14 +177,14 @@ class Run:
             self._deletions_told(crawler, roster) if nameless else stream,
             feed_ignored=ignored,
             swept=stream.clean and not nameless,
-            replaces=not plan.trusted(self._state.watermarks, roster.server_start, self._policy.overlap),
+            replaces=not plan.trusted(self._state, roster.moment, self._policy.overlap),
             empty=roster.total == 0,
         )
 
     def _deletions_told(self, crawler: Crawler, roster: Roster) -> Stream:
         """Return what the deleted feed makes known where a record without an id forbids to infer from absence."""
         feed = roster.feed or crawler.departures_since(roster.window, roster.total)
-        return Stream(roster.clean and feed.explains, roster.start, roster.server_start)
+        return Stream(roster.clean and feed.explains, roster.start, roster.moment)
 
     def _require_same_school(self) -> None:
         """Raise `RunFailed` when token or address are new, and lead to none of the students that are known."""
@@ -344,11 +344,15 @@ class Run:
         def advance(old: datetime | None, stream: Stream, *, clean: bool) -> datetime | None:
             return plan.advance(old, stream.start if clean else None, replace=crawled.replaces)
 
+        marks = Watermarks(
+            advance(before.watermarks.modified, crawled.modified, clean=modified_clean),
+            advance(before.watermarks.deleted, crawled.deleted, clean=deleted_clean),
+        )
+        dated_anew = marks == Watermarks(crawled.modified.start, crawled.deleted.start)
+        ahead = crawled.modified.moment.server_ahead_s
         return SourceState(
-            watermarks=Watermarks(
-                advance(before.watermarks.modified, crawled.modified, clean=modified_clean),
-                advance(before.watermarks.deleted, crawled.deleted, clean=deleted_clean),
-            ),
+            watermarks=marks,
+            server_ahead_s=plan.ahead_when_dated(before.server_ahead_s, ahead, dated_anew=dated_anew),
             newest_updated_at=plan.later(before.newest_updated_at, stage.newest_updated_at()),
             last_clean_modified_at=self._started_at if modified_clean else before.last_clean_modified_at,
             last_clean_full_at=self._now() if full_done else before.last_clean_full_at,

@@ -344,3 +344,54 @@ def test_a_student_deleted_again_after_his_get_is_removed(migrated_url: str, clo
     report = world.sync()
     assert (report.kind, report.state) == (RunKind.INCREMENTAL, RunState.SUCCEEDED)
     assert x not in world.replica()
+
+
+def set_servers_clock(world: World, seconds: float) -> None:
+    switches = world.school.switches
+    world.school.switches = replace(switches, clock_skew=switches.clock_skew + seconds)
+
+
+def test_a_change_made_while_the_servers_clock_was_behind_a_watermark_that_it_has_passed_again_is_read(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    world = World(migrated_url, clock, policy=GENEROUS)
+    world.sync()
+    one, other = sorted(world.upstream())[:2]
+    set_servers_clock(world, -3600)
+    world.school.update(one, nickname="Behind")
+    world.school.delete(other)
+    world.pass_time(hours=3)
+    report = world.sync()
+    assert (report.kind, report.state) == (RunKind.FULL, RunState.SUCCEEDED)
+    assert world.replica() == world.upstream()
+    world.pass_time(hours=1)
+    assert world.sync().kind is RunKind.INCREMENTAL
+
+
+def test_a_clock_that_falls_little_by_little_is_measured_from_where_the_older_watermark_was_dated(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    """Each step is too small to tell; a removal that is held keeps the deleted watermark from moving."""
+    world = World(migrated_url, clock, policy=Policy(guard=GuardPolicy(max_deletions=0)))
+    world.sync()
+    world.school.delete(min(world.upstream()))
+    reports = []
+    for _ in range(3):
+        set_servers_clock(world, -250)
+        world.pass_time(hours=1)
+        reports.append(world.sync())
+    assert [report.state for report in reports] == [RunState.HELD] * 3
+    assert [report.kind for report in reports] == [RunKind.INCREMENTAL, RunKind.FULL, RunKind.FULL]
+
+
+def test_a_server_that_stays_where_it_is_ahead_or_behind_is_read_incrementally(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(clock_skew=-5000.0))
+    world.sync()
+    world.pass_time(hours=1)
+    assert world.sync().kind is RunKind.INCREMENTAL
+    set_servers_clock(world, 9000)
+    world.pass_time(hours=1)
+    assert world.sync().kind is RunKind.INCREMENTAL
+    assert world.replica() == world.upstream()

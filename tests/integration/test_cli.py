@@ -14,7 +14,7 @@ from school_site import TOKEN, Site, serve
 
 from rostersync.clock import SystemClock
 from rostersync.simulator import Switches, faults
-from rostersync.store import Store
+from rostersync.store import Store, schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -289,8 +289,8 @@ def test_check_of_a_wrong_configuration_tells_every_mistake_and_exits_with_2(qui
 
 
 def test_the_database_can_be_made_and_looked_at_before_the_first_sync(site: Site) -> None:
-    assert "schema 0001" in site.ok("db", "upgrade")
-    assert site.ok("db", "current") == "0001\n"
+    assert f"schema {schema.HEAD}" in site.ok("db", "upgrade")
+    assert site.ok("db", "current") == f"{schema.HEAD}\n"
     assert "as this version defines it" in site.ok("db", "check")
     assert "never run" in site.ok("status")
 

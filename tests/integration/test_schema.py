@@ -12,9 +12,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, text
 
 from rostersync.errors import DatabaseUnreachable, NoDatabase, SchemaOutdated, SchemaTooNew, StoreError
-from rostersync.store import Store, schema
+from rostersync.report import SourceState
+from rostersync.store import Store, runs, schema
 from rostersync.store.models import Base
-from rostersync.store.views import VIEWS
+from rostersync.store.views import VIEWS, drop_views
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,6 +102,23 @@ def test_an_older_schema_of_postgresql_waits_for_the_operator(
     with pytest.raises(SchemaOutdated) as caught:
         Store(postgres_url, clock, create=True)
     assert "db upgrade" in caught.value.hint
+
+
+def test_an_upgrade_from_the_first_schema_keeps_what_is_there(database_url: str, clock: ManualClock) -> None:
+    engine = Store(database_url, clock, create=True).engine
+    with engine.connect().execution_options(begin="write") as connection, connection.begin():
+        drop_views(connection)
+        connection.execute(text("ALTER TABLE source DROP COLUMN server_ahead_s"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+        row = {"name": "main", "feed": False}
+        columns = "name, fence, deleted_feed_proven, deleted_feed_ignored, unknown_keys"
+        connection.execute(text(f"INSERT INTO source ({columns}) VALUES (:name, 7, :feed, :feed, '[]')"), row)
+    store = Store(database_url, clock, create=True, auto_upgrade=True)
+    with store.reading() as connection:
+        assert runs.state(connection, "main") == SourceState()
+        with connection.begin():
+            assert connection.scalar(text("SELECT fence FROM source")) == 7
+            assert connection.scalar(text("SELECT count(*) FROM sync_health")) == 1
 
 
 def test_the_tables_of_something_else_are_left_alone(database_url: str, clock: ManualClock) -> None:

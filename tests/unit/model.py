@@ -179,8 +179,9 @@ class MemoryStage:
     def gone_differently(self) -> int:
         return len(self._gone(self.proofs) ^ self._gone(self.before))
 
-    def listed_alive(self) -> int:
-        return sum(self.proofs.get(key) == "alive" for key in self.listed() & set(self.current()))
+    def listed_alive(self, reading: int) -> int:
+        late = {key for key in self.listed() & set(self.current()) if self.feed[key][1] > reading}
+        return sum(self.proofs.get(key) == "alive" for key in late)
 
     def _gone(self, proofs: dict[int, str]) -> set[int]:
         return {key for key, proof in proofs.items() if proof == "gone" and key in self.current()}

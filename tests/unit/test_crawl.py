@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -192,6 +193,24 @@ def test_a_student_restored_right_after_the_total_was_read_leaves_the_crawl_uncl
     assert not roster.clean or set(school.living) <= set(stage.rows)
 
 
+def test_a_total_once_told_is_not_forgotten_in_the_second_balance() -> None:
+    """The rest are told by a replica behind: a row slipped when somebody left unseen, and only that total tells."""
+    school, stage = school_of(9), MemoryStage()
+    at_request(school, PAGE_3, lambda: school.delete(1, unseen=True))
+    honest = school.page
+
+    def page(query: Query, number: int) -> Page | None:
+        found = honest(query, number)
+        if found is None or query != Query() or school.requests == 1:
+            return found
+        return replace(found, total_count=9 if school.requests == T else 8)
+
+    school.page = page  # type: ignore[method-assign]
+    roster = crawler(school, stage, attempts=1).roster()
+    assert school.requests > T
+    assert not roster.clean
+
+
 def test_pages_that_change_their_size_are_read_anew() -> None:
     school, stage = school_of(9), MemoryStage()
     at_request(school, PAGE_3, lambda: setattr(school, "per_page", 2))
@@ -209,11 +228,12 @@ def test_a_roster_that_never_rests_ends_unclean_after_a_bounded_number_of_reques
 @pytest.mark.parametrize(
     "books",
     [
-        Books(sighted=9, gone=0, gone_differently=0, total=10, largest=10, entered=0, departed=0),
-        Books(sighted=10, gone=0, gone_differently=0, total=9, largest=10, entered=0, departed=0),
-        Books(sighted=10, gone=1, gone_differently=1, total=9, largest=10, entered=0, departed=1),
-        Books(sighted=10, gone=0, gone_differently=0, total=10, largest=11, entered=0, departed=0),
-        Books(sighted=10, gone=0, gone_differently=0, total=10, largest=10, entered=1, departed=0),
+        Books(sighted=9, gone=0, gone_differently=0, listed_alive=0, total=10, largest=10, entered=0, departed=0),
+        Books(sighted=10, gone=0, gone_differently=0, listed_alive=0, total=9, largest=10, entered=0, departed=0),
+        Books(sighted=10, gone=1, gone_differently=1, listed_alive=0, total=9, largest=10, entered=0, departed=1),
+        Books(sighted=10, gone=0, gone_differently=0, listed_alive=0, total=10, largest=11, entered=0, departed=0),
+        Books(sighted=10, gone=0, gone_differently=0, listed_alive=0, total=10, largest=10, entered=1, departed=0),
+        Books(sighted=10, gone=0, gone_differently=0, listed_alive=1, total=10, largest=10, entered=0, departed=0),
     ],
 )
 def test_each_figure_of_the_books_can_make_a_crawl_unclean(books: Books) -> None:
@@ -221,8 +241,9 @@ def test_each_figure_of_the_books_can_make_a_crawl_unclean(books: Books) -> None
 
 
 def test_books_whose_departures_are_explained_balance() -> None:
-    assert Books(sighted=10, gone=1, gone_differently=0, total=9, largest=10, entered=0, departed=1).balance
-    assert Books(sighted=10, gone=0, gone_differently=0, total=10, largest=10, entered=0, departed=0).balance
+    even = Books(sighted=10, gone=0, gone_differently=0, listed_alive=0, total=10, largest=10, entered=0, departed=0)
+    assert even.balance
+    assert replace(even, gone=1, total=9, departed=1).balance
 
 
 def live_on(school: ModelSchool, unseen: float) -> None:

@@ -70,8 +70,42 @@ def test_a_watermark_never_goes_back_unless_it_is_replaced() -> None:
     assert plan.advance(None, NOON) == NOON
 
 
+def state_of(modified: datetime, deleted: datetime, ahead: float | None = None) -> SourceState:
+    return SourceState(watermarks=Watermarks(modified, deleted), server_ahead_s=ahead)
+
+
 def test_a_watermark_in_the_servers_future_by_more_than_the_overlap_is_not_trusted() -> None:
-    overlap = timedelta(minutes=10)
-    assert plan.trusted(Watermarks(NOON, NOON), NOON - overlap, overlap)
-    assert not plan.trusted(Watermarks(NOON, NOON), NOON - overlap - timedelta(seconds=1), overlap)
-    assert not plan.trusted(Watermarks(NOON - HOUR, NOON), NOON - overlap - timedelta(seconds=1), overlap)
+    overlap, second = timedelta(minutes=10), timedelta(seconds=1)
+    near, far = Moment(NOON, NOON - overlap), Moment(NOON, NOON - overlap - second)
+    assert plan.trusted(state_of(NOON, NOON), near, overlap)
+    assert not plan.trusted(state_of(NOON, NOON), far, overlap)
+    assert not plan.trusted(state_of(NOON - HOUR, NOON), far, overlap)
+    assert not plan.trusted(state_of(NOON, NOON - HOUR), far, overlap)
+    assert plan.trusted(SourceState(), far, overlap)
+
+
+def test_watermarks_are_not_trusted_once_the_servers_clock_has_fallen_by_more_than_half_the_overlap() -> None:
+    overlap, old = timedelta(minutes=10), NOON - 8 * HOUR
+    behind, further = Moment(NOON, NOON - overlap / 2), Moment(NOON, NOON - overlap / 2 - timedelta(seconds=1))
+    assert plan.trusted(state_of(old, old, 0.0), behind, overlap)
+    assert not plan.trusted(state_of(old, old, 0.0), further, overlap)
+    assert plan.trusted(state_of(old, old), further, overlap)
+    assert plan.trusted(state_of(old, old, 0.0), Moment(NOON, None), overlap)
+    assert plan.trusted(state_of(old, old, -300.0), further, overlap)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "dated_anew", "expected"),
+    [
+        (5.0, 3.0, True, 3.0),
+        (5.0, 3.0, False, 5.0),  # one watermark is of before still
+        (3.0, 5.0, False, 5.0),
+        (5.0, None, True, 5.0),
+        (None, 0.0, False, 0.0),
+        (None, None, True, None),
+    ],
+)
+def test_how_far_the_server_was_ahead_is_kept_as_long_as_a_watermark_of_then(
+    before: float | None, now: float | None, dated_anew: bool, expected: float | None
+) -> None:
+    assert plan.ahead_when_dated(before, now, dated_anew=dated_anew) == expected
