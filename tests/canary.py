@@ -70,7 +70,7 @@ KINDS = {
         "national number": r"[NU]-\d{8}",
         "street": f"{_any_of(people._WORDS)} {_any_of(people._WAYS)}",
         "city": _any_of(people._CITIES),
-        "birthday": rf"(?<!\d)(?:{'|'.join(map(str, _BIRTH_YEARS))})-\d\d-\d\d(?![T\d])",
+        "birthday": rf"(?<!\d)(?:{'|'.join(map(str, _BIRTH_YEARS))})-\d\d-\d\d(?!\d|[T ]\d\d:)",
     }.items()
 }
 """What the stand-in and the tests make up for a person, as far as it is no everyday word."""

@@ -9,10 +9,13 @@ import gzip
 import random
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import psycopg
 from canary import TOKEN
+from psycopg.pq import TransactionStatus
 from sqlalchemy import event, select, text
 
 from rostersync.daemon.executor import Executor, Order, rehearse
@@ -30,17 +33,18 @@ from rostersync.secret import Secret
 from rostersync.simulator.app import App
 from rostersync.simulator.messages import Manner, Request
 from rostersync.simulator.state import School
-from rostersync.store import Store
+from rostersync.store import Store, staging
 from rostersync.store.models import student
 from rostersync.sync.plan import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from conftest import ManualClock
     from sqlalchemy import Connection, Engine
 
     from rostersync.managebac.wire import Call
+    from rostersync.records import Page, Query
     from rostersync.report import RunReport
     from rostersync.simulator.faults import Faults
     from rostersync.simulator.switches import Switches
@@ -52,8 +56,8 @@ BASE_URL = "https://api.managebac.invalid"
 class InProcessWire:
     """Carries a call to the stand-in by a function call; what a socket would do to the answer is acted out."""
 
-    def __init__(self, app: App, clock: ManualClock, latency: float = 0.05) -> None:
-        self._app, self._clock, self._latency = app, clock, latency
+    def __init__(self, world: World, latency: float = 0.05) -> None:
+        self._world, self._app, self._clock, self._latency = world, world.app, world.clock, latency
 
     def send(self, call: Call, timeout: float) -> Reply:
         sent_at = self._clock.now()
@@ -71,7 +75,22 @@ class InProcessWire:
         body = response.body
         if response.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)
-        return Reply(response.status, response.headers, body, sent_at, self._latency)
+        headers = response.headers
+        if self._world.rng.random() < self._world.dateless:
+            headers = {name: value for name, value in headers.items() if name != "Date"}
+        return Reply(response.status, headers, body, sent_at, self._latency)
+
+
+class ShuffledStudents(Students):
+    """Has the pages of a list asked for in any order, as lanes that overtake each other do."""
+
+    def __init__(self, rng: random.Random, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._rng = rng
+
+    def pages(self, query: Query, numbers: Sequence[int]) -> Iterator[Page | None]:
+        read = {number: self.page(query, number) for number in self._rng.sample(numbers, len(numbers))}
+        yield from (read[number] for number in numbers)
 
 
 class World:
@@ -91,6 +110,7 @@ class World:
         retries: int = 3,
         store: Store | None = None,
         source: str = SOURCE,
+        shuffled: bool = False,
     ) -> None:
         self.url, self.clock, self.per_page, self.retries, self.source = url, clock, per_page, retries, source
         self.school = School(seed, size, clock, switches)
@@ -100,11 +120,15 @@ class World:
         self.store = store or Store(url, clock, create=True)
         self.token = TOKEN
         self.reports: list[RunReport] = []
+        self.shuffled = shuffled
+        self.dateless = 0.0
+        """The share of responses that bear no `Date`."""
 
     @contextmanager
     def connect(self, _source: str) -> Iterator[Students]:
-        yield Students(
-            InProcessWire(self.app, self.clock),
+        kind = partial(ShuffledStudents, self.rng) if self.shuffled else Students
+        yield kind(
+            InProcessWire(self),
             BASE_URL,
             "v2p1",
             lanes=Lanes(1, self.clock),
@@ -185,6 +209,56 @@ def replica(connection: Connection, source: str = SOURCE) -> dict[int, Student]:
             )
         ).all()
     return {row.id: Student(**dict(zip(names, row, strict=True))) for row in rows}
+
+
+# Sessions --------------------------------------------------------------------------------------------------------
+
+
+class _KeptSession(psycopg.Connection[Any]):
+    """A session that does not end when it is closed, but is as good as a new one to whoever opens the next."""
+
+    kept: list[psycopg.Connection[Any]]
+    staged = False
+
+    def close(self) -> None:
+        if self.closed or self.info.transaction_status is TransactionStatus.UNKNOWN:
+            super().close()
+            return
+        self.rollback()
+        self.autocommit = True
+        last = staging.TABLES[-1].name
+        row = self.execute("SELECT pg_advisory_unlock_all(), to_regclass('pg_temp.' || %s)", [last]).fetchone()
+        self.staged = row is not None and row[1] is not None
+        if not self.staged:
+            self.execute("DISCARD TEMP")
+        self.autocommit = False
+        self.kept.append(self)
+
+
+@contextmanager
+def kept_sessions(engine: Engine) -> Iterator[None]:
+    """Have PostgreSQL's sessions, and the stages in them, used again: half the time of a small run goes to new ones."""
+    kept: list[psycopg.Connection[Any]] = []
+    kind = type("KeptSession", (_KeptSession,), {"kept": kept})
+
+    def connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+        return kept.pop() if kept else kind.connect(*arguments, **options)
+
+    def tell(session: Any, record: Any) -> None:
+        record.info["staged"] = session.staged
+
+    postgres = engine.dialect.name == "postgresql"
+    if postgres:
+        event.listen(engine, "do_connect", connect)
+        event.listen(engine, "connect", tell)
+    try:
+        yield
+    finally:
+        if postgres:
+            event.remove(engine, "do_connect", connect)
+            event.remove(engine, "connect", tell)
+        for session in kept:
+            psycopg.Connection.close(session)
 
 
 # Crashing --------------------------------------------------------------------------------------------------------

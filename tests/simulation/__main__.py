@@ -16,6 +16,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 import structlog
 from conftest import ManualClock, PostgresServer, _running
+from harness import kept_sessions
 from histories import Diverged, History
 
 from rostersync.store import Store
@@ -30,13 +31,14 @@ def play(job: tuple[str, int, int]) -> tuple[Counter[str], list[str]]:
     store = Store(url, ManualClock(), create=True)
     figures: Counter[str] = Counter()
     diverged = []
-    for seed in range(first, last):
-        try:
-            tale = asdict(History(seed, url, store).play())
-        except Diverged as error:
-            diverged.append(str(error))
-        else:
-            figures.update({name: int(value) for name, value in tale.items() if name != "seed"})
+    with kept_sessions(store.engine):
+        for seed in range(first, last):
+            try:
+                tale = asdict(History(seed, url, store).play())
+            except Diverged as error:
+                diverged.append(str(error))
+            else:
+                figures.update({name: int(value) for name, value in tale.items() if name != "seed"})
     return figures, diverged
 
 

@@ -83,6 +83,9 @@ def draw_switches(rng: random.Random) -> Switches:
     )
 
 
+STEPS = (-7200, -4000, -1000, -250, 250, 5000)
+"""By how many seconds a clock is set."""
+
 ACTS = ("create", "update", "update", "clear", "archive", "delete", "delete", "restore", "login")
 
 FAULTS: list[tuple[Callable[[], Fault], Match | None]] = [
@@ -124,7 +127,7 @@ class History:
         self.world = World(
             url,
             self.clock,
-            size=rng.choice([0, 1, 2, 4, 7, 12, 16]),
+            size=rng.choice([0, 1, 2, 3, 4, 6, 9, 13]),
             seed=seed,
             switches=draw_switches(rng),
             faults=self.faults,
@@ -133,7 +136,11 @@ class History:
             retries=rng.choice([1, 3]),
             store=store,
             source=f"h{seed}",
+            shuffled=rng.random() < 0.3,
         )
+        self.world.dateless = rng.choice([0.0, 0.0, 0.0, 0.2])
+        self.days = rng.choice([1, 1, 1, 1, 1, 1, 2, 2, 3, 5])
+        self.steps_at = rng.randrange(self.days) if rng.random() < 0.25 else None
         self.unrest = rng.choice([0.0, 0.05, 0.3])
         self.fault_share = rng.choice([0.0, 0.0, 0.03])
         self.alive = True
@@ -143,7 +150,9 @@ class History:
 
     def play(self) -> Tale:
         """Play the history; raises `Diverged` when the replica does not equal upstream in the end."""
-        for _ in range(self.rng.randrange(1, 6)):
+        for day in range(self.days):
+            if day == self.steps_at:
+                self._step_a_clock()
             self._live(self.rng.choice([0, 1, 3, 8]))
             self.world.pass_time(seconds=self.rng.choice([1, 30, 700, 4000, 30_000]))
             self._sync()
@@ -191,6 +200,17 @@ class History:
         elif act == "login":
             school.login(someone)
 
+    def _step_a_clock(self) -> None:
+        """Set one of the clocks, once: what two steps undo between two runs nobody can see."""
+        seconds, switches = self.rng.choice(STEPS), self.world.school.switches
+        if self.rng.random() < 0.5:
+            self.clock.time += timedelta(seconds=seconds)
+            seconds = -seconds  # the school's clock is told by how far it is ahead of ours
+        else:
+            # Without a Date nothing tells that the stamps have gone back behind a watermark.
+            self.tale.needs_full |= seconds < 0 and not switches.date_header
+        self.world.school.switches = replace(switches, clock_skew=switches.clock_skew + seconds)
+
     def _sync(self) -> None:
         """Have one run made by a process that may die at any step of it."""
         self.tale.runs += 1
@@ -220,6 +240,7 @@ class History:
     def _rest(self) -> None:
         """Let the faults stop and the school come to rest; a list without any order is a fault."""
         self.unrest = self.fault_share = 0.0
+        self.world.dateless = 0.0
         self.faults.clear()
         switches = self.world.school.switches
         calm = replace(switches, lag_share=0.0, order="id" if switches.order == "random" else switches.order)
