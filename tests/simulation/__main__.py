@@ -9,8 +9,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
@@ -18,28 +20,50 @@ import structlog
 from conftest import ManualClock, PostgresServer, _running
 from harness import kept_sessions
 from histories import Diverged, History
+from sqlalchemy import make_url
 
+from rostersync.cli.output import progress
 from rostersync.store import Store
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 BATCH = 50
+"""So many histories share a database, which is dropped after them."""
 
 
 def play(job: tuple[str, int, int]) -> tuple[Counter[str], list[str]]:
-    """Play histories `first` to `last` on the database at `url`; return their figures, and who diverged."""
-    url, first, last = job
+    """Play histories `first` to `last` in a database of their own; return their figures, and who diverged.
+
+    `place` is the url of a PostgreSQL's first database, or a folder for SQLite files.
+    """
+    place, first, last = job
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
-    store = Store(url, ManualClock(), create=True)
     figures: Counter[str] = Counter()
     diverged = []
-    with kept_sessions(store.engine):
-        for seed in range(first, last):
-            try:
-                tale = asdict(History(seed, url, store).play())
-            except Diverged as error:
-                diverged.append(str(error))
-            else:
-                figures.update({name: int(value) for name, value in tale.items() if name != "seed"})
+    with database_at(place) as url:
+        store = Store(url, ManualClock(), create=True)
+        with kept_sessions(store.engine):
+            for seed in range(first, last):
+                try:
+                    tale = asdict(History(seed, url, store).play())
+                except Diverged as error:
+                    diverged.append(str(error))
+                else:
+                    figures.update({name: int(value) for name, value in tale.items() if name != "seed"})
     return figures, diverged
+
+
+@contextmanager
+def database_at(place: str) -> Iterator[str]:
+    if place.startswith("postgresql"):
+        server = PostgresServer(make_url(place))
+        url = server.create()
+        yield url
+        server.drop(url)
+        return
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        yield f"sqlite:///{folder}/roster.db"
 
 
 def main() -> int:
@@ -57,32 +81,32 @@ def main() -> int:
 def simulate(database: str, first: int, last: int) -> int:
     """Play the histories on one kind of database and tell of them; return how many diverged."""
     started = time.monotonic()
-    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112
-    with tempfile.TemporaryDirectory(prefix="rs-sim-", dir=None if database == "postgresql" else memory) as folder:
-        if database == "postgresql":
-            with _running(Path(folder)) as admin:
-                server = PostgresServer(admin)
-                figures, diverged = spread(first, last, lambda _: server.create())
-        else:
-            figures, diverged = spread(first, last, lambda number: f"sqlite:///{folder}/{number}.db")
-    for line in diverged:
-        print(line)
+    postgres = database == "postgresql"
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") and not postgres else None  # noqa: PTH112
+    with (
+        tempfile.TemporaryDirectory(prefix="rs-sim-", dir=memory) as folder,
+        _running(Path(folder)) if postgres else nullcontext(folder) as place,
+    ):
+        figures, diverged = spread(database, str(place), first, last)
     told = ", ".join(f"{value} {name}" for name, value in sorted(figures.items()))
     seconds = time.monotonic() - started
-    print(f"{database}: {last - first} histories, {len(diverged)} diverged, {seconds:.0f} s ({told})", flush=True)
-    return len(diverged)
+    print(f"{database}: {last - first} histories, {diverged} diverged, {seconds:.0f} s ({told})", flush=True)
+    return diverged
 
 
-def spread(first: int, last: int, url_of: object) -> tuple[Counter[str], list[str]]:
-    """Deal the seeds in batches to as many processes as there are processors."""
-    assert callable(url_of)
-    jobs = [(str(url_of(at)), at, min(at + BATCH, last)) for at in range(first, last, BATCH)]
+def spread(database: str, place: str, first: int, last: int) -> tuple[Counter[str], int]:
+    """Deal the seeds in batches to as many processes as there are processors; tell at once who diverges."""
+    jobs = [(place, at, min(at + BATCH, last)) for at in range(first, last, BATCH)]
     figures: Counter[str] = Counter()
-    diverged: list[str] = []
-    with multiprocessing.get_context("fork").Pool(os.cpu_count(), maxtasksperchild=4) as pool:
-        for count, bad in pool.imap_unordered(play, jobs):
+    diverged = 0
+    with multiprocessing.get_context("fork").Pool(os.cpu_count(), maxtasksperchild=4) as pool, progress() as watch:
+        tell = watch(database)
+        for batch, (count, bad) in enumerate(pool.imap_unordered(play, jobs), 1):
             figures.update(count)
-            diverged += bad
+            diverged += len(bad)
+            for line in bad:
+                print(line, flush=True)
+            tell("histories", batch * BATCH, last - first)
     return figures, diverged
 
 
