@@ -173,9 +173,7 @@ def migrated_template(postgres_server: PostgresServer) -> str:
     return make_url(url).database or ""
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def migrated_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The SQLAlchemy url of a fresh database that is set up: the test runs once on each kind."""
+def _migrated(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "postgresql":
         server = request.getfixturevalue("postgres_server")
         url = server.create(template=request.getfixturevalue("migrated_template"))
@@ -186,6 +184,18 @@ def migrated_url(request: pytest.FixtureRequest) -> Iterator[str]:
         shutil.copy(request.getfixturevalue("migrated_file"), folder)
         yield URL.create("sqlite", database=f"{folder}/roster.db").render_as_string()
         canary.SEARCH.folder(Path(folder))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def migrated_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The SQLAlchemy url of a fresh database that is set up: the test runs once on each kind."""
+    yield from _migrated(request)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"], scope="module")
+def shared_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The same of one that a module's tests share: each is to have a source of its own."""
+    yield from _migrated(request)
 
 
 @contextmanager

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-import gzip
 import random
+import zlib
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -19,7 +19,7 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy import event, select, text
 
 from rostersync.daemon.executor import Executor, Order, rehearse
-from rostersync.errors import Malformed, TimedOut, Unreachable
+from rostersync.errors import Malformed, TimedOut, TooLarge, Unreachable
 from rostersync.managebac.lanes import Lanes
 from rostersync.managebac.limits import HostLimiter
 from rostersync.managebac.records import decode_student
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 SOURCE = "main"
 BASE_URL = "https://api.managebac.invalid"
+LARGEST = 4 << 20
+"""So many bytes of an answer are read."""
 
 
 class InProcessWire:
@@ -74,7 +76,9 @@ class InProcessWire:
             raise Malformed("the stand-in's answer is cut off")
         body = response.body
         if response.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
+            body = zlib.decompressobj(wbits=31).decompress(body, LARGEST + 1)
+        if len(body) > LARGEST:
+            raise TooLarge("the stand-in's answer is too large")
         headers = response.headers
         if self._world.rng.random() < self._world.dateless:
             headers = {name: value for name, value in headers.items() if name != "Date"}

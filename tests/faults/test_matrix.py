@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
-from harness import World
+from harness import LARGEST, World
 
 from rostersync.report import RunKind, RunState
 from rostersync.simulator import faults as make
@@ -34,16 +35,25 @@ FAULTS: dict[str, Callable[[], Fault]] = {
     "redirect": lambda: make.redirect("https://elsewhere.invalid/"),
     "429 as text": lambda: make.rate_limited("text-utc"),
     "429 as epoch": lambda: make.rate_limited("epoch"),
+    "429 as ISO 8601": lambda: make.rate_limited("iso"),
+    "429 as seconds": lambda: make.rate_limited("seconds"),
+    "429 with Retry-After": lambda: make.rate_limited("retry-after"),
+    "429 with a date to retry after": lambda: make.rate_limited("retry-after-date"),
+    "429 with garbage": lambda: make.rate_limited("garbage"),
     "429 with nothing": lambda: make.rate_limited("missing"),
     "HTML with 200": make.html_200,
     "truncated JSON": make.truncated_json,
     "deep JSON": lambda: make.deep_json(5_000),
+    "oversize": lambda: make.oversize(LARGEST + 1),
+    "gzip bomb": lambda: BOMB,
     "reset": make.reset,
     "no answer": make.never_answers,
     "slow drip": make.slow_drip,
     "no meta": lambda: make.without_meta("total_count", "total_pages"),
     "nobody beside a count": make.not_all_counts,
 }
+
+BOMB = make.gzip_bomb(4 * LARGEST)
 
 ON_LISTS_ONLY = {"no meta", "nobody beside a count"}
 
@@ -73,11 +83,11 @@ PLACES: dict[str, tuple[RunKind, Match]] = {
     [(fault, place) for fault in FAULTS for place in PLACES if not (fault in ON_LISTS_ONLY and place == "proof")],
 )
 def test_a_fault_loses_nothing_and_removes_nobody_alive(
-    migrated_url: str, clock: ManualClock, fault: str, place: str, times: int | None
+    shared_url: str, clock: ManualClock, fault: str, place: str, times: int | None
 ) -> None:
     kind, match = PLACES[place]
     faults = Faults()
-    world = World(migrated_url, clock, size=12, faults=faults, policy=GENEROUS)
+    world = World(shared_url, clock, size=12, faults=faults, policy=GENEROUS, source=f"s{uuid4().hex[:12]}")
     world.sync()
     world.pass_time(hours=1)
     living = sorted(world.upstream())
