@@ -62,4 +62,6 @@ def _show(verdict: Verdict) -> None:
         click.echo(f"  and {verdict.found - len(verdict.differences)} more")
     if verdict.error:
         click.echo(f"  {verdict.error}")
-    click.echo("  `rostersync resync` reads everything anew and mends this")
+    click.echo(
+        "  `rostersync resync` reads everything anew, and mends all but what was changed in the database by hand"
+    )

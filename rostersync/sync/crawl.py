@@ -300,9 +300,9 @@ class Crawler:
         """
         query = Query(modified_since=start_from)
         previous: _Reading | None = None
-        for attempt in range(self._policy.attempts):
+        for _ in range(self._policy.attempts):
             self._stage.begin_reading()
-            reading = self._read(query, self._stage_feed_page, backwards=attempt % 2 == 1)
+            reading = self._read(query, self._stage_feed_page)
             agreed = self._agree(previous, reading, self._stage.sightings())
             if reading.atomic or agreed or (feed_proven and self._feed_balances(query, reading.first)):
                 self._stage.keep_current_reading()
@@ -389,15 +389,13 @@ class Crawler:
         assert page is not None, "a list without its first page is an error of the API"
         return page
 
-    def _read(
-        self, query: Query, put: Callable[[Page], None], *, backwards: bool = False, first: Page | None = None
-    ) -> _Reading:
+    def _read(self, query: Query, put: Callable[[Page], None], first: Page | None = None) -> _Reading:
         """Read a feed over all its pages, handing each to `put`."""
         first = first or self._first_page(query)
         put(first)
         numbers = range(2, first.total_pages + 1)
         rows, steady, digest = len(first.rows), True, _digest(first)
-        for page in self._api.pages(query, numbers[::-1] if backwards else numbers):
+        for page in self._api.pages(query, numbers):
             if page is None:
                 steady = False
                 continue

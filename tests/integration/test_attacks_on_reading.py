@@ -395,3 +395,14 @@ def test_a_server_that_stays_where_it_is_ahead_or_behind_is_read_incrementally(
     world.pass_time(hours=1)
     assert world.sync().kind is RunKind.INCREMENTAL
     assert world.replica() == world.upstream()
+
+
+def test_the_newest_change_seen_is_kept_for_a_run_that_sees_none(migrated_url: str, clock: ManualClock) -> None:
+    """Without a Date our clock is believed up to there; it was behind in the first run."""
+    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(date_header=False, clock_skew=3600.0))
+    one = min(world.upstream())
+    world.school.update(one, nickname="Newest")
+    newest = world.upstream()[one].updated_at
+    assert world.sync().watermarks.modified != newest
+    world.pass_time(hours=2)
+    assert world.sync().watermarks.modified == newest

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from model import EPOCH, ORDERS, MemoryStage, ModelSchool
 
-from rostersync.records import Query, Student
+from rostersync.records import Query, Rejected, Student
 from rostersync.report import SourceState, Watermarks
 from rostersync.sync.crawl import Books, Crawler
 from rostersync.sync.plan import Policy, since
@@ -65,7 +65,7 @@ def test_a_quiet_roster_is_clean_after_its_pages_and_seven_more_requests() -> No
 
 
 # A quiet crawl of nine students, three a page, asks: page 1, M, page 1, D, page 2, page 3, M, D, T, D.
-M_EARLY, PAGE_1, PAGE_2, PAGE_3, M, D, T, D_AGAIN = 2, 3, 5, 6, 7, 8, 9, 10
+M_EARLY, PAGE_1, D_EARLY, PAGE_2, PAGE_3, M, D, T, D_AGAIN = range(2, 11)
 
 
 @pytest.mark.parametrize("moment", [M_EARLY, PAGE_1, PAGE_2, PAGE_3, M, D, T, D_AGAIN])
@@ -151,6 +151,29 @@ def test_a_deleted_feed_that_lists_the_living_explains_no_departure() -> None:
     ignore_deleted_since(school)
     between_the_later_pages(school, lambda: school.delete(1, unseen=True))
     assert not crawler(school, stage, attempts=1).roster().clean
+
+
+def test_a_deleted_feed_that_lists_the_living_at_first_explains_no_departure_later() -> None:
+    """Somebody who was deleted long before is listed anew by the second reading only, and would explain the removal."""
+    school, stage = school_of(30, per_page=12), MemoryStage(stored=[31])
+    school.deleted[31] = school.time
+    honest = school._rows
+
+    def rows(query: Query) -> list[Student]:
+        return honest(Query() if query.deleted_since and school.requests == D_EARLY else query)
+
+    school._rows = rows  # type: ignore[method-assign]
+    at_request(school, PAGE_3 + 1, lambda: school.delete(1, unseen=True))  # the first reading's sample is a request
+    assert not crawler(school, stage, attempts=1).roster().clean
+    assert 25 not in stage.rows
+
+
+def test_a_record_of_the_deleted_feed_that_cannot_be_decoded_still_tells_who_left() -> None:
+    school, stage = school_of(3), MemoryStage()
+    school._rows = lambda _: [Rejected(7, b"digest", "status: not text"), Rejected(None, b"digest", "id: none")]  # type: ignore[method-assign,list-item,return-value]
+    assert crawler(school, stage).deleted(EPOCH, live=3).clean
+    assert 7 in stage.listed()
+    assert sum(key < 0 for key in stage.listed()) == 1
 
 
 def test_the_feeds_of_a_roster_reach_back_to_their_watermarks() -> None:
