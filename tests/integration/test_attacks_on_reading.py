@@ -398,11 +398,14 @@ def test_a_server_that_stays_where_it_is_ahead_or_behind_is_read_incrementally(
 
 
 def test_the_newest_change_seen_is_kept_for_a_run_that_sees_none(migrated_url: str, clock: ManualClock) -> None:
-    """Without a Date our clock is believed up to there; it was behind in the first run."""
+    """Without a Date our clock is believed up to there; it was behind in the first run, and who had changed is gone."""
     world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(date_header=False, clock_skew=3600.0))
     one = min(world.upstream())
     world.school.update(one, nickname="Newest")
     newest = world.upstream()[one].updated_at
+    assert world.sync().watermarks.modified != newest
+    world.school.delete(one)
+    world.pass_time(minutes=5)
     assert world.sync().watermarks.modified != newest
     world.pass_time(hours=2)
     assert world.sync().watermarks.modified == newest
