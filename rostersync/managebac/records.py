@@ -201,7 +201,16 @@ def _decode_patiently(record: dict[str, Any]) -> Row:
     try:
         return _student(key, record)
     except _WrongShapeError as error:
-        return _reject(key, record, str(error))
+        return _deleted(key, record) or _reject(key, record, str(error))
+
+
+def _deleted(key: int, record: dict[str, Any]) -> Student | None:
+    """Return all that is ever used of a deleted student: his id, and when; None for one who is none."""
+    try:
+        deleted = _student(key, {"deleted_at": record.get("deleted_at")})
+    except _WrongShapeError:
+        return None
+    return deleted if deleted.deleted_at is not None else None
 
 
 def _student(key: int, record: dict[str, Any]) -> Student:

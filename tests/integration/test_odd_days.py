@@ -13,6 +13,7 @@ from sqlalchemy import make_url, text
 from rostersync.errors import ConfigError
 from rostersync.report import RunKind, RunState
 from rostersync.simulator import faults as make
+from rostersync.simulator.messages import json_response
 from rostersync.simulator.switches import Switches
 from rostersync.store import Store, requests
 from rostersync.sync.guard import GuardPolicy
@@ -339,3 +340,15 @@ def test_what_an_approval_could_not_prove_is_told_to_whoever_asked(migrated_url:
         clock.sleep = do_it  # type: ignore[method-assign]
         report = world.sync(approves=held.run_id)
     assert str(gone[0]) in report.notices[0]
+
+
+def test_a_deleted_student_whose_record_cannot_be_decoded_is_removed(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, per_page=100, switches=Switches(deleted_get="record", deleted_feed="stub"))
+    world.sync()
+    key = min(world.upstream())
+    world.school.delete(key)
+    record = {"id": key, "email": ["not", "text"], "deleted_at": world.clock.now().isoformat()}
+    world.app.faults.add(lambda _: json_response(200, {"student": record}), make.on_student(key), times=None)
+    world.pass_time(minutes=1)
+    assert world.sync().counts.deleted == 1
+    assert key not in world.replica()

@@ -190,6 +190,11 @@ def test_a_deleted_at_that_cannot_be_read_still_says_gone_as_of_the_last_update(
     assert student(deleted_at="yesterday").deleted_at is not None
 
 
+def test_a_record_that_says_gone_is_gone_whatever_else_of_it_cannot_be_understood() -> None:
+    decoded = student(email={"a": 1}, deleted_at="2026-02-03T11:05:44.000Z")
+    assert (decoded.email, decoded.deleted_at) == (None, datetime(2026, 2, 3, 11, 5, 44, tzinfo=UTC))
+
+
 def test_an_empty_deleted_at_does_not_say_gone() -> None:
     assert student(deleted_at="").deleted_at is None
 
