@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -210,3 +211,39 @@ def test_a_restore_is_not_lost_by_an_approval_without_control(migrated_url: str,
     world.pass_time(hours=2)
     world.sync()
     assert c in world.replica()
+
+
+def test_removals_of_a_clock_that_was_a_year_ahead_do_not_weigh_on_the_guard_for_a_year(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    world = settled(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+    *gone, last = sorted(world.upstream())[:6]
+    year = timedelta(days=365)
+    clock.time += year
+    world.school.switches = replace(world.school.switches, clock_skew=-year.total_seconds())  # ours alone is wrong
+    for key in gone:
+        world.school.delete(key)
+    world.pass_time(minutes=5)
+    world.policy = GENEROUS
+    assert world.sync().counts.deleted == 5
+    world.policy = Policy(guard=GuardPolicy(max_deletions=5))
+    clock.time -= year
+    world.school.switches = replace(world.school.switches, clock_skew=0.0)
+    world.school.delete(last)
+    world.pass_time(days=2)
+    assert world.sync().state is RunState.SUCCEEDED
+
+
+def test_removals_of_today_weigh_on_the_guard_when_the_clock_went_back_an_hour(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    world = settled(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(5, max_deletion_percent=100)))
+    *gone, last = sorted(world.upstream())[:6]
+    for key in gone:
+        world.school.delete(key)
+    world.pass_time(minutes=5)
+    assert world.sync().counts.deleted == 5
+    clock.time -= timedelta(hours=1)
+    world.school.delete(last)
+    world.pass_time(minutes=5)
+    assert world.sync().state is RunState.HELD
