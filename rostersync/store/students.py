@@ -146,10 +146,11 @@ def _take_in(dialect: str) -> Any:
 
 
 def _let_go() -> Any:
-    """Let go of what decodes now, and of what is gone."""
+    """Let go of what decodes now, and of what is gone: not of those whose removal is held, who are still living."""
     decoded = exists().where(sighted.c.id == Quarantine.id, sighted.c.verdict != "quarantined")
     gone = exists().where(proof.c.id == Quarantine.id, proof.c.answer == "gone")
-    return delete(Quarantine).where(Quarantine.source == _SOURCE, or_(decoded, gone))
+    living = exists().where(student.c.source == _SOURCE, student.c.id == Quarantine.id, student.c.deleted_at.is_(None))
+    return delete(Quarantine).where(Quarantine.source == _SOURCE, or_(decoded, and_(gone, ~living)))
 
 
 def _send_to_the_back() -> Any:

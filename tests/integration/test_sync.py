@@ -745,3 +745,18 @@ def test_the_unknown_outcome_of_a_commit_is_settled_by_the_run_record(
     monkeypatch.undo()
     assert len(world.rows("SELECT run_id FROM sync_run")) == int(arrives)
     assert world.replica() == (world.upstream() if arrives else {})
+
+
+def test_a_student_stays_in_quarantine_as_long_as_his_removal_is_held(world: World) -> None:
+    world.sync()
+    key = min(world.upstream())
+    world.school.inject(key, {"id": key, "email": ["not", "text"]})
+    world.pass_time(minutes=1)
+    world.sync()
+    world.pass_time(hours=1)
+    world.sync()  # the last one that lists him
+    world.pass_time(hours=1)
+    world.school.switches = Switches(ids_filter="ignored")
+    world.app.faults.add(not_found(), on_student(), times=None)  # for everybody
+    assert world.sync().state is RunState.HELD
+    assert [row["id"] for row in world.rows("SELECT id FROM quarantine")] == [key]
