@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from rostersync.errors import LockHeld
+from rostersync.errors import LockHeld, StoreError
 from rostersync.store import requests, runs
 from rostersync.store.rehearsal import rehearsal
 from rostersync.store.requests import Wish
@@ -122,9 +122,14 @@ class Executor:
             return run.execute(wish)
 
     def _done_elsewhere(self, request_id: int) -> RunReport | None:
+        """Return the report of the run that another process did. Raises `StoreError` when none will ever be done."""
         with self._store.reading() as connection:
-            run_id = requests.progress(connection, request_id).run_id
-            return None if run_id is None else runs.report(connection, run_id)
+            done = requests.progress(connection, request_id)
+            if done.run_id is not None:
+                return runs.report(connection, done.run_id)
+        if done.state == "withdrawn":
+            raise StoreError("the request for this run was withdrawn, or went with its source", "run it again")
+        return None
 
     def _leave(self, request_id: int, *, taken: bool) -> bool:
         with self._store.writing() as connection:

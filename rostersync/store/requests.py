@@ -143,7 +143,7 @@ def leave(connection: Connection, request_id: int, *, taken: bool) -> bool:
 
 
 def progress(connection: Connection, request_id: int) -> Progress:
-    """Return how far a request has come."""
+    """Return how far a request has come; one that went with its source was withdrawn."""
     with connection.begin():
-        row = connection.execute(select(Request.state, Request.run_id).where(Request.request_id == request_id)).one()
-    return Progress(row.state, row.run_id)
+        row = connection.execute(select(Request.state, Request.run_id).where(Request.request_id == request_id)).first()
+    return Progress(row.state, row.run_id) if row else Progress("withdrawn", None)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
+from conftest import ManualClock
 from harness import SOURCE, World
 
-from rostersync.errors import LockHeld
+from rostersync.errors import LockHeld, StoreError
 from rostersync.store.forget import forget, holdings
-
-if TYPE_CHECKING:
-    from conftest import ManualClock
 
 
 def test_a_forgotten_source_leaves_no_row_and_its_neighbour_stays(migrated_url: str, clock: ManualClock) -> None:
@@ -43,3 +39,17 @@ def test_a_source_that_somebody_writes_cannot_be_forgotten(migrated_url: str, cl
 def test_an_unknown_source_has_no_holdings(migrated_url: str, clock: ManualClock) -> None:
     with World(migrated_url, clock).store.reading() as connection:
         assert holdings(connection, "nowhere") is None
+
+
+def test_whoever_waits_for_a_source_that_is_forgotten_is_told(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock)
+    world.sync()
+    with world.store.lease(SOURCE, "rostersync source forget") as lease:
+
+        def forget_it(_seconds: float) -> None:
+            clock.sleep = ManualClock.sleep.__get__(clock)  # type: ignore[method-assign]
+            forget(lease)
+
+        clock.sleep = forget_it  # type: ignore[method-assign]
+        with pytest.raises(StoreError, match="withdrawn"):
+            world.sync()

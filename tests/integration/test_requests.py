@@ -12,7 +12,7 @@ from conftest import ManualClock
 from harness import SOURCE, Crash, World
 
 from rostersync.daemon.executor import Executor
-from rostersync.errors import LockHeld, LockLost, Stopped
+from rostersync.errors import LockHeld, LockLost, Stopped, StoreError
 from rostersync.report import RunKind, RunState
 from rostersync.simulator import faults as make
 from rostersync.store import requests, runs
@@ -169,3 +169,19 @@ def test_a_recorded_run_is_read_back_as_it_was_reported(world: World, fails: boo
         recorded = runs.report(connection, report.run_id)
     assert recorded.to_json() == report.to_json()
     assert recorded.exit_status == report.exit_status == int(fails)
+
+
+def test_nobody_waits_for_ever_for_a_request_that_was_withdrawn(world: World, clock: ManualClock) -> None:
+    """As after a waiter who left it twice: his first COMMIT was done, and he was not told."""
+    with world.store.lease(SOURCE, "rostersync run"):
+
+        def withdraw(seconds: float) -> None:
+            clock.sleep = ManualClock.sleep.__get__(clock)  # type: ignore[method-assign]
+            clock.advance(seconds)
+            [request] = world.rows("SELECT max(request_id) AS id FROM run_request")
+            with world.store.writing() as connection:
+                requests.leave(connection, request["id"], taken=False)
+
+        clock.sleep = withdraw  # type: ignore[method-assign]
+        with pytest.raises(StoreError, match="withdrawn"):
+            world.sync()
