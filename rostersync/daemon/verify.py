@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from rostersync.errors import ApiError
@@ -98,10 +99,11 @@ def _now(roster: Roster) -> datetime:
 def _compare(stage: Stage, api: Api) -> Iterator[list[Difference]]:
     """Yield the differences in chunks, those included that are only pending.
 
-    The proofs come first: whom GET shows alive is compared like those who were listed.
+    The proofs come first, as in a run: whom GET shows alive is compared like those who were listed, and a tombstone
+    that is listed and that GET does not know is none of the living.
     """
     stage.collect_removals(sweep=not stage.lacks_ids())
-    for ids in stage.removals(proved=False):
+    for ids in chain(stage.removals(proved=False), stage.unproved_restores()):
         for key, answer in api.answers(ids):
             stage.put_answer(key, answer)
     for ids in stage.removals(proved=True):

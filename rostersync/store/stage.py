@@ -289,7 +289,7 @@ class Stage:
     def pending(self, ids: Iterable[int], *, since: datetime, until: datetime, last_run: int) -> set[int]:
         """Return those of `ids` whom the next incremental run will see, or whom one after `last_run` has written.
 
-        It will see who was modified between `since` and `until`, and who is listed as deleted.
+        It will see who was modified between `since` and `until`, and who is stored as living and listed as deleted.
         """
         known = {"ids": list(ids), "since": since, "until": until, "last_run": last_run}
         reasons = (q.MODIFIED_BETWEEN, q.LISTED_AMONG, q.WRITTEN_AFTER)

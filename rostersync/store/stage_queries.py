@@ -331,7 +331,7 @@ MODIFIED_BETWEEN = select(sighted.c.id).where(
     sighted.c.id.in_(_IDS),
     sighted.c.updated_at.between(bindparam("since", type_=Timestamp), bindparam("until", type_=Timestamp)),
 )
-LISTED_AMONG = select(departed.c.id).where(departed.c.id.in_(_IDS))
+LISTED_AMONG = select(departed.c.id).where(departed.c.id.in_(_IDS), _lives(departed.c.id))
 WRITTEN_AFTER = select(student.c.id).where(
     student.c.source == _SOURCE, student.c.id.in_(_IDS), student.c.run_id > bindparam("last_run", type_=BigInteger)
 )

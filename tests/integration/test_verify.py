@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from harness import SOURCE, World
@@ -93,7 +93,7 @@ def test_what_a_run_brings_amid_a_verification_is_pending(world: World) -> None:
 
     world.app.on_request = changes_and_a_run
     verdict = verified(world)
-    assert (verdict.pending, verdict.differences) == (2, [Difference(lost, "surplus")])
+    assert (verdict.pending, verdict.differences) == (1, [Difference(lost, "surplus")])  # the third is gone in both
 
 
 def test_a_login_is_no_difference(world: World) -> None:
@@ -167,3 +167,40 @@ def test_what_differs_is_told_although_nobody_can_tell_of_others(world: World) -
     told = verified(world).to_json()
     assert (told["state"], [each["id"] for each in told["differences"]]) == ("differs", [spoilt])
     assert told["error"]
+
+
+def test_one_who_is_still_listed_and_whom_get_does_not_know_is_not_missing(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    world = World(migrated_url, clock, per_page=100)
+    world.sync()
+    key = min(world.upstream())
+    ghost = world.school.truth()[key]
+    world.school.delete(key)
+    world.pass_time(minutes=1)
+    world.sync()
+
+    def haunt(document: dict[str, Any]) -> dict[str, Any]:
+        meta = document["meta"]
+        return {"students": [*document["students"], ghost], "meta": meta | {"total_count": meta["total_count"] + 1}}
+
+    world.app.faults.add(make._spoiled(haunt), make.on_roster, times=None)
+    world.pass_time(hours=1)
+    assert world.full().counts.ignored == 1
+    world.pass_time(hours=1)
+    assert verified(world).to_json()["state"] == "equal"
+
+
+def test_one_who_lives_again_and_whom_no_incremental_run_will_bring_is_missing(world: World) -> None:
+    """Restored without a new updated_at, and the deleted feed lists him as ever."""
+    key = min(world.upstream())
+    world.school.delete(key)
+    world.pass_time(minutes=1)
+    world.sync()
+    world.pass_time(hours=1)
+    world.school.restore(key, bump=False)
+    rows = {"students": [{"id": key}], "meta": {"current_page": 1, "total_pages": 1, "total_count": 1, "per_page": 5}}
+    world.app.faults.add(make._spoiled(lambda _: rows), make.on_deleted_feed, times=None)
+    world.sync()
+    world.pass_time(hours=1)
+    assert verified(world).differences == [Difference(key, "missing")]
