@@ -83,11 +83,19 @@ def verify(url: str, source: str, *, policy: Policy, connect: Connect, watch: Wa
             for differences in _compare(stage, api):
                 ids = [difference.id for difference in differences]
                 _note(verdict, differences, stage.pending(ids, since=since, until=until, last_run=last_run))
-            if unclear := stage.unclear():
-                verdict.error = f"{unclear} students could not be fetched: nobody can tell whether they are gone"
+            verdict.error = _untold(stage)
         except ApiError as error:
             return Verdict(source, error=error.message)
         return verdict
+
+
+def _untold(stage: Stage) -> str | None:
+    """Return of whom nobody can tell, and why; None when there is nobody."""
+    reasons = {
+        "students could not be fetched: nobody can tell whether they are gone": stage.unclear(),
+        "records cannot be decoded: nobody can tell what the replica lacks of them": stage.undecoded(),
+    }
+    return "; ".join(f"{number} {reason}" for reason, number in reasons.items() if number) or None
 
 
 def _now(roster: Roster) -> datetime:

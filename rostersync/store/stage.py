@@ -104,6 +104,10 @@ class Stage:
         """Tell whether a record without an id was received: absence proves nothing then."""
         return self._count(q.LACKS_IDS) > 0
 
+    def undecoded(self) -> int:
+        """Return how many of the records sighted could not be decoded."""
+        return self._count(q.UNDECODED)
+
     def newest_updated_at(self) -> datetime | None:
         """Return the newest `updated_at` received."""
         [row] = self._rows(q.NEWEST)

@@ -92,6 +92,7 @@ def sighting(make: Callable[[Table], Any]) -> Any:
 
 SIGHTINGS = _count(sighted, _CURRENT)
 LACKS_IDS = _count(sighted, sighted.c.id < 0)
+UNDECODED = _count(sighted, sighted.c.rejected.is_not(None))
 NEWEST = select(func.max(sighted.c.updated_at))
 FORGET_EARLIER = delete(sighted).where(sighted.c.reading != _READING)
 MARK_STALE = update(sighted).where(sighted.c.id == _KEY).values(stale=True)

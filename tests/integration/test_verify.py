@@ -204,3 +204,13 @@ def test_one_who_lives_again_and_whom_no_incremental_run_will_bring_is_missing(w
     world.sync()
     world.pass_time(hours=1)
     assert verified(world).differences == [Difference(key, "missing")]
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["with an id", "without one"])
+def test_a_record_that_cannot_be_decoded_cannot_be_told_of(world: World, named: bool) -> None:
+    world.school.inject(70_000 if named else None, {"email": ["not", "text"]} | ({"id": 70_000} if named else {}))
+    world.pass_time(minutes=1)
+    world.sync()
+    world.pass_time(hours=1)
+    verdict = verified(world)
+    assert (verdict.exit_status, verdict.found, verdict.to_json()["state"]) == (1, 0, "cannot tell")
