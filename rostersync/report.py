@@ -52,7 +52,7 @@ class SourceState:
     last_clean_full_at: datetime | None = None
     history_starts_at: datetime | None = None
     server_ahead_s: float | None = None
-    """How far the server's clock was ahead of ours when the watermarks were dated, in seconds; None: unknown."""
+    """How far the server's clock has to be ahead of ours, in seconds, so that the watermarks hold; None: unknown."""
     deleted_feed_proven: bool = False
     deleted_feed_ignored: bool = False
     unknown_keys: tuple[str, ...] = ()

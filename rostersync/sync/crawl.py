@@ -41,7 +41,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from rostersync.records import Query, Student, row_key
-from rostersync.sync.plan import earlier, later, since
+from rostersync.sync.plan import earlier, fallen, later, since
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -116,6 +116,7 @@ class DeletedFeed:
 
     clean: bool
     start: datetime | None
+    moment: Moment
     reading: int
     ignored: bool = False
     """Whether the server ignores the filter: the feed lists the living."""
@@ -228,8 +229,10 @@ class Crawler:
         if largest is None:
             return found(clean=False, total=first.total_count, feed=before)
         for _ in range(2):
-            books, feed = self._balance(window, before, largest)
-            if books.balance:
+            books, feed, closing = self._balance(window, before, largest)
+            # What happened behind a fall bears stamps from before the windows: no feed has told of it.
+            fell = fallen(closing.server_ahead_s, opening.moment.server_ahead_s, self._policy.overlap)
+            if books.balance and not fell:
                 return found(clean=True, total=books.total, feed=feed)
             largest = max(largest, books.total)
         return found(clean=False, total=books.total, feed=feed)
@@ -249,7 +252,7 @@ class Crawler:
             self._watch("roster", read, page.total_count)
         return largest
 
-    def _balance(self, window: datetime, before: DeletedFeed, largest: int) -> tuple[Books, DeletedFeed]:
+    def _balance(self, window: datetime, before: DeletedFeed, largest: int) -> tuple[Books, DeletedFeed, Moment]:
         """Read what the books need, in the order that the proof rests on."""
         changed_since = since(earlier(window, self._marks.modified), self._policy.overlap)
         self._sight(Query(modified_since=changed_since), marked=False)
@@ -268,7 +271,7 @@ class Crawler:
             entered=self._stage.entered(since(window, self._policy.overlap), before.reading),
             departed=departed,
         )
-        return books, feed
+        return books, feed, last.moment
 
     def departures_since(self, window: datetime, live: int) -> DeletedFeed:
         """Read the deleted feed since `window`, or since its watermark where that is earlier."""
@@ -350,14 +353,14 @@ class Crawler:
             first = self._first_page(query)
             if previous is None and self._lists_the_living(first, live):
                 self._stage.put_departures(_departures(first, marked_only=True))
-                return DeletedFeed(clean=True, start=self._start(first), reading=number, ignored=True)
+                return DeletedFeed(True, self._start(first), first.moment, number, ignored=True)
             reading = self._read(query, self._stage_departures, first=first)
             agreed = self._agree(previous, reading, self._stage.departures())
             if reading.atomic or agreed:
                 started = previous if agreed and previous else reading
-                return DeletedFeed(clean=True, start=self._start(started.first), reading=number)
+                return DeletedFeed(True, self._start(started.first), started.first.moment, number)
             previous = reading
-        return DeletedFeed(clean=False, start=self._start(first), reading=number)
+        return DeletedFeed(False, self._start(first), first.moment, number)
 
     def _stage_departures(self, page: Page) -> None:
         self._stage.put_departures(_departures(page))

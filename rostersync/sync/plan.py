@@ -64,26 +64,41 @@ def earlier(start: datetime, watermark: datetime | None) -> datetime:
 def trusted(state: SourceState, moment: Moment, overlap: timedelta) -> bool:
     """Tell whether a crawl that began at `moment` may read from the watermarks: the server's clock is not behind them.
 
-    None lies in its future by more than `overlap`. Nor has it fallen, against ours, by more than half of that
-    since they were dated: what changed meanwhile may bear stamps from before them, and the other half is for late
-    commits. (Ours may have been set forward instead; nothing tells these apart, and a full run is right for both.)
+    None lies in its future by more than `overlap`. Nor did one by more than half of that when the last crawl began,
+    by the server's clock as it is set now: what changed meanwhile may bear stamps from before them, and the other
+    half is for late commits. (Ours may have been set forward instead; a full run is right for both.)
     """
     marks, ahead = state.watermarks, moment.server_ahead_s
     if any(mark is not None and mark > moment.server_start + overlap for mark in (marks.modified, marks.deleted)):
         return False
-    if ahead is None or state.server_ahead_s is None:
-        return True
-    return ahead >= state.server_ahead_s - overlap.total_seconds() / 2
+    return not fallen(ahead, state.server_ahead_s, overlap)
 
 
-def ahead_when_dated(before: float | None, now: float | None, *, dated_anew: bool) -> float | None:
-    """Return how far the server was ahead when the watermarks were dated, now or before; the most that it may be."""
-    known = [seconds for seconds in (before, now) if seconds is not None]
-    return now if dated_anew and now is not None else max(known, default=None)
+def fallen(ahead: float | None, needed: float | None, overlap: timedelta) -> bool:
+    """Tell whether the server's clock is less far ahead of ours than needed, by more than half of the overlap."""
+    return ahead is not None and needed is not None and ahead < needed - overlap.total_seconds() / 2
+
+
+def lead(mark: datetime | None, moment: Moment, before: float | None) -> float | None:
+    """Return how far the server's clock has to be ahead of ours from `moment` on, so that no change is missed.
+
+    By so much the watermark is. Without a `Date` nobody knows whether it was until now, and what was needed `before`
+    is still.
+    """
+    needed = None if mark is None else (mark - moment.local).total_seconds()
+    return needed if moment.server is not None else higher(needed, before)
+
+
+def higher(one: float | None, other: float | None) -> float | None:
+    """Return the higher of two numbers, if there is any."""
+    return max((number for number in (one, other) if number is not None), default=None)
 
 
 def advance(old: datetime | None, new: datetime | None, *, replace: bool = False) -> datetime | None:
-    """Return the later of two watermarks: they never go back, unless the old one is not trusted and is replaced."""
+    """Return the later of two watermarks: they never go back, unless the old one is not trusted, and goes.
+
+    It goes even where there is no new one, for nothing would remember that it was not trusted.
+    """
     if new is None or old is None or replace:
-        return old if new is None else new
+        return old if new is None and not replace else new
     return max(old, new)

@@ -159,7 +159,7 @@ class Run:
         live = runs.live_students(self._connection, self._source)
         self._stage.forget_proofs()  # whom the books found alive may be deleted again before the feed is read
         feed = crawler.deleted(plan.since(marks.deleted, overlap), live)
-        deleted = Stream(feed.explains, feed.start, modified.moment)
+        deleted = Stream(feed.explains, feed.start, feed.moment)
         return Crawled(RunKind.INCREMENTAL, modified, deleted, feed_ignored=feed.ignored)
 
     def _crawl_roster(self, crawler: Crawler) -> Crawled:
@@ -348,11 +348,12 @@ class Run:
             advance(before.watermarks.modified, crawled.modified, clean=modified_clean),
             advance(before.watermarks.deleted, crawled.deleted, clean=deleted_clean),
         )
-        dated_anew = marks == Watermarks(crawled.modified.start, crawled.deleted.start)
-        ahead = crawled.modified.moment.server_ahead_s
         return SourceState(
             watermarks=marks,
-            server_ahead_s=plan.ahead_when_dated(before.server_ahead_s, ahead, dated_anew=dated_anew),
+            server_ahead_s=plan.higher(
+                plan.lead(marks.modified, crawled.modified.moment, before.server_ahead_s),
+                plan.lead(marks.deleted, crawled.deleted.moment, before.server_ahead_s),
+            ),
             newest_updated_at=plan.later(before.newest_updated_at, stage.newest_updated_at()),
             last_clean_modified_at=self._started_at if modified_clean else before.last_clean_modified_at,
             last_clean_full_at=self._now() if full_done else before.last_clean_full_at,

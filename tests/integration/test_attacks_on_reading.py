@@ -371,17 +371,92 @@ def test_a_change_made_while_the_servers_clock_was_behind_a_watermark_that_it_ha
 def test_a_clock_that_falls_little_by_little_is_measured_from_where_the_older_watermark_was_dated(
     migrated_url: str, clock: ManualClock
 ) -> None:
-    """Each step is too small to tell; a removal that is held keeps the deleted watermark from moving."""
-    world = World(migrated_url, clock, policy=Policy(guard=GuardPolicy(max_deletions=0)))
+    """Each step is too small to tell, and no time passes for the watermarks to move."""
+    world = World(migrated_url, clock, policy=GENEROUS)
     world.sync()
-    world.school.delete(min(world.upstream()))
-    reports = []
+    kinds = []
     for _ in range(3):
         set_servers_clock(world, -250)
-        world.pass_time(hours=1)
-        reports.append(world.sync())
-    assert [report.state for report in reports] == [RunState.HELD] * 3
-    assert [report.kind for report in reports] == [RunKind.INCREMENTAL, RunKind.FULL, RunKind.FULL]
+        world.pass_time(seconds=10)
+        kinds.append(world.sync().kind)
+    assert kinds == [RunKind.INCREMENTAL, RunKind.FULL, RunKind.INCREMENTAL]
+
+
+def test_a_watermark_that_was_not_trusted_goes_although_removals_are_held(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    """Our clock is set back afterwards, and covers the fall of the server's."""
+    world = World(migrated_url, clock, policy=Policy(guard=GuardPolicy(max_deletions=0)))
+    world.sync()
+    one = min(world.upstream())
+    set_servers_clock(world, -1000)
+    world.school.delete(one)
+    world.pass_time(hours=1)
+    report = world.sync()
+    assert (report.kind, report.state) == (RunKind.FULL, RunState.HELD)
+    clock.time -= timedelta(hours=2)
+    set_servers_clock(world, 7200)  # it stays where it is
+    world.pass_time(hours=3)
+    report = world.sync()
+    assert (report.kind, report.state) == (RunKind.FULL, RunState.HELD)
+    assert world.sync(report.kind, approves=report.run_id).state is RunState.SUCCEEDED
+    assert one not in world.replica()
+
+
+def test_a_fall_is_told_although_the_watermarks_were_dated_without_a_date(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    world = World(migrated_url, clock, policy=GENEROUS)
+    one, other = sorted(world.upstream())[:2]
+    world.school.touch(one)  # so that our clock is believed
+    world.pass_time(minutes=2)
+    world.dateless = 1.0
+    world.sync()
+    world.dateless = 0.0
+    set_servers_clock(world, -3600)
+    world.school.update(other, nickname="Behind")
+    world.pass_time(hours=3)
+    assert world.sync().kind is RunKind.FULL
+    assert world.replica() == world.upstream()
+
+
+def test_a_rise_between_the_two_feeds_that_is_taken_back_after_the_run_is_told(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(clock_skew=-7200.0))
+    world.sync()
+    world.pass_time(hours=3)
+
+    def rise(request: Request) -> None:
+        if request.first("deleted_since"):
+            set_servers_clock(world, 5400)
+            world.app.on_request = None
+
+    world.app.on_request = rise
+    assert world.sync().kind is RunKind.INCREMENTAL
+    set_servers_clock(world, -5400)
+    world.school.delete(min(world.upstream()))
+    world.pass_time(hours=3)
+    assert world.sync().kind is RunKind.FULL
+    assert world.replica() == world.upstream()
+
+
+def test_a_fall_amid_the_roster_hides_no_slip(migrated_url: str, clock: ManualClock) -> None:
+    """Who leaves and who comes behind it bear stamps from before the windows of the feeds."""
+    world = World(migrated_url, clock, policy=GENEROUS)
+    victim = min(world.upstream())
+    done: list[Any] = []
+
+    def happen(request: Request) -> None:
+        if request.first("page") == "3" and not done:
+            done.append(1)
+            set_servers_clock(world, -3600)
+            world.school.delete(victim)
+            world.school.create()
+
+    world.app.on_request = happen
+    assert world.sync().state is RunState.SUCCEEDED
+    assert world.replica() == world.upstream()
 
 
 def test_a_server_that_stays_where_it_is_ahead_or_behind_is_read_incrementally(

@@ -66,7 +66,8 @@ def test_a_watermark_never_goes_back_unless_it_is_replaced() -> None:
     assert plan.advance(NOON, NOON - HOUR) == NOON
     assert plan.advance(NOON, NOON + HOUR) == NOON + HOUR
     assert plan.advance(NOON, NOON - HOUR, replace=True) == NOON - HOUR
-    assert plan.advance(NOON, None, replace=True) == NOON
+    assert plan.advance(NOON, None) == NOON
+    assert plan.advance(NOON, None, replace=True) is None
     assert plan.advance(None, NOON) == NOON
 
 
@@ -94,18 +95,9 @@ def test_watermarks_are_not_trusted_once_the_servers_clock_has_fallen_by_more_th
     assert plan.trusted(state_of(old, old, -300.0), further, overlap)
 
 
-@pytest.mark.parametrize(
-    ("before", "now", "dated_anew", "expected"),
-    [
-        (5.0, 3.0, True, 3.0),
-        (5.0, 3.0, False, 5.0),  # one watermark is of before still
-        (3.0, 5.0, False, 5.0),
-        (5.0, None, True, 5.0),
-        (None, 0.0, False, 0.0),
-        (None, None, True, None),
-    ],
-)
-def test_how_far_the_server_was_ahead_is_kept_as_long_as_a_watermark_of_then(
-    before: float | None, now: float | None, dated_anew: bool, expected: float | None
-) -> None:
-    assert plan.ahead_when_dated(before, now, dated_anew=dated_anew) == expected
+def test_the_server_has_to_stay_ahead_by_as_much_as_a_watermark_is() -> None:
+    dated, undated = Moment(NOON, NOON), Moment(NOON, None)
+    assert plan.lead(NOON - HOUR, dated, 0.0) == -3600.0
+    assert plan.lead(NOON - HOUR, undated, 0.0) == 0.0
+    assert plan.lead(NOON - HOUR, undated, None) == -3600.0
+    assert plan.lead(None, dated, 0.0) is None
