@@ -53,7 +53,6 @@ class SourceState:
     history_starts_at: datetime | None = None
     server_ahead_s: float | None = None
     """How far the server's clock has to be ahead of ours, in seconds, so that the watermarks hold; None: unknown."""
-    deleted_feed_proven: bool = False
     deleted_feed_ignored: bool = False
     unknown_keys: tuple[str, ...] = ()
     salt: bytes | None = None

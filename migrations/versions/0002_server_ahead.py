@@ -1,4 +1,4 @@
-"""How far the server's clock was ahead of ours when the watermarks were dated.
+"""How far the server's clock has to be ahead of ours for the watermarks; a feed need not prove itself any more.
 
 Revision ID: 0002
 Revises: 0001
@@ -15,3 +15,4 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("source", sa.Column("server_ahead_s", sa.Double(), nullable=True))
+    op.drop_column("source", "deleted_feed_proven")

@@ -59,8 +59,6 @@ class Source(Base):
     history_starts_at: Mapped[datetime | None]
     server_ahead_s: Mapped[float | None]
     """How far the server's clock was ahead of ours when the watermarks were dated."""
-    deleted_feed_proven: Mapped[bool] = mapped_column(default=False)
-    """Whether GET has ever proved gone a student whom the deleted feed listed."""
     deleted_feed_ignored: Mapped[bool] = mapped_column(default=False)
     """Whether the deleted feed answered with living students when it was last read."""
     unknown_keys: Mapped[list[str]] = mapped_column(Json, default=list)

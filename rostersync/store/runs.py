@@ -199,7 +199,6 @@ def _update_source(connection: Connection, source: str, ending: Ending) -> None:
             last_clean_full_at=after.last_clean_full_at,
             history_starts_at=after.history_starts_at,
             server_ahead_s=after.server_ahead_s,
-            deleted_feed_proven=after.deleted_feed_proven,
             deleted_feed_ignored=after.deleted_feed_ignored,
             unknown_keys=list(after.unknown_keys),
             salt=after.salt,

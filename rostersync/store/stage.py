@@ -194,10 +194,6 @@ class Stage:
         """Tell whether anybody was proved gone."""
         return self._count(q.ANY_GONE) > 0
 
-    def feed_proved(self) -> bool:
-        """Tell whether anybody whom the deleted feed listed was proved gone."""
-        return self._count(q.FEED_PROVED) > 0
-
     def unclear(self, *, in_feed: bool = False, listed: bool = False) -> int:
         """Return how many ids GET answered neither with a student nor with a 404.
 

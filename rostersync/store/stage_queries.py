@@ -190,7 +190,6 @@ _PROVED_DEPARTED = _PROVED.join(departed, departed.c.id == proof.c.id)
 LISTED_ALIVE = _count(_PROVED_DEPARTED, _CURRENT, _LISTED, _LISTED_LATER, proof.c.answer == "alive")
 GONE_DIFFERENTLY = _count(_PROVED, _CURRENT, (_NOW == "gone") != (_BEFORE == "gone"))
 ANY_GONE = _count(proof, proof.c.answer == "gone")
-FEED_PROVED = _count(proof.join(departed, departed.c.id == proof.c.id), proof.c.answer == "gone")
 
 UNCLEAR = _count(proof, proof.c.answer == "unclear")
 UNCLEAR_IN_FEED = UNCLEAR.where(exists().where(departed.c.id == proof.c.id))

@@ -151,9 +151,9 @@ class Books:
     gone_differently: int
     listed_alive: int
     total: int
-    largest: int = 0
-    entered: int = 0
-    departed: int = 0
+    largest: int
+    entered: int
+    departed: int
 
     @property
     def sum_is_right(self) -> bool:
@@ -255,7 +255,7 @@ class Crawler:
     def _balance(self, window: datetime, before: DeletedFeed, largest: int) -> tuple[Books, DeletedFeed, Moment]:
         """Read what the books need, in the order that the proof rests on."""
         changed_since = since(earlier(window, self._marks.modified), self._policy.overlap)
-        self._sight(Query(modified_since=changed_since), marked=False)
+        self._read(Query(modified_since=changed_since), self._stage_changes)  # once: the books judge the sum
         feed = self._prove_departures(window, largest)
         departed = self._stage.departures_after(before.reading) if before.explains and feed.explains else 0
         last = self._first_page(Query())
@@ -286,20 +286,17 @@ class Crawler:
                 self._stage.put_answer(key, answer)
         return feed
 
-    def _sight(self, query: Query, *, marked: bool) -> None:
-        """Stage a feed, read once: its pages need not agree, for the books judge the sum.
-
-        Its rows that bear `deleted_at` only with `marked`: they need not stand in the list that is summed up.
-        """
-        self._read(query, lambda page: self._stage.put(row for row in page.rows if marked or not _is_marked(row)))
+    def _stage_changes(self, page: Page) -> None:
+        """Stage who has changed, but for rows that bear `deleted_at`: these need not stand in the list."""
+        self._stage.put(row for row in page.rows if not _is_marked(row))
 
     # The modified feed ---------------------------------------------------------------------------------------
 
-    def modified(self, start_from: datetime, *, feed_proven: bool) -> Stream:
-        """Read the modified feed until two consecutive readings agree, or its own books balance.
+    def modified(self, start_from: datetime) -> Stream:
+        """Read the modified feed until one page holds it, or two consecutive readings agree.
 
-        `feed_proven`: GET has once proved gone somebody whom the deleted feed listed; without such a feed the books
-        say nothing.
+        Books as the roster's do not judge it: its total need not be newer than the changes that were read before,
+        where a replica lags behind, and then makes up for a row that slipped.
         """
         query = Query(modified_since=start_from)
         previous: _Reading | None = None
@@ -307,7 +304,7 @@ class Crawler:
             self._stage.begin_reading()
             reading = self._read(query, self._stage_feed_page)
             agreed = self._agree(previous, reading, self._stage.sightings())
-            if reading.atomic or agreed or (feed_proven and self._feed_balances(query, reading.first)):
+            if reading.atomic or agreed:
                 self._stage.keep_current_reading()
                 started = previous if agreed and previous else reading
                 return self._stream(started.first, clean=True)
@@ -320,23 +317,6 @@ class Crawler:
 
     def _stage_feed_page(self, page: Page) -> None:
         self._stage.put(page.rows)
-
-    def _feed_balances(self, query: Query, first: Page) -> bool:
-        """Balance the feed as the roster is: the changes since its start, the departures, its total, and again."""
-        window = self._window(first)
-        self._sight(Query(modified_since=since(window, self._policy.overlap)), marked=True)
-        self._prove_departures(window, first.total_count)
-        last = self._first_page(query)
-        self._stage.put(last.rows)
-        feed = self._prove_departures(window, first.total_count)
-        books = Books(
-            sighted=self._stage.sightings(),
-            gone=self._stage.gone(),
-            gone_differently=self._stage.gone_differently(),
-            listed_alive=self._stage.listed_alive(0),
-            total=last.total_count,
-        )
-        return feed.explains and books.sum_is_right
 
     # The deleted feed ----------------------------------------------------------------------------------------
 

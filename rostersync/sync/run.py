@@ -83,8 +83,6 @@ class Settled:
     reason: str = ""
     unproved: tuple[int, ...] = ()
     """Planned removals that were not proved again."""
-    feed_proved: bool = False
-    """Whether the deleted feed listed somebody whom GET, its endpoint being in order, proved gone."""
 
 
 class Run:
@@ -151,13 +149,11 @@ class Run:
         marks, overlap = self._state.watermarks, self._policy.overlap
         assert marks.modified is not None
         assert marks.deleted is not None
-        proven = self._state.deleted_feed_proven
-        modified = crawler.modified(plan.since(marks.modified, overlap), feed_proven=proven)
+        modified = crawler.modified(plan.since(marks.modified, overlap))
         if not plan.trusted(self._state, modified.moment, overlap):
             log.warning("watermarks_not_trusted", source=self._source)
             return None
         live = runs.live_students(self._connection, self._source)
-        self._stage.forget_proofs()  # whom the books found alive may be deleted again before the feed is read
         feed = crawler.deleted(plan.since(marks.deleted, overlap), live)
         deleted = Stream(feed.explains, feed.start, feed.moment)
         return Crawled(RunKind.INCREMENTAL, modified, deleted, feed_ignored=feed.ignored)
@@ -261,7 +257,7 @@ class Run:
         left = {key for ids in stage.removals(planned=True) for key in ids}
         guarded = stage.count_removals(planned=False) - held
         unproved = tuple(key for key in planned if key not in left)
-        return Settled(held, removed, guarded, reason if held else "", unproved, works and stage.feed_proved())
+        return Settled(held, removed, guarded, reason if held else "", unproved)
 
     def _guard(self, removals: int) -> str:
         """Return why `removals` must wait for approval, nothing when they need not."""
@@ -358,7 +354,6 @@ class Run:
             last_clean_modified_at=self._started_at if modified_clean else before.last_clean_modified_at,
             last_clean_full_at=self._now() if full_done else before.last_clean_full_at,
             history_starts_at=before.history_starts_at or self._now(),
-            deleted_feed_proven=before.deleted_feed_proven or settled.feed_proved,
             deleted_feed_ignored=crawled.feed_ignored,
             unknown_keys=self._report_keys(salt),
             salt=salt,

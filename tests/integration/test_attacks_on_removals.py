@@ -98,14 +98,6 @@ def test_a_run_whose_deleted_feed_was_useless_ends_no_hold(migrated_url: str, cl
     assert world.rows("SELECT held_run_id FROM sync_health")[0]["held_run_id"] == held.run_id
 
 
-def test_a_feed_is_not_proved_by_an_endpoint_that_is_out_of_order(migrated_url: str, clock: ManualClock) -> None:
-    world = settled(migrated_url, clock, size=12, switches=Switches(ids_filter="ignored"))
-    world.app.faults.add(make.not_found(), make.on_student(), times=None)
-    world.app.faults.add(listing(min(world.upstream())), make.on_deleted_feed, times=None)
-    assert world.sync().state is RunState.HELD
-    assert not world.rows("SELECT deleted_feed_proven FROM source")[0]["deleted_feed_proven"]
-
-
 def test_one_whom_a_stale_list_by_ids_shows_and_get_does_not_is_removed(migrated_url: str, clock: ManualClock) -> None:
     world = settled(migrated_url, clock, size=12)
     key = min(world.upstream())

@@ -110,6 +110,7 @@ def test_an_upgrade_from_the_first_schema_keeps_what_is_there(database_url: str,
         drop_views(connection)
         connection.execute(text("ALTER TABLE source DROP COLUMN server_ahead_s"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+        connection.execute(text("ALTER TABLE source ADD COLUMN deleted_feed_proven BOOLEAN NOT NULL DEFAULT FALSE"))
         row = {"name": "main", "feed": False}
         columns = "name, fence, deleted_feed_proven, deleted_feed_ignored, unknown_keys"
         connection.execute(text(f"INSERT INTO source ({columns}) VALUES (:name, 7, :feed, :feed, '[]')"), row)

@@ -276,24 +276,6 @@ def test_a_deleted_feed_that_never_rests_ends_incomplete_and_its_watermark_waits
     assert world.replica() == world.upstream()
 
 
-def test_a_busy_modified_feed_is_clean_once_the_deleted_feed_has_proved_itself(world: World) -> None:
-    settle(world)
-    restless, gone = sorted(world.upstream())[:-1], max(world.upstream())
-    world.school.delete(gone)
-    world.pass_time(minutes=5)
-    assert world.sync().counts.deleted == 1
-    for key in restless:
-        world.school.update(key, nickname="Changed")
-    world.pass_time(minutes=5)
-
-    def live_on(_request: Request) -> None:
-        world.pass_time(seconds=2)
-        world.school.update(restless[0], nickname=f"Nick {len(world.app.log)}")
-
-    world.app.on_request = live_on
-    assert world.sync().state is RunState.SUCCEEDED
-
-
 def test_a_roster_that_never_rests_infers_nothing_from_absence(world: World) -> None:
     settle(world)
     gone = min(world.upstream())

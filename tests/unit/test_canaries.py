@@ -70,8 +70,8 @@ def test_file(tmp_path):
 
 def test_row(migrated_url):
     with Store(migrated_url, SystemClock()).engine.begin() as connection:
-        connection.execute(text("INSERT INTO source (name, fence, deleted_feed_proven, deleted_feed_ignored,"
-            " unknown_keys) VALUES (:name, 0, false, false, '[]')"), {"name": NAME})
+        connection.execute(text("INSERT INTO source (name, fence, deleted_feed_ignored,"
+            " unknown_keys) VALUES (:name, 0, false, '[]')"), {"name": NAME})
 
 def test_file_of_rows(sqlite_url):
     with Store(sqlite_url, SystemClock(), create=True).engine.begin() as connection:

@@ -313,7 +313,7 @@ def test_a_modified_feed_over_several_pages_is_read_twice_and_dates_from_the_fir
     school, stage = school_of(9), MemoryStage()
     school.happen = lambda: school.pass_time(1)
     before = school.time
-    stream = crawler(school, stage).modified(EPOCH, feed_proven=False)
+    stream = crawler(school, stage).modified(EPOCH)
     assert stream.clean
     assert school.requests == 6
     assert stream.start == before + timedelta(seconds=1)
@@ -322,46 +322,19 @@ def test_a_modified_feed_over_several_pages_is_read_twice_and_dates_from_the_fir
 def test_two_readings_of_the_same_rows_agree_whatever_their_order() -> None:
     school, stage = school_of(9), MemoryStage()
     at_request(school, 4, lambda: setattr(school, "order", "-id"))
-    assert crawler(school, stage, attempts=2).modified(EPOCH, feed_proven=False).clean
+    assert crawler(school, stage, attempts=2).modified(EPOCH).clean
 
 
-def test_a_modified_feed_whose_readings_never_agree_is_not_clean_without_a_working_deleted_feed() -> None:
+def test_a_modified_feed_whose_readings_never_agree_is_not_clean() -> None:
     school, stage = school_of(9), MemoryStage()
     school.happen = lambda: (school.pass_time(1), school.update(1))[0]
-    assert not crawler(school, stage).modified(EPOCH, feed_proven=False).clean
+    assert not crawler(school, stage).modified(EPOCH).clean
 
 
-def test_the_books_make_a_busy_modified_feed_clean_where_the_deleted_feed_works() -> None:
-    school, stage = school_of(12, order="-updated"), MemoryStage()
-    start = school.time
-    for key in range(1, 10):
-        school.update(key)
-    school.happen = lambda: (school.pass_time(1), school.update(1))[0]
-    assert crawler(school, stage).modified(start, feed_proven=True).clean
-    assert set(stage.rows) == set(range(1, 10))
-
-
-def test_a_modified_feed_of_which_a_page_is_missing_is_clean_by_its_books_alone() -> None:
+def test_a_modified_feed_of_which_a_page_is_missing_is_not_clean() -> None:
     school = school_of(9)
     ask_beyond_the_end(school)
-    assert not crawler(school, MemoryStage()).modified(EPOCH, feed_proven=False).clean
-    assert crawler(school, MemoryStage(), attempts=1).modified(EPOCH, feed_proven=True).clean
-
-
-def test_a_modified_feed_whose_books_do_not_balance_is_read_anew_and_dates_from_the_reading_that_does() -> None:
-    school, stage = school_of(9), MemoryStage()
-    before = school.time
-    at_request(school, 4, lambda: school.delete(1, unseen=True))  # sighted on the pages, and not in the total
-    stream = crawler(school, stage).modified(EPOCH, feed_proven=True)
-    assert stream.clean
-    assert stream.start == before + timedelta(seconds=8)
-
-
-def test_the_books_of_a_modified_feed_say_nothing_beside_a_deleted_feed_that_lists_the_living() -> None:
-    school, stage = school_of(30, per_page=12), MemoryStage()
-    ignore_deleted_since(school)
-    school.happen = lambda: (school.pass_time(1), school.update(1))[0]
-    assert not crawler(school, stage).modified(EPOCH, feed_proven=True).clean
+    assert not crawler(school, MemoryStage()).modified(EPOCH).clean
 
 
 def ignore_deleted_since(school: ModelSchool) -> None:
