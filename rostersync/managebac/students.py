@@ -14,7 +14,7 @@ from rostersync.managebac.lanes import Lanes
 from rostersync.managebac.limits import server_time
 from rostersync.managebac.records import decode_page, decode_single, is_error
 from rostersync.managebac.transport import Deadline, Policy, Transport
-from rostersync.managebac.wire import Call, RequestsWire
+from rostersync.managebac.wire import ABSENT, Call, RequestsWire
 from rostersync.records import Gone, Moment, Query, Unclear
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from rostersync.managebac.wire import Reply, Wire
     from rostersync.records import Answer, Page, Row
     from rostersync.secret import Secret
-
-_NOT_FOUND = 404
 
 
 class Students:
@@ -107,7 +105,7 @@ class Students:
         return hashlib.blake2b(self._identity, digest_size=16, key=salt).digest()
 
     def page(self, query: Query, number: int) -> Page | None:
-        """Return one page (from 1) of the list, or None for one beyond its end: a 404, or no rows.
+        """Return one page (from 1) of the list, or None for one beyond its end: a 404 or 410, or no rows.
 
         Raises `ApiError` where there is no such answer (`NotFound` for a 404 of page 1), `Stopped`.
         """
@@ -132,7 +130,7 @@ class Students:
         return page.rows if {row.id for row in page.rows} <= set(keys) else None
 
     def get(self, key: int) -> Row | Gone:
-        """Return the student with this id. Raises `ApiError` where the answer is neither he nor the API's own 404."""
+        """Return the student with this id. Raises `ApiError` where it is neither he nor the API's own 404 or 410."""
         return self._transport.get(Call(f"{self._path}/{key}"), partial(_read_student, key=key), absent_ok=True)
 
     def answer(self, key: int) -> Answer:
@@ -175,17 +173,17 @@ def _time(moment: datetime | None) -> str | None:
 
 
 def _read_page(reply: Reply, number: int) -> Page | None:
-    if reply.status == _NOT_FOUND:
+    if reply.status in ABSENT:
         return None
     page = decode_page(reply.body, number, moment_of(reply))
     return page if page.rows or number == 1 else None
 
 
 def _read_student(reply: Reply, key: int) -> Row | Gone:
-    if reply.status == _NOT_FOUND:
+    if reply.status in ABSENT:
         if is_error(reply.body):
             return Gone()
-        raise NotFound("a 404 that is not the API's own, so it does not prove that the student is gone")
+        raise NotFound(f"a {reply.status} that is not the API's own, so it does not prove that the student is gone")
     row = decode_single(reply.body)
     if row.id != key:
         raise Malformed("the answer for one student is about another")

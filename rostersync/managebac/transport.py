@@ -25,6 +25,7 @@ from rostersync.errors import (
     Unauthorized,
 )
 from rostersync.managebac.limits import advised_wait
+from rostersync.managebac.wire import ABSENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,7 +117,7 @@ class Transport:
         self._chance = chance or random.Random()  # noqa: S311 - spreads waits, keeps no secret
 
     def get(self, call: Call, read: Callable[[Reply], T], *, absent_ok: bool = False) -> T:
-        """Return what `read` makes of the 200 (or the 404, with `absent_ok`) that answers `call`.
+        """Return what `read` makes of the 200 (or the 404 or 410, with `absent_ok`) that answers `call`.
 
         Failures that may pass by themselves are tried again, also when `read` raises `Malformed`. Raises the
         `ApiError` of the last try, `OutOfTime` when the run's deadline leaves no time for another, and `Stopped`.
@@ -140,7 +141,7 @@ class Transport:
         _log(call, reply)
         if reply.status == HTTPStatus.TOO_MANY_REQUESTS:
             self._ease_off(reply, attempt)
-        if reply.status == HTTPStatus.OK or (reply.status == HTTPStatus.NOT_FOUND and absent_ok):
+        if reply.status == HTTPStatus.OK or (reply.status in ABSENT and absent_ok):
             return self._read(call, reply, read)
         raise refusal(reply, self._host, call.path)
 

@@ -43,7 +43,11 @@ if TYPE_CHECKING:
 MAX_BYTES = 16 * 2**20  # of one answer, decoded; 200 students are some 200 kB
 
 _CHUNK = 2**16
-_READ = frozenset({200, 404})  # an answer of another status says all it has to say by its status
+
+ABSENT = frozenset({404, 410})
+"""By these an API may say that there is nothing here, or nothing any more."""
+
+_READ = ABSENT | {200}  # an answer of another status says all it has to say by its status
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A complete answer: `body` is decoded, and empty when the status is neither 200 nor 404.
+    """A complete answer: `body` is decoded, and empty when the status is neither 200 nor one of `ABSENT`.
 
     `sent_at` is our clock (UTC) when the request was sent, `duration` the seconds until the body was complete.
     """

@@ -556,13 +556,15 @@ def test_one_student_is_there_or_gone_or_unclear(serve: Serve, connect: Connect)
                 "/v2p1/students/5": reply(b"", "500 Oops", "Connection: close"),
                 "/v2p1/students/6": reply(b'{"student": {"city": "x"}}'),
                 "/v2p1/students/7": reply(gone, "401 Unauthorized"),
+                "/v2p1/students/8": reply(gone, "410 Gone"),
+                "/v2p1/students/9": reply(b"", "410 Gone"),
             }
         )
     )
     students = connect(server.url, concurrency=3)
-    answers = dict(students.answers(range(1, 8)))
+    answers = dict(students.answers(range(1, 10)))
     assert answers.pop(1) == Student(id=1, city="Nowhereton", status="enrolled")
-    assert answers.pop(2) == Gone()
+    assert (answers.pop(2), answers.pop(8)) == (Gone(), Gone())
     assert {type(answer) for answer in answers.values()} == {Unclear}
     with pytest.raises(NotFound):
         students.get(3)

@@ -10,7 +10,6 @@ import structlog
 from rostersync.errors import (
     ApiError,
     Malformed,
-    NotFound,
     OutOfTime,
     RateLimited,
     Redirected,
@@ -139,10 +138,11 @@ def test_waits_are_spread_over_the_whole_range(transport: Any, clock: ManualCloc
     assert 25 < sum(late) / len(late) < 35
 
 
-def test_a_404_is_an_answer_only_where_it_may_be_one(transport: Any) -> None:
-    made, _ = transport(status(404, b"gone"))
+@pytest.mark.parametrize("code", [404, 410])
+def test_absence_is_an_answer_only_where_it_may_be_one(transport: Any, code: int) -> None:
+    made, _ = transport(status(code, b"gone"))
     assert made.get(CALL, body, absent_ok=True) == b"gone"
-    with pytest.raises(NotFound):
+    with pytest.raises(ApiError):
         made.get(CALL, body)
 
 
