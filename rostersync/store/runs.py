@@ -119,6 +119,17 @@ def plan(connection: Connection, run_id: int) -> list[tuple[int, str, datetime |
         return [(row.id, row.deletion_source, row.deleted_at) for row in rows]
 
 
+def held(connection: Connection, source: str) -> list[tuple[int, str, datetime | None]]:
+    """Return the removals that open plans of a source's incremental runs hold, in the form of `plan`."""
+    with connection.begin():
+        rows = connection.execute(
+            select(HeldRemoval.id, HeldRemoval.deletion_source, HeldRemoval.deleted_at)
+            .join(Run, Run.run_id == HeldRemoval.run_id)
+            .where(Run.source == source, Run.kind == str(RunKind.INCREMENTAL), Run.plan == "open")
+        )
+        return [(row.id, row.deletion_source, row.deleted_at) for row in rows]
+
+
 def commit(lease: Lease, ending: Ending, *, apply: bool) -> int:
     """Write everything a run has to say in ONE transaction, or nothing; return its number.
 

@@ -234,6 +234,8 @@ class Run:
         """Find out which candidates are gone and may be removed; the stage keeps these, and those to be held."""
         stage = self._stage
         stage.collect_removals(sweep=crawled.swept)
+        if crawled.kind is RunKind.INCREMENTAL:  # one empty answer of the deleted feed ends no hold
+            stage.plan_removals(runs.held(self._connection, self._source), approved=False)
         planned: list[int] = []
         if wish.approves is not None:
             stage.plan_removals(runs.plan(self._connection, wish.approves))

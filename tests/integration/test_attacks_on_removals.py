@@ -80,8 +80,7 @@ def test_a_run_whose_deleted_feed_was_useless_ends_no_hold(migrated_url: str, cl
     for key in sorted(world.upstream())[:6]:
         world.school.delete(key)
     world.pass_time(minutes=5)
-    held = world.sync()
-    assert held.state is RunState.HELD
+    assert world.sync().state is RunState.HELD
     world.school.switches = replace(world.school.switches, deleted_feed="ignored")
 
     # the filter is ignored: the feed is the list
@@ -94,8 +93,8 @@ def test_a_run_whose_deleted_feed_was_useless_ends_no_hold(migrated_url: str, cl
 
     world.app.handle = ignoring  # type: ignore[method-assign]
     world.pass_time(minutes=5)
-    world.sync()
-    assert world.rows("SELECT held_run_id FROM sync_health")[0]["held_run_id"] == held.run_id
+    report = world.sync()
+    assert (report.state, report.counts.removals_held) == (RunState.HELD, 6)
 
 
 def test_one_whom_a_stale_list_by_ids_shows_and_get_does_not_is_removed(migrated_url: str, clock: ManualClock) -> None:
@@ -239,3 +238,35 @@ def test_removals_of_today_weigh_on_the_guard_when_the_clock_went_back_an_hour(
     world.school.delete(last)
     world.pass_time(minutes=5)
     assert world.sync().state is RunState.HELD
+
+
+def test_one_empty_answer_of_the_deleted_feed_ends_no_hold(migrated_url: str, clock: ManualClock) -> None:
+    world = settled(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+    gone = sorted(world.upstream())[:6]
+    for key in gone:
+        world.school.delete(key)
+    world.pass_time(minutes=5)
+    assert world.sync().state is RunState.HELD
+    world.pass_time(hours=1)
+    world.app.faults.add(make.empty_list(), make.on_deleted_feed)
+    report = world.sync()
+    assert (report.state, report.counts.removals_held) == (RunState.HELD, 6)
+    world.pass_time(hours=1)
+    report = world.sync(approves=report.run_id)
+    assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 6)
+    assert world.replica() == world.upstream()
+
+
+def test_a_hold_whose_students_came_back_ends_by_itself(migrated_url: str, clock: ManualClock) -> None:
+    world = settled(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+    gone = sorted(world.upstream())[:6]
+    for key in gone:
+        world.school.delete(key)
+    world.pass_time(minutes=5)
+    assert world.sync().state is RunState.HELD
+    for key in gone:
+        world.school.restore(key)
+    world.pass_time(hours=1)
+    assert world.sync().state is RunState.SUCCEEDED
+    assert world.rows("SELECT held_run_id FROM sync_health")[0]["held_run_id"] is None
+    assert world.replica() == world.upstream()
