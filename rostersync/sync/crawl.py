@@ -26,9 +26,12 @@ the start of the crawl to T and that nobody sighted: the loss that must not be.
 So where the sum equals T, the two readings agree and no departure lacks its explanation, nothing larger can hide
 anything smaller, and U is empty.
 
+Where the server's clock falls amid the crawl, the stamps behind the fall lie before the windows: that is not clean.
+
 What remains is a restore amid the crawl that leaves no sign: of a student who was deleted between the two readings of
-the deleted feed, or whose removal no feed ever showed. Such a one can make up for a row that slipped in the same
-crawl; the next full run brings it back.
+the deleted feed, whose removal no feed ever showed, or, in a first run, who was deleted long before it, where T comes
+from a replica behind. Such a one can make up for a row that slipped in the same crawl; the next full run brings it
+back.
 """
 
 from __future__ import annotations

@@ -185,6 +185,19 @@ def test_a_row_that_is_older_than_the_stored_one_is_asked_for_again(world: World
     assert world.replica() == world.upstream()
 
 
+def test_a_full_run_takes_an_older_row_as_it_is(world: World) -> None:
+    settle(world)
+    key = min(world.upstream())
+    with world.store.writing() as connection:
+        later = world.clock.now() + timedelta(hours=1)
+        connection.execute(update(student).where(student.c.id == key).values(updated_at=later, content_hash=b"other"))
+    world.requests()
+    report = world.full()
+    assert (report.counts.stale, report.counts.updated) == (0, 1)
+    assert f"/v2p1/students/{key}" not in [path for path, _ in world.requests()]
+    assert world.replica() == world.upstream()
+
+
 def test_a_removal_that_leaves_no_trace_is_found_by_a_full_run(world: World) -> None:
     settle(world)
     key = min(world.upstream())

@@ -23,6 +23,7 @@ def known(
 
 
 def test_a_source_that_was_read_before_is_read_incrementally() -> None:
+    assert plan.choose(RunKind.INCREMENTAL, known(), NOON, POLICY) is RunKind.INCREMENTAL
     assert plan.choose(RunKind.INCREMENTAL, known(), NOON + POLICY.max_age, POLICY) is RunKind.INCREMENTAL
 
 
