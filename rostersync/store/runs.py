@@ -119,15 +119,13 @@ def plan(connection: Connection, run_id: int) -> list[tuple[int, str, datetime |
         return [(row.id, row.deletion_source, row.deleted_at) for row in rows]
 
 
-def held(connection: Connection, source: str) -> list[tuple[int, str, datetime | None]]:
-    """Return the removals that open plans of a source's incremental runs hold, in the form of `plan`."""
+def held(connection: Connection, source: str) -> list[int]:
+    """Return the ids of living students whose removal an open plan of one of the source's incremental runs holds."""
+    mine = and_(Run.source == source, Run.kind == str(RunKind.INCREMENTAL), Run.plan == "open")
+    living = and_(student.c.source == source, student.c.id == HeldRemoval.id, student.c.deleted_at.is_(None))
     with connection.begin():
-        rows = connection.execute(
-            select(HeldRemoval.id, HeldRemoval.deletion_source, HeldRemoval.deleted_at)
-            .join(Run, Run.run_id == HeldRemoval.run_id)
-            .where(Run.source == source, Run.kind == str(RunKind.INCREMENTAL), Run.plan == "open")
-        )
-        return [(row.id, row.deletion_source, row.deleted_at) for row in rows]
+        planned = select(HeldRemoval.id).join(Run, Run.run_id == HeldRemoval.run_id).join(student, living)
+        return list(connection.scalars(planned.where(mine).distinct().order_by(HeldRemoval.id)))
 
 
 def commit(lease: Lease, ending: Ending, *, apply: bool) -> int:

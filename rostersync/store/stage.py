@@ -239,12 +239,9 @@ class Stage:
         """Note those as candidates who were proved gone since."""
         self._do(q.candidates(self._insert)["proved"])
 
-    def plan_removals(self, plan: Iterable[tuple[int, str, datetime | None]], *, approved: bool = True) -> None:
-        """Note the removals of a plan as far as their students are stored as living; `approved`: it is being approved.
-
-        Who is a candidate already stays as he is where it is not.
-        """
-        values = [{"id": i, "deletion_source": s, "deleted_at": d, "planned": approved} for i, s, d in plan]
+    def plan_removals(self, plan: Iterable[tuple[int, str, datetime | None]]) -> None:
+        """Note the removals of a plan that is being approved, as far as their students are stored as living."""
+        values = [{"id": i, "deletion_source": s, "deleted_at": d, "planned": True} for i, s, d in plan]
         self._put_all(q.plan(self._insert), values)
         self._do(q.DROP_UNSTORED)
 

@@ -263,11 +263,8 @@ def drop_removals(planned: bool | None, proved: bool | None) -> Any:
 
 @cache
 def plan(make: Callable[[Table], Any]) -> Any:
-    """Return the upsert of a removal that a plan holds, which may be the one that is being approved."""
-    new = make(removal)
-    return new.on_conflict_do_update(
-        index_elements=["id"], set_={"planned": or_(removal.c.planned, new.excluded.planned)}
-    )
+    """Return the upsert of a removal that is in the plan being approved."""
+    return make(removal).on_conflict_do_update(index_elements=["id"], set_={"planned": True})
 
 
 DROP_UNSTORED = delete(removal).where(~_lives(removal.c.id))

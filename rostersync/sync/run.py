@@ -234,8 +234,8 @@ class Run:
         """Find out which candidates are gone and may be removed; the stage keeps these, and those to be held."""
         stage = self._stage
         stage.collect_removals(sweep=crawled.swept)
-        if crawled.kind is RunKind.INCREMENTAL:  # one empty answer of the deleted feed ends no hold
-            stage.plan_removals(runs.held(self._connection, self._source), approved=False)
+        if crawled.kind is RunKind.INCREMENTAL:
+            self._ask_for_the_held()
         planned: list[int] = []
         if wish.approves is not None:
             stage.plan_removals(runs.plan(self._connection, wish.approves))
@@ -260,6 +260,13 @@ class Run:
         guarded = stage.count_removals(planned=False) - held
         unproved = tuple(key for key in planned if key not in left)
         return Settled(held, removed, guarded, reason if held else "", unproved)
+
+    def _ask_for_the_held(self) -> None:
+        """Ask for those whom open plans hold and nothing names now: an empty answer of the deleted feed ends no hold."""
+        named = {key for ids in self._stage.removals() for key in ids}
+        held = runs.held(self._connection, self._source)
+        self._ask([[key for key in held if key not in named]])
+        self._stage.collect_proved()
 
     def _guard(self, removals: int) -> str:
         """Return why `removals` must wait for approval, nothing when they need not."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from harness import World
@@ -257,8 +257,12 @@ def test_one_empty_answer_of_the_deleted_feed_ends_no_hold(migrated_url: str, cl
     assert world.replica() == world.upstream()
 
 
-def test_a_hold_whose_students_came_back_ends_by_itself(migrated_url: str, clock: ManualClock) -> None:
-    world = settled(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+@pytest.mark.parametrize("ids_filter", ["honoured", "ignored"])
+def test_a_hold_whose_students_came_back_ends_by_itself(
+    migrated_url: str, clock: ManualClock, ids_filter: Literal["honoured", "ignored"]
+) -> None:
+    policy = Policy(guard=GuardPolicy(max_deletions=5))
+    world = settled(migrated_url, clock, size=40, policy=policy, switches=Switches(ids_filter=ids_filter))
     gone = sorted(world.upstream())[:6]
     for key in gone:
         world.school.delete(key)
