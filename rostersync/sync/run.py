@@ -262,7 +262,7 @@ class Run:
         return Settled(held, removed, guarded, reason if held else "", unproved)
 
     def _ask_for_the_held(self) -> None:
-        """Ask for those whom open plans hold and nothing names now: an empty answer of the deleted feed ends no hold."""
+        """Ask for those whom open plans hold and nothing names now: an empty deleted feed ends no hold."""
         named = {key for ids in self._stage.removals() for key in ids}
         held = runs.held(self._connection, self._source)
         self._ask([[key for key in held if key not in named]])
