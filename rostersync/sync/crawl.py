@@ -296,14 +296,14 @@ class Crawler:
     # The modified feed ---------------------------------------------------------------------------------------
 
     def modified(self, start_from: datetime) -> Stream:
-        """Read the modified feed until one page holds it, or two consecutive readings agree.
+        """Read the modified feed until one page holds it, or two consecutive readings agree; once more than attempts.
 
         Books as the roster's do not judge it: its total need not be newer than the changes that were read before,
         where a replica lags behind, and then makes up for a row that slipped.
         """
         query = Query(modified_since=start_from)
         previous: _Reading | None = None
-        for _ in range(self._policy.attempts):
+        for _ in range(self._policy.attempts + 1):
             self._stage.begin_reading()
             reading = self._read(query, self._stage_feed_page)
             agreed = self._agree(previous, reading, self._stage.sightings())

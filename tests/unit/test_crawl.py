@@ -328,7 +328,8 @@ def test_two_readings_of_the_same_rows_agree_whatever_their_order() -> None:
 def test_a_modified_feed_whose_readings_never_agree_is_not_clean() -> None:
     school, stage = school_of(9), MemoryStage()
     school.happen = lambda: (school.pass_time(1), school.update(1))[0]
-    assert not crawler(school, stage).modified(EPOCH).clean
+    assert not crawler(school, stage, attempts=2).modified(EPOCH).clean
+    assert school.requests == 3 * 3
 
 
 def test_a_modified_feed_of_which_a_page_is_missing_is_not_clean() -> None:
