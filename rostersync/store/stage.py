@@ -187,7 +187,10 @@ class Stage:
         return self._count(q.GONE_DIFFERENTLY)
 
     def listed_alive(self, reading: int) -> int:
-        """Return how many sighted students the deleted feed lists, but not up to `reading`, and GET shows alive."""
+        """Return how many sighted students the deleted feed lists, and GET shows alive, who are news.
+
+        These are the ones that it did not list up to `reading`, and those who are not stored as living.
+        """
         return self._count(q.LISTED_ALIVE, since_feed=reading)
 
     def any_gone(self) -> bool:

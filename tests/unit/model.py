@@ -180,8 +180,9 @@ class MemoryStage:
         return len(self._gone(self.proofs) ^ self._gone(self.before))
 
     def listed_alive(self, reading: int) -> int:
-        late = {key for key in self.listed() & set(self.current()) if self.feed[key][1] > reading}
-        return sum(self.proofs.get(key) == "alive" for key in late)
+        listed = self.listed() & set(self.current())
+        news = {key for key in listed if self.feed[key][1] > reading or key not in self.stored}
+        return sum(self.proofs.get(key) == "alive" for key in news)
 
     def _gone(self, proofs: dict[int, str]) -> set[int]:
         return {key for key, proof in proofs.items() if proof == "gone" and key in self.current()}
