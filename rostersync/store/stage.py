@@ -47,9 +47,10 @@ class Stage:
     # Sightings -----------------------------------------------------------------------------------------------
 
     def begin_reading(self) -> None:
-        """Begin a reading of a list: what counts as sighted starts anew, what was read before is kept."""
+        """Begin a reading of a list: sightings and proofs start anew, what was read before is kept."""
         self._reading += 1
         self._do(q.FORGET_EARLY)
+        self._do(q.DROP_PROOFS)
 
     def put(self, rows: Iterable[Row], *, paged: bool = False) -> None:
         """Record sightings; the latest of an id wins. `paged`: they stood on a page of the roster."""
@@ -175,7 +176,7 @@ class Stage:
         self._put_all(q.silence(self._insert), [{"id": key, "answer": "silent"}])
 
     def forget_proofs(self) -> None:
-        """Ask anew what was proved, and remember what it was."""
+        """Ask anew what was proved in this reading, and remember who was proved gone."""
         self._do(q.FORGET_PROOFS)
 
     def gone(self) -> int:
@@ -183,14 +184,11 @@ class Stage:
         return self._count(q.GONE)
 
     def gone_differently(self) -> int:
-        """Return how many sighted students only one of the last two rounds of proofs found gone."""
+        """Return how many sighted students either the last round of proofs found gone, or an earlier one, not both."""
         return self._count(q.GONE_DIFFERENTLY)
 
     def listed_alive(self, reading: int) -> int:
-        """Return how many sighted students the deleted feed lists, and GET shows alive, who are news.
-
-        These are the ones that it did not list up to `reading`, and those who are not stored as living.
-        """
+        """Return how many sighted students the deleted feed lists, but not up to `reading`, and GET shows alive."""
         return self._count(q.LISTED_ALIVE, since_feed=reading)
 
     def any_gone(self) -> bool:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     case,
     delete,
     exists,
+    false,
     func,
     or_,
     select,
@@ -181,15 +182,15 @@ def silence(make: Callable[[Table], Any]) -> Any:
     return make(proof).on_conflict_do_nothing()
 
 
-FORGET_PROOFS = update(proof).values(before=proof.c.answer, answer=None)
+_EVER_GONE = or_(proof.c.answer == "gone", proof.c.was_gone)
+FORGET_PROOFS = update(proof).values(was_gone=func.coalesce(_EVER_GONE, false()), answer=None)
+DROP_PROOFS = delete(proof)
 
 _PROVED = proof.join(sighted, sighted.c.id == proof.c.id)
-_NOW, _BEFORE = func.coalesce(proof.c.answer, ""), func.coalesce(proof.c.before, "")
 GONE = _count(_PROVED, _CURRENT, proof.c.answer == "gone")
 _PROVED_DEPARTED = _PROVED.join(departed, departed.c.id == proof.c.id)
-_NEWS = or_(_LISTED_LATER, ~_lives(departed.c.id))
-LISTED_ALIVE = _count(_PROVED_DEPARTED, _CURRENT, _LISTED, _NEWS, proof.c.answer == "alive")
-GONE_DIFFERENTLY = _count(_PROVED, _CURRENT, (_NOW == "gone") != (_BEFORE == "gone"))
+LISTED_ALIVE = _count(_PROVED_DEPARTED, _CURRENT, _LISTED, _LISTED_LATER, proof.c.answer == "alive")
+GONE_DIFFERENTLY = _count(_PROVED, _CURRENT, (func.coalesce(proof.c.answer, "") == "gone") != proof.c.was_gone)
 ANY_GONE = _count(proof, proof.c.answer == "gone")
 
 UNCLEAR = _count(proof, proof.c.answer == "unclear")

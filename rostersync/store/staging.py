@@ -12,7 +12,7 @@ import tempfile
 from functools import cache
 from typing import TYPE_CHECKING
 
-from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, MetaData, Table, Text, delete
+from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, MetaData, Table, Text, delete, false
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateTable
 
@@ -66,7 +66,7 @@ proof = Table(
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("answer", Text),  # what GET answered last: alive, gone or unclear; NULL: to be asked again
     Column("deleted_at", Timestamp),  # as the record told that it brought
-    Column("before", Text),  # what it answered before the last `forget_proofs`
+    Column("was_gone", Boolean, nullable=False, server_default=false()),  # before a `forget_proofs` of this reading
 )
 
 removal = Table(

@@ -14,12 +14,11 @@ the start of the crawl to T and that nobody sighted: the loss that must not be.
   deleted feed (step 6) or in neither, and the two readings must prove the same ids gone.
 * The sum is larger than T only by a student who was sighted and left unseen: one whose deletion the feed does not
   show, one who was deleted, and restored just after T, or one whom GET, asking a replica that lags behind, shows
-  alive. The last is why nobody whom the feed lists may be alive, unless it listed him before the first page and he is
-  stored as living (then whoever slipped is stored, too, as far as it matters, and GET will find him alive). The second
-  is why the deleted feed is read on both sides of T. The first is why every departure must be explained: the largest
-  total that any page told, plus those sighted who came in since the first page (created, or restored), less T, is at
-  least the number who left; and it must not be more than the departures that the deleted feed shows. Each inequality
-  in this errs towards unclean.
+  alive. The last is why nobody may be alive whom the feed began to list after the first page, nor anybody who was once
+  proved gone since. The second is why the deleted feed is read on both sides of T. The first is why every departure
+  must be explained: the largest total that any page told, plus those sighted who came in since the first page (created,
+  or restored), less T, is at least the number who left; and it must not be more than the departures that the deleted
+  feed shows. Each inequality in this errs towards unclean.
 * Who came in is not told by stamps alone: app servers' clocks differ, and commits are late. So the modified feed is
   read once before the first page, too, from as far back as stamps may lie; and whoever is sighted with such a stamp,
   is not in that reading and not stored, came in. Those read there are no sightings: they may leave before page 1.

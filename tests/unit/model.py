@@ -114,6 +114,7 @@ class MemoryStage:
     def begin_reading(self) -> None:
         self.reading += 1
         self.early: set[int] = set()
+        self.before, self.proofs = {}, {}
 
     def put(self, rows: Iterable[Row], *, paged: bool = False) -> None:
         for row in rows:
@@ -171,7 +172,8 @@ class MemoryStage:
             self.put([answer])
 
     def forget_proofs(self) -> None:
-        self.before, self.proofs = self.proofs, {}
+        gone = {key: "gone" for key, proof in self.proofs.items() if proof == "gone"}
+        self.before, self.proofs = self.before | gone, {}
 
     def gone(self) -> int:
         return len(self._gone(self.proofs))
@@ -180,9 +182,8 @@ class MemoryStage:
         return len(self._gone(self.proofs) ^ self._gone(self.before))
 
     def listed_alive(self, reading: int) -> int:
-        listed = self.listed() & set(self.current())
-        news = {key for key in listed if self.feed[key][1] > reading or key not in self.stored}
-        return sum(self.proofs.get(key) == "alive" for key in news)
+        late = {key for key in self.listed() & set(self.current()) if self.feed[key][1] > reading}
+        return sum(self.proofs.get(key) == "alive" for key in late)
 
     def _gone(self, proofs: dict[int, str]) -> set[int]:
         return {key for key, proof in proofs.items() if proof == "gone" and key in self.current()}
