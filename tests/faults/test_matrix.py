@@ -56,7 +56,6 @@ FAULTS: dict[str, Callable[[], Fault]] = {
 BOMB = make.gzip_bomb(4 * LARGEST)
 
 SPELLINGS = {
-    "429 as epoch",
     "429 as ISO 8601",
     "429 as seconds",
     "429 with Retry-After",
