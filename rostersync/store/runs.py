@@ -120,12 +120,13 @@ def plan(connection: Connection, run_id: int) -> list[tuple[int, str, datetime |
 
 
 def held(connection: Connection, source: str) -> list[int]:
-    """Return the ids of living students whose removal an open plan of one of the source's incremental runs holds."""
+    """Return the ids of living students whom open plans of incremental runs hold, the stage's candidates aside."""
     mine = and_(Run.source == source, Run.kind == str(RunKind.INCREMENTAL), Run.plan == "open")
     living = and_(student.c.source == source, student.c.id == HeldRemoval.id, student.c.deleted_at.is_(None))
     with connection.begin():
         planned = select(HeldRemoval.id).join(Run, Run.run_id == HeldRemoval.run_id).join(student, living)
-        return list(connection.scalars(planned.where(mine).distinct().order_by(HeldRemoval.id)))
+        unnamed = planned.where(mine, HeldRemoval.id.not_in(select(removal.c.id)))
+        return list(connection.scalars(unnamed.distinct().order_by(HeldRemoval.id)))
 
 
 def commit(lease: Lease, ending: Ending, *, apply: bool) -> int:

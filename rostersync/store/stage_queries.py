@@ -19,7 +19,6 @@ from sqlalchemy import (
     case,
     delete,
     exists,
-    false,
     func,
     or_,
     select,
@@ -182,15 +181,15 @@ def silence(make: Callable[[Table], Any]) -> Any:
     return make(proof).on_conflict_do_nothing()
 
 
-_EVER_GONE = or_(proof.c.answer == "gone", proof.c.was_gone)
-FORGET_PROOFS = update(proof).values(was_gone=func.coalesce(_EVER_GONE, false()), answer=None)
+_IS_GONE = func.coalesce(proof.c.answer, "") == "gone"
+FORGET_PROOFS = update(proof).values(was_gone=or_(_IS_GONE, proof.c.was_gone), answer=None)
 DROP_PROOFS = delete(proof)
 
 _PROVED = proof.join(sighted, sighted.c.id == proof.c.id)
 GONE = _count(_PROVED, _CURRENT, proof.c.answer == "gone")
 _PROVED_DEPARTED = _PROVED.join(departed, departed.c.id == proof.c.id)
 LISTED_ALIVE = _count(_PROVED_DEPARTED, _CURRENT, _LISTED, _LISTED_LATER, proof.c.answer == "alive")
-GONE_DIFFERENTLY = _count(_PROVED, _CURRENT, (func.coalesce(proof.c.answer, "") == "gone") != proof.c.was_gone)
+GONE_DIFFERENTLY = _count(_PROVED, _CURRENT, proof.c.was_gone != _IS_GONE)
 ANY_GONE = _count(proof, proof.c.answer == "gone")
 
 UNCLEAR = _count(proof, proof.c.answer == "unclear")

@@ -44,7 +44,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from rostersync.records import Query, Student, row_key
-from rostersync.sync.plan import earlier, fallen, later, since
+from rostersync.sync.plan import earlier, fallen, greater, since
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -336,14 +336,17 @@ class Crawler:
             first = self._first_page(query)
             if previous is None and self._lists_the_living(first, live):
                 self._stage.put_departures(_departures(first, marked_only=True))
-                return DeletedFeed(True, self._start(first), first.moment, number, ignored=True)
+                return self._feed(first, number, clean=True, ignored=True)
             reading = self._read(query, self._stage_departures, first=first)
             agreed = self._agree(previous, reading, self._stage.departures())
             if reading.atomic or agreed:
                 started = previous if agreed and previous else reading
-                return DeletedFeed(True, self._start(started.first), started.first.moment, number)
+                return self._feed(started.first, number, clean=True)
             previous = reading
-        return DeletedFeed(False, self._start(first), first.moment, number)
+        return self._feed(first, number, clean=False)
+
+    def _feed(self, first: Page, reading: int, *, clean: bool, ignored: bool = False) -> DeletedFeed:
+        return DeletedFeed(clean, self._start(first), first.moment, reading, ignored)
 
     def _stage_departures(self, page: Page) -> None:
         self._stage.put_departures(_departures(page))
@@ -364,7 +367,7 @@ class Crawler:
     # Pages ---------------------------------------------------------------------------------------------------
 
     def _start(self, page: Page) -> datetime | None:
-        return page.moment.start(later(self._newest, page.newest_updated_at))
+        return page.moment.start(greater(self._newest, page.newest_updated_at))
 
     def _window(self, page: Page) -> datetime:
         """Return from when on the feeds tell what happened since this page."""

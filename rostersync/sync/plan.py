@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rostersync.clock import floor_seconds
 from rostersync.report import RunKind, SourceState
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from rostersync.records import Moment
+
+T = TypeVar("T", "datetime", float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +53,9 @@ def since(moment: datetime, overlap: timedelta) -> datetime:
     return floor_seconds(moment - overlap) - timedelta(seconds=1)
 
 
-def later(one: datetime | None, other: datetime | None) -> datetime | None:
-    """Return the later of two times, if there is any."""
-    return max((moment for moment in (one, other) if moment is not None), default=None)
+def greater(one: T | None, other: T | None) -> T | None:
+    """Return the later of two times, or the higher of two numbers, if there is any."""
+    return max((value for value in (one, other) if value is not None), default=None)
 
 
 def earlier(start: datetime, watermark: datetime | None) -> datetime:
@@ -87,12 +89,7 @@ def lead(mark: datetime | None, moment: Moment, before: float | None) -> float |
     is still.
     """
     needed = None if mark is None else (mark - moment.local).total_seconds()
-    return needed if moment.server is not None else higher(needed, before)
-
-
-def higher(one: float | None, other: float | None) -> float | None:
-    """Return the higher of two numbers, if there is any."""
-    return max((number for number in (one, other) if number is not None), default=None)
+    return needed if moment.server is not None else greater(needed, before)
 
 
 def advance(old: datetime | None, new: datetime | None, *, replace: bool = False) -> datetime | None:

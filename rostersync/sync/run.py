@@ -234,8 +234,8 @@ class Run:
         """Find out which candidates are gone and may be removed; the stage keeps these, and those to be held."""
         stage = self._stage
         stage.collect_removals(sweep=crawled.swept)
-        if crawled.kind is RunKind.INCREMENTAL:
-            self._ask_for_the_held()
+        if crawled.kind is RunKind.INCREMENTAL:  # an empty deleted feed, which names none of them, ends no hold
+            self._ask([runs.held(self._connection, self._source)])
         planned: list[int] = []
         if wish.approves is not None:
             stage.plan_removals(runs.plan(self._connection, wish.approves))
@@ -243,7 +243,7 @@ class Run:
         self._spare_the_living()
         if crawled.kind is RunKind.INCREMENTAL:
             self._ask(stage.stale(), stale=True)  # of those whom the list by ids has just brought
-            stage.collect_proved()  # who was spared by a list that lagged behind
+            stage.collect_proved()  # whom plans hold, and who was spared by a list that lagged behind
         outside = stage.count_removals(planned=False)
         reason = self._guard(outside)
         self._prove(planned=True)
@@ -260,13 +260,6 @@ class Run:
         guarded = stage.count_removals(planned=False) - held
         unproved = tuple(key for key in planned if key not in left)
         return Settled(held, removed, guarded, reason if held else "", unproved)
-
-    def _ask_for_the_held(self) -> None:
-        """Ask for those whom open plans hold and nothing names now: an empty deleted feed ends no hold."""
-        named = {key for ids in self._stage.removals() for key in ids}
-        held = runs.held(self._connection, self._source)
-        self._ask([[key for key in held if key not in named]])
-        self._stage.collect_proved()
 
     def _guard(self, removals: int) -> str:
         """Return why `removals` must wait for approval, nothing when they need not."""
@@ -355,11 +348,11 @@ class Run:
         )
         return SourceState(
             watermarks=marks,
-            server_ahead_s=plan.higher(
+            server_ahead_s=plan.greater(
                 plan.lead(marks.modified, crawled.modified.moment, before.server_ahead_s),
                 plan.lead(marks.deleted, crawled.deleted.moment, before.server_ahead_s),
             ),
-            newest_updated_at=plan.later(before.newest_updated_at, stage.newest_updated_at()),
+            newest_updated_at=plan.greater(before.newest_updated_at, stage.newest_updated_at()),
             last_clean_modified_at=self._started_at if modified_clean else before.last_clean_modified_at,
             last_clean_full_at=self._now() if full_done else before.last_clean_full_at,
             history_starts_at=before.history_starts_at or self._now(),

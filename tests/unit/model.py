@@ -108,13 +108,13 @@ class MemoryStage:
         self.rows: dict[int, tuple[Row, int, bool]] = {}  # the row, the reading, whether a page showed it
         self.feed: dict[int, tuple[int, int]] = {}  # the last and the first reading that listed the id
         self.proofs: dict[int, str] = {}
-        self.before: dict[int, str] = {}
+        self.was_gone: set[int] = set()
         self.reading = self.feed_reading = 0
 
     def begin_reading(self) -> None:
         self.reading += 1
         self.early: set[int] = set()
-        self.before, self.proofs = {}, {}
+        self.was_gone, self.proofs = set(), {}
 
     def put(self, rows: Iterable[Row], *, paged: bool = False) -> None:
         for row in rows:
@@ -172,18 +172,18 @@ class MemoryStage:
             self.put([answer])
 
     def forget_proofs(self) -> None:
-        gone = {key: "gone" for key, proof in self.proofs.items() if proof == "gone"}
-        self.before, self.proofs = self.before | gone, {}
+        self.was_gone |= {key for key, proof in self.proofs.items() if proof == "gone"}
+        self.proofs = {}
 
     def gone(self) -> int:
-        return len(self._gone(self.proofs))
+        return len(self._gone())
 
     def gone_differently(self) -> int:
-        return len(self._gone(self.proofs) ^ self._gone(self.before))
+        return len(self._gone() ^ (self.was_gone & self.current().keys()))
 
     def listed_alive(self, reading: int) -> int:
         late = {key for key in self.listed() & set(self.current()) if self.feed[key][1] > reading}
         return sum(self.proofs.get(key) == "alive" for key in late)
 
-    def _gone(self, proofs: dict[int, str]) -> set[int]:
-        return {key for key, proof in proofs.items() if proof == "gone" and key in self.current()}
+    def _gone(self) -> set[int]:
+        return {key for key, proof in self.proofs.items() if proof == "gone" and key in self.current()}
