@@ -69,7 +69,8 @@ def trusted(state: SourceState, moment: Moment, overlap: timedelta) -> bool:
     None lies in its future by more than `overlap`. Nor did one by more than half of that when the last crawl began,
     by the server's clock as it is set now: what changed meanwhile may bear stamps from before them, and the other
     half is for late commits. (Ours may have been set forward instead; a full run is right for both.) What nobody sees
-    is a fall that is taken back before the next crawl, or one of both clocks at once.
+    is a fall that is taken back before the next crawl, or one of both clocks at once. And what a slow clock of the
+    server's has stamped, and only comes to light after that clock was put right, waits for the next full run.
     """
     marks, ahead = state.watermarks, moment.server_ahead_s
     if any(mark is not None and mark > moment.server_start + overlap for mark in (marks.modified, marks.deleted)):

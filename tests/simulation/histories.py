@@ -207,8 +207,11 @@ class History:
             self.clock.time += timedelta(seconds=seconds)
             seconds = -seconds  # the school's clock is told by how far it is ahead of ours
         else:
-            # Without a Date nothing tells that the stamps have gone back behind a watermark.
+            # Without a Date nothing tells that the stamps have gone back behind a watermark. And what is still to
+            # come to light when a slow clock is put right bears stamps from long before.
+            late = switches.late_commit_seconds + switches.lag_seconds > 0
             self.tale.needs_full |= seconds < 0 and not switches.date_header
+            self.tale.needs_full |= seconds > OVERLAP and switches.clock_skew < 0 and late
         self.world.school.switches = replace(switches, clock_skew=switches.clock_skew + seconds)
 
     def _sync(self) -> None:
