@@ -15,12 +15,11 @@ from rostersync.sync.crawl import Crawler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
 
     from rostersync.daemon.executor import Connect
     from rostersync.records import Student
     from rostersync.store.stage import Stage
-    from rostersync.sync.crawl import Api, Roster, Watch
+    from rostersync.sync.crawl import Api, Watch
     from rostersync.sync.plan import Policy
 
 UNTOLD = 1_000
@@ -73,13 +72,13 @@ def verify(url: str, source: str, *, policy: Policy, connect: Connect, watch: Wa
         crawler = Crawler(api, stage, state, policy, watch)
         try:
             roster = crawler.roster()
-            since = plan.since(state.watermarks.modified, policy.overlap)
-            if roster.feed is None and state.watermarks.deleted is not None:  # one page: nothing has asked for it yet
-                crawler.deleted(plan.since(state.watermarks.deleted, policy.overlap), roster.total)
+            feed = crawler.departures(roster)
             if not roster.clean:
                 return Verdict(source, error="the roster kept changing while it was read")
             verdict = Verdict(source, students=roster.total)
-            until = _now(roster) + policy.overlap
+            since = plan.since(state.watermarks.modified, policy.overlap)
+            # As late as the server's time is known: later stamps, overlap aside, are of the future.
+            until = max(roster.moment.server_start, feed.moment.server_start) + policy.overlap
             for differences in _compare(stage, api):
                 ids = [difference.id for difference in differences]
                 _note(verdict, differences, stage.pending(ids, since=since, until=until, last_run=last_run))
@@ -96,12 +95,6 @@ def _untold(stage: Stage) -> str | None:
         "records cannot be decoded: nobody can tell what the replica lacks of them": stage.undecoded(),
     }
     return "; ".join(f"{number} {reason}" for reason, number in reasons.items() if number) or None
-
-
-def _now(roster: Roster) -> datetime:
-    """Return the server's time as late in the crawl as it is known: later stamps, overlap aside, are of the future."""
-    last = roster.feed and roster.feed.start
-    return max(roster.moment.server_start, last or roster.moment.server_start)
 
 
 def _compare(stage: Stage, api: Api) -> Iterator[list[Difference]]:

@@ -50,7 +50,7 @@ class Stage:
         """Begin a reading of a list: sightings and proofs start anew, what was read before is kept."""
         self._reading += 1
         self._do(q.FORGET_EARLY)
-        self._do(q.DROP_PROOFS)
+        self.drop_proofs()
 
     def put(self, rows: Iterable[Row], *, paged: bool = False) -> None:
         """Record sightings; the latest of an id wins. `paged`: they stood on a page of the roster."""
@@ -80,14 +80,13 @@ class Stage:
         """Record who was there already before the first page of the reading was asked for. No sighting."""
         self._put_all(q.early(self._insert), [{"id": row_key(row)} for row in rows])
 
-    def entered(self, window: datetime, feed_reading: int) -> int:
+    def entered(self, window: datetime) -> int:
         """Return how many of them came in since the first page, as far as they are not stored as living.
 
         Of those whose stamps are not before `window` they are the ones whom `put_early` has not: created (one without
-        any stamp: he was on no page), or restored, so that they are stored as tombstones, or that the deleted feed
-        listed them in a reading from `feed_reading` on and does so no longer.
+        any stamp: he was on no page), or restored, so that they are stored as tombstones.
         """
-        return self._count(q.ENTERED, window=window, since_feed=feed_reading)
+        return self._count(q.ENTERED, window=window)
 
     def keep_current_reading(self) -> None:
         """Drop what earlier readings sighted and the current one, which was clean, did not."""
@@ -154,6 +153,10 @@ class Stage:
         """Yield, in chunks, the ids that the deleted feed lists and that this reading sighted alive."""
         yield from self._ids(q.DEPARTED_AND_SIGHTED)
 
+    def sighted_and_departed(self, reading: int) -> int:
+        """Return how many sighted alive the deleted feed has listed in its reading `reading` or a later one."""
+        return self._count(q.SIGHTED_AND_DEPARTED, since_feed=reading)
+
     # Proofs --------------------------------------------------------------------------------------------------
 
     def put_answer(self, key: int, answer: Answer, *, stale: bool = False) -> None:
@@ -175,21 +178,13 @@ class Stage:
         """Record that an id in quarantine was asked for in vain: others have their turn before it next time."""
         self._put_all(q.silence(self._insert), [{"id": key, "answer": "silent"}])
 
-    def forget_proofs(self) -> None:
-        """Ask anew what was proved in this reading, and remember who was proved gone."""
-        self._do(q.FORGET_PROOFS)
+    def drop_proofs(self) -> None:
+        """Forget what GET has answered: it will be asked anew."""
+        self._do(q.DROP_PROOFS)
 
     def gone(self) -> int:
         """Return how many students that the current reading sighted were proved gone."""
         return self._count(q.GONE)
-
-    def gone_differently(self) -> int:
-        """Return how many sighted students either the last round of proofs found gone, or an earlier one, not both."""
-        return self._count(q.GONE_DIFFERENTLY)
-
-    def listed_alive(self, reading: int) -> int:
-        """Return how many sighted students the deleted feed lists, but not up to `reading`, and GET shows alive."""
-        return self._count(q.LISTED_ALIVE, since_feed=reading)
 
     def any_gone(self) -> bool:
         """Tell whether anybody was proved gone."""
@@ -230,11 +225,10 @@ class Stage:
     def collect_removals(self, *, sweep: bool) -> None:
         """Note the candidates: living students that the deleted feed, a `deleted_at` or a proof says are gone.
 
-        With `sweep` also those whom a clean full crawl did not sight.
+        With `sweep` also those whom a clean full crawl did not sight, and none whom it did unless they are proved gone.
         """
-        for why, statement in q.candidates(self._insert).items():
-            if sweep or why != "unseen":
-                self._do(statement)
+        for why in ("left", "marked", "proved", "unseen") if sweep else ("listed", "marked", "proved"):
+            self._do(q.candidates(self._insert)[why])
 
     def collect_proved(self) -> None:
         """Note those as candidates who were proved gone since."""

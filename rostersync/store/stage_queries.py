@@ -64,7 +64,8 @@ def _lives(key: ColumnElement[int]) -> ColumnElement[bool]:
 
 def _answered(key: ColumnElement[int], *answers: str) -> ColumnElement[bool]:
     """Return the condition that GET has answered for an id, with one of `answers` where any are given."""
-    return exists().where(proof.c.id == key, proof.c.answer.in_(answers) if answers else proof.c.answer.is_not(None))
+    answered = exists().where(proof.c.id == key)
+    return answered.where(proof.c.answer.in_(answers)) if answers else answered
 
 
 def _count(table: Any, *conditions: ColumnElement[bool]) -> Select[Any]:
@@ -116,10 +117,8 @@ def _entered() -> Select[Any]:
     created, updated = sighted.c.created_at, sighted.c.updated_at
     stamped = and_(func.coalesce(created, updated) >= window, func.coalesce(updated, created) >= window)
     stampless = and_(created.is_(None), updated.is_(None), sighted.c.paged.is_(False))
-    earlier = and_(departed.c.reading >= bindparam("since_feed", type_=Integer), departed.c.reading < _FEED)
-    delisted = exists().where(departed.c.id == sighted.c.id, earlier)
     buried = exists().where(_STORED, student.c.deleted_at.is_not(None))
-    came = or_(stamped, stampless, delisted, and_(updated >= window, buried))
+    came = or_(stamped, stampless, and_(updated >= window, buried))
     was_there = exists().where(before.c.id == sighted.c.id)
     return _count(sighted, _CURRENT, came, ~was_there, ~_lives(sighted.c.id))
 
@@ -146,21 +145,23 @@ def departure(make: Callable[[Table], Any]) -> Any:
 
 DEPARTURES = _count(departed, _LISTED)
 NAMELESS_DEPARTURES = _count(departed, departed.c.id < 0)
-
-
-_LISTED_LATER = departed.c.first_reading > bindparam("since_feed", type_=Integer)
+_SINCE_FEED = bindparam("since_feed", type_=Integer)
 
 
 def _departures_after() -> Select[Any]:
     was_sighted = exists().where(sighted.c.id == departed.c.id, _CURRENT)
     gone, stored = _answered(departed.c.id, "gone"), _lives(departed.c.id)
-    return _count(departed, _LISTED, _LISTED_LATER, or_(and_(was_sighted, gone), and_(~was_sighted, stored)))
+    listed_later = and_(_LISTED, departed.c.first_reading > _SINCE_FEED)
+    return _count(departed, listed_later, or_(and_(was_sighted, gone), and_(~was_sighted, stored)))
 
 
 DEPARTURES_AFTER = _departures_after()
 
-_DEPARTED_AND_SIGHTED = select(departed.c.id).join(sighted, sighted.c.id == departed.c.id)
-DEPARTED_AND_SIGHTED = _chunk(_DEPARTED_AND_SIGHTED.where(_LISTED, _CURRENT, sighted.c.deleted_at.is_(None)))
+_BOTH = departed.join(sighted, sighted.c.id == departed.c.id)
+_UNMARKED = and_(_CURRENT, sighted.c.deleted_at.is_(None))
+_DEPARTED_AND_SIGHTED = select(departed.c.id).select_from(_BOTH)
+DEPARTED_AND_SIGHTED = _chunk(_DEPARTED_AND_SIGHTED.where(_LISTED, _UNMARKED))
+SIGHTED_AND_DEPARTED = _count(_BOTH, departed.c.reading >= _SINCE_FEED, _UNMARKED)
 
 
 # Proofs ----------------------------------------------------------------------------------------------------------
@@ -181,15 +182,9 @@ def silence(make: Callable[[Table], Any]) -> Any:
     return make(proof).on_conflict_do_nothing()
 
 
-_IS_GONE = func.coalesce(proof.c.answer, "") == "gone"
-FORGET_PROOFS = update(proof).values(was_gone=or_(_IS_GONE, proof.c.was_gone), answer=None)
 DROP_PROOFS = delete(proof)
 
-_PROVED = proof.join(sighted, sighted.c.id == proof.c.id)
-GONE = _count(_PROVED, _CURRENT, proof.c.answer == "gone")
-_PROVED_DEPARTED = _PROVED.join(departed, departed.c.id == proof.c.id)
-LISTED_ALIVE = _count(_PROVED_DEPARTED, _CURRENT, _LISTED, _LISTED_LATER, proof.c.answer == "alive")
-GONE_DIFFERENTLY = _count(_PROVED, _CURRENT, proof.c.was_gone != _IS_GONE)
+GONE = _count(proof.join(sighted, sighted.c.id == proof.c.id), _CURRENT, proof.c.answer == "gone")
 ANY_GONE = _count(proof, proof.c.answer == "gone")
 
 UNCLEAR = _count(proof, proof.c.answer == "unclear")
@@ -215,14 +210,20 @@ UNPROVED_DEPARTURES = _chunk(_DEPARTED_AND_SIGHTED.where(_ALIVE, ~_lives(departe
 
 @cache
 def candidates(make: Callable[[Table], Any]) -> dict[str, Any]:
-    """Return the inserts of living students as candidates, by why they are: a feed, a mark, a proof, or absence."""
+    """Return the inserts of living students as candidates, by why they are: a feed, a mark, a proof, or absence.
+
+    After a sweep the feed only tells of whom it lists when and how they left: who was sighted lives until he is proved
+    gone.
+    """
     stream, swept = text("'stream'"), text("'sweep'")
     listed = select(departed.c.id, stream, departed.c.deleted_at).join(student, student.c.id == departed.c.id)
     marked = select(sighted.c.id, stream, sighted.c.deleted_at).join(student, student.c.id == sighted.c.id)
     proved = select(proof.c.id, stream, student.c.deleted_at).join(student, student.c.id == proof.c.id)
-    unseen = select(student.c.id, swept, student.c.deleted_at).where(~exists().where(sighted.c.id == student.c.id))
+    was_sighted = exists().where(sighted.c.id == student.c.id)
+    unseen = select(student.c.id, swept, student.c.deleted_at).where(~was_sighted)
     queries = {
         "listed": listed,
+        "left": listed.where(or_(~was_sighted, _answered(student.c.id, "gone"))),
         "marked": marked.where(sighted.c.deleted_at.is_not(None)),
         "proved": proved.where(proof.c.answer == "gone"),
         "unseen": unseen,

@@ -12,7 +12,7 @@ import tempfile
 from functools import cache
 from typing import TYPE_CHECKING
 
-from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, MetaData, Table, Text, delete, false
+from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, MetaData, Table, Text, delete
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateTable
 
@@ -64,9 +64,8 @@ proof = Table(
     "proof",
     _STAGE,
     Column("id", BigInteger, primary_key=True, autoincrement=False),
-    Column("answer", Text),  # what GET answered last: alive, gone or unclear; NULL: to be asked again
+    Column("answer", Text, nullable=False),  # what GET answered last: alive, gone, unclear or silent
     Column("deleted_at", Timestamp),  # as the record told that it brought
-    Column("was_gone", Boolean, nullable=False, server_default=false()),  # before a `forget_proofs` of this reading
 )
 
 removal = Table(

@@ -10,28 +10,29 @@ and GET proves gone, are compared with T: the list's own total, read last. Let U
 the start of the crawl to T and that nobody sighted: the loss that must not be.
 
 * The sum is smaller than T by each of U; by each student created after the modified feed was read; and by each
-  student proved gone too early, deleted only after T was read: such a one stands in the second reading of the
-  deleted feed (step 6) or in neither, and the two readings must prove the same ids gone.
-* The sum is larger than T only by a student who was sighted and left unseen: one whose deletion the feed does not
-  show, one who was deleted, and restored just after T, or one whom GET, asking a replica that lags behind, shows
-  alive. The last is why nobody may be alive whom the feed began to list after the first page, nor anybody who was once
-  proved gone since. The second is why the deleted feed is read on both sides of T. The first is why every departure
-  must be explained: the largest total that any page told, plus those sighted who came in since the first page (created,
-  or restored), less T, is at least the number who left; and it must not be more than the departures that the deleted
-  feed shows. Each inequality in this errs towards unclean.
+  student deleted only after T was read, whom the last reading of the deleted feed shows.
+* The sum is larger than T only by a student who was sighted and left unseen: one who was deleted, and restored just
+  after T, or whom GET, asking a replica that lags behind, shows alive; or one whose deletion the feed does not show.
+  Against the first two the deleted feed is read behind the first page, and on both sides of T: whoever was sighted and
+  stands in any of these readings must be proved gone after the last, or nobody knows. (Unless all who were sighted
+  stand there: such a feed ignores its filter.) Against the last every departure must be explained: the largest total
+  that any page told, plus those sighted who came in since the first page (created, or restored), less T, is at least
+  the number who left; and it must not be more than the departures that the deleted feed shows. Each inequality in this
+  errs towards unclean.
 * Who came in is not told by stamps alone: app servers' clocks differ, and commits are late. So the modified feed is
   read once before the first page, too, from as far back as stamps may lie; and whoever is sighted with such a stamp,
   is not in that reading and not stored, came in. Those read there are no sightings: they may leave before page 1.
 
-So where the sum equals T, the two readings agree and no departure lacks its explanation, nothing larger can hide
-anything smaller, and U is empty.
+So where the sum equals T, nobody is in doubt and no departure lacks its explanation, nothing larger can hide anything
+smaller, and U is empty.
 
 Where the server's clock falls amid the crawl, the stamps behind the fall lie before the windows: that is not clean.
 
-What remains is a restore amid the crawl that leaves no sign: of a student who was deleted between the two readings of
-the deleted feed, whose removal no feed ever showed, or, in a first run, who was deleted long before it, where T comes
-from a replica behind. Such a one can make up for a row that slipped in the same crawl; the next full run brings it
-back.
+What remains is a restore amid the crawl that leaves no sign: of a student who was deleted between the readings of the
+deleted feed on both sides of T, whose removal no feed ever showed, or, in a first run, who was deleted long before it,
+where T comes from a replica behind. Or a student deleted just before the crawl, where a page and every reading of the
+deleted feed come from a replica that lags behind, and T does not. Such a one can make up for a row that slipped in the
+same crawl; the next full run brings it back.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Stage(Protocol):
     def put(self, rows: Iterable[Row], *, paged: bool = False) -> None: ...
     def sightings(self) -> int: ...
     def put_early(self, rows: Iterable[Row]) -> None: ...
-    def entered(self, window: datetime, feed_reading: int) -> int: ...
+    def entered(self, window: datetime) -> int: ...
     def keep_current_reading(self) -> None: ...
     def begin_departures(self) -> int: ...
     def put_departures(self, rows: Iterable[tuple[int, datetime | None]]) -> None: ...
@@ -95,10 +96,9 @@ class Stage(Protocol):
     def departures_after(self, reading: int) -> int: ...
     def departed_and_sighted(self) -> Iterator[list[int]]: ...
     def put_answer(self, key: int, answer: Answer, *, stale: bool = False) -> None: ...
-    def forget_proofs(self) -> None: ...
+    def drop_proofs(self) -> None: ...
     def gone(self) -> int: ...
-    def gone_differently(self) -> int: ...
-    def listed_alive(self, reading: int) -> int: ...
+    def sighted_and_departed(self, reading: int) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class DeletedFeed:
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """A crawled roster: `total` is the last total told, `feed` the deleted feed as read last, if it was.
+    """A crawled roster: `total` is the last total told.
 
     `start` and `moment` are as a stream's, `window` is from when on the feeds were asked for.
     """
@@ -142,7 +142,6 @@ class Roster:
     moment: Moment
     window: datetime
     total: int
-    feed: DeletedFeed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +149,9 @@ class Books:
     """The figures of one balancing; see the module's text for what each can hide."""
 
     sighted: int
+    listed: int
+    """How many of the sighted the deleted feed has listed."""
     gone: int
-    gone_differently: int
-    listed_alive: int
     total: int
     largest: int
     entered: int
@@ -161,8 +160,8 @@ class Books:
     @property
     def sum_is_right(self) -> bool:
         """Whether the students sighted, less the gone, are as many as the list says."""
-        told_apart = self.gone_differently == 0 and self.listed_alive == 0
-        return told_apart and self.sighted - self.gone == self.total
+        nobody_in_doubt = self.listed in {self.gone, self.sighted}
+        return nobody_in_doubt and self.sighted - self.gone == self.total
 
     @property
     def balance(self) -> bool:
@@ -227,18 +226,18 @@ class Crawler:
         )
         first = self._first_page(Query())
         self._stage.put(first.rows, paged=True)
-        before = self.departures_since(window, first.total_count)
+        before = self._departures_amid(window, first.total_count)
         largest = self._other_pages(first, backwards=backwards)
         if largest is None:
-            return found(clean=False, total=first.total_count, feed=before)
+            return found(clean=False, total=first.total_count)
         for _ in range(2):
-            books, feed, closing = self._balance(window, before, largest)
+            books, closing = self._balance(window, before, largest)
             # What happened behind a fall bears stamps from before the windows: no feed has told of it.
             fell = fallen(closing.server_ahead_s, opening.moment.server_ahead_s, self._policy.overlap)
             if books.balance and not fell:
-                return found(clean=True, total=books.total, feed=feed)
+                return found(clean=True, total=books.total)
             largest = max(largest, books.total)
-        return found(clean=False, total=books.total, feed=feed)
+        return found(clean=False, total=books.total)
 
     def _other_pages(self, first: Page, *, backwards: bool) -> int | None:
         """Stage the pages behind the first; return the largest total told, None when the pages changed their size."""
@@ -255,7 +254,7 @@ class Crawler:
             self._watch("roster", read, page.total_count)
         return largest
 
-    def _balance(self, window: datetime, before: DeletedFeed, largest: int) -> tuple[Books, DeletedFeed, Moment]:
+    def _balance(self, window: datetime, before: DeletedFeed, largest: int) -> tuple[Books, Moment]:
         """Read what the books need, in the order that the proof rests on."""
         changed_since = since(earlier(window, self._marks.modified), self._policy.overlap)
         self._read(Query(modified_since=changed_since), self._stage_changes)  # once: the books judge the sum
@@ -263,27 +262,31 @@ class Crawler:
         departed = self._stage.departures_after(before.reading) if before.explains and feed.explains else 0
         last = self._first_page(Query())
         self._stage.put(last.rows)
-        feed = self._prove_departures(window, largest)
+        self._prove_departures(window, largest)
         books = Books(
             sighted=self._stage.sightings(),
+            listed=self._stage.sighted_and_departed(before.reading),
             gone=self._stage.gone(),
-            gone_differently=self._stage.gone_differently(),
-            listed_alive=self._stage.listed_alive(before.reading),
             total=last.total_count,
             largest=largest,
-            entered=self._stage.entered(since(window, self._policy.overlap), before.reading),
+            entered=self._stage.entered(since(window, self._policy.overlap)),
             departed=departed,
         )
-        return books, feed, last.moment
+        return books, last.moment
 
-    def departures_since(self, window: datetime, live: int) -> DeletedFeed:
-        """Read the deleted feed since `window`, or since its watermark where that is earlier."""
-        return self.deleted(since(earlier(window, self._marks.deleted), self._policy.overlap), live)
+    def departures(self, roster: Roster) -> DeletedFeed:
+        """Read in the deleted feed who left until `roster`, since the watermark: absence tells neither when nor how."""
+        window = earlier(roster.window, self._marks.deleted)
+        return self.deleted(since(window, self._policy.overlap), roster.total)
+
+    def _departures_amid(self, window: datetime, live: int) -> DeletedFeed:
+        """Read the deleted feed no further back than a crawl needs: it may list for good who was restored since."""
+        return self.deleted(since(window, self._policy.overlap), live)
 
     def _prove_departures(self, window: datetime, live: int) -> DeletedFeed:
         """Read the deleted feed, and ask by GET for those of it that were sighted alive."""
-        feed = self.departures_since(window, live)
-        self._stage.forget_proofs()
+        feed = self._departures_amid(window, live)
+        self._stage.drop_proofs()
         for ids in self._stage.departed_and_sighted():
             for key, answer in self._api.answers(ids):
                 self._stage.put_answer(key, answer)

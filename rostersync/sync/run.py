@@ -15,7 +15,7 @@ from rostersync.records import Rejected, Student, Unclear
 from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
 from rostersync.store import runs
 from rostersync.sync import guard, plan, reconcile
-from rostersync.sync.crawl import Api, Crawler, Roster, Stream
+from rostersync.sync.crawl import Api, Crawler, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -165,22 +165,17 @@ class Run:
             raise RunFailed(message, "nothing was removed; look at the token's permissions and at ManageBac itself")
         # An empty list may be a mistake of a moment, so it dates no watermark: the next run reads everything again.
         stream = Stream(roster.clean and roster.total > 0, roster.start, roster.moment)
-        ignored = roster.feed.ignored if roster.feed else self._state.deleted_feed_ignored
-        nameless = self._stage.lacks_ids()
+        feed = crawler.departures(roster)
+        nameless = self._stage.lacks_ids()  # they forbid to infer from absence
         return Crawled(
             RunKind.FULL,
             stream,
-            self._deletions_told(crawler, roster) if nameless else stream,
-            feed_ignored=ignored,
+            replace(stream, clean=roster.clean and feed.explains) if nameless else stream,
+            feed_ignored=feed.ignored,
             swept=stream.clean and not nameless,
             replaces=not plan.trusted(self._state, roster.moment, self._policy.overlap),
             empty=roster.total == 0,
         )
-
-    def _deletions_told(self, crawler: Crawler, roster: Roster) -> Stream:
-        """Return what the deleted feed makes known where a record without an id forbids to infer from absence."""
-        feed = roster.feed or crawler.departures_since(roster.window, roster.total)
-        return Stream(roster.clean and feed.explains, roster.start, roster.moment)
 
     def _require_same_school(self) -> None:
         """Raise `RunFailed` when token or address are new, and lead to none of the students that are known."""

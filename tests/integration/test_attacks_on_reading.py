@@ -475,3 +475,22 @@ def test_the_newest_change_seen_is_kept_for_a_run_that_sees_none(migrated_url: s
     assert world.sync().watermarks.modified != newest
     world.pass_time(hours=2)
     assert world.sync().watermarks.modified == newest
+
+
+def test_whoever_the_first_reading_of_the_deleted_feed_listed_is_in_doubt_to_the_end(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    """Restored amid the crawl, or shown by a replica that lags behind: he could make up for a row that slipped."""
+    world = World(migrated_url, clock, size=9, per_page=3, policy=Policy(attempts=1))
+    last = max(world.upstream())
+    world.school.delete(last)
+    read: list[bool] = []
+
+    def restore(request: Request) -> None:
+        if read == [True]:
+            world.school.restore(last, bump=False)
+        if read or make.on_deleted_feed(request):
+            read.append(True)
+
+    world.app.on_request = restore
+    assert world.full().state is RunState.INCOMPLETE

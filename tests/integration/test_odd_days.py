@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -94,8 +95,30 @@ def test_a_full_run_that_may_not_infer_from_absence_needs_a_deleted_feed_to_date
     assert report.watermarks.deleted == before
 
 
-def test_a_full_run_of_one_page_asks_once(world: World) -> None:
-    assert world.full().requests == 1
+def test_a_full_run_of_one_page_asks_for_it_once_and_for_who_left(world: World) -> None:
+    assert world.full().requests == 2
+
+
+def test_a_full_run_tells_when_and_how_its_students_left(world: World) -> None:
+    world.school.switches = replace(world.school.switches, deleted_feed="full_deleted_at")
+    world.full()
+    world.pass_time(hours=1)
+    told, purged = sorted(world.upstream())[:2]
+    world.school.delete(told)
+    world.school.purge(purged)
+    world.pass_time(hours=1)
+    assert world.full().counts.deleted == 2
+    earliest_first = world.rows("SELECT id, deletion_source FROM deleted_student ORDER BY deleted_at")
+    assert [tuple(row.values()) for row in earliest_first] == [(told, "stream"), (purged, "sweep")]
+
+
+def test_whom_a_full_run_sighted_no_deleted_feed_puts_in_question(migrated_url: str, clock: ManualClock) -> None:
+    """A feed of a few that ignores its filter is not known as such, and the guard counts before GET is asked."""
+    world = World(migrated_url, clock, size=6, per_page=50, switches=Switches(deleted_feed="ignored"))
+    world.full()
+    world.pass_time(hours=1)
+    report = world.full()
+    assert (report.state, report.requests) == (RunState.SUCCEEDED, 2)
 
 
 def test_a_full_run_that_could_not_sweep_ends_no_hold(migrated_url: str, clock: ManualClock) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -194,16 +195,36 @@ def test_one_who_is_still_listed_and_whom_get_does_not_know_is_not_missing(
 def test_one_who_lives_again_and_whom_no_incremental_run_will_bring_is_missing(world: World) -> None:
     """Restored without a new updated_at, and the deleted feed lists him as ever."""
     key = min(world.upstream())
-    world.school.delete(key)
-    world.pass_time(minutes=1)
-    world.sync()
-    world.pass_time(hours=1)
+    bury_for_good(world, key)
     world.school.restore(key, bump=False)
-    rows = {"students": [{"id": key}], "meta": {"current_page": 1, "total_pages": 1, "total_count": 1, "per_page": 5}}
-    world.app.faults.add(make._spoiled(lambda _: rows), make.on_deleted_feed, times=None)
     world.sync()
     world.pass_time(hours=1)
     assert verified(world).differences == [Difference(key, "missing")]
+
+
+def test_one_who_lives_again_and_whom_the_deleted_feed_lists_as_ever_is_no_doubt_about_a_full_run(world: World) -> None:
+    key = min(world.upstream())
+    bury_for_good(world, key)
+    world.school.restore(key, bump=False)
+    report = world.full()
+    assert (report.state, report.counts.restored) == (RunState.SUCCEEDED, 1)
+    assert verified(world).to_json()["state"] == "equal"
+
+
+def bury_for_good(world: World, key: int) -> None:
+    """Delete a student, so that the deleted feed lists him ever after, and sync; an hour passes."""
+    deleted_at = world.clock.now()
+    world.school.delete(key)
+    rows = {"students": [{"id": key}], "meta": {"current_page": 1, "total_pages": 1, "total_count": 1, "per_page": 5}}
+
+    def reaches_back(request: Request) -> bool:
+        asked = request.first("deleted_since")
+        return make.on_deleted_feed(request) and asked is not None and datetime.fromisoformat(asked) <= deleted_at
+
+    world.app.faults.add(make._spoiled(lambda _: rows), reaches_back, times=None)
+    world.pass_time(minutes=1)
+    world.sync()
+    world.pass_time(hours=1)
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["with an id", "without one"])

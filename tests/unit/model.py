@@ -108,13 +108,12 @@ class MemoryStage:
         self.rows: dict[int, tuple[Row, int, bool]] = {}  # the row, the reading, whether a page showed it
         self.feed: dict[int, tuple[int, int]] = {}  # the last and the first reading that listed the id
         self.proofs: dict[int, str] = {}
-        self.was_gone: set[int] = set()
         self.reading = self.feed_reading = 0
 
     def begin_reading(self) -> None:
         self.reading += 1
         self.early: set[int] = set()
-        self.was_gone, self.proofs = set(), {}
+        self.proofs = {}
 
     def put(self, rows: Iterable[Row], *, paged: bool = False) -> None:
         for row in rows:
@@ -131,12 +130,11 @@ class MemoryStage:
     def put_early(self, rows: Iterable[Row]) -> None:
         self.early |= {row_key(row) for row in rows}
 
-    def entered(self, window: datetime, feed_reading: int) -> int:
+    def entered(self, window: datetime) -> int:
         came = 0
         for key, (row, _) in self.current().items():
             fresh = isinstance(row, Student) and min(row.created_at or EPOCH, row.updated_at or EPOCH) >= window
-            delisted = key in self.feed and feed_reading <= self.feed[key][0] < self.feed_reading
-            came += key not in self.stored and key not in self.early and (fresh or delisted)
+            came += key not in self.stored and key not in self.early and fresh
         return came
 
     def keep_current_reading(self) -> None:
@@ -171,19 +169,11 @@ class MemoryStage:
         if isinstance(answer, Student):
             self.put([answer])
 
-    def forget_proofs(self) -> None:
-        self.was_gone |= {key for key, proof in self.proofs.items() if proof == "gone"}
+    def sighted_and_departed(self, reading: int) -> int:
+        return sum(self.feed[key][0] >= reading for key in self.feed.keys() & self.current().keys())
+
+    def drop_proofs(self) -> None:
         self.proofs = {}
 
     def gone(self) -> int:
-        return len(self._gone())
-
-    def gone_differently(self) -> int:
-        return len(self._gone() ^ (self.was_gone & self.current().keys()))
-
-    def listed_alive(self, reading: int) -> int:
-        late = {key for key in self.listed() & set(self.current()) if self.feed[key][1] > reading}
-        return sum(self.proofs.get(key) == "alive" for key in late)
-
-    def _gone(self) -> set[int]:
-        return {key for key, proof in self.proofs.items() if proof == "gone" and key in self.current()}
+        return sum(self.proofs[key] == "gone" for key in self.proofs.keys() & self.current().keys())

@@ -176,15 +176,19 @@ def test_a_record_of_the_deleted_feed_that_cannot_be_decoded_still_tells_who_lef
     assert sum(key < 0 for key in stage.listed()) == 1
 
 
-def test_the_feeds_of_a_roster_reach_back_to_their_watermarks() -> None:
+def test_the_feeds_of_a_roster_reach_back_as_far_as_they_are_needed() -> None:
     school, stage = school_of(9), MemoryStage()
     marks = Watermarks(modified=EPOCH - timedelta(days=1), deleted=EPOCH - timedelta(days=2))
-    assert Crawler(school, stage, SourceState(marks), Policy()).roster().clean
+    crawler = Crawler(school, stage, SourceState(marks), Policy())
+    roster = crawler.roster()
+    assert roster.clean
+    crawler.departures(roster)
     asked = [query for query in school.asked if isinstance(query, Query)]
     overlap = Policy().overlap
     early, late = since(school.time, overlap), since(EPOCH - timedelta(days=1), overlap)
     assert {query.modified_since for query in asked} == {None, early, late}
-    assert {query.deleted_since for query in asked} == {None, since(EPOCH - timedelta(days=2), overlap)}
+    assert {query.deleted_since for query in asked[:-1]} == {None, early}
+    assert asked[-1].deleted_since == since(EPOCH - timedelta(days=2), overlap)
 
 
 def test_a_student_created_after_the_changes_were_read_makes_the_sum_too_small() -> None:
@@ -234,6 +238,19 @@ def test_a_total_once_told_is_not_forgotten_in_the_second_balance() -> None:
     assert not roster.clean
 
 
+def test_a_student_listed_as_deleted_from_the_beginning_whom_get_shows_alive_leaves_the_crawl_unclean() -> None:
+    """A page and GET may be of a replica that lags behind; what else is missing then, nobody knows."""
+    school, stage = school_of(9), MemoryStage()
+    school.deleted[5] = school.time
+    assert not crawler(school, stage).roster().clean
+
+
+def test_a_student_listed_as_deleted_long_before_who_lives_again_leaves_the_crawl_clean() -> None:
+    school, stage = school_of(9), MemoryStage()
+    school.deleted[5] = school.time - timedelta(hours=1)
+    assert crawler(school, stage).roster().clean
+
+
 def test_pages_that_change_their_size_are_read_anew() -> None:
     school, stage = school_of(9), MemoryStage()
     at_request(school, PAGE_3, lambda: setattr(school, "per_page", 2))
@@ -251,12 +268,12 @@ def test_a_roster_that_never_rests_ends_unclean_after_a_bounded_number_of_reques
 @pytest.mark.parametrize(
     "books",
     [
-        Books(sighted=9, gone=0, gone_differently=0, listed_alive=0, total=10, largest=10, entered=0, departed=0),
-        Books(sighted=10, gone=0, gone_differently=0, listed_alive=0, total=9, largest=10, entered=0, departed=0),
-        Books(sighted=10, gone=1, gone_differently=1, listed_alive=0, total=9, largest=10, entered=0, departed=1),
-        Books(sighted=10, gone=0, gone_differently=0, listed_alive=0, total=10, largest=11, entered=0, departed=0),
-        Books(sighted=10, gone=0, gone_differently=0, listed_alive=0, total=10, largest=10, entered=1, departed=0),
-        Books(sighted=10, gone=0, gone_differently=0, listed_alive=1, total=10, largest=10, entered=0, departed=0),
+        Books(sighted=9, listed=0, gone=0, total=10, largest=10, entered=0, departed=0),
+        Books(sighted=10, listed=0, gone=0, total=9, largest=10, entered=0, departed=0),
+        Books(sighted=10, listed=1, gone=0, total=10, largest=10, entered=0, departed=0),
+        Books(sighted=10, listed=0, gone=0, total=10, largest=11, entered=0, departed=0),
+        Books(sighted=10, listed=0, gone=0, total=10, largest=10, entered=1, departed=0),
+        Books(sighted=10, listed=2, gone=1, total=9, largest=10, entered=0, departed=1),
     ],
 )
 def test_each_figure_of_the_books_can_make_a_crawl_unclean(books: Books) -> None:
@@ -264,9 +281,14 @@ def test_each_figure_of_the_books_can_make_a_crawl_unclean(books: Books) -> None
 
 
 def test_books_whose_departures_are_explained_balance() -> None:
-    even = Books(sighted=10, gone=0, gone_differently=0, listed_alive=0, total=10, largest=10, entered=0, departed=0)
+    even = Books(sighted=10, listed=0, gone=0, total=10, largest=10, entered=0, departed=0)
     assert even.balance
-    assert replace(even, gone=1, total=9, departed=1).balance
+    assert replace(even, listed=1, gone=1, total=9, departed=1).balance
+
+
+def test_a_feed_that_lists_whoever_was_sighted_puts_nobody_in_doubt() -> None:
+    assert Books(sighted=10, listed=10, gone=0, total=10, largest=10, entered=0, departed=0).balance
+    assert Books(sighted=10, listed=10, gone=1, total=9, largest=10, entered=0, departed=1).balance
 
 
 def live_on(school: ModelSchool, unseen: float) -> None:
