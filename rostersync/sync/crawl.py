@@ -14,11 +14,11 @@ the start of the crawl to T and that nobody sighted: the loss that must not be.
 * The sum is larger than T only by a student who was sighted and left unseen: one who was deleted, and restored just
   after T, or whom GET, asking a replica that lags behind, shows alive; or one whose deletion the feed does not show.
   Against the first two the deleted feed is read behind the first page, and on both sides of T: whoever was sighted and
-  stands in any of these readings must be proved gone after the last, or nobody knows. (Unless all who were sighted
-  stand there: such a feed ignores its filter.) Against the last every departure must be explained: the largest total
-  that any page told, plus those sighted who came in since the first page (created, or restored), less T, is at least
-  the number who left; and it must not be more than the departures that the deleted feed shows. Each inequality in this
-  errs towards unclean.
+  stands in any of these readings must be proved gone after the last, or is in doubt. (Nobody is where all who were
+  sighted stand in the last one: such a feed ignores its filter.) Against the last every departure must be explained:
+  the largest total that any page told, plus those sighted who came in since the first page (created, or restored), less
+  T, is at least the number who left; and it must not be more than the departures that the deleted feed shows. Each
+  inequality in this errs towards unclean.
 * Who came in is not told by stamps alone: app servers' clocks differ, and commits are late. So the modified feed is
   read once before the first page, too, from as far back as stamps may lie; and whoever is sighted with such a stamp,
   is not in that reading and not stored, came in. Those read there are no sightings: they may leave before page 1.
@@ -149,9 +149,8 @@ class Books:
     """The figures of one balancing; see the module's text for what each can hide."""
 
     sighted: int
-    listed: int
-    """How many of the sighted the deleted feed has listed."""
     gone: int
+    in_doubt: int
     total: int
     largest: int
     entered: int
@@ -160,8 +159,7 @@ class Books:
     @property
     def sum_is_right(self) -> bool:
         """Whether the students sighted, less the gone, are as many as the list says."""
-        nobody_in_doubt = self.listed in {self.gone, self.sighted}
-        return nobody_in_doubt and self.sighted - self.gone == self.total
+        return self.in_doubt == 0 and self.sighted - self.gone == self.total
 
     @property
     def balance(self) -> bool:
@@ -262,17 +260,23 @@ class Crawler:
         departed = self._stage.departures_after(before.reading) if before.explains and feed.explains else 0
         last = self._first_page(Query())
         self._stage.put(last.rows)
-        self._prove_departures(window, largest)
+        feed = self._prove_departures(window, largest)
         books = Books(
             sighted=self._stage.sightings(),
-            listed=self._stage.sighted_and_departed(before.reading),
             gone=self._stage.gone(),
+            in_doubt=self._in_doubt(before, feed),
             total=last.total_count,
             largest=largest,
             entered=self._stage.entered(since(window, self._policy.overlap)),
             departed=departed,
         )
         return books, last.moment
+
+    def _in_doubt(self, before: DeletedFeed, last: DeletedFeed) -> int:
+        """Return how many of the sighted the deleted feed has listed, and nothing proves gone."""
+        if self._stage.sighted_and_departed(last.reading) == self._stage.sightings():
+            return 0
+        return self._stage.sighted_and_departed(before.reading) - self._stage.gone()
 
     def departures(self, roster: Roster) -> DeletedFeed:
         """Read in the deleted feed who left until `roster`, since the watermark: absence tells neither when nor how."""

@@ -174,7 +174,7 @@ class Run:
             feed_ignored=feed.ignored,
             swept=stream.clean and not nameless,
             replaces=not plan.trusted(self._state, roster.moment, self._policy.overlap),
-            empty=roster.total == 0,
+            empty=roster.clean and roster.total == 0,
         )
 
     def _require_same_school(self) -> None:
