@@ -1,6 +1,7 @@
 """Histories: days of a school and of its replica, with everything that can go wrong, made from one number.
 
-While the history goes on, upstream changes between any two requests, requests fail, and the process dies at any step.
+While the history goes on, upstream changes between any two requests, requests fail, and the process dies at any step;
+no run may remove a student who lives all the while.
 Then the faults stop, the school rests, holds are approved, one run is made, and the replica must equal upstream.
 """
 
@@ -83,6 +84,9 @@ def draw_switches(rng: random.Random) -> Switches:
     )
 
 
+LATEST = 200.0
+"""For so many seconds coming and going may not be seen everywhere: late commits and lag together."""
+
 STEPS = (-7200, -4000, -1000, -250, 250, 5000)
 """By how many seconds a clock is set."""
 
@@ -143,7 +147,8 @@ class History:
         self.steps_at = rng.randrange(self.days) if rng.random() < 0.25 else None
         self.unrest = rng.choice([0.0, 0.05, 0.3])
         self.fault_share = rng.choice([0.0, 0.0, 0.03])
-        self.alive = True
+        self.moved: dict[int, float] = {}
+        """When a student last came or went, by the monotonic clock."""
         self.world.app.on_request = self._before_request
         self.die_at_request = 0
         self.asked = 0
@@ -155,7 +160,9 @@ class History:
                 self._step_a_clock()
             self._live(self.rng.choice([0, 1, 3, 8]))
             self.world.pass_time(seconds=self.rng.choice([1, 30, 700, 4000, 30_000]))
+            kept, since = self._living() & self._stored(), self.clock.monotonic() - LATEST
             self._sync()
+            self._require(kept & self._living(), since)
         self._rest()
         self._final()
         return self.tale
@@ -184,11 +191,12 @@ class History:
         school, rng = self.world.school, self.rng
         if act == "restore" and (gone := school.pick_deleted(rng)) is not None:
             self.tale.needs_full |= not school.switches.restore_bumps
+            self.moved[gone] = self.clock.monotonic()
             school.restore(gone)
             return
         someone = school.pick(rng, lambda _: True)
         if act == "create" or someone is None:
-            school.create()
+            self.moved[school.create()] = self.clock.monotonic()
         elif act == "update":
             school.update(someone, nickname=f"Nick {rng.randrange(1000)}")
         elif act == "clear":
@@ -196,6 +204,7 @@ class History:
         elif act == "archive":
             school.archive(someone, withdrawn_on="2026-03-02")
         elif act == "delete":
+            self.moved[someone] = self.clock.monotonic()
             school.delete(someone)
         elif act == "login":
             school.login(someone)
@@ -232,6 +241,18 @@ class History:
         if report.state is RunState.HELD and self.rng.random() < 0.5:
             self.world.pass_time(seconds=5)
             self._note(self.world.sync(report.kind, approves=report.run_id).state)
+
+    def _require(self, kept: set[int], since: float) -> None:
+        """Raise `Diverged` when one of these has been removed who neither came nor went after `since`."""
+        if wronged := {key for key in kept - self._stored() if self.moved.get(key, since) <= since}:
+            raise Diverged(f"seed {self.tale.seed}: removed {sorted(wronged)}, who live ({self.tale})")
+
+    def _living(self) -> set[int]:
+        return set(self.world.school.truth())
+
+    def _stored(self) -> set[int]:
+        rows = self.world.rows(f"SELECT id FROM student WHERE source = '{self.world.source}' AND deleted_at IS NULL")
+        return {row["id"] for row in rows}
 
     def _note(self, state: RunState) -> None:
         self.tale.held += state is RunState.HELD
