@@ -649,6 +649,19 @@ def test_an_empty_school_dates_no_watermark_and_is_read_in_full_until_it_has_a_s
     assert None not in (report.watermarks.modified, report.watermarks.deleted)
 
 
+def test_a_school_that_empties_while_it_is_read_is_no_empty_school(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, policy=Policy(attempts=1))
+
+    def empty_the_school(request: Request) -> None:
+        if request.first("page") == "3":
+            for key in world.upstream():
+                world.school.purge(key)
+
+    world.app.on_request = empty_the_school
+    report = world.sync()
+    assert (report.state, report.watermarks, report.notices) == (RunState.INCOMPLETE, Watermarks(), ())
+
+
 # One transaction -------------------------------------------------------------------------------------------------
 
 
