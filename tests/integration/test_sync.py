@@ -622,12 +622,16 @@ def test_many_bad_records_are_a_changed_api(world: World) -> None:
     assert world.snapshot()["current_student"] == before["current_student"]
 
 
+def empty_the_school(world: World) -> None:
+    for key in world.upstream():
+        world.school.purge(key)
+
+
 @pytest.mark.parametrize("size", [1, 12])
 def test_an_empty_list_over_a_filled_replica_removes_nobody(migrated_url: str, clock: ManualClock, size: int) -> None:
     world = World(migrated_url, clock, size=size)
     settle(world)
-    for key in world.upstream():
-        world.school.purge(key)
+    empty_the_school(world)
     report = world.full()
     assert report.state is RunState.FAILED
     assert f"holds {size}" in (report.error or "")
@@ -652,12 +656,11 @@ def test_an_empty_school_dates_no_watermark_and_is_read_in_full_until_it_has_a_s
 def test_a_school_that_empties_while_it_is_read_is_no_empty_school(migrated_url: str, clock: ManualClock) -> None:
     world = World(migrated_url, clock, policy=Policy(attempts=1))
 
-    def empty_the_school(request: Request) -> None:
+    def happen(request: Request) -> None:
         if request.first("page") == "3":
-            for key in world.upstream():
-                world.school.purge(key)
+            empty_the_school(world)
 
-    world.app.on_request = empty_the_school
+    world.app.on_request = happen
     report = world.sync()
     assert (report.state, report.watermarks, report.notices) == (RunState.INCOMPLETE, Watermarks(), ())
 

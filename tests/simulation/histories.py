@@ -1,8 +1,8 @@
 """Histories: days of a school and of its replica, with everything that can go wrong, made from one number.
 
 While the history goes on, upstream changes between any two requests, requests fail, and the process dies at any step;
-no run may remove a student who lives all the while.
-Then the faults stop, the school rests, holds are approved, one run is made, and the replica must equal upstream.
+no run may remove a student who lives all the while. Then the faults stop, the school rests, holds are approved, one run
+is made, and the replica must equal upstream.
 """
 
 from __future__ import annotations
@@ -84,9 +84,6 @@ def draw_switches(rng: random.Random) -> Switches:
     )
 
 
-LATEST = 200.0
-"""For so many seconds coming and going may not be seen everywhere: late commits and lag together."""
-
 STEPS = (-7200, -4000, -1000, -250, 250, 5000)
 """By how many seconds a clock is set."""
 
@@ -160,9 +157,9 @@ class History:
                 self._step_a_clock()
             self._live(self.rng.choice([0, 1, 3, 8]))
             self.world.pass_time(seconds=self.rng.choice([1, 30, 700, 4000, 30_000]))
-            kept, since = self._living() & self._stored(), self.clock.monotonic() - LATEST
+            kept, since = self._kept(), self.clock.monotonic() - self._unseen_for()
             self._sync()
-            self._require(kept & self._living(), since)
+            self._require(kept, since)
         self._rest()
         self._final()
         return self.tale
@@ -188,15 +185,15 @@ class History:
                 self._happen(self.rng.choice(ACTS))
 
     def _happen(self, act: str) -> None:
-        school, rng = self.world.school, self.rng
+        school, rng, now = self.world.school, self.rng, self.clock.monotonic()
         if act == "restore" and (gone := school.pick_deleted(rng)) is not None:
             self.tale.needs_full |= not school.switches.restore_bumps
-            self.moved[gone] = self.clock.monotonic()
+            self.moved[gone] = now
             school.restore(gone)
             return
         someone = school.pick(rng, lambda _: True)
         if act == "create" or someone is None:
-            self.moved[school.create()] = self.clock.monotonic()
+            self.moved[school.create()] = now
         elif act == "update":
             school.update(someone, nickname=f"Nick {rng.randrange(1000)}")
         elif act == "clear":
@@ -204,7 +201,7 @@ class History:
         elif act == "archive":
             school.archive(someone, withdrawn_on="2026-03-02")
         elif act == "delete":
-            self.moved[someone] = self.clock.monotonic()
+            self.moved[someone] = now
             school.delete(someone)
         elif act == "login":
             school.login(someone)
@@ -218,9 +215,8 @@ class History:
         else:
             # Without a Date nothing tells that the stamps have gone back behind a watermark. And what is still to
             # come to light when a slow clock is put right bears stamps from long before.
-            late = switches.late_commit_seconds + switches.lag_seconds > 0
             self.tale.needs_full |= seconds < 0 and not switches.date_header
-            self.tale.needs_full |= seconds > OVERLAP and switches.clock_skew < 0 and late
+            self.tale.needs_full |= seconds > OVERLAP and switches.clock_skew < 0 and self._unseen_for() > 0
         self.world.school.switches = replace(switches, clock_skew=switches.clock_skew + seconds)
 
     def _sync(self) -> None:
@@ -242,17 +238,20 @@ class History:
             self.world.pass_time(seconds=5)
             self._note(self.world.sync(report.kind, approves=report.run_id).state)
 
+    def _unseen_for(self) -> float:
+        """Return for how many seconds what happens may not be seen everywhere."""
+        switches = self.world.school.switches
+        return switches.late_commit_seconds + switches.lag_seconds
+
+    def _kept(self) -> set[int]:
+        """Return who lives, and lives in the replica."""
+        return self.world.upstream().keys() & self.world.replica().keys()
+
     def _require(self, kept: set[int], since: float) -> None:
-        """Raise `Diverged` when one of these has been removed who neither came nor went after `since`."""
-        if wronged := {key for key in kept - self._stored() if self.moved.get(key, since) <= since}:
+        """Raise `Diverged` when one of these is missing who lives, and neither came nor went after `since`."""
+        missing = kept & self.world.upstream().keys() - self.world.replica().keys()
+        if wronged := {key for key in missing if self.moved.get(key, since) <= since}:
             raise Diverged(f"seed {self.tale.seed}: removed {sorted(wronged)}, who live ({self.tale})")
-
-    def _living(self) -> set[int]:
-        return set(self.world.school.truth())
-
-    def _stored(self) -> set[int]:
-        rows = self.world.rows(f"SELECT id FROM student WHERE source = '{self.world.source}' AND deleted_at IS NULL")
-        return {row["id"] for row in rows}
 
     def _note(self, state: RunState) -> None:
         self.tale.held += state is RunState.HELD
