@@ -15,24 +15,28 @@ the start of the crawl to T and that nobody sighted: the loss that must not be.
   after T, or whom GET, asking a replica that lags behind, shows alive; or one whose deletion the feed does not show.
   Against the first two the deleted feed is read behind the first page, and on both sides of T: whoever was sighted and
   stands in any of these readings must be proved gone after the last, or is in doubt. (Nobody is where all who were
-  sighted stand in the last one: such a feed ignores its filter.) Against the last every departure must be explained:
-  the largest total that any page told, plus those sighted who came in since the first page (created, or restored), less
-  T, is at least the number who left; and it must not be more than the departures that the deleted feed shows. Each
-  inequality in this errs towards unclean.
+  sighted stand in the last one: such a feed is taken to ignore its filter.) Against the last every departure must be
+  explained: the largest total that any page told, plus those sighted who came in since the first page (created, or
+  restored and stored as tombstones), less T, is at least the number who left; and it must not be more than the
+  departures that the deleted feed shows. But for what remains, below, each inequality in this errs towards unclean.
 * Who came in is not told by stamps alone: app servers' clocks differ, and commits are late. So the modified feed is
   read once before the first page, too, from as far back as stamps may lie; and whoever is sighted with such a stamp,
   is not in that reading and not stored, came in. Those read there are no sightings: they may leave before page 1.
 
 So where the sum equals T, nobody is in doubt and no departure lacks its explanation, nothing larger can hide anything
-smaller, and U is empty.
+smaller, and U is empty; but for what remains.
 
 Where the server's clock falls amid the crawl, the stamps behind the fall lie before the windows: that is not clean.
 
-What remains is a restore amid the crawl that leaves no sign: of a student who was deleted between the readings of the
-deleted feed on both sides of T, whose removal no feed ever showed, or, in a first run, who was deleted long before it,
-where T comes from a replica behind. Or a student deleted just before the crawl, where a page and every reading of the
-deleted feed come from a replica that lags behind, and T does not. Such a one can make up for a row that slipped in the
-same crawl; the next full run brings it back.
+What remains can make up for a row that slipped in the same crawl, and the next full run brings that row back:
+
+* A restore amid the crawl that leaves no sign: of a student who was deleted between the readings of the deleted feed on
+  both sides of T, or whose removal no feed ever showed; in a first run, of any who was deleted long before it; in a
+  later one, of a tombstone whose restore bumps no `updated_at`, or of one still stored as living, deleted before the
+  crawl. Of these, the first run's and the last two need a removal without a trace beside them.
+* A student deleted just before the crawl, where a page and every reading of the deleted feed come from a replica that
+  lags behind, and T does not; or where only the first of these readings does, beside a removal without a trace.
+* A feed that lists the restored for good, and all who were sighted: nobody is in doubt then, whoever came back amid it.
 """
 
 from __future__ import annotations
