@@ -11,7 +11,7 @@ from rostersync.records import VOLATILE, changed_fields
 from rostersync.store import runs
 from rostersync.store.rehearsal import rehearsal
 from rostersync.sync import plan
-from rostersync.sync.crawl import Crawler
+from rostersync.sync.crawl import Crawler, ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,9 +104,8 @@ def _compare(stage: Stage, api: Api) -> Iterator[list[Difference]]:
     that is listed and that GET does not know is none of the living.
     """
     stage.collect_removals(sweep=not stage.lacks_ids())
-    for ids in chain(stage.removals(proved=False), stage.unproved_restores()):
-        for key, answer in api.answers(ids):
-            stage.put_answer(key, answer)
+    ask(api, stage, chain(stage.removals(proved=False), stage.unproved_restores()))
+    ask(api, stage, stage.gone_ids())  # once more, as in a run: one 404 may be a fault of a moment
     for ids in stage.removals(proved=True):
         yield [Difference(key, "surplus") for key in ids]
     stage.judge()

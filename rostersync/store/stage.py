@@ -81,10 +81,10 @@ class Stage:
         self._put_all(q.early(self._insert), [{"id": row_key(row)} for row in rows])
 
     def entered(self, window: datetime) -> int:
-        """Return how many of them came in since the first page, as far as they are not stored as living.
+        """Return how many of them may have come in since the first page, as far as they are not stored as living.
 
-        Of those whose stamps are not before `window` they are the ones whom `put_early` has not: created (one without
-        any stamp: he was on no page), or restored, so that they are stored as tombstones.
+        They bear a stamp not before `window`, and are not among those whom `put_early` has: created, restored, or only
+        edited, which nobody can tell; or they bear no stamp at all and were on no page.
         """
         return self._count(q.ENTERED, window=window)
 
@@ -138,6 +138,17 @@ class Stage:
         """Return how many distinct ids the current reading of the deleted feed has listed."""
         return self._count(q.DEPARTURES)
 
+    def listed_and_living(self, limit: int) -> list[int]:
+        """Return some of those whom its current reading lists without `deleted_at`, and who are taken for living.
+
+        Whom the current reading of the list has sighted comes first.
+        """
+        return [row[0] for row in self._rows(q.LISTED_AND_LIVING, at_most=limit)]
+
+    def keep_marked_departures(self) -> None:
+        """Drop what the current reading of the deleted feed lists without `deleted_at`."""
+        self._do(q.DROP_UNMARKED_DEPARTURES)
+
     def nameless_departures(self) -> bool:
         """Tell whether the deleted feed has listed records without a readable id: nobody knows whom it meant."""
         return self._count(q.NAMELESS_DEPARTURES) > 0
@@ -189,6 +200,10 @@ class Stage:
     def any_gone(self) -> bool:
         """Tell whether anybody was proved gone."""
         return self._count(q.ANY_GONE) > 0
+
+    def gone_ids(self) -> Iterator[list[int]]:
+        """Yield the ids of everybody who was proved gone."""
+        yield from self._ids(q.GONE_IDS)
 
     def unclear(self, *, in_feed: bool = False, listed: bool = False) -> int:
         """Return how many ids GET answered neither with a student nor with a 404.
@@ -248,9 +263,9 @@ class Stage:
         """Return how many candidates for removal there are, by the same conditions."""
         return self._count(q.count_removals(planned, proved))
 
-    def drop_removals(self, *, planned: bool | None = None, proved: bool | None = None) -> None:
-        """Leave these candidates as they are stored."""
-        self._do(q.drop_removals(planned, proved))
+    def drop_unproved(self) -> None:
+        """Leave those candidates as they are stored for whom GET has answered, and did not prove gone."""
+        self._do(q.DROP_UNPROVED)
 
     def spare(self, ids: Iterable[int]) -> None:
         """Take the living out of the candidates."""

@@ -113,12 +113,8 @@ FORGET_EARLY = delete(before)
 
 
 def _entered() -> Select[Any]:
-    window = bindparam("window", type_=Timestamp)
-    created, updated = sighted.c.created_at, sighted.c.updated_at
-    stamped = and_(func.coalesce(created, updated) >= window, func.coalesce(updated, created) >= window)
-    stampless = and_(created.is_(None), updated.is_(None), sighted.c.paged.is_(False))
-    buried = exists().where(_STORED, student.c.deleted_at.is_not(None))
-    came = or_(stamped, stampless, and_(updated >= window, buried))
+    stamp = func.coalesce(sighted.c.updated_at, sighted.c.created_at)
+    came = or_(stamp >= bindparam("window", type_=Timestamp), and_(stamp.is_(None), sighted.c.paged.is_(False)))
     was_there = exists().where(before.c.id == sighted.c.id)
     return _count(sighted, _CURRENT, came, ~was_there, ~_lives(sighted.c.id))
 
@@ -145,7 +141,22 @@ def departure(make: Callable[[Table], Any]) -> Any:
 
 DEPARTURES = _count(departed, _LISTED)
 NAMELESS_DEPARTURES = _count(departed, departed.c.id < 0)
+_UNMARKED = and_(_CURRENT, sighted.c.deleted_at.is_(None))
 _SINCE_FEED = bindparam("since_feed", type_=Integer)
+
+
+_LIMIT = bindparam("at_most", type_=Integer)
+
+
+def _listed_and_living() -> Select[Any]:
+    was_sighted = exists().where(sighted.c.id == departed.c.id, _UNMARKED)
+    living = or_(was_sighted, _lives(departed.c.id))
+    listed = select(departed.c.id).where(_LISTED, departed.c.id >= 0, departed.c.deleted_at.is_(None), living)
+    return listed.order_by(case((was_sighted, 0), else_=1), departed.c.id).limit(_LIMIT)
+
+
+LISTED_AND_LIVING = _listed_and_living()
+DROP_UNMARKED_DEPARTURES = delete(departed).where(_LISTED, departed.c.deleted_at.is_(None))
 
 
 def _departures_after() -> Select[Any]:
@@ -158,7 +169,6 @@ def _departures_after() -> Select[Any]:
 DEPARTURES_AFTER = _departures_after()
 
 _BOTH = departed.join(sighted, sighted.c.id == departed.c.id)
-_UNMARKED = and_(_CURRENT, sighted.c.deleted_at.is_(None))
 _DEPARTED_AND_SIGHTED = select(departed.c.id).select_from(_BOTH)
 DEPARTED_AND_SIGHTED = _chunk(_DEPARTED_AND_SIGHTED.where(_LISTED, _UNMARKED))
 SIGHTED_AND_DEPARTED = _count(_BOTH, departed.c.reading >= _SINCE_FEED, _UNMARKED)
@@ -186,6 +196,7 @@ DROP_PROOFS = delete(proof)
 
 GONE = _count(proof.join(sighted, sighted.c.id == proof.c.id), _CURRENT, proof.c.answer == "gone")
 ANY_GONE = _count(proof, proof.c.answer == "gone")
+GONE_IDS = _chunk(select(proof.c.id).where(proof.c.answer == "gone"))
 
 UNCLEAR = _count(proof, proof.c.answer == "unclear")
 UNCLEAR_IN_FEED = UNCLEAR.where(exists().where(departed.c.id == proof.c.id))
@@ -258,21 +269,14 @@ def count_removals(planned: bool | None, proved: bool | None) -> Select[Any]:
 
 
 @cache
-def drop_removals(planned: bool | None, proved: bool | None) -> Any:
-    """Return the statement that drops candidates."""
-    return delete(removal).where(*which(planned, proved))
-
-
-@cache
 def plan(make: Callable[[Table], Any]) -> Any:
     """Return the upsert of a removal that is in the plan being approved."""
     return make(removal).on_conflict_do_update(index_elements=["id"], set_={"planned": True})
 
 
+DROP_UNPROVED = delete(removal).where(_answered(removal.c.id, "alive", "unclear"))
 DROP_UNSTORED = delete(removal).where(~_lives(removal.c.id))
 SPARE = delete(removal).where(removal.c.id.in_(_IDS))
-
-_LIMIT = bindparam("at_most", type_=Integer)
 
 
 def _undoubted(key: ColumnElement[int]) -> list[ColumnElement[bool]]:

@@ -14,14 +14,17 @@ the start of the crawl to T and that nobody sighted: the loss that must not be.
 * The sum is larger than T only by a student who was sighted and left unseen: one who was deleted, and restored just
   after T, or whom GET, asking a replica that lags behind, shows alive; or one whose deletion the feed does not show.
   Against the first two the deleted feed is read behind the first page, and on both sides of T: whoever was sighted and
-  stands in any of these readings must be proved gone after the last, or is in doubt. (Nobody is where all who were
-  sighted stand in the last one: such a feed is taken to ignore its filter.) Against the last every departure must be
-  explained: the largest total that any page told, plus those sighted who came in since the first page (created, or
-  restored and stored as tombstones), less T, is at least the number who left; and it must not be more than the
-  departures that the deleted feed shows. But for what remains, below, each inequality in this errs towards unclean.
+  stands in any of these readings must be proved gone after the last, or is in doubt. Against the last every departure
+  must be explained: the largest total that any page told, plus those sighted who may have come in since the first page,
+  less T, is at least the number who left; and it must not be more than the departures that the deleted feed shows. But
+  for what remains, below, each inequality in this errs towards unclean.
+* A feed that lists most of the living is taken to ignore its filter: it puts nobody in doubt, and explains nothing; a
+  crawl amid which somebody leaves is not clean then.
 * Who came in is not told by stamps alone: app servers' clocks differ, and commits are late. So the modified feed is
   read once before the first page, too, from as far back as stamps may lie; and whoever is sighted with such a stamp,
-  is not in that reading and not stored, came in. Those read there are no sightings: they may leave before page 1.
+  is not in that reading and not stored as living, may have come in: created, or restored. In a first run, in which
+  nobody is stored, he may as well only have been edited, and that costs an attempt. Those read there are no sightings:
+  they may leave before page 1.
 
 So where the sum equals T, nobody is in doubt and no departure lacks its explanation, nothing larger can hide anything
 smaller, and U is empty; but for what remains.
@@ -31,12 +34,11 @@ Where the server's clock falls amid the crawl, the stamps behind the fall lie be
 What remains can make up for a row that slipped in the same crawl, and the next full run brings that row back:
 
 * A restore amid the crawl that leaves no sign: of a student who was deleted between the readings of the deleted feed on
-  both sides of T, or whose removal no feed ever showed; in a first run, of any who was deleted long before it; in a
-  later one, of a tombstone whose restore bumps no `updated_at`, or of one still stored as living, deleted before the
-  crawl. Of these, the first run's and the last two need a removal without a trace beside them.
+  both sides of T, or whose removal no feed ever showed; of one who is not stored as living, where it bumps no
+  `updated_at`; or of one still stored as living, deleted before the crawl. The last two need a removal without a trace
+  beside them.
 * A student deleted just before the crawl, where a page and every reading of the deleted feed come from a replica that
   lags behind, and T does not; or where only the first of these readings does, beside a removal without a trace.
-* A feed that lists the restored for good, and all who were sighted: nobody is in doubt then, whoever came back amid it.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ if TYPE_CHECKING:
 Watch = Callable[[str, int, int], None]
 """Is told how a crawl comes on: what is read, how many of its rows have been, and how many there are."""
 
-SAMPLE, SMALLEST_SAMPLE = 20, 10
+SAMPLE = 20
+"""How many students whom the deleted feed lists are asked for, to know whether it lists the living."""
 
 
 class Api(Protocol):
@@ -85,7 +88,23 @@ class Api(Protocol):
         ...
 
 
-class Stage(Protocol):
+class Proofs(Protocol):
+    """Where the answers of GET are kept."""
+
+    def put_answer(self, key: int, answer: Answer, *, stale: bool = False) -> None: ...
+
+
+def ask(api: Api, proofs: Proofs, questions: Iterable[list[int]], *, stale: bool = False) -> None:
+    """Ask for students by id: the answer is their latest sighting, or proves them gone.
+
+    With `stale` the students were sighted older than they are stored. Raises `ApiError` when the API does not answer.
+    """
+    for ids in questions:
+        for key, answer in api.answers(ids):
+            proofs.put_answer(key, answer, stale=stale)
+
+
+class Stage(Proofs, Protocol):
     """Where a crawl keeps what it reads; see `store.stage`."""
 
     def begin_reading(self) -> None: ...
@@ -97,9 +116,10 @@ class Stage(Protocol):
     def begin_departures(self) -> int: ...
     def put_departures(self, rows: Iterable[tuple[int, datetime | None]]) -> None: ...
     def departures(self) -> int: ...
+    def listed_and_living(self, limit: int) -> list[int]: ...
+    def keep_marked_departures(self) -> None: ...
     def departures_after(self, reading: int) -> int: ...
     def departed_and_sighted(self) -> Iterator[list[int]]: ...
-    def put_answer(self, key: int, answer: Answer, *, stale: bool = False) -> None: ...
     def drop_proofs(self) -> None: ...
     def gone(self) -> int: ...
     def sighted_and_departed(self, reading: int) -> int: ...
@@ -260,27 +280,21 @@ class Crawler:
         """Read what the books need, in the order that the proof rests on."""
         changed_since = since(earlier(window, self._marks.modified), self._policy.overlap)
         self._read(Query(modified_since=changed_since), self._stage_changes)  # once: the books judge the sum
-        feed = self._prove_departures(window, largest)
-        departed = self._stage.departures_after(before.reading) if before.explains and feed.explains else 0
+        amid = self._prove_departures(window, largest)
+        departed = self._stage.departures_after(before.reading)
         last = self._first_page(Query())
         self._stage.put(last.rows)
-        feed = self._prove_departures(window, largest)
+        after = self._prove_departures(window, largest)
         books = Books(
             sighted=self._stage.sightings(),
             gone=self._stage.gone(),
-            in_doubt=self._in_doubt(before, feed),
+            in_doubt=self._stage.sighted_and_departed(before.reading) - self._stage.gone(),
             total=last.total_count,
             largest=largest,
             entered=self._stage.entered(since(window, self._policy.overlap)),
-            departed=departed,
+            departed=departed if before.explains and amid.explains and after.explains else 0,
         )
         return books, last.moment
-
-    def _in_doubt(self, before: DeletedFeed, last: DeletedFeed) -> int:
-        """Return how many of the sighted the deleted feed has listed, and nothing proves gone."""
-        if self._stage.sighted_and_departed(last.reading) == self._stage.sightings():
-            return 0
-        return self._stage.sighted_and_departed(before.reading) - self._stage.gone()
 
     def departures(self, roster: Roster) -> DeletedFeed:
         """Read in the deleted feed who left until `roster`, since the watermark: absence tells neither when nor how."""
@@ -288,16 +302,18 @@ class Crawler:
         return self.deleted(since(window, self._policy.overlap), roster.total)
 
     def _departures_amid(self, window: datetime, live: int) -> DeletedFeed:
-        """Read the deleted feed no further back than a crawl needs: it may list for good who was restored since."""
+        """Read the deleted feed no further back than a crawl needs: it may list for good who was restored since.
+
+        Without a `Date` the window reaches back to the newest change known, and such a feed may keep the crawls of a
+        quiet school unclean until the next.
+        """
         return self.deleted(since(window, self._policy.overlap), live)
 
     def _prove_departures(self, window: datetime, live: int) -> DeletedFeed:
         """Read the deleted feed, and ask by GET for those of it that were sighted alive."""
         feed = self._departures_amid(window, live)
         self._stage.drop_proofs()
-        for ids in self._stage.departed_and_sighted():
-            for key, answer in self._api.answers(ids):
-                self._stage.put_answer(key, answer)
+        ask(self._api, self._stage, self._stage.departed_and_sighted())
         return feed
 
     def _stage_changes(self, page: Page) -> None:
@@ -337,18 +353,25 @@ class Crawler:
     def deleted(self, start_from: datetime, live: int) -> DeletedFeed:
         """Read the deleted feed until two consecutive readings agree.
 
-        `live` is how many students there are: a feed that lists most of them ignores its filter, and is read no
-        further; only rows of it that bear `deleted_at` are kept.
+        `live` is how many students there are: a feed that lists most of them, and those alive, ignores its filter. It
+        is read no further, and only rows of it that bear `deleted_at` are kept.
         """
         query = Query(deleted_since=start_from)
         previous: _Reading | None = None
+        ignored: bool | None = None  # nobody knows yet
         for _ in range(self._policy.attempts + 1):
             number = self._stage.begin_departures()
             first = self._first_page(query)
-            if previous is None and self._lists_the_living(first, live):
-                self._stage.put_departures(_departures(first, marked_only=True))
+            self._stage_departures(first)
+            if ignored is None:
+                ignored = self._lists_the_living(first, live, enough=0 if first.whole else SAMPLE)
+            if not ignored:
+                reading = self._read(query, self._stage_departures, first=first)
+            if ignored is None:
+                ignored = self._lists_the_living(first, live, enough=0)
+            if ignored:
+                self._stage.keep_marked_departures()
                 return self._feed(first, number, clean=True, ignored=True)
-            reading = self._read(query, self._stage_departures, first=first)
             agreed = self._agree(previous, reading, self._stage.departures())
             if reading.atomic or agreed:
                 started = previous if agreed and previous else reading
@@ -362,18 +385,24 @@ class Crawler:
     def _stage_departures(self, page: Page) -> None:
         self._stage.put_departures(_departures(page))
 
-    def _lists_the_living(self, first: Page, live: int) -> bool:
-        ids = [row.id for row in first.rows if row.id is not None][:SAMPLE]
-        if len(ids) < SMALLEST_SAMPLE or first.total_count * 2 <= live:
+    def _lists_the_living(self, first: Page, live: int, *, enough: int) -> bool | None:
+        """Tell whether a feed that is as long as `first` says lists the living; None: its sample has not `enough`.
+
+        All of a sample of what was staged of it live then, or, for some will have left, nine in ten of a full one.
+        """
+        if first.total_count * 2 <= live:
             return False
-        return len(self._living(ids)) * 10 >= len(ids) * 9
+        ids = self._stage.listed_and_living(SAMPLE)
+        if len(ids) < enough:
+            return None
+        dead = len(ids) - len(self._living(ids))
+        return dead * 10 <= len(ids) if len(ids) == SAMPLE else len(ids) > dead == 0
 
     def _living(self, ids: list[int]) -> set[int]:
-        """Return those of `ids` that live, by `ids[]`, or by GET where that is ignored."""
-        rows = self._api.by_ids(ids)
-        if rows is not None:
-            return {row.id for row in rows if row.id is not None and not _is_marked(row)}
-        return {key for key, answer in self._api.answers(ids) if isinstance(answer, Student) and not _is_marked(answer)}
+        """Return those of `ids` that live, by `ids[]`, and by GET for whom that does not bring."""
+        found = {row.id for row in self._api.by_ids(ids) or () if isinstance(row, Student) and not _is_marked(row)}
+        answers = self._api.answers([key for key in ids if key not in found])
+        return found | {key for key, answer in answers if isinstance(answer, Student) and not _is_marked(answer)}
 
     # Pages ---------------------------------------------------------------------------------------------------
 
@@ -420,9 +449,8 @@ def _is_marked(row: Row) -> bool:
     return isinstance(row, Student) and row.deleted_at is not None
 
 
-def _departures(page: Page, *, marked_only: bool = False) -> list[tuple[int, datetime | None]]:
-    rows = [row for row in page.rows if _is_marked(row) or not marked_only]
-    return [(row_key(row), row.deleted_at if isinstance(row, Student) else None) for row in rows]
+def _departures(page: Page) -> list[tuple[int, datetime | None]]:
+    return [(row_key(row), row.deleted_at if isinstance(row, Student) else None) for row in page.rows]
 
 
 def _digest(page: Page) -> int:

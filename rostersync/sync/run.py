@@ -15,33 +15,28 @@ from rostersync.records import Rejected, Student, Unclear
 from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
 from rostersync.store import runs
 from rostersync.sync import guard, plan, reconcile
-from rostersync.sync.crawl import Api, Crawler, Stream
+from rostersync.sync.crawl import Api, Crawler, Stream, ask
+from rostersync.sync.removals import Removals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from datetime import datetime
 
     from sqlalchemy import Connection
 
     from rostersync.clock import Clock
-    from rostersync.records import Answer
     from rostersync.store.requests import Wish
     from rostersync.store.stage import Stage
     from rostersync.sync.crawl import Watch
+    from rostersync.sync.removals import Settled
 
 log = structlog.get_logger()
 
 QUARANTINE_LIMIT = 100
 """How many records in quarantine one run asks for."""
 
-BATCH = 50
-"""How many ids one list request asks for: a plausible cap of its answer, and of the address's length."""
-
 ACQUAINTANCES = 20
 """How many known students are asked for when a source's token or address is new."""
-
-CONTROLS = 3
-"""How many living students are tried as a control of the endpoint that proves removals."""
 
 KEYS_TOLD = 1_000
 """Of more unknown keys than these nothing more is told."""
@@ -71,18 +66,6 @@ class Crawled:
     """Whether the watermarks were not trusted, and go."""
     empty: bool = False
     """Whether the roster had nobody in it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """What became of the candidates for removal. `reason` tells why some are held."""
-
-    held: int = 0
-    removed: int = 0
-    guarded: int = 0
-    reason: str = ""
-    unproved: tuple[int, ...] = ()
-    """Planned removals that were not proved again."""
 
 
 class Run:
@@ -206,10 +189,10 @@ class Run:
 
     def _end(self, crawled: Crawled, wish: Wish) -> runs.Ending:
         """Settle every question that the stage raises, and draw up what the run will write."""
-        self._ask(self._stage.unproved_restores())
-        self._ask(self._stage.unproved_departures())
+        ask(self._api, self._stage, self._stage.unproved_restores())
+        ask(self._api, self._stage, self._stage.unproved_departures())
         if crawled.kind is RunKind.INCREMENTAL:
-            self._ask(self._stage.stale(), stale=True)
+            ask(self._api, self._stage, self._stage.stale(), stale=True)
         settled = self._settle_removals(crawled, wish)
         judged = self._stage.judge()
         for changes in self._stage.changes():
@@ -217,44 +200,15 @@ class Run:
         counts = reconcile.count(judged.verdicts, stale=judged.stale, deleted=settled.removed, held=settled.held)
         return self._draw_up(crawled, wish, settled, counts)
 
-    def _ask(self, questions: Iterable[list[int]], *, stale: bool = False) -> None:
-        """Ask for students by id: the answer is their latest sighting, or proves them gone."""
-        for ids in questions:
-            for key, answer in self._api.answers(ids):
-                self._stage.put_answer(key, answer, stale=stale)
-
-    # Removing ------------------------------------------------------------------------------------------------
-
     def _settle_removals(self, crawled: Crawled, wish: Wish) -> Settled:
-        """Find out which candidates are gone and may be removed; the stage keeps these, and those to be held."""
-        stage = self._stage
-        stage.collect_removals(sweep=crawled.swept)
-        if crawled.kind is RunKind.INCREMENTAL:  # an empty deleted feed, which names none of them, ends no hold
-            self._ask([runs.held(self._connection, self._source)])
-        planned: list[int] = []
-        if wish.approves is not None:
-            stage.plan_removals(runs.plan(self._connection, wish.approves))
-            planned = [key for ids in stage.removals(planned=True) for key in ids]
-        self._spare_the_living()
-        if crawled.kind is RunKind.INCREMENTAL:
-            self._ask(stage.stale(), stale=True)  # of those whom the list by ids has just brought
-            stage.collect_proved()  # whom plans hold, and who was spared by a list that lagged behind
-        outside = stage.count_removals(planned=False)
-        reason = self._guard(outside)
-        self._prove(planned=True)
-        if not reason:
-            self._prove(planned=False)
-        works = self._endpoint_works()
-        if not works:
-            reason = "no living student could be fetched to confirm that the endpoint works"
-            # Where there is no such student at all, an approval stands in for him, for what was approved.
-            stage.doubt(keep_plan=wish.approves is not None and not stage.controls(1))
-        held = stage.count_removals(planned=False) if reason else 0
-        removed = stage.count_removals() - held
-        left = {key for ids in stage.removals(planned=True) for key in ids}
-        guarded = stage.count_removals(planned=False) - held
-        unproved = tuple(key for key in planned if key not in left)
-        return Settled(held, removed, guarded, reason if held else "", unproved)
+        removals = Removals(
+            self._api,
+            self._stage,
+            held=lambda: runs.held(self._connection, self._source),
+            guard=self._guard,
+        )
+        plan = None if wish.approves is None else runs.plan(self._connection, wish.approves)
+        return removals.settle(crawled.kind, sweep=crawled.swept, plan=plan)
 
     def _guard(self, removals: int) -> str:
         """Return why `removals` must wait for approval, nothing when they need not."""
@@ -266,28 +220,6 @@ class Run:
             return ""
         before = f" after {recent} in the last 24 hours" if recent else ""
         return f"{removals} removals{before} of {live} students are more than the guard allows"
-
-    def _spare_the_living(self) -> None:
-        """Take out of the candidates whom a list request by ids still shows: that proves life, and only life."""
-        for chunk in self._stage.removals(proved=False):
-            for start in range(0, len(chunk), BATCH):
-                rows = self._api.by_ids(chunk[start : start + BATCH])
-                if rows is None:
-                    return  # the filter is ignored: GET will tell
-                living = [row for row in rows if _lives(row) or isinstance(row, Rejected)]
-                self._stage.put(living)
-                self._stage.spare(row.id for row in living if row.id is not None)
-
-    def _prove(self, *, planned: bool) -> None:
-        """Ask for each candidate by GET; only the proved ones stay candidates."""
-        self._ask(self._stage.removals(planned=planned, proved=False))
-        self._stage.drop_removals(planned=planned, proved=False)
-
-    def _endpoint_works(self) -> bool:
-        """Tell whether a 404 of this run can be believed: a living student who is not in question answers 200."""
-        if not self._stage.any_gone():
-            return True
-        return any(_lives(answer) for _, answer in self._api.answers(self._stage.controls(CONTROLS)))
 
     # Writing -------------------------------------------------------------------------------------------------
 
@@ -411,10 +343,6 @@ def _notices(crawled: Crawled, settled: Settled) -> tuple[str, ...]:
     )
     stays = (f"student {key} of the approved plan was not proved gone, and stays" for key in settled.unproved)
     return (*empty, *stays)
-
-
-def _lives(answer: Answer) -> bool:
-    return isinstance(answer, Student) and answer.deleted_at is None
 
 
 def _ended(crawled: Crawled) -> frozenset[RunKind]:

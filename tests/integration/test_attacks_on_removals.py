@@ -63,6 +63,61 @@ def test_an_approval_without_a_control_removes_nobody_outside_its_plan(migrated_
     assert {a, b, c} <= world.replica().keys()
 
 
+@pytest.mark.parametrize("style", ["stub", "empty"], ids=["listed", "no longer listed"])
+def test_one_answer_that_lies_for_a_moment_removes_nobody(
+    migrated_url: str, clock: ManualClock, style: Literal["stub", "empty"]
+) -> None:
+    """He is listed as deleted and lives, and the first GET says that he is gone; a list by ids cannot spare him."""
+    world = settled(migrated_url, clock, size=12, switches=Switches(ids_filter="ignored", deleted_feed=style))
+    key = min(world.upstream())
+    world.app.faults.add(listing(key), make.on_deleted_feed, times=None)
+    world.app.faults.add(make.not_found(), make.on_student(key), times=1)
+    report = world.sync()
+    assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 0)
+    assert key in world.replica()
+
+
+def test_one_answer_that_lies_for_a_moment_keeps_nobody_out(migrated_url: str, clock: ManualClock) -> None:
+    """He was restored, and the first GET says that he is still gone."""
+    world = settled(migrated_url, clock, size=12)
+    key = min(world.upstream())
+    world.school.delete(key)
+    world.pass_time(hours=1)
+    assert world.sync().counts.deleted == 1
+    world.school.restore(key)
+    world.app.faults.add(make.not_found(), make.on_student(key), times=1)
+    world.pass_time(hours=1)
+    assert world.sync().counts.restored == 1
+
+
+@pytest.mark.parametrize("per_page", [3, 100])
+@pytest.mark.parametrize("ids_filter", ["honoured", "ignored"])
+def test_a_deleted_feed_that_lists_all_the_living_holds_nothing(
+    migrated_url: str, clock: ManualClock, per_page: int, ids_filter: Literal["honoured", "ignored"]
+) -> None:
+    """Pages are small, or lists by ids cannot spare anybody: it is known all the same."""
+    switches = Switches(deleted_feed="ignored", ids_filter=ids_filter)
+    world = settled(migrated_url, clock, size=40, per_page=per_page, switches=switches, policy=Policy())
+    report = world.sync()
+    assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 0)
+
+
+def test_a_deleted_feed_that_lists_everybody_who_ever_was_holds_nothing(migrated_url: str, clock: ManualClock) -> None:
+    """Those who left long ago are stored as tombstones, and tell nothing of the feed."""
+    world = settled(migrated_url, clock, size=80, switches=Switches(ids_filter="ignored"))
+    left = sorted(world.upstream())[:16]
+    for key in left:
+        world.school.delete(key)
+    world.pass_time(hours=1)
+    assert world.sync().counts.deleted == len(left)
+    world.school.switches = replace(world.school.switches, deleted_feed="ignored")
+    world.app.faults.add(listing(*left), make.on_deleted_feed, times=None)
+    world.pass_time(hours=1)
+    world.policy = Policy()
+    report = world.sync()
+    assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 0)
+
+
 def test_an_approval_whose_plan_was_closed_while_it_waited_is_no_success(migrated_url: str, clock: ManualClock) -> None:
     world = settled(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
     for key in sorted(world.upstream())[:6]:

@@ -113,12 +113,22 @@ def test_a_full_run_tells_when_and_how_its_students_left(world: World) -> None:
 
 
 def test_whom_a_full_run_sighted_no_deleted_feed_puts_in_question(migrated_url: str, clock: ManualClock) -> None:
-    """A feed of a few that ignores its filter is not known as such, and the guard counts before GET is asked."""
-    world = World(migrated_url, clock, size=6, per_page=50, switches=Switches(deleted_feed="ignored"))
+    """It lists some of the living, more than the guard allows, and the guard counts before GET is asked."""
+    world = World(migrated_url, clock, size=20, per_page=50)
     world.full()
+    list_as_deleted(world, sorted(world.upstream())[:6])
     world.pass_time(hours=1)
     report = world.full()
     assert (report.state, report.requests) == (RunState.SUCCEEDED, 2)
+
+
+def list_as_deleted(world: World, keys: list[int]) -> None:
+    """Let the deleted feed list these, who live, and nobody else."""
+
+    def listed(document: dict[str, Any]) -> dict[str, Any]:
+        return {"students": [{"id": key} for key in keys], "meta": {**document["meta"], "total_count": len(keys)}}
+
+    world.app.faults.add(served(listed), make.on_deleted_feed, times=None)
 
 
 def test_a_full_run_that_could_not_sweep_ends_no_hold(migrated_url: str, clock: ManualClock) -> None:
@@ -135,12 +145,7 @@ def test_a_full_run_that_could_not_sweep_ends_no_hold(migrated_url: str, clock: 
 
 
 def test_the_living_whom_the_deleted_feed_lists_are_spared_by_one_list_request(world: World) -> None:
-    living = sorted(world.upstream())[:3]
-
-    def listed(document: dict[str, Any]) -> dict[str, Any]:
-        return {"students": [{"id": key} for key in living], "meta": {**document["meta"], "total_count": len(living)}}
-
-    world.app.faults.add(served(listed), make.on_deleted_feed, times=None)
+    list_as_deleted(world, sorted(world.upstream())[:3])
     world.requests()
     assert world.sync().requests == 3
     assert world.replica() == world.upstream()
@@ -152,12 +157,7 @@ def test_a_deleted_feed_that_lists_a_few_of_many_living_does_not_ignore_its_filt
     world = World(migrated_url, clock, size=40, per_page=100)
     world.sync()
     world.pass_time(hours=1)
-    living = sorted(world.upstream())[:12]
-
-    def listed(document: dict[str, Any]) -> dict[str, Any]:
-        return {"students": [{"id": key} for key in living], "meta": {**document["meta"], "total_count": len(living)}}
-
-    world.app.faults.add(served(listed), make.on_deleted_feed, times=None)
+    list_as_deleted(world, sorted(world.upstream())[:12])
     world.sync()
     assert not world.rows("SELECT deleted_feed_ignored FROM source")[0]["deleted_feed_ignored"]
 

@@ -107,6 +107,7 @@ class MemoryStage:
         self.stored = set(stored)
         self.rows: dict[int, tuple[Row, int, bool]] = {}  # the row, the reading, whether a page showed it
         self.feed: dict[int, tuple[int, int]] = {}  # the last and the first reading that listed the id
+        self.marked: set[int] = set()  # whom the feed lists with `deleted_at`
         self.proofs: dict[int, str] = {}
         self.reading = self.feed_reading = 0
 
@@ -133,7 +134,7 @@ class MemoryStage:
     def entered(self, window: datetime) -> int:
         came = 0
         for key, (row, _) in self.current().items():
-            fresh = isinstance(row, Student) and min(row.created_at or EPOCH, row.updated_at or EPOCH) >= window
+            fresh = isinstance(row, Student) and (row.updated_at or row.created_at or EPOCH) >= window
             came += key not in self.stored and key not in self.early and fresh
         return came
 
@@ -145,7 +146,8 @@ class MemoryStage:
         return self.feed_reading
 
     def put_departures(self, rows: Iterable[tuple[int, datetime | None]]) -> None:
-        for key, _ in rows:
+        for key, deleted_at in rows:
+            self.marked |= {key} if deleted_at else set()
             first = self.feed.get(key, (0, self.feed_reading))[1]
             self.feed[key] = self.feed_reading, first
 
@@ -154,6 +156,14 @@ class MemoryStage:
 
     def listed(self) -> set[int]:
         return {key for key, (last, _) in self.feed.items() if last == self.feed_reading}
+
+    def listed_and_living(self, limit: int) -> list[int]:
+        sighted, living = set(self.current()), set(self.current()) | self.stored
+        return sorted((self.listed() - self.marked) & living, key=lambda key: (key not in sighted, key))[:limit]
+
+    def keep_marked_departures(self) -> None:
+        for key in self.listed() - self.marked:
+            del self.feed[key]
 
     def departures_after(self, reading: int) -> int:
         current = self.current()
