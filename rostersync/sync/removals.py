@@ -84,7 +84,7 @@ class Removals:
         stage.collect_removals(sweep=sweep)
         if kind is RunKind.INCREMENTAL:  # an empty deleted feed, which names none of them, ends no hold
             ask(self._api, stage, [self._held()])
-        planned = self._plan(plan or [])
+        planned = self._plan(plan)
         self._spare_the_living()
         if kind is RunKind.INCREMENTAL:
             ask(self._api, stage, stage.stale(), stale=True)  # of those whom the list by ids has just brought
@@ -101,8 +101,8 @@ class Removals:
         self._prove_again()
         return self._settled(planned, reason)
 
-    def _plan(self, plan: Plan) -> list[int]:
-        """Add an approved plan to the candidates; return the ids of all who are in it."""
+    def _plan(self, plan: Plan | None) -> list[int]:
+        """Add an approved plan to the candidates; return the ids of all whom it still concerns."""
         if not plan:
             return []
         self._stage.plan_removals(plan)
