@@ -225,6 +225,11 @@ class Unclear:
 Answer = Student | Rejected | Gone | Unclear
 
 
+def is_alive(answer: Answer) -> bool:
+    """Tell whether an answer shows a student who was not deleted, whether his record could be decoded or not."""
+    return isinstance(answer, Rejected) or (isinstance(answer, Student) and answer.deleted_at is None)
+
+
 def derive_status(student: dict[str, Any]) -> str:
     """Return the status of a record of typed fields: the served one, else what dates and `archived` tell.
 

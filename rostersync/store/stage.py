@@ -81,10 +81,10 @@ class Stage:
         self._put_all(q.early(self._insert), [{"id": row_key(row)} for row in rows])
 
     def entered(self, window: datetime) -> int:
-        """Return how many of them may have come in since the first page, as far as they are not stored as living.
+        """Return how many of them came in since the first page, as far as they are not stored as living.
 
-        They bear a stamp not before `window`, and are not among those whom `put_early` has: created, restored, or only
-        edited, which nobody can tell; or they bear no stamp at all and were on no page.
+        Of those whose stamps are not before `window` they are the ones whom `put_early` has not: created (one without
+        any stamp: he was on no page), or restored, so that they are stored as tombstones.
         """
         return self._count(q.ENTERED, window=window)
 

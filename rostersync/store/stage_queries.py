@@ -113,8 +113,12 @@ FORGET_EARLY = delete(before)
 
 
 def _entered() -> Select[Any]:
-    stamp = func.coalesce(sighted.c.updated_at, sighted.c.created_at)
-    came = or_(stamp >= bindparam("window", type_=Timestamp), and_(stamp.is_(None), sighted.c.paged.is_(False)))
+    window = bindparam("window", type_=Timestamp)
+    created, updated = sighted.c.created_at, sighted.c.updated_at
+    stamped = and_(func.coalesce(created, updated) >= window, func.coalesce(updated, created) >= window)
+    stampless = and_(created.is_(None), updated.is_(None), sighted.c.paged.is_(False))
+    buried = exists().where(_STORED, student.c.deleted_at.is_not(None))
+    came = or_(stamped, stampless, and_(updated >= window, buried))
     was_there = exists().where(before.c.id == sighted.c.id)
     return _count(sighted, _CURRENT, came, ~was_there, ~_lives(sighted.c.id))
 

@@ -15,16 +15,14 @@ the start of the crawl to T and that nobody sighted: the loss that must not be.
   after T, or whom GET, asking a replica that lags behind, shows alive; or one whose deletion the feed does not show.
   Against the first two the deleted feed is read behind the first page, and on both sides of T: whoever was sighted and
   stands in any of these readings must be proved gone after the last, or is in doubt. Against the last every departure
-  must be explained: the largest total that any page told, plus those sighted who may have come in since the first page,
-  less T, is at least the number who left; and it must not be more than the departures that the deleted feed shows. But
-  for what remains, below, each inequality in this errs towards unclean.
+  must be explained: the largest total that any page told, plus those sighted who came in since the first page (created,
+  or restored and stored as tombstones), less T, is at least the number who left; and it must not be more than the
+  departures that the deleted feed shows. But for what remains, below, each inequality in this errs towards unclean.
 * A feed that lists most of the living is taken to ignore its filter: it puts nobody in doubt, and explains nothing; a
   crawl amid which somebody leaves is not clean then.
 * Who came in is not told by stamps alone: app servers' clocks differ, and commits are late. So the modified feed is
   read once before the first page, too, from as far back as stamps may lie; and whoever is sighted with such a stamp,
-  is not in that reading and not stored as living, may have come in: created, or restored. In a first run, in which
-  nobody is stored, he may as well only have been edited, and that costs an attempt. Those read there are no sightings:
-  they may leave before page 1.
+  is not in that reading and not stored, came in. Those read there are no sightings: they may leave before page 1.
 
 So where the sum equals T, nobody is in doubt and no departure lacks its explanation, nothing larger can hide anything
 smaller, and U is empty; but for what remains.
@@ -34,9 +32,10 @@ Where the server's clock falls amid the crawl, the stamps behind the fall lie be
 What remains can make up for a row that slipped in the same crawl, and the next full run brings that row back:
 
 * A restore amid the crawl that leaves no sign: of a student who was deleted between the readings of the deleted feed on
-  both sides of T, or whose removal no feed ever showed; of one who is not stored as living, where it bumps no
-  `updated_at`; or of one still stored as living, deleted before the crawl. The last two need a removal without a trace
-  beside them.
+  both sides of T, or whose removal no feed ever showed; in a first run, of any who was deleted long before it (nothing
+  tells him from one who only logged in); in a later one, of a tombstone whose restore bumps no `updated_at`, or of one
+  still stored as living, deleted before the crawl. Of these, the first run's and the last two need a removal without a
+  trace beside them.
 * A student deleted just before the crawl, where a page and every reading of the deleted feed come from a replica that
   lags behind, and T does not; or where only the first of these readings does, beside a removal without a trace.
 """
@@ -50,7 +49,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from rostersync.records import Query, Student, row_key
+from rostersync.records import Query, Student, is_alive, row_key
 from rostersync.sync.plan import earlier, fallen, greater, since
 
 if TYPE_CHECKING:
@@ -400,9 +399,9 @@ class Crawler:
 
     def _living(self, ids: list[int]) -> set[int]:
         """Return those of `ids` that live, by `ids[]`, and by GET for whom that does not bring."""
-        found = {row.id for row in self._api.by_ids(ids) or () if isinstance(row, Student) and not _is_marked(row)}
+        found = {row.id for row in self._api.by_ids(ids) or () if row.id is not None and is_alive(row)}
         answers = self._api.answers([key for key in ids if key not in found])
-        return found | {key for key, answer in answers if isinstance(answer, Student) and not _is_marked(answer)}
+        return found | {key for key, answer in answers if is_alive(answer)}
 
     # Pages ---------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from rostersync.records import Rejected, Student
+from rostersync.records import Student, is_alive
 from rostersync.report import RunKind
 from rostersync.sync.crawl import Proofs, ask
 
@@ -115,7 +115,7 @@ class Removals:
                 rows = self._api.by_ids(chunk[start : start + BATCH])
                 if rows is None:
                     return  # the filter is ignored: GET will tell
-                living = [row for row in rows if _lives(row) or isinstance(row, Rejected)]
+                living = [row for row in rows if is_alive(row)]
                 self._stage.put(living)
                 self._stage.spare(row.id for row in living if row.id is not None)
 

@@ -60,17 +60,6 @@ def test_a_newcomer_stamped_by_an_app_server_behind_hides_no_slip(migrated_url: 
     first_run_while_one_leaves_and_one_comes(world)
 
 
-def test_one_who_was_deleted_long_before_a_first_run_and_comes_back_hides_no_slip(
-    migrated_url: str, clock: ManualClock
-) -> None:
-    """Nothing tells him from one who was only edited."""
-    world = World(migrated_url, clock, policy=GENEROUS)
-    returns = max(world.upstream())
-    world.school.delete(returns)
-    world.pass_time(days=1)
-    first_run_while_one_leaves_and_one_comes(world, come=lambda w: w.school.restore(returns))
-
-
 def test_nor_does_he_where_the_deleted_feed_is_always_empty(migrated_url: str, clock: ManualClock) -> None:
     world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(stamp_skews=(-90.0,), deleted_feed="empty"))
     first_run_while_one_leaves_and_one_comes(world, leave=world.school.delete)

@@ -134,7 +134,7 @@ class MemoryStage:
     def entered(self, window: datetime) -> int:
         came = 0
         for key, (row, _) in self.current().items():
-            fresh = isinstance(row, Student) and (row.updated_at or row.created_at or EPOCH) >= window
+            fresh = isinstance(row, Student) and min(row.created_at or EPOCH, row.updated_at or EPOCH) >= window
             came += key not in self.stored and key not in self.early and fresh
         return came
 

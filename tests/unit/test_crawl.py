@@ -100,7 +100,7 @@ def test_a_student_who_leaves_after_he_was_sighted_is_taken_out_of_the_sum() -> 
 
 
 def test_a_row_that_slipped_is_sighted_in_the_modified_feed_when_it_has_changed() -> None:
-    school, stage = school_of(9), MemoryStage(stored=range(1, 10))
+    school, stage = school_of(9), MemoryStage()
     at_request(school, PAGE_3, lambda: (school.delete(1), school.update(7)))
     assert crawler(school, stage, attempts=1).roster().clean
     assert 7 in stage.rows
@@ -428,6 +428,17 @@ def test_a_deleted_feed_that_lists_the_living_is_read_no_further(answered: int) 
     assert not feed.explains
     assert stage.listed() == set()
     assert school.requests == 1 + (answered > 0) + 20 - answered
+
+
+@pytest.mark.parametrize("filters", [True, False], ids=["by ids[]", "by GET"])
+def test_one_whose_record_cannot_be_decoded_lives(filters: bool) -> None:
+    school, stage = school_of(9, per_page=25), MemoryStage(stored=range(1, 10))
+    ignore_deleted_since(school)
+    bad = Rejected(1, b"digest", "status: not text")
+    living = [bad, *(school.living[key] for key in range(2, 10))]
+    school.by_ids = lambda _: tuple(living) if filters else None  # type: ignore[method-assign,assignment,return-value]
+    school.answers = lambda ids: ((key, living[key - 1]) for key in ids)  # type: ignore[method-assign,assignment]
+    assert crawler(school, stage).deleted(EPOCH, live=9).ignored
 
 
 def test_a_deleted_feed_of_small_pages_that_lists_the_living_is_known_by_all_of_them() -> None:
