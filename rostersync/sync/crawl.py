@@ -363,7 +363,7 @@ class Crawler:
             first = self._first_page(query)
             self._stage_departures(first)
             if ignored is None:
-                ignored = self._lists_the_living(first, live, enough=0 if first.whole else SAMPLE)
+                ignored = self._lists_the_living(first, live, enough=SAMPLE)
             if not ignored:
                 reading = self._read(query, self._stage_departures, first=first)
             if ignored is None:

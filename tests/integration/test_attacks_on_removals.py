@@ -63,6 +63,19 @@ def test_an_approval_without_a_control_removes_nobody_outside_its_plan(migrated_
     assert {a, b, c} <= world.replica().keys()
 
 
+def test_an_approval_needs_a_control_where_there_is_one(migrated_url: str, clock: ManualClock) -> None:
+    """The endpoint answers 404 for everybody, those included who are not in question."""
+    world = settled(migrated_url, clock, size=9, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+    gone = sorted(world.upstream())[:6]
+    for key in gone:
+        world.school.delete(key)
+    world.pass_time(minutes=5)
+    held = world.sync()
+    world.app.faults.add(make.not_found(), make.on_student(), times=None)
+    report = world.sync(approves=held.run_id)
+    assert (report.state, report.counts.deleted, report.counts.removals_held) == (RunState.HELD, 0, len(gone))
+
+
 @pytest.mark.parametrize("style", ["stub", "empty"], ids=["listed", "no longer listed"])
 def test_one_answer_that_lies_for_a_moment_removes_nobody(
     migrated_url: str, clock: ManualClock, style: Literal["stub", "empty"]

@@ -511,7 +511,7 @@ def test_a_deleted_feed_over_several_pages_dates_from_the_first_of_two_readings_
 
 
 def test_a_deleted_feed_of_many_departed_is_believed() -> None:
-    school, stage = school_of(40, per_page=50), MemoryStage()
+    school, stage = school_of(40, per_page=50), MemoryStage(stored=range(1, 41))
     for key in range(1, 31):
         school.delete(key)
     feed = crawler(school, stage).deleted(EPOCH, live=40)
@@ -522,7 +522,7 @@ def test_a_deleted_feed_of_many_departed_is_believed() -> None:
 
 @pytest.mark.parametrize("filters", [True, False], ids=["by ids[]", "by GET"])
 def test_a_departed_student_whose_record_still_answers_is_not_living(filters: bool) -> None:
-    school, stage = school_of(40, per_page=50), MemoryStage()
+    school, stage = school_of(40, per_page=50), MemoryStage(stored=range(1, 41))
     for key in range(1, 31):
         school.delete(key)
 
