@@ -359,6 +359,21 @@ def test_a_change_made_while_the_servers_clock_was_behind_a_watermark_that_it_ha
     assert world.sync().kind is RunKind.INCREMENTAL
 
 
+def test_a_fall_of_the_servers_clock_is_measured_from_the_later_watermark(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    """The deleted feed's waits with a hold, hours behind."""
+    world = World(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=0)))
+    world.sync()
+    world.school.delete(min(world.upstream()))
+    for _ in range(2):
+        world.pass_time(hours=3)
+        assert world.sync().state is RunState.HELD
+    set_servers_clock(world, -400)
+    world.pass_time(seconds=10)
+    assert world.sync().kind is RunKind.FULL
+
+
 def test_a_clock_that_falls_little_by_little_is_measured_from_where_the_older_watermark_was_dated(
     migrated_url: str, clock: ManualClock
 ) -> None:

@@ -131,6 +131,24 @@ def test_a_deleted_feed_that_lists_everybody_who_ever_was_holds_nothing(migrated
     assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 0)
 
 
+def test_a_deleted_feed_with_a_record_without_an_id_leaves_its_watermark(migrated_url: str, clock: ManualClock) -> None:
+    """Nobody knows whom it means; the others are removed all the same."""
+    world = settled(migrated_url, clock, size=12)
+    before = world.reports[-1].watermarks
+    world.school.delete(min(world.upstream()))
+
+    def nameless(document: dict[str, Any]) -> dict[str, Any]:
+        rows = [*document["students"], {"first_name": "Nameless"}]
+        return {"students": rows, "meta": document["meta"] | {"total_count": len(rows)}}
+
+    world.app.faults.add(make._spoiled(nameless), make.on_deleted_feed, times=None)
+    report = world.sync()
+    assert (report.state, report.counts.deleted) == (RunState.INCOMPLETE, 1)
+    assert report.error == "the deleted feed lists records without a readable id"
+    assert report.watermarks.deleted == before.deleted
+    assert report.watermarks.modified != before.modified
+
+
 def test_an_approval_whose_plan_was_closed_while_it_waited_is_no_success(migrated_url: str, clock: ManualClock) -> None:
     world = settled(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
     for key in sorted(world.upstream())[:6]:
