@@ -105,7 +105,7 @@ def _compare(stage: Stage, api: Api) -> Iterator[list[Difference]]:
     """
     stage.collect_removals(sweep=not stage.lacks_ids())
     ask(api, stage, chain(stage.removals(proved=False), stage.unproved_restores()))
-    ask(api, stage, stage.gone_ids())  # once more, as in a run: one 404 may be a fault of a moment
+    ask(api, stage, stage.gone_ids())  # once more: one 404 may be a fault of a moment
     for ids in stage.removals(proved=True):
         yield [Difference(key, "surplus") for key in ids]
     stage.judge()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.dialects import postgresql, sqlite
 
-from rostersync.records import FIELD_NAMES, Gone, Rejected, Student, Unclear, content_hash, row_key
+from rostersync.records import FIELD_NAMES, Rejected, Student, Unclear, content_hash, is_alive, row_key
 from rostersync.store import stage_queries as q
 
 if TYPE_CHECKING:
@@ -138,15 +138,21 @@ class Stage:
         """Return how many distinct ids the current reading of the deleted feed has listed."""
         return self._count(q.DEPARTURES)
 
-    def listed_and_living(self, limit: int) -> list[int]:
-        """Return some of those whom its current reading lists without `deleted_at`, and who are taken for living.
+    def taken_for_living(self, *, stored: bool) -> tuple[int, int]:
+        """Return how many are taken for living, and how many of them its current reading lists without `deleted_at`.
 
-        Whom the current reading of the list has sighted comes first.
+        With `stored` those who are stored as living are, else those whom the current reading of the list has sighted.
         """
-        return [row[0] for row in self._rows(q.LISTED_AND_LIVING, at_most=limit)]
+        living, listed = (q.STORED_LIVING, q.STORED_LISTED) if stored else (q.SIGHTED_LIVING, q.SIGHTED_LISTED)
+        return self._count(living), self._count(listed)
 
-    def keep_marked_departures(self) -> None:
-        """Drop what the current reading of the deleted feed lists without `deleted_at`."""
+    def some_listed(self, limit: int, *, stored: bool) -> list[int]:
+        """Return the ids of some of these, spread over all of them."""
+        query = q.SOME_STORED_LISTED if stored else q.SOME_SIGHTED_LISTED
+        return [row[0] for row in self._rows(query, at_most=limit)]
+
+    def drop_unmarked_departures(self) -> None:
+        """Drop what the deleted feed has listed without `deleted_at`."""
         self._do(q.DROP_UNMARKED_DEPARTURES)
 
     def nameless_departures(self) -> bool:
@@ -172,11 +178,7 @@ class Stage:
 
     def put_answer(self, key: int, answer: Answer, *, stale: bool = False) -> None:
         """Record what GET answered for an id: the record it brought is its latest sighting."""
-        found = "alive"
-        if isinstance(answer, Gone) or (isinstance(answer, Student) and answer.deleted_at is not None):
-            found = "gone"
-        elif isinstance(answer, Unclear):
-            found = "unclear"
+        found = "alive" if is_alive(answer) else "unclear" if isinstance(answer, Unclear) else "gone"
         if found == "alive":
             assert isinstance(answer, Student | Rejected)
             self.put([answer])
@@ -259,9 +261,9 @@ class Stage:
         """Yield the candidates for removal in chunks, those of the approved plan, the proved ones, or all."""
         yield from self._ids(q.removals(planned, proved))
 
-    def count_removals(self, *, planned: bool | None = None, proved: bool | None = None) -> int:
-        """Return how many candidates for removal there are, by the same conditions."""
-        return self._count(q.count_removals(planned, proved))
+    def count_removals(self, *, planned: bool | None = None) -> int:
+        """Return how many candidates for removal there are."""
+        return self._count(q.count_removals(planned))
 
     def drop_unproved(self) -> None:
         """Leave those candidates as they are stored for whom GET has answered, and did not prove gone."""

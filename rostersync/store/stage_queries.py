@@ -49,9 +49,12 @@ _FEED = bindparam("this_feed", type_=Integer)
 _LAST = bindparam("last", type_=BigInteger)
 _KEY = bindparam("key", type_=BigInteger)
 _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+_LIMIT = bindparam("at_most", type_=Integer)
+_SINCE_FEED = bindparam("since_feed", type_=Integer)
 
 _ALIVE = and_(sighted.c.rejected.is_(None), sighted.c.deleted_at.is_(None))
 _CURRENT = sighted.c.reading == _READING
+_UNMARKED = and_(_CURRENT, sighted.c.deleted_at.is_(None))
 _LISTED = departed.c.reading == _FEED
 _LIVING = and_(student.c.source == _SOURCE, student.c.deleted_at.is_(None))
 _STORED = and_(student.c.source == _SOURCE, student.c.id == sighted.c.id)
@@ -145,22 +148,26 @@ def departure(make: Callable[[Table], Any]) -> Any:
 
 DEPARTURES = _count(departed, _LISTED)
 NAMELESS_DEPARTURES = _count(departed, departed.c.id < 0)
-_UNMARKED = and_(_CURRENT, sighted.c.deleted_at.is_(None))
-_SINCE_FEED = bindparam("since_feed", type_=Integer)
+
+STORED_LIVING = _count(student, _LIVING)
+SIGHTED_LIVING = _count(sighted, _UNMARKED, sighted.c.id >= 0)
 
 
-_LIMIT = bindparam("at_most", type_=Integer)
+def _spread(ids: Select[Any]) -> Select[Any]:
+    """Return the query for `at_most` of `ids`, evenly spread over them in their order."""
+    key = ids.selected_columns[0]
+    ranked = ids.add_columns(func.row_number().over(order_by=key).label("rank"), func.count().over().label("all"))
+    row = ranked.subquery()
+    return select(row.c[0]).where(row.c.rank * _LIMIT // row.c.all > (row.c.rank - 1) * _LIMIT // row.c.all)
 
 
-def _listed_and_living() -> Select[Any]:
-    was_sighted = exists().where(sighted.c.id == departed.c.id, _UNMARKED)
-    living = or_(was_sighted, _lives(departed.c.id))
-    listed = select(departed.c.id).where(_LISTED, departed.c.id >= 0, departed.c.deleted_at.is_(None), living)
-    return listed.order_by(case((was_sighted, 0), else_=1), departed.c.id).limit(_LIMIT)
-
-
-LISTED_AND_LIVING = _listed_and_living()
-DROP_UNMARKED_DEPARTURES = delete(departed).where(_LISTED, departed.c.deleted_at.is_(None))
+_LISTED_UNMARKED = and_(_LISTED, departed.c.id >= 0, departed.c.deleted_at.is_(None))
+_STORED_LISTED = and_(_LISTED_UNMARKED, _lives(departed.c.id))
+_SIGHTED_LISTED = and_(_LISTED_UNMARKED, exists().where(sighted.c.id == departed.c.id, _UNMARKED))
+STORED_LISTED, SIGHTED_LISTED = _count(departed, _STORED_LISTED), _count(departed, _SIGHTED_LISTED)
+SOME_STORED_LISTED = _spread(select(departed.c.id).where(_STORED_LISTED))
+SOME_SIGHTED_LISTED = _spread(select(departed.c.id).where(_SIGHTED_LISTED))
+DROP_UNMARKED_DEPARTURES = delete(departed).where(departed.c.deleted_at.is_(None))
 
 
 def _departures_after() -> Select[Any]:
@@ -267,9 +274,9 @@ def removals(planned: bool | None, proved: bool | None) -> Select[Any]:
 
 
 @cache
-def count_removals(planned: bool | None, proved: bool | None) -> Select[Any]:
+def count_removals(planned: bool | None) -> Select[Any]:
     """Return the query for the number of candidates."""
-    return _count(removal, *which(planned, proved))
+    return _count(removal, *which(planned, None))
 
 
 @cache

@@ -18,8 +18,8 @@ the start of the crawl to T and that nobody sighted: the loss that must not be.
   must be explained: the largest total that any page told, plus those sighted who came in since the first page (created,
   or restored and stored as tombstones), less T, is at least the number who left; and it must not be more than the
   departures that the deleted feed shows. But for what remains, below, each inequality in this errs towards unclean.
-* A feed that lists most of the living is taken to ignore its filter: it puts nobody in doubt, and explains nothing; a
-  crawl amid which somebody leaves is not clean then.
+* A feed that lists nearly all who were sighted, and those alive, is taken to ignore its filter. Such a reading explains
+  nothing: a crawl amid which somebody leaves is not clean. It puts nobody in doubt as long as all before it were such.
 * Who came in is not told by stamps alone: app servers' clocks differ, and commits are late. So the modified feed is
   read once before the first page, too, from as far back as stamps may lie; and whoever is sighted with such a stamp,
   is not in that reading and not stored, came in. Those read there are no sightings: they may leave before page 1.
@@ -35,7 +35,7 @@ What remains can make up for a row that slipped in the same crawl, and the next 
   both sides of T, or whose removal no feed ever showed; in a first run, of any who was deleted long before it (nothing
   tells him from one who only logged in); in a later one, of a tombstone whose restore bumps no `updated_at`, or of one
   still stored as living, deleted before the crawl. Of these, the first run's and the last two need a removal without a
-  trace beside them.
+  trace beside them, or a feed that is taken to ignore its filter.
 * A student deleted just before the crawl, where a page and every reading of the deleted feed come from a replica that
   lags behind, and T does not; or where only the first of these readings does, beside a removal without a trace.
 """
@@ -64,7 +64,7 @@ Watch = Callable[[str, int, int], None]
 """Is told how a crawl comes on: what is read, how many of its rows have been, and how many there are."""
 
 SAMPLE = 20
-"""How many students whom the deleted feed lists are asked for, to know whether it lists the living."""
+"""How many of those whom the deleted feed lists are asked for, when it lists nearly all who are taken for living."""
 
 
 class Api(Protocol):
@@ -115,8 +115,9 @@ class Stage(Proofs, Protocol):
     def begin_departures(self) -> int: ...
     def put_departures(self, rows: Iterable[tuple[int, datetime | None]]) -> None: ...
     def departures(self) -> int: ...
-    def listed_and_living(self, limit: int) -> list[int]: ...
-    def keep_marked_departures(self) -> None: ...
+    def taken_for_living(self, *, stored: bool) -> tuple[int, int]: ...
+    def some_listed(self, limit: int, *, stored: bool) -> list[int]: ...
+    def drop_unmarked_departures(self) -> None: ...
     def departures_after(self, reading: int) -> int: ...
     def departed_and_sighted(self) -> Iterator[list[int]]: ...
     def drop_proofs(self) -> None: ...
@@ -145,7 +146,7 @@ class DeletedFeed:
     moment: Moment
     reading: int
     ignored: bool = False
-    """Whether the server ignores the filter: the feed lists the living."""
+    """Whether the server is taken to ignore the filter: the feed lists the living."""
 
     @property
     def explains(self) -> bool:
@@ -247,7 +248,7 @@ class Crawler:
         )
         first = self._first_page(Query())
         self._stage.put(first.rows, paged=True)
-        before = self._departures_amid(window, first.total_count)
+        before = self._departures_amid(window)
         largest = self._other_pages(first, backwards=backwards)
         if largest is None:
             return found(clean=False, total=first.total_count)
@@ -279,11 +280,11 @@ class Crawler:
         """Read what the books need, in the order that the proof rests on."""
         changed_since = since(earlier(window, self._marks.modified), self._policy.overlap)
         self._read(Query(modified_since=changed_since), self._stage_changes)  # once: the books judge the sum
-        amid = self._prove_departures(window, largest)
+        amid = self._prove_departures(window, before)
         departed = self._stage.departures_after(before.reading)
         last = self._first_page(Query())
         self._stage.put(last.rows)
-        after = self._prove_departures(window, largest)
+        after = self._prove_departures(window, before, amid)
         books = Books(
             sighted=self._stage.sightings(),
             gone=self._stage.gone(),
@@ -298,19 +299,24 @@ class Crawler:
     def departures(self, roster: Roster) -> DeletedFeed:
         """Read in the deleted feed who left until `roster`, since the watermark: absence tells neither when nor how."""
         window = earlier(roster.window, self._marks.deleted)
-        return self.deleted(since(window, self._policy.overlap), roster.total)
+        return self.deleted(since(window, self._policy.overlap), stored=False)
 
-    def _departures_amid(self, window: datetime, live: int) -> DeletedFeed:
+    def _departures_amid(self, window: datetime) -> DeletedFeed:
         """Read the deleted feed no further back than a crawl needs: it may list for good who was restored since.
 
         Without a `Date` the window reaches back to the newest change known, and such a feed may keep the crawls of a
         quiet school unclean until the next.
         """
-        return self.deleted(since(window, self._policy.overlap), live)
+        return self._read_departures(since(window, self._policy.overlap), stored=False)
 
-    def _prove_departures(self, window: datetime, live: int) -> DeletedFeed:
-        """Read the deleted feed, and ask by GET for those of it that were sighted alive."""
-        feed = self._departures_amid(window, live)
+    def _prove_departures(self, window: datetime, *earlier: DeletedFeed) -> DeletedFeed:
+        """Read the deleted feed, and ask by GET for those of it that were sighted alive.
+
+        Only where it ignored its filter in the `earlier` readings of the crawl, too, it puts nobody in doubt.
+        """
+        feed = self._departures_amid(window)
+        if feed.ignored and all(reading.ignored for reading in earlier):
+            self._stage.drop_unmarked_departures()
         self._stage.drop_proofs()
         ask(self._api, self._stage, self._stage.departed_and_sighted())
         return feed
@@ -349,34 +355,31 @@ class Crawler:
 
     # The deleted feed ----------------------------------------------------------------------------------------
 
-    def deleted(self, start_from: datetime, live: int) -> DeletedFeed:
-        """Read the deleted feed until two consecutive readings agree.
+    def deleted(self, start_from: datetime, *, stored: bool) -> DeletedFeed:
+        """Read the deleted feed until two consecutive readings agree, or until it is found to ignore its filter.
 
-        `live` is how many students there are: a feed that lists most of them, and those alive, ignores its filter. It
-        is read no further, and only rows of it that bear `deleted_at` are kept.
+        Of one that does only rows that bear `deleted_at` are kept. With `stored` it is judged by the students who are
+        stored as living, else by those whom the crawl has sighted.
         """
+        feed = self._read_departures(start_from, stored=stored)
+        if feed.ignored:
+            self._stage.drop_unmarked_departures()
+        return feed
+
+    def _read_departures(self, start_from: datetime, *, stored: bool) -> DeletedFeed:
         query = Query(deleted_since=start_from)
         previous: _Reading | None = None
-        ignored: bool | None = None  # nobody knows yet
         for _ in range(self._policy.attempts + 1):
             number = self._stage.begin_departures()
-            first = self._first_page(query)
-            self._stage_departures(first)
-            if ignored is None:
-                ignored = self._lists_the_living(first, live, enough=SAMPLE)
-            if not ignored:
-                reading = self._read(query, self._stage_departures, first=first)
-            if ignored is None:
-                ignored = self._lists_the_living(first, live, enough=0)
-            if ignored:
-                self._stage.keep_marked_departures()
-                return self._feed(first, number, clean=True, ignored=True)
+            reading = self._read(query, self._stage_departures)
+            if self._lists_the_living(stored=stored):
+                return self._feed(reading.first, number, clean=True, ignored=True)
             agreed = self._agree(previous, reading, self._stage.departures())
             if reading.atomic or agreed:
                 started = previous if agreed and previous else reading
                 return self._feed(started.first, number, clean=True)
             previous = reading
-        return self._feed(first, number, clean=False)
+        return self._feed(reading.first, number, clean=False)
 
     def _feed(self, first: Page, reading: int, *, clean: bool, ignored: bool = False) -> DeletedFeed:
         return DeletedFeed(clean, self._start(first), first.moment, reading, ignored)
@@ -384,18 +387,17 @@ class Crawler:
     def _stage_departures(self, page: Page) -> None:
         self._stage.put_departures(_departures(page))
 
-    def _lists_the_living(self, first: Page, live: int, *, enough: int) -> bool | None:
-        """Tell whether a feed that is as long as `first` says lists the living; None: its sample has not `enough`.
+    def _lists_the_living(self, *, stored: bool) -> bool:
+        """Tell whether the reading lists nearly all who are taken for living, and nearly all of a sample of them live.
 
-        All of a sample of what was staged of it live then, or, for some will have left, nine in ten of a full one.
+        A few will have left. A feed that lists the departed, and for good those of them who came back, does so only
+        where nearly everybody was away.
         """
-        if first.total_count * 2 <= live:
+        living, listed = self._stage.taken_for_living(stored=stored)
+        if not _nearly_all(listed, living):
             return False
-        ids = self._stage.listed_and_living(SAMPLE)
-        if len(ids) < enough:
-            return None
-        dead = len(ids) - len(self._living(ids))
-        return dead * 10 <= len(ids) if len(ids) == SAMPLE else len(ids) > dead == 0
+        sample = self._stage.some_listed(SAMPLE, stored=stored)
+        return _nearly_all(len(self._living(sample)), len(sample))
 
     def _living(self, ids: list[int]) -> set[int]:
         """Return those of `ids` that live, by `ids[]`, and by GET for whom that does not bring."""
@@ -417,9 +419,9 @@ class Crawler:
         assert page is not None, "a list without its first page is an error of the API"
         return page
 
-    def _read(self, query: Query, put: Callable[[Page], None], first: Page | None = None) -> _Reading:
+    def _read(self, query: Query, put: Callable[[Page], None]) -> _Reading:
         """Read a feed over all its pages, handing each to `put`."""
-        first = first or self._first_page(query)
+        first = self._first_page(query)
         put(first)
         numbers = range(2, first.total_pages + 1)
         rows, steady, digest = len(first.rows), True, _digest(first)
@@ -442,6 +444,11 @@ class Crawler:
             and previous.digest == reading.digest
             and previous.rows == reading.rows == reading.first.total_count == distinct
         )
+
+
+def _nearly_all(some: int, of: int) -> bool:
+    """Tell whether they are nine in ten at least."""
+    return some * 10 >= of * 9 > 0
 
 
 def _is_marked(row: Row) -> bool:

@@ -31,14 +31,27 @@ def settled(url: str, clock: ManualClock, **options: Any) -> World:
     return world
 
 
-def listing(*keys: int) -> make.Fault:
-    """The deleted feed lists these as well."""
+def six_leave(world: World) -> list[int]:
+    gone = sorted(world.upstream())[:6]
+    for key in gone:
+        world.school.delete(key)
+    world.pass_time(minutes=5)
+    return gone
+
+
+def rows_too(*more: dict[str, Any]) -> make.Fault:
+    """A list of one page holds these rows as well."""
 
     def spoil(document: dict[str, Any]) -> dict[str, Any]:
-        rows = document["students"] + [{"id": key} for key in keys]
+        rows = [*document["students"], *more]
         return {"students": rows, "meta": document["meta"] | {"total_count": len(rows), "total_pages": 1}}
 
     return make._spoiled(spoil)
+
+
+def listing(*keys: int) -> make.Fault:
+    """The deleted feed lists these as well."""
+    return rows_too(*({"id": key} for key in keys))
 
 
 def test_an_approval_without_a_control_removes_nobody_outside_its_plan(migrated_url: str, clock: ManualClock) -> None:
@@ -50,10 +63,8 @@ def test_an_approval_without_a_control_removes_nobody_outside_its_plan(migrated_
         policy=Policy(guard=GuardPolicy(max_deletions=5)),
         switches=Switches(ids_filter="ignored"),
     )
-    *gone, a, b, c = sorted(world.upstream())
-    for key in gone:
-        world.school.delete(key)
-    world.pass_time(minutes=5)
+    six_leave(world)
+    a, b, c = world.upstream()
     held = world.sync()
     assert held.state is RunState.HELD
     world.app.faults.add(make.http_status(400, html=False), make.on_ids, times=None)
@@ -66,10 +77,7 @@ def test_an_approval_without_a_control_removes_nobody_outside_its_plan(migrated_
 def test_an_approval_needs_a_control_where_there_is_one(migrated_url: str, clock: ManualClock) -> None:
     """The endpoint answers 404 for everybody, those included who are not in question."""
     world = settled(migrated_url, clock, size=9, policy=Policy(guard=GuardPolicy(max_deletions=5)))
-    gone = sorted(world.upstream())[:6]
-    for key in gone:
-        world.school.delete(key)
-    world.pass_time(minutes=5)
+    gone = six_leave(world)
     held = world.sync()
     world.app.faults.add(make.not_found(), make.on_student(), times=None)
     report = world.sync(approves=held.run_id)
@@ -131,17 +139,57 @@ def test_a_deleted_feed_that_lists_everybody_who_ever_was_holds_nothing(migrated
     assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 0)
 
 
+@pytest.mark.parametrize("per_page", [5, 100])
+def test_a_deleted_feed_that_lists_everybody_is_known_in_a_small_school_where_one_leaves(
+    migrated_url: str, clock: ManualClock, per_page: int
+) -> None:
+    """He is listed like all the others, and nobody is left as a control: nothing must wait for an approval."""
+    switches = Switches(deleted_feed="ignored", ids_filter="ignored")
+    world = settled(migrated_url, clock, size=15, per_page=per_page, switches=switches, policy=Policy())
+    key = min(world.upstream())
+    world.school.delete(key)
+    world.app.faults.add(listing(*world.upstream(), key), make.on_deleted_feed, times=None)
+    world.pass_time(minutes=5)
+    assert world.sync().state is RunState.SUCCEEDED
+    report = world.full()
+    assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 1)
+
+
+def test_a_row_that_bears_deleted_at_counts_in_a_deleted_feed_that_lists_the_living(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    world = settled(migrated_url, clock, size=40, switches=Switches(deleted_feed="ignored"))
+    key = min(world.upstream())
+    world.school.delete(key)
+    marked = {"id": key, "deleted_at": world.clock.now().isoformat()}
+    world.app.faults.add(rows_too(marked), make.on_deleted_feed, times=None)
+    assert world.sync().counts.deleted == 1
+
+
+@pytest.mark.parametrize(("size", "gone", "back"), [(90, 60, 25), (40, 21, 18), (40, 20, 18), (100, 99, 80)])
+def test_a_deleted_feed_that_lists_for_good_who_came_back_still_tells_who_left(
+    migrated_url: str, clock: ManualClock, size: int, gone: int, back: int
+) -> None:
+    """A mass deletion is just being undone."""
+    world = settled(migrated_url, clock, size=size)
+    left = sorted(world.upstream())[-gone:]
+    for key in left:
+        world.school.delete(key)
+    world.pass_time(minutes=5)
+    for key in left[:back]:
+        world.school.restore(key)
+    world.app.faults.add(listing(*left[:back]), make.on_deleted_feed, times=None)
+    report = world.sync()
+    assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, gone - back)
+    assert world.replica() == world.upstream()
+
+
 def test_a_deleted_feed_with_a_record_without_an_id_leaves_its_watermark(migrated_url: str, clock: ManualClock) -> None:
     """Nobody knows whom it means; the others are removed all the same."""
     world = settled(migrated_url, clock, size=12)
     before = world.reports[-1].watermarks
     world.school.delete(min(world.upstream()))
-
-    def nameless(document: dict[str, Any]) -> dict[str, Any]:
-        rows = [*document["students"], {"first_name": "Nameless"}]
-        return {"students": rows, "meta": document["meta"] | {"total_count": len(rows)}}
-
-    world.app.faults.add(make._spoiled(nameless), make.on_deleted_feed, times=None)
+    world.app.faults.add(rows_too({"first_name": "Nameless"}), make.on_deleted_feed, times=None)
     report = world.sync()
     assert (report.state, report.counts.deleted) == (RunState.INCOMPLETE, 1)
     assert report.error == "the deleted feed lists records without a readable id"
@@ -151,9 +199,7 @@ def test_a_deleted_feed_with_a_record_without_an_id_leaves_its_watermark(migrate
 
 def test_an_approval_whose_plan_was_closed_while_it_waited_is_no_success(migrated_url: str, clock: ManualClock) -> None:
     world = settled(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
-    for key in sorted(world.upstream())[:6]:
-        world.school.delete(key)
-    world.pass_time(minutes=5)
+    six_leave(world)
     held = world.sync()
     first = world.sync(approves=held.run_id)
     assert first.state is RunState.SUCCEEDED
@@ -163,9 +209,7 @@ def test_an_approval_whose_plan_was_closed_while_it_waited_is_no_success(migrate
 
 def test_a_run_whose_deleted_feed_was_useless_ends_no_hold(migrated_url: str, clock: ManualClock) -> None:
     world = settled(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
-    for key in sorted(world.upstream())[:6]:
-        world.school.delete(key)
-    world.pass_time(minutes=5)
+    six_leave(world)
     assert world.sync().state is RunState.HELD
     world.school.switches = replace(world.school.switches, deleted_feed="ignored")
 
@@ -328,10 +372,7 @@ def test_removals_of_today_weigh_on_the_guard_when_the_clock_went_back_an_hour(
 
 def test_one_empty_answer_of_the_deleted_feed_ends_no_hold(migrated_url: str, clock: ManualClock) -> None:
     world = settled(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
-    gone = sorted(world.upstream())[:6]
-    for key in gone:
-        world.school.delete(key)
-    world.pass_time(minutes=5)
+    six_leave(world)
     assert world.sync().state is RunState.HELD
     world.pass_time(hours=1)
     world.app.faults.add(make.empty_list(), make.on_deleted_feed)
@@ -349,10 +390,7 @@ def test_a_hold_whose_students_came_back_ends_by_itself(
 ) -> None:
     policy = Policy(guard=GuardPolicy(max_deletions=5))
     world = settled(migrated_url, clock, size=40, policy=policy, switches=Switches(ids_filter=ids_filter))
-    gone = sorted(world.upstream())[:6]
-    for key in gone:
-        world.school.delete(key)
-    world.pass_time(minutes=5)
+    gone = six_leave(world)
     assert world.sync().state is RunState.HELD
     for key in gone:
         world.school.restore(key)

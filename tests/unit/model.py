@@ -157,13 +157,19 @@ class MemoryStage:
     def listed(self) -> set[int]:
         return {key for key, (last, _) in self.feed.items() if last == self.feed_reading}
 
-    def listed_and_living(self, limit: int) -> list[int]:
-        sighted, living = set(self.current()), set(self.current()) | self.stored
-        return sorted((self.listed() - self.marked) & living, key=lambda key: (key not in sighted, key))[:limit]
+    def living(self, *, stored: bool) -> set[int]:
+        return self.stored if stored else set(self.current())
 
-    def keep_marked_departures(self) -> None:
-        for key in self.listed() - self.marked:
-            del self.feed[key]
+    def taken_for_living(self, *, stored: bool) -> tuple[int, int]:
+        living = self.living(stored=stored)
+        return len(living), len(living & self.listed() - self.marked)
+
+    def some_listed(self, limit: int, *, stored: bool) -> list[int]:
+        ids = sorted(self.living(stored=stored) & self.listed() - self.marked)
+        return ids if len(ids) <= limit else [ids[place * len(ids) // limit] for place in range(limit)]
+
+    def drop_unmarked_departures(self) -> None:
+        self.feed = {key: readings for key, readings in self.feed.items() if key in self.marked}
 
     def departures_after(self, reading: int) -> int:
         current = self.current()
