@@ -138,22 +138,25 @@ class Stage:
         """Return how many distinct ids the current reading of the deleted feed has listed."""
         return self._count(q.DEPARTURES)
 
-    def taken_for_living(self, *, stored: bool) -> tuple[int, int]:
-        """Return how many are taken for living, and how many of them its current reading lists without `deleted_at`.
+    def sighted_living(self) -> int:
+        """Return how many students the current reading has sighted alive."""
+        return self._count(q.SIGHTED_LIVING)
 
-        With `stored` those who are stored as living are, else those whom the current reading of the list has sighted.
+    def listed_living(self, *, stored: bool) -> int:
+        """Return how many of these its current reading lists without `deleted_at`.
+
+        With `stored` those count who are stored as living, too.
         """
-        living, listed = (q.STORED_LIVING, q.STORED_LISTED) if stored else (q.SIGHTED_LIVING, q.SIGHTED_LISTED)
-        return self._count(living), self._count(listed)
+        return self._count(q.STORED_LISTED if stored else q.SIGHTED_LISTED)
 
     def some_listed(self, limit: int, *, stored: bool) -> list[int]:
-        """Return the ids of some of these, spread over all of them."""
+        """Return the ids of some of those, spread over all of them."""
         query = q.SOME_STORED_LISTED if stored else q.SOME_SIGHTED_LISTED
         return [row[0] for row in self._rows(query, at_most=limit)]
 
-    def drop_unmarked_departures(self) -> None:
-        """Drop what the deleted feed has listed without `deleted_at`."""
-        self._do(q.DROP_UNMARKED_DEPARTURES)
+    def drop_unmarked_departures(self, but: Iterable[int] = ()) -> None:
+        """Drop what the deleted feed has listed without `deleted_at`, but for these."""
+        self._do(q.DROP_UNMARKED_DEPARTURES, ids=list(but))
 
     def nameless_departures(self) -> bool:
         """Tell whether the deleted feed has listed records without a readable id: nobody knows whom it meant."""

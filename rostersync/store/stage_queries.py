@@ -149,7 +149,6 @@ def departure(make: Callable[[Table], Any]) -> Any:
 DEPARTURES = _count(departed, _LISTED)
 NAMELESS_DEPARTURES = _count(departed, departed.c.id < 0)
 
-STORED_LIVING = _count(student, _LIVING)
 SIGHTED_LIVING = _count(sighted, _UNMARKED, sighted.c.id >= 0)
 
 
@@ -162,12 +161,13 @@ def _spread(ids: Select[Any]) -> Select[Any]:
 
 
 _LISTED_UNMARKED = and_(_LISTED, departed.c.id >= 0, departed.c.deleted_at.is_(None))
-_STORED_LISTED = and_(_LISTED_UNMARKED, _lives(departed.c.id))
-_SIGHTED_LISTED = and_(_LISTED_UNMARKED, exists().where(sighted.c.id == departed.c.id, _UNMARKED))
+_WAS_SIGHTED = exists().where(sighted.c.id == departed.c.id, _UNMARKED)
+_SIGHTED_LISTED = and_(_LISTED_UNMARKED, _WAS_SIGHTED)
+_STORED_LISTED = and_(_LISTED_UNMARKED, or_(_WAS_SIGHTED, _lives(departed.c.id)))
 STORED_LISTED, SIGHTED_LISTED = _count(departed, _STORED_LISTED), _count(departed, _SIGHTED_LISTED)
 SOME_STORED_LISTED = _spread(select(departed.c.id).where(_STORED_LISTED))
 SOME_SIGHTED_LISTED = _spread(select(departed.c.id).where(_SIGHTED_LISTED))
-DROP_UNMARKED_DEPARTURES = delete(departed).where(departed.c.deleted_at.is_(None))
+DROP_UNMARKED_DEPARTURES = delete(departed).where(departed.c.deleted_at.is_(None), departed.c.id.not_in(_IDS))
 
 
 def _departures_after() -> Select[Any]:

@@ -18,8 +18,9 @@ the start of the crawl to T and that nobody sighted: the loss that must not be.
   must be explained: the largest total that any page told, plus those sighted who came in since the first page (created,
   or restored and stored as tombstones), less T, is at least the number who left; and it must not be more than the
   departures that the deleted feed shows. But for what remains, below, each inequality in this errs towards unclean.
-* A feed that lists nearly all who were sighted, and those alive, is taken to ignore its filter. Such a reading explains
-  nothing: a crawl amid which somebody leaves is not clean. It puts nobody in doubt as long as all before it were such.
+* A feed that lists nearly all who were sighted, and nearly all of them alive, is taken to ignore its filter. Such a
+  reading explains nothing: a crawl amid which somebody leaves is not clean. It puts nobody in doubt as long as all
+  before it were such.
 * Who came in is not told by stamps alone: app servers' clocks differ, and commits are late. So the modified feed is
   read once before the first page, too, from as far back as stamps may lie; and whoever is sighted with such a stamp,
   is not in that reading and not stored, came in. Those read there are no sightings: they may leave before page 1.
@@ -45,7 +46,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -115,9 +116,10 @@ class Stage(Proofs, Protocol):
     def begin_departures(self) -> int: ...
     def put_departures(self, rows: Iterable[tuple[int, datetime | None]]) -> None: ...
     def departures(self) -> int: ...
-    def taken_for_living(self, *, stored: bool) -> tuple[int, int]: ...
+    def sighted_living(self) -> int: ...
+    def listed_living(self, *, stored: bool) -> int: ...
     def some_listed(self, limit: int, *, stored: bool) -> list[int]: ...
-    def drop_unmarked_departures(self) -> None: ...
+    def drop_unmarked_departures(self, but: Iterable[int] = ()) -> None: ...
     def departures_after(self, reading: int) -> int: ...
     def departed_and_sighted(self) -> Iterator[list[int]]: ...
     def drop_proofs(self) -> None: ...
@@ -147,6 +149,8 @@ class DeletedFeed:
     reading: int
     ignored: bool = False
     """Whether the server is taken to ignore the filter: the feed lists the living."""
+    left: tuple[int, ...] = ()
+    """Who of the sample that told so does not live."""
 
     @property
     def explains(self) -> bool:
@@ -299,7 +303,7 @@ class Crawler:
     def departures(self, roster: Roster) -> DeletedFeed:
         """Read in the deleted feed who left until `roster`, since the watermark: absence tells neither when nor how."""
         window = earlier(roster.window, self._marks.deleted)
-        return self.deleted(since(window, self._policy.overlap), stored=False)
+        return self.deleted(since(window, self._policy.overlap))
 
     def _departures_amid(self, window: datetime) -> DeletedFeed:
         """Read the deleted feed no further back than a crawl needs: it may list for good who was restored since.
@@ -307,15 +311,15 @@ class Crawler:
         Without a `Date` the window reaches back to the newest change known, and such a feed may keep the crawls of a
         quiet school unclean until the next.
         """
-        return self._read_departures(since(window, self._policy.overlap), stored=False)
+        return self._read_departures(since(window, self._policy.overlap))
 
-    def _prove_departures(self, window: datetime, *earlier: DeletedFeed) -> DeletedFeed:
+    def _prove_departures(self, window: datetime, *before: DeletedFeed) -> DeletedFeed:
         """Read the deleted feed, and ask by GET for those of it that were sighted alive.
 
-        Only where it ignored its filter in the `earlier` readings of the crawl, too, it puts nobody in doubt.
+        Only where it ignored its filter in the readings `before`, too, it puts nobody in doubt.
         """
         feed = self._departures_amid(window)
-        if feed.ignored and all(reading.ignored for reading in earlier):
+        if feed.ignored and all(reading.ignored for reading in before):
             self._stage.drop_unmarked_departures()
         self._stage.drop_proofs()
         ask(self._api, self._stage, self._stage.departed_and_sighted())
@@ -355,25 +359,27 @@ class Crawler:
 
     # The deleted feed ----------------------------------------------------------------------------------------
 
-    def deleted(self, start_from: datetime, *, stored: bool) -> DeletedFeed:
+    def deleted(self, start_from: datetime, *, stored: int | None = None) -> DeletedFeed:
         """Read the deleted feed until two consecutive readings agree, or until it is found to ignore its filter.
 
-        Of one that does only rows that bear `deleted_at` are kept. With `stored` it is judged by the students who are
-        stored as living, else by those whom the crawl has sighted.
+        Of one that does only rows that bear `deleted_at` are kept, and those of a sample who do not live: should it
+        list others who left, the next full run finds them. It is judged by those whom the crawl has sighted, or, where
+        no roster was read and so many are `stored` as living, by them and the list's present total.
         """
-        feed = self._read_departures(start_from, stored=stored)
+        feed = self._read_departures(start_from, stored)
         if feed.ignored:
-            self._stage.drop_unmarked_departures()
+            self._stage.drop_unmarked_departures(but=feed.left)
         return feed
 
-    def _read_departures(self, start_from: datetime, *, stored: bool) -> DeletedFeed:
+    def _read_departures(self, start_from: datetime, stored: int | None = None) -> DeletedFeed:
         query = Query(deleted_since=start_from)
         previous: _Reading | None = None
         for _ in range(self._policy.attempts + 1):
             number = self._stage.begin_departures()
             reading = self._read(query, self._stage_departures)
-            if self._lists_the_living(stored=stored):
-                return self._feed(reading.first, number, clean=True, ignored=True)
+            left = self._left_of_the_living(stored)
+            if left is not None:
+                return replace(self._feed(reading.first, number, clean=True), ignored=True, left=tuple(left))
             agreed = self._agree(previous, reading, self._stage.departures())
             if reading.atomic or agreed:
                 started = previous if agreed and previous else reading
@@ -381,23 +387,30 @@ class Crawler:
             previous = reading
         return self._feed(reading.first, number, clean=False)
 
-    def _feed(self, first: Page, reading: int, *, clean: bool, ignored: bool = False) -> DeletedFeed:
-        return DeletedFeed(clean, self._start(first), first.moment, reading, ignored)
+    def _feed(self, first: Page, reading: int, *, clean: bool) -> DeletedFeed:
+        return DeletedFeed(clean, self._start(first), first.moment, reading)
 
     def _stage_departures(self, page: Page) -> None:
         self._stage.put_departures(_departures(page))
 
-    def _lists_the_living(self, *, stored: bool) -> bool:
-        """Tell whether the reading lists nearly all who are taken for living, and nearly all of a sample of them live.
+    def _left_of_the_living(self, stored: int | None) -> set[int] | None:
+        """Return who of a sample of the reading has left, when it lists nearly all the living; None when it does not.
 
-        A few will have left. A feed that lists the departed, and for good those of them who came back, does so only
-        where nearly everybody was away.
+        A few will have left. A feed that lists the departed, and for good those of them who came back, lists nearly all
+        the living only where nearly everybody was away.
         """
-        living, listed = self._stage.taken_for_living(stored=stored)
-        if not _nearly_all(listed, living):
-            return False
-        sample = self._stage.some_listed(SAMPLE, stored=stored)
-        return _nearly_all(len(self._living(sample)), len(sample))
+        listed = self._stage.listed_living(stored=stored is not None)
+        if not _nearly_all(listed, self._living_now(listed, stored)):
+            return None
+        sample = self._stage.some_listed(SAMPLE, stored=stored is not None)
+        left = set(sample) - self._living(sample)
+        return left if _nearly_all(len(sample) - len(left), len(sample)) else None
+
+    def _living_now(self, listed: int, stored: int | None) -> int:
+        """Return how many live: of the stored many may have left, so the list tells, unless few of them are listed."""
+        if stored is None:
+            return self._stage.sighted_living()
+        return self._first_page(Query()).total_count if listed * 4 > stored else stored
 
     def _living(self, ids: list[int]) -> set[int]:
         """Return those of `ids` that live, by `ids[]`, and by GET for whom that does not bring."""

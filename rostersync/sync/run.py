@@ -136,7 +136,8 @@ class Run:
         if not plan.trusted(self._state, modified.moment, overlap):
             log.warning("watermarks_not_trusted", source=self._source)
             return None
-        feed = crawler.deleted(plan.since(marks.deleted, overlap), stored=True)
+        stored = runs.live_students(self._connection, self._source)
+        feed = crawler.deleted(plan.since(marks.deleted, overlap), stored=stored)
         deleted = Stream(feed.explains, feed.start, feed.moment)
         return Crawled(RunKind.INCREMENTAL, modified, deleted, feed_ignored=feed.ignored)
 

@@ -150,9 +150,30 @@ def test_a_deleted_feed_that_lists_everybody_is_known_in_a_small_school_where_on
     world.school.delete(key)
     world.app.faults.add(listing(*world.upstream(), key), make.on_deleted_feed, times=None)
     world.pass_time(minutes=5)
-    assert world.sync().state is RunState.SUCCEEDED
-    report = world.full()
+    report = world.sync()
     assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 1)
+    assert world.full().state is RunState.SUCCEEDED
+
+
+@pytest.mark.parametrize("ids_filter", ["honoured", "ignored"])
+@pytest.mark.parametrize(("size", "leave"), [(9, 1), (15, 2), (60, 7)])
+def test_a_deleted_feed_that_lists_the_living_is_known_when_many_have_left(
+    migrated_url: str, clock: ManualClock, size: int, leave: int, ids_filter: Literal["honoured", "ignored"]
+) -> None:
+    """They are stored as living, and such a feed does not tell of them: nor may it date a watermark behind them."""
+    switches = Switches(deleted_feed="ignored", ids_filter=ids_filter)
+    world = settled(migrated_url, clock, size=size, switches=switches, policy=Policy())
+    for key in sorted(world.upstream())[:leave]:
+        world.school.delete(key)
+    world.school.create()
+    world.pass_time(minutes=5)
+    report = world.sync()
+    assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 0)
+    world.school.switches = Switches(ids_filter=ids_filter)
+    world.policy = GENEROUS
+    world.pass_time(hours=1)
+    assert world.sync().counts.deleted == leave
+    assert world.replica() == world.upstream()
 
 
 def test_a_row_that_bears_deleted_at_counts_in_a_deleted_feed_that_lists_the_living(

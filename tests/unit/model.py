@@ -157,19 +157,23 @@ class MemoryStage:
     def listed(self) -> set[int]:
         return {key for key, (last, _) in self.feed.items() if last == self.feed_reading}
 
-    def living(self, *, stored: bool) -> set[int]:
-        return self.stored if stored else set(self.current())
+    def sighted_living(self) -> int:
+        return sum(key >= 0 for key in self.current())
 
-    def taken_for_living(self, *, stored: bool) -> tuple[int, int]:
-        living = self.living(stored=stored)
-        return len(living), len(living & self.listed() - self.marked)
+    def _listed_living(self, *, stored: bool) -> list[int]:
+        living = {key for key in self.current() if key >= 0} | (self.stored if stored else set())
+        return sorted(living & self.listed() - self.marked)
+
+    def listed_living(self, *, stored: bool) -> int:
+        return len(self._listed_living(stored=stored))
 
     def some_listed(self, limit: int, *, stored: bool) -> list[int]:
-        ids = sorted(self.living(stored=stored) & self.listed() - self.marked)
+        ids = self._listed_living(stored=stored)
         return ids if len(ids) <= limit else [ids[place * len(ids) // limit] for place in range(limit)]
 
-    def drop_unmarked_departures(self) -> None:
-        self.feed = {key: readings for key, readings in self.feed.items() if key in self.marked}
+    def drop_unmarked_departures(self, but: Iterable[int] = ()) -> None:
+        kept = self.marked | set(but)
+        self.feed = {key: readings for key, readings in self.feed.items() if key in kept}
 
     def departures_after(self, reading: int) -> int:
         current = self.current()

@@ -272,7 +272,7 @@ def test_a_deleted_feed_that_lists_the_living_for_once_explains_no_departure() -
 def test_a_record_of_the_deleted_feed_that_cannot_be_decoded_still_tells_who_left() -> None:
     school, stage = school_of(3), MemoryStage()
     school._rows = lambda _: [Rejected(7, b"digest", "status: not text"), Rejected(None, b"digest", "id: none")]  # type: ignore[method-assign,list-item,return-value]
-    assert crawler(school, stage).deleted(EPOCH, stored=True).clean
+    assert crawler(school, stage).deleted(EPOCH, stored=len(stage.stored)).clean
     assert 7 in stage.listed()
     assert sum(key < 0 for key in stage.listed()) == 1
 
@@ -467,11 +467,11 @@ def test_a_deleted_feed_that_lists_the_living_is_read_once(answered: int) -> Non
     ignore_deleted_since(school)
     honest = school.by_ids
     school.by_ids = lambda ids: honest(ids[:answered]) if answered else None  # type: ignore[method-assign]
-    feed = crawler(school, stage).deleted(EPOCH, stored=True)
+    feed = crawler(school, stage).deleted(EPOCH, stored=len(stage.stored))
     assert feed.ignored
     assert not feed.explains
     assert stage.listed() == set()
-    assert school.requests == 2 + (answered > 0) + 20 - answered
+    assert school.requests == 2 + 1 + (answered > 0) + 20 - answered
 
 
 @pytest.mark.parametrize("filters", [True, False], ids=["by ids[]", "by GET"])
@@ -482,14 +482,16 @@ def test_one_whose_record_cannot_be_decoded_lives(filters: bool) -> None:
     living = [bad, *(school.living[key] for key in range(2, 10))]
     school.by_ids = lambda _: tuple(living) if filters else None  # type: ignore[method-assign,assignment,return-value]
     school.answers = lambda ids: ((key, living[key - 1]) for key in ids)  # type: ignore[method-assign,assignment]
-    assert crawler(school, stage).deleted(EPOCH, stored=True).ignored
+    assert crawler(school, stage).deleted(EPOCH, stored=len(stage.stored)).ignored
 
 
 def test_a_deleted_feed_that_lists_the_living_is_known_among_many_who_left_long_ago() -> None:
     school, stage = school_of(30, per_page=100), MemoryStage(stored=range(16, 31))
     left = [school.delete(key) for key in range(1, 16)]
-    school._rows = lambda _: [*left, *school.living.values()]  # type: ignore[method-assign]
-    assert crawler(school, stage).deleted(EPOCH, stored=True).ignored
+    honest = school._rows
+    everybody = [*left, *school.living.values()]
+    school._rows = lambda query: everybody if query.deleted_since else honest(query)  # type: ignore[method-assign]
+    assert crawler(school, stage).deleted(EPOCH, stored=len(stage.stored)).ignored
 
 
 def test_a_deleted_feed_whose_readings_never_agree_is_read_once_more_than_a_list_and_is_not_clean() -> None:
@@ -497,44 +499,53 @@ def test_a_deleted_feed_whose_readings_never_agree_is_read_once_more_than_a_list
     for key in range(1, 8):
         school.delete(key)
     between_the_later_pages(school, lambda: school.delete(min(school.living)))
-    feed = crawler(school, stage, attempts=3).deleted(EPOCH, stored=True)
+    feed = crawler(school, stage, attempts=3).deleted(EPOCH, stored=len(stage.stored))
     assert not feed.clean
     assert feed.reading == 4
 
 
 @pytest.mark.parametrize(
-    ("stored", "living", "gone", "ignored"),
+    ("total", "living", "gone", "ignored"),
     [
         (1, 1, 0, True),
         (1, 0, 0, False),
         (2, 0, 2, False),
         (10, 9, 0, True),
         (10, 8, 0, False),
-        (20, 18, 2, True),
-        (20, 17, 3, False),
-        (40, 18, 2, False),
-        (40, 36, 4, True),
-        (40, 34, 6, False),
+        (18, 18, 2, True),
+        (17, 17, 3, False),
+        (38, 18, 2, False),
+        (36, 36, 4, True),
+        (34, 34, 6, False),
     ],
 )
 def test_a_deleted_feed_is_ignored_when_it_lists_nine_in_ten_of_the_living_and_nine_in_ten_of_a_sample_live(
-    stored: int, living: int, gone: int, ignored: bool
+    total: int, living: int, gone: int, ignored: bool
 ) -> None:
-    school, stage = school_of(living, per_page=50), MemoryStage(stored=range(1, stored + 1))
+    school, stage = school_of(total, per_page=50), MemoryStage(stored=(*range(1, total + 1), *range(101 - gone, 101)))
+    listed = [Student(id=key) for key in (*range(1, living + 1), *range(101 - gone, 101))]
     honest = school._rows
+    school._rows = lambda query: listed if query.deleted_since else honest(query)  # type: ignore[method-assign]
+    feed = crawler(school, stage).deleted(EPOCH, stored=len(stage.stored))
+    assert feed.ignored is ignored
+    assert not ignored or len(stage.listed()) == sum(key > 100 - gone for key in feed.left)
 
-    def rows(query: Query) -> list[Student]:
-        return [Student(id=key + 1) for key in range(living + gone)] if query.deleted_since else honest(query)
 
-    school._rows = rows  # type: ignore[method-assign]
-    assert crawler(school, stage).deleted(EPOCH, stored=True).ignored is ignored
+@pytest.mark.parametrize(("left", "requests"), [(75, 1), (74, 1 + 1 + 1)], ids=["a quarter is", "more are"])
+def test_an_incremental_run_asks_the_list_only_when_more_than_a_quarter_of_the_stored_are_listed(
+    left: int, requests: int
+) -> None:
+    school, stage = school_of(100 - left, per_page=50), MemoryStage(stored=range(1, 101))
+    ignore_deleted_since(school)
+    assert crawler(school, stage).deleted(EPOCH, stored=100).ignored is (requests > 1)
+    assert school.requests == requests
 
 
 def test_of_a_deleted_feed_that_lists_the_living_only_rows_that_bear_deleted_at_are_kept() -> None:
     school, stage = school_of(12, per_page=20), MemoryStage(stored=range(1, 14))
     gone = Student(id=13, deleted_at=EPOCH)
     school._rows = lambda _: [*school.living.values(), gone]  # type: ignore[method-assign]
-    assert crawler(school, stage).deleted(EPOCH, stored=True).ignored
+    assert crawler(school, stage).deleted(EPOCH, stored=len(stage.stored)).ignored
     assert stage.listed() == {13}
 
 
@@ -544,7 +555,7 @@ def test_a_deleted_feed_over_several_pages_dates_from_the_first_of_two_readings_
         school.delete(key)
     before = school.time
     school.happen = lambda: school.pass_time(1)
-    feed = crawler(school, stage).deleted(EPOCH, stored=True)
+    feed = crawler(school, stage).deleted(EPOCH, stored=len(stage.stored))
     assert feed.clean
     assert feed.start == before + timedelta(seconds=1)
 
@@ -553,7 +564,7 @@ def test_a_deleted_feed_of_many_departed_is_believed() -> None:
     school, stage = school_of(40, per_page=50), MemoryStage(stored=range(1, 41))
     for key in range(1, 31):
         school.delete(key)
-    feed = crawler(school, stage).deleted(EPOCH, stored=True)
+    feed = crawler(school, stage).deleted(EPOCH, stored=len(stage.stored))
     assert feed.clean
     assert not feed.ignored
     assert len(stage.listed()) == 30
@@ -570,4 +581,4 @@ def test_a_departed_student_whose_record_still_answers_is_not_living(filters: bo
 
     school.by_ids = lambda ids: records(ids) if filters else None  # type: ignore[method-assign]
     school.answers = lambda ids: ((row.id, row) for row in records(ids))  # type: ignore[method-assign]
-    assert crawler(school, stage).deleted(EPOCH, stored=True).explains
+    assert crawler(school, stage).deleted(EPOCH, stored=len(stage.stored)).explains
