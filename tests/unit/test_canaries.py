@@ -126,7 +126,8 @@ def test_a_leak_fails_its_test_wherever_it_is_and_all_workers_figures_come_toget
     options = ["-p", "conftest", "-p", "no:logging", "-p", "no:cacheprovider", "-n", "1", "-rE", "--color=no"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "--rootdir", tmp_path, tmp_path],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        # compiled, the tests' own text would be a file that they left behind
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=False,
