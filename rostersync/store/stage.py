@@ -139,18 +139,18 @@ class Stage:
         return self._count(q.DEPARTURES)
 
     def sighted_living(self) -> int:
-        """Return how many students the current reading has sighted alive."""
+        """Return how many students the current reading of the list has sighted alive."""
         return self._count(q.SIGHTED_LIVING)
 
     def listed_living(self, *, stored: bool) -> int:
-        """Return how many of these its current reading lists without `deleted_at`.
+        """Return how many of them the current reading of the deleted feed lists without `deleted_at`.
 
         With `stored` those count who are stored as living, too.
         """
         return self._count(q.STORED_LISTED if stored else q.SIGHTED_LISTED)
 
     def some_listed(self, limit: int, *, stored: bool) -> list[int]:
-        """Return the ids of some of those, spread over all of them."""
+        """Return the ids of `limit` of those whom `listed_living` counts, evenly spread; or all, if they are fewer."""
         query = q.SOME_STORED_LISTED if stored else q.SOME_SIGHTED_LISTED
         return [row[0] for row in self._rows(query, at_most=limit)]
 

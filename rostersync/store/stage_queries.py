@@ -148,7 +148,6 @@ def departure(make: Callable[[Table], Any]) -> Any:
 
 DEPARTURES = _count(departed, _LISTED)
 NAMELESS_DEPARTURES = _count(departed, departed.c.id < 0)
-
 SIGHTED_LIVING = _count(sighted, _UNMARKED, sighted.c.id >= 0)
 
 

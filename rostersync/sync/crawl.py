@@ -46,7 +46,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -147,10 +147,13 @@ class DeletedFeed:
     start: datetime | None
     moment: Moment
     reading: int
-    ignored: bool = False
-    """Whether the server is taken to ignore the filter: the feed lists the living."""
-    left: tuple[int, ...] = ()
-    """Who of the sample that told so does not live."""
+    left: frozenset[int] | None = None
+    """Of a feed that lists the living, who of the sample that told so does not live; None of any other."""
+
+    @property
+    def ignored(self) -> bool:
+        """Whether the server is taken to ignore the filter: the feed lists the living."""
+        return self.left is not None
 
     @property
     def explains(self) -> bool:
@@ -367,7 +370,7 @@ class Crawler:
         no roster was read and so many are `stored` as living, by them and the list's present total.
         """
         feed = self._read_departures(start_from, stored)
-        if feed.ignored:
+        if feed.left is not None:
             self._stage.drop_unmarked_departures(but=feed.left)
         return feed
 
@@ -379,7 +382,7 @@ class Crawler:
             reading = self._read(query, self._stage_departures)
             left = self._left_of_the_living(stored)
             if left is not None:
-                return replace(self._feed(reading.first, number, clean=True), ignored=True, left=tuple(left))
+                return self._feed(reading.first, number, clean=True, left=left)
             agreed = self._agree(previous, reading, self._stage.departures())
             if reading.atomic or agreed:
                 started = previous if agreed and previous else reading
@@ -387,13 +390,13 @@ class Crawler:
             previous = reading
         return self._feed(reading.first, number, clean=False)
 
-    def _feed(self, first: Page, reading: int, *, clean: bool) -> DeletedFeed:
-        return DeletedFeed(clean, self._start(first), first.moment, reading)
+    def _feed(self, first: Page, reading: int, *, clean: bool, left: frozenset[int] | None = None) -> DeletedFeed:
+        return DeletedFeed(clean, self._start(first), first.moment, reading, left)
 
     def _stage_departures(self, page: Page) -> None:
         self._stage.put_departures(_departures(page))
 
-    def _left_of_the_living(self, stored: int | None) -> set[int] | None:
+    def _left_of_the_living(self, stored: int | None) -> frozenset[int] | None:
         """Return who of a sample of the reading has left, when it lists nearly all the living; None when it does not.
 
         A few will have left. A feed that lists the departed, and for good those of them who came back, lists nearly all
@@ -403,7 +406,7 @@ class Crawler:
         if not _nearly_all(listed, self._living_now(listed, stored)):
             return None
         sample = self._stage.some_listed(SAMPLE, stored=stored is not None)
-        left = set(sample) - self._living(sample)
+        left = frozenset(sample) - self._living(sample)
         return left if _nearly_all(len(sample) - len(left), len(sample)) else None
 
     def _living_now(self, listed: int, stored: int | None) -> int:

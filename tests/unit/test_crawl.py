@@ -195,24 +195,18 @@ def test_a_deleted_feed_that_lists_the_living_explains_no_departure() -> None:
     assert not crawler(school, stage, attempts=1).roster().clean
 
 
-def one_leaves_and_one_returns(school: ModelSchool, back: Student) -> None:
-    """Let the first of page 1 leave, and `back`, who was deleted long before, return, amid the pages of the roster."""
-    first = min(school.living)
-
-    def come_and_go() -> None:
-        if school.asked[-1] == Query() and first in school.living:
-            school.delete(first)
-            school.living[back.id] = back  # with his old stamps: a first run takes him for one who was there
-
-    between_the_later_pages(school, come_and_go)
-
-
 def test_a_deleted_feed_that_lists_for_good_who_came_back_puts_them_in_doubt() -> None:
     """A first run while a mass deletion is being undone: all of page 1 are listed, and live, but few on the others."""
     school, stage = school_of(61, per_page=10), MemoryStage()
     rows = {key: school.delete(key) for key in (*range(1, 40), 61)}
     school.living = {key: rows[key] for key in range(1, 21)} | school.living
-    one_leaves_and_one_returns(school, rows[61])
+
+    def one_leaves_and_one_returns() -> None:
+        if school.asked[-1] == Query() and 1 in school.living:
+            school.delete(1)
+            school.living[61] = rows[61]  # with his old stamps: a first run takes him for one who was there
+
+    between_the_later_pages(school, one_leaves_and_one_returns)
     assert not crawler(school, stage, attempts=1).roster().clean
     assert 40 not in stage.rows
     assert 61 in stage.rows
