@@ -31,6 +31,7 @@ from rostersync.records import FIELD_NAMES, Student
 from rostersync.report import RunKind
 from rostersync.secret import Secret
 from rostersync.simulator.app import App
+from rostersync.simulator.faults import on_deleted_feed
 from rostersync.simulator.messages import Manner, Request
 from rostersync.simulator.state import School
 from rostersync.store import Store, staging
@@ -95,6 +96,11 @@ class ShuffledStudents(Students):
     def pages(self, query: Query, numbers: Sequence[int]) -> Iterator[Page | None]:
         read = {number: self.page(query, number) for number in self._rng.sample(numbers, len(numbers))}
         yield from (read[number] for number in numbers)
+
+
+def on_past_days(request: Request) -> bool:
+    """Match the deleted feed, but not from a day to come, where nobody has left yet."""
+    return on_deleted_feed(request) and (request.first("deleted_since") or "") < "2027"  # tests begin in March 2026
 
 
 class World:

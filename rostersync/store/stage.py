@@ -138,26 +138,6 @@ class Stage:
         """Return how many distinct ids the current reading of the deleted feed has listed."""
         return self._count(q.DEPARTURES)
 
-    def sighted_living(self) -> int:
-        """Return how many students the current reading of the list has sighted alive."""
-        return self._count(q.SIGHTED_LIVING)
-
-    def listed_living(self, *, stored: bool) -> int:
-        """Return how many of them the current reading of the deleted feed lists without `deleted_at`.
-
-        With `stored` those count who are stored as living, too.
-        """
-        return self._count(q.STORED_LISTED if stored else q.SIGHTED_LISTED)
-
-    def some_listed(self, limit: int, *, stored: bool) -> list[int]:
-        """Return the ids of `limit` of those whom `listed_living` counts, evenly spread; or all, if they are fewer."""
-        query = q.SOME_STORED_LISTED if stored else q.SOME_SIGHTED_LISTED
-        return [row[0] for row in self._rows(query, at_most=limit)]
-
-    def drop_unmarked_departures(self, but: Iterable[int] = ()) -> None:
-        """Drop what the deleted feed has listed without `deleted_at`, but for these."""
-        self._do(q.DROP_UNMARKED_DEPARTURES, ids=list(but))
-
     def nameless_departures(self) -> bool:
         """Tell whether the deleted feed has listed records without a readable id: nobody knows whom it meant."""
         return self._count(q.NAMELESS_DEPARTURES) > 0

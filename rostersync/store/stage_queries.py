@@ -148,25 +148,6 @@ def departure(make: Callable[[Table], Any]) -> Any:
 
 DEPARTURES = _count(departed, _LISTED)
 NAMELESS_DEPARTURES = _count(departed, departed.c.id < 0)
-SIGHTED_LIVING = _count(sighted, _UNMARKED, sighted.c.id >= 0)
-
-
-def _spread(ids: Select[Any]) -> Select[Any]:
-    """Return the query for `at_most` of `ids`, evenly spread over them in their order."""
-    key = ids.selected_columns[0]
-    ranked = ids.add_columns(func.row_number().over(order_by=key).label("rank"), func.count().over().label("all"))
-    row = ranked.subquery()
-    return select(row.c[0]).where(row.c.rank * _LIMIT // row.c.all > (row.c.rank - 1) * _LIMIT // row.c.all)
-
-
-_LISTED_UNMARKED = and_(_LISTED, departed.c.id >= 0, departed.c.deleted_at.is_(None))
-_WAS_SIGHTED = exists().where(sighted.c.id == departed.c.id, _UNMARKED)
-_SIGHTED_LISTED = and_(_LISTED_UNMARKED, _WAS_SIGHTED)
-_STORED_LISTED = and_(_LISTED_UNMARKED, or_(_WAS_SIGHTED, _lives(departed.c.id)))
-STORED_LISTED, SIGHTED_LISTED = _count(departed, _STORED_LISTED), _count(departed, _SIGHTED_LISTED)
-SOME_STORED_LISTED = _spread(select(departed.c.id).where(_STORED_LISTED))
-SOME_SIGHTED_LISTED = _spread(select(departed.c.id).where(_SIGHTED_LISTED))
-DROP_UNMARKED_DEPARTURES = delete(departed).where(departed.c.deleted_at.is_(None), departed.c.id.not_in(_IDS))
 
 
 def _departures_after() -> Select[Any]:

@@ -18,9 +18,8 @@ the start of the crawl to T and that nobody sighted: the loss that must not be.
   must be explained: the largest total that any page told, plus those sighted who came in since the first page (created,
   or restored and stored as tombstones), less T, is at least the number who left; and it must not be more than the
   departures that the deleted feed shows. But for what remains, below, each inequality in this errs towards unclean.
-* A feed that lists nearly all who were sighted, and nearly all of them alive, is taken to ignore its filter. Such a
-  reading explains nothing: a crawl amid which somebody leaves is not clean. It puts nobody in doubt as long as all
-  before it were such.
+* A deleted feed that lists as many from a day that is still to come ignores its filter, and may list anybody: it
+  explains nothing, so that a crawl amid which somebody leaves is not clean, and it puts nobody in doubt.
 * Who came in is not told by stamps alone: app servers' clocks differ, and commits are late. So the modified feed is
   read once before the first page, too, from as far back as stamps may lie; and whoever is sighted with such a stamp,
   is not in that reading and not stored, came in. Those read there are no sightings: they may leave before page 1.
@@ -36,7 +35,7 @@ What remains can make up for a row that slipped in the same crawl, and the next 
   both sides of T, or whose removal no feed ever showed; in a first run, of any who was deleted long before it (nothing
   tells him from one who only logged in); in a later one, of a tombstone whose restore bumps no `updated_at`, or of one
   still stored as living, deleted before the crawl. Of these, the first run's and the last two need a removal without a
-  trace beside them, or a feed that is taken to ignore its filter.
+  trace beside them, or a feed that ignores its filter.
 * A student deleted just before the crawl, where a page and every reading of the deleted feed come from a replica that
   lags behind, and T does not; or where only the first of these readings does, beside a removal without a trace.
 """
@@ -47,10 +46,12 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from rostersync.records import Query, Student, is_alive, row_key
+from rostersync.errors import Refused
+from rostersync.records import Query, Student, row_key
 from rostersync.sync.plan import earlier, fallen, greater, since
 
 if TYPE_CHECKING:
@@ -61,11 +62,14 @@ if TYPE_CHECKING:
     from rostersync.report import SourceState
     from rostersync.sync.plan import Policy
 
+Departures = tuple[tuple[int, "datetime | None"], ...]
+"""Ids that the deleted feed lists, with their `deleted_at` where it is given."""
+
 Watch = Callable[[str, int, int], None]
 """Is told how a crawl comes on: what is read, how many of its rows have been, and how many there are."""
 
-SAMPLE = 20
-"""How many of those whom the deleted feed lists are asked for, when it lists nearly all who are taken for living."""
+TO_COME = timedelta(days=365)
+"""So far ahead nobody has left yet, by any clock."""
 
 
 class Api(Protocol):
@@ -116,10 +120,6 @@ class Stage(Proofs, Protocol):
     def begin_departures(self) -> int: ...
     def put_departures(self, rows: Iterable[tuple[int, datetime | None]]) -> None: ...
     def departures(self) -> int: ...
-    def sighted_living(self) -> int: ...
-    def listed_living(self, *, stored: bool) -> int: ...
-    def some_listed(self, limit: int, *, stored: bool) -> list[int]: ...
-    def drop_unmarked_departures(self, but: Iterable[int] = ()) -> None: ...
     def departures_after(self, reading: int) -> int: ...
     def departed_and_sighted(self) -> Iterator[list[int]]: ...
     def drop_proofs(self) -> None: ...
@@ -147,13 +147,10 @@ class DeletedFeed:
     start: datetime | None
     moment: Moment
     reading: int
-    left: frozenset[int] | None = None
-    """Of a feed that lists the living, who of the sample that told so does not live; None of any other."""
-
-    @property
-    def ignored(self) -> bool:
-        """Whether the server is taken to ignore the filter: the feed lists the living."""
-        return self.left is not None
+    ignored: bool = False
+    """Whether the server ignores the filter, so that the feed may list anybody."""
+    marked: Departures = ()
+    """Of such a one, those of its first page that bear `deleted_at`."""
 
     @property
     def explains(self) -> bool:
@@ -230,6 +227,7 @@ class Crawler:
         self._newest = state.newest_updated_at
         self._policy = policy
         self._watch = watch
+        self._deleted_since_ignored: bool | None = None
 
     # The roster ----------------------------------------------------------------------------------------------
 
@@ -287,11 +285,11 @@ class Crawler:
         """Read what the books need, in the order that the proof rests on."""
         changed_since = since(earlier(window, self._marks.modified), self._policy.overlap)
         self._read(Query(modified_since=changed_since), self._stage_changes)  # once: the books judge the sum
-        amid = self._prove_departures(window, before)
+        amid = self._prove_departures(window)
         departed = self._stage.departures_after(before.reading)
         last = self._first_page(Query())
         self._stage.put(last.rows)
-        after = self._prove_departures(window, before, amid)
+        after = self._prove_departures(window)
         books = Books(
             sighted=self._stage.sightings(),
             gone=self._stage.gone(),
@@ -316,14 +314,9 @@ class Crawler:
         """
         return self._read_departures(since(window, self._policy.overlap))
 
-    def _prove_departures(self, window: datetime, *before: DeletedFeed) -> DeletedFeed:
-        """Read the deleted feed, and ask by GET for those of it that were sighted alive.
-
-        Only where it ignored its filter in the readings `before`, too, it puts nobody in doubt.
-        """
+    def _prove_departures(self, window: datetime) -> DeletedFeed:
+        """Read the deleted feed, and ask by GET for those of it that were sighted alive."""
         feed = self._departures_amid(window)
-        if feed.ignored and all(reading.ignored for reading in before):
-            self._stage.drop_unmarked_departures()
         self._stage.drop_proofs()
         ask(self._api, self._stage, self._stage.departed_and_sighted())
         return feed
@@ -362,27 +355,25 @@ class Crawler:
 
     # The deleted feed ----------------------------------------------------------------------------------------
 
-    def deleted(self, start_from: datetime, *, stored: int | None = None) -> DeletedFeed:
-        """Read the deleted feed until two consecutive readings agree, or until it is found to ignore its filter.
+    def deleted(self, start_from: datetime) -> DeletedFeed:
+        """Read the deleted feed until two consecutive readings agree.
 
-        Of one that does only rows that bear `deleted_at` are kept, and those of a sample who do not live: should it
-        list others who left, the next full run finds them. It is judged by those whom the crawl has sighted, or, where
-        no roster was read and so many are `stored` as living, by them and the list's present total.
+        Of one that ignores its filter only rows of its first page that bear `deleted_at` are kept: who else has left is
+        found by the next full run.
         """
-        feed = self._read_departures(start_from, stored)
-        if feed.left is not None:
-            self._stage.drop_unmarked_departures(but=feed.left)
+        feed = self._read_departures(start_from)
+        self._stage.put_departures(feed.marked)
         return feed
 
-    def _read_departures(self, start_from: datetime, stored: int | None = None) -> DeletedFeed:
+    def _read_departures(self, start_from: datetime) -> DeletedFeed:
         query = Query(deleted_since=start_from)
         previous: _Reading | None = None
         for _ in range(self._policy.attempts + 1):
             number = self._stage.begin_departures()
-            reading = self._read(query, self._stage_departures)
-            left = self._left_of_the_living(stored)
-            if left is not None:
-                return self._feed(reading.first, number, clean=True, left=left)
+            first = self._first_page(query)
+            if self._ignores_deleted_since(first):
+                return self._ignored_feed(first, number)
+            reading = self._read_from(first, query, self._stage_departures)
             agreed = self._agree(previous, reading, self._stage.departures())
             if reading.atomic or agreed:
                 started = previous if agreed and previous else reading
@@ -390,36 +381,34 @@ class Crawler:
             previous = reading
         return self._feed(reading.first, number, clean=False)
 
-    def _feed(self, first: Page, reading: int, *, clean: bool, left: frozenset[int] | None = None) -> DeletedFeed:
-        return DeletedFeed(clean, self._start(first), first.moment, reading, left)
+    def _feed(self, first: Page, reading: int, *, clean: bool) -> DeletedFeed:
+        return DeletedFeed(clean, self._start(first), first.moment, reading)
+
+    def _ignored_feed(self, first: Page, reading: int) -> DeletedFeed:
+        marked = tuple(row for row in _departures(first) if row[1] is not None)
+        return DeletedFeed(True, self._start(first), first.moment, reading, ignored=True, marked=marked)
 
     def _stage_departures(self, page: Page) -> None:
         self._stage.put_departures(_departures(page))
 
-    def _left_of_the_living(self, stored: int | None) -> frozenset[int] | None:
-        """Return who of a sample of the reading has left, when it lists nearly all the living; None when it does not.
+    def _ignores_deleted_since(self, first: Page) -> bool:
+        """Tell whether the filter of this first page is ignored: found out once, when the feed first lists anybody.
 
-        A few will have left. A feed that lists the departed, and for good those of them who came back, lists nearly all
-        the living only where nearly everybody was away.
+        It is when as many are listed from a day to come, give or take a tenth and one, for they come and go. Where far
+        more are, it is only such a day that the server does not heed.
         """
-        listed = self._stage.listed_living(stored=stored is not None)
-        if not _nearly_all(listed, self._living_now(listed, stored)):
-            return None
-        sample = self._stage.some_listed(SAMPLE, stored=stored is not None)
-        left = frozenset(sample) - self._living(sample)
-        return left if _nearly_all(len(sample) - len(left), len(sample)) else None
+        if first.total_count and self._deleted_since_ignored is None:
+            few, many = sorted((first.total_count, self._count_to_come(first.moment)))
+            self._deleted_since_ignored = few > 0 and many - few <= 1 + many // 10
+        return first.total_count > 0 and self._deleted_since_ignored is True
 
-    def _living_now(self, listed: int, stored: int | None) -> int:
-        """Return how many live: of the stored many may have left, so the list tells, unless few of them are listed."""
-        if stored is None:
-            return self._stage.sighted_living()
-        return self._first_page(Query()).total_count if listed * 4 > stored else stored
-
-    def _living(self, ids: list[int]) -> set[int]:
-        """Return those of `ids` that live, by `ids[]`, and by GET for whom that does not bring."""
-        found = {row.id for row in self._api.by_ids(ids) or () if row.id is not None and is_alive(row)}
-        answers = self._api.answers([key for key in ids if key not in found])
-        return found | {key for key, answer in answers if is_alive(answer)}
+    def _count_to_come(self, moment: Moment) -> int:
+        """Return how many the deleted feed lists from a day to come; none when that is refused: it was read."""
+        day = max(moment.local, moment.server_start) + TO_COME
+        try:
+            return self._first_page(Query(deleted_since=since(day, self._policy.overlap))).total_count
+        except Refused:
+            return 0
 
     # Pages ---------------------------------------------------------------------------------------------------
 
@@ -437,7 +426,9 @@ class Crawler:
 
     def _read(self, query: Query, put: Callable[[Page], None]) -> _Reading:
         """Read a feed over all its pages, handing each to `put`."""
-        first = self._first_page(query)
+        return self._read_from(self._first_page(query), query, put)
+
+    def _read_from(self, first: Page, query: Query, put: Callable[[Page], None]) -> _Reading:
         put(first)
         numbers = range(2, first.total_pages + 1)
         rows, steady, digest = len(first.rows), True, _digest(first)
@@ -462,17 +453,12 @@ class Crawler:
         )
 
 
-def _nearly_all(some: int, of: int) -> bool:
-    """Tell whether they are nine in ten at least."""
-    return some * 10 >= of * 9 > 0
-
-
 def _is_marked(row: Row) -> bool:
     return isinstance(row, Student) and row.deleted_at is not None
 
 
-def _departures(page: Page) -> list[tuple[int, datetime | None]]:
-    return [(row_key(row), row.deleted_at if isinstance(row, Student) else None) for row in page.rows]
+def _departures(page: Page) -> Departures:
+    return tuple((row_key(row), row.deleted_at if isinstance(row, Student) else None) for row in page.rows)
 
 
 def _digest(page: Page) -> int:

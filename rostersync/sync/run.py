@@ -136,8 +136,7 @@ class Run:
         if not plan.trusted(self._state, modified.moment, overlap):
             log.warning("watermarks_not_trusted", source=self._source)
             return None
-        stored = runs.live_students(self._connection, self._source)
-        feed = crawler.deleted(plan.since(marks.deleted, overlap), stored=stored)
+        feed = crawler.deleted(plan.since(marks.deleted, overlap))
         deleted = Stream(feed.explains, feed.start, feed.moment)
         return Crawled(RunKind.INCREMENTAL, modified, deleted, feed_ignored=feed.ignored)
 

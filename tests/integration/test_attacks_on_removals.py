@@ -7,16 +7,19 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
-from harness import World
+from harness import World, on_past_days
 
 from rostersync.report import RunState
 from rostersync.simulator import faults as make
 from rostersync.simulator.faults import Faults
+from rostersync.simulator.messages import json_response
 from rostersync.simulator.switches import Switches
 from rostersync.sync.guard import GuardPolicy
 from rostersync.sync.plan import Policy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from conftest import ManualClock
 
     from rostersync.simulator.messages import Request, Response
@@ -69,7 +72,7 @@ def test_an_approval_without_a_control_removes_nobody_outside_its_plan(migrated_
     assert held.state is RunState.HELD
     world.app.faults.add(make.http_status(400, html=False), make.on_ids, times=None)
     world.app.faults.add(make.not_found(), make.on_student(), times=None)
-    world.app.faults.add(listing(a, b, c), make.on_deleted_feed, times=None)
+    world.app.faults.add(listing(a, b, c), on_past_days, times=None)
     world.sync(approves=held.run_id)
     assert {a, b, c} <= world.replica().keys()
 
@@ -91,7 +94,7 @@ def test_one_answer_that_lies_for_a_moment_removes_nobody(
     """He is listed as deleted and lives, and the first GET says that he is gone; a list by ids cannot spare him."""
     world = settled(migrated_url, clock, size=12, switches=Switches(ids_filter="ignored", deleted_feed=style))
     key = min(world.upstream())
-    world.app.faults.add(listing(key), make.on_deleted_feed, times=None)
+    world.app.faults.add(listing(key), on_past_days, times=None)
     world.app.faults.add(make.not_found(), make.on_student(key), times=1)
     report = world.sync()
     assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 0)
@@ -151,8 +154,94 @@ def test_a_deleted_feed_that_lists_everybody_is_known_in_a_small_school_where_on
     world.app.faults.add(listing(*world.upstream(), key), make.on_deleted_feed, times=None)
     world.pass_time(minutes=5)
     report = world.sync()
+    assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 0)
+    report = world.full()
     assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 1)
-    assert world.full().state is RunState.SUCCEEDED
+
+
+def archived_students_have_no_record(world: World) -> None:
+    for key in sorted(world.upstream())[:4]:
+        world.school.archive(key, withdrawn_on="2026-01-01")
+        world.app.faults.add(make.not_found(), make.on_student(key), times=None)
+
+
+def the_feed_leaves_out_the_archived(world: World) -> None:
+    for key in sorted(world.upstream())[::3]:
+        world.school.archive(key)
+    handle = world.app.handle
+
+    def active(request: Request) -> Response:
+        only = [("archived", "0")] if request.first("deleted_since") else []
+        return handle(replace(request, query=[*request.query, *only]))
+
+    world.app.handle = active  # type: ignore[method-assign]
+
+
+def one_record_is_bad(world: World) -> None:
+    world.school.inject(99_000_001, {"id": 99_000_001, "first_name": ["no text"]})
+
+
+def the_list_shows_the_deleted(world: World) -> None:
+    world.school.switches = replace(world.school.switches, deleted_listed=True)
+    for key in sorted(world.upstream())[:-5][:20]:
+        world.school.delete(key)
+
+
+@pytest.mark.parametrize("ids_filter", ["honoured", "ignored"])
+@pytest.mark.parametrize("size", [19, 40], ids=["one page", "pages"])
+@pytest.mark.parametrize(
+    "oddity",
+    [
+        archived_students_have_no_record,
+        the_feed_leaves_out_the_archived,
+        one_record_is_bad,
+        the_list_shows_the_deleted,
+    ],
+)
+def test_a_deleted_feed_that_ignores_its_filter_removes_and_holds_nobody_whomever_it_lists(
+    migrated_url: str,
+    clock: ManualClock,
+    ids_filter: Literal["honoured", "ignored"],
+    size: int,
+    oddity: Callable[[World], None],
+) -> None:
+    switches = Switches(deleted_feed="ignored", ids_filter=ids_filter)
+    world = World(migrated_url, clock, size=size, per_page=20, switches=switches, faults=Faults(), policy=Policy())
+    oddity(world)
+    world.pass_time(hours=1)
+    for order in (world.full, world.sync, world.full, world.sync):
+        report = order()
+        assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 0), report.error
+        assert world.replica() == world.upstream()
+        world.pass_time(hours=1)
+
+
+@pytest.mark.parametrize(
+    "instead", [None, [("deleted_since", "2000-01-01")], []], ids=["refuses it", "lists all the deleted", "the living"]
+)
+def test_a_server_that_does_not_take_a_day_to_come_still_tells_who_left(
+    migrated_url: str, clock: ManualClock, instead: list[tuple[str, str]] | None
+) -> None:
+    world = settled(migrated_url, clock, size=40)
+    for key in sorted(world.upstream())[:20]:
+        world.school.delete(key)
+    world.pass_time(days=30)
+    assert world.full().counts.deleted == 20
+    handle = world.app.handle
+
+    def heedless(request: Request) -> Response:
+        if not make.on_deleted_feed(request) or on_past_days(request):
+            return handle(request)
+        if instead is None:
+            return json_response(400, {"error": "deleted_since is in the future"})
+        query = [pair for pair in request.query if pair[0] != "deleted_since"]
+        return handle(replace(request, query=[*query, *instead]))
+
+    world.app.handle = heedless  # type: ignore[method-assign]
+    world.school.delete(min(world.upstream()))
+    world.pass_time(minutes=5)
+    report = world.sync()
+    assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 1)
 
 
 @pytest.mark.parametrize("ids_filter", ["honoured", "ignored"])
@@ -199,7 +288,7 @@ def test_a_deleted_feed_that_lists_for_good_who_came_back_still_tells_who_left(
     world.pass_time(minutes=5)
     for key in left[:back]:
         world.school.restore(key)
-    world.app.faults.add(listing(*left[:back]), make.on_deleted_feed, times=None)
+    world.app.faults.add(listing(*left[:back]), on_past_days, times=None)
     report = world.sync()
     assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, gone - back)
     assert world.replica() == world.upstream()
@@ -210,7 +299,7 @@ def test_a_deleted_feed_with_a_record_without_an_id_leaves_its_watermark(migrate
     world = settled(migrated_url, clock, size=12)
     before = world.reports[-1].watermarks
     world.school.delete(min(world.upstream()))
-    world.app.faults.add(rows_too({"first_name": "Nameless"}), make.on_deleted_feed, times=None)
+    world.app.faults.add(rows_too({"first_name": "Nameless"}), on_past_days, times=None)
     report = world.sync()
     assert (report.state, report.counts.deleted) == (RunState.INCOMPLETE, 1)
     assert report.error == "the deleted feed lists records without a readable id"

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from harness import SOURCE, World
+from harness import SOURCE, World, on_past_days
 from sqlalchemy import make_url, text
 
 from rostersync.errors import ConfigError
@@ -119,7 +119,7 @@ def test_whom_a_full_run_sighted_no_deleted_feed_puts_in_question(migrated_url: 
     list_as_deleted(world, sorted(world.upstream())[:6])
     world.pass_time(hours=1)
     report = world.full()
-    assert (report.state, report.requests) == (RunState.SUCCEEDED, 2)
+    assert (report.state, report.requests) == (RunState.SUCCEEDED, 3)
 
 
 def list_as_deleted(world: World, keys: list[int]) -> None:
@@ -128,7 +128,7 @@ def list_as_deleted(world: World, keys: list[int]) -> None:
     def listed(document: dict[str, Any]) -> dict[str, Any]:
         return {"students": [{"id": key} for key in keys], "meta": {**document["meta"], "total_count": len(keys)}}
 
-    world.app.faults.add(served(listed), make.on_deleted_feed, times=None)
+    world.app.faults.add(served(listed), on_past_days, times=None)
 
 
 def test_a_full_run_that_could_not_sweep_ends_no_hold(migrated_url: str, clock: ManualClock) -> None:
@@ -147,7 +147,7 @@ def test_a_full_run_that_could_not_sweep_ends_no_hold(migrated_url: str, clock: 
 def test_the_living_whom_the_deleted_feed_lists_are_spared_by_one_list_request(world: World) -> None:
     list_as_deleted(world, sorted(world.upstream())[:3])
     world.requests()
-    assert world.sync().requests == 3
+    assert world.sync().requests == 4
     assert world.replica() == world.upstream()
 
 
@@ -193,7 +193,7 @@ def test_a_restore_whose_proof_failed_is_not_lost_when_the_deleted_feed_still_li
         meta["total_count"] += 1
         return {"students": [*document["students"], {"id": key}], "meta": meta}
 
-    world.app.faults.add(served(still_listed), make.on_deleted_feed, times=None)
+    world.app.faults.add(served(still_listed), on_past_days, times=None)
     world.app.faults.add(make.http_status(502), make.on_student(key), times=None)
     assert world.sync().state is RunState.INCOMPLETE
     world.app.faults.clear()
@@ -216,7 +216,7 @@ def test_a_stale_answer_to_a_list_by_ids_is_asked_for_again(world: World) -> Non
         old = [{**row, "nickname": "Older", "updated_at": "2020-01-01T00:00:00.000Z"} for row in document["students"]]
         return {**document, "students": old}
 
-    world.app.faults.add(served(listed), make.on_deleted_feed, times=None)
+    world.app.faults.add(served(listed), on_past_days, times=None)
     world.app.faults.add(served(lagging), make.on_ids, times=None)
     assert world.sync().counts.stale == 1
     assert world.replica()[key].nickname == "Newer"

@@ -107,7 +107,6 @@ class MemoryStage:
         self.stored = set(stored)
         self.rows: dict[int, tuple[Row, int, bool]] = {}  # the row, the reading, whether a page showed it
         self.feed: dict[int, tuple[int, int]] = {}  # the last and the first reading that listed the id
-        self.marked: set[int] = set()  # whom the feed lists with `deleted_at`
         self.proofs: dict[int, str] = {}
         self.reading = self.feed_reading = 0
 
@@ -146,8 +145,7 @@ class MemoryStage:
         return self.feed_reading
 
     def put_departures(self, rows: Iterable[tuple[int, datetime | None]]) -> None:
-        for key, deleted_at in rows:
-            self.marked |= {key} if deleted_at else set()
+        for key, _ in rows:
             first = self.feed.get(key, (0, self.feed_reading))[1]
             self.feed[key] = self.feed_reading, first
 
@@ -156,24 +154,6 @@ class MemoryStage:
 
     def listed(self) -> set[int]:
         return {key for key, (last, _) in self.feed.items() if last == self.feed_reading}
-
-    def sighted_living(self) -> int:
-        return sum(key >= 0 for key in self.current())
-
-    def _listed_living(self, *, stored: bool) -> list[int]:
-        living = {key for key in self.current() if key >= 0} | (self.stored if stored else set())
-        return sorted(living & self.listed() - self.marked)
-
-    def listed_living(self, *, stored: bool) -> int:
-        return len(self._listed_living(stored=stored))
-
-    def some_listed(self, limit: int, *, stored: bool) -> list[int]:
-        ids = self._listed_living(stored=stored)
-        return ids if len(ids) <= limit else [ids[place * len(ids) // limit] for place in range(limit)]
-
-    def drop_unmarked_departures(self, but: Iterable[int] = ()) -> None:
-        kept = self.marked | set(but)
-        self.feed = {key: readings for key, readings in self.feed.items() if key in kept}
 
     def departures_after(self, reading: int) -> int:
         current = self.current()

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 import pytest
 from model import EPOCH, ORDERS, MemoryStage, ModelSchool
 
+from rostersync.errors import Refused
 from rostersync.records import Query, Rejected, Student
 from rostersync.report import SourceState, Watermarks
 from rostersync.sync.crawl import Books, Crawler
 from rostersync.sync.plan import Policy, since
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
 
     from rostersync.records import Page
 
@@ -146,10 +148,14 @@ def test_a_first_crawl_of_students_who_bear_no_created_at_is_clean() -> None:
     assert crawler(school, stage, attempts=1).roster().clean
 
 
-def test_a_deleted_feed_that_lists_all_the_living_puts_nobody_in_doubt() -> None:
+@pytest.mark.parametrize("deleted_at", [None, EPOCH], ids=["", "with deleted_at"])
+def test_a_deleted_feed_that_ignores_its_filter_puts_nobody_in_doubt(deleted_at: datetime | None) -> None:
     school, stage = school_of(9), MemoryStage()
-    ignore_deleted_since(school)
+    honest = school._rows
+    listed = [Student(id=key, deleted_at=deleted_at) for key in school.living]
+    school._rows = lambda query: listed if query.deleted_since else honest(query)  # type: ignore[method-assign]
     assert crawler(school, stage, attempts=1).roster().clean
+    assert stage.listed() == set()
 
 
 def gone_from_the_last_page_until_the_total_is_told(school: ModelSchool, key: int, back: Callable[[], object]) -> None:
@@ -239,11 +245,13 @@ def test_a_deleted_feed_that_lists_the_living_at_first_explains_no_departure_lat
     honest = school._rows
 
     def rows(query: Query) -> list[Student]:
-        lists_all = query.deleted_since and D_EARLY <= school.requests < D_EARLY + 3
+        lists_all = (
+            query.deleted_since and D_EARLY <= school.requests < D_EARLY + 2
+        )  # its first page, and a day to come
         return honest(Query() if lists_all else query)
 
     school._rows = rows  # type: ignore[method-assign]
-    at_request(school, PAGE_3 + 3, lambda: school.delete(1, unseen=True))  # three pages and a sample, for one request
+    at_request(school, PAGE_3 + 1, lambda: school.delete(1, unseen=True))
     assert not crawler(school, stage, attempts=1).roster().clean
     assert 51 not in stage.rows
 
@@ -254,7 +262,7 @@ def test_a_deleted_feed_that_lists_the_living_for_once_explains_no_departure() -
     honest, left = school._rows, Student(id=10, deleted_at=EPOCH)
 
     def rows(query: Query) -> list[Student]:
-        lists_all = query.deleted_since and D <= school.requests < D + 4  # three pages, and a sample
+        lists_all = query.deleted_since and D <= school.requests < D + 2  # its first page, and a day to come
         return [left, *honest(Query())] if lists_all else honest(query)
 
     school._rows = rows  # type: ignore[method-assign]
@@ -265,8 +273,9 @@ def test_a_deleted_feed_that_lists_the_living_for_once_explains_no_departure() -
 
 def test_a_record_of_the_deleted_feed_that_cannot_be_decoded_still_tells_who_left() -> None:
     school, stage = school_of(3), MemoryStage()
-    school._rows = lambda _: [Rejected(7, b"digest", "status: not text"), Rejected(None, b"digest", "id: none")]  # type: ignore[method-assign,list-item,return-value]
-    assert crawler(school, stage).deleted(EPOCH, stored=len(stage.stored)).clean
+    bad = [Rejected(7, b"digest", "status: not text"), Rejected(None, b"digest", "id: none")]
+    school._rows = lambda query: bad if query.deleted_since == EPOCH else []  # type: ignore[method-assign,assignment,return-value]
+    assert crawler(school, stage).deleted(EPOCH).clean
     assert 7 in stage.listed()
     assert sum(key < 0 for key in stage.listed()) == 1
 
@@ -455,28 +464,68 @@ def ignore_deleted_since(school: ModelSchool) -> None:
     school._rows = lambda query: honest(Query() if query.deleted_since else query)  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("answered", [20, 3, 0], ids=["by ids[]", "by ids[] with a cap", "by GET"])
-def test_a_deleted_feed_that_lists_the_living_is_read_once(answered: int) -> None:
-    school, stage = school_of(30, per_page=25), MemoryStage(stored=range(1, 31))
+def test_a_deleted_feed_that_ignores_its_filter_is_read_no_further_than_its_first_page() -> None:
+    school, stage = school_of(30, per_page=5), MemoryStage(stored=range(1, 31))
     ignore_deleted_since(school)
-    honest = school.by_ids
-    school.by_ids = lambda ids: honest(ids[:answered]) if answered else None  # type: ignore[method-assign]
-    feed = crawler(school, stage).deleted(EPOCH, stored=len(stage.stored))
+    feed = crawler(school, stage).deleted(EPOCH)
     assert feed.ignored
     assert not feed.explains
     assert stage.listed() == set()
-    assert school.requests == 2 + 1 + (answered > 0) + 20 - answered
+    assert school.requests == 1 + 1
 
 
-@pytest.mark.parametrize("filters", [True, False], ids=["by ids[]", "by GET"])
-def test_one_whose_record_cannot_be_decoded_lives(filters: bool) -> None:
-    school, stage = school_of(9, per_page=25), MemoryStage(stored=range(1, 10))
-    ignore_deleted_since(school)
-    bad = Rejected(1, b"digest", "status: not text")
-    living = [bad, *(school.living[key] for key in range(2, 10))]
-    school.by_ids = lambda _: tuple(living) if filters else None  # type: ignore[method-assign,assignment,return-value]
-    school.answers = lambda ids: ((key, living[key - 1]) for key in ids)  # type: ignore[method-assign,assignment]
-    assert crawler(school, stage).deleted(EPOCH, stored=len(stage.stored)).ignored
+def test_whether_the_filter_is_ignored_is_asked_once_and_only_when_somebody_is_listed() -> None:
+    school, stage = school_of(9), MemoryStage()
+    reader = crawler(school, stage)
+    reader.deleted(EPOCH)
+    assert school.requests == 1
+    school.delete(1)
+    reader.deleted(EPOCH)
+    reader.deleted(EPOCH)
+    assert school.requests == 1 + (1 + 1) + 1
+    assert stage.listed() == {1}
+    to_come = [query.deleted_since for query in school.asked if query.deleted_since and query.deleted_since > EPOCH]  # type: ignore[union-attr]
+    assert to_come == [since(school.time + timedelta(days=365), Policy().overlap)]
+
+
+@pytest.mark.parametrize(
+    ("listed", "to_come", "ignored"),
+    [
+        (1, 0, False),
+        (2, 0, False),
+        (1, 1, True),
+        (2, 1, True),
+        (1, 2, True),
+        (3, 1, False),
+        (1, 3, False),
+        (30, 26, True),
+        (30, 25, False),
+        (26, 30, True),
+        (25, 30, False),
+    ],
+)
+def test_the_filter_is_ignored_when_as_many_are_listed_from_a_day_to_come(
+    listed: int, to_come: int, ignored: bool
+) -> None:
+    school = school_of(0, per_page=50)
+    rows = [Student(id=key) for key in range(1, 31)]
+    school._rows = lambda query: rows[: listed if query.deleted_since == EPOCH else to_come]  # type: ignore[method-assign]
+    assert crawler(school, MemoryStage()).deleted(EPOCH).ignored is ignored
+
+
+def test_a_server_that_refuses_a_day_to_come_does_not_ignore_the_filter() -> None:
+    school, stage = school_of(9), MemoryStage()
+    school.delete(1)
+    honest = school._rows
+
+    def rows(query: Query) -> list[Student]:
+        if query.deleted_since and query.deleted_since > school.time:
+            raise Refused("HTTP 400")
+        return honest(query)
+
+    school._rows = rows  # type: ignore[method-assign]
+    assert crawler(school, stage).deleted(EPOCH).explains
+    assert stage.listed() == {1}
 
 
 def test_a_deleted_feed_that_lists_the_living_is_known_among_many_who_left_long_ago() -> None:
@@ -485,7 +534,7 @@ def test_a_deleted_feed_that_lists_the_living_is_known_among_many_who_left_long_
     honest = school._rows
     everybody = [*left, *school.living.values()]
     school._rows = lambda query: everybody if query.deleted_since else honest(query)  # type: ignore[method-assign]
-    assert crawler(school, stage).deleted(EPOCH, stored=len(stage.stored)).ignored
+    assert crawler(school, stage).deleted(EPOCH).ignored
 
 
 def test_a_deleted_feed_whose_readings_never_agree_is_read_once_more_than_a_list_and_is_not_clean() -> None:
@@ -493,53 +542,16 @@ def test_a_deleted_feed_whose_readings_never_agree_is_read_once_more_than_a_list
     for key in range(1, 8):
         school.delete(key)
     between_the_later_pages(school, lambda: school.delete(min(school.living)))
-    feed = crawler(school, stage, attempts=3).deleted(EPOCH, stored=len(stage.stored))
+    feed = crawler(school, stage, attempts=3).deleted(EPOCH)
     assert not feed.clean
     assert feed.reading == 4
-
-
-@pytest.mark.parametrize(
-    ("total", "living", "gone", "ignored"),
-    [
-        (1, 1, 0, True),
-        (1, 0, 0, False),
-        (2, 0, 2, False),
-        (10, 9, 0, True),
-        (10, 8, 0, False),
-        (18, 18, 2, True),
-        (17, 17, 3, False),
-        (38, 18, 2, False),
-        (36, 36, 4, True),
-        (34, 34, 6, False),
-    ],
-)
-def test_a_deleted_feed_is_ignored_when_it_lists_nine_in_ten_of_the_living_and_nine_in_ten_of_a_sample_live(
-    total: int, living: int, gone: int, ignored: bool
-) -> None:
-    school, stage = school_of(total, per_page=50), MemoryStage(stored=(*range(1, total + 1), *range(101 - gone, 101)))
-    listed = [Student(id=key) for key in (*range(1, living + 1), *range(101 - gone, 101))]
-    honest = school._rows
-    school._rows = lambda query: listed if query.deleted_since else honest(query)  # type: ignore[method-assign]
-    feed = crawler(school, stage).deleted(EPOCH, stored=len(stage.stored))
-    assert feed.ignored is ignored
-    assert not ignored or len(stage.listed()) == sum(key > 100 - gone for key in feed.left)
-
-
-@pytest.mark.parametrize(("left", "requests"), [(75, 1), (74, 1 + 1 + 1)], ids=["a quarter is", "more are"])
-def test_an_incremental_run_asks_the_list_only_when_more_than_a_quarter_of_the_stored_are_listed(
-    left: int, requests: int
-) -> None:
-    school, stage = school_of(100 - left, per_page=50), MemoryStage(stored=range(1, 101))
-    ignore_deleted_since(school)
-    assert crawler(school, stage).deleted(EPOCH, stored=100).ignored is (requests > 1)
-    assert school.requests == requests
 
 
 def test_of_a_deleted_feed_that_lists_the_living_only_rows_that_bear_deleted_at_are_kept() -> None:
     school, stage = school_of(12, per_page=20), MemoryStage(stored=range(1, 14))
     gone = Student(id=13, deleted_at=EPOCH)
     school._rows = lambda _: [*school.living.values(), gone]  # type: ignore[method-assign]
-    assert crawler(school, stage).deleted(EPOCH, stored=len(stage.stored)).ignored
+    assert crawler(school, stage).deleted(EPOCH).ignored
     assert stage.listed() == {13}
 
 
@@ -549,7 +561,7 @@ def test_a_deleted_feed_over_several_pages_dates_from_the_first_of_two_readings_
         school.delete(key)
     before = school.time
     school.happen = lambda: school.pass_time(1)
-    feed = crawler(school, stage).deleted(EPOCH, stored=len(stage.stored))
+    feed = crawler(school, stage).deleted(EPOCH)
     assert feed.clean
     assert feed.start == before + timedelta(seconds=1)
 
@@ -558,21 +570,7 @@ def test_a_deleted_feed_of_many_departed_is_believed() -> None:
     school, stage = school_of(40, per_page=50), MemoryStage(stored=range(1, 41))
     for key in range(1, 31):
         school.delete(key)
-    feed = crawler(school, stage).deleted(EPOCH, stored=len(stage.stored))
+    feed = crawler(school, stage).deleted(EPOCH)
     assert feed.clean
     assert not feed.ignored
     assert len(stage.listed()) == 30
-
-
-@pytest.mark.parametrize("filters", [True, False], ids=["by ids[]", "by GET"])
-def test_a_departed_student_whose_record_still_answers_is_not_living(filters: bool) -> None:
-    school, stage = school_of(40, per_page=50), MemoryStage(stored=range(1, 41))
-    for key in range(1, 31):
-        school.delete(key)
-
-    def records(ids: Iterable[int]) -> tuple[Student, ...]:
-        return tuple(Student(id=key, deleted_at=EPOCH) for key in ids)
-
-    school.by_ids = lambda ids: records(ids) if filters else None  # type: ignore[method-assign]
-    school.answers = lambda ids: ((row.id, row) for row in records(ids))  # type: ignore[method-assign]
-    assert crawler(school, stage).deleted(EPOCH, stored=len(stage.stored)).explains
