@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
-from harness import LARGEST, World
+from harness import LARGEST, World, on_past_days
 
 from rostersync.report import RunKind, RunState
 from rostersync.simulator import faults as make
@@ -72,12 +72,18 @@ def on_roster_page(number: int) -> Match:
     return match
 
 
+def on_a_day_to_come(request: Request) -> bool:
+    """Match the question whether the deleted feed ignores its filter."""
+    return make.on_deleted_feed(request) and not on_past_days(request)
+
+
 PLACES: dict[str, tuple[RunKind, Match]] = {
     "first page": (RunKind.FULL, on_roster_page(1)),
     "middle page": (RunKind.FULL, on_roster_page(2)),
     "last page": (RunKind.FULL, on_roster_page(3)),
     "modified feed": (RunKind.INCREMENTAL, make.on_modified_feed),
-    "deleted feed": (RunKind.INCREMENTAL, make.on_deleted_feed),
+    "deleted feed": (RunKind.INCREMENTAL, on_past_days),
+    "filter's question": (RunKind.INCREMENTAL, on_a_day_to_come),
     "list by ids": (RunKind.INCREMENTAL, make.on_ids),
     "proof": (RunKind.INCREMENTAL, make.on_student()),
 }
