@@ -108,6 +108,10 @@ class OutOfTime(ApiError):
     """The run's deadline has passed."""
 
 
+DECLINED = (Refused, Forbidden, NotFound, ServerFailed, Malformed, TooLarge)
+"""How a server answers a query that it does not take; it may take another."""
+
+
 # What the database did -------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rostersync.clock import to_text
-from rostersync.errors import ApiError, Forbidden, Malformed, NotFound, Refused, ServerFailed, TooLarge
+from rostersync.errors import DECLINED, ApiError, Malformed, NotFound
 from rostersync.managebac.lanes import Lanes
 from rostersync.managebac.limits import server_time
 from rostersync.managebac.records import decode_page, decode_single, is_error
@@ -124,7 +124,7 @@ class Students:
         """
         try:
             page = self.page(Query(ids=tuple(keys)), 1)
-        except (Refused, Forbidden, NotFound, ServerFailed, Malformed, TooLarge):
+        except DECLINED:
             return None
         assert page is not None, "a first page is there, or an error"
         return page.rows if {row.id for row in page.rows} <= set(keys) else None

@@ -46,17 +46,16 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from rostersync.errors import Refused
+from rostersync.errors import DECLINED
 from rostersync.records import Query, Student, row_key
 from rostersync.sync.plan import earlier, fallen, greater, since
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from datetime import datetime
 
     from rostersync.records import Answer, Moment, Page, Row
     from rostersync.report import SourceState
@@ -71,9 +70,11 @@ Watch = Callable[[str, int, int], None]
 TO_COME = timedelta(days=365)
 """So far ahead nobody has left yet, by any clock."""
 
+END_OF_TIME = datetime.max.replace(tzinfo=UTC)
+
 
 class Api(Protocol):
-    """What a crawl asks of the API. Each raises `ApiError` where the API does not answer."""
+    """What a run asks of the API. Each raises `ApiError` where the API does not answer."""
 
     def page(self, query: Query, number: int) -> Page | None:
         """Return a page, None for one beyond the end of the list."""
@@ -394,21 +395,26 @@ class Crawler:
     def _ignores_deleted_since(self, first: Page) -> bool:
         """Tell whether the filter of this first page is ignored: found out once, when the feed first lists anybody.
 
-        It is when as many are listed from a day to come, give or take a tenth and one, for they come and go. Where far
-        more are, it is only such a day that the server does not heed.
+        It is when as many are listed from a day to come, give or take a tenth, for they come and go. Where far more
+        are, it is only such a day that the server does not heed.
         """
         if first.total_count and self._deleted_since_ignored is None:
             few, many = sorted((first.total_count, self._count_to_come(first.moment)))
-            self._deleted_since_ignored = few > 0 and many - few <= 1 + many // 10
-        return first.total_count > 0 and self._deleted_since_ignored is True
+            self._deleted_since_ignored = few > 0 and few * 10 >= many * 9
+        return bool(self._deleted_since_ignored)
 
     def _count_to_come(self, moment: Moment) -> int:
-        """Return how many the deleted feed lists from a day to come; none when that is refused: it was read."""
-        day = max(moment.local, moment.server_start) + TO_COME
+        """Return how many the deleted feed lists from a day to come, or, where the server does not take it, the list.
+
+        Without its filter the feed is the list.
+        """
+        latest = max(moment.local, moment.server_start)
+        day = latest + min(TO_COME, END_OF_TIME - latest)
         try:
-            return self._first_page(Query(deleted_since=since(day, self._policy.overlap))).total_count
-        except Refused:
-            return 0
+            page = self._first_page(Query(deleted_since=since(day, self._policy.overlap)))
+        except DECLINED:
+            page = self._first_page(Query())
+        return page.total_count
 
     # Pages ---------------------------------------------------------------------------------------------------
 

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from model import EPOCH, ORDERS, MemoryStage, ModelSchool
 
-from rostersync.errors import Refused
-from rostersync.records import Query, Rejected, Student
+from rostersync.errors import DECLINED
+from rostersync.records import Moment, Query, Rejected, Student
 from rostersync.report import SourceState, Watermarks
 from rostersync.sync.crawl import Books, Crawler
 from rostersync.sync.plan import Policy, since
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from datetime import datetime
 
+    from rostersync.errors import ApiError
     from rostersync.records import Page
 
 CRAWLS = 400
+
+MAX_AHEAD = datetime(9999, 12, 30, tzinfo=UTC) - EPOCH
+"""How far a server's clock may be ahead at most: a `Date` knows years of four digits."""
 
 
 def school_of(size: int, order: str = "id", per_page: int = 3) -> ModelSchool:
@@ -492,16 +495,14 @@ def test_whether_the_filter_is_ignored_is_asked_once_and_only_when_somebody_is_l
     ("listed", "to_come", "ignored"),
     [
         (1, 0, False),
-        (2, 0, False),
+        (30, 0, False),
         (1, 1, True),
-        (2, 1, True),
-        (1, 2, True),
-        (3, 1, False),
-        (1, 3, False),
-        (30, 26, True),
-        (30, 25, False),
-        (26, 30, True),
-        (25, 30, False),
+        (2, 1, False),
+        (1, 2, False),
+        (30, 27, True),
+        (30, 26, False),
+        (27, 30, True),
+        (26, 30, False),
     ],
 )
 def test_the_filter_is_ignored_when_as_many_are_listed_from_a_day_to_come(
@@ -513,18 +514,40 @@ def test_the_filter_is_ignored_when_as_many_are_listed_from_a_day_to_come(
     assert crawler(school, MemoryStage()).deleted(EPOCH).ignored is ignored
 
 
-def test_a_server_that_refuses_a_day_to_come_does_not_ignore_the_filter() -> None:
+@pytest.mark.parametrize("error", DECLINED)
+@pytest.mark.parametrize("ignored", [True, False])
+def test_where_the_server_does_not_take_a_day_to_come_the_feed_is_compared_with_the_list(
+    ignored: bool, error: type[ApiError]
+) -> None:
     school, stage = school_of(9), MemoryStage()
     school.delete(1)
-    honest = school._rows
+    if ignored:
+        ignore_deleted_since(school)
+    served = school._rows
 
     def rows(query: Query) -> list[Student]:
         if query.deleted_since and query.deleted_since > school.time:
-            raise Refused("HTTP 400")
-        return honest(query)
+            raise error("declined")
+        return served(query)
 
     school._rows = rows  # type: ignore[method-assign]
-    assert crawler(school, stage).deleted(EPOCH).explains
+    assert crawler(school, stage).deleted(EPOCH).ignored is ignored
+    assert stage.listed() == (set() if ignored else {1})
+
+
+@pytest.mark.parametrize("ahead", [timedelta(0), timedelta(days=800), timedelta(days=-800), MAX_AHEAD], ids=str)
+def test_a_day_to_come_lies_ahead_of_both_clocks(ahead: timedelta) -> None:
+    """The departure bears the later one's time, whichever is wrong."""
+    school, stage = school_of(9), MemoryStage()
+    page = school.page
+    school.deleted[1] = max(school.time, school.time + ahead)
+
+    def dated(query: Query, number: int) -> Page | None:
+        found = page(query, number)
+        return found and replace(found, moment=Moment(school.time, school.time + ahead))
+
+    school.page = dated  # type: ignore[method-assign]
+    assert not crawler(school, stage).deleted(EPOCH).ignored
     assert stage.listed() == {1}
 
 
