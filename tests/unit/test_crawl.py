@@ -274,6 +274,28 @@ def test_a_deleted_feed_that_lists_the_living_for_once_explains_no_departure() -
     assert 7 not in stage.rows
 
 
+def test_a_deleted_feed_that_did_not_rest_before_the_crawl_explains_no_departure() -> None:
+    """It passed over somebody who had left by then, and who would explain the removal amid the crawl."""
+    school, stage = school_of(9), MemoryStage(stored=range(1, 17))
+    left = [Student(id=key) for key in range(10, 17)]
+    honest = school._rows
+
+    def rows(query: Query) -> list[Student]:
+        if query.deleted_since is None:
+            return honest(query)
+        if query.deleted_since > school.time:
+            return []
+        before = school.asked.count(Query()) == 2  # page 1 was read twice
+        return left[2:] if before and school.requests % 2 else left[1:] if before else left
+
+    school._rows = rows  # type: ignore[method-assign]
+    between_the_later_pages(
+        school, lambda: school.delete(1, unseen=True) if 1 in school.living and school.asked[-1] == Query() else None
+    )
+    assert not crawler(school, stage, attempts=1).roster().clean
+    assert 7 not in stage.rows
+
+
 def test_a_record_of_the_deleted_feed_that_cannot_be_decoded_still_tells_who_left() -> None:
     school, stage = school_of(3), MemoryStage()
     bad = [Rejected(7, b"digest", "status: not text"), Rejected(None, b"digest", "id: none")]
