@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from rostersync.report import SourceState
     from rostersync.sync.plan import Policy
 
-Departures = tuple[tuple[int, "datetime | None"], ...]
+Departures = tuple[tuple[int, datetime | None], ...]
 """Ids that the deleted feed lists, with their `deleted_at` where it is given."""
 
 Watch = Callable[[str, int, int], None]
@@ -400,7 +400,7 @@ class Crawler:
         """
         if first.total_count and self._deleted_since_ignored is None:
             few, many = sorted((first.total_count, self._count_to_come(first.moment)))
-            self._deleted_since_ignored = few > 0 and few * 10 >= many * 9
+            self._deleted_since_ignored = few * 10 >= many * 9
         return bool(self._deleted_since_ignored)
 
     def _count_to_come(self, moment: Moment) -> int:

@@ -73,10 +73,6 @@ class ModelSchool:
     def pages(self, query: Query, numbers: Sequence[int]) -> Iterator[Page | None]:
         return (self.page(query, number) for number in numbers)
 
-    def by_ids(self, ids: Sequence[int]) -> tuple[Row, ...] | None:
-        self._asked(Query(ids=tuple(ids)))
-        return tuple(self.living[key] for key in ids if key in self.living)
-
     def answers(self, ids: Iterable[int]) -> Iterator[tuple[int, Answer]]:
         for key in ids:
             self._asked(key)

@@ -248,9 +248,8 @@ def test_a_deleted_feed_that_lists_the_living_at_first_explains_no_departure_lat
     honest = school._rows
 
     def rows(query: Query) -> list[Student]:
-        lists_all = (
-            query.deleted_since and D_EARLY <= school.requests < D_EARLY + 2
-        )  # its first page, and a day to come
+        # its first page, and a day to come
+        lists_all = query.deleted_since and D_EARLY <= school.requests < D_EARLY + 2
         return honest(Query() if lists_all else query)
 
     school._rows = rows  # type: ignore[method-assign]
