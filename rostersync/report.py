@@ -1,15 +1,24 @@
-"""What a run did, in the words of `sync --json` and of the view `sync_run`."""
+"""What a run is asked for, and what it did, in the words of `sync --json` and of the view `sync_run`."""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rostersync.clock import to_text
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+ProgressCallback = Callable[[str, int, int], None]
+"""Is called while a run reads: with what is being read, how many of its rows have been, and how many there are."""
+
+
+def ignore_progress(_what: str, _done: int, _total: int) -> None:
+    """Be a `ProgressCallback` that does nothing."""
 
 
 class RunKind(enum.StrEnum):
@@ -30,8 +39,23 @@ class RunState(enum.StrEnum):
 
     @property
     def exit_status(self) -> int:
-        """The process's exit status for this run alone; a dry run has that of the run it rehearsed."""
+        """The process's exit status for this run alone; a dry run has that of the run that it stands for."""
         return {"failed": 1, "incomplete": 1, "held": 3}.get(self.value, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """A run that somebody asks for.
+
+    `approves` is the held run whose removals are to be carried out. A request that nobody has taken after `wait` is
+    void; None: never. `request_id` is its number in the database, 0 until it is filed there.
+    """
+
+    source: str
+    kind: RunKind
+    approves: int | None = None
+    wait: timedelta | None = timedelta(seconds=60)
+    request_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)

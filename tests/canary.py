@@ -189,7 +189,7 @@ SEARCH = Search()
 # Listening -------------------------------------------------------------------------------------------------------
 
 
-class Ear:
+class LogCapture:
     """The stream to which the program logs while it is tested; it keeps the last lines for a test that fails."""
 
     def __init__(self) -> None:
@@ -214,7 +214,7 @@ class Ear:
         SEARCH.text("".join(lines), "the log")
 
 
-EAR = Ear()
+EAR = LogCapture()
 
 
 def heard(words: tuple[str, ...], result: Result) -> Result:

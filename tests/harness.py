@@ -18,25 +18,25 @@ from canary import TOKEN
 from psycopg.pq import TransactionStatus
 from sqlalchemy import event, select, text
 
-from rostersync.daemon.executor import Executor, Order, rehearse
 from rostersync.errors import Malformed, TimedOut, TooLarge, Unreachable
 from rostersync.managebac.lanes import Lanes
 from rostersync.managebac.limits import HostLimiter
 from rostersync.managebac.records import decode_student
 from rostersync.managebac.students import Students
-from rostersync.managebac.transport import Deadline
-from rostersync.managebac.transport import Policy as Persistence
+from rostersync.managebac.transport import Deadline, RetryPolicy
 from rostersync.managebac.wire import Reply
 from rostersync.records import FIELD_NAMES, Student
-from rostersync.report import RunKind
+from rostersync.report import RunKind, RunRequest
+from rostersync.runs.executor import Executor, dry_run
 from rostersync.secret import Secret
 from rostersync.simulator.app import App
 from rostersync.simulator.faults import on_deleted_feed
 from rostersync.simulator.messages import Manner, Request
 from rostersync.simulator.state import School
-from rostersync.store import Store, staging
+from rostersync.store import Store
 from rostersync.store.models import student
-from rostersync.sync.plan import Policy
+from rostersync.store.stage import tables
+from rostersync.sync.plan import SyncPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -87,7 +87,7 @@ class InProcessWire:
 
 
 class ShuffledStudents(Students):
-    """Has the pages of a list asked for in any order, as lanes that overtake each other do."""
+    """Has the pages of a list asked for in any request, as lanes that overtake each other do."""
 
     def __init__(self, rng: random.Random, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -115,7 +115,7 @@ class World:
         seed: int = 1,
         switches: Switches | None = None,
         faults: Faults | None = None,
-        policy: Policy | None = None,
+        policy: SyncPolicy | None = None,
         per_page: int = 5,
         retries: int = 3,
         store: Store | None = None,
@@ -125,7 +125,7 @@ class World:
         self.url, self.clock, self.per_page, self.retries, self.source = url, clock, per_page, retries, source
         self.school = School(seed, size, clock, switches)
         self.app = App(self.school, TOKEN, faults)
-        self.policy = policy or Policy()
+        self.policy = policy or SyncPolicy()
         self.rng = random.Random(seed)
         self.store = store or Store(url, clock, create=True)
         self.token = TOKEN
@@ -145,8 +145,8 @@ class World:
             limiter=HostLimiter(4, self.clock),
             deadline=Deadline(self.clock, 1800),
             per_page=self.per_page,
-            policy=Persistence(timeout=30, retries=self.retries),
-            chance=self.rng,
+            policy=RetryPolicy(timeout=30, retries=self.retries),
+            rng=self.rng,
             token=Secret(self.token),
         )
 
@@ -155,16 +155,16 @@ class World:
 
     def sync(self, kind: RunKind = RunKind.INCREMENTAL, approves: int | None = None) -> RunReport:
         """Have one run done."""
-        report = self.executor().run(Order(self.source, kind, approves, timedelta(seconds=5)), lambda *_: None)
+        report = self.executor().run(RunRequest(self.source, kind, approves, timedelta(seconds=5)), lambda *_: None)
         self.reports.append(report)
         return report
 
     def full(self) -> RunReport:
         return self.sync(RunKind.FULL)
 
-    def rehearse(self, kind: RunKind = RunKind.INCREMENTAL, approves: int | None = None) -> RunReport:
-        order = Order(self.source, kind, approves)
-        return rehearse(self.url, order, lambda *_: None, clock=self.clock, policy=self.policy, connect=self.connect)
+    def dry_run(self, kind: RunKind = RunKind.INCREMENTAL, approves: int | None = None) -> RunReport:
+        request = RunRequest(self.source, kind, approves)
+        return dry_run(self.url, request, lambda *_: None, clock=self.clock, policy=self.policy, connect=self.connect)
 
     def pass_time(self, **time: float) -> None:
         self.clock.advance(timedelta(**time).total_seconds())
@@ -236,7 +236,7 @@ class _KeptSession(psycopg.Connection[Any]):
             return
         self.rollback()
         self.autocommit = True
-        last = staging.TABLES[-1].name
+        last = tables.TABLES[-1].name
         row = self.execute("SELECT pg_advisory_unlock_all(), to_regclass('pg_temp.' || %s)", [last]).fetchone()
         self.staged = row is not None and row[1] is not None
         if not self.staged:
@@ -278,7 +278,7 @@ class Crash(BaseException):
     """The process is gone: nothing of it runs any more."""
 
 
-class Fuse:
+class CrashInjector:
     """Kills a process at its n-th step: a statement, or a commit. Afterwards no step of it can be taken.
 
     Steps are counted from 1; a fuse of 0 only counts.

@@ -21,12 +21,26 @@ LEAVES = ("errors", "clock", "secret", "records", "report", "config")
 # What each part may import besides itself and the leaves. The longest name that fits a module decides.
 PARTS: dict[str, tuple[str, ...]] = {
     "__main__": ("cli",),
-    "cli": ("daemon", "sync.run", "sync", "managebac", "store", "privacy", "observe", "simulator"),
-    "daemon": ("sync.run", "sync", "managebac", "store", "privacy", "observe"),
-    "sync.run": ("sync", "managebac", "store", "privacy", "observe"),  # the only place where vendor and SQL meet
-    "sync": (),  # pure
+    "cli": (
+        "daemon",
+        "runs",
+        "sync.run",
+        "sync.verify",
+        "sync",
+        "managebac",
+        "store",
+        "privacy",
+        "observe",
+        "simulator",
+    ),
+    "daemon": ("runs", "sync.run", "sync", "managebac", "store", "privacy", "observe"),
+    "runs": ("sync.run", "sync", "managebac", "store", "privacy", "observe"),
+    "sync.verify": ("sync.run", "sync", "store.stage", "store", "observe"),  # a run's reading, compared and not written
+    "sync.run": ("sync", "managebac", "store.stage", "store", "privacy", "observe"),  # where vendor and SQL meet
+    "sync": ("store.stage",),  # of SQL it knows the stage only
     "managebac": (),
-    "store": (),
+    "store.stage": ("store",),
+    "store": ("store.stage",),
     "privacy": (),
     "observe": (),
     "simulator": (),
@@ -37,7 +51,12 @@ PARTS: dict[str, tuple[str, ...]] = {
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "requests": ("managebac",),
     "urllib3": ("managebac",),
-    "sqlalchemy": ("store", "migrations", "sync.run"),  # the last names the type of a connection, no more
+    "sqlalchemy": (
+        "store",
+        "store.stage",
+        "migrations",
+        "sync.run",
+    ),  # the last names the type of a connection, no more
     "alembic": ("store", "migrations"),
     "psycopg": ("store",),
     "apscheduler": ("daemon",),

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rostersync.cli.checkup import Finding, examine, failed
 from rostersync.cli.options import config_named, config_option, json_option, start_log
 from rostersync.cli.output import document, mark
 from rostersync.config import find_config, load
-from rostersync.daemon.checkup import Finding, examine, failed
 from rostersync.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -23,9 +23,8 @@ from rostersync.cli.status import show_all
 from rostersync.cli.sync import carry_out, tell_all
 from rostersync.clock import to_text
 from rostersync.config import load
-from rostersync.daemon.executor import Order
 from rostersync.errors import RostersyncError
-from rostersync.report import RunKind
+from rostersync.report import RunKind, RunRequest
 from rostersync.simulator import App, School
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ def _title(text: str) -> None:
 
 
 def _sync(session: Session) -> RunReport:
-    (outcome,) = carry_out(session, [Order("demo", RunKind.INCREMENTAL)])
+    (outcome,) = carry_out(session, [RunRequest("demo", RunKind.INCREMENTAL)])
     tell_all(session, [outcome], as_json=False)
     if outcome.exit_status or outcome.report is None:
         raise RostersyncError("the demo's sync did not succeed", "what it said stands above")

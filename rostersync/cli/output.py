@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rostersync.clock import to_text
+from rostersync.report import ignore_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
     from datetime import datetime
 
-    from rostersync.sync.crawl import Watch
+    from rostersync.report import ProgressCallback
 
 
 def document(value: Any) -> None:
@@ -89,10 +90,10 @@ def span(seconds: float) -> str:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str], Watch]]:
+def progress() -> Iterator[Callable[[str], ProgressCallback]]:
     """Lend what makes a watch for a source: a bar on standard error, nothing where that is no terminal."""
     if not sys.stderr.isatty():
-        yield lambda _source: _watch_nothing
+        yield lambda _source: ignore_progress
         return
     from rich import progress as bars  # noqa: PLC0415 - slow to import, and of no use when piped
     from rich.console import Console  # noqa: PLC0415 - the same
@@ -105,14 +106,10 @@ def progress() -> Iterator[Callable[[str], Watch]]:
     )
     with bars.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
 
-        def watch(source: str) -> Watch:
+        def watch(source: str) -> ProgressCallback:
             task = shown.add_task(source, total=None)
             return lambda what, done, total: shown.update(
                 task, description=f"{source}: {what}", completed=min(done, total), total=total
             )
 
         yield watch
-
-
-def _watch_nothing(_what: str, _done: int, _total: int) -> None:
-    """Show nothing."""

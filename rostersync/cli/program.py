@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from rostersync import __version__
+from rostersync.cli.signals import on_signals
 from rostersync.clock import SystemClock
-from rostersync.daemon.signals import on_signals
 from rostersync.errors import ConfigError, RostersyncError, Stopped
 
 if TYPE_CHECKING:
@@ -85,10 +85,10 @@ def _end(error: Exception) -> int:
             error.show()
             status = error.exit_code
         case RostersyncError():
-            tell(error)
+            print_error(error)
             status = error.exit_status
         case Stopped():
-            complain(f"stopped by {_name(error.signal)}; what was under way is not applied")
+            print_stderr(f"stopped by {_name(error.signal)}; what was under way is not applied")
             status = 128 + error.signal
         case click.Abort():
             status = 128 + Signals.SIGINT
@@ -97,7 +97,7 @@ def _end(error: Exception) -> int:
             status = _BROKEN_PIPE
         case _:  # nobody foresaw it, and nobody shall read a traceback
             log.debug("unexpected", exc_info=error)
-            complain(f'unexpected: {type(error).__name__}; run again with logging.level = "debug" for details')
+            print_stderr(f'unexpected: {type(error).__name__}; run again with logging.level = "debug" for details')
     return status
 
 
@@ -105,18 +105,18 @@ def _name(number: int) -> str:
     return Signals(number).name if number else "itself"
 
 
-def complain(line: str) -> None:
+def print_stderr(line: str) -> None:
     """Write a line to standard error."""
     click.echo(line, err=True)
 
 
-def tell(error: RostersyncError, about: str = "") -> None:
+def print_error(error: RostersyncError, about: str = "") -> None:
     """Write an error to standard error: a line, or one for each mistake, and what to do next."""
     lines = error.mistakes if isinstance(error, ConfigError) else (error.message,)
     for line in lines:
-        complain(f"{about}: {line}" if about else line)
+        print_stderr(f"{about}: {line}" if about else line)
     if error.hint:
-        complain(f"hint: {error.hint}")
+        print_stderr(f"hint: {error.hint}")
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from rostersync.cli.output import mark, moment, span
-from rostersync.cli.program import complain, tell
+from rostersync.cli.program import print_error, print_stderr
 from rostersync.report import Counts, RunState
 
 if TYPE_CHECKING:
     from rostersync.cli.options import Session
-    from rostersync.daemon.batch import Outcome
     from rostersync.errors import RostersyncError
     from rostersync.report import RunReport
+    from rostersync.runs.batch import Outcome
 
 COLOURS = {RunState.SUCCEEDED: "green", RunState.FAILED: "red", RunState.DRY_RUN: "cyan"}
 
@@ -39,15 +39,15 @@ def explain(outcome: Outcome, session: Session) -> None:
             _tell(outcome.error, outcome.source)
         return
     for notice in report.notices:
-        complain(f"{report.source}: {notice}")
+        print_stderr(f"{report.source}: {notice}")
     if outcome.exit_status:
-        complain(f"{report.source}: {_ending(report)}: {report.error or 'no reason is known'}")
+        print_stderr(f"{report.source}: {_ending(report)}: {report.error or 'no reason is known'}")
         if hint := _hint(report, session):
-            complain(f"hint: {hint}")
+            print_stderr(f"hint: {hint}")
 
 
 def _tell(error: RostersyncError, source: str) -> None:
-    tell(error, "" if f"source {source}" in error.message else source)
+    print_error(error, "" if f"source {source}" in error.message else source)
 
 
 def _hint(report: RunReport, session: Session) -> str:

@@ -9,9 +9,8 @@ import click
 from rostersync.cli.options import configured, json_option, source_option
 from rostersync.cli.output import document
 from rostersync.cli.sync import carry_out, tell_all
-from rostersync.daemon import wiring
-from rostersync.daemon.executor import Order
-from rostersync.report import RunKind
+from rostersync.report import RunKind, RunRequest
+from rostersync.runs import wiring
 from rostersync.store import requests
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ def command(session: Session, names: tuple[str, ...], no_wait: bool, as_json: bo
     """
     sources = session.chosen(names)
     if not no_wait:
-        outcomes = carry_out(session, [Order(source.name, RunKind.FULL) for source in sources])
+        outcomes = carry_out(session, [RunRequest(source.name, RunKind.FULL) for source in sources])
         return tell_all(session, outcomes, as_json=as_json)
     store = wiring.open_store(session.config, session.clock, create=True)
     left = [_leave(store, source.name) for source in sources]
@@ -46,5 +45,5 @@ def command(session: Session, names: tuple[str, ...], no_wait: bool, as_json: bo
 
 def _leave(store: Store, source: str) -> dict[str, Any]:
     with store.writing() as connection:
-        number = requests.file(connection, source, RunKind.FULL, now=store.clock.now(), expires_at=None)
+        number = requests.file(connection, RunRequest(source, RunKind.FULL, wait=None), store.clock.now())
     return {"source": source, "request_id": number, "lock_held": store.is_held(source)}

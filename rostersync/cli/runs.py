@@ -10,8 +10,8 @@ from rostersync.cli.options import Natural, configured, json_option
 from rostersync.cli.output import document, moment, span, table
 from rostersync.cli.reports import figures
 from rostersync.clock import to_text
-from rostersync.daemon import wiring
 from rostersync.report import RunState
+from rostersync.runs import wiring
 from rostersync.store.runs import recent
 
 if TYPE_CHECKING:

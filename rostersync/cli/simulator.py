@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rostersync.cli.options import config_option
-from rostersync.cli.program import complain
+from rostersync.cli.program import print_stderr
 from rostersync.errors import RostersyncError, Stopped
 from rostersync.simulator import App, School, Server, Switches
 
@@ -56,11 +56,11 @@ def command(
     with serving(App(school, token), port) as base_url:
         click.echo(f'# a source for the configuration:\n[[sources]]\nname = "simulator"\nbase_url = "{base_url}"\n')
         click.echo(f"# and its token, for the shell:\nexport ROSTERSYNC_TOKEN={token}\n")
-        complain(f"{students} students at {base_url}; Ctrl-C ends it")
+        print_stderr(f"{students} students at {base_url}; Ctrl-C ends it")
         try:
             _live(school, clock, churn, random.Random(seed))  # noqa: S311 - a simulation that must repeat
         except Stopped:
-            complain("ended")
+            print_stderr("ended")
 
 
 def _switches(*, late_commit: float, **switches: Any) -> Switches:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from rostersync.cli.options import configured
-from rostersync.daemon import wiring
 from rostersync.errors import ConfigError
+from rostersync.runs import wiring
 from rostersync.store.forget import forget, holdings
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import click
 from rostersync.cli.options import configured, json_option
 from rostersync.cli.output import document, mark, moment, span
 from rostersync.clock import to_text
-from rostersync.daemon import wiring
 from rostersync.report import RunState
+from rostersync.runs import wiring
 from rostersync.store.status import health
 
 if TYPE_CHECKING:

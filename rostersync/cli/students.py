@@ -12,11 +12,11 @@ import click
 
 from rostersync.cli.options import Moment, Natural, configured, json_option
 from rostersync.cli.output import document, table
-from rostersync.cli.program import complain
+from rostersync.cli.program import print_stderr
 from rostersync.clock import to_text
-from rostersync.daemon import wiring
 from rostersync.errors import ConfigError, RostersyncError
 from rostersync.records import FIELD_NAMES, Gone, Query, Rejected, Student, json_value
+from rostersync.runs import wiring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -87,7 +87,7 @@ def list_(
     rejected = [row for row in rows if isinstance(row, Rejected)]
     printer([row for row in rows if isinstance(row, Student)], rejected)
     for row in rejected:
-        complain(f"student {row.id or 'without an id'} cannot be read: {row.reason}")
+        print_stderr(f"student {row.id or 'without an id'} cannot be read: {row.reason}")
 
 
 def _all(students: Students, query: Query) -> Iterator[Row]:
@@ -141,7 +141,7 @@ def _print_csv(students: list[Student], _rejected: Iterable[Rejected]) -> None:
 
 def _print_table(students: list[Student], _rejected: Iterable[Rejected]) -> None:
     table(_COLUMNS, [[json_value(getattr(student, name)) for name in _COLUMNS] for student in students])
-    complain(f"{len(students)} students")
+    print_stderr(f"{len(students)} students")
 
 
 def _spelled(value: Any) -> Any:

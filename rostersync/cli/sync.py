@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import click
@@ -10,22 +11,19 @@ import click
 from rostersync.cli.options import Duration, Natural, configured, json_option, source_option
 from rostersync.cli.output import document, progress
 from rostersync.cli.reports import explain, show
-from rostersync.daemon import wiring
-from rostersync.daemon.batch import run_all, worst
-from rostersync.daemon.executor import DEFAULT_WAIT, Order, rehearse
 from rostersync.errors import ConfigError, NoDatabase
-from rostersync.report import RunKind
+from rostersync.report import RunKind, RunRequest
+from rostersync.runs import executor, wiring
+from rostersync.runs.batch import run_all, worst
 from rostersync.store.runs import open_hold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import timedelta
 
     from rostersync.cli.options import Session
-    from rostersync.daemon.batch import Outcome
-    from rostersync.report import RunReport
+    from rostersync.report import ProgressCallback, RunReport
+    from rostersync.runs.batch import Outcome
     from rostersync.store.runs import Hold
-    from rostersync.sync.crawl import Watch
 
 
 @click.command()
@@ -33,7 +31,9 @@ if TYPE_CHECKING:
 @click.option("--full", is_flag=True, help="Read the whole roster, whatever was read before.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write: tell what a run would do.")
 @click.option("--approve", type=Natural(), metavar="RUN_ID", help="Carry out the removals of a held run.")
-@click.option("--wait", type=Duration(), default=DEFAULT_WAIT, help="How long to wait for the lock.  [default: 60s]")
+@click.option(
+    "--wait", type=Duration(), default=timedelta(seconds=60), help="How long to wait for the lock.  [default: 60s]"
+)
 @json_option
 @configured
 def command(
@@ -53,27 +53,27 @@ def command(
     """
     if approve is None:
         kind = RunKind.FULL if full else RunKind.INCREMENTAL
-        orders = [Order(source.name, kind, wait=wait) for source in session.chosen(names)]
+        wanted = [RunRequest(source.name, kind, wait=wait) for source in session.chosen(names)]
     elif names or full:
         raise click.UsageError("--approve repeats the held run as it was: it goes with --wait, --dry-run, --json only")
     else:
-        orders = [replace(_approval(session, approve), wait=wait)]
-    outcomes = carry_out(session, orders, dry_run=dry_run)
+        wanted = [replace(_approval(session, approve), wait=wait)]
+    outcomes = carry_out(session, wanted, dry_run=dry_run)
     return tell_all(session, outcomes, as_json=as_json)
 
 
-def carry_out(session: Session, orders: Sequence[Order], *, dry_run: bool = False) -> list[Outcome]:
-    """Have the orders' runs done, with a progress bar each on a terminal; return how they ended, in order."""
-    wanted = {order.source for order in orders}
+def carry_out(session: Session, requests: Sequence[RunRequest], *, dry_run: bool = False) -> list[Outcome]:
+    """Have the requests' runs done, with a progress bar each on a terminal; return how they ended, in request."""
+    wanted = {request.source for request in requests}
     sources = [source for source in session.config.sources if source.name in wanted]
     refused = wiring.token_mistakes(sources)
     if len(refused) == len(sources):  # then nothing is made, not even a database
-        return run_all(orders, _never, at_once=1, clock=session.clock, refused=refused)
-    run = _rehearsal(session) if dry_run else _run(session)
+        return run_all(requests, _never, at_once=1, clock=session.clock, refused=refused)
+    run = _dry_run(session) if dry_run else _run(session)
     with progress() as watch:
         return run_all(
-            orders,
-            lambda order: run(order, watch(order.source)),
+            requests,
+            lambda request: run(request, watch(request.source)),
             at_once=session.config.sync.sources_at_once,
             clock=session.clock,
             refused=refused,
@@ -89,31 +89,31 @@ def tell_all(session: Session, outcomes: Sequence[Outcome], *, as_json: bool) ->
     return worst(outcomes)
 
 
-def _run(session: Session) -> Callable[[Order, Watch], RunReport]:
+def _run(session: Session) -> Callable[[RunRequest, ProgressCallback], RunReport]:
     config, clock = session.config, session.clock
     store = wiring.open_store(config, clock, create=True)
     return wiring.executor(config, clock, store, "rostersync sync").run
 
 
-def _rehearsal(session: Session) -> Callable[[Order, Watch], RunReport]:
+def _dry_run(session: Session) -> Callable[[RunRequest, ProgressCallback], RunReport]:
     config, clock = session.config, session.clock
     policy, connect = wiring.policy(config), wiring.connector(config, clock)
     url = config.database.url
-    return lambda order, watch: rehearse(url, order, watch, clock=clock, policy=policy, connect=connect)
+    return lambda request, watch: executor.dry_run(url, request, watch, clock=clock, policy=policy, connect=connect)
 
 
-def _never(order: Order) -> RunReport:
-    raise AssertionError(order)
+def _never(request: RunRequest) -> RunReport:
+    raise AssertionError(request)
 
 
-def _approval(session: Session, run_id: int) -> Order:
-    """Return the order that repeats a held run. Raises `ConfigError` where there is nothing to approve."""
+def _approval(session: Session, run_id: int) -> RunRequest:
+    """Return the request that repeats a held run. Raises `ConfigError` where there is nothing to approve."""
     hold = _hold(session, run_id)
     if hold is None:
         message = f"--approve {run_id}: no run of this number has removals that wait for approval"
         raise ConfigError([message], f"see which do: {session.command('status')}")
     session.chosen([hold.source])
-    return Order(hold.source, hold.kind, approves=run_id)
+    return RunRequest(hold.source, hold.kind, approves=run_id)
 
 
 def _hold(session: Session, run_id: int) -> Hold | None:

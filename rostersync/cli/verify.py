@@ -8,12 +8,12 @@ import click
 
 from rostersync.cli.options import configured, json_option, source_option
 from rostersync.cli.output import document, mark, progress
-from rostersync.daemon import wiring
-from rostersync.daemon.verify import verify
+from rostersync.runs import wiring
+from rostersync.sync.verify import verify
 
 if TYPE_CHECKING:
     from rostersync.cli.options import Session
-    from rostersync.daemon.verify import Verdict
+    from rostersync.sync.verify import Verdict
 
 
 @click.command()
@@ -34,7 +34,7 @@ def command(session: Session, names: tuple[str, ...], as_json: bool) -> int:
                 source.name,
                 policy=wiring.policy(session.config),
                 connect=wiring.connector(session.config, session.clock),
-                watch=watch(source.name),
+                progress=watch(source.name),
             )
             for source in session.chosen(names)
         ]

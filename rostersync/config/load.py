@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from rostersync.config.mistakes import Key, tell
-from rostersync.config.model import Config, Section, Surroundings
+from rostersync.config.mistakes import Key, describe
+from rostersync.config.model import Config, ConfigContext, Section
 from rostersync.config.rules import between_sources, broken_rules, not_available
 from rostersync.errors import ConfigError
 
@@ -41,20 +41,20 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     """Return the configuration in the file at `path`; `ConfigError` with a line for every mistake in it."""
     raw = _parse(path, _read(path))
     raw.setdefault("database", {})  # its default, too, is read against the file's folder
-    surroundings = Surroundings(path.absolute().parent, environ)
+    surroundings = ConfigContext(path.absolute().parent, environ)
     config: Config | None = None
     lines: dict[Key, str] = {}
     try:
         config = Config.model_validate(raw, context=surroundings)
     except ValidationError as error:
-        lines = tell(error, Config)  # the error itself goes no further: it holds every value
+        lines = describe(error, Config)  # the error itself goes no further: it holds every value
     mistakes = [*lines.values(), *_between_settings(raw, set(lines), surroundings)]
     if mistakes or config is None:
         raise ConfigError(mistakes, f"correct {path}")
     return config
 
 
-def _between_settings(raw: Mapping[str, Any], wrong: set[Key], surroundings: Surroundings) -> list[str]:
+def _between_settings(raw: Mapping[str, Any], wrong: set[Key], surroundings: ConfigContext) -> list[str]:
     """Judge what is right by itself: wrong keys are left out, so that one mistake does not hide another."""
     lines = []
     for section, field in Config.model_fields.items():

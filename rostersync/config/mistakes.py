@@ -31,7 +31,7 @@ class Wrong(ValueError):
         super().__init__(f"found {found}; expected {expected}")
 
 
-def tell(error: ValidationError, root: type[BaseModel]) -> dict[Key, str]:
+def describe(error: ValidationError, root: type[BaseModel]) -> dict[Key, str]:
     """Return a line for each mistake, by its key; `root` is the model of the whole file."""
     return {detail["loc"]: f"{spell_key(detail['loc'])}: {_line(detail, root)}" for detail in error.errors()}
 

@@ -29,15 +29,15 @@ from rostersync.secret import Secret  # noqa: TC001 - the same
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ConfigContext:
     """What a file's values are read against: the folder it is in, and the environment."""
 
     folder: Path = field(default_factory=Path.cwd)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
 
-def _surroundings(info: ValidationInfo) -> Surroundings:
-    return info.context if isinstance(info.context, Surroundings) else Surroundings()
+def _surroundings(info: ValidationInfo) -> ConfigContext:
+    return info.context if isinstance(info.context, ConfigContext) else ConfigContext()
 
 
 # Kinds of values -------------------------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""Who files runs, and who executes them: the one path for every run."""
+"""What only the daemon has: its schedule, its start and its orderly end."""

@@ -40,7 +40,7 @@ class _CrewExecutor(BaseExecutor):  # type: ignore[misc] # apscheduler has no ty
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class LastRuns:
     """When a source last succeeded, and when its last clean full run ended; None: never."""
 
     success: datetime | None = None
@@ -49,7 +49,7 @@ class Past:
 
 def scheduler(
     schedule: Schedule,
-    past: Mapping[str, Past],
+    past: Mapping[str, LastRuns],
     now: datetime,
     crew: Crew,
     run: Callable[[str, RunKind], None],
@@ -74,7 +74,7 @@ def scheduler(
     return planned
 
 
-def first_incremental(schedule: Schedule, past: Past, now: datetime) -> datetime | None:
+def first_incremental(schedule: Schedule, past: LastRuns, now: datetime) -> datetime | None:
     """Return when the first incremental run is due after a start at `now`; None: at the schedule's next slot."""
     if past.success is None:
         return now
@@ -85,7 +85,7 @@ def first_incremental(schedule: Schedule, past: Past, now: datetime) -> datetime
     return missed if missed and missed <= now else None
 
 
-def first_full(schedule: Schedule, past: Past) -> datetime | None:
+def first_full(schedule: Schedule, past: LastRuns) -> datetime | None:
     """Return when the first full run is due, None: at the schedule's next slot.
 
     An interval counts from the last one: a daemon that is restarted more often than it would never come to it.

@@ -1,4 +1,4 @@
-"""The daemon: start, run what is due until asked to end, end in order."""
+"""The daemon: start, run what is due until asked to end, end in request."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from rostersync.daemon import wiring
 from rostersync.daemon.crew import Crew
-from rostersync.daemon.executor import Order
-from rostersync.daemon.schedule import Past, scheduler
+from rostersync.daemon.schedule import LastRuns, scheduler
 from rostersync.errors import ConfigError, RostersyncError, Stopped
-from rostersync.report import RunState
+from rostersync.report import RunRequest, RunState, ignore_progress
+from rostersync.runs import wiring
 from rostersync.store.status import health
 
 if TYPE_CHECKING:
@@ -47,14 +46,14 @@ def serve(config: Config, clock: Clock) -> None:
         log.info("stopping", signal=stopped.signal)
     planned.shutdown(wait=False)
     if not crew.leave():
-        log.warning("runs_left_behind")
+        log.warning("shutdown_timed_out")
     log.info("stopped")
 
 
-def _past(config: Config, store: Store) -> dict[str, Past]:
+def _past(config: Config, store: Store) -> dict[str, LastRuns]:
     with store.reading() as connection:
-        known = {row.source: Past(row.last_success_at, row.last_clean_full_at) for row in health(connection)}
-    return {source.name: known.get(source.name, Past()) for source in config.sources}
+        known = {row.source: LastRuns(row.last_success_at, row.last_clean_full_at) for row in health(connection)}
+    return {source.name: known.get(source.name, LastRuns()) for source in config.sources}
 
 
 class Runner:
@@ -69,17 +68,13 @@ class Runner:
         """Have `source` run, here or by whoever is at it; raises nothing."""
         try:
             self._clock.check()
-            _log_report(self._executor.run(Order(source, kind, wait=self._wait), _unwatched))
+            _log_report(self._executor.run(RunRequest(source, kind, wait=self._wait), ignore_progress))
         except Stopped:
             log.info("run_stopped", source=source, kind=str(kind))
         except RostersyncError as error:
-            log.exception("run_impossible", source=source, kind=str(kind), error=error.message, hint=error.hint)
+            log.exception("run_failed", source=source, kind=str(kind), error=error.message, hint=error.hint)
         except Exception:  # whatever it is, the next slot is another chance
-            log.exception("run_broke", source=source, kind=str(kind))
-
-
-def _unwatched(_what: str, _done: int, _total: int) -> None:
-    """Watch nothing: a log is no progress bar."""
+            log.exception("run_crashed", source=source, kind=str(kind))
 
 
 def _log_report(report: RunReport) -> None:
@@ -88,7 +83,7 @@ def _log_report(report: RunReport) -> None:
     told = report.to_json()
     marks = told.pop("watermarks")
     told |= {f"{stream}_watermark": mark for stream, mark in marks.items()}
-    tell("run", **{key: value for key, value in told.items() if value is not None}, **_advice(report))
+    tell("run_finished", **{key: value for key, value in told.items() if value is not None}, **_advice(report))
 
 
 def _advice(report: RunReport) -> dict[str, str]:

@@ -84,7 +84,7 @@ def _in_utc(moment: datetime) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-class Patience(Protocol):
+class Sleeper(Protocol):
     """How the limiter waits: `Deadline` raises `OutOfTime` where a wait would take too long."""
 
     def sleep(self, seconds: float) -> None: ...
@@ -106,7 +106,7 @@ class HostLimiter:
         self._paced_until = float("-inf")
 
     @contextmanager
-    def slot(self, patience: Patience) -> Iterator[None]:
+    def slot(self, patience: Sleeper) -> Iterator[None]:
         """Hold one of the places in flight, entered when it is this request's turn.
 
         Raises `OutOfTime` and `Stopped` as `patience` does.

@@ -161,7 +161,7 @@ def decode_student(record: Any) -> Row:
     """
     if not isinstance(record, dict):
         return _reject(None, record, f"the record: expected an object, found {_kind_of(record)}")
-    return _decode_documented(record) or _decode_patiently(record)
+    return _decode_documented(record) or _decode_lenient(record)
 
 
 def _decode_documented(record: dict[str, Any]) -> Student | None:
@@ -193,7 +193,7 @@ def _is_documented_timestamp(text: Any) -> bool:
     return type(text) is str and len(text) == len("2021-06-28T12:40:05.000Z") and text[-1] == "Z"
 
 
-def _decode_patiently(record: dict[str, Any]) -> Row:
+def _decode_lenient(record: dict[str, Any]) -> Row:
     try:
         key = _id(record.get("id"))
     except _WrongShapeError as error:

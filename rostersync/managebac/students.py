@@ -13,7 +13,7 @@ from rostersync.errors import DECLINED, ApiError, Malformed, NotFound
 from rostersync.managebac.lanes import Lanes
 from rostersync.managebac.limits import server_time
 from rostersync.managebac.records import decode_page, decode_single, is_error
-from rostersync.managebac.transport import Deadline, Policy, Transport
+from rostersync.managebac.transport import Deadline, RetryPolicy, Transport
 from rostersync.managebac.wire import ABSENT, Call, RequestsWire
 from rostersync.records import Gone, Moment, Query, Unclear
 
@@ -42,8 +42,8 @@ class Students:
         limiter: HostLimiter,
         deadline: Deadline,
         per_page: int = 100,
-        policy: Policy = Policy(),  # noqa: B008 - a frozen value
-        chance: random.Random | None = None,
+        policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - a frozen value
+        rng: random.Random | None = None,
         token: Secret | None = None,
     ) -> None:
         host = urlsplit(base_url).netloc
@@ -51,7 +51,7 @@ class Students:
         self._path = f"/{api_version}/students"
         self._per_page = per_page
         self._lanes = lanes
-        self._transport = Transport(wire, host, limiter, deadline, policy=policy, chance=chance)
+        self._transport = Transport(wire, host, limiter, deadline, policy=policy, rng=rng)
         self._owned: RequestsWire | None = None
 
     @classmethod
@@ -84,7 +84,7 @@ class Students:
             limiter=limiter,
             deadline=Deadline(lanes.clock, run_seconds),
             per_page=per_page,
-            policy=Policy(timeout, retries),
+            policy=RetryPolicy(timeout, retries),
             token=token,
         )
         students._owned = wire

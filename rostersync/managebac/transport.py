@@ -74,14 +74,14 @@ class Deadline:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class RetryPolicy:
     """`timeout`: seconds for one request, body included. `retries`: of one request, after its first failure."""
 
     timeout: float = 30.0
     retries: int = 5
 
 
-class Tally:
+class RequestCounter:
     """What a run has cost so far. Shared by threads."""
 
     def __init__(self) -> None:
@@ -105,16 +105,16 @@ class Transport:
         limiter: HostLimiter,
         deadline: Deadline,
         *,
-        policy: Policy = Policy(),
-        chance: random.Random | None = None,
+        policy: RetryPolicy = RetryPolicy(),
+        rng: random.Random | None = None,
     ) -> None:
-        self.tally = Tally()
+        self.tally = RequestCounter()
         self._wire = wire
         self._host = host
         self._limiter = limiter
         self._deadline = deadline
         self._policy = policy
-        self._chance = chance or random.Random()  # noqa: S311 - spreads waits, keeps no secret
+        self._rng = rng or random.Random()  # noqa: S311 - spreads waits, keeps no secret
 
     def get(self, call: Call, read: Callable[[Reply], T], *, absent_ok: bool = False) -> T:
         """Return what `read` makes of the 200 (or the 404 or 410, with `absent_ok`) that answers `call`.
@@ -160,11 +160,11 @@ class Transport:
         """Make everybody who asks this host wait, as long as it advises, and keep to its pace from now on."""
         self._limiter.slow_down(reply.header("X-RateLimit-Limit"), reply.header("X-RateLimit-Period"))
         advice = advised_wait(reply)
-        self._limiter.pause(self._backoff(attempt) if advice is None else advice + self._chance.uniform(0.1, 1.0))
+        self._limiter.pause(self._backoff(attempt) if advice is None else advice + self._rng.uniform(0.1, 1.0))
 
     def _backoff(self, attempt: int) -> float:
         """Return a wait between 0 and 1, 2, 4, ... seconds: full jitter, so that many clients spread out."""
-        return self._chance.uniform(0, min(_LONGEST_BACKOFF, 2.0**attempt))
+        return self._rng.uniform(0, min(_LONGEST_BACKOFF, 2.0**attempt))
 
 
 def refusal(reply: Reply, host: str, path: str) -> ApiError:

@@ -203,7 +203,7 @@ def _too_late(host: str, timeout: float) -> TimedOut:
     return TimedOut(f"{host} did not answer in full within {timeout:.3g} s", "try again later, or raise sync.timeout")
 
 
-# Ending an exchange from outside -----------------------------------------------------------------------------------
+# RunResult an exchange from outside -----------------------------------------------------------------------------------
 
 
 class _Exchange:

@@ -56,7 +56,7 @@ def configure(
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[_without_values, *shared],
-            processors=[_without_meta, _ordered, _renderer(format, stream), _Blotter(redact)],
+            processors=[_without_meta, _ordered, _renderer(format, stream), _Redactor(redact)],
         )
     )
     _install(handler, lowest)
@@ -178,7 +178,7 @@ def _frames(trace: TracebackType | None) -> Iterator[str]:
         yield f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}'
 
 
-class _Blotter:
+class _Redactor:
     """The last step: blots known secrets out of the finished line, in every spelling that a renderer gives them."""
 
     def __init__(self, secrets: tuple[str, ...]) -> None:

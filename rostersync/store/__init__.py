@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rostersync.errors import NoDatabase
-from rostersync.store import lock, schema, staging
+from rostersync.store import lock, schema, stage
 from rostersync.store.engine import open_engine, sqlite_path, writing
 from rostersync.store.schema import Level
 from rostersync.store.stage import Stage
@@ -72,8 +72,8 @@ class Store:
     def stage(self, connection: Connection, source: str) -> Stage:
         """Give a connection an empty stage, for one run at a time; it goes with the connection."""
         if connection.info.get("staged"):
-            staging.clear(connection)
+            stage.clear(connection)
         else:
-            staging.attach(connection, self.path)
+            stage.attach(connection, self.path)
             connection.info["staged"] = True
         return Stage(connection, source)

@@ -116,7 +116,7 @@ def _sqlite_engine(location: str, place: str, *, read_only: bool) -> Engine:
             cursor.execute("PRAGMA foreign_keys = ON")
         except sqlite3.Error as error:
             connection.close()
-            raise told(error, place) from error
+            raise translate_error(error, place) from error
         cursor.close()
 
     return engine
@@ -158,17 +158,17 @@ def _translate_errors(engine: Engine, place: str) -> None:
     @event.listens_for(engine, "handle_error")
     def _handle(context: ExceptionContext) -> BaseException | None:
         if isinstance(context.sqlalchemy_exception, DBAPIError):
-            return told(context.sqlalchemy_exception, place)
+            return translate_error(context.sqlalchemy_exception, place)
         return None
 
 
-def told(error: BaseException, place: str) -> StoreError:
+def translate_error(error: BaseException, place: str) -> StoreError:
     """Return what a person is told. A driver's text may quote a row, so only what cannot is passed on."""
     cause = getattr(error, "orig", None) or error
     if isinstance(cause, sqlite3.Error):
-        return _told_sqlite(cause, place)
+        return _translate_sqlite(cause, place)
     if (state := getattr(cause, "sqlstate", None)) is not None:
-        return _told_postgres(cause, str(state), place)
+        return _translate_postgres(cause, str(state), place)
     if type(cause).__name__ not in _CONNECTION_ERRORS:
         return StoreError(f"{place}: the driver cannot handle a value ({type(cause).__name__})")
     # The connection failed or broke: the text tells of host and user, never of rows, and its first line says it all.
@@ -176,7 +176,7 @@ def told(error: BaseException, place: str) -> StoreError:
     return DatabaseUnreachable(f"cannot reach {place}: {lines[0].strip()}", "is the server up, and the url right?")
 
 
-def _told_postgres(cause: Any, state: str, place: str) -> StoreError:
+def _translate_postgres(cause: Any, state: str, place: str) -> StoreError:
     if state.startswith(("08", "57P", "28", "3D")):
         return DatabaseUnreachable(f"cannot use {place}: {_primary(cause)}", "check database.url and the server's log")
     if state == "55P03":
@@ -192,7 +192,7 @@ def _primary(cause: Any) -> str:
     return str((not cause.diag.context and cause.diag.message_primary) or type(cause).__name__)
 
 
-def _told_sqlite(cause: sqlite3.Error, place: str) -> StoreError:
+def _translate_sqlite(cause: sqlite3.Error, place: str) -> StoreError:
     # SQLite's own texts have a code; one of Python's quotes a text that it cannot decode.
     own = hasattr(cause, "sqlite_errorcode") and not isinstance(cause, sqlite3.IntegrityError)
     said = str(cause) if own else type(cause).__name__

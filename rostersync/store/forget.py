@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, func, select
 
 from rostersync.store.engine import writing
-from rostersync.store.models import HeldRemoval, Quarantine, Request, Run, Source, student, student_version
+from rostersync.store.models import HeldRemoval, Quarantine, RequestRow, Run, Source, student, student_version
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection
@@ -23,7 +23,7 @@ def _rows(source: str) -> dict[str, tuple[Any, ColumnElement[bool]]]:
         "records in quarantine": (Quarantine, Quarantine.source == source),
         "earlier versions": (student_version, student_version.c.source == source),
         "students": (student, student.c.source == source),
-        "requests": (Request, Request.source == source),
+        "requests": (RequestRow, RequestRow.source == source),
         "runs": (Run, Run.source == source),
     }
 

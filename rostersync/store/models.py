@@ -115,8 +115,8 @@ class HeldRemoval(Base):
     deleted_at: Mapped[datetime | None]
 
 
-class Request(Base):
-    """Somebody's wish for a run: `pending` until taken, `taken` until `done`, or `withdrawn`."""
+class RequestRow(Base):
+    """A request for a run: `pending` until taken, `taken` until `done`, or `withdrawn`."""
 
     __tablename__ = "run_request"
     __table_args__ = (Index(None, "source", "state"), {"sqlite_autoincrement": True})

@@ -13,7 +13,7 @@ from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState,
 from rostersync.store import requests, students
 from rostersync.store.engine import writing
 from rostersync.store.models import HeldRemoval, Quarantine, Run, Source, student
-from rostersync.store.staging import removal, sighted
+from rostersync.store.stage.tables import removal, sighted
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -26,7 +26,7 @@ GUARD_WINDOW = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class RunResult:
     """All that a run writes, the students in its stage aside."""
 
     report: RunReport
@@ -37,7 +37,7 @@ class Ending:
     holds: bool = False
     """Whether the stage's removals are a plan to be approved, and not to be carried out."""
     approves: int | None = None
-    ends_holds: frozenset[RunKind] = frozenset()
+    supersedes_holds: frozenset[RunKind] = frozenset()
     """Kinds of held runs whose open plans this run makes pointless."""
     clean_full: bool = False
 
@@ -129,7 +129,7 @@ def held(connection: Connection, source: str) -> list[int]:
         return list(connection.scalars(unnamed.distinct().order_by(HeldRemoval.id)))
 
 
-def commit(lease: Lease, ending: Ending, *, apply: bool) -> int:
+def commit(lease: Lease, ending: RunResult, *, apply: bool) -> int:
     """Write everything a run has to say in ONE transaction, or nothing; return its number.
 
     `apply` is False for a failed run, which leaves students and watermarks as they are. Raises `LockLost` when
@@ -163,7 +163,7 @@ def _is_recorded(engine: Engine, run_id: int, report: RunReport) -> bool:
         return connection.scalar(select(func.count()).select_from(Run).where(mine)) == 1
 
 
-def _record_run(connection: Connection, ending: Ending) -> int:
+def _record_run(connection: Connection, ending: RunResult) -> int:
     report = ending.report
     figures = {f.name: getattr(report.counts, f.name) for f in fields(Counts)}
     row = {
@@ -185,7 +185,7 @@ def _record_run(connection: Connection, ending: Ending) -> int:
     return connection.execute(insert(Run).values(**figures, **row).returning(Run.run_id)).scalar_one()
 
 
-def _plan_or_apply(connection: Connection, ending: Ending, run_id: int) -> None:
+def _plan_or_apply(connection: Connection, ending: RunResult, run_id: int) -> None:
     if ending.holds:
         planned = select(text(str(run_id)), removal.c.id, removal.c.deletion_source, removal.c.deleted_at)
         wanted = planned.where(removal.c.planned.is_(False))
@@ -196,7 +196,7 @@ def _plan_or_apply(connection: Connection, ending: Ending, run_id: int) -> None:
         students.release_nameless(connection, ending.report.source)
 
 
-def _update_source(connection: Connection, source: str, ending: Ending) -> None:
+def _update_source(connection: Connection, source: str, ending: RunResult) -> None:
     after = ending.state
     connection.execute(
         update(Source)
@@ -217,11 +217,11 @@ def _update_source(connection: Connection, source: str, ending: Ending) -> None:
     )
 
 
-def _end_holds(connection: Connection, ending: Ending, run_id: int) -> None:
+def _end_holds(connection: Connection, ending: RunResult, run_id: int) -> None:
     """Close the plans that this run carried out or made pointless. Their lists of ids go with them."""
     if ending.approves is not None:
         _close_plans(connection, Run.run_id == ending.approves, "approved")
-    for kind in ending.ends_holds:
+    for kind in ending.supersedes_holds:
         mine = and_(Run.source == ending.report.source, Run.kind == str(kind), Run.run_id != run_id)
         _close_plans(connection, mine, "superseded")
 

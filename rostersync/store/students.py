@@ -28,7 +28,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from rostersync.records import FIELD_NAMES
 from rostersync.store.models import Quarantine, student, student_version
-from rostersync.store.staging import proof, removal, sighted
+from rostersync.store.stage.tables import proof, removal, sighted
 from rostersync.store.types import JsonTuple, Timestamp
 
 if TYPE_CHECKING:
@@ -72,10 +72,10 @@ def _statements(dialect: str) -> tuple[Any, ...]:
         _update_changed(begins),
         _insert_new(),
         _supersede(begins, _REMOVED, removal),
-        _bury(begins),
-        _take_in(dialect),
-        _let_go(),
-        _send_to_the_back(),
+        _tombstone(begins),
+        _quarantine(dialect),
+        _release_quarantined(),
+        _requeue_unanswered(),
     )
 
 
@@ -122,7 +122,7 @@ def _insert_new() -> Any:
     return insert(student).from_select(list(facts), select(*facts.values()).where(sighted.c.verdict == "inserted"))
 
 
-def _bury(begins: ColumnElement[Any]) -> Any:
+def _tombstone(begins: ColumnElement[Any]) -> Any:
     """Make tombstones: the last known fields stay, for rows of the deleted feed may be stubs."""
     told = select(proof.c.deleted_at).where(proof.c.id == removal.c.id).scalar_subquery()
     facts = {
@@ -136,7 +136,7 @@ def _bury(begins: ColumnElement[Any]) -> Any:
     return update(student).where(_REMOVED).values(facts)
 
 
-def _take_in(dialect: str) -> Any:
+def _quarantine(dialect: str) -> Any:
     """Put into quarantine what could not be decoded."""
     make = sqlite.insert if dialect == "sqlite" else postgresql.insert
     bad = select(_SOURCE, sighted.c.id, sighted.c.rejected, _NOW, _NOW).where(sighted.c.verdict == "quarantined")
@@ -145,7 +145,7 @@ def _take_in(dialect: str) -> Any:
     return new.on_conflict_do_update(index_elements=["source", "id"], set_=again)
 
 
-def _let_go() -> Any:
+def _release_quarantined() -> Any:
     """Let go of what decodes now, and of what is gone: not of those whose removal is held, who are still living."""
     decoded = exists().where(sighted.c.id == Quarantine.id, sighted.c.verdict != "quarantined")
     gone = exists().where(proof.c.id == Quarantine.id, proof.c.answer == "gone")
@@ -153,7 +153,7 @@ def _let_go() -> Any:
     return delete(Quarantine).where(Quarantine.source == _SOURCE, or_(decoded, and_(gone, ~living)))
 
 
-def _send_to_the_back() -> Any:
+def _requeue_unanswered() -> Any:
     """Let those in quarantine who were asked for in vain wait behind the others."""
     asked = exists().where(proof.c.id == Quarantine.id, proof.c.answer == "silent")
     return update(Quarantine).where(Quarantine.source == _SOURCE, asked).values(last_seen_at=_NOW)

@@ -24,7 +24,7 @@ T = TypeVar("T", "datetime", float)
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class SyncPolicy:
     """What the configuration says of reading, in `[sync]` and `[guard]`."""
 
     overlap: timedelta = timedelta(minutes=10)
@@ -33,7 +33,7 @@ class Policy:
     guard: GuardPolicy = field(default_factory=GuardPolicy)
 
 
-def choose(requested: RunKind, state: SourceState, now: datetime, policy: Policy) -> RunKind:
+def choose(requested: RunKind, state: SourceState, now: datetime, policy: SyncPolicy) -> RunKind:
     """Return the kind of run that `requested` must be: full without watermarks, or after too long (our clock).
 
     A last clean crawl that lies ahead says that our clock was wrong, and not how long ago it was.

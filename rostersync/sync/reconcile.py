@@ -29,7 +29,7 @@ def count(verdicts: Mapping[str, int], *, stale: int, deleted: int, held: int) -
     return Counts(fetched=sum(verdicts.values()), **verdicts, stale=stale, deleted=deleted, removals_held=held)
 
 
-def require_familiar(received: int, rejected: int) -> None:
+def check_rejection_rate(received: int, rejected: int) -> None:
     """Raise `RunFailed` when so many records cannot be decoded that it is the API that has changed."""
     if rejected > TOLERATED and rejected * 20 > received:
         message = f"{rejected} of {received} records cannot be decoded: the API seems to have changed"

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from rostersync.records import Student, is_alive
 from rostersync.report import RunKind
-from rostersync.sync.crawl import Proofs, ask
+from rostersync.sync.lists import Proofs, ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
 
     from rostersync.records import Answer, Row
-    from rostersync.sync.crawl import Api
+    from rostersync.sync.lists import Api
 
 BATCH = 50
 """How many ids one list request asks for: a plausible cap of its answer, and of the address's length."""
@@ -46,11 +46,11 @@ class Stage(Proofs, Protocol):
     def controls(self, limit: int) -> list[int]: ...
     def gone_ids(self) -> Iterator[list[int]]: ...
     def any_gone(self) -> bool: ...
-    def doubt(self, *, keep_plan: bool) -> None: ...
+    def reject_absence_proofs(self, *, keep_plan: bool) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class RemovalOutcome:
     """What became of the candidates for removal. `reason` tells why some are held."""
 
     held: int = 0
@@ -74,7 +74,7 @@ class Removals:
         self._held = held
         self._guard = guard
 
-    def settle(self, kind: RunKind, *, sweep: bool, plan: Plan | None) -> Settled:
+    def settle(self, kind: RunKind, *, sweep: bool, plan: Plan | None) -> RemovalOutcome:
         """Find out which candidates are gone and may be removed; the stage keeps these, and those to be held.
 
         With `sweep` absence from the roster makes a candidate. `plan` is what is being approved, None without an
@@ -97,7 +97,7 @@ class Removals:
         if not self._endpoint_works():
             reason = "no living student could be fetched to confirm that the endpoint works"
             # Where there is no such student at all, an approval stands in for him, for what was approved.
-            stage.doubt(keep_plan=plan is not None and not stage.controls(1))
+            stage.reject_absence_proofs(keep_plan=plan is not None and not stage.controls(1))
         self._prove_again()
         return self._settled(planned, reason)
 
@@ -135,13 +135,13 @@ class Removals:
         ask(self._api, self._stage, self._stage.gone_ids())
         self._stage.drop_unproved()
 
-    def _settled(self, planned: list[int], reason: str) -> Settled:
+    def _settled(self, planned: list[int], reason: str) -> RemovalOutcome:
         stage = self._stage
         outside = stage.count_removals(planned=False)
         held = outside if reason else 0
         left = {key for ids in stage.removals(planned=True) for key in ids}
         unproved = tuple(key for key in planned if key not in left)
-        return Settled(held, stage.count_removals() - held, outside - held, reason if held else "", unproved)
+        return RemovalOutcome(held, stage.count_removals() - held, outside - held, reason if held else "", unproved)
 
 
 def _lives(answer: Answer) -> bool:

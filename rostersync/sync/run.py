@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,33 +14,31 @@ import structlog
 from rostersync.clock import to_milliseconds
 from rostersync.errors import ApiError, RunFailed
 from rostersync.records import Rejected, Student, Unclear
-from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
+from rostersync.report import Counts, RunKind, RunReport, RunRequest, RunState, SourceState, Watermarks
 from rostersync.store import runs
 from rostersync.sync import guard, plan, reconcile
-from rostersync.sync.crawl import Api, Crawler, Stream, ask
+from rostersync.sync.lists import Api, Crawler, Stream, ask
 from rostersync.sync.removals import Removals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from datetime import datetime
 
     from sqlalchemy import Connection
 
     from rostersync.clock import Clock
-    from rostersync.store.requests import Wish
+    from rostersync.report import ProgressCallback
     from rostersync.store.stage import Stage
-    from rostersync.sync.crawl import Watch
-    from rostersync.sync.removals import Settled
+    from rostersync.sync.removals import RemovalOutcome
 
 log = structlog.get_logger()
 
 QUARANTINE_LIMIT = 100
 """How many records in quarantine one run asks for."""
 
-ACQUAINTANCES = 20
+KNOWN_STUDENT_SAMPLE = 20
 """How many known students are asked for when a source's token or address is new."""
 
-KEYS_TOLD = 1_000
+MAX_REPORTED_KEYS = 1_000
 """Of more unknown keys than these nothing more is told."""
 
 
@@ -52,8 +52,12 @@ class Client(Api, Protocol):
     def fingerprint(self, salt: bytes) -> bytes: ...
 
 
+Connect = Callable[[str], AbstractContextManager[Client]]
+"""Opens the API of a source for one run; raises `ConfigError` when its token cannot be had."""
+
+
 @dataclass(frozen=True, slots=True)
-class Crawled:
+class CrawlResult:
     """What the crawls of a run found."""
 
     kind: RunKind
@@ -78,10 +82,10 @@ class Run:
         stage: Stage,
         api: Client,
         *,
-        policy: plan.Policy,
+        policy: plan.SyncPolicy,
         clock: Clock,
-        watch: Watch,
-        commit: Callable[[runs.Ending, bool], int] | None,
+        watch: ProgressCallback,
+        commit: Callable[[runs.RunResult, bool], int] | None,
     ) -> None:
         """Prepare a run. `commit` writes an ending and returns the run's number; None makes it a dry run."""
         self._source = source
@@ -96,38 +100,38 @@ class Run:
         self._started = clock.monotonic()
         self._state = runs.state(connection, source)
 
-    def execute(self, wish: Wish) -> RunReport:
+    def execute(self, request: RunRequest) -> RunReport:
         """Do the run and return its report: a failure to read is a report, too, and is recorded.
 
         Raises `StoreError` when the database refuses, `Stopped` when the process is to end: neither leaves a trace.
         """
-        kind = plan.choose(wish.kind, self._state, self._started_at, self._policy)
+        kind = plan.choose(request.kind, self._state, self._started_at, self._policy)
         try:
-            self._require_open_plan(wish)
-            ending = self._end(self._crawl(kind), wish)
+            self._require_open_plan(request)
+            ending = self._end(self._crawl(kind), request)
         except (ApiError, RunFailed) as error:
-            return self._fail(kind, wish, error)
+            return self._fail(kind, request, error)
         return self._close(ending, apply=True)
 
-    def _require_open_plan(self, wish: Wish) -> None:
+    def _require_open_plan(self, request: RunRequest) -> None:
         """Raise `RunFailed` when the plan to be approved was closed while its approval waited."""
-        if wish.approves is not None and runs.open_hold(self._connection, wish.approves) is None:
+        if request.approves is not None and runs.open_hold(self._connection, request.approves) is None:
             hint = "see `rostersync status` for what is held now"
-            raise RunFailed(f"the plan of run {wish.approves} is no longer open: it was approved or has ended", hint)
+            raise RunFailed(f"the plan of run {request.approves} is no longer open: it was approved or has ended", hint)
 
     # Reading -------------------------------------------------------------------------------------------------
 
-    def _crawl(self, kind: RunKind) -> Crawled:
+    def _crawl(self, kind: RunKind) -> CrawlResult:
         self._require_same_school()
         crawler = Crawler(self._api, self._stage, self._state, self._policy, self._watch)
         crawled = self._crawl_changes(crawler) if kind is RunKind.INCREMENTAL else None
         if crawled is None:
             crawled = self._crawl_roster(crawler)
-        reconcile.require_familiar(*self._stage.received())
+        reconcile.check_rejection_rate(*self._stage.received())
         self._revisit_quarantine()  # afterwards: what was bad before tells nothing about a changed API
         return crawled
 
-    def _crawl_changes(self, crawler: Crawler) -> Crawled | None:
+    def _crawl_changes(self, crawler: Crawler) -> CrawlResult | None:
         """Read both feeds; None when the server's clock is behind a watermark, so that only a full run can tell."""
         marks, overlap = self._state.watermarks, self._policy.overlap
         assert marks.modified is not None
@@ -138,9 +142,9 @@ class Run:
             return None
         feed = crawler.deleted(plan.since(marks.deleted, overlap))
         deleted = Stream(feed.explains, feed.start, feed.moment)
-        return Crawled(RunKind.INCREMENTAL, modified, deleted, feed_ignored=feed.ignored)
+        return CrawlResult(RunKind.INCREMENTAL, modified, deleted, feed_ignored=feed.ignored)
 
-    def _crawl_roster(self, crawler: Crawler) -> Crawled:
+    def _crawl_roster(self, crawler: Crawler) -> CrawlResult:
         roster = crawler.roster()
         if roster.total == 0 and (live := runs.live_students(self._connection, self._source)) > 0:
             message = f"the API lists no student at all, and the replica holds {live}"
@@ -149,7 +153,7 @@ class Run:
         stream = Stream(roster.clean and roster.total > 0, roster.start, roster.moment)
         feed = crawler.departures(roster)
         nameless = self._stage.lacks_ids()  # they forbid to infer from absence
-        return Crawled(
+        return CrawlResult(
             RunKind.FULL,
             stream,
             replace(stream, clean=roster.clean and feed.explains) if nameless else stream,
@@ -164,7 +168,7 @@ class Run:
         before = self._state
         if before.salt is None or self._api.fingerprint(before.salt) == before.fingerprint:
             return
-        known = runs.some_living(self._connection, self._source, ACQUAINTANCES)
+        known = runs.some_living(self._connection, self._source, KNOWN_STUDENT_SAMPLE)
         if not known or self._knows_any(known):
             return
         message = f"token or base_url of source {self._source} have changed, and lead to none of its known students"
@@ -180,33 +184,33 @@ class Run:
         waiting = runs.quarantined(self._connection, self._source, QUARANTINE_LIMIT)
         for key, answer in self._api.answers(waiting):
             if isinstance(answer, Unclear):
-                self._stage.put_silence(key)  # without an answer it just stays there
+                self._stage.mark_unanswered(key)  # without an answer it just stays there
             else:
                 self._stage.put_answer(key, answer)
 
     # Reconciling ---------------------------------------------------------------------------------------------
 
-    def _end(self, crawled: Crawled, wish: Wish) -> runs.Ending:
+    def _end(self, crawled: CrawlResult, request: RunRequest) -> runs.RunResult:
         """Settle every question that the stage raises, and draw up what the run will write."""
         ask(self._api, self._stage, self._stage.unproved_restores())
         ask(self._api, self._stage, self._stage.unproved_departures())
         if crawled.kind is RunKind.INCREMENTAL:
             ask(self._api, self._stage, self._stage.stale(), stale=True)
-        settled = self._settle_removals(crawled, wish)
+        settled = self._settle_removals(crawled, request)
         judged = self._stage.judge()
         for changes in self._stage.changes():
             self._stage.mark_changes(reconcile.mark(stored, sighted) for stored, sighted in changes)
         counts = reconcile.count(judged.verdicts, stale=judged.stale, deleted=settled.removed, held=settled.held)
-        return self._draw_up(crawled, wish, settled, counts)
+        return self._draw_up(crawled, request, settled, counts)
 
-    def _settle_removals(self, crawled: Crawled, wish: Wish) -> Settled:
+    def _settle_removals(self, crawled: CrawlResult, request: RunRequest) -> RemovalOutcome:
         removals = Removals(
             self._api,
             self._stage,
             held=lambda: runs.held(self._connection, self._source),
             guard=self._guard,
         )
-        plan = None if wish.approves is None else runs.plan(self._connection, wish.approves)
+        plan = None if request.approves is None else runs.plan(self._connection, request.approves)
         return removals.settle(crawled.kind, sweep=crawled.swept, plan=plan)
 
     def _guard(self, removals: int) -> str:
@@ -222,24 +226,26 @@ class Run:
 
     # Writing -------------------------------------------------------------------------------------------------
 
-    def _draw_up(self, crawled: Crawled, wish: Wish, settled: Settled, counts: Counts) -> runs.Ending:
-        doubts = self._doubts(crawled)
+    def _draw_up(
+        self, crawled: CrawlResult, request: RunRequest, settled: RemovalOutcome, counts: Counts
+    ) -> runs.RunResult:
+        doubts = self._incomplete_reasons(crawled)
         state = RunState.INCOMPLETE if doubts else RunState.HELD if settled.held else RunState.SUCCEEDED
         after = self._state_after(crawled, settled)
         reasons = [*doubts, *([settled.reason] if settled.held else [])]
         report = self._report(crawled.kind, state, counts, after.watermarks, "; ".join(reasons) or None)
-        return runs.Ending(
+        return runs.RunResult(
             report=replace(report, notices=_notices(crawled, settled)),
             state=after,
-            request_id=wish.request_id,
+            request_id=request.request_id,
             guarded=settled.guarded,
             holds=settled.held > 0,
-            approves=wish.approves,
-            ends_holds=_ended(crawled) if state is RunState.SUCCEEDED else frozenset(),
+            approves=request.approves,
+            supersedes_holds=_ended(crawled) if state is RunState.SUCCEEDED else frozenset(),
             clean_full=crawled.swept,
         )
 
-    def _doubts(self, crawled: Crawled) -> list[str]:
+    def _incomplete_reasons(self, crawled: CrawlResult) -> list[str]:
         """Return why the run is incomplete, nothing when it is not."""
         doubts = []
         if not crawled.modified.clean and not crawled.empty:
@@ -254,7 +260,7 @@ class Run:
             doubts.append(f"{unclear} students could not be fetched, and stay as they are")
         return doubts
 
-    def _state_after(self, crawled: Crawled, settled: Settled) -> SourceState:
+    def _state_after(self, crawled: CrawlResult, settled: RemovalOutcome) -> SourceState:
         """Return what is known of the source after the run."""
         before, stage = self._state, self._stage
         in_feed, listed = stage.unclear(in_feed=True), stage.unclear(listed=True)
@@ -294,19 +300,19 @@ class Run:
         They are remembered as salted hashes: a key may be an address, and must not stay when its student is erased.
         """
         known = set(self._state.unknown_keys)
-        names = self._stage.extra_keys() if len(known) < KEYS_TOLD else ()
+        names = self._stage.extra_keys() if len(known) < MAX_REPORTED_KEYS else ()
         new = {hashlib.blake2b(name.encode(), digest_size=8, key=salt).hexdigest() for name in names} - known
         if new:
             log.info("unknown_keys", source=self._source, keys=len(new), kept_in="extra")
         return tuple(sorted(known | new))
 
-    def _fail(self, kind: RunKind, wish: Wish, error: ApiError | RunFailed) -> RunReport:
+    def _fail(self, kind: RunKind, request: RunRequest, error: ApiError | RunFailed) -> RunReport:
         """Record a run that read something it must not apply, or that could not read."""
         report = self._report(kind, RunState.FAILED, Counts(), self._state.watermarks, error.message)
-        ending = runs.Ending(replace(report, hint=error.hint), self._state, wish.request_id)
+        ending = runs.RunResult(replace(report, hint=error.hint), self._state, request.request_id)
         return self._close(ending, apply=False)
 
-    def _close(self, ending: runs.Ending, *, apply: bool) -> RunReport:
+    def _close(self, ending: runs.RunResult, *, apply: bool) -> RunReport:
         if self._commit is None:
             return replace(ending.report, state=RunState.DRY_RUN)
         return replace(ending.report, run_id=self._commit(ending, apply))
@@ -334,7 +340,7 @@ class Run:
         return to_milliseconds(self._clock.now())
 
 
-def _notices(crawled: Crawled, settled: Settled) -> tuple[str, ...]:
+def _notices(crawled: CrawlResult, settled: RemovalOutcome) -> tuple[str, ...]:
     empty = (
         ("the API lists no student at all: is the token allowed to see them? The next run reads everything again",)
         if crawled.empty
@@ -344,7 +350,7 @@ def _notices(crawled: Crawled, settled: Settled) -> tuple[str, ...]:
     return (*empty, *stays)
 
 
-def _ended(crawled: Crawled) -> frozenset[RunKind]:
+def _ended(crawled: CrawlResult) -> frozenset[RunKind]:
     """Return of which kinds the open plans end with this run, which passed the guard: a sweep ends them all.
 
     A run whose deleted feed told nothing has not seen again what an earlier one planned.

@@ -84,7 +84,7 @@ def test_the_daemon_runs_on_schedule_logs_each_run_in_one_line_and_ends_at_sigte
     events = logged(told)
     assert "started" in [event["event"] for event in events]
     assert events[-1]["event"] == "stopped"
-    runs = [event for event in events if event["event"] == "run"]
+    runs = [event for event in events if event["event"] == "run_finished"]
     assert len(runs) >= 3
     assert (runs[0]["source"], runs[0]["kind"], runs[0]["inserted"], runs[0]["deleted"]) == ("main", "full", 30, 0)
     assert runs[1]["kind"] == "incremental"
@@ -130,7 +130,7 @@ def test_a_source_that_fails_keeps_neither_another_nor_itself_from_the_next_run(
     process = start("run")
     wait_until(lambda: finished_runs(site) >= 5)
     _, told = end(process)
-    runs = [event for event in logged(told) if event["event"] == "run"]
+    runs = [event for event in logged(told) if event["event"] == "run_finished"]
     (failure,) = [run for run in runs if run["state"] == "failed"]
     assert failure["level"] == "error"
     assert "a web page" in failure["error"]
@@ -151,7 +151,7 @@ def test_what_nobody_foresaw_is_logged_by_its_name_and_is_not_the_daemons_end(si
     before = finished_runs(site)
     wait_until(lambda: finished_runs(site) > before)
     _, told = end(process)
-    impossible = [event for event in logged(told) if event["event"] == "run_impossible"]
+    impossible = [event for event in logged(told) if event["event"] == "run_failed"]
     assert impossible
     assert "exception" not in impossible[0]
 

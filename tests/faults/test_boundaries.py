@@ -8,12 +8,12 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from harness import Crash, Fuse, World
+from harness import Crash, CrashInjector, World
 
 from rostersync.report import RunKind, RunState
 from rostersync.simulator.switches import Switches
 from rostersync.sync.guard import GuardPolicy
-from rostersync.sync.plan import Policy
+from rostersync.sync.plan import SyncPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ class Day:
             order=rng.choice(["id", "-updated_at"]),
         )
         approval = rng.random() < 0.25
-        policy = Policy(guard=GuardPolicy(0 if approval else 1000, max_deletion_percent=100))
+        policy = SyncPolicy(guard=GuardPolicy(0 if approval else 1000, max_deletion_percent=100))
         self.world = World(
             url,
             clock,
@@ -60,7 +60,7 @@ class Day:
 
     def run(self, at_step: Callable[[], None] | None = None, *, die_at: int = 0) -> bool:
         """Have the run done, and `at_step` at each request, statement and commit; tell whether it came to its end."""
-        fuse = Fuse(self.world.store.engine, die_at, at_step)
+        fuse = CrashInjector(self.world.store.engine, die_at, at_step)
         self.world.app.on_request = fuse.step
         try:
             self.world.sync(self.kind, self.approves)

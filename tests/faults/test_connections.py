@@ -7,11 +7,11 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from harness import SOURCE, Fuse, World
+from harness import SOURCE, CrashInjector, World
 from proxy import Cut, proxied
 from school_site import serve
 from sqlalchemy import text
-from witness import GENEROUS, GUARDLESS, Witness, is_told_well, noting
+from witness import GUARD_OFF, GUARDLESS, CrashObserver, is_told_well, noting
 
 from rostersync.errors import DatabaseUnreachable, StoreError
 from rostersync.store import Store, engine
@@ -59,7 +59,7 @@ def terminate(connection: Connection, pid: int) -> None:
         assert connection.scalar(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
 
 
-class Terminator(Fuse):
+class Terminator(CrashInjector):
     """Ends the session that is about to take the n-th step; the step is tried all the same."""
 
     def __init__(self, store: Store, end_at: int, through: Connection) -> None:
@@ -88,7 +88,7 @@ def sync_terminated(world: World, step: int, through: Connection) -> tuple[Datab
 def test_a_session_that_the_server_ends_at_any_statement_leaves_the_old_roster_a_free_lock_and_no_request(
     url: str, clock: ManualClock
 ) -> None:
-    world = World(url, clock, policy=GENEROUS)
+    world = World(url, clock, policy=GUARD_OFF)
     world.sync()
     world.pass_time(hours=1)
     step, failures, so_far = 0, 0, True
@@ -120,7 +120,7 @@ def test_a_session_that_the_server_ends_at_any_statement_leaves_the_old_roster_a
 def test_a_run_whose_connection_breaks_at_its_commit_is_told_as_what_it_is(url: str, tmp_path: Path, cut: Cut) -> None:
     with proxied(url) as (through, proxy), serve(tmp_path, through, 12) as site:
         site.ok("sync")
-        witness = Witness(site)
+        witness = CrashObserver(site)
         if cut is Cut.AMID:
             with witness.store.writing() as connection:
                 for statement in DAWDLE:
@@ -146,7 +146,7 @@ def test_a_session_that_the_server_takes_for_alive_keeps_nobody_waiting_for_ever
 ) -> None:
     monkeypatch.setattr(engine, "BUSY_TIMEOUT_S", 1)
     with proxied(url) as (through, proxy):
-        world = World(through, clock, policy=GENEROUS)
+        world = World(through, clock, policy=GUARD_OFF)
         world.sync()
         change(world)
         before = world.snapshot()
@@ -185,7 +185,7 @@ def test_a_holder_whose_lock_is_lost_and_taken_by_another_process_cannot_commit(
     with serve(tmp_path, migrated_url, 12) as site:
         site.configure(GUARDLESS)
         site.ok("sync")
-        witness = Witness(site)
+        witness = CrashObserver(site)
         site.school.churn(random.Random(1), 6)
         holds, goes_on = threading.Event(), threading.Event()
 

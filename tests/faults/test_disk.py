@@ -16,7 +16,7 @@ import traced
 from canary import SEARCH
 from conftest import MEMORY
 from school_site import Site, serve
-from witness import GUARDLESS, Witness, is_told_well, noting
+from witness import GUARDLESS, CrashObserver, is_told_well, noting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +78,7 @@ def test_wherever_a_write_of_a_run_fails_the_roster_is_old_or_new_as_told_and_th
 ) -> None:
     database = folder / "roster.db"
     site.ok("sync")
-    witness = Witness(site)
+    witness = CrashObserver(site)
     before, kept = witness.snapshot(), database.read_bytes()
     change(site)
     calls = [line.split()[0] for line in traced.sync(site, database).calls if f" {call}(" in line]
@@ -113,7 +113,7 @@ def test_a_first_run_whose_write_fails_leaves_a_database_that_the_next_run_can_u
             assert is_told_well(ended.status, ended.out, ended.err), ended
             assert site.rows("PRAGMA integrity_check") == [("ok",)]
             site.ok("sync")
-            assert Witness(site).is_exact()
+            assert CrashObserver(site).is_exact()
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_a_full_disk_is_told_and_loses_nothing_and_the_next_run_succeeds_as_soon
     with serve(tmp_path, f"sqlite:///{small_disk}/roster.db", 5) as site:
         site.configure(GUARDLESS)
         site.ok("sync")
-        witness = Witness(site)
+        witness = CrashObserver(site)
         told = ""
         for pages in (0, 4, 8, 12, 16, 24, 32, 64):
             change(site)

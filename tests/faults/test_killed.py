@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from school_site import serve
-from witness import GUARDLESS, Witness, noting
+from witness import GUARDLESS, CrashObserver, noting
 
 from rostersync.simulator import Switches
 
@@ -94,7 +94,7 @@ def test_a_process_killed_at_any_moment_leaves_the_old_roster_or_a_whole_new_one
     with serve(tmp_path, migrated_url, 40, SWITCHES) as site:
         site.configure(CONFIG)
         whole = life(site)
-        witness = Witness(site)
+        witness = CrashObserver(site)
         for seed in range(KILLS):
             rng = random.Random(seed)
             words = rng.choice([("sync",), ("sync",), ("sync", "--full")])

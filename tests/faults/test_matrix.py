@@ -12,7 +12,7 @@ from rostersync.report import RunKind, RunState
 from rostersync.simulator import faults as make
 from rostersync.simulator.faults import Faults
 from rostersync.sync.guard import GuardPolicy
-from rostersync.sync.plan import Policy
+from rostersync.sync.plan import SyncPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rostersync.simulator.faults import Fault, Match
     from rostersync.simulator.messages import Request
 
-GENEROUS = Policy(guard=GuardPolicy(max_deletions=100, max_deletion_percent=100))
+GUARD_OFF = SyncPolicy(guard=GuardPolicy(max_deletions=100, max_deletion_percent=100))
 
 FAULTS: dict[str, Callable[[], Fault]] = {
     "500": lambda: make.http_status(500),
@@ -105,7 +105,7 @@ def test_a_fault_loses_nothing_and_removes_nobody_alive(
 ) -> None:
     kind, match = PLACES[place]
     faults = Faults()
-    world = World(shared_url, clock, size=12, faults=faults, policy=GENEROUS, source=f"s{uuid4().hex[:12]}")
+    world = World(shared_url, clock, size=12, faults=faults, policy=GUARD_OFF, source=f"s{uuid4().hex[:12]}")
     world.sync()
     world.pass_time(hours=1)
     living = sorted(world.upstream())

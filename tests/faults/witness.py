@@ -15,7 +15,7 @@ from rostersync.managebac.limits import HostLimiter
 from rostersync.managebac.students import Students
 from rostersync.secret import Secret
 from rostersync.sync.guard import GuardPolicy
-from rostersync.sync.plan import Policy
+from rostersync.sync.plan import SyncPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from school_site import Site
 
 GUARDLESS = "[guard]\nmax_deletions = 100000\nmax_deletion_percent = 100.0\n"
-GENEROUS = Policy(guard=GuardPolicy(max_deletions=100_000, max_deletion_percent=100.0))
+GUARD_OFF = SyncPolicy(guard=GuardPolicy(max_deletions=100_000, max_deletion_percent=100.0))
 """So that a school may lose as many students as chance will have it."""
 
 
-class Witness(World):
+class CrashObserver(World):
     """The replica of a site and the truth about its school, seen from outside the processes that die.
 
     `sync` is what comes after them: a run that nothing befalls, over real HTTP as well.
     """
 
     def __init__(self, site: Site) -> None:
-        super().__init__(site.database_url, SystemClock(), size=0, policy=GENEROUS)
+        super().__init__(site.database_url, SystemClock(), size=0, policy=GUARD_OFF)
         self.school, self._api = site.school, site.base_url
 
     @contextmanager

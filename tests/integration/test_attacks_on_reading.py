@@ -15,7 +15,7 @@ from rostersync.simulator import faults as make
 from rostersync.simulator.faults import Faults
 from rostersync.simulator.switches import Switches
 from rostersync.sync.guard import GuardPolicy
-from rostersync.sync.plan import Policy
+from rostersync.sync.plan import SyncPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rostersync.simulator.messages import Request, Response
 
-GENEROUS = Policy(guard=GuardPolicy(max_deletions=1000, max_deletion_percent=100))
+GUARD_OFF = SyncPolicy(guard=GuardPolicy(max_deletions=1000, max_deletion_percent=100))
 
 
 def first_run_while_one_leaves_and_one_comes(
@@ -52,22 +52,22 @@ def first_run_while_one_leaves_and_one_comes(
 def test_a_first_run_while_one_leaves_without_a_trace_and_one_comes_loses_nobody(
     migrated_url: str, clock: ManualClock
 ) -> None:
-    first_run_while_one_leaves_and_one_comes(World(migrated_url, clock, policy=GENEROUS))
+    first_run_while_one_leaves_and_one_comes(World(migrated_url, clock, policy=GUARD_OFF))
 
 
 def test_a_newcomer_stamped_by_an_app_server_behind_hides_no_slip(migrated_url: str, clock: ManualClock) -> None:
-    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(stamp_skews=(-90.0,)))
+    world = World(migrated_url, clock, policy=GUARD_OFF, switches=Switches(stamp_skews=(-90.0,)))
     first_run_while_one_leaves_and_one_comes(world)
 
 
 def test_nor_does_he_where_the_deleted_feed_is_always_empty(migrated_url: str, clock: ManualClock) -> None:
-    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(stamp_skews=(-90.0,), deleted_feed="empty"))
+    world = World(migrated_url, clock, policy=GUARD_OFF, switches=Switches(stamp_skews=(-90.0,), deleted_feed="empty"))
     first_run_while_one_leaves_and_one_comes(world, leave=world.school.delete)
 
 
 def test_a_newcomer_who_commits_late_hides_no_slip(migrated_url: str, clock: ManualClock) -> None:
     """Stamped a minute before the run, seen only during it."""
-    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(late_commit_seconds=60.0))
+    world = World(migrated_url, clock, policy=GUARD_OFF, switches=Switches(late_commit_seconds=60.0))
     world.pass_time(hours=1)
     world.school.create()
     world.pass_time(seconds=59.82)
@@ -91,25 +91,25 @@ def test_a_newcomer_who_commits_late_hides_no_slip(migrated_url: str, clock: Man
 
 
 def test_a_newcomer_without_created_at_hides_no_slip(migrated_url: str, clock: ManualClock) -> None:
-    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(without_keys=("created_at",)))
+    world = World(migrated_url, clock, policy=GUARD_OFF, switches=Switches(without_keys=("created_at",)))
     first_run_while_one_leaves_and_one_comes(world)
 
 
 def test_a_newcomer_hides_no_slip_without_a_date_and_with_our_clock_ahead(
     migrated_url: str, clock: ManualClock
 ) -> None:
-    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(date_header=False, clock_skew=-3600.0))
+    world = World(migrated_url, clock, policy=GUARD_OFF, switches=Switches(date_header=False, clock_skew=-3600.0))
     first_run_while_one_leaves_and_one_comes(world)
 
 
 def test_nor_beside_a_deletion_that_the_feed_shows(migrated_url: str, clock: ManualClock) -> None:
-    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(date_header=False, clock_skew=-3600.0))
+    world = World(migrated_url, clock, policy=GUARD_OFF, switches=Switches(date_header=False, clock_skew=-3600.0))
     first_run_while_one_leaves_and_one_comes(world, leave=world.school.delete)
 
 
 def test_a_date_on_some_responses_only_hides_no_slip(migrated_url: str, clock: ManualClock) -> None:
     """The second reading of page 1 bears no Date; our clock is an hour behind."""
-    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(clock_skew=3600.0), faults=Faults())
+    world = World(migrated_url, clock, policy=GUARD_OFF, switches=Switches(clock_skew=3600.0), faults=Faults())
     handle = world.app.handle
     seen: list[int] = []
 
@@ -126,7 +126,7 @@ def test_a_date_on_some_responses_only_hides_no_slip(migrated_url: str, clock: M
 
 
 def test_a_stale_date_from_a_cache_hides_no_slip(migrated_url: str, clock: ManualClock) -> None:
-    world = World(migrated_url, clock, policy=GENEROUS, faults=Faults())
+    world = World(migrated_url, clock, policy=GUARD_OFF, faults=Faults())
     handle = world.app.handle
     seen: list[int] = []
 
@@ -144,7 +144,7 @@ def test_a_stale_date_from_a_cache_hides_no_slip(migrated_url: str, clock: Manua
 
 def test_a_date_ahead_of_the_stamps_hides_no_slip(migrated_url: str, clock: ManualClock) -> None:
     """A gateway stamps Date an hour ahead of the application's clock; ours is right."""
-    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(date_skew=3600.0))
+    world = World(migrated_url, clock, policy=GUARD_OFF, switches=Switches(date_skew=3600.0))
     first_run_while_one_leaves_and_one_comes(world, leave=world.school.delete)
 
 
@@ -162,26 +162,26 @@ def haunted(document: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_deleted_row_of_the_modified_feed_hides_no_slip(migrated_url: str, clock: ManualClock) -> None:
     """A student deleted before the run stands in the modified feed, with deleted_at, and not in the list."""
-    world = World(migrated_url, clock, policy=GENEROUS, faults=Faults())
+    world = World(migrated_url, clock, policy=GUARD_OFF, faults=Faults())
     world.app.faults.add(make._spoiled(haunted), make.on_modified_feed, times=None)
     first_run_while_one_leaves_and_one_comes(world, come=lambda _: None, leave=world.school.delete)
 
 
 def test_a_deleted_row_of_the_modified_feed_leaves_a_quiet_roster_clean(migrated_url: str, clock: ManualClock) -> None:
-    world = World(migrated_url, clock, policy=GENEROUS, faults=Faults())
+    world = World(migrated_url, clock, policy=GUARD_OFF, faults=Faults())
     world.app.faults.add(make._spoiled(haunted), make.on_modified_feed, times=None)
     assert world.sync().state is RunState.SUCCEEDED
 
 
 def test_two_equal_records_without_an_id_are_counted_as_two(migrated_url: str, clock: ManualClock) -> None:
-    world = World(migrated_url, clock, policy=GENEROUS)
+    world = World(migrated_url, clock, policy=GUARD_OFF)
     world.school.inject(None, {"first_name": "Nameless"})
     world.school.inject(None, {"first_name": "Nameless"})
     assert world.sync().state is RunState.SUCCEEDED
 
 
 def small_pages(url: str, clock: ManualClock, switches: Switches | None = None) -> World:
-    world = World(url, clock, policy=GENEROUS, per_page=3, size=12, faults=Faults(), switches=switches)
+    world = World(url, clock, policy=GUARD_OFF, per_page=3, size=12, faults=Faults(), switches=switches)
     world.sync()
     world.pass_time(hours=1)
     world.school.delete(max(world.upstream()))
@@ -261,7 +261,7 @@ def test_without_a_date_a_change_read_late_in_a_run_does_not_date_its_watermark(
 ) -> None:
     """Our clock is an hour ahead, there is no Date, and the run lasts longer than the overlap."""
     world = World(
-        migrated_url, clock, policy=GENEROUS, per_page=100, switches=Switches(date_header=False, clock_skew=-3600.0)
+        migrated_url, clock, policy=GUARD_OFF, per_page=100, switches=Switches(date_header=False, clock_skew=-3600.0)
     )
     world.sync()
     world.pass_time(hours=2)
@@ -304,7 +304,7 @@ def test_a_change_read_late_in_a_full_run_without_a_date_does_not_date_its_water
 ) -> None:
     """The same in a full run: the books cannot bring the change, for the since filter lies in the future."""
     world = World(
-        migrated_url, clock, policy=GENEROUS, per_page=5, switches=Switches(date_header=False, clock_skew=-3600.0)
+        migrated_url, clock, policy=GUARD_OFF, per_page=5, switches=Switches(date_header=False, clock_skew=-3600.0)
     )
     one, last = sorted(world.upstream())[7], max(world.upstream())
     done: list[Any] = []
@@ -327,7 +327,7 @@ def test_a_change_read_late_in_a_full_run_without_a_date_does_not_date_its_water
 
 
 def test_a_clock_that_was_ahead_once_does_not_switch_off_max_age(migrated_url: str, clock: ManualClock) -> None:
-    world = World(migrated_url, clock, policy=GENEROUS)
+    world = World(migrated_url, clock, policy=GUARD_OFF)
     world.clock.time += timedelta(days=365)
     world.school.switches = replace(world.school.switches, clock_skew=-365 * 86400.0)
     world.sync()
@@ -345,7 +345,7 @@ def set_servers_clock(world: World, seconds: float) -> None:
 def test_a_change_made_while_the_servers_clock_was_behind_a_watermark_that_it_has_passed_again_is_read(
     migrated_url: str, clock: ManualClock
 ) -> None:
-    world = World(migrated_url, clock, policy=GENEROUS)
+    world = World(migrated_url, clock, policy=GUARD_OFF)
     world.sync()
     one, other = sorted(world.upstream())[:2]
     set_servers_clock(world, -3600)
@@ -363,7 +363,7 @@ def test_a_fall_of_the_servers_clock_is_measured_from_the_later_watermark(
     migrated_url: str, clock: ManualClock
 ) -> None:
     """The deleted feed's waits with a hold, hours behind."""
-    world = World(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=0)))
+    world = World(migrated_url, clock, size=40, policy=SyncPolicy(guard=GuardPolicy(max_deletions=0)))
     world.sync()
     world.school.delete(min(world.upstream()))
     for _ in range(2):
@@ -378,7 +378,7 @@ def test_a_clock_that_falls_little_by_little_is_measured_from_where_the_older_wa
     migrated_url: str, clock: ManualClock
 ) -> None:
     """Each step is too small to tell, and no time passes for the watermarks to move."""
-    world = World(migrated_url, clock, policy=GENEROUS)
+    world = World(migrated_url, clock, policy=GUARD_OFF)
     world.sync()
     kinds = []
     for _ in range(3):
@@ -392,7 +392,7 @@ def test_a_watermark_that_was_not_trusted_goes_although_removals_are_held(
     migrated_url: str, clock: ManualClock
 ) -> None:
     """Our clock is set back afterwards, and covers the fall of the server's."""
-    world = World(migrated_url, clock, policy=Policy(guard=GuardPolicy(max_deletions=0)))
+    world = World(migrated_url, clock, policy=SyncPolicy(guard=GuardPolicy(max_deletions=0)))
     world.sync()
     one = min(world.upstream())
     set_servers_clock(world, -1000)
@@ -412,7 +412,7 @@ def test_a_watermark_that_was_not_trusted_goes_although_removals_are_held(
 def test_a_fall_is_told_although_the_watermarks_were_dated_without_a_date(
     migrated_url: str, clock: ManualClock
 ) -> None:
-    world = World(migrated_url, clock, policy=GENEROUS)
+    world = World(migrated_url, clock, policy=GUARD_OFF)
     one, other = sorted(world.upstream())[:2]
     world.school.touch(one)  # so that our clock is believed
     world.pass_time(minutes=2)
@@ -429,7 +429,7 @@ def test_a_fall_is_told_although_the_watermarks_were_dated_without_a_date(
 def test_a_rise_between_the_two_feeds_that_is_taken_back_after_the_run_is_told(
     migrated_url: str, clock: ManualClock
 ) -> None:
-    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(clock_skew=-7200.0))
+    world = World(migrated_url, clock, policy=GUARD_OFF, switches=Switches(clock_skew=-7200.0))
     world.sync()
     world.pass_time(hours=3)
 
@@ -449,7 +449,7 @@ def test_a_rise_between_the_two_feeds_that_is_taken_back_after_the_run_is_told(
 
 def test_a_fall_amid_the_roster_hides_no_slip(migrated_url: str, clock: ManualClock) -> None:
     """Who leaves and who comes behind it bear stamps from before the windows of the feeds."""
-    world = World(migrated_url, clock, policy=GENEROUS)
+    world = World(migrated_url, clock, policy=GUARD_OFF)
     victim = min(world.upstream())
     done: list[Any] = []
 
@@ -468,7 +468,7 @@ def test_a_fall_amid_the_roster_hides_no_slip(migrated_url: str, clock: ManualCl
 def test_a_server_that_stays_where_it_is_ahead_or_behind_is_read_incrementally(
     migrated_url: str, clock: ManualClock
 ) -> None:
-    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(clock_skew=-5000.0))
+    world = World(migrated_url, clock, policy=GUARD_OFF, switches=Switches(clock_skew=-5000.0))
     world.sync()
     world.pass_time(hours=1)
     assert world.sync().kind is RunKind.INCREMENTAL
@@ -480,7 +480,7 @@ def test_a_server_that_stays_where_it_is_ahead_or_behind_is_read_incrementally(
 
 def test_the_newest_change_seen_is_kept_for_a_run_that_sees_none(migrated_url: str, clock: ManualClock) -> None:
     """Without a Date our clock is believed up to there; it was behind in the first run, and who had changed is gone."""
-    world = World(migrated_url, clock, policy=GENEROUS, switches=Switches(date_header=False, clock_skew=3600.0))
+    world = World(migrated_url, clock, policy=GUARD_OFF, switches=Switches(date_header=False, clock_skew=3600.0))
     one = min(world.upstream())
     world.school.update(one, nickname="Newest")
     newest = world.upstream()[one].updated_at
@@ -496,7 +496,7 @@ def test_whoever_the_first_reading_of_the_deleted_feed_listed_is_in_doubt_to_the
     migrated_url: str, clock: ManualClock
 ) -> None:
     """Restored amid the crawl, or shown by a replica that lags behind: he could make up for a row that slipped."""
-    world = World(migrated_url, clock, size=9, per_page=3, policy=Policy(attempts=1))
+    world = World(migrated_url, clock, size=9, per_page=3, policy=SyncPolicy(attempts=1))
     last = max(world.upstream())
     world.school.delete(last)
     read: list[bool] = []

@@ -15,7 +15,7 @@ from rostersync.simulator.faults import Faults
 from rostersync.simulator.messages import json_response
 from rostersync.simulator.switches import Switches
 from rostersync.sync.guard import GuardPolicy
-from rostersync.sync.plan import Policy
+from rostersync.sync.plan import SyncPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     from rostersync.simulator.messages import Request, Response
 
-GENEROUS = Policy(guard=GuardPolicy(max_deletions=1000, max_deletion_percent=100))
+GUARD_OFF = SyncPolicy(guard=GuardPolicy(max_deletions=1000, max_deletion_percent=100))
 
 
 def settled(url: str, clock: ManualClock, **options: Any) -> World:
-    world = World(url, clock, faults=Faults(), **{"per_page": 100, "policy": GENEROUS, **options})
+    world = World(url, clock, faults=Faults(), **{"per_page": 100, "policy": GUARD_OFF, **options})
     world.sync()
     world.pass_time(hours=1)
     return world
@@ -63,7 +63,7 @@ def test_an_approval_without_a_control_removes_nobody_outside_its_plan(migrated_
         migrated_url,
         clock,
         size=9,
-        policy=Policy(guard=GuardPolicy(max_deletions=5)),
+        policy=SyncPolicy(guard=GuardPolicy(max_deletions=5)),
         switches=Switches(ids_filter="ignored"),
     )
     six_leave(world)
@@ -79,7 +79,7 @@ def test_an_approval_without_a_control_removes_nobody_outside_its_plan(migrated_
 
 def test_an_approval_needs_a_control_where_there_is_one(migrated_url: str, clock: ManualClock) -> None:
     """The endpoint answers 404 for everybody, those included who are not in question."""
-    world = settled(migrated_url, clock, size=9, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+    world = settled(migrated_url, clock, size=9, policy=SyncPolicy(guard=GuardPolicy(max_deletions=5)))
     gone = six_leave(world)
     held = world.sync()
     world.app.faults.add(make.not_found(), make.on_student(), times=None)
@@ -121,7 +121,7 @@ def test_a_deleted_feed_that_lists_all_the_living_holds_nothing(
 ) -> None:
     """Pages are small, or lists by ids cannot spare anybody: it is known all the same."""
     switches = Switches(deleted_feed="ignored", ids_filter=ids_filter)
-    world = settled(migrated_url, clock, size=40, per_page=per_page, switches=switches, policy=Policy())
+    world = settled(migrated_url, clock, size=40, per_page=per_page, switches=switches, policy=SyncPolicy())
     report = world.sync()
     assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 0)
 
@@ -137,7 +137,7 @@ def test_a_deleted_feed_that_lists_everybody_who_ever_was_holds_nothing(migrated
     world.school.switches = replace(world.school.switches, deleted_feed="ignored")
     world.app.faults.add(listing(*left), make.on_deleted_feed, times=None)
     world.pass_time(hours=1)
-    world.policy = Policy()
+    world.policy = SyncPolicy()
     report = world.sync()
     assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 0)
 
@@ -148,7 +148,7 @@ def test_a_deleted_feed_that_lists_everybody_is_known_in_a_small_school_where_on
 ) -> None:
     """He is listed like all the others, and nobody is left as a control: nothing must wait for an approval."""
     switches = Switches(deleted_feed="ignored", ids_filter="ignored")
-    world = settled(migrated_url, clock, size=15, per_page=per_page, switches=switches, policy=Policy())
+    world = settled(migrated_url, clock, size=15, per_page=per_page, switches=switches, policy=SyncPolicy())
     key = min(world.upstream())
     world.school.delete(key)
     world.app.faults.add(listing(*world.upstream(), key), make.on_deleted_feed, times=None)
@@ -206,7 +206,7 @@ def test_a_deleted_feed_that_ignores_its_filter_removes_and_holds_nobody_whomeve
     oddity: Callable[[World], None],
 ) -> None:
     switches = Switches(deleted_feed="ignored", ids_filter=ids_filter)
-    world = World(migrated_url, clock, size=size, per_page=20, switches=switches, faults=Faults(), policy=Policy())
+    world = World(migrated_url, clock, size=size, per_page=20, switches=switches, faults=Faults(), policy=SyncPolicy())
     oddity(world)
     world.pass_time(hours=1)
     for order in (world.full, world.sync, world.full, world.sync):
@@ -251,7 +251,7 @@ def test_a_deleted_feed_that_lists_the_living_is_known_when_many_have_left(
 ) -> None:
     """They are stored as living, and such a feed does not tell of them: nor may it date a watermark behind them."""
     switches = Switches(deleted_feed="ignored", ids_filter=ids_filter)
-    world = settled(migrated_url, clock, size=size, switches=switches, policy=Policy())
+    world = settled(migrated_url, clock, size=size, switches=switches, policy=SyncPolicy())
     for key in sorted(world.upstream())[:leave]:
         world.school.delete(key)
     world.school.create()
@@ -259,7 +259,7 @@ def test_a_deleted_feed_that_lists_the_living_is_known_when_many_have_left(
     report = world.sync()
     assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 0)
     world.school.switches = Switches(ids_filter=ids_filter)
-    world.policy = GENEROUS
+    world.policy = GUARD_OFF
     world.pass_time(hours=1)
     assert world.sync().counts.deleted == leave
     assert world.replica() == world.upstream()
@@ -308,7 +308,7 @@ def test_a_deleted_feed_with_a_record_without_an_id_leaves_its_watermark(migrate
 
 
 def test_an_approval_whose_plan_was_closed_while_it_waited_is_no_success(migrated_url: str, clock: ManualClock) -> None:
-    world = settled(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+    world = settled(migrated_url, clock, size=40, policy=SyncPolicy(guard=GuardPolicy(max_deletions=5)))
     six_leave(world)
     held = world.sync()
     first = world.sync(approves=held.run_id)
@@ -318,7 +318,7 @@ def test_an_approval_whose_plan_was_closed_while_it_waited_is_no_success(migrate
 
 
 def test_a_run_whose_deleted_feed_was_useless_ends_no_hold(migrated_url: str, clock: ManualClock) -> None:
-    world = settled(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+    world = settled(migrated_url, clock, size=40, policy=SyncPolicy(guard=GuardPolicy(max_deletions=5)))
     six_leave(world)
     assert world.sync().state is RunState.HELD
     world.school.switches = replace(world.school.switches, deleted_feed="ignored")
@@ -406,7 +406,7 @@ def test_a_deleted_row_without_a_readable_id_does_not_let_the_watermark_pass(
 
 
 def test_duplicates_within_a_page(migrated_url: str, clock: ManualClock) -> None:
-    world = World(migrated_url, clock, faults=Faults(), policy=GENEROUS, per_page=100)
+    world = World(migrated_url, clock, faults=Faults(), policy=GUARD_OFF, per_page=100)
     twice = make._spoiled(lambda d: {**d, "students": d["students"] + d["students"][:2]})
     world.app.faults.add(twice, make.on_list, times=None)
     world.sync()
@@ -414,7 +414,7 @@ def test_duplicates_within_a_page(migrated_url: str, clock: ManualClock) -> None
 
 
 def test_a_page_that_repeats_one_and_lacks_another_is_not_one_whole_list(migrated_url: str, clock: ManualClock) -> None:
-    world = World(migrated_url, clock, faults=Faults(), policy=GENEROUS, per_page=100)
+    world = World(migrated_url, clock, faults=Faults(), policy=GUARD_OFF, per_page=100)
     twice = make._spoiled(lambda d: {**d, "students": d["students"][:-1] + d["students"][:1]})
     world.app.faults.add(twice, make.on_list, times=None)
     report = world.sync()
@@ -423,7 +423,7 @@ def test_a_page_that_repeats_one_and_lacks_another_is_not_one_whole_list(migrate
 
 def test_a_restore_is_not_lost_by_an_approval_without_control(migrated_url: str, clock: ManualClock) -> None:
     """All living are in question; the endpoint is out of order; a restored student stands in the modified feed."""
-    world = settled(migrated_url, clock, size=3, policy=Policy(guard=GuardPolicy(max_deletions=1)))
+    world = settled(migrated_url, clock, size=3, policy=SyncPolicy(guard=GuardPolicy(max_deletions=1)))
     a, b, c = sorted(world.upstream())
     world.school.delete(c)
     world.pass_time(minutes=1)
@@ -447,7 +447,7 @@ def test_a_restore_is_not_lost_by_an_approval_without_control(migrated_url: str,
 def test_removals_of_a_clock_that_was_a_year_ahead_do_not_weigh_on_the_guard_for_a_year(
     migrated_url: str, clock: ManualClock
 ) -> None:
-    world = settled(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+    world = settled(migrated_url, clock, size=40, policy=SyncPolicy(guard=GuardPolicy(max_deletions=5)))
     *gone, last = sorted(world.upstream())[:6]
     year = timedelta(days=365)
     clock.time += year
@@ -455,9 +455,9 @@ def test_removals_of_a_clock_that_was_a_year_ahead_do_not_weigh_on_the_guard_for
     for key in gone:
         world.school.delete(key)
     world.pass_time(minutes=5)
-    world.policy = GENEROUS
+    world.policy = GUARD_OFF
     assert world.sync().counts.deleted == 5
-    world.policy = Policy(guard=GuardPolicy(max_deletions=5))
+    world.policy = SyncPolicy(guard=GuardPolicy(max_deletions=5))
     clock.time -= year
     world.school.switches = replace(world.school.switches, clock_skew=0.0)
     world.school.delete(last)
@@ -468,7 +468,7 @@ def test_removals_of_a_clock_that_was_a_year_ahead_do_not_weigh_on_the_guard_for
 def test_removals_of_today_weigh_on_the_guard_when_the_clock_went_back_an_hour(
     migrated_url: str, clock: ManualClock
 ) -> None:
-    world = settled(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(5, max_deletion_percent=100)))
+    world = settled(migrated_url, clock, size=40, policy=SyncPolicy(guard=GuardPolicy(5, max_deletion_percent=100)))
     *gone, last = sorted(world.upstream())[:6]
     for key in gone:
         world.school.delete(key)
@@ -481,7 +481,7 @@ def test_removals_of_today_weigh_on_the_guard_when_the_clock_went_back_an_hour(
 
 
 def test_one_empty_answer_of_the_deleted_feed_ends_no_hold(migrated_url: str, clock: ManualClock) -> None:
-    world = settled(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+    world = settled(migrated_url, clock, size=40, policy=SyncPolicy(guard=GuardPolicy(max_deletions=5)))
     six_leave(world)
     assert world.sync().state is RunState.HELD
     world.pass_time(hours=1)
@@ -498,7 +498,7 @@ def test_one_empty_answer_of_the_deleted_feed_ends_no_hold(migrated_url: str, cl
 def test_a_hold_whose_students_came_back_ends_by_itself(
     migrated_url: str, clock: ManualClock, ids_filter: Literal["honoured", "ignored"]
 ) -> None:
-    policy = Policy(guard=GuardPolicy(max_deletions=5))
+    policy = SyncPolicy(guard=GuardPolicy(max_deletions=5))
     world = settled(migrated_url, clock, size=40, policy=policy, switches=Switches(ids_filter=ids_filter))
     gone = six_leave(world)
     assert world.sync().state is RunState.HELD

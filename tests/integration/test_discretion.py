@@ -59,7 +59,7 @@ def test_a_key_that_is_somebodys_address_is_kept_in_extra_and_told_once_by_its_n
 
 
 def test_of_more_keys_than_anybody_reads_no_more_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "KEYS_TOLD", 3)
+    monkeypatch.setattr(run, "MAX_REPORTED_KEYS", 3)
     keys = iter(range(9))
     told = []
     for _ in range(3):

@@ -12,13 +12,13 @@ from harness import SOURCE, World, on_past_days
 from sqlalchemy import make_url, text
 
 from rostersync.errors import ConfigError
-from rostersync.report import RunKind, RunState
+from rostersync.report import RunKind, RunRequest, RunState
 from rostersync.simulator import faults as make
 from rostersync.simulator.messages import json_response
 from rostersync.simulator.switches import Switches
 from rostersync.store import Store, requests
 from rostersync.sync.guard import GuardPolicy
-from rostersync.sync.plan import Policy
+from rostersync.sync.plan import SyncPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,22 +28,21 @@ if TYPE_CHECKING:
     from rostersync.managebac.students import Students
     from rostersync.simulator.messages import Request
 
-GENEROUS = Policy(guard=GuardPolicy(max_deletions=1000, max_deletion_percent=100))
+GUARD_OFF = SyncPolicy(guard=GuardPolicy(max_deletions=1000, max_deletion_percent=100))
 
 
 @pytest.fixture
 def world(migrated_url: str, clock: ManualClock) -> World:
-    world = World(migrated_url, clock, policy=GENEROUS, per_page=100)
+    world = World(migrated_url, clock, policy=GUARD_OFF, per_page=100)
     world.sync()
     world.pass_time(hours=1)
     return world
 
 
 def file(world: World, seconds: float = 600) -> int:
-    now = world.clock.now()
-    expires = now + timedelta(seconds=seconds)
+    request = RunRequest(SOURCE, RunKind.INCREMENTAL, wait=timedelta(seconds=seconds))
     with world.store.writing() as connection:
-        return requests.file(connection, SOURCE, RunKind.INCREMENTAL, now=now, expires_at=expires)
+        return requests.file(connection, request, world.clock.now())
 
 
 def served(change: Callable[[dict[str, Any]], dict[str, Any]]) -> make.Fault:
@@ -52,7 +51,7 @@ def served(change: Callable[[dict[str, Any]], dict[str, Any]]) -> make.Fault:
 
 
 def test_a_large_quarantine_does_not_stop_later_runs(migrated_url: str, clock: ManualClock) -> None:
-    world = World(migrated_url, clock, size=600, per_page=200, policy=GENEROUS)
+    world = World(migrated_url, clock, size=600, per_page=200, policy=GUARD_OFF)
     for number in range(25):
         world.school.inject(900_000 + number, {"id": 900_000 + number, "email": ["not", "text"]})
     assert world.sync().state is RunState.SUCCEEDED
@@ -132,7 +131,7 @@ def list_as_deleted(world: World, keys: list[int]) -> None:
 
 
 def test_a_full_run_that_could_not_sweep_ends_no_hold(migrated_url: str, clock: ManualClock) -> None:
-    world = World(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+    world = World(migrated_url, clock, size=40, policy=SyncPolicy(guard=GuardPolicy(max_deletions=5)))
     world.sync()
     for key in sorted(world.upstream())[:6]:
         world.school.purge(key)
@@ -165,7 +164,7 @@ def test_a_deleted_feed_that_lists_a_few_of_many_living_does_not_ignore_its_filt
 def test_a_full_run_that_could_not_sweep_ends_no_hold_of_an_incremental_one(
     migrated_url: str, clock: ManualClock
 ) -> None:
-    world = World(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+    world = World(migrated_url, clock, size=40, policy=SyncPolicy(guard=GuardPolicy(max_deletions=5)))
     world.sync()
     gone = sorted(world.upstream())[:6]
     for key in gone:
@@ -271,7 +270,7 @@ def test_the_ends_of_the_calendar_are_read_back_in_any_zone_of_the_server(
     assert world.replica()[key].nickname == "After"
 
 
-def test_a_rehearsal_takes_a_file_that_was_never_set_up_for_an_empty_database(
+def test_a_dry_run_takes_a_file_that_was_never_set_up_for_an_empty_database(
     sqlite_url: str, clock: ManualClock
 ) -> None:
     world = World(sqlite_url, clock)
@@ -279,7 +278,7 @@ def test_a_rehearsal_takes_a_file_that_was_never_set_up_for_an_empty_database(
     for path in world.store.path.parent.iterdir():
         path.unlink()
     world.store.path.touch()
-    assert world.rehearse().counts.inserted == len(world.upstream())
+    assert world.dry_run().counts.inserted == len(world.upstream())
 
 
 # Requests --------------------------------------------------------------------------------------------------------
@@ -314,10 +313,10 @@ def test_nobody_joins_a_run_that_is_under_way(world: World) -> None:
             late.append(file(world))
 
     with world.store.lease(SOURCE, "rostersync run") as lease:
-        wish = requests.take(lease, world.clock.now(), 0)
-        assert wish is not None
+        request = requests.take(lease, world.clock.now(), 0)
+        assert request is not None
         world.app.on_request = one_leaves_and_one_comes
-        world.executor()._execute(lease, wish, lambda *_: None)
+        world.executor()._execute(lease, request, lambda *_: None)
     assert late != [request]
 
 
@@ -331,9 +330,9 @@ def test_a_callers_own_report_survives_what_becomes_of_later_requests(
         opened.append(source)
         if len(opened) > 1:
             raise ConfigError(["the token is gone"])
-        now = world.clock.now()
+        request = RunRequest(SOURCE, RunKind.FULL, wait=timedelta(hours=1))
         with world.store.writing() as connection:
-            requests.file(connection, SOURCE, RunKind.FULL, now=now, expires_at=now + timedelta(hours=1))
+            requests.file(connection, request, world.clock.now())
         with connect(source) as api:
             yield api
 
@@ -342,7 +341,7 @@ def test_a_callers_own_report_survives_what_becomes_of_later_requests(
 
 
 def test_what_an_approval_could_not_prove_is_told_to_whoever_asked(migrated_url: str, clock: ManualClock) -> None:
-    world = World(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+    world = World(migrated_url, clock, size=40, policy=SyncPolicy(guard=GuardPolicy(max_deletions=5)))
     world.sync()
     world.pass_time(hours=1)
     gone = sorted(world.upstream())[:6]
@@ -357,8 +356,8 @@ def test_what_an_approval_could_not_prove_is_told_to_whoever_asked(migrated_url:
 
         def do_it(_seconds: float) -> None:
             clock.advance(0.1)
-            if wish := requests.take(lease, clock.now(), 0):
-                executor._execute(lease, wish, lambda *_: None)
+            if request := requests.take(lease, clock.now(), 0):
+                executor._execute(lease, request, lambda *_: None)
 
         clock.sleep = do_it  # type: ignore[method-assign]
         report = world.sync(approves=held.run_id)

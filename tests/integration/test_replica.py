@@ -11,10 +11,10 @@ from harness import SOURCE, TOKEN, replica, upstream
 from sqlalchemy import text
 
 from rostersync.clock import SystemClock
-from rostersync.daemon.executor import Executor, Order
 from rostersync.managebac.limits import HostLimiters
 from rostersync.managebac.students import Students
-from rostersync.report import RunKind, RunReport, RunState
+from rostersync.report import RunKind, RunReport, RunRequest, RunState
+from rostersync.runs.executor import Executor
 from rostersync.secret import Secret
 from rostersync.simulator.app import App
 from rostersync.simulator.server import Server
@@ -22,13 +22,13 @@ from rostersync.simulator.state import School
 from rostersync.simulator.switches import Switches
 from rostersync.store import Store
 from rostersync.sync.guard import GuardPolicy
-from rostersync.sync.plan import Policy
+from rostersync.sync.plan import SyncPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 STUDENTS = 1_200
-GENEROUS = Policy(guard=GuardPolicy(max_deletions=1_000, max_deletion_percent=100))
+GUARD_OFF = SyncPolicy(guard=GuardPolicy(max_deletions=1_000, max_deletion_percent=100))
 
 
 class Replicated:
@@ -50,8 +50,8 @@ class Replicated:
             students.close()
 
     def sync(self, kind: RunKind = RunKind.INCREMENTAL) -> RunReport:
-        executor = Executor(self.store, self.clock, GENEROUS, self.connect, "test")
-        return executor.run(Order(SOURCE, kind), lambda *_: None)
+        executor = Executor(self.store, self.clock, GUARD_OFF, self.connect, "test")
+        return executor.run(RunRequest(SOURCE, kind), lambda *_: None)
 
     def agrees(self) -> bool:
         with self.store.reading() as connection:

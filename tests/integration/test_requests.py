@@ -11,15 +11,13 @@ import pytest
 from conftest import ManualClock
 from harness import SOURCE, Crash, World
 
-from rostersync.daemon.executor import Executor
 from rostersync.errors import LockHeld, LockLost, Stopped, StoreError
-from rostersync.report import RunKind, RunState
+from rostersync.report import RunKind, RunRequest, RunState
+from rostersync.runs.executor import Executor
 from rostersync.simulator import faults as make
 from rostersync.store import requests, runs
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from rostersync.simulator.messages import Request
 
 
@@ -32,10 +30,9 @@ def world(migrated_url: str, clock: ManualClock) -> World:
 
 
 def file(world: World, kind: RunKind = RunKind.INCREMENTAL, approves: int | None = None, seconds: float = 60) -> int:
-    now = world.clock.now()
-    expires: datetime = now + timedelta(seconds=seconds)
+    request = RunRequest(SOURCE, kind, approves, timedelta(seconds=seconds))
     with world.store.writing() as connection:
-        return requests.file(connection, SOURCE, kind, approves=approves, now=now, expires_at=expires)
+        return requests.file(connection, request, world.clock.now())
 
 
 def state(world: World, request_id: int) -> str:
@@ -119,8 +116,8 @@ def test_a_caller_ends_with_the_result_of_whoever_did_the_run(world: World, cloc
 
         def do_it(_seconds: float) -> None:
             clock.advance(0.1)
-            if wish := requests.take(lease, clock.now(), 0):
-                executor._execute(lease, wish, lambda *_: None)
+            if request := requests.take(lease, clock.now(), 0):
+                executor._execute(lease, request, lambda *_: None)
 
         executor = world.executor()
         clock.sleep = do_it  # type: ignore[method-assign]
@@ -131,12 +128,12 @@ def test_a_caller_ends_with_the_result_of_whoever_did_the_run(world: World, cloc
 
 def test_a_holder_who_was_overtaken_cannot_commit(world: World) -> None:
     with world.store.lease(SOURCE, "first") as lease:
-        wish = requests.Wish(file(world), RunKind.INCREMENTAL, None)
+        request = RunRequest(SOURCE, RunKind.INCREMENTAL, request_id=file(world))
         with world.store.writing() as connection:
             connection.exec_driver_sql("UPDATE source SET fence = fence + 1")
         before = world.snapshot()
         with pytest.raises(LockLost):
-            world.executor()._execute(lease, wish, lambda *_: None)
+            world.executor()._execute(lease, request, lambda *_: None)
         assert world.snapshot() == before
 
 

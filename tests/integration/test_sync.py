@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
-from harness import Crash, Fuse, World
+from harness import Crash, CrashInjector, World
 from sqlalchemy import select, text, update
 
 from rostersync.clock import floor_seconds
@@ -18,7 +18,7 @@ from rostersync.simulator.switches import Switches
 from rostersync.store import runs
 from rostersync.store.models import Source, student
 from rostersync.sync.guard import GuardPolicy
-from rostersync.sync.plan import Policy
+from rostersync.sync.plan import SyncPolicy
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
     from rostersync.simulator.messages import Request
 
-GENEROUS = Policy(guard=GuardPolicy(max_deletions=1000, max_deletion_percent=100))
+GUARD_OFF = SyncPolicy(guard=GuardPolicy(max_deletions=1000, max_deletion_percent=100))
 
 
 @pytest.fixture
 def world(migrated_url: str, clock: ManualClock) -> World:
-    return World(migrated_url, clock, policy=GENEROUS)
+    return World(migrated_url, clock, policy=GUARD_OFF)
 
 
 def settle(world: World) -> None:
@@ -211,34 +211,34 @@ def test_a_removal_that_leaves_no_trace_is_found_by_a_full_run(world: World) -> 
     assert tombstone["deletion_source"] == "sweep"
 
 
-def test_a_rehearsal_counts_what_the_run_then_does_and_leaves_no_trace(world: World) -> None:
+def test_a_dry_run_counts_what_the_run_then_does_and_leaves_no_trace(world: World) -> None:
     settle(world)
     world.school.churn(random.Random(3), 60)
     world.pass_time(minutes=5)
     before = world.snapshot()
-    rehearsed = world.rehearse()
+    dry = world.dry_run()
     assert world.snapshot() == before
     report = world.sync()
-    assert (rehearsed.state, rehearsed.run_id) == (RunState.DRY_RUN, None)
-    assert rehearsed.counts == report.counts
+    assert (dry.state, dry.run_id) == (RunState.DRY_RUN, None)
+    assert dry.counts == report.counts
     assert report.counts.fetched > 0
 
 
-def test_a_rehearsal_of_a_first_run_creates_no_database(tmp_path: object, sqlite_url: str, clock: ManualClock) -> None:
+def test_a_dry_run_of_a_first_run_creates_no_database(tmp_path: object, sqlite_url: str, clock: ManualClock) -> None:
     world = World(sqlite_url, clock)
     assert world.store.path is not None
     world.store.path.unlink()
-    rehearsed = world.rehearse()
-    assert rehearsed.counts.inserted == len(world.upstream())
+    dry = world.dry_run()
+    assert dry.counts.inserted == len(world.upstream())
     assert [path.name for path in world.store.path.parent.iterdir() if path.suffix == ".db"] == []
 
 
-def test_a_rehearsal_on_an_empty_postgresql_database_leaves_it_empty(postgres_url: str, clock: ManualClock) -> None:
+def test_a_dry_run_on_an_empty_postgresql_database_leaves_it_empty(postgres_url: str, clock: ManualClock) -> None:
     world = World(postgres_url, clock)
     with world.store.engine.connect() as connection, connection.begin():
         connection.execute(text("DROP SCHEMA public CASCADE"))
         connection.execute(text("CREATE SCHEMA public"))
-    assert world.rehearse().counts.inserted == len(world.upstream())
+    assert world.dry_run().counts.inserted == len(world.upstream())
     assert world.rows("SELECT * FROM pg_tables WHERE schemaname = 'public'") == []
 
 
@@ -270,7 +270,7 @@ def test_a_feed_that_never_rests_ends_incomplete_and_its_watermark_waits(world: 
 def test_a_deleted_feed_that_never_rests_ends_incomplete_and_its_watermark_waits(
     migrated_url: str, clock: ManualClock
 ) -> None:
-    world = World(migrated_url, clock, size=40, policy=GENEROUS)
+    world = World(migrated_url, clock, size=40, policy=GUARD_OFF)
     settle(world)
     delete(world, 6)
     world.app.on_request = lambda request: (
@@ -358,7 +358,7 @@ def test_a_roster_over_several_pages_finds_out_that_the_deleted_feed_ignores_its
 
 @pytest.fixture
 def guarded(migrated_url: str, clock: ManualClock) -> World:
-    world = World(migrated_url, clock, size=40, policy=Policy(guard=GuardPolicy(max_deletions=5)))
+    world = World(migrated_url, clock, size=40, policy=SyncPolicy(guard=GuardPolicy(max_deletions=5)))
     settle(world)
     return world
 
@@ -482,10 +482,10 @@ def test_the_removals_of_the_last_day_count(guarded: World) -> None:
     assert guarded.sync().state is RunState.SUCCEEDED
 
 
-def test_a_rehearsal_of_a_held_run_has_its_exit_status(guarded: World) -> None:
+def test_a_dry_run_of_a_held_run_has_its_exit_status(guarded: World) -> None:
     delete(guarded, 6)
-    rehearsed = guarded.rehearse()
-    assert (rehearsed.state, rehearsed.exit_status, rehearsed.counts.removals_held) == (RunState.DRY_RUN, 3, 6)
+    dry = guarded.dry_run()
+    assert (dry.state, dry.exit_status, dry.counts.removals_held) == (RunState.DRY_RUN, 3, 6)
 
 
 def test_removals_are_held_when_no_living_student_can_be_fetched(guarded: World) -> None:
@@ -654,7 +654,7 @@ def test_an_empty_school_dates_no_watermark_and_is_read_in_full_until_it_has_a_s
 
 
 def test_a_school_that_empties_while_it_is_read_is_no_empty_school(migrated_url: str, clock: ManualClock) -> None:
-    world = World(migrated_url, clock, policy=Policy(attempts=1))
+    world = World(migrated_url, clock, policy=SyncPolicy(attempts=1))
 
     def happen(request: Request) -> None:
         if request.first("page") == "3":
@@ -688,7 +688,7 @@ def test_a_kill_between_any_two_statements_of_a_run_leaves_the_old_state(world: 
 
 def crashes(world: World, step: int) -> bool:
     """Have a run done by a process that dies at this step; tell whether the run got so far."""
-    fuse = Fuse(world.store.engine, step)
+    fuse = CrashInjector(world.store.engine, step)
     try:
         world.sync()
     except Crash:

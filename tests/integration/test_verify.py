@@ -9,10 +9,10 @@ import pytest
 from harness import SOURCE, World
 from sqlalchemy import text
 
-from rostersync.daemon.verify import Difference, Verdict, verify
 from rostersync.report import RunState
 from rostersync.simulator import faults as make
 from rostersync.simulator.faults import Faults
+from rostersync.sync.verify import Difference, Verdict, verify
 
 if TYPE_CHECKING:
     from conftest import ManualClock
@@ -29,7 +29,7 @@ def world(migrated_url: str, clock: ManualClock) -> World:
 
 
 def verified(world: World) -> Verdict:
-    return verify(world.url, SOURCE, policy=world.policy, connect=world.connect, watch=lambda *_: None)
+    return verify(world.url, SOURCE, policy=world.policy, connect=world.connect, progress=lambda *_: None)
 
 
 def spoil(world: World, key: int, values: str = "nickname = 'Spoilt'") -> None:

@@ -14,14 +14,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from conftest import ManualClock
-from harness import Crash, Fuse, World
+from harness import Crash, CrashInjector, World
 
 from rostersync.report import RunKind, RunState
 from rostersync.simulator import faults as make
 from rostersync.simulator.faults import Fault, Faults, Match
 from rostersync.simulator.switches import Switches
 from rostersync.sync.guard import GuardPolicy
-from rostersync.sync.plan import Policy
+from rostersync.sync.plan import SyncPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ OVERLAP = 600.0  # seconds; late commits, lag and skewed stamps together stay be
 
 
 @dataclass
-class Tale:
+class HistoryStats:
     """What happened in a history, for the message of a failure and for the figures of many."""
 
     seed: int
@@ -112,11 +112,11 @@ class History:
 
     def __init__(self, seed: int, url: str, store: Store | None = None) -> None:
         self.rng = random.Random(seed)
-        self.tale = Tale(seed)
+        self.tale = HistoryStats(seed)
         self.clock = ManualClock(datetime(2026, 3, 2, 8, tzinfo=UTC))
         self.faults = Faults()
         rng = self.rng
-        policy = Policy(
+        policy = SyncPolicy(
             overlap=timedelta(seconds=OVERLAP),
             max_age=rng.choice([timedelta(days=7), timedelta(hours=6)]),
             attempts=rng.choice([2, 3]),
@@ -149,7 +149,7 @@ class History:
         self.die_at_request = 0
         self.asked = 0
 
-    def play(self) -> Tale:
+    def play(self) -> HistoryStats:
         """Play the history; raises `Diverged` when the replica does not equal upstream in the end."""
         for day in range(self.days):
             if day == self.steps_at:
@@ -223,7 +223,7 @@ class History:
         self.tale.runs += 1
         self.asked = 0
         self.die_at_request = self.rng.choice([0, 0, 0, 0, self.rng.randrange(1, 20)])
-        fuse = Fuse(self.world.store.engine, self.rng.choice([0, 0, 0, self.rng.randrange(1, 120)]))
+        fuse = CrashInjector(self.world.store.engine, self.rng.choice([0, 0, 0, self.rng.randrange(1, 120)]))
         try:
             report = self.world.sync(self.rng.choice([RunKind.INCREMENTAL] * 4 + [RunKind.FULL]))
         except Crash:

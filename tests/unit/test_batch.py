@@ -11,16 +11,15 @@ import pytest
 
 from rostersync.clock import SystemClock
 from rostersync.daemon import crew as crews
-from rostersync.daemon.batch import Outcome, run_all, worst
 from rostersync.daemon.crew import Crew
-from rostersync.daemon.executor import Order
 from rostersync.errors import ConfigError, LockHeld, RostersyncError, Stopped
-from rostersync.report import Counts, RunKind, RunReport, RunState, Watermarks
+from rostersync.report import Counts, RunKind, RunReport, RunRequest, RunState, Watermarks
+from rostersync.runs.batch import Outcome, run_all, worst
 
 if TYPE_CHECKING:
     from conftest import ManualClock
 
-ORDERS = [Order(name, RunKind.FULL) for name in ("a", "b", "c")]
+REQUESTS = [RunRequest(name, RunKind.FULL) for name in ("a", "b", "c")]
 
 
 def report(clock: ManualClock, source: str, state: RunState = RunState.SUCCEEDED, status: int = 0) -> RunReport:
@@ -48,13 +47,13 @@ def test_a_dry_run_has_the_status_of_the_real_one(clock: ManualClock) -> None:
 
 
 def test_every_source_gets_its_outcome_in_order_whatever_befalls_the_others(clock: ManualClock) -> None:
-    def run(order: Order) -> RunReport:
-        if order.source == "a":
+    def run(request: RunRequest) -> RunReport:
+        if request.source == "a":
             raise LookupError("Zorla Brindlequay")
-        return report(clock, order.source)
+        return report(clock, request.source)
 
     refused = {"c": ConfigError(["no token"])}
-    first, second, third = run_all(ORDERS, run, at_once=2, clock=clock, refused=refused)
+    first, second, third = run_all(REQUESTS, run, at_once=2, clock=clock, refused=refused)
     assert first.error is not None
     assert (first.error.message, first.exit_status) == ("unexpected: LookupError", 1)
     assert second.report is not None
@@ -65,7 +64,7 @@ def test_no_more_sources_are_at_work_than_are_allowed(clock: ManualClock) -> Non
     at_work, most = [0], [0]
     lock, two = threading.Lock(), threading.Barrier(2, timeout=20)
 
-    def run(order: Order) -> RunReport:
+    def run(request: RunRequest) -> RunReport:
         with lock:
             at_work[0] += 1
             most[0] = max(most[0], at_work[0])
@@ -73,26 +72,26 @@ def test_no_more_sources_are_at_work_than_are_allowed(clock: ManualClock) -> Non
         time.sleep(0.1)  # so that one too many would be met
         with lock:
             at_work[0] -= 1
-        return report(clock, order.source)
+        return report(clock, request.source)
 
-    run_all([*ORDERS, Order("d", RunKind.FULL)], run, at_once=2, clock=clock, refused={})
+    run_all([*REQUESTS, RunRequest("d", RunKind.FULL)], run, at_once=2, clock=clock, refused={})
     assert most == [2]
 
 
 def test_a_wish_to_end_is_passed_on_once_the_runs_have_ended() -> None:
     clock, ended = SystemClock(), threading.Event()
 
-    def run(_order: Order) -> NoReturn:
+    def run(_order: RunRequest) -> NoReturn:
         clock.stop(15)
         try:
             clock.sleep(20)
         finally:
-            time.sleep(0.3)  # what a run needs to end in order
+            time.sleep(0.3)  # what a run needs to end in request
             ended.set()
         raise AssertionError
 
     with pytest.raises(Stopped):
-        run_all(ORDERS[:1], run, at_once=1, clock=clock, refused={})
+        run_all(REQUESTS[:1], run, at_once=1, clock=clock, refused={})
     assert ended.is_set()
 
 

@@ -21,9 +21,9 @@ from rostersync.cli.program import VERBS, program
 from rostersync.cli.reports import figures, show
 from rostersync.clock import SystemClock
 from rostersync.config import load
-from rostersync.daemon.batch import Outcome
 from rostersync.errors import ConfigError
 from rostersync.report import Counts, RunKind, RunReport, RunState, Watermarks
+from rostersync.runs.batch import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,7 +21,7 @@ from rostersync.errors import (
     Unreachable,
 )
 from rostersync.managebac.limits import HostLimiter
-from rostersync.managebac.transport import Deadline, Policy, Transport, refusal
+from rostersync.managebac.transport import Deadline, RetryPolicy, Transport, refusal
 from rostersync.managebac.wire import Call, Reply
 
 if TYPE_CHECKING:
@@ -70,14 +70,14 @@ def transport(clock: ManualClock) -> Callable[..., tuple[Transport, Script]]:
         *answers: Reply | Exception, retries: int = 5, seconds: float = float("inf"), takes: float = 0.0, **more: Any
     ) -> tuple[Transport, Script]:
         script = Script(clock, *answers, takes=takes)
-        chance = more.get("chance", Highest())
+        rng = more.get("rng", Highest())
         made = Transport(
             script,
             "api.example.invalid",
             HostLimiter(4, clock),
             Deadline(clock, seconds),
-            policy=Policy(30, retries),
-            chance=chance,
+            policy=RetryPolicy(30, retries),
+            rng=rng,
         )
         return made, script
 
@@ -129,7 +129,7 @@ def test_waits_double_and_are_capped(transport: Any, clock: ManualClock) -> None
 
 
 def test_waits_are_spread_over_the_whole_range(transport: Any, clock: ManualClock) -> None:
-    made, _ = transport(Unreachable("x"), retries=400, chance=random.Random(7))
+    made, _ = transport(Unreachable("x"), retries=400, rng=random.Random(7))
     with pytest.raises(Unreachable):
         made.get(CALL, body)
     late = clock.slept[10:]

@@ -9,11 +9,11 @@ import pytest
 from rostersync.records import Moment
 from rostersync.report import RunKind, SourceState, Watermarks
 from rostersync.sync import plan
-from rostersync.sync.plan import Policy
+from rostersync.sync.plan import SyncPolicy
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-POLICY = Policy()
+POLICY = SyncPolicy()
 
 
 def known(

@@ -9,7 +9,7 @@ import pytest
 
 from rostersync.config import Cron, Schedule
 from rostersync.daemon.crew import Crew
-from rostersync.daemon.schedule import Past, first_full, first_incremental, scheduler
+from rostersync.daemon.schedule import LastRuns, first_full, first_incremental, scheduler
 from rostersync.report import RunKind
 
 NOW = datetime(2026, 3, 2, 8, 30, tzinfo=UTC)
@@ -17,13 +17,13 @@ HOURLY = Schedule(incremental="1h", full="7d", jitter="0s")
 AT_EIGHT = Schedule(incremental="0 8 * * *", full="0 2 * * *", jitter="0s")
 
 
-def ago(**time: float) -> Past:
-    return Past(NOW - timedelta(**time), NOW - timedelta(**time))
+def ago(**time: float) -> LastRuns:
+    return LastRuns(NOW - timedelta(**time), NOW - timedelta(**time))
 
 
 def test_a_source_that_never_succeeded_is_due_at_the_start() -> None:
     for schedule in (HOURLY, AT_EIGHT):
-        assert first_incremental(schedule, Past(), NOW) == NOW
+        assert first_incremental(schedule, LastRuns(), NOW) == NOW
 
 
 def test_an_interval_counts_from_the_last_success() -> None:
@@ -38,7 +38,7 @@ def test_a_cron_slot_that_was_missed_is_made_up_for_at_the_start(hours: float, d
 
 def test_a_full_interval_outlives_the_daemons_restarts() -> None:
     assert first_full(HOURLY, ago(days=6)) == NOW + timedelta(days=1)
-    assert first_full(HOURLY, Past()) is None  # the first run is full by itself
+    assert first_full(HOURLY, LastRuns()) is None  # the first run is full by itself
     assert first_full(AT_EIGHT, ago(days=6)) is None
 
 
@@ -71,7 +71,7 @@ def test_the_scheduler_lets_the_crew_run_each_source_that_is_due_and_the_process
         leave.wait(20)
 
     crew = Crew(2)
-    planned = scheduler(HOURLY, {"a": Past(), "b": Past()}, datetime.now(UTC), crew, run)
+    planned = scheduler(HOURLY, {"a": LastRuns(), "b": LastRuns()}, datetime.now(UTC), crew, run)
     planned.start()
     both.wait()
     planned.shutdown(wait=False)

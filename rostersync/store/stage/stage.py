@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.dialects import postgresql, sqlite
 
 from rostersync.records import FIELD_NAMES, Rejected, Student, Unclear, content_hash, is_alive, row_key
-from rostersync.store import stage_queries as q
+from rostersync.store.stage import queries as q
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,7 +36,7 @@ class Stage:
     """What one run has read of one source."""
 
     def __init__(self, connection: Connection, source: str) -> None:
-        """Use the empty stage of `connection` (see `staging`)."""
+        """Use the empty stage of `connection` (see `tables`)."""
         self._connection = connection
         self._source = source
         self._dialect = connection.dialect.name
@@ -170,7 +170,7 @@ class Stage:
         if stale:
             self._do(q.MARK_STALE, key=key)
 
-    def put_silence(self, key: int) -> None:
+    def mark_unanswered(self, key: int) -> None:
         """Record that an id in quarantine was asked for in vain: others have their turn before it next time."""
         self._put_all(q.silence(self._insert), [{"id": key, "answer": "silent"}])
 
@@ -197,7 +197,7 @@ class Stage:
         """
         return self._count(q.UNCLEAR_IN_FEED if in_feed else q.UNCLEAR_LISTED if listed else q.UNCLEAR)
 
-    def doubt(self, *, keep_plan: bool) -> None:
+    def reject_absence_proofs(self, *, keep_plan: bool) -> None:
         """Believe no proof of absence, or with `keep_plan` only those of the plan that is being approved.
 
         The other candidates become a plan, everybody else stays as he is.

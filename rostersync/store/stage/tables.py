@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateTable
 
 from rostersync.errors import DatabaseUnreachable
-from rostersync.store.engine import told, use_steps
+from rostersync.store.engine import translate_error, use_steps
 from rostersync.store.models import student, student_columns
 from rostersync.store.types import JsonTuple, Timestamp
 
@@ -126,7 +126,7 @@ def _attach_file(connection: Connection, database: Path) -> None:
             cursor.execute(f"PRAGMA stage.{pragma}")
         cursor.execute("CREATE TABLE stage.opened (id INTEGER)")  # opens the file before it loses its name
     except sqlite3.Error as error:  # the driver's own, which no engine has translated
-        raise told(error, str(database)) from error
+        raise translate_error(error, str(database)) from error
     finally:
         os.unlink(name)  # noqa: PTH108 - the name came as text
         cursor.close()

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from rostersync.config import warnings
 from rostersync.config.token import exposure
-from rostersync.daemon import wiring
 from rostersync.errors import ConfigError, Forbidden, RostersyncError, Unauthorized
 from rostersync.records import Query
+from rostersync.runs import wiring
 from rostersync.store import probe
 from rostersync.store.engine import sqlite_path
 from rostersync.store.schema import HEAD, Level

@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Any
 from rostersync.errors import ApiError
 from rostersync.records import VOLATILE, changed_fields
 from rostersync.store import runs
-from rostersync.store.rehearsal import rehearsal
+from rostersync.store.dry_run import unchanged_database
 from rostersync.sync import plan
-from rostersync.sync.crawl import Crawler, ask
+from rostersync.sync.lists import Crawler, ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rostersync.daemon.executor import Connect
     from rostersync.records import Student
+    from rostersync.report import ProgressCallback
     from rostersync.store.stage import Stage
-    from rostersync.sync.crawl import Api, Watch
-    from rostersync.sync.plan import Policy
+    from rostersync.sync.lists import Api
+    from rostersync.sync.plan import SyncPolicy
+    from rostersync.sync.run import Connect
 
-UNTOLD = 1_000
+MAX_LISTED_DIFFERENCES = 1_000
 """Of more differences than these only the number is told."""
 
 
@@ -59,17 +60,17 @@ class Verdict:
         return {"source": self.source, "state": state, **figures, "differences": told, "error": self.error}
 
 
-def verify(url: str, source: str, *, policy: Policy, connect: Connect, watch: Watch) -> Verdict:
+def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progress: ProgressCallback) -> Verdict:
     """Compare the replica of `source` in the database at `url` with upstream; volatile fields do not count.
 
     Raises `StoreError` and `ConfigError`; an API that does not answer, or a roster that does not rest, is a verdict:
     nobody can tell.
     """
-    with rehearsal(url, source) as (connection, stage), connect(source) as api:
+    with unchanged_database(url, source) as (connection, stage), connect(source) as api:
         state, last_run = runs.state(connection, source), runs.last(connection, source)
         if state.watermarks.modified is None:
             return Verdict(source, error="it was never read; run `rostersync sync` first")
-        crawler = Crawler(api, stage, state, policy, watch)
+        crawler = Crawler(api, stage, state, policy, progress)
         try:
             roster = crawler.roster()
             feed = crawler.departures(roster)
@@ -124,4 +125,4 @@ def _note(verdict: Verdict, differences: list[Difference], pending: set[int]) ->
     real = [difference for difference in differences if difference.id not in pending]
     verdict.pending += len(differences) - len(real)
     verdict.found += len(real)
-    verdict.differences += real[: max(0, UNTOLD - len(verdict.differences))]
+    verdict.differences += real[: max(0, MAX_LISTED_DIFFERENCES - len(verdict.differences))]

@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from rostersync.records import FIELD_NAMES
 from rostersync.store.models import Quarantine, student
-from rostersync.store.staging import before, departed, proof, removal, sighted
+from rostersync.store.stage.tables import before, departed, proof, removal, sighted
 from rostersync.store.types import JsonTuple, Timestamp
 
 if TYPE_CHECKING:

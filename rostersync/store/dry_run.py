@@ -1,4 +1,4 @@
-"""A database to rehearse on: what is there can be read, and nothing is left behind."""
+"""A database for dry runs: what is there can be read, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rostersync.store.engine import open_engine, open_memory, sqlite_path
 from rostersync.store.models import Base
 from rostersync.store.schema import Level
 from rostersync.store.stage import Stage
-from rostersync.store.staging import attach
+from rostersync.store.stage.tables import attach
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def rehearsal(url: str, source: str) -> Iterator[tuple[Connection, Stage]]:
+def unchanged_database(url: str, source: str) -> Iterator[tuple[Connection, Stage]]:
     """Lend a connection to the database at `url`, and a stage. A database that is missing counts as empty.
 
-    Raises `SchemaOutdated` or `SchemaTooNew` where the schema does not fit: nothing is upgraded for a rehearsal.
+    Raises `SchemaOutdated` or `SchemaTooNew` where the schema does not fit: nothing is upgraded for a dry run.
     """
     path = sqlite_path(url)
     engine = open_memory() if _is_nothing(path) else open_engine(url, read_only=True)

@@ -13,8 +13,8 @@ from model import EPOCH, ORDERS, MemoryStage, ModelSchool
 from rostersync.errors import DECLINED
 from rostersync.records import Moment, Query, Rejected, Student
 from rostersync.report import SourceState, Watermarks
-from rostersync.sync.crawl import Books, Crawler
-from rostersync.sync.plan import Policy, since
+from rostersync.sync.lists import Books, Crawler
+from rostersync.sync.plan import SyncPolicy, since
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +38,7 @@ def school_of(size: int, order: str = "id", per_page: int = 3) -> ModelSchool:
 
 
 def crawler(school: ModelSchool, stage: MemoryStage, attempts: int = 3) -> Crawler:
-    return Crawler(school, stage, SourceState(), Policy(attempts=attempts))
+    return Crawler(school, stage, SourceState(), SyncPolicy(attempts=attempts))
 
 
 def at_request(school: ModelSchool, number: int, event: Callable[[], object]) -> None:
@@ -307,12 +307,12 @@ def test_a_record_of_the_deleted_feed_that_cannot_be_decoded_still_tells_who_lef
 def test_the_feeds_of_a_roster_reach_back_as_far_as_they_are_needed() -> None:
     school, stage = school_of(9), MemoryStage()
     marks = Watermarks(modified=EPOCH - timedelta(days=1), deleted=EPOCH - timedelta(days=2))
-    crawler = Crawler(school, stage, SourceState(marks), Policy())
+    crawler = Crawler(school, stage, SourceState(marks), SyncPolicy())
     roster = crawler.roster()
     assert roster.clean
     crawler.departures(roster)
     asked = [query for query in school.asked if isinstance(query, Query)]
-    overlap = Policy().overlap
+    overlap = SyncPolicy().overlap
     early, late = since(school.time, overlap), since(EPOCH - timedelta(days=1), overlap)
     assert {query.modified_since for query in asked} == {None, early, late}
     assert {query.deleted_since for query in asked[:-1]} == {None, early}
@@ -509,7 +509,7 @@ def test_whether_the_filter_is_ignored_is_asked_once_and_only_when_somebody_is_l
     assert school.requests == 1 + (1 + 1) + 1
     assert stage.listed() == {1}
     to_come = [query.deleted_since for query in school.asked if query.deleted_since and query.deleted_since > EPOCH]  # type: ignore[union-attr]
-    assert to_come == [since(school.time + timedelta(days=365), Policy().overlap)]
+    assert to_come == [since(school.time + timedelta(days=365), SyncPolicy().overlap)]
 
 
 @pytest.mark.parametrize(

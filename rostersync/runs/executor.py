@@ -2,56 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import timedelta
+import math
 from typing import TYPE_CHECKING
 
 import structlog
 
 from rostersync.errors import LockHeld, StoreError
 from rostersync.store import requests, runs
-from rostersync.store.rehearsal import rehearsal
-from rostersync.store.requests import Wish
+from rostersync.store.dry_run import unchanged_database
 from rostersync.sync.run import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
-
     from rostersync.clock import Clock
-    from rostersync.report import RunKind, RunReport
+    from rostersync.report import ProgressCallback, RunReport, RunRequest
     from rostersync.store import Store
     from rostersync.store.lock import Lease
-    from rostersync.store.runs import Ending
-    from rostersync.sync.crawl import Watch
-    from rostersync.sync.plan import Policy
-    from rostersync.sync.run import Client
-
-    Connect = Callable[[str], AbstractContextManager[Client]]
-    """Opens the API of a source for one run; raises `ConfigError` when its token cannot be had."""
+    from rostersync.store.runs import RunResult
+    from rostersync.sync.plan import SyncPolicy
+    from rostersync.sync.run import Connect
 
 log = structlog.get_logger()
 
 POLL_S = 0.5
 """How often a caller looks whether the lock is free, or the run that another process does for it is over."""
 
-DEFAULT_WAIT = timedelta(seconds=60)
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What a caller wants: a run of `source`; `approves` is the held run whose removals are to be carried out."""
-
-    source: str
-    kind: RunKind
-    approves: int | None = None
-    wait: timedelta = DEFAULT_WAIT
-
 
 class Executor:
     """Files requests, and executes those of every source whose lock it gets."""
 
-    def __init__(self, store: Store, clock: Clock, policy: Policy, connect: Connect, purpose: str) -> None:
+    def __init__(self, store: Store, clock: Clock, policy: SyncPolicy, connect: Connect, purpose: str) -> None:
         """`purpose` tells others who holds a source, as in "rostersync sync"."""
         self._store = store
         self._clock = clock
@@ -59,36 +38,33 @@ class Executor:
         self._connect = connect
         self._purpose = purpose
 
-    def run(self, order: Order, watch: Watch) -> RunReport:
+    def run(self, request: RunRequest, progress: ProgressCallback) -> RunReport:
         """Have one run done, here or by whoever holds the source, and return its report.
 
-        Raises `LockHeld` when nobody took the request within `order.wait`; it is withdrawn then, as it is when the
+        Raises `LockHeld` when nobody took the request within `request.wait`; it is withdrawn then, as it is when the
         caller is stopped.
         """
-        request_id = self._file(order)
+        request_id = self._file(request)
         try:
-            return self._see_through(order, request_id, watch)
+            return self._see_through(request, request_id, progress)
         except LockHeld:
             raise  # the request is withdrawn already
         except BaseException:
             self._abandon(request_id)
             raise
 
-    def _file(self, order: Order) -> int:
-        now = self._clock.now()
+    def _file(self, request: RunRequest) -> int:
         with self._store.writing() as connection:
-            return requests.file(
-                connection, order.source, order.kind, approves=order.approves, now=now, expires_at=now + order.wait
-            )
+            return requests.file(connection, request, self._clock.now())
 
-    def _see_through(self, order: Order, request_id: int, watch: Watch) -> RunReport:
-        patience = self._clock.monotonic() + order.wait.total_seconds()
+    def _see_through(self, request: RunRequest, request_id: int, progress: ProgressCallback) -> RunReport:
+        give_up_at = self._clock.monotonic() + request.wait.total_seconds() if request.wait else math.inf
         while True:
             try:
-                with self._store.lease(order.source, self._purpose) as lease:
-                    reports = self._execute_open(lease, request_id, watch)
+                with self._store.lease(request.source, self._purpose) as lease:
+                    reports = self._execute_open(lease, request_id, progress)
             except LockHeld:
-                if self._clock.monotonic() > patience and self._leave(request_id, taken=False):
+                if self._clock.monotonic() > give_up_at and self._leave(request_id, taken=False):
                     raise
                 reports = {}
             report = reports.get(request_id) or self._done_elsewhere(request_id)
@@ -96,15 +72,15 @@ class Executor:
                 return report
             self._clock.sleep(POLL_S)
 
-    def _execute_open(self, lease: Lease, mine: int, watch: Watch) -> dict[int, RunReport]:
+    def _execute_open(self, lease: Lease, mine: int, progress: ProgressCallback) -> dict[int, RunReport]:
         """Execute the open requests of the lease's source, oldest first, up to the caller's own."""
         reports: dict[int, RunReport] = {}
-        while mine not in reports and (wish := requests.take(lease, self._clock.now(), mine)):
-            reports[wish.request_id] = self._execute(lease, wish, watch)
+        while mine not in reports and (request := requests.take(lease, self._clock.now(), mine)):
+            reports[request.request_id] = self._execute(lease, request, progress)
         return reports
 
-    def _execute(self, lease: Lease, wish: Wish, watch: Watch) -> RunReport:
-        def commit(ending: Ending, apply: bool) -> int:
+    def _execute(self, lease: Lease, request: RunRequest, progress: ProgressCallback) -> RunReport:
+        def commit(ending: RunResult, apply: bool) -> int:
             return runs.commit(lease, ending, apply=apply)
 
         with self._connect(lease.source) as api:
@@ -116,10 +92,10 @@ class Executor:
                 api,
                 policy=self._policy,
                 clock=self._clock,
-                watch=watch,
+                watch=progress,
                 commit=commit,
             )
-            return run.execute(wish)
+            return run.execute(request)
 
     def _done_elsewhere(self, request_id: int) -> RunReport | None:
         """Return the report of the run that another process did. Raises `StoreError` when none will ever be done."""
@@ -143,8 +119,10 @@ class Executor:
             log.debug("request_not_withdrawn", reason=type(error).__name__)
 
 
-def rehearse(url: str, order: Order, watch: Watch, *, clock: Clock, policy: Policy, connect: Connect) -> RunReport:
+def dry_run(
+    url: str, request: RunRequest, progress: ProgressCallback, *, clock: Clock, policy: SyncPolicy, connect: Connect
+) -> RunReport:
     """Do everything of a run but its commit, without the lock, and leave no trace in the database at `url`."""
-    with rehearsal(url, order.source) as (connection, stage), connect(order.source) as api:
-        run = Run(order.source, connection, stage, api, policy=policy, clock=clock, watch=watch, commit=None)
-        return run.execute(Wish(0, order.kind, order.approves))
+    with unchanged_database(url, request.source) as (connection, stage), connect(request.source) as api:
+        run = Run(request.source, connection, stage, api, policy=policy, clock=clock, watch=progress, commit=None)
+        return run.execute(request)

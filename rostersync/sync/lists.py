@@ -44,7 +44,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -52,20 +51,18 @@ from typing import TYPE_CHECKING, Protocol
 
 from rostersync.errors import DECLINED
 from rostersync.records import Query, Student, row_key
+from rostersync.report import ignore_progress
 from rostersync.sync.plan import earlier, fallen, greater, since
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rostersync.records import Answer, Moment, Page, Row
-    from rostersync.report import SourceState
-    from rostersync.sync.plan import Policy
+    from rostersync.report import ProgressCallback, SourceState
+    from rostersync.sync.plan import SyncPolicy
 
 Departures = tuple[tuple[int, datetime | None], ...]
 """Ids that the deleted feed lists, with their `deleted_at` where it is given."""
-
-Watch = Callable[[str, int, int], None]
-"""Is told how a crawl comes on: what is read, how many of its rows have been, and how many there are."""
 
 TO_COME = timedelta(days=365)
 """So far ahead nobody has left yet, by any clock."""
@@ -214,14 +211,12 @@ class _Reading:
         return self.first.whole
 
 
-def _never(_what: str, _done: int, _total: int) -> None:
-    """Watch nothing."""
-
-
 class Crawler:
     """Reads the lists of one source into a stage."""
 
-    def __init__(self, api: Api, stage: Stage, state: SourceState, policy: Policy, watch: Watch = _never) -> None:
+    def __init__(
+        self, api: Api, stage: Stage, state: SourceState, policy: SyncPolicy, watch: ProgressCallback = ignore_progress
+    ) -> None:
         self._api = api
         self._stage = stage
         self._marks = state.watermarks

@@ -16,18 +16,17 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from rostersync.clock import Clock
-    from rostersync.daemon.executor import Order
-    from rostersync.report import RunReport
+    from rostersync.report import RunReport, RunRequest
 
 log = structlog.get_logger()
 
 WORST_FIRST = (1, 2, 75, 3, 0)
-"""Exit statuses, in the order in which one of several counts."""
+"""Exit statuses, in the request in which one of several counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an order ended: with a report, or with the error that left none."""
+    """How an request ended: with a report, or with the error that left none."""
 
     source: str
     report: RunReport | None = None
@@ -53,38 +52,40 @@ def unexpected(error: BaseException) -> RostersyncError:
 
 
 def run_all(
-    orders: Sequence[Order],
-    run: Callable[[Order], RunReport],
+    requests: Sequence[RunRequest],
+    run: Callable[[RunRequest], RunReport],
     *,
     at_once: int,
     clock: Clock,
     refused: Mapping[str, RostersyncError],
 ) -> list[Outcome]:
-    """Carry out `orders` by `run`, and return their outcomes in order; those `refused`, by source, are not begun.
+    """Carry out `requests` by `run`, and return their outcomes in request; those `refused`, by source, are not begun.
 
     Raises `Stopped` when the process is to end: runs under way get some seconds to end as well.
     """
     clock.check()
     crew = Crew(at_once)
-    begun = {order: crew.submit(partial(run, order)) for order in orders if order.source not in refused}
+    begun = {request: crew.submit(partial(run, request)) for request in requests if request.source not in refused}
     try:
         crew.wait(clock)
     except Stopped:
         crew.leave()
         raise
     return [
-        _outcome(order, begun[order]) if order in begun else Outcome(order.source, error=refused[order.source])
-        for order in orders
+        _outcome(request, begun[request])
+        if request in begun
+        else Outcome(request.source, error=refused[request.source])
+        for request in requests
     ]
 
 
-def _outcome(order: Order, promise: Future[RunReport]) -> Outcome:
+def _outcome(request: RunRequest, promise: Future[RunReport]) -> Outcome:
     try:
-        return Outcome(order.source, report=promise.result())
+        return Outcome(request.source, report=promise.result())
     except RostersyncError as error:
-        return Outcome(order.source, error=error)
+        return Outcome(request.source, error=error)
     except Stopped:
         raise
     except Exception as error:  # a source's failure never ends another's run
-        log.debug("unexpected", source=order.source, exc_info=error)
-        return Outcome(order.source, error=unexpected(error))
+        log.debug("unexpected", source=request.source, exc_info=error)
+        return Outcome(request.source, error=unexpected(error))

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from rostersync.daemon.executor import Executor
 from rostersync.errors import ConfigError
 from rostersync.managebac.limits import HostLimiters
 from rostersync.managebac.students import Students
+from rostersync.runs.executor import Executor
 from rostersync.store import Store
 from rostersync.sync.guard import GuardPolicy
-from rostersync.sync.plan import Policy
+from rostersync.sync.plan import SyncPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from rostersync.config import Config, Source
 
 
-def policy(config: Config) -> Policy:
+def policy(config: Config) -> SyncPolicy:
     """Return what `[sync]` and `[guard]` say of reading and removing."""
     guard = config.guard
-    return Policy(
+    return SyncPolicy(
         overlap=config.sync.overlap,
         max_age=config.sync.max_age,
         attempts=config.sync.crawl_attempts,

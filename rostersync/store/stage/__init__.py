@@ -1,0 +1,8 @@
+"""The stage: what a run has read, out of readers' sight until the run commits."""
+
+from __future__ import annotations
+
+from rostersync.store.stage.stage import Judged, Stage
+from rostersync.store.stage.tables import attach, clear
+
+__all__ = ["Judged", "Stage", "attach", "clear"]
