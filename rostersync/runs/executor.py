@@ -58,7 +58,7 @@ class Executor:
             return requests.file(connection, request, self._clock.now())
 
     def _see_through(self, request: RunRequest, request_id: int, progress: ProgressCallback) -> RunReport:
-        give_up_at = self._clock.monotonic() + request.wait.total_seconds() if request.wait else math.inf
+        give_up_at = math.inf if request.wait is None else self._clock.monotonic() + request.wait.total_seconds()
         while True:
             try:
                 with self._store.lease(request.source, self._purpose) as lease:
