@@ -9,12 +9,15 @@ from __future__ import annotations
 import enum
 import hashlib
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from typing import Annotated, Any, get_args, get_type_hints
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import msgspec
 
 from rostersync.clock import to_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Text = str | None
 Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None
@@ -117,6 +120,7 @@ FIELD_NAMES = tuple(field.name for field in FIELDS)
 
 # They change without a change of the roster: a row is rewritten for them, history gets no version.
 VOLATILE = frozenset({"updated_at", "last_accessed_at", "photo_url"})
+_LASTING = tuple(name for name in FIELD_NAMES if name not in VOLATILE)
 
 LARGEST_ID = 2**63 - 1
 
@@ -145,32 +149,30 @@ def row_key(row: Row) -> int:
 class Moment:
     """When a response was made, by both clocks; `server` is None where the response bore no `Date`.
 
-    `server` is the `Date` less the request's duration, less one second for the header's grain: a time at which the
-    server had surely not answered yet.
+    `local` is our clock when the request was sent. `server` is the `Date` less the request's duration, less one second
+    for the header's grain. By either clock the server had surely not answered yet.
     """
 
     local: datetime
     server: datetime | None
 
     @property
-    def server_start(self) -> datetime:
-        """The start by the server's clock alone, as well as it is known."""
-        return self.server if self.server is not None else self.local - timedelta(seconds=60)
+    def start(self) -> datetime | None:
+        """The earlier of both clocks, for either may be wrong; None without a `Date`."""
+        return self.server and min(self.local, self.server)
 
-    @property
-    def server_ahead_s(self) -> float | None:
-        """How far the server's clock was ahead of ours, in seconds, as well as it is known; None without a `Date`."""
-        return None if self.server is None else (self.server - self.local).total_seconds()
 
-    def start(self, newest: datetime | None) -> datetime | None:
-        """Return a time at which the response had surely not been made: the earlier of both clocks.
+@dataclass(frozen=True, slots=True)
+class ListedRow:
+    """A row of a page, not decoded yet.
 
-        Without the server's, our clock less a minute is believed no further than `newest`, the newest change that
-        had been seen from this source by then; None when there is none, for then nothing tells how far ours is off.
-        """
-        if self.server is not None:
-            return min(self.local, self.server)
-        return newest and min(self.server_start, newest)
+    `key` is what the row is counted by (see `row_key`). `updated_at` is None where it is missing or cannot be read,
+    and for a row that bears `deleted_at`, because a deletion changes no `updated_at`. `decode` returns the record.
+    """
+
+    key: int
+    updated_at: datetime | None
+    decode: Callable[[], Row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,7 @@ class Page:
     """One page of a list, with what its meta says the server really did."""
 
     number: int
-    rows: tuple[Row, ...]
+    listed: tuple[ListedRow, ...]
     total_count: int
     total_pages: int
     per_page: int
@@ -186,14 +188,13 @@ class Page:
 
     @property
     def whole(self) -> bool:
-        """Whether the page holds the whole list: as many different students as the list has."""
-        return len({row_key(row) for row in self.rows}) == len(self.rows) == self.total_count
+        """Whether the page holds the whole list: as many different records as the list has."""
+        return len({row.key for row in self.listed}) == len(self.listed) == self.total_count
 
     @property
-    def newest_updated_at(self) -> datetime | None:
-        """The newest `updated_at` on the page: the server's clock was there when the page was made."""
-        stamps = (row.updated_at for row in self.rows if isinstance(row, Student) and row.updated_at)
-        return max(stamps, default=None)
+    def rows(self) -> tuple[Row, ...]:
+        """The rows, decoded."""
+        return tuple(row.decode() for row in self.listed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +227,7 @@ Answer = Student | Rejected | Gone | Unclear
 
 
 def is_alive(answer: Answer) -> bool:
-    """Tell whether an answer shows a student who was not deleted, whether his record could be decoded or not."""
+    """Tell whether an answer shows a student who was not deleted, whether the record could be decoded or not."""
     return isinstance(answer, Rejected) or (isinstance(answer, Student) and answer.deleted_at is None)
 
 
@@ -256,8 +257,8 @@ def _canonical(value: Any) -> bytes:
 
 
 def changed_fields(old: Student, new: Student) -> tuple[str, ...]:
-    """Return the names of the fields that differ, in the order of `Student`, `extra` last."""
-    names = tuple(name for name in FIELD_NAMES if getattr(old, name) != getattr(new, name))
+    """Return the names of the fields that differ, volatile ones aside, in the order of `Student`, `extra` last."""
+    names = tuple(name for name in _LASTING if getattr(old, name) != getattr(new, name))
     return (*names, "extra") if _canonical(old.extra) != _canonical(new.extra) else names
 
 

@@ -1,4 +1,4 @@
-"""What a run is asked for, and what it did, in the words of `sync --json` and of the view `sync_run`."""
+"""What a run is asked for and what it did, in the words of `--json` and of the view `sync_run`."""
 
 from __future__ import annotations
 
@@ -71,12 +71,9 @@ class SourceState:
     """What is known of a source between runs. All times are UTC."""
 
     watermarks: Watermarks = Watermarks()
-    newest_updated_at: datetime | None = None
     last_clean_modified_at: datetime | None = None
     last_clean_full_at: datetime | None = None
     history_starts_at: datetime | None = None
-    server_ahead_s: float | None = None
-    """How far the server's clock has to be ahead of ours, in seconds, so that the watermarks hold; None: unknown."""
     deleted_feed_ignored: bool = False
     unknown_keys: tuple[str, ...] = ()
     salt: bytes | None = None
@@ -147,3 +144,36 @@ class RunReport:
             },
             "error": self.error,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A student of whom the replica is wrong: `missing`, `surplus`, or `differs` in `fields`."""
+
+    id: int
+    kind: str
+    fields: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What a comparison found. `pending` are changes that the next incremental run will bring, or one has brought."""
+
+    source: str
+    students: int = 0
+    pending: int = 0
+    found: int = 0
+    differences: list[Difference] = field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def exit_status(self) -> int:
+        """0 when the replica is what the API serves; 1 when it is not, or nobody can tell."""
+        return 1 if self.found or self.error else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict as `verify --json` prints it."""
+        state = "differs" if self.found else "cannot tell" if self.error else "equal"
+        told = [{"id": d.id, "kind": d.kind, "fields": list(d.fields)} for d in self.differences]
+        figures = {"students": self.students, "pending": self.pending, "differing": self.found}
+        return {"source": self.source, "state": state, **figures, "differences": told, "error": self.error}

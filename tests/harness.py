@@ -9,7 +9,6 @@ import random
 import zlib
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -87,10 +86,10 @@ class InProcessWire:
 
 
 class ShuffledStudents(Students):
-    """Has the pages of a list asked for in any request, as lanes that overtake each other do."""
+    """Has the pages of a list asked for in any order, as requests that overtake each other do."""
 
-    def __init__(self, rng: random.Random, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, *arguments: Any, rng: random.Random, **options: Any) -> None:
+        super().__init__(*arguments, rng=rng, **options)
         self._rng = rng
 
     def pages(self, query: Query, numbers: Sequence[int]) -> Iterator[Page | None]:
@@ -136,7 +135,7 @@ class World:
 
     @contextmanager
     def connect(self, _source: str) -> Iterator[Students]:
-        kind = partial(ShuffledStudents, self.rng) if self.shuffled else Students
+        kind = ShuffledStudents if self.shuffled else Students
         yield kind(
             InProcessWire(self),
             BASE_URL,

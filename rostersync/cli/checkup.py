@@ -114,8 +114,7 @@ def _secret(source: Source) -> Iterator[Finding]:
 def _api(source: Source, students: Students) -> Finding:
     """Ask for one student in a list, and for the same by id: both are needed."""
     what = f"source {source.name}"
-    page = students.page(Query(), 1)
-    assert page is not None, "a first page is there, or an error"
+    page = students.first_page(Query())
     key = next((row.id for row in page.rows if row.id is not None), None)
     if key is None:
         hint = "is the token allowed to see them?"

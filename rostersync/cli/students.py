@@ -92,8 +92,7 @@ def list_(
 
 def _all(students: Students, query: Query) -> Iterator[Row]:
     """Yield the rows of every page. A list that changes meanwhile may lack a row: only runs see to that."""
-    first = students.page(query, 1)
-    assert first is not None, "a first page is there, or an error"
+    first = students.first_page(query)
     yield from first.rows
     for page in students.pages(query, range(2, first.total_pages + 1)):
         yield from page.rows if page else ()

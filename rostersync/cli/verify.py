@@ -13,7 +13,7 @@ from rostersync.sync.verify import verify
 
 if TYPE_CHECKING:
     from rostersync.cli.options import Session
-    from rostersync.sync.verify import Verdict
+    from rostersync.report import Verdict
 
 
 @click.command()

@@ -10,18 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
 from rostersync import clock
 from rostersync.errors import Malformed
-from rostersync.records import FIELDS, LARGEST_ID, Kind, Page, Rejected, Student, derive_status
+from rostersync.records import FIELDS, LARGEST_ID, Kind, ListedRow, Page, Rejected, Student, derive_status, row_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from rostersync.records import Moment, Row
 
@@ -61,7 +63,7 @@ def decode_page(body: bytes, number: int, moment: Moment) -> Page:
     """Return the page `number` that `body` holds, made at `moment`; records that cannot be decoded stand in it too.
 
     A page may have more rows than its total_count: that is what a student created between the server's count and its
-    select looks like. It is no proof of anything either, so it is left to the crawl's books.
+    select looks like. It proves nothing, so what to make of it is left to `sync.lists`.
 
     Raises `Malformed` when this is no list of students with a usable meta, or an empty first page that claims rows.
     """
@@ -76,7 +78,7 @@ def decode_page(body: bytes, number: int, moment: Moment) -> Page:
         raise Malformed("the first page is empty, and yet its meta counts students")
     return Page(
         number=number,
-        rows=tuple(_told_apart(map(decode_student, rows))),
+        listed=tuple(_listed(rows)),
         total_count=counts["total_count"],
         total_pages=counts["total_pages"],
         per_page=counts["per_page"],
@@ -84,18 +86,43 @@ def decode_page(body: bytes, number: int, moment: Moment) -> Page:
     )
 
 
-def _told_apart(rows: Iterable[Row]) -> Iterator[Row]:
-    """Yield the rows, records without an id that are equal to the byte with other digests: a list counts each."""
-    seen: set[bytes] = set()
-    for row in rows:
-        if isinstance(row, Student) or row.id is not None:
-            yield row
+def _listed(records: list[Any]) -> Iterator[ListedRow]:
+    """Yield the rows of a page undecoded, but for records without a readable id.
+
+    Of these, equal ones get different digests: a list counts each.
+    """
+    copies: Counter[bytes] = Counter()
+    for record in records:
+        if (key := _readable_id(record)) is not None:
+            yield ListedRow(key, _stamp(record), partial(decode_student, record))
             continue
-        digest = row.digest
-        while digest in seen:
-            digest = hashlib.blake2b(digest, digest_size=16).digest()
-        seen.add(digest)
-        yield replace(row, digest=digest)
+        row = decode_student(record)
+        assert isinstance(row, Rejected), "a record without an id is no student"
+        digest = hashlib.blake2b(row.digest + b"%d" % copies[row.digest], digest_size=16).digest()
+        copies[row.digest] += 1
+        row = replace(row, digest=digest)
+        yield ListedRow(row_key(row), None, partial(_same, row))
+
+
+def _same(row: Row) -> Row:
+    return row
+
+
+def _readable_id(record: Any) -> int | None:
+    try:
+        return _id(record.get("id")) if isinstance(record, dict) else None
+    except _WrongShapeError:
+        return None
+
+
+def _stamp(record: dict[str, Any]) -> datetime | None:
+    """Return what tells that a row is newer than another: see `ListedRow`."""
+    if record.get("deleted_at") is not None:
+        return None
+    try:
+        return _timestamp(record.get("updated_at"))
+    except ValueError:
+        return None
 
 
 def decode_single(body: bytes) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -20,13 +20,16 @@ from rostersync.records import Gone, Moment, Query, Unclear
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterable, Iterator, Sequence
-    from datetime import datetime
 
     from rostersync.clock import Clock
     from rostersync.managebac.limits import HostLimiter
     from rostersync.managebac.wire import Reply, Wire
     from rostersync.records import Answer, Page, Row
     from rostersync.secret import Secret
+
+
+_A_YEAR = timedelta(days=365)
+_END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 
 
 class Students:
@@ -104,8 +107,14 @@ class Students:
         """Return 16 bytes that tell two schools, that is two addresses or tokens, apart, and tell nothing of either."""
         return hashlib.blake2b(self._identity, digest_size=16, key=salt).digest()
 
+    def first_page(self, query: Query) -> Page:
+        """Return the first page of a list. Raises `ApiError` (`NotFound` for a 404) where there is none, `Stopped`."""
+        page = self.page(query, 1)
+        assert page is not None, "a first page is there, or an error"
+        return page
+
     def page(self, query: Query, number: int) -> Page | None:
-        """Return one page (from 1) of the list, or None for one beyond its end: a 404 or 410, or no rows.
+        """Return one page (from 1) of a list, or None for one beyond its end: a 404 or 410, or no rows.
 
         Raises `ApiError` where there is no such answer (`NotFound` for a 404 of page 1), `Stopped`.
         """
@@ -123,14 +132,30 @@ class Students:
         only a shortcut, and GET can tell as well.
         """
         try:
-            page = self.page(Query(ids=tuple(keys)), 1)
+            page = self.first_page(Query(ids=tuple(keys)))
         except DECLINED:
             return None
-        assert page is not None, "a first page is there, or an error"
-        return page.rows if {row.id for row in page.rows} <= set(keys) else None
+        return page.rows if {row.key for row in page.listed} <= set(keys) else None
+
+    def ignores_deleted_since(self, feed: Page) -> bool:
+        """Tell whether the server ignores `deleted_since`, given the first page of a deleted feed that lists somebody.
+
+        The vendor documents that a mistyped filter returns everything, and not what v2p1 does with this one. So the
+        server is asked from a day to come, when nobody has left yet: a feed that lists as many then as before, within
+        a tenth (for they come and go), ignores the filter. A server that does not take such a day is asked for the
+        plain list instead, for without its filter the feed is that. Raises `ApiError`, `Stopped`.
+        """
+        latest = max(feed.moment.local, feed.moment.server or feed.moment.local)
+        day_to_come = latest + min(_A_YEAR, _END_OF_TIME - latest)
+        try:
+            other = self.first_page(Query(deleted_since=day_to_come))
+        except DECLINED:
+            other = self.first_page(Query())
+        few, many = sorted((feed.total_count, other.total_count))
+        return few * 10 >= many * 9
 
     def get(self, key: int) -> Row | Gone:
-        """Return the student with this id. Raises `ApiError` where it is neither he nor the API's own 404 or 410."""
+        """Return the student with this id, `Gone` for the API's own 404 or 410. Raises `ApiError` without either."""
         return self._transport.get(Call(f"{self._path}/{key}"), partial(_read_student, key=key), absent_ok=True)
 
     def answer(self, key: int) -> Answer:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rostersync.store import Store
     from rostersync.store.lock import Lease
     from rostersync.store.runs import RunResult
+    from rostersync.sync.api import Connect
     from rostersync.sync.plan import SyncPolicy
-    from rostersync.sync.run import Connect
 
 log = structlog.get_logger()
 
@@ -92,7 +92,7 @@ class Executor:
                 api,
                 policy=self._policy,
                 clock=self._clock,
-                watch=progress,
+                progress=progress,
                 commit=commit,
             )
             return run.execute(request)
@@ -124,5 +124,5 @@ def dry_run(
 ) -> RunReport:
     """Do everything of a run but its commit, without the lock, and leave no trace in the database at `url`."""
     with unchanged_database(url, request.source) as (connection, stage), connect(request.source) as api:
-        run = Run(request.source, connection, stage, api, policy=policy, clock=clock, watch=progress, commit=None)
+        run = Run(request.source, connection, stage, api, policy=policy, clock=clock, progress=progress, commit=None)
         return run.execute(request)

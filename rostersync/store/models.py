@@ -1,6 +1,6 @@
 """The tables. They are ours to change by migration; what others may rely on are the views.
 
-A student's row is his newest version, living or tombstone, and carries the facts of that version (`valid_from`, `op`,
+A student's row is their newest version, living or tombstone, and carries the facts of that version (`valid_from`, `op`,
 `changed_fields`, `run_id`); `student_version` holds the superseded ones only. So the first load writes no history.
 """
 
@@ -53,16 +53,13 @@ class Source(Base):
     held_since: Mapped[datetime | None]
     modified_watermark: Mapped[datetime | None]
     deleted_watermark: Mapped[datetime | None]
-    newest_updated_at: Mapped[datetime | None]
     last_clean_modified_at: Mapped[datetime | None]
     last_clean_full_at: Mapped[datetime | None]
     history_starts_at: Mapped[datetime | None]
-    server_ahead_s: Mapped[float | None]
-    """How far the server's clock was ahead of ours when the watermarks were dated."""
     deleted_feed_ignored: Mapped[bool] = mapped_column(default=False)
-    """Whether the deleted feed answered with living students when it was last read."""
+    """Whether the deleted feed ignored its filter when it was last read."""
     unknown_keys: Mapped[list[str]] = mapped_column(Json, default=list)
-    """Salted hashes of the keys of `extra` that a run has told of."""
+    """Salted hashes of the keys of `extra` that a run has reported."""
     salt: Mapped[bytes | None]
     fingerprint: Mapped[bytes | None]
     """Of token and base_url, salted: whether the name still means the same school."""

@@ -13,7 +13,7 @@ from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState,
 from rostersync.store import requests, students
 from rostersync.store.engine import writing
 from rostersync.store.models import HeldRemoval, Quarantine, Run, Source, student
-from rostersync.store.stage.tables import removal, sighted
+from rostersync.store.stage.tables import removals, staged
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -94,10 +94,10 @@ def recent_removals(connection: Connection, source: str, now: datetime) -> int:
 
 
 def quarantined(connection: Connection, source: str, limit: int) -> list[int]:
-    """Return ids in quarantine that the stage has not sighted, those that wait longest since last seen first."""
+    """Return ids in quarantine that this run has not received, those that wait longest since last seen first."""
     with connection.begin():
         unseen = select(Quarantine.id).where(Quarantine.source == source, Quarantine.id > 0)
-        unseen = unseen.where(Quarantine.id.not_in(select(sighted.c.id)))
+        unseen = unseen.where(Quarantine.id.not_in(select(staged.c.id)))
         return list(connection.scalars(unseen.order_by(Quarantine.last_seen_at, Quarantine.id).limit(limit)))
 
 
@@ -125,11 +125,11 @@ def held(connection: Connection, source: str) -> list[int]:
     living = and_(student.c.source == source, student.c.id == HeldRemoval.id, student.c.deleted_at.is_(None))
     with connection.begin():
         planned = select(HeldRemoval.id).join(Run, Run.run_id == HeldRemoval.run_id).join(student, living)
-        unnamed = planned.where(mine, HeldRemoval.id.not_in(select(removal.c.id)))
+        unnamed = planned.where(mine, HeldRemoval.id.not_in(select(removals.c.id)))
         return list(connection.scalars(unnamed.distinct().order_by(HeldRemoval.id)))
 
 
-def commit(lease: Lease, ending: RunResult, *, apply: bool) -> int:
+def commit(lease: Lease, result: RunResult, *, apply: bool) -> int:
     """Write everything a run has to say in ONE transaction, or nothing; return its number.
 
     `apply` is False for a failed run, which leaves students and watermarks as they are. Raises `LockLost` when
@@ -139,15 +139,15 @@ def commit(lease: Lease, ending: RunResult, *, apply: bool) -> int:
     try:
         with writing(connection):
             lease.pass_fence()
-            run_id = _record_run(connection, ending)
+            run_id = _record_run(connection, result)
             if apply:
-                _plan_or_apply(connection, ending, run_id)
-                _update_source(connection, lease.source, ending)
-                _end_holds(connection, ending, run_id)
-            requests.close(connection, ending.request_id, run_id)
+                _plan_or_apply(connection, result, run_id)
+                _update_source(connection, lease.source, result)
+                _end_holds(connection, result, run_id)
+            requests.close(connection, result.request_id, run_id)
     except DatabaseUnreachable:
         # The connection may have died after the server had committed: then the run's record is there.
-        if run_id is None or not _is_recorded(connection.engine, run_id, ending.report):
+        if run_id is None or not _is_recorded(connection.engine, run_id, result.report):
             raise
     return run_id
 
@@ -163,8 +163,8 @@ def _is_recorded(engine: Engine, run_id: int, report: RunReport) -> bool:
         return connection.scalar(select(func.count()).select_from(Run).where(mine)) == 1
 
 
-def _record_run(connection: Connection, ending: RunResult) -> int:
-    report = ending.report
+def _record_run(connection: Connection, result: RunResult) -> int:
+    report = result.report
     figures = {f.name: getattr(report.counts, f.name) for f in fields(Counts)}
     row = {
         "source": report.source,
@@ -178,37 +178,35 @@ def _record_run(connection: Connection, ending: RunResult) -> int:
         "modified_watermark": report.watermarks.modified,
         "deleted_watermark": report.watermarks.deleted,
         "error": report.error,
-        "guarded": ending.guarded,
+        "guarded": result.guarded,
         "notices": list(report.notices),
-        "plan": "open" if ending.holds else None,
+        "plan": "open" if result.holds else None,
     }
     return connection.execute(insert(Run).values(**figures, **row).returning(Run.run_id)).scalar_one()
 
 
-def _plan_or_apply(connection: Connection, ending: RunResult, run_id: int) -> None:
-    if ending.holds:
-        planned = select(text(str(run_id)), removal.c.id, removal.c.deletion_source, removal.c.deleted_at)
-        wanted = planned.where(removal.c.planned.is_(False))
+def _plan_or_apply(connection: Connection, result: RunResult, run_id: int) -> None:
+    if result.holds:
+        planned = select(text(str(run_id)), removals.c.id, removals.c.deletion_source, removals.c.deleted_at)
+        wanted = planned.where(removals.c.planned.is_(False))
         connection.execute(insert(HeldRemoval).from_select(["run_id", "id", "deletion_source", "deleted_at"], wanted))
-        connection.execute(delete(removal).where(removal.c.planned.is_(False)))
-    students.apply(connection, ending.report.source, run_id=run_id, now=ending.report.finished_at)
-    if ending.clean_full:
-        students.release_nameless(connection, ending.report.source)
+        connection.execute(delete(removals).where(removals.c.planned.is_(False)))
+    students.apply(connection, result.report.source, run_id=run_id, now=result.report.finished_at)
+    if result.clean_full:
+        students.release_those_without_id(connection, result.report.source)
 
 
-def _update_source(connection: Connection, source: str, ending: RunResult) -> None:
-    after = ending.state
+def _update_source(connection: Connection, source: str, result: RunResult) -> None:
+    after = result.state
     connection.execute(
         update(Source)
         .where(Source.name == source)
         .values(
             modified_watermark=after.watermarks.modified,
             deleted_watermark=after.watermarks.deleted,
-            newest_updated_at=after.newest_updated_at,
             last_clean_modified_at=after.last_clean_modified_at,
             last_clean_full_at=after.last_clean_full_at,
             history_starts_at=after.history_starts_at,
-            server_ahead_s=after.server_ahead_s,
             deleted_feed_ignored=after.deleted_feed_ignored,
             unknown_keys=list(after.unknown_keys),
             salt=after.salt,
@@ -217,12 +215,12 @@ def _update_source(connection: Connection, source: str, ending: RunResult) -> No
     )
 
 
-def _end_holds(connection: Connection, ending: RunResult, run_id: int) -> None:
+def _end_holds(connection: Connection, result: RunResult, run_id: int) -> None:
     """Close the plans that this run carried out or made pointless. Their lists of ids go with them."""
-    if ending.approves is not None:
-        _close_plans(connection, Run.run_id == ending.approves, "approved")
-    for kind in ending.supersedes_holds:
-        mine = and_(Run.source == ending.report.source, Run.kind == str(kind), Run.run_id != run_id)
+    if result.approves is not None:
+        _close_plans(connection, Run.run_id == result.approves, "approved")
+    for kind in result.supersedes_holds:
+        mine = and_(Run.source == result.report.source, Run.kind == str(kind), Run.run_id != run_id)
         _close_plans(connection, mine, "superseded")
 
 

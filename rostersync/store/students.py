@@ -28,7 +28,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from rostersync.records import FIELD_NAMES
 from rostersync.store.models import Quarantine, student, student_version
-from rostersync.store.stage.tables import proof, removal, sighted
+from rostersync.store.stage.tables import answers, removals, staged
 from rostersync.store.types import JsonTuple, Timestamp
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ _SOURCE = bindparam("run_source", type_=Text)
 _RUN_ID = bindparam("this_run", type_=BigInteger)
 _NOW = bindparam("now", type_=Timestamp)
 
-_MINE = and_(student.c.source == _SOURCE, student.c.id == sighted.c.id)
-_CHANGED = and_(_MINE, sighted.c.verdict.in_(("updated", "restored")))
-_VERSIONED = or_(sighted.c.versioned, sighted.c.verdict == "restored")
-_REMOVED = and_(student.c.source == _SOURCE, student.c.id == removal.c.id)
+_MINE = and_(student.c.source == _SOURCE, student.c.id == staged.c.id)
+_CHANGED = and_(_MINE, staged.c.verdict.in_(("updated", "restored")))
+_VERSIONED = or_(staged.c.versioned, staged.c.verdict == "restored")
+_REMOVED = and_(student.c.source == _SOURCE, student.c.id == removals.c.id)
 
 
 def apply(connection: Connection, source: str, *, run_id: int, now: datetime) -> None:
@@ -58,9 +58,9 @@ def apply(connection: Connection, source: str, *, run_id: int, now: datetime) ->
         connection.execute(statement, parameters)
 
 
-def release_nameless(connection: Connection, source: str) -> None:
+def release_those_without_id(connection: Connection, source: str) -> None:
     """Let go of the records without an id that a clean full crawl no longer showed."""
-    still = exists().where(sighted.c.id == Quarantine.id)
+    still = exists().where(staged.c.id == Quarantine.id)
     connection.execute(delete(Quarantine).where(Quarantine.source == source, Quarantine.id < 0, ~still))
 
 
@@ -68,10 +68,10 @@ def release_nameless(connection: Connection, source: str) -> None:
 def _statements(dialect: str) -> tuple[Any, ...]:
     begins = _version_start(dialect)
     return (
-        _supersede(begins, and_(_CHANGED, _VERSIONED), sighted),
+        _supersede(begins, and_(_CHANGED, _VERSIONED), staged),
         _update_changed(begins),
         _insert_new(),
-        _supersede(begins, _REMOVED, removal),
+        _supersede(begins, _REMOVED, removals),
         _tombstone(begins),
         _quarantine(dialect),
         _release_quarantined(),
@@ -80,7 +80,7 @@ def _statements(dialect: str) -> tuple[Any, ...]:
 
 
 def _version_start(dialect: str) -> ColumnElement[Any]:
-    """Return when the new version of a stored student begins: max(now, his previous one's start + 1 ms)."""
+    """Return when the new version of a stored student begins: max(now, the previous one's start + 1 ms)."""
     later = "strftime('%Y-%m-%dT%H:%M:%fZ', student.valid_from, '+0.001 seconds')"
     if dialect == "postgresql":
         later = "student.valid_from + interval '1 millisecond'"
@@ -96,12 +96,12 @@ def _supersede(begins: ColumnElement[Any], which: ColumnElement[bool], stage: An
 
 def _update_changed(begins: ColumnElement[Any]) -> Any:
     """Replace, never merge: what is absent upstream becomes NULL."""
-    values: dict[str, Any] = {name: sighted.c[name] for name in (*_PAYLOAD, "content_hash")}
+    values: dict[str, Any] = {name: staged.c[name] for name in (*_PAYLOAD, "content_hash")}
     values |= {"deleted_at": None, "deletion_source": None}
     facts = {
         "valid_from": begins,
-        "op": case((sighted.c.verdict == "restored", "restore"), else_="update"),
-        "changed_fields": sighted.c.changed_fields,
+        "op": case((staged.c.verdict == "restored", "restore"), else_="update"),
+        "changed_fields": staged.c.changed_fields,
         "run_id": _RUN_ID,
     }
     values |= {name: case((_VERSIONED, value), else_=student.c[name]) for name, value in facts.items()}
@@ -111,23 +111,23 @@ def _update_changed(begins: ColumnElement[Any]) -> Any:
 def _insert_new() -> Any:
     facts: dict[str, Any] = {
         "source": _SOURCE,
-        "id": sighted.c.id,
-        **{name: sighted.c[name] for name in (*_PAYLOAD, "content_hash")},
+        "id": staged.c.id,
+        **{name: staged.c[name] for name in (*_PAYLOAD, "content_hash")},
         "first_seen_at": _NOW,
         "valid_from": _NOW,
         "op": literal("insert"),
         "changed_fields": literal((), JsonTuple),
         "run_id": _RUN_ID,
     }
-    return insert(student).from_select(list(facts), select(*facts.values()).where(sighted.c.verdict == "inserted"))
+    return insert(student).from_select(list(facts), select(*facts.values()).where(staged.c.verdict == "inserted"))
 
 
 def _tombstone(begins: ColumnElement[Any]) -> Any:
     """Make tombstones: the last known fields stay, for rows of the deleted feed may be stubs."""
-    told = select(proof.c.deleted_at).where(proof.c.id == removal.c.id).scalar_subquery()
+    given = select(answers.c.deleted_at).where(answers.c.id == removals.c.id).scalar_subquery()
     facts = {
-        "deleted_at": func.coalesce(removal.c.deleted_at, told, _NOW),
-        "deletion_source": removal.c.deletion_source,
+        "deleted_at": func.coalesce(removals.c.deleted_at, given, _NOW),
+        "deletion_source": removals.c.deletion_source,
         "valid_from": begins,
         "op": "delete",
         "changed_fields": literal((), JsonTuple),
@@ -139,21 +139,21 @@ def _tombstone(begins: ColumnElement[Any]) -> Any:
 def _quarantine(dialect: str) -> Any:
     """Put into quarantine what could not be decoded."""
     make = sqlite.insert if dialect == "sqlite" else postgresql.insert
-    bad = select(_SOURCE, sighted.c.id, sighted.c.rejected, _NOW, _NOW).where(sighted.c.verdict == "quarantined")
+    bad = select(_SOURCE, staged.c.id, staged.c.rejected, _NOW, _NOW).where(staged.c.verdict == "quarantined")
     new = make(Quarantine).from_select(["source", "id", "reason", "first_seen_at", "last_seen_at"], bad)
     again = {"reason": new.excluded.reason, "last_seen_at": new.excluded.last_seen_at}
     return new.on_conflict_do_update(index_elements=["source", "id"], set_=again)
 
 
 def _release_quarantined() -> Any:
-    """Let go of what decodes now, and of what is gone: not of those whose removal is held, who are still living."""
-    decoded = exists().where(sighted.c.id == Quarantine.id, sighted.c.verdict != "quarantined")
-    gone = exists().where(proof.c.id == Quarantine.id, proof.c.answer == "gone")
+    """Let go of what decodes now, and of what is gone: but not of those whose removal is held, who are still living."""
+    decoded = exists().where(staged.c.id == Quarantine.id, staged.c.verdict != "quarantined")
+    gone = exists().where(answers.c.id == Quarantine.id, answers.c.answer == "gone")
     living = exists().where(student.c.source == _SOURCE, student.c.id == Quarantine.id, student.c.deleted_at.is_(None))
     return delete(Quarantine).where(Quarantine.source == _SOURCE, or_(decoded, and_(gone, ~living)))
 
 
 def _requeue_unanswered() -> Any:
     """Let those in quarantine who were asked for in vain wait behind the others."""
-    asked = exists().where(proof.c.id == Quarantine.id, proof.c.answer == "silent")
+    asked = exists().where(answers.c.id == Quarantine.id, answers.c.answer == "unanswered")
     return update(Quarantine).where(Quarantine.source == _SOURCE, asked).values(last_seen_at=_NOW)

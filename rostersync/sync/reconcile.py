@@ -5,23 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rostersync.errors import RunFailed
-from rostersync.records import VOLATILE, Student, changed_fields
+from rostersync.records import changed_fields
 from rostersync.report import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rostersync.records import Student
+
 TOLERATED = 20
 """So many undecodable records are never a changed API, whatever the size of the school."""
 
 
-def mark(stored: Student, sighted: Student) -> tuple[int, tuple[str, ...], bool]:
+def mark(stored: Student, received: Student) -> tuple[int, tuple[str, ...], bool]:
     """Return a changed student's id, the names of the fields that changed, and whether history gets a version.
 
     A login or a newly signed avatar address rewrites the row, and is no event in a student's life.
     """
-    names = changed_fields(stored, sighted)
-    return stored.id, names, not VOLATILE.issuperset(names)
+    names = changed_fields(stored, received)
+    return stored.id, names, bool(names)
 
 
 def count(verdicts: Mapping[str, int], *, stale: int, deleted: int, held: int) -> Counts:

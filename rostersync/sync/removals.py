@@ -1,25 +1,25 @@
-"""Removing: whoever seems to have left is proved gone, one by one, or stays.
+"""From somebody who seems to have left to a removal that is proved, held, or dropped.
 
-A candidate passes four gates. A list request by ids spares whom it still shows. The guard holds more than a school
-plausibly loses in a day. GET must answer that he is gone, and, after a living student was fetched to show that the
-endpoint works, answer so again: one 404 may be a fault of a moment.
+Relies on GET for the proof, id by id. A 404 may be a fault of the endpoint or of a moment, so it counts only when it
+comes twice, and when in between a living student was fetched.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rostersync.records import Student, is_alive
 from rostersync.report import RunKind
-from rostersync.sync.lists import Proofs, ask
+from rostersync.sync.api import ask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable
     from datetime import datetime
 
-    from rostersync.records import Answer, Row
-    from rostersync.sync.lists import Api
+    from rostersync.records import Answer
+    from rostersync.store.stage import Stage
+    from rostersync.sync.api import Api
 
 BATCH = 50
 """How many ids one list request asks for: a plausible cap of its answer, and of the address's length."""
@@ -31,31 +31,14 @@ Plan = list[tuple[int, str, "datetime | None"]]
 """The removals of a held run: id, deletion source, and when it happened where that is known."""
 
 
-class Stage(Proofs, Protocol):
-    """Where the candidates are kept, beside what was read; see `store.stage`."""
-
-    def put(self, rows: Iterable[Row]) -> None: ...
-    def stale(self) -> Iterator[list[int]]: ...
-    def collect_removals(self, *, sweep: bool) -> None: ...
-    def collect_proved(self) -> None: ...
-    def plan_removals(self, plan: Plan) -> None: ...
-    def removals(self, *, planned: bool | None = None, proved: bool | None = None) -> Iterator[list[int]]: ...
-    def count_removals(self, *, planned: bool | None = None) -> int: ...
-    def drop_unproved(self) -> None: ...
-    def spare(self, ids: Iterable[int]) -> None: ...
-    def controls(self, limit: int) -> list[int]: ...
-    def gone_ids(self) -> Iterator[list[int]]: ...
-    def any_gone(self) -> bool: ...
-    def reject_absence_proofs(self, *, keep_plan: bool) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class RemovalOutcome:
-    """What became of the candidates for removal. `reason` tells why some are held."""
+    """What became of the candidates for removal; `reason` says why some are held."""
 
     held: int = 0
     removed: int = 0
     guarded: int = 0
+    """Those removed whom no approval covers."""
     reason: str = ""
     unproved: tuple[int, ...] = ()
     """Planned removals that were not proved again."""
@@ -81,61 +64,63 @@ class Removals:
         approval. Raises `ApiError` when the API does not answer.
         """
         stage = self._stage
+        # 1. Candidates: students stored as living who the deleted feed, a `deleted_at`, GET or a sweep says have left,
+        #    and those of the plan that is being approved.
         stage.collect_removals(sweep=sweep)
-        if kind is RunKind.INCREMENTAL:  # an empty deleted feed, which names none of them, ends no hold
-            ask(self._api, stage, [self._held()])
-        planned = self._plan(plan)
-        self._spare_the_living()
         if kind is RunKind.INCREMENTAL:
-            ask(self._api, stage, stage.stale(), stale=True)  # of those whom the list by ids has just brought
-            stage.collect_proved()  # whom plans hold, and who was spared by a list that lagged behind
-        outside = stage.count_removals(planned=False)
-        reason = self._guard(outside)
+            ask(self._api, stage, [self._held()])  # a feed that no longer names them ends no hold
+        planned = self._add_plan(plan)
+        # 2. A list request by ids shows who lives after all, many at once.
+        self._drop_the_living()
+        if kind is RunKind.INCREMENTAL:
+            ask(self._api, stage, stage.stale(), stale=True)  # that list may lag behind
+            stage.collect_proved()
+        # 3. The guard: more removals than it allows, those of the plan aside, are held and need no proof yet.
+        reason = self._guard(stage.count_removals(planned=False))
+        # 4. GET says of each who is left that they are gone. Who lives, or whose answer is unclear, stays as stored.
         self._prove(planned=True)
         if not reason:
             self._prove(planned=False)
+        # 5. The control: a living student was fetched after the last 404. Where there is none at all, an approval
+        #    stands in for it, for what it covers; else no 404 of this run is believed.
         if not self._endpoint_works():
             reason = "no living student could be fetched to confirm that the endpoint works"
-            # Where there is no such student at all, an approval stands in for him, for what was approved.
             stage.reject_absence_proofs(keep_plan=plan is not None and not stage.controls(1))
-        self._prove_again()
-        return self._settled(planned, reason)
+        # 6. GET once more for everybody who is said to be gone: the last answer counts.
+        ask(self._api, stage, stage.gone_ids())
+        stage.drop_unproved()
+        return self._outcome(planned, reason)
 
-    def _plan(self, plan: Plan | None) -> list[int]:
+    def _add_plan(self, plan: Plan | None) -> list[int]:
         """Add an approved plan to the candidates; return the ids of all whom it still concerns."""
         if not plan:
             return []
         self._stage.plan_removals(plan)
         return [key for ids in self._stage.removals(planned=True) for key in ids]
 
-    def _spare_the_living(self) -> None:
-        """Take out of the candidates whom a list request by ids still shows: that proves life, and only life."""
+    def _drop_the_living(self) -> None:
+        """Let go of the candidates whom a list request by ids still shows: it proves life, and only life."""
         for chunk in self._stage.removals(proved=False):
             for start in range(0, len(chunk), BATCH):
                 rows = self._api.by_ids(chunk[start : start + BATCH])
                 if rows is None:
                     return  # the filter is ignored: GET will tell
                 living = [row for row in rows if is_alive(row)]
-                self._stage.put(living)
-                self._stage.spare(row.id for row in living if row.id is not None)
+                self._stage.students.put_rows(living)
+                self._stage.drop_living_candidates(row.id for row in living if row.id is not None)
 
     def _prove(self, *, planned: bool) -> None:
-        """Ask for each candidate by GET; only the proved ones stay candidates."""
+        """Ask for each candidate by GET; only those who are gone stay candidates."""
         ask(self._api, self._stage, self._stage.removals(planned=planned, proved=False))
         self._stage.drop_unproved()
 
     def _endpoint_works(self) -> bool:
-        """Tell whether a 404 of this run can be believed: a living student who is not in question answers 200."""
-        if not self._stage.any_gone():
+        """Tell whether GET has shown a living student since it last said that somebody is gone; else try some."""
+        if not self._stage.absence_unconfirmed:
             return True
         return any(_lives(answer) for _, answer in self._api.answers(self._stage.controls(CONTROLS)))
 
-    def _prove_again(self) -> None:
-        """Ask once more for everybody who was proved gone, candidate or not: the last answer counts."""
-        ask(self._api, self._stage, self._stage.gone_ids())
-        self._stage.drop_unproved()
-
-    def _settled(self, planned: list[int], reason: str) -> RemovalOutcome:
+    def _outcome(self, planned: list[int], reason: str) -> RemovalOutcome:
         stage = self._stage
         outside = stage.count_removals(planned=False)
         held = outside if reason else 0

@@ -1,33 +1,40 @@
-"""One run: read, stage, reconcile, guard, one commit. The only place where vendor and SQL meet."""
+"""One run: read, stage, reconcile, guard, one commit. With `verify` the only place where vendor and SQL meet.
+
+The steps are those of `Run.execute`. What each relies on stands where it is done: `lists` for reading, `removals` for
+proof, `plan` for watermarks, and `store.runs.commit` for the one transaction.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
 from rostersync.clock import to_milliseconds
 from rostersync.errors import ApiError, RunFailed
-from rostersync.records import Rejected, Student, Unclear
-from rostersync.report import Counts, RunKind, RunReport, RunRequest, RunState, SourceState, Watermarks
+from rostersync.records import Query, Rejected, Student, Unclear
+from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
 from rostersync.store import runs
 from rostersync.sync import guard, plan, reconcile
-from rostersync.sync.lists import Api, Crawler, Stream, ask
+from rostersync.sync.api import ask
+from rostersync.sync.lists import ListReader
 from rostersync.sync.removals import Removals
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from sqlalchemy import Connection
 
     from rostersync.clock import Clock
-    from rostersync.report import ProgressCallback
+    from rostersync.records import Page
+    from rostersync.report import ProgressCallback, RunRequest
     from rostersync.store.stage import Stage
+    from rostersync.sync.api import Api
+    from rostersync.sync.lists import ListResult
     from rostersync.sync.removals import RemovalOutcome
 
 log = structlog.get_logger()
@@ -39,37 +46,27 @@ KNOWN_STUDENT_SAMPLE = 20
 """How many known students are asked for when a source's token or address is new."""
 
 MAX_REPORTED_KEYS = 1_000
-"""Of more unknown keys than these nothing more is told."""
-
-
-class Client(Api, Protocol):
-    """The API with its figures, and with what tells it from another school's."""
-
-    @property
-    def requests(self) -> int: ...
-    @property
-    def retries(self) -> int: ...
-    def fingerprint(self, salt: bytes) -> bytes: ...
-
-
-Connect = Callable[[str], AbstractContextManager[Client]]
-"""Opens the API of a source for one run; raises `ConfigError` when its token cannot be had."""
+"""Of more unknown keys than these nothing more is reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class CrawlResult:
-    """What the crawls of a run found."""
+    """What was read in a run: `modified` is the modified feed, or the roster in a full run."""
 
     kind: RunKind
-    modified: Stream
-    deleted: Stream
-    feed_ignored: bool
+    modified: ListResult
+    deleted: ListResult
+    dated: bool
+    """Whether the run's first response bore a `Date`: without one no watermark moves."""
+    replaces: bool
+    """Whether the watermarks before lie in the future, so that the new ones replace them."""
     swept: bool = False
-    """Whether a clean roster was read, so that absence may be asked about."""
-    replaces: bool = False
-    """Whether the watermarks were not trusted, and go."""
-    empty: bool = False
-    """Whether the roster had nobody in it."""
+    """Whether a clean roster was read, so that absence makes a candidate for removal."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether a roster of nobody was read. It may be a mistake of a moment, so no watermark moves."""
+        return self.kind is RunKind.FULL and self.modified.total == 0
 
 
 class Run:
@@ -80,21 +77,21 @@ class Run:
         source: str,
         connection: Connection,
         stage: Stage,
-        api: Client,
+        api: Api,
         *,
         policy: plan.SyncPolicy,
         clock: Clock,
-        watch: ProgressCallback,
+        progress: ProgressCallback,
         commit: Callable[[runs.RunResult, bool], int] | None,
     ) -> None:
-        """Prepare a run. `commit` writes an ending and returns the run's number; None makes it a dry run."""
+        """Prepare a run. `commit` writes a result and returns the run's number; None makes it a dry run."""
         self._source = source
         self._connection = connection
         self._stage = stage
         self._api = api
         self._policy = policy
         self._clock = clock
-        self._watch = watch
+        self._reader = ListReader(api, stage, policy.attempts, progress)
         self._commit = commit
         self._started_at = to_milliseconds(clock.now())
         self._started = clock.monotonic()
@@ -108,60 +105,22 @@ class Run:
         kind = plan.choose(request.kind, self._state, self._started_at, self._policy)
         try:
             self._require_open_plan(request)
-            ending = self._end(self._crawl(kind), request)
+            self._require_same_school()
+            crawl = self._crawl(kind)
+            reconcile.check_rejection_rate(*self._stage.received())
+            self._revisit_quarantine()  # afterwards: what was bad before shows no change of the API
+            result = self._reconcile(crawl, request)
         except (ApiError, RunFailed) as error:
             return self._fail(kind, request, error)
-        return self._close(ending, apply=True)
+        return self._close(result, apply=True)
+
+    # Before reading ------------------------------------------------------------------------------------------
 
     def _require_open_plan(self, request: RunRequest) -> None:
         """Raise `RunFailed` when the plan to be approved was closed while its approval waited."""
         if request.approves is not None and runs.open_hold(self._connection, request.approves) is None:
             hint = "see `rostersync status` for what is held now"
             raise RunFailed(f"the plan of run {request.approves} is no longer open: it was approved or has ended", hint)
-
-    # Reading -------------------------------------------------------------------------------------------------
-
-    def _crawl(self, kind: RunKind) -> CrawlResult:
-        self._require_same_school()
-        crawler = Crawler(self._api, self._stage, self._state, self._policy, self._watch)
-        crawled = self._crawl_changes(crawler) if kind is RunKind.INCREMENTAL else None
-        if crawled is None:
-            crawled = self._crawl_roster(crawler)
-        reconcile.check_rejection_rate(*self._stage.received())
-        self._revisit_quarantine()  # afterwards: what was bad before tells nothing about a changed API
-        return crawled
-
-    def _crawl_changes(self, crawler: Crawler) -> CrawlResult | None:
-        """Read both feeds; None when the server's clock is behind a watermark, so that only a full run can tell."""
-        marks, overlap = self._state.watermarks, self._policy.overlap
-        assert marks.modified is not None
-        assert marks.deleted is not None
-        modified = crawler.modified(plan.since(marks.modified, overlap))
-        if not plan.trusted(self._state, modified.moment, overlap):
-            log.warning("watermarks_not_trusted", source=self._source)
-            return None
-        feed = crawler.deleted(plan.since(marks.deleted, overlap))
-        deleted = Stream(feed.explains, feed.start, feed.moment)
-        return CrawlResult(RunKind.INCREMENTAL, modified, deleted, feed_ignored=feed.ignored)
-
-    def _crawl_roster(self, crawler: Crawler) -> CrawlResult:
-        roster = crawler.roster()
-        if roster.total == 0 and (live := runs.live_students(self._connection, self._source)) > 0:
-            message = f"the API lists no student at all, and the replica holds {live}"
-            raise RunFailed(message, "nothing was removed; look at the token's permissions and at ManageBac itself")
-        # An empty list may be a mistake of a moment, so it dates no watermark: the next run reads everything again.
-        stream = Stream(roster.clean and roster.total > 0, roster.start, roster.moment)
-        feed = crawler.departures(roster)
-        nameless = self._stage.lacks_ids()  # they forbid to infer from absence
-        return CrawlResult(
-            RunKind.FULL,
-            stream,
-            replace(stream, clean=roster.clean and feed.explains) if nameless else stream,
-            feed_ignored=feed.ignored,
-            swept=stream.clean and not nameless,
-            replaces=not plan.trusted(self._state, roster.moment, self._policy.overlap),
-            empty=roster.clean and roster.total == 0,
-        )
 
     def _require_same_school(self) -> None:
         """Raise `RunFailed` when token or address are new, and lead to none of the students that are known."""
@@ -180,38 +139,82 @@ class Run:
         answers = (answer for _, answer in self._api.answers(ids))
         return bool(self._api.by_ids(ids)) or any(isinstance(answer, Student | Rejected) for answer in answers)
 
+    # Reading -------------------------------------------------------------------------------------------------
+
+    def _crawl(self, kind: RunKind) -> CrawlResult:
+        """Read both feeds, or the roster and the deleted feed.
+
+        The first response tells the server's time. Without it, or with a watermark that lies ahead of it, what a feed
+        lists since the watermark says nothing, and the run is full.
+        """
+        before, overlap = self._state.watermarks, self._policy.overlap
+        query = Query()
+        if kind is RunKind.INCREMENTAL:
+            assert before.modified is not None, "plan.choose"
+            query = Query(modified_since=plan.filter_start(before.modified, overlap))
+        first = self._api.first_page(query)
+        dated = first.moment.server is not None
+        replaces = plan.in_future(before, first.moment, overlap)
+        if kind is RunKind.INCREMENTAL and dated and not replaces:
+            return self._read_feeds(query, first)
+        if kind is RunKind.INCREMENTAL:
+            log.warning("watermarks_not_usable", source=self._source, reason="in the future" if replaces else "no Date")
+            first = self._api.first_page(Query())
+        return self._read_roster(first, dated=dated, replaces=replaces)
+
+    def _read_feeds(self, query: Query, first: Page) -> CrawlResult:
+        deleted_before = self._state.watermarks.deleted
+        assert deleted_before is not None, "plan.choose"
+        modified = self._reader.students(query, first)  # first: of who is changed and then deleted, both are seen
+        deleted = self._reader.deleted(plan.filter_start(deleted_before, self._policy.overlap))
+        return CrawlResult(RunKind.INCREMENTAL, modified, deleted, dated=True, replaces=False)
+
+    def _read_roster(self, first: Page, *, dated: bool, replaces: bool) -> CrawlResult:
+        roster = self._reader.students(Query(), first)
+        if roster.total == 0 and (live := runs.live_students(self._connection, self._source)) > 0:
+            message = f"the API lists no student at all, and the replica holds {live}"
+            raise RunFailed(message, "nothing was removed; look at the token's permissions and at ManageBac itself")
+        deleted = self._reader.deletions_until(roster, self._state.watermarks.deleted, self._policy.overlap)
+        swept = roster.clean and roster.total > 0 and not self._stage.lacks_ids()
+        return CrawlResult(RunKind.FULL, roster, deleted, dated=dated, replaces=replaces, swept=swept)
+
     def _revisit_quarantine(self) -> None:
+        """Ask again for records that could not be decoded. One that is not answered just stays in quarantine."""
         waiting = runs.quarantined(self._connection, self._source, QUARANTINE_LIMIT)
         for key, answer in self._api.answers(waiting):
             if isinstance(answer, Unclear):
-                self._stage.mark_unanswered(key)  # without an answer it just stays there
+                self._stage.mark_unanswered(key)
             else:
                 self._stage.put_answer(key, answer)
 
     # Reconciling ---------------------------------------------------------------------------------------------
 
-    def _end(self, crawled: CrawlResult, request: RunRequest) -> runs.RunResult:
-        """Settle every question that the stage raises, and draw up what the run will write."""
-        ask(self._api, self._stage, self._stage.unproved_restores())
-        ask(self._api, self._stage, self._stage.unproved_departures())
-        if crawled.kind is RunKind.INCREMENTAL:
-            ask(self._api, self._stage, self._stage.stale(), stale=True)
-        settled = self._settle_removals(crawled, request)
-        judged = self._stage.judge()
-        for changes in self._stage.changes():
-            self._stage.mark_changes(reconcile.mark(stored, sighted) for stored, sighted in changes)
-        counts = reconcile.count(judged.verdicts, stale=judged.stale, deleted=settled.removed, held=settled.held)
-        return self._draw_up(crawled, request, settled, counts)
+    def _reconcile(self, crawl: CrawlResult, request: RunRequest) -> runs.RunResult:
+        """Answer every question that the stage raises, and draw up what the run will write."""
+        stage = self._stage
+        # Restores need proof, and so do newcomers whom the deleted feed lists as well. Those stored as living whom both
+        # show become candidates for removal, but not in a sweep: the next run, from the start of its roster on, will
+        # find who left after that.
+        ask(self._api, stage, stage.unproved_restores())
+        ask(self._api, stage, stage.unproved_newcomers())
+        if crawl.kind is RunKind.INCREMENTAL:
+            ask(self._api, stage, stage.stale(), stale=True)
+        removals = self._settle_removals(crawl, request)
+        judged = stage.judge()
+        for changes in stage.changes():
+            stage.mark_changes(reconcile.mark(stored, received) for stored, received in changes)
+        counts = reconcile.count(judged.verdicts, stale=judged.stale, deleted=removals.removed, held=removals.held)
+        return self._draw_up(crawl, request, removals, counts)
 
-    def _settle_removals(self, crawled: CrawlResult, request: RunRequest) -> RemovalOutcome:
+    def _settle_removals(self, crawl: CrawlResult, request: RunRequest) -> RemovalOutcome:
         removals = Removals(
             self._api,
             self._stage,
             held=lambda: runs.held(self._connection, self._source),
             guard=self._guard,
         )
-        plan = None if request.approves is None else runs.plan(self._connection, request.approves)
-        return removals.settle(crawled.kind, sweep=crawled.swept, plan=plan)
+        approved = None if request.approves is None else runs.plan(self._connection, request.approves)
+        return removals.settle(crawl.kind, sweep=crawl.swept, plan=approved)
 
     def _guard(self, removals: int) -> str:
         """Return why `removals` must wait for approval, nothing when they need not."""
@@ -227,75 +230,94 @@ class Run:
     # Writing -------------------------------------------------------------------------------------------------
 
     def _draw_up(
-        self, crawled: CrawlResult, request: RunRequest, settled: RemovalOutcome, counts: Counts
+        self, crawl: CrawlResult, request: RunRequest, removals: RemovalOutcome, counts: Counts
     ) -> runs.RunResult:
-        doubts = self._incomplete_reasons(crawled)
-        state = RunState.INCOMPLETE if doubts else RunState.HELD if settled.held else RunState.SUCCEEDED
-        after = self._state_after(crawled, settled)
-        reasons = [*doubts, *([settled.reason] if settled.held else [])]
-        report = self._report(crawled.kind, state, counts, after.watermarks, "; ".join(reasons) or None)
+        incomplete = self._incomplete_reasons(crawl)
+        state = RunState.INCOMPLETE if incomplete else RunState.HELD if removals.held else RunState.SUCCEEDED
+        after = self._state_after(crawl, removals)
+        reasons = [*incomplete, *([removals.reason] if removals.held else [])]
+        report = self._report(crawl.kind, state, counts, after.watermarks, "; ".join(reasons) or None)
         return runs.RunResult(
-            report=replace(report, notices=_notices(crawled, settled)),
+            report=replace(report, notices=_notices(crawl, removals)),
             state=after,
             request_id=request.request_id,
-            guarded=settled.guarded,
-            holds=settled.held > 0,
+            guarded=removals.guarded,
+            holds=removals.held > 0,
             approves=request.approves,
-            supersedes_holds=_ended(crawled) if state is RunState.SUCCEEDED else frozenset(),
-            clean_full=crawled.swept,
+            supersedes_holds=_superseded(crawl) if state is RunState.SUCCEEDED else frozenset(),
+            clean_full=crawl.swept,
         )
 
-    def _incomplete_reasons(self, crawled: CrawlResult) -> list[str]:
+    def _incomplete_reasons(self, crawl: CrawlResult) -> list[str]:
         """Return why the run is incomplete, nothing when it is not."""
-        doubts = []
-        if not crawled.modified.clean and not crawled.empty:
-            what = "the roster" if crawled.kind is RunKind.FULL else "the modified feed"
-            doubts.append(f"{what} kept changing while it was read")
-        if crawled.kind is RunKind.INCREMENTAL and not crawled.deleted.clean and not crawled.feed_ignored:
-            doubts.append("the deleted feed kept changing while it was read")
-        if crawled.kind is RunKind.INCREMENTAL and self._stage.nameless_departures():
-            doubts.append("the deleted feed lists records without a readable id")
+        incremental, reasons = crawl.kind is RunKind.INCREMENTAL, []
+        if not crawl.modified.clean:
+            what = "the modified feed" if incremental else "the roster"
+            reasons.append(f"{what} kept changing while it was read")
+        if incremental and not crawl.deleted.clean:
+            reasons.append("the deleted feed kept changing while it was read")
+        if incremental and self._stage.deletions.lack_ids():
+            reasons.append("the deleted feed lists records without a readable id")
         unclear = self._stage.unclear()
         if unclear:
-            doubts.append(f"{unclear} students could not be fetched, and stay as they are")
-        return doubts
+            reasons.append(f"{unclear} students could not be fetched, and stay as they are")
+        return reasons
 
-    def _state_after(self, crawled: CrawlResult, settled: RemovalOutcome) -> SourceState:
+    def _state_after(self, crawl: CrawlResult, removals: RemovalOutcome) -> SourceState:
         """Return what is known of the source after the run."""
-        before, stage = self._state, self._stage
-        in_feed, listed = stage.unclear(in_feed=True), stage.unclear(listed=True)
-        unclear = stage.unclear() > 0 and crawled.kind is RunKind.FULL  # a full run's watermarks are of one crawl
-        modified_clean = crawled.modified.clean and not (listed or unclear)
-        nameless = crawled.kind is RunKind.INCREMENTAL and stage.nameless_departures()
-        deleted_clean = crawled.deleted.clean and not (in_feed or unclear or settled.held or nameless)
-        full_done = crawled.swept and modified_clean and deleted_clean
+        before = self._state
+        modified_read, deleted_read = self._streams_read(crawl, removals)
         salt = before.salt or secrets.token_bytes(16)
-
-        def advance(old: datetime | None, stream: Stream, *, clean: bool) -> datetime | None:
-            return plan.advance(old, stream.start if clean else None, replace=crawled.replaces)
-
-        marks = Watermarks(
-            advance(before.watermarks.modified, crawled.modified, clean=modified_clean),
-            advance(before.watermarks.deleted, crawled.deleted, clean=deleted_clean),
-        )
         return SourceState(
-            watermarks=marks,
-            server_ahead_s=plan.greater(
-                plan.lead(marks.modified, crawled.modified.moment, before.server_ahead_s),
-                plan.lead(marks.deleted, crawled.deleted.moment, before.server_ahead_s),
+            watermarks=self._watermarks(crawl, modified_read=modified_read, deleted_read=deleted_read),
+            last_clean_modified_at=self._started_at if modified_read else before.last_clean_modified_at,
+            last_clean_full_at=(
+                self._now() if crawl.swept and modified_read and deleted_read else before.last_clean_full_at
             ),
-            newest_updated_at=plan.greater(before.newest_updated_at, stage.newest_updated_at()),
-            last_clean_modified_at=self._started_at if modified_clean else before.last_clean_modified_at,
-            last_clean_full_at=self._now() if full_done else before.last_clean_full_at,
             history_starts_at=before.history_starts_at or self._now(),
-            deleted_feed_ignored=crawled.feed_ignored,
+            deleted_feed_ignored=crawl.deleted.ignored,
             unknown_keys=self._report_keys(salt),
             salt=salt,
             fingerprint=self._api.fingerprint(salt),
         )
 
+    def _streams_read(self, crawl: CrawlResult, removals: RemovalOutcome) -> tuple[bool, bool]:
+        """Tell of the modified and of the deleted stream whether all of it was read, and applied."""
+        incremental, stage = crawl.kind is RunKind.INCREMENTAL, self._stage
+        # 1. The list must be clean, and not empty. Deletions are known by a sweep, or else by the deleted feed.
+        modified = crawl.modified.clean and not crawl.empty
+        deleted = crawl.swept or (crawl.deleted.complete and (incremental or modified))
+        # 2. An id for which GET had no clear answer holds back the stream that named it; in a full run both, for both
+        #    are dated from one list.
+        if stage.unclear() and not incremental:
+            return False, False
+        modified = modified and not stage.unclear(listed=True)
+        deleted = deleted and not stage.unclear(in_feed=True)
+        # 3. Removals that are held come again from the watermark, and so do entries without a readable id.
+        unknown = incremental and stage.deletions.lack_ids()
+        return modified, deleted and not removals.held and not unknown
+
+    def _watermarks(self, crawl: CrawlResult, *, modified_read: bool, deleted_read: bool) -> Watermarks:
+        """Return the watermarks after the run.
+
+        1. Only of a stream that was read whole, and never in a run whose first response had no `Date`.
+        2. From the start of the list: of each feed's own, or of the roster's for both.
+        3. Never back, unless the one before lies in the future: see `plan.advance`.
+        """
+        before, starts = self._state.watermarks, [crawl.modified.start, crawl.deleted.start]
+        if crawl.kind is RunKind.FULL:
+            starts[1] = crawl.modified.start
+        modified, deleted = (
+            start if read and crawl.dated else None
+            for start, read in zip(starts, (modified_read, deleted_read), strict=True)
+        )
+        return Watermarks(
+            plan.advance(before.modified, modified, replace=crawl.replaces),
+            plan.advance(before.deleted, deleted, replace=crawl.replaces),
+        )
+
     def _report_keys(self, salt: bytes) -> tuple[str, ...]:
-        """Tell once of each key that rostersync does not know; return all that were ever told.
+        """Report each key that rostersync does not know once; return all that were ever reported.
 
         They are remembered as salted hashes: a key may be an address, and must not stay when its student is erased.
         """
@@ -309,13 +331,13 @@ class Run:
     def _fail(self, kind: RunKind, request: RunRequest, error: ApiError | RunFailed) -> RunReport:
         """Record a run that read something it must not apply, or that could not read."""
         report = self._report(kind, RunState.FAILED, Counts(), self._state.watermarks, error.message)
-        ending = runs.RunResult(replace(report, hint=error.hint), self._state, request.request_id)
-        return self._close(ending, apply=False)
+        result = runs.RunResult(replace(report, hint=error.hint), self._state, request.request_id)
+        return self._close(result, apply=False)
 
-    def _close(self, ending: runs.RunResult, *, apply: bool) -> RunReport:
+    def _close(self, result: runs.RunResult, *, apply: bool) -> RunReport:
         if self._commit is None:
-            return replace(ending.report, state=RunState.DRY_RUN)
-        return replace(ending.report, run_id=self._commit(ending, apply))
+            return replace(result.report, state=RunState.DRY_RUN)
+        return replace(result.report, run_id=self._commit(result, apply))
 
     def _report(
         self, kind: RunKind, state: RunState, counts: Counts, marks: Watermarks, error: str | None
@@ -340,22 +362,24 @@ class Run:
         return to_milliseconds(self._clock.now())
 
 
-def _notices(crawled: CrawlResult, settled: RemovalOutcome) -> tuple[str, ...]:
-    empty = (
-        ("the API lists no student at all: is the token allowed to see them? The next run reads everything again",)
-        if crawled.empty
-        else ()
-    )
-    stays = (f"student {key} of the approved plan was not proved gone, and stays" for key in settled.unproved)
-    return (*empty, *stays)
+def _notices(crawl: CrawlResult, removals: RemovalOutcome) -> tuple[str, ...]:
+    notices = []
+    if not crawl.dated:
+        notices.append("the server sends no Date: watermarks stay, and until it does every run reads everything")
+    if crawl.empty:
+        hint = "is the token allowed to see them? The next run reads everything again"
+        notices.append(f"the API lists no student at all: {hint}")
+    unproved = removals.unproved
+    notices += [f"student {key} of the approved plan was not proved gone, and stays" for key in unproved]
+    return tuple(notices)
 
 
-def _ended(crawled: CrawlResult) -> frozenset[RunKind]:
-    """Return of which kinds the open plans end with this run, which passed the guard: a sweep ends them all.
+def _superseded(crawl: CrawlResult) -> frozenset[RunKind]:
+    """Return of which kinds the open plans end with this run, which passed the guard: with a sweep all do.
 
-    A run whose deleted feed told nothing has not seen again what an earlier one planned.
+    An incremental run that could not use the deleted feed has not seen again what an earlier one planned.
     """
-    if crawled.swept:
+    if crawl.swept:
         return frozenset(RunKind)
-    incremental = crawled.kind is RunKind.INCREMENTAL and crawled.deleted.clean
+    incremental = crawl.kind is RunKind.INCREMENTAL and crawl.deleted.complete
     return frozenset({RunKind.INCREMENTAL}) if incremental else frozenset()

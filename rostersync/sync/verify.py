@@ -2,62 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rostersync.errors import ApiError
-from rostersync.records import VOLATILE, changed_fields
+from rostersync.records import Query, changed_fields
+from rostersync.report import Difference, Verdict
 from rostersync.store import runs
 from rostersync.store.dry_run import unchanged_database
 from rostersync.sync import plan
-from rostersync.sync.lists import Crawler, ask
+from rostersync.sync.api import ask
+from rostersync.sync.lists import ListReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rostersync.records import Student
     from rostersync.report import ProgressCallback
     from rostersync.store.stage import Stage
-    from rostersync.sync.lists import Api
+    from rostersync.sync.api import Api, Connect
     from rostersync.sync.plan import SyncPolicy
-    from rostersync.sync.run import Connect
 
 MAX_LISTED_DIFFERENCES = 1_000
 """Of more differences than these only the number is told."""
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A student of whom the replica is wrong: `missing`, `surplus`, or `differs` in `fields`."""
-
-    id: int
-    kind: str
-    fields: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class Verdict:
-    """What a comparison found. `pending` are changes that the next incremental run will bring, or one has brought."""
-
-    source: str
-    students: int = 0
-    pending: int = 0
-    found: int = 0
-    differences: list[Difference] = field(default_factory=list)
-    error: str | None = None
-
-    @property
-    def exit_status(self) -> int:
-        """0 when the replica is what the API serves; 1 when it is not, or nobody can tell."""
-        return 1 if self.found or self.error else 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the verdict as `verify --json` prints it."""
-        state = "differs" if self.found else "cannot tell" if self.error else "equal"
-        told = [{"id": d.id, "kind": d.kind, "fields": list(d.fields)} for d in self.differences]
-        figures = {"students": self.students, "pending": self.pending, "differing": self.found}
-        return {"source": self.source, "state": state, **figures, "differences": told, "error": self.error}
 
 
 def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progress: ProgressCallback) -> Verdict:
@@ -70,16 +36,16 @@ def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progr
         state, last_run = runs.state(connection, source), runs.last(connection, source)
         if state.watermarks.modified is None:
             return Verdict(source, error="it was never read; run `rostersync sync` first")
-        crawler = Crawler(api, stage, state, policy, progress)
+        reader = ListReader(api, stage, policy.attempts, progress)
         try:
-            roster = crawler.roster()
-            feed = crawler.departures(roster)
+            roster = reader.students(Query(), api.first_page(Query()))
+            feed = reader.deletions_until(roster, state.watermarks.deleted, policy.overlap)
             if not roster.clean:
                 return Verdict(source, error="the roster kept changing while it was read")
             verdict = Verdict(source, students=roster.total)
-            since = plan.since(state.watermarks.modified, policy.overlap)
+            since = plan.filter_start(state.watermarks.modified, policy.overlap)
             # As late as the server's time is known: later stamps, overlap aside, are of the future.
-            until = max(roster.moment.server_start, feed.moment.server_start) + policy.overlap
+            until = (feed.moment.server or feed.moment.local) + policy.overlap
             for differences in _compare(stage, api):
                 ids = [difference.id for difference in differences]
                 _note(verdict, differences, stage.pending(ids, since=since, until=until, last_run=last_run))
@@ -113,12 +79,8 @@ def _compare(stage: Stage, api: Api) -> Iterator[list[Difference]]:
     for ids in stage.missing():
         yield [Difference(key, "missing") for key in ids]
     for pairs in stage.shared():  # the rows themselves: a hash tells what was written, not what stands there now
-        compared = ((stored.id, _differing(stored, sighted)) for stored, sighted in pairs)
+        compared = ((stored.id, changed_fields(stored, received)) for stored, received in pairs)
         yield [Difference(key, "differs", names) for key, names in compared if names]
-
-
-def _differing(stored: Student, sighted: Student) -> tuple[str, ...]:
-    return tuple(name for name in changed_fields(stored, sighted) if name not in VOLATILE)
 
 
 def _note(verdict: Verdict, differences: list[Difference], pending: set[int]) -> None:

@@ -77,6 +77,46 @@ def test_an_approval_without_a_control_removes_nobody_outside_its_plan(migrated_
     assert {a, b, c} <= world.replica().keys()
 
 
+def test_whom_get_has_shown_alive_is_a_control_where_the_deleted_feed_lists_everybody(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    world = settled(migrated_url, clock, size=6)
+    world.app.faults.add(make.forbidden(), make.on_ids, times=None)
+    gone, *others = sorted(world.upstream())
+    world.school.delete(gone)
+    world.app.faults.add(listing(*others), on_past_days, times=None)
+    world.pass_time(hours=1)
+    world.requests()
+    report = world.sync()
+    assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 1)
+    assert world.replica() == world.upstream()
+    asked = [path for path, _ in world.requests() if path.rsplit("/", 1)[1].isdigit()]
+    assert len(asked) == 6 + 1  # each once, and whoever is gone once more: those shown alive after them are the control
+
+
+def test_a_404_is_not_confirmed_by_a_student_who_was_shown_before_it(migrated_url: str, clock: ManualClock) -> None:
+    """GET answers for the first, then answers 404 to all: whoever it showed before says nothing of that."""
+    world = settled(migrated_url, clock, size=6)
+    world.app.faults.add(make.forbidden(), make.on_ids, times=None)
+    first, *others = sorted(world.upstream())
+    world.app.faults.add(listing(first, *others), on_past_days, times=None)
+    for key in others:
+        world.app.faults.add(make.not_found(), make.on_student(key), times=None)
+    broken: list[int] = []
+
+    def breaks_after_the_first(request: Request) -> None:
+        if request.path.endswith(f"/{first}"):
+            broken.append(first)
+            if len(broken) == 2:
+                world.app.faults.add(make.not_found(), make.on_student(first), times=None)
+
+    world.app.on_request = breaks_after_the_first
+    world.pass_time(hours=1)
+    report = world.sync()
+    assert (report.state, report.counts.deleted) == (RunState.HELD, 0)
+    assert world.replica() == world.upstream()
+
+
 def test_an_approval_needs_a_control_where_there_is_one(migrated_url: str, clock: ManualClock) -> None:
     """The endpoint answers 404 for everybody, those included who are not in question."""
     world = settled(migrated_url, clock, size=9, policy=SyncPolicy(guard=GuardPolicy(max_deletions=5)))

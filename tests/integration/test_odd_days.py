@@ -111,7 +111,7 @@ def test_a_full_run_tells_when_and_how_its_students_left(world: World) -> None:
     assert [tuple(row.values()) for row in earliest_first] == [(told, "stream"), (purged, "sweep")]
 
 
-def test_whom_a_full_run_sighted_no_deleted_feed_puts_in_question(migrated_url: str, clock: ManualClock) -> None:
+def test_whom_a_full_run_shows_no_deleted_feed_puts_in_question(migrated_url: str, clock: ManualClock) -> None:
     """It lists some of the living, more than the guard allows, and the guard counts before GET is asked."""
     world = World(migrated_url, clock, size=20, per_page=50)
     world.full()

@@ -108,7 +108,7 @@ def test_an_upgrade_from_the_first_schema_keeps_what_is_there(database_url: str,
     engine = Store(database_url, clock, create=True).engine
     with engine.connect().execution_options(begin="write") as connection, connection.begin():
         drop_views(connection)
-        connection.execute(text("ALTER TABLE source DROP COLUMN server_ahead_s"))
+        connection.execute(text("ALTER TABLE source ADD COLUMN newest_updated_at TEXT"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
         connection.execute(text("ALTER TABLE source ADD COLUMN deleted_feed_proven BOOLEAN NOT NULL DEFAULT FALSE"))
         row = {"name": "main", "feed": False}

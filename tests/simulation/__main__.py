@@ -46,11 +46,11 @@ def play(job: tuple[str, int, int]) -> tuple[Counter[str], list[str]]:
         with kept_sessions(store.engine):
             for seed in range(first, last):
                 try:
-                    tale = asdict(History(seed, url, store).play())
+                    stats = asdict(History(seed, url, store).play())
                 except Diverged as error:
                     diverged.append(str(error))
                 else:
-                    figures.update({name: int(value) for name, value in tale.items() if name != "seed"})
+                    figures.update({name: int(value) for name, value in stats.items() if name != "seed"})
     return figures, diverged
 
 

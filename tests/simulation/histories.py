@@ -86,7 +86,8 @@ def draw_switches(rng: random.Random) -> Switches:
 STEPS = (-7200, -4000, -1000, -250, 250, 5000)
 """By how many seconds a clock is set."""
 
-ACTS = ("create", "update", "update", "clear", "archive", "delete", "delete", "restore", "login")
+ACTS = ("create", "update", "update", "clear", "archive", "delete", "delete", "restore", "login", "swap")
+"""What happens at a school; in a swap one leaves and one comes, so that no total shows that rows have moved."""
 
 FAULTS: list[tuple[Callable[[], Fault], Match | None]] = [
     (lambda: make.http_status(500), None),
@@ -112,7 +113,7 @@ class History:
 
     def __init__(self, seed: int, url: str, store: Store | None = None) -> None:
         self.rng = random.Random(seed)
-        self.tale = HistoryStats(seed)
+        self.stats = HistoryStats(seed)
         self.clock = ManualClock(datetime(2026, 3, 2, 8, tzinfo=UTC))
         self.faults = Faults()
         rng = self.rng
@@ -161,19 +162,19 @@ class History:
             self._require(kept, since)
         self._rest()
         self._final()
-        return self.tale
+        return self.stats
 
     # What happens ------------------------------------------------------------------------------------------------
 
     def _before_request(self, _request: Request) -> None:
-        self.tale.requests += 1
+        self.stats.requests += 1
         self.asked += 1
         if self.die_at_request and self.asked >= self.die_at_request:
             raise Crash
         if self.asked <= BUSY_FOR and self.rng.random() < self.unrest:
             self._live(self.rng.choice([1, 1, 2]))
         if self.rng.random() < self.fault_share:
-            self.tale.faults += 1
+            self.stats.faults += 1
             fault, match = self.rng.choice(FAULTS)
             self.faults.add(fault(), match, times=self.rng.choice([1, 1, 2, 6]))
 
@@ -186,7 +187,7 @@ class History:
     def _happen(self, act: str) -> None:
         school, rng, now = self.world.school, self.rng, self.clock.monotonic()
         if act == "restore" and (gone := school.pick_deleted(rng)) is not None:
-            self.tale.needs_full |= not school.switches.restore_bumps
+            self.stats.needs_full |= not school.switches.restore_bumps
             self.moved[gone] = now
             school.restore(gone)
             return
@@ -199,9 +200,11 @@ class History:
             school.clear(someone, "nickname", "homeroom_advisor_id")
         elif act == "archive":
             school.archive(someone, withdrawn_on="2026-03-02")
-        elif act == "delete":
+        elif act in {"delete", "swap"}:
             self.moved[someone] = now
             school.delete(someone)
+            if act == "swap":
+                self.moved[school.create()] = now
         elif act == "login":
             school.login(someone)
 
@@ -212,22 +215,22 @@ class History:
             self.clock.time += timedelta(seconds=seconds)
             seconds = -seconds  # the school's clock is told by how far it is ahead of ours
         else:
-            # Without a Date nothing tells that the stamps have gone back behind a watermark. And what is still to
-            # come to light when a slow clock is put right bears stamps from long before.
-            self.tale.needs_full |= seconds < 0 and not switches.date_header
-            self.tale.needs_full |= seconds > OVERLAP and switches.clock_skew < 0 and self._unseen_for() > 0
+            # What changes until the clock has passed the watermark again bears stamps from before it. And what is still
+            # to come to light when a slow clock is put right bears stamps from long before.
+            self.stats.needs_full |= seconds < -OVERLAP
+            self.stats.needs_full |= seconds > OVERLAP and switches.clock_skew < 0 and self._unseen_for() > 0
         self.world.school.switches = replace(switches, clock_skew=switches.clock_skew + seconds)
 
     def _sync(self) -> None:
         """Have one run made by a process that may die at any step of it."""
-        self.tale.runs += 1
+        self.stats.runs += 1
         self.asked = 0
         self.die_at_request = self.rng.choice([0, 0, 0, 0, self.rng.randrange(1, 20)])
         fuse = CrashInjector(self.world.store.engine, self.rng.choice([0, 0, 0, self.rng.randrange(1, 120)]))
         try:
             report = self.world.sync(self.rng.choice([RunKind.INCREMENTAL] * 4 + [RunKind.FULL]))
         except Crash:
-            self.tale.crashes += 1
+            self.stats.crashes += 1
             return
         finally:
             fuse.remove()
@@ -250,12 +253,12 @@ class History:
         """Raise `Diverged` when one of these is missing who lives, and neither came nor went after `since`."""
         missing = kept & self.world.upstream().keys() - self.world.replica().keys()
         if wronged := {key for key in missing if self.moved.get(key, since) <= since}:
-            raise Diverged(f"seed {self.tale.seed}: removed {sorted(wronged)}, who live ({self.tale})")
+            raise Diverged(f"seed {self.stats.seed}: removed {sorted(wronged)}, who live ({self.stats})")
 
     def _note(self, state: RunState) -> None:
-        self.tale.held += state is RunState.HELD
-        self.tale.incomplete += state is RunState.INCOMPLETE
-        self.tale.failed += state is RunState.FAILED
+        self.stats.held += state is RunState.HELD
+        self.stats.incomplete += state is RunState.INCOMPLETE
+        self.stats.failed += state is RunState.FAILED
 
     # And the end -------------------------------------------------------------------------------------------------
 
@@ -268,22 +271,22 @@ class History:
         calm = replace(switches, lag_share=0.0, order="id" if switches.order == "random" else switches.order)
         self.world.pass_time(seconds=3 * OVERLAP)  # so that no overlap covers what a watermark passed by
         self.world.school.switches = calm
-        self.tale.needs_full |= switches.deleted_feed in {"ignored", "empty"}
+        self.stats.needs_full |= switches.deleted_feed in {"ignored", "empty"}
 
     def _final(self) -> None:
-        kind = RunKind.FULL if self.tale.needs_full else RunKind.INCREMENTAL
+        kind = RunKind.FULL if self.stats.needs_full else RunKind.INCREMENTAL
         report = self.world.sync(kind)
         if report.state is RunState.HELD:
             report = self.world.sync(report.kind, approves=report.run_id)
         empty = report.state is RunState.FAILED and "no student" in (report.error or "")
         if report.state is not RunState.SUCCEEDED and not empty:
-            raise Diverged(f"seed {self.tale.seed}: the last run is {report.state}: {report.error} ({self.tale})")
+            raise Diverged(f"seed {self.stats.seed}: the last run is {report.state}: {report.error} ({self.stats})")
         expected, found = self.world.upstream(), self.world.replica()
         if found != expected and not empty:
             lost = sorted(expected.keys() - found.keys())
             invented = sorted(found.keys() - expected.keys())
             differ = sorted(key for key in expected.keys() & found.keys() if expected[key] != found[key])
             raise Diverged(
-                f"seed {self.tale.seed}: lost {lost}, invented {invented}, differ {differ}"
-                f" ({self.tale}, {self.world.school.switches})"
+                f"seed {self.stats.seed}: lost {lost}, invented {invented}, differ {differ}"
+                f" ({self.stats}, {self.world.school.switches})"
             )

@@ -47,20 +47,17 @@ def test_a_full_run_that_was_asked_for_is_full() -> None:
 
 def test_a_filter_asks_from_the_whole_second_before_the_overlap() -> None:
     moment = NOON + timedelta(milliseconds=750)
-    assert plan.since(moment, timedelta(minutes=10)) == NOON - timedelta(minutes=10, seconds=1)
+    assert plan.filter_start(moment, timedelta(minutes=10)) == NOON - timedelta(minutes=10, seconds=1)
 
 
-def test_a_watermark_is_the_earlier_of_both_clocks() -> None:
+def test_a_list_dates_from_the_earlier_of_both_clocks() -> None:
     ahead, behind = NOON + HOUR, NOON - HOUR
-    assert Moment(NOON, ahead).start(None) == NOON
-    assert Moment(NOON, behind).start(None) == behind
+    assert Moment(NOON, ahead).start == NOON
+    assert Moment(NOON, behind).start == behind
 
 
-def test_without_a_date_our_clock_is_believed_no_further_than_the_newest_change_seen() -> None:
-    undated = Moment(NOON, None)
-    assert undated.start(NOON + HOUR) == NOON - timedelta(seconds=60)
-    assert undated.start(NOON - HOUR) == NOON - HOUR
-    assert undated.start(None) is None
+def test_without_a_date_nothing_is_dated() -> None:
+    assert Moment(NOON, None).start is None
 
 
 def test_a_watermark_never_goes_back_unless_it_is_replaced() -> None:
@@ -68,37 +65,22 @@ def test_a_watermark_never_goes_back_unless_it_is_replaced() -> None:
     assert plan.advance(NOON, NOON + HOUR) == NOON + HOUR
     assert plan.advance(NOON, NOON - HOUR, replace=True) == NOON - HOUR
     assert plan.advance(NOON, None) == NOON
-    assert plan.advance(NOON, None, replace=True) is None
+    assert plan.advance(NOON, None, replace=True) == NOON
     assert plan.advance(None, NOON) == NOON
 
 
-def state_of(modified: datetime, deleted: datetime, ahead: float | None = None) -> SourceState:
-    return SourceState(watermarks=Watermarks(modified, deleted), server_ahead_s=ahead)
+OVERLAP = timedelta(minutes=10)
+FUTURE = NOON + OVERLAP + timedelta(seconds=1)
 
 
-def test_a_watermark_in_the_servers_future_by_more_than_the_overlap_is_not_trusted() -> None:
-    overlap, second = timedelta(minutes=10), timedelta(seconds=1)
-    near, far = Moment(NOON, NOON - overlap), Moment(NOON, NOON - overlap - second)
-    assert plan.trusted(state_of(NOON, NOON), near, overlap)
-    assert not plan.trusted(state_of(NOON, NOON), far, overlap)
-    assert not plan.trusted(state_of(NOON - HOUR, NOON), far, overlap)
-    assert not plan.trusted(state_of(NOON, NOON - HOUR), far, overlap)
-    assert plan.trusted(SourceState(), far, overlap)
+@pytest.mark.parametrize("watermarks", [Watermarks(FUTURE, NOON), Watermarks(NOON, FUTURE), Watermarks(None, FUTURE)])
+def test_a_watermark_is_in_the_future_when_it_is_later_than_the_servers_clock_by_more_than_the_overlap(
+    watermarks: Watermarks,
+) -> None:
+    assert plan.in_future(watermarks, Moment(NOON - 8 * HOUR, NOON), OVERLAP)
+    assert not plan.in_future(watermarks, Moment(NOON - 8 * HOUR, NOON + timedelta(seconds=1)), OVERLAP)
 
 
-def test_watermarks_are_not_trusted_once_the_servers_clock_has_fallen_by_more_than_half_the_overlap() -> None:
-    overlap, old = timedelta(minutes=10), NOON - 8 * HOUR
-    behind, further = Moment(NOON, NOON - overlap / 2), Moment(NOON, NOON - overlap / 2 - timedelta(seconds=1))
-    assert plan.trusted(state_of(old, old, 0.0), behind, overlap)
-    assert not plan.trusted(state_of(old, old, 0.0), further, overlap)
-    assert plan.trusted(state_of(old, old), further, overlap)
-    assert plan.trusted(state_of(old, old, 0.0), Moment(NOON, None), overlap)
-    assert plan.trusted(state_of(old, old, -300.0), further, overlap)
-
-
-def test_the_server_has_to_stay_ahead_by_as_much_as_a_watermark_is() -> None:
-    dated, undated = Moment(NOON, NOON), Moment(NOON, None)
-    assert plan.lead(NOON - HOUR, dated, 0.0) == -3600.0
-    assert plan.lead(NOON - HOUR, undated, 0.0) == 0.0
-    assert plan.lead(NOON - HOUR, undated, None) == -3600.0
-    assert plan.lead(None, dated, 0.0) is None
+def test_without_a_date_or_watermarks_nothing_is_in_the_future() -> None:
+    assert not plan.in_future(Watermarks(FUTURE, FUTURE), Moment(NOON - 8 * HOUR, None), OVERLAP)
+    assert not plan.in_future(Watermarks(), Moment(NOON, NOON), OVERLAP)

@@ -13,54 +13,114 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from rostersync.records import FIELD_NAMES, Rejected, Student, Unclear, content_hash, is_alive, row_key
 from rostersync.store.stage import queries as q
+from rostersync.store.stage import tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import datetime
 
-    from sqlalchemy import Connection, CursorResult, Select
+    from sqlalchemy import Connection, CursorResult, Select, Table
     from sqlalchemy.engine import Row as SqlRow
 
-    from rostersync.records import Answer, Row
+    from rostersync.records import Answer, ListedRow, Row
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """How many sighted students got each verdict; `stale` of them were first received older than stored."""
+    """How many staged students got each verdict; `stale` of them were first received older than stored."""
 
     verdicts: dict[str, int]
     stale: int
 
 
-class Stage:
-    """What one run has read of one source."""
+class _Statements:
+    """Executes statements on the stage, each in a transaction of its own."""
 
     def __init__(self, connection: Connection, source: str) -> None:
-        """Use the empty stage of `connection` (see `tables`)."""
         self._connection = connection
         self._source = source
         self._dialect = connection.dialect.name
         self._insert = sqlite.insert if self._dialect == "sqlite" else postgresql.insert
-        self._reading = 0
-        self._departed_reading = 0
 
-    # Sightings -----------------------------------------------------------------------------------------------
+    def _do(self, statement: Any, **parameters: Any) -> CursorResult[Any]:
+        with self._connection.begin():
+            return self._connection.execute(statement, {"run_source": self._source, **parameters})
+
+    def _put_all(self, statement: Any, values: list[dict[str, Any]]) -> None:
+        """Execute one statement for each of `values`."""
+        if values:
+            with self._connection.begin():
+                self._connection.execute(statement, values)
+
+    def _rows(self, query: Any, **parameters: Any) -> list[Any]:
+        return list(self._do(query, **parameters))
+
+    def _count(self, query: Select[Any], **parameters: Any) -> int:
+        [row] = self._rows(query, **parameters)
+        return int(row[0])
+
+    def _ids(self, query: Select[Any]) -> Iterator[list[int]]:
+        """Run a query for ids in chunks, so that requests can be made between them."""
+        last = -(2**63)
+        while rows := self._rows(query, last=last):
+            yield [row[0] for row in rows]
+            last = rows[-1][0]
+
+
+class StagedList(_Statements):
+    """The rows of one list, as its readings have brought them: where `sync.lists` puts what it reads."""
+
+    def __init__(self, connection: Connection, source: str, table: Table) -> None:
+        super().__init__(connection, source)
+        self._table = table
+        self._reading = 0
 
     def begin_reading(self) -> None:
-        """Begin a reading of a list: sightings and proofs start anew, what was read before is kept."""
+        """Begin another reading of the list; what earlier ones brought is kept."""
         self._reading += 1
-        self._do(q.FORGET_EARLY)
-        self.drop_proofs()
 
-    def put(self, rows: Iterable[Row], *, paged: bool = False) -> None:
-        """Record sightings; the latest of an id wins. `paged`: they stood on a page of the roster."""
-        self._put_all(q.sighting(self._insert), [self._values(row, paged=paged) for row in rows])
+    def put(self, listed: Iterable[ListedRow]) -> None:
+        """Stage the rows of a page."""
+        raise NotImplementedError
 
-    def _values(self, row: Row, *, paged: bool) -> dict[str, Any]:
+    def seen(self) -> int:
+        """Return how many distinct rows this reading has brought."""
+        return self._count(q.brought(self._table), reading=self._reading)
+
+    def missed(self) -> int:
+        """Return how many rows of the reading before this one has not brought again."""
+        return self._count(q.brought(self._table), reading=self._reading - 1)
+
+    def keep_this_reading(self) -> None:
+        """Drop the rows that this reading has not brought."""
+        self._do(q.drop_others(self._table), reading=self._reading)
+
+
+class StagedStudents(StagedList):
+    """The rows of the roster, or of the modified feed."""
+
+    def put(self, listed: Iterable[ListedRow]) -> None:
+        """Decode and stage the rows that are new, or newer than the staged ones; of the others note that they came."""
+        rows = list(listed)
+        staged = {row.id: row.updated_at for row in self._rows(q.STAMPS, ids=[row.key for row in rows])}
+        known = set(staged)
+        newest: dict[int, ListedRow] = {}
+        for row in rows:
+            if row.key not in staged or _is_newer(row.updated_at, staged[row.key]):
+                staged[row.key] = row.updated_at
+                newest[row.key] = row
+        self.put_rows(row.decode() for row in newest.values())
+        if others := known - set(newest):
+            self._do(q.mark_brought(self._table), ids=list(others), reading=self._reading)
+
+    def put_rows(self, rows: Iterable[Row]) -> None:
+        """Stage rows, each in the place of an earlier one with its id."""
+        self._put_all(q.stage_student(self._insert), [self._values(row) for row in rows])
+
+    def _values(self, row: Row) -> dict[str, Any]:
         values: dict[str, Any] = {
             "id": row_key(row),
             "reading": self._reading,
-            "paged": paged,
             "stale": False,
             "versioned": True,
             "changed_fields": (),
@@ -72,30 +132,40 @@ class Stage:
         digest = content_hash(row)
         return values | payload | {"rejected": None, "deleted_at": row.deleted_at, "content_hash": digest}
 
-    def sightings(self) -> int:
-        """Return how many distinct students the current reading has sighted."""
-        return self._count(q.SIGHTINGS)
 
-    def put_early(self, rows: Iterable[Row]) -> None:
-        """Record who was there already before the first page of the reading was asked for. No sighting."""
-        self._put_all(q.early(self._insert), [{"id": row_key(row)} for row in rows])
+class StagedDeletions(StagedList):
+    """The rows of the deleted feed: ids, with `deleted_at` where it is given. They may be stubs."""
 
-    def entered(self, window: datetime) -> int:
-        """Return how many of them came in since the first page, as far as they are not stored as living.
+    def put(self, listed: Iterable[ListedRow]) -> None:
+        """Stage the ids of rows."""
+        rows = [(row.key, row.decode()) for row in listed]
+        self._put_all(
+            q.stage_deletion(self._insert),
+            [{"id": key, "reading": self._reading, "deleted_at": _deleted_at(row)} for key, row in rows],
+        )
 
-        Of those whose stamps are not before `window` they are the ones whom `put_early` has not: created (one without
-        any stamp: he was on no page), or restored, so that they are stored as tombstones.
-        """
-        return self._count(q.ENTERED, window=window)
+    def lack_ids(self) -> bool:
+        """Tell whether the feed listed records without a readable id: it is unknown whom it meant."""
+        return self._count(q.DELETIONS_LACK_IDS) > 0
 
-    def keep_current_reading(self) -> None:
-        """Drop what earlier readings sighted and the current one, which was clean, did not."""
-        self._do(q.FORGET_EARLIER)
+
+class Stage(_Statements):
+    """What one run has read of one source: lists, answers of GET, and what follows from them."""
+
+    def __init__(self, connection: Connection, source: str) -> None:
+        """Use the empty stage of `connection` (see `tables`)."""
+        super().__init__(connection, source)
+        self.students = StagedStudents(connection, source, tables.staged)
+        self.deletions = StagedDeletions(connection, source, tables.deletions)
+        self.absence_unconfirmed = False
+        """Whether GET has said that somebody is gone, and has not shown a living student since."""
+
+    # What was received ---------------------------------------------------------------------------------------
 
     def received(self) -> tuple[int, int]:
         """Return how many distinct records were received, and how many of them could not be decoded.
 
-        Those in quarantine count for neither: they are bad as ever, and tell of no change.
+        Those in quarantine count for neither: they are bad as ever, and show no change of the API.
         """
         [row] = self._rows(q.RECEIVED)
         return row[0], row[1]
@@ -105,172 +175,121 @@ class Stage:
         return self._count(q.LACKS_IDS) > 0
 
     def undecoded(self) -> int:
-        """Return how many of the records sighted could not be decoded."""
+        """Return how many of the records received could not be decoded."""
         return self._count(q.UNDECODED)
-
-    def newest_updated_at(self) -> datetime | None:
-        """Return the newest `updated_at` received."""
-        [row] = self._rows(q.NEWEST)
-        newest: datetime | None = row[0]
-        return newest
 
     def extra_keys(self) -> set[str]:
         """Return the names of the keys that rostersync does not know, at most 200."""
         return {row[0] for row in self._rows(q.EXTRA_KEYS[self._dialect])} - set(FIELD_NAMES)
 
-    # Departures ----------------------------------------------------------------------------------------------
-
-    def begin_departures(self) -> int:
-        """Begin a reading of the deleted feed; return its number."""
-        self._departed_reading += 1
-        return self._departed_reading
-
-    def put_departures(self, rows: Iterable[tuple[int, datetime | None]]) -> None:
-        """Record ids that the deleted feed lists, with their `deleted_at` where it is given."""
-        number = self._departed_reading
-        values = [
-            {"id": key, "reading": number, "first_reading": number, "deleted_at": deleted_at}
-            for key, deleted_at in rows
-        ]
-        self._put_all(q.departure(self._insert), values)
-
-    def departures(self) -> int:
-        """Return how many distinct ids the current reading of the deleted feed has listed."""
-        return self._count(q.DEPARTURES)
-
-    def nameless_departures(self) -> bool:
-        """Tell whether the deleted feed has listed records without a readable id: nobody knows whom it meant."""
-        return self._count(q.NAMELESS_DEPARTURES) > 0
-
-    def departures_after(self, reading: int) -> int:
-        """Return how many departures the deleted feed shows that its readings up to `reading` did not.
-
-        Only those count that nothing shows alive, of students who were sighted or are stored as living.
-        """
-        return self._count(q.DEPARTURES_AFTER, since_feed=reading)
-
-    def departed_and_sighted(self) -> Iterator[list[int]]:
-        """Yield, in chunks, the ids that the deleted feed lists and that this reading sighted alive."""
-        yield from self._ids(q.DEPARTED_AND_SIGHTED)
-
-    def sighted_and_departed(self, reading: int) -> int:
-        """Return how many sighted alive the deleted feed has listed in its reading `reading` or a later one."""
-        return self._count(q.SIGHTED_AND_DEPARTED, since_feed=reading)
-
-    # Proofs --------------------------------------------------------------------------------------------------
+    # Answers of GET ------------------------------------------------------------------------------------------
 
     def put_answer(self, key: int, answer: Answer, *, stale: bool = False) -> None:
-        """Record what GET answered for an id: the record it brought is its latest sighting."""
+        """Record what GET answered for an id; the record that it brought takes the place of a staged one.
+
+        With `stale` the student had been received older than stored.
+        """
         found = "alive" if is_alive(answer) else "unclear" if isinstance(answer, Unclear) else "gone"
-        if found == "alive":
-            assert isinstance(answer, Student | Rejected)
-            self.put([answer])
-        told = answer.deleted_at if isinstance(answer, Student) else None
-        self._put_all(q.answer(self._insert), [{"id": key, "answer": found, "deleted_at": told}])
+        if isinstance(answer, Student | Rejected) and is_alive(answer):
+            self.students.put_rows([answer])
+        if found == "gone":
+            self.absence_unconfirmed = True
+        elif isinstance(answer, Student):
+            self.absence_unconfirmed = False
+        values = {"id": key, "answer": found, "deleted_at": _deleted_at(answer)}
+        self._put_all(q.put_answer(self._insert), [values])
         if stale:
             self._do(q.MARK_STALE, key=key)
 
     def mark_unanswered(self, key: int) -> None:
         """Record that an id in quarantine was asked for in vain: others have their turn before it next time."""
-        self._put_all(q.silence(self._insert), [{"id": key, "answer": "silent"}])
-
-    def drop_proofs(self) -> None:
-        """Forget what GET has answered: it will be asked anew."""
-        self._do(q.DROP_PROOFS)
-
-    def gone(self) -> int:
-        """Return how many students that the current reading sighted were proved gone."""
-        return self._count(q.GONE)
-
-    def any_gone(self) -> bool:
-        """Tell whether anybody was proved gone."""
-        return self._count(q.ANY_GONE) > 0
+        self._put_all(q.mark_unanswered(self._insert), [{"id": key, "answer": "unanswered"}])
 
     def gone_ids(self) -> Iterator[list[int]]:
-        """Yield the ids of everybody who was proved gone."""
+        """Yield the ids of everybody who GET says is gone."""
         yield from self._ids(q.GONE_IDS)
 
     def unclear(self, *, in_feed: bool = False, listed: bool = False) -> int:
-        """Return how many ids GET answered neither with a student nor with a 404.
+        """Return for how many ids GET answered neither with a student nor with a 404.
 
-        With `in_feed` only those that the deleted feed named, with `listed` those that were sighted.
+        With `in_feed` only those that the deleted feed named, with `listed` those that were received.
         """
         return self._count(q.UNCLEAR_IN_FEED if in_feed else q.UNCLEAR_LISTED if listed else q.UNCLEAR)
 
     def reject_absence_proofs(self, *, keep_plan: bool) -> None:
-        """Believe no proof of absence, or with `keep_plan` only those of the plan that is being approved.
+        """Believe no 404, or with `keep_plan` only those of the plan that is being approved.
 
-        The other candidates become a plan, everybody else stays as he is.
+        The other candidates become a plan, everybody else stays as stored.
         """
-        self._do(q.DOUBT_OTHERS)
+        self._do(q.REJECT_OTHERS)
         if not keep_plan:
             self._do(q.UNPLAN)
 
-    # Questions -----------------------------------------------------------------------------------------------
+    # Questions for GET ---------------------------------------------------------------------------------------
 
     def unproved_restores(self) -> Iterator[list[int]]:
-        """Yield the ids sighted alive that are stored as tombstones."""
+        """Yield the ids received alive that are stored as tombstones."""
         yield from self._ids(q.UNPROVED_RESTORES)
 
     def stale(self) -> Iterator[list[int]]:
-        """Yield the ids sighted older than they are stored."""
+        """Yield the ids received older than they are stored."""
         yield from self._ids(q.STALE)
 
-    def unproved_departures(self) -> Iterator[list[int]]:
-        """Yield the ids that the deleted feed lists, that were sighted alive, and that are not stored as living."""
-        yield from self._ids(q.UNPROVED_DEPARTURES)
+    def unproved_newcomers(self) -> Iterator[list[int]]:
+        """Yield the ids not stored as living that were received alive, and that the deleted feed lists as well."""
+        yield from self._ids(q.UNPROVED_NEWCOMERS)
 
     # Removals ------------------------------------------------------------------------------------------------
 
     def collect_removals(self, *, sweep: bool) -> None:
-        """Note the candidates: living students that the deleted feed, a `deleted_at` or a proof says are gone.
+        """Note the candidates: living students that the deleted feed, a `deleted_at` or GET says are gone.
 
-        With `sweep` also those whom a clean full crawl did not sight, and none whom it did unless they are proved gone.
+        With `sweep` also those whom a clean roster has not shown, and none whom it has unless GET says so.
         """
         for why in ("left", "marked", "proved", "unseen") if sweep else ("listed", "marked", "proved"):
             self._do(q.candidates(self._insert)[why])
 
     def collect_proved(self) -> None:
-        """Note those as candidates who were proved gone since."""
+        """Note those as candidates who GET has said are gone since."""
         self._do(q.candidates(self._insert)["proved"])
 
     def plan_removals(self, plan: Iterable[tuple[int, str, datetime | None]]) -> None:
         """Note the removals of a plan that is being approved, as far as their students are stored as living."""
         values = [{"id": i, "deletion_source": s, "deleted_at": d, "planned": True} for i, s, d in plan]
-        self._put_all(q.plan(self._insert), values)
+        self._put_all(q.plan_removal(self._insert), values)
         self._do(q.DROP_UNSTORED)
 
     def removals(self, *, planned: bool | None = None, proved: bool | None = None) -> Iterator[list[int]]:
         """Yield the candidates for removal in chunks, those of the approved plan, the proved ones, or all."""
-        yield from self._ids(q.removals(planned, proved))
+        yield from self._ids(q.list_removals(planned, proved))
 
     def count_removals(self, *, planned: bool | None = None) -> int:
         """Return how many candidates for removal there are."""
         return self._count(q.count_removals(planned))
 
     def drop_unproved(self) -> None:
-        """Leave those candidates as they are stored for whom GET has answered, and did not prove gone."""
+        """Let go of those candidates for whom GET has answered, and not that they are gone."""
         self._do(q.DROP_UNPROVED)
 
-    def spare(self, ids: Iterable[int]) -> None:
-        """Take the living out of the candidates."""
-        self._do(q.SPARE, ids=list(ids))
+    def drop_living_candidates(self, ids: Iterable[int]) -> None:
+        """Let go of the candidates that a list has shown alive."""
+        self._do(q.DROP_LIVING, ids=list(ids))
 
     def controls(self, limit: int) -> list[int]:
-        """Return living students who are not in question, spread over the roster; those sighted in this run first."""
+        """Return living students who are not in question; first those of whom it is surest that they live."""
         stored = self._rows(q.STORED_CONTROLS, at_most=limit)
         return [row[0] for row in stored or self._rows(q.NEW_CONTROLS, at_most=limit)]
 
     # Verdicts ------------------------------------------------------------------------------------------------
 
     def judge(self) -> Judged:
-        """Give every sighted student his verdict; return how many got each."""
+        """Give every staged student a verdict; return how many got each."""
         self._do(q.JUDGE)
         rows = self._rows(q.VERDICTS)
         return Judged({row[0]: row[1] for row in rows}, sum(int(row[2]) for row in rows))
 
     def changes(self) -> Iterator[list[tuple[Student, Student]]]:
-        """Yield, in chunks, the changed and restored students: as stored, and as sighted."""
+        """Yield, in chunks, the changed and restored students: as stored, and as received."""
         yield from self._pairs(q.CHANGES)
 
     def shared(self) -> Iterator[list[tuple[Student, Student]]]:
@@ -295,45 +314,21 @@ class Stage:
         values = [{"key": key, "changed": changed, "version": versioned} for key, changed, versioned in marks]
         self._put_all(q.MARK_CHANGE, values)
 
-    # Helpers -------------------------------------------------------------------------------------------------
-
-    def _do(self, statement: Any, **parameters: Any) -> CursorResult[Any]:
-        """Execute one statement by itself."""
-        known = {
-            "run_source": self._source,
-            "this_reading": self._reading,
-            "this_feed": self._departed_reading,
-            **parameters,
-        }
-        with self._connection.begin():
-            return self._connection.execute(statement, known)
-
-    def _put_all(self, statement: Any, values: list[dict[str, Any]]) -> None:
-        """Execute one statement for each of `values`."""
-        if values:
-            with self._connection.begin():
-                self._connection.execute(statement, values)
-
-    def _rows(self, query: Any, **parameters: Any) -> list[Any]:
-        return list(self._do(query, **parameters))
-
-    def _count(self, query: Select[Any], **parameters: Any) -> int:
-        [row] = self._rows(query, **parameters)
-        return int(row[0])
-
     def _pairs(self, query: Select[Any]) -> Iterator[list[tuple[Student, Student]]]:
-        """Run a query for students as stored and as sighted in chunks."""
+        """Run a query for students as stored and as received in chunks."""
         last = -(2**63)
         while rows := self._rows(query, last=last):
             yield [(_student(row, 0), _student(row, len(q.NAMES))) for row in rows]
             last = rows[-1][0]
 
-    def _ids(self, query: Select[Any]) -> Iterator[list[int]]:
-        """Run a query for ids in chunks, so that requests can be made between them."""
-        last = -(2**63)
-        while rows := self._rows(query, last=last):
-            yield [row[0] for row in rows]
-            last = rows[-1][0]
+
+def _is_newer(stamp: datetime | None, staged: datetime | None) -> bool:
+    """Tell whether a row takes the place of a staged one; where one of them bears no stamp, the later row does."""
+    return stamp is None or staged is None or stamp > staged
+
+
+def _deleted_at(answer: Answer) -> datetime | None:
+    return answer.deleted_at if isinstance(answer, Student) else None
 
 
 def _student(row: SqlRow[Any], offset: int) -> Student:

@@ -28,12 +28,11 @@ if TYPE_CHECKING:
 
 _STAGE = MetaData(schema="stage")
 
-sighted = Table(
-    "sighted",
+staged = Table(
+    "staged",
     _STAGE,
     Column("id", BigInteger, primary_key=True, autoincrement=False),  # negative: a record without an id
-    Column("reading", Integer, nullable=False),  # the last reading in which it was sighted
-    Column("paged", Boolean, nullable=False),  # sighted on a page of the roster, in that reading
+    Column("reading", Integer, nullable=False),  # the last reading of its list that brought it
     Column("rejected", Text),  # why it could not be decoded
     Column("deleted_at", Timestamp),
     Column("stale", Boolean, nullable=False),  # first received older than stored
@@ -45,31 +44,24 @@ sighted = Table(
     Column("content_hash", LargeBinary),
 )
 
-before = Table(
-    "before",
+deletions = Table(
+    "deletions",
     _STAGE,
-    Column("id", BigInteger, primary_key=True, autoincrement=False),  # modified lately, and there before page 1
-)
-
-departed = Table(
-    "departed",
-    _STAGE,
-    Column("id", BigInteger, primary_key=True, autoincrement=False),
-    Column("reading", Integer, nullable=False),  # the last reading of the deleted feed that listed it
-    Column("first_reading", Integer, nullable=False),
+    Column("id", BigInteger, primary_key=True, autoincrement=False),  # negative: a record without an id
+    Column("reading", Integer, nullable=False),  # the last reading of the deleted feed that brought it
     Column("deleted_at", Timestamp),
 )
 
-proof = Table(
-    "proof",
+answers = Table(
+    "answers",
     _STAGE,
     Column("id", BigInteger, primary_key=True, autoincrement=False),
-    Column("answer", Text, nullable=False),  # what GET answered last: alive, gone, unclear or silent
-    Column("deleted_at", Timestamp),  # as the record told that it brought
+    Column("answer", Text, nullable=False),  # what GET answered last: alive, gone, unclear or unanswered
+    Column("deleted_at", Timestamp),  # as the record said that it brought
 )
 
-removal = Table(
-    "removal",
+removals = Table(
+    "removals",
     _STAGE,
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("deletion_source", Text, nullable=False),
@@ -81,7 +73,7 @@ TABLES = _STAGE.sorted_tables
 
 
 def attach(connection: Connection, database: Path | None) -> None:
-    """Give the connection an empty stage: a nameless file beside `database`, or the session's own temporary tables."""
+    """Give the connection an empty stage: an unlinked file beside `database`, or the session's own temporary tables."""
     if database is not None:
         _attach_file(connection, database)
     use_steps(connection)

@@ -1,0 +1,42 @@
+"""What the sync asks of the API, and how it asks about single students."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from rostersync.records import Answer, Page, Query, Row
+    from rostersync.store.stage import Stage
+
+
+class Api(Protocol):
+    """The students of one source, for the time of one run: see `managebac.students.Students`."""
+
+    @property
+    def requests(self) -> int: ...
+    @property
+    def retries(self) -> int: ...
+    def fingerprint(self, salt: bytes) -> bytes: ...
+    def first_page(self, query: Query) -> Page: ...
+    def pages(self, query: Query, numbers: Sequence[int]) -> Iterator[Page | None]: ...
+    def ignores_deleted_since(self, feed: Page) -> bool: ...
+    def by_ids(self, keys: Sequence[int]) -> tuple[Row, ...] | None: ...
+    def answers(self, keys: Iterable[int]) -> Iterator[tuple[int, Answer]]: ...
+
+
+Connect = Callable[[str], AbstractContextManager[Api]]
+"""Opens the API of a source for one run; raises `ConfigError` when its token cannot be had."""
+
+
+def ask(api: Api, stage: Stage, questions: Iterable[Sequence[int]], *, stale: bool = False) -> None:
+    """Have GET answer for each id in the chunks of `questions`, and keep the answers in the stage.
+
+    With `stale` the students were received older than they are stored. Raises `ApiError`, `Stopped`.
+    """
+    for ids in questions:
+        for key, answer in api.answers(ids):
+            stage.put_answer(key, answer, stale=stale)
