@@ -19,8 +19,8 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy import event, select, text
 
 from rostersync.errors import Malformed, TimedOut, TooLarge, Unreachable
-from rostersync.managebac.lanes import Lanes
 from rostersync.managebac.limits import HostLimiter
+from rostersync.managebac.ordered_map import OrderedMap
 from rostersync.managebac.records import decode_student
 from rostersync.managebac.students import Students
 from rostersync.managebac.transport import Deadline, RetryPolicy
@@ -87,7 +87,7 @@ class InProcessWire:
 
 
 class ShuffledStudents(Students):
-    """Has the pages of a list asked for in any request, as lanes that overtake each other do."""
+    """Has the pages of a list asked for in any order, as requests that overtake each other are."""
 
     def __init__(self, rng: random.Random, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -141,7 +141,7 @@ class World:
             InProcessWire(self),
             BASE_URL,
             "v2p1",
-            lanes=Lanes(1, self.clock),
+            ordered_map=OrderedMap(1, self.clock),
             limiter=HostLimiter(4, self.clock),
             deadline=Deadline(self.clock, 1800),
             per_page=self.per_page,

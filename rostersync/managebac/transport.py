@@ -108,7 +108,7 @@ class Transport:
         policy: RetryPolicy = RetryPolicy(),
         rng: random.Random | None = None,
     ) -> None:
-        self.tally = RequestCounter()
+        self.counter = RequestCounter()
         self._wire = wire
         self._host = host
         self._limiter = limiter
@@ -136,7 +136,7 @@ class Transport:
     def _try(self, call: Call, read: Callable[[Reply], T], attempt: int, *, absent_ok: bool) -> T:
         with self._limiter.slot(self._deadline):
             timeout = min(self._policy.timeout, self._deadline.remaining())
-            self.tally.count_request(repeated=attempt > 0)
+            self.counter.count_request(repeated=attempt > 0)
             reply = self._wire.send(call, timeout)
         _log(call, reply)
         if reply.status == HTTPStatus.TOO_MANY_REQUESTS:
