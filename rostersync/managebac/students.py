@@ -130,7 +130,7 @@ class Students:
         return page.rows if {row.id for row in page.rows} <= set(keys) else None
 
     def get(self, key: int) -> Row | Gone:
-        """Return the student with this id. Raises `ApiError` where it is neither he nor the API's own 404 or 410."""
+        """Return the student with this id. Raises `ApiError` for any answer but that or the API's own 404 or 410."""
         return self._transport.get(Call(f"{self._path}/{key}"), partial(_read_student, key=key), absent_ok=True)
 
     def answer(self, key: int) -> Answer:

@@ -58,9 +58,7 @@ def run_all(
     clock: Clock,
     refused: Mapping[str, RostersyncError],
 ) -> list[Outcome]:
-    """Carry out `requests` by `run`, and return their outcomes in the same order.
-
-    Requests of sources that are `refused` are not begun.
+    """Carry out `requests` by `run`, and return their outcomes in order; those of `refused` sources are not begun.
 
     Raises `Stopped` when the process is to end: runs under way get some seconds to end as well, no other is begun.
     """

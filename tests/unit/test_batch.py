@@ -77,6 +77,19 @@ def test_no_more_sources_are_at_work_than_are_allowed(clock: ManualClock) -> Non
     assert most == [2]
 
 
+def test_no_thread_is_left_once_all_runs_have_ended(clock: ManualClock) -> None:
+    threads: list[threading.Thread] = []
+
+    def run(request: RunRequest) -> RunReport:
+        threads.append(threading.current_thread())
+        return report(clock, request.source)
+
+    run_all(REQUESTS, run, at_once=2, clock=clock, refused={})
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+
+
 def test_a_wish_to_end_is_passed_on_once_the_runs_have_ended() -> None:
     clock, ended = SystemClock(), threading.Event()
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -128,6 +129,20 @@ def test_a_waiting_job_that_was_cancelled_is_not_done_and_its_place_goes_to_the_
     next_one.result(20)
     pool.shutdown()
     assert done == ["next"]
+
+
+def test_nothing_of_a_job_that_is_done_is_kept() -> None:
+    pool = DaemonExecutor("forgetful", 1)
+    given, returned = threading.Event(), threading.Event()
+    traces = [weakref.ref(given), weakref.ref(returned)]
+    future = pool.submit(lambda _given, returned: returned, given, returned)
+    assert future.result(20) is returned
+    del given, returned, future
+    deadline = time.monotonic() + 5  # the thread lets go a moment after it has told
+    while any(trace() for trace in traces):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    pool.shutdown()
 
 
 @pytest.mark.parametrize("cancel", [False, True])
