@@ -18,8 +18,8 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy import event, select, text
 
 from rostersync.errors import Malformed, TimedOut, TooLarge, Unreachable
-from rostersync.managebac.lanes import Lanes
 from rostersync.managebac.limits import HostLimiter
+from rostersync.managebac.ordered_map import OrderedMap
 from rostersync.managebac.records import decode_student
 from rostersync.managebac.students import Students
 from rostersync.managebac.transport import Deadline, RetryPolicy
@@ -140,7 +140,7 @@ class World:
             InProcessWire(self),
             BASE_URL,
             "v2p1",
-            lanes=Lanes(1, self.clock),
+            ordered_map=OrderedMap(1, self.clock),
             limiter=HostLimiter(4, self.clock),
             deadline=Deadline(self.clock, 1800),
             per_page=self.per_page,

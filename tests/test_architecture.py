@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 
-# Values, and one door each to settings, failures and time. Everybody may import them; they import each other only.
-LEAVES = ("errors", "clock", "secret", "records", "report", "config")
+# Values, and one door each to settings, failures, time and threads. Everybody may import them; they import each other
+# only.
+LEAVES = ("errors", "clock", "pool", "secret", "records", "report", "config")
 
 # What each part may import besides itself and the leaves. The longest name that fits a module decides.
 PARTS: dict[str, tuple[str, ...]] = {

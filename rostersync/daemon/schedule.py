@@ -1,13 +1,13 @@
-"""When each source is due: two jobs a source, as `[schedule]` says, carried out by a crew."""
+"""When each source is due: two jobs a source, as `[schedule]` says, carried out by a pool of threads."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from apscheduler.executors.base import BaseExecutor, run_job
+from apscheduler.executors.pool import BasePoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
@@ -17,26 +17,19 @@ from rostersync.report import RunKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from concurrent.futures import Executor
+    from datetime import datetime
 
     from apscheduler.triggers.base import BaseTrigger
 
     from rostersync.config import Schedule
-    from rostersync.daemon.crew import Crew
 
 
-class _CrewExecutor(BaseExecutor):  # type: ignore[misc] # apscheduler has no types
-    """Lets a crew do the scheduler's jobs; its threads, unlike a pool's, do not keep the process from ending."""
+class _PoolExecutor(BasePoolExecutor):  # type: ignore[misc] # apscheduler has no types
+    """Has a pool do the scheduler's jobs: apscheduler's own executors make pools that keep the process alive."""
 
-    def __init__(self, crew: Crew) -> None:
-        super().__init__()
-        self._crew = crew
-
-    def _do_submit_job(self, job: Any, run_times: list[datetime]) -> None:
-        self._crew.submit(lambda: self._work(job, run_times))
-
-    def _work(self, job: Any, run_times: list[datetime]) -> None:
-        events = run_job(job, "default", run_times, self._logger.name)
-        self._run_job_success(job.id, events)
+    def __init__(self, pool: Executor) -> None:
+        super().__init__(pool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +44,10 @@ def scheduler(
     schedule: Schedule,
     past: Mapping[str, LastRuns],
     now: datetime,
-    crew: Crew,
+    pool: Executor,
     run: Callable[[str, RunKind], None],
 ) -> BackgroundScheduler:
-    """Return a scheduler, not started, that has each source of `past` run by `crew`.
+    """Return a scheduler, not started, that has each source of `past` run by `pool`, and shuts `pool` down with itself.
 
     A source that is overdue at `now`, or never succeeded, is due at once. However many slots of a job were missed,
     it is run once; and never twice at the same time.
@@ -62,7 +55,7 @@ def scheduler(
     zone = ZoneInfo(schedule.timezone)
     defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
     planned = BackgroundScheduler(
-        timezone=zone, executors={"default": _CrewExecutor(crew)}, job_defaults=defaults, daemon=True
+        timezone=zone, executors={"default": _PoolExecutor(pool)}, job_defaults=defaults, daemon=True
     )
     for source, last in past.items():
         firsts = {RunKind.INCREMENTAL: first_incremental(schedule, last, now), RunKind.FULL: first_full(schedule, last)}

@@ -1,4 +1,4 @@
-"""The daemon: start, run what is due until asked to end, end in request."""
+"""The daemon: start, run what is due until asked to end, end in good order."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from rostersync.daemon.crew import Crew
 from rostersync.daemon.schedule import LastRuns, scheduler
 from rostersync.errors import ConfigError, RostersyncError, Stopped
+from rostersync.pool import SHUTDOWN_S, DaemonExecutor
 from rostersync.report import RunRequest, RunState, ignore_progress
 from rostersync.runs import wiring
 from rostersync.store.status import health
@@ -34,9 +34,9 @@ def serve(config: Config, clock: Clock) -> None:
         lines = [line for error in mistakes.values() for line in error.mistakes]
         raise ConfigError(lines, next(iter(mistakes.values())).hint)
     store = wiring.open_store(config, clock, create=True)
-    crew = Crew(config.sync.sources_at_once)
+    pool = DaemonExecutor("run", config.sync.sources_at_once)
     runner = Runner(config, clock, store)
-    planned = scheduler(config.schedule, _past(config, store), clock.now(), crew, runner.run)
+    planned = scheduler(config.schedule, _past(config, store), clock.now(), pool, runner.run)
     planned.start()
     log.info("started", sources=[source.name for source in config.sources])
     try:
@@ -44,8 +44,8 @@ def serve(config: Config, clock: Clock) -> None:
             clock.sleep(_WHILE)
     except Stopped as stopped:
         log.info("stopping", signal=stopped.signal)
-    planned.shutdown(wait=False)
-    if not crew.leave():
+    planned.shutdown(wait=False)  # and with it the pool
+    if not pool.join(SHUTDOWN_S):
         log.warning("shutdown_timed_out")
     log.info("stopped")
 
@@ -67,7 +67,7 @@ class Runner:
     def run(self, source: str, kind: RunKind) -> None:
         """Have `source` run, here or by whoever is at it; raises nothing."""
         try:
-            self._clock.check()
+            self._clock.check()  # it may have waited for its place until the process was to end
             _log_report(self._executor.run(RunRequest(source, kind, wait=self._wait), ignore_progress))
         except Stopped:
             log.info("run_stopped", source=source, kind=str(kind))

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Protocol
 
-from rostersync.managebac.lanes import GLANCE
+from rostersync.pool import STOP_CHECK_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -106,16 +106,16 @@ class HostLimiter:
         self._paced_until = float("-inf")
 
     @contextmanager
-    def slot(self, patience: Sleeper) -> Iterator[None]:
+    def slot(self, sleeper: Sleeper) -> Iterator[None]:
         """Hold one of the places in flight, entered when it is this request's turn.
 
-        Raises `OutOfTime` and `Stopped` as `patience` does.
+        Raises `OutOfTime` and `Stopped` as `sleeper` does.
         """
-        while not self._free.acquire(timeout=GLANCE):
-            patience.sleep(0)
+        while not self._free.acquire(timeout=STOP_CHECK_S):
+            sleeper.sleep(0)
         try:
             while (seconds := self._turn()) > 0:
-                patience.sleep(seconds)
+                sleeper.sleep(seconds)
             yield
         finally:
             self._free.release()

@@ -232,7 +232,7 @@ def _decode_lenient(record: dict[str, Any]) -> Row:
 
 
 def _deleted(key: int, record: dict[str, Any]) -> Student | None:
-    """Return all that is ever used of a deleted student: his id, and when; None for one who is none."""
+    """Return all that is ever used of a deletion entry: the id, and when; None for a living student."""
     try:
         deleted = _student(key, {"deleted_at": record.get("deleted_at")})
     except _WrongShapeError:
@@ -303,7 +303,7 @@ def _text(value: Any) -> str:
         return str(value)
     if kind is Numeral:
         return str(value.text)
-    raise _wrong("a text", value)
+    raise _wrong("a string", value)
 
 
 def _check_characters(value: str) -> None:
@@ -404,7 +404,7 @@ def _wrong(expected: str, value: Any) -> _WrongShapeError:
 
 
 def _unreadable(expected: str, value: Any) -> ValueError:
-    """Return how to give up on `value`: a text or number is kept as it is, anything else is of the wrong shape."""
+    """Return how to give up on `value`: a string or number is kept as it is, anything else is of the wrong shape."""
     return _UnreadableError() if type(value) in {str, int, float, Numeral} else _wrong(expected, value)
 
 
@@ -413,7 +413,7 @@ def _kind_of(value: Any) -> str:
 
 
 _KINDS: dict[type, str] = {
-    str: "a text",
+    str: "a string",
     int: "an integer",
     float: "a number",
     Numeral: "a number with a fraction or an exponent",

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from rostersync.clock import to_text
 from rostersync.errors import DECLINED, ApiError, Malformed, NotFound
-from rostersync.managebac.lanes import Lanes
 from rostersync.managebac.limits import server_time
+from rostersync.managebac.ordered_map import OrderedMap
 from rostersync.managebac.records import decode_page, decode_single, is_error
 from rostersync.managebac.transport import Deadline, RetryPolicy, Transport
 from rostersync.managebac.wire import ABSENT, Call, RequestsWire
@@ -41,7 +41,7 @@ class Students:
         base_url: str,
         api_version: str,
         *,
-        lanes: Lanes,
+        ordered_map: OrderedMap,
         limiter: HostLimiter,
         deadline: Deadline,
         per_page: int = 100,
@@ -53,7 +53,7 @@ class Students:
         self._identity = f"{base_url} {token.reveal() if token else ''}".encode()
         self._path = f"/{api_version}/students"
         self._per_page = per_page
-        self._lanes = lanes
+        self._ordered_map = ordered_map
         self._transport = Transport(wire, host, limiter, deadline, policy=policy, rng=rng)
         self._owned: RequestsWire | None = None
 
@@ -77,15 +77,15 @@ class Students:
         `timeout` (seconds) is for one request, `run_seconds` for all from now on. `limiter` is the host's, shared by
         all sources: `HostLimiters.of(host)`. Raises `ConfigError` for a token that cannot be sent.
         """
-        lanes = Lanes(concurrency, clock)
-        wire = RequestsWire(base_url, token, lanes.clock)
+        ordered_map = OrderedMap(concurrency, clock)
+        wire = RequestsWire(base_url, token, ordered_map.clock)
         students = cls(
             wire,
             base_url,
             api_version,
-            lanes=lanes,
+            ordered_map=ordered_map,
             limiter=limiter,
-            deadline=Deadline(lanes.clock, run_seconds),
+            deadline=Deadline(ordered_map.clock, run_seconds),
             per_page=per_page,
             policy=RetryPolicy(timeout, retries),
             token=token,
@@ -96,12 +96,12 @@ class Students:
     @property
     def requests(self) -> int:
         """The requests sent so far, repeated ones included."""
-        return self._transport.tally.requests
+        return self._transport.counter.requests
 
     @property
     def retries(self) -> int:
         """Those of them that repeated another."""
-        return self._transport.tally.retries
+        return self._transport.counter.retries
 
     def fingerprint(self, salt: bytes) -> bytes:
         """Return 16 bytes that tell two schools, that is two addresses or tokens, apart, and tell nothing of either."""
@@ -123,7 +123,7 @@ class Students:
 
     def pages(self, query: Query, numbers: Sequence[int]) -> Iterator[Page | None]:
         """Yield what `page` returns for each of `numbers`, in their order, several requests being in flight."""
-        return self._lanes.each(partial(self.page, query), numbers)
+        return self._ordered_map.each(partial(self.page, query), numbers)
 
     def by_ids(self, keys: Sequence[int]) -> tuple[Row, ...] | None:
         """Return those of `keys` that the list knows, as far as one page holds them: who is missing may yet live.
@@ -167,11 +167,11 @@ class Students:
 
     def answers(self, keys: Iterable[int]) -> Iterator[tuple[int, Answer]]:
         """Yield each id with its answer, in the order given, several requests being in flight."""
-        return self._lanes.each(lambda key: (key, self.answer(key)), keys)
+        return self._ordered_map.each(lambda key: (key, self.answer(key)), keys)
 
     def close(self) -> None:
         """Close what `connect` opened."""
-        self._lanes.close()
+        self._ordered_map.close()
         if self._owned is not None:
             self._owned.close()
 

@@ -108,7 +108,7 @@ class Transport:
         policy: RetryPolicy = RetryPolicy(),
         rng: random.Random | None = None,
     ) -> None:
-        self.tally = RequestCounter()
+        self.counter = RequestCounter()
         self._wire = wire
         self._host = host
         self._limiter = limiter
@@ -136,7 +136,7 @@ class Transport:
     def _try(self, call: Call, read: Callable[[Reply], T], attempt: int, *, absent_ok: bool) -> T:
         with self._limiter.slot(self._deadline):
             timeout = min(self._policy.timeout, self._deadline.remaining())
-            self.tally.count_request(repeated=attempt > 0)
+            self.counter.count_request(repeated=attempt > 0)
             reply = self._wire.send(call, timeout)
         _log(call, reply)
         if reply.status == HTTPStatus.TOO_MANY_REQUESTS:
@@ -179,7 +179,7 @@ def refusal(reply: Reply, host: str, path: str) -> ApiError:
         return Refused(f"{host} does not accept the request ({status} for {path})", "check api_version and the filters")
     if status >= HTTPStatus.MULTIPLE_CHOICES:
         return Redirected(
-            f"{host} sends us to {_target(reply, host)} ({status}), where the token must not go",
+            f"{host} redirects to {_target(reply, host)} ({status}), where the token must not go",
             "set base_url to the API host of your region, if that is it",
         )
     return Malformed(f"{host} answered with a status that makes no sense here ({status} for {path})")
@@ -214,7 +214,7 @@ _REFUSALS: dict[int, tuple[type[ApiError], str, str]] = {
     404: (NotFound, "has nothing here", "check base_url (each region has its own) and api_version"),
     429: (
         RateLimited,
-        "answers nothing but that we ask too much",
+        "keeps rate-limiting us",
         "choose a longer schedule.incremental, or find out who else at this address asks the API",
     ),
 }

@@ -31,7 +31,7 @@ from urllib3.exceptions import (
 
 from rostersync import __version__
 from rostersync.errors import ApiError, ConfigError, Malformed, TimedOut, TooLarge, Unreachable
-from rostersync.managebac.lanes import Workers, await_done
+from rostersync.pool import DaemonExecutor, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,26 +105,26 @@ class RequestsWire:
         self._request = _request(token)
         self._adapter = _Adapter()
         self._proxies, self._verify = _environment(self._base)
-        self._workers = Workers("rostersync-wire")
+        self._pool = DaemonExecutor("exchange")
 
     def send(self, call: Call, timeout: float) -> Reply:
         sent_at, started = self._clock.now(), self._clock.monotonic()
         exchange = _Exchange()
-        # In a thread of its own, for a look-up of a name cannot be interrupted, only left alone.
-        promise = self._workers.submit(lambda: self._exchange(exchange, call, timeout))
+        # In a thread of its own: the look-up of a name cannot be interrupted, only left alone.
+        future = self._pool.submit(self._exchange, exchange, call, timeout)
         try:
-            in_time = await_done(promise, self._clock, started + timeout)
+            in_time = wait_for([future], self._clock, started + timeout)
         finally:
             exchange.end()
         if not in_time:
             raise _too_late(self._host, timeout)
-        status, headers, body = promise.result()
+        status, headers, body = future.result()
         return Reply(status, headers, body, sent_at, self._clock.monotonic() - started)
 
     def close(self) -> None:
-        """Close the idle connections and let the idle threads end."""
+        """Close the idle connections and let the threads end."""
         self._adapter.close()
-        self._workers.close()
+        self._pool.shutdown(wait=False)
 
     def _exchange(self, exchange: _Exchange, call: Call, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
         request = self._request.copy()
@@ -203,7 +203,7 @@ def _too_late(host: str, timeout: float) -> TimedOut:
     return TimedOut(f"{host} did not answer in full within {timeout:.3g} s", "try again later, or raise sync.timeout")
 
 
-# RunResult an exchange from outside -----------------------------------------------------------------------------------
+# Ending an exchange from outside -------------------------------------------------------------------------------------
 
 
 class _Exchange:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
-from rostersync.daemon.crew import Crew
 from rostersync.errors import RostersyncError, Stopped
+from rostersync.pool import SHUTDOWN_S, DaemonExecutor, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,12 +20,12 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 WORST_FIRST = (1, 2, 75, 3, 0)
-"""Exit statuses, in the request in which one of several counts."""
+"""Exit statuses: of several, the first in this order counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an request ended: with a report, or with the error that left none."""
+    """How a request ended: with a report, or with the error that left none."""
 
     source: str
     report: RunReport | None = None
@@ -59,29 +58,35 @@ def run_all(
     clock: Clock,
     refused: Mapping[str, RostersyncError],
 ) -> list[Outcome]:
-    """Carry out `requests` by `run`, and return their outcomes in request; those `refused`, by source, are not begun.
+    """Carry out `requests` by `run`, and return their outcomes in order; those of `refused` sources are not begun.
 
-    Raises `Stopped` when the process is to end: runs under way get some seconds to end as well.
+    Raises `Stopped` when the process is to end: runs under way get some seconds to end as well, no other is begun.
     """
     clock.check()
-    crew = Crew(at_once)
-    begun = {request: crew.submit(partial(run, request)) for request in requests if request.source not in refused}
+
+    def begin(request: RunRequest) -> RunReport:
+        clock.check()  # it may have waited for its place until the process was to end
+        return run(request)
+
+    pool = DaemonExecutor("run", at_once)
+    futures = {request: pool.submit(begin, request) for request in requests if request.source not in refused}
+    pool.shutdown(wait=False)
     try:
-        crew.wait(clock)
+        wait_for(futures.values(), clock)
     except Stopped:
-        crew.leave()
+        pool.join(SHUTDOWN_S)
         raise
     return [
-        _outcome(request, begun[request])
-        if request in begun
+        _outcome(request, futures[request])
+        if request in futures
         else Outcome(request.source, error=refused[request.source])
         for request in requests
     ]
 
 
-def _outcome(request: RunRequest, promise: Future[RunReport]) -> Outcome:
+def _outcome(request: RunRequest, future: Future[RunReport]) -> Outcome:
     try:
-        return Outcome(request.source, report=promise.result())
+        return Outcome(request.source, report=future.result())
     except RostersyncError as error:
         return Outcome(request.source, error=error)
     except Stopped:

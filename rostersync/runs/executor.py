@@ -80,8 +80,8 @@ class Executor:
         return reports
 
     def _execute(self, lease: Lease, request: RunRequest, progress: ProgressCallback) -> RunReport:
-        def commit(ending: RunResult, apply: bool) -> int:
-            return runs.commit(lease, ending, apply=apply)
+        def commit(result: RunResult, apply: bool) -> int:
+            return runs.commit(lease, result, apply=apply)
 
         with self._connect(lease.source) as api:
             stage = self._store.stage(lease.connection, lease.source)

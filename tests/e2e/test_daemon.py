@@ -116,6 +116,17 @@ def test_the_daemon_ends_within_five_seconds_amid_a_crawl_of_an_api_that_never_a
     assert finished_runs(site) == 0
 
 
+def test_a_run_that_waits_for_its_place_is_not_begun_when_the_daemon_ends(site: Site, start: Any) -> None:
+    site.faults.add(faults.never_answers(), faults.on_page(1), times=None)
+    site.configure('[sync]\ntimeout = "60s"\nsources_at_once = 1\n', sources=("main", "annex", "third"))
+    process = start("run")
+    wait_until(lambda: site.app.log)
+    seconds, told = end(process)
+    assert (process.returncode, seconds < 5) == (0, True)
+    assert logged(told)[-1]["event"] == "stopped"
+    assert len(site.rows("SELECT 1 FROM run_request")) == 1
+
+
 def test_the_daemon_does_not_run_a_source_that_is_still_fresh(site: Site, start: Any) -> None:
     site.ok("sync")
     process = start("run")

@@ -218,7 +218,7 @@ def test_a_redirect_is_not_followed_and_takes_no_token_along(serve: Serve, conne
     other = serve(always(reply(page_of(1))))
     location = f"Location: http://localhost:{other.port}/v2p1/students"
     server = serve(always(reply(b"", "302 Found", location)))
-    with pytest.raises(Redirected, match="sends us to localhost"):
+    with pytest.raises(Redirected, match="redirects to localhost"):
         connect(server.url).page(Query(), 1)
     assert len(server.heads) == 1
     assert other.connections == []
@@ -226,7 +226,7 @@ def test_a_redirect_is_not_followed_and_takes_no_token_along(serve: Serve, conne
 
 def test_a_redirect_that_repeats_the_token_is_told_without_it(serve: Serve, connect: Connect) -> None:
     server = serve(always(reply(b"", "302 Found", f"Location: https://{TOKEN.upper()}.invalid/?token={TOKEN}")))
-    with pytest.raises(Redirected, match="sends us to another address") as caught:
+    with pytest.raises(Redirected, match="redirects to another address") as caught:
         connect(server.url).page(Query(), 1)
     assert TOKEN not in str(caught.value).lower()
 

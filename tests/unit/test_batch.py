@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from rostersync.clock import SystemClock
-from rostersync.daemon import crew as crews
-from rostersync.daemon.crew import Crew
 from rostersync.errors import ConfigError, LockHeld, RostersyncError, Stopped
 from rostersync.report import Counts, RunKind, RunReport, RunRequest, RunState, Watermarks
+from rostersync.runs import batch
 from rostersync.runs.batch import Outcome, run_all, worst
 
 if TYPE_CHECKING:
@@ -78,6 +77,19 @@ def test_no_more_sources_are_at_work_than_are_allowed(clock: ManualClock) -> Non
     assert most == [2]
 
 
+def test_no_thread_is_left_once_all_runs_have_ended(clock: ManualClock) -> None:
+    threads: list[threading.Thread] = []
+
+    def run(request: RunRequest) -> RunReport:
+        threads.append(threading.current_thread())
+        return report(clock, request.source)
+
+    run_all(REQUESTS, run, at_once=2, clock=clock, refused={})
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+
+
 def test_a_wish_to_end_is_passed_on_once_the_runs_have_ended() -> None:
     clock, ended = SystemClock(), threading.Event()
 
@@ -86,7 +98,7 @@ def test_a_wish_to_end_is_passed_on_once_the_runs_have_ended() -> None:
         try:
             clock.sleep(20)
         finally:
-            time.sleep(0.3)  # what a run needs to end in request
+            time.sleep(0.3)  # what a run needs to end in good order
             ended.set()
         raise AssertionError
 
@@ -95,12 +107,31 @@ def test_a_wish_to_end_is_passed_on_once_the_runs_have_ended() -> None:
     assert ended.is_set()
 
 
-def test_a_job_that_does_not_end_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crews, "LEAVE", 0.05)
-    crew, go = Crew(1), threading.Event()
-    promise = crew.submit(lambda: go.wait(20))
-    assert not crew.leave()
+def test_a_run_that_waits_for_its_place_is_not_begun_once_the_process_is_to_end() -> None:
+    clock, begun = SystemClock(), list[str]()
+
+    def run(request: RunRequest) -> NoReturn:
+        begun.append(request.source)
+        clock.stop(15)
+        clock.sleep(20)
+        raise AssertionError
+
+    with pytest.raises(Stopped):
+        run_all(REQUESTS, run, at_once=1, clock=clock, refused={})
+    assert begun == ["a"]
+
+
+def test_a_run_that_does_not_end_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "SHUTDOWN_S", 0.05)
+    clock, go = SystemClock(), threading.Event()
+
+    def run(_: RunRequest) -> NoReturn:
+        clock.stop(15)
+        go.wait(20)
+        raise AssertionError
+
+    started = time.monotonic()
+    with pytest.raises(Stopped):
+        run_all(REQUESTS, run, at_once=1, clock=clock, refused={})
+    assert time.monotonic() - started < 2
     go.set()
-    assert promise.result(20)
-    monkeypatch.setattr(crews, "LEAVE", 20)
-    assert crew.leave()

@@ -96,7 +96,7 @@ def body(reply: Reply) -> bytes:
 def test_what_may_pass_by_itself_is_tried_again(transport: Any, failure: Reply | Exception) -> None:
     made, _ = transport(failure, failure, status(200))
     assert made.get(CALL, body) == b"body"
-    assert (made.tally.requests, made.tally.retries) == (3, 2)
+    assert (made.counter.requests, made.counter.retries) == (3, 2)
 
 
 @pytest.mark.parametrize("code", [301, 304, 400, 401, 403, 404, 422])
@@ -104,21 +104,21 @@ def test_what_will_not_pass_by_itself_is_not_tried_again(transport: Any, code: i
     made, _ = transport(status(code))
     with pytest.raises(ApiError):
         made.get(CALL, body)
-    assert (made.tally.requests, made.tally.retries) == (1, 0)
+    assert (made.counter.requests, made.counter.retries) == (1, 0)
 
 
 def test_an_answer_that_is_too_large_is_not_asked_for_again(transport: Any) -> None:
     made, _ = transport(TooLarge("x"))
     with pytest.raises(TooLarge):
         made.get(CALL, body)
-    assert made.tally.requests == 1
+    assert made.counter.requests == 1
 
 
 def test_retries_end_and_the_last_failure_is_told(transport: Any) -> None:
     made, _ = transport(status(500), status(500), status(503), retries=2)
     with pytest.raises(ServerFailed, match="503"):
         made.get(CALL, body)
-    assert made.tally.requests == 3
+    assert made.counter.requests == 3
 
 
 def test_waits_double_and_are_capped(transport: Any, clock: ManualClock) -> None:
@@ -154,7 +154,7 @@ def test_an_answer_that_cannot_be_read_is_asked_for_again_and_told_with_its_plac
     with pytest.raises(Malformed) as caught:
         made.get(CALL, read)
     assert caught.value.message == "api.example.invalid/v2p1/students, page 3: no list of students"
-    assert made.tally.requests == 2
+    assert made.counter.requests == 2
 
 
 def test_a_web_page_is_told_as_such(transport: Any) -> None:
@@ -203,7 +203,7 @@ def test_429_for_ever_is_an_error_in_the_end(transport: Any) -> None:
     made, _ = transport(status(429, Retry_After="1"), retries=2)
     with pytest.raises(RateLimited):
         made.get(CALL, body)
-    assert made.tally.requests == 3
+    assert made.counter.requests == 3
 
 
 # The deadline ----------------------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ def test_a_wait_that_would_pass_the_deadline_is_not_begun(transport: Any, clock:
 def test_a_redirect_names_the_host_it_leads_to_and_no_more(location: str, told: str) -> None:
     error = refusal(status(302, Location=location), "api.example.invalid", "/v2p1/students")
     assert isinstance(error, Redirected)
-    assert f"sends us to {told} " in error.message
+    assert f"redirects to {told} " in error.message
     assert "marrowgate" not in error.message
 
 

@@ -1,0 +1,104 @@
+"""Several requests at once: results in order, little look-ahead, and an end when the caller stops iterating."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+from rostersync.errors import Stopped
+from rostersync.pool import STOP_CHECK_S, DaemonExecutor, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
+    from datetime import datetime
+
+    from rostersync.clock import Clock
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+
+class OrderedMap:
+    """Like `map`, with up to `width` calls at once. With a width of 1 everything happens in the caller's own thread.
+
+    `clock` is for the code that is called: it stops that code also when the caller has stopped iterating.
+    """
+
+    def __init__(self, width: int, clock: Clock) -> None:
+        self.clock: Clock = _CallersClock(clock)
+        self._width = width
+        self._pool = DaemonExecutor("page")
+
+    def each(self, work: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
+        """Yield `work(item)` for each item, in order, being at most `width` items ahead.
+
+        Raises what `work` raised, in its turn. A caller that stops iterating ends the calls under way.
+        """
+        if self._width == 1:
+            yield from map(work, items)
+            return
+        abandoned = threading.Event()
+        futures: deque[Future[T]] = deque()
+        begun = (self._start(work, item, abandoned) for item in items)
+        try:
+            futures.extend(islice(begun, self._width))
+            while futures:
+                future = futures.popleft()
+                wait_for([future], self.clock)
+                futures.extend(islice(begun, 1))
+                yield future.result()
+        finally:
+            abandoned.set()
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._pool.shutdown(wait=False)
+
+    def _start(self, work: Callable[[Item], T], item: Item, abandoned: threading.Event) -> Future[T]:
+        def call() -> T:
+            _thread.abandoned = abandoned
+            self.clock.check()
+            return work(item)
+
+        return self._pool.submit(call)
+
+
+class _Thread(threading.local):
+    """Of the thread that asks: tells whether its caller has stopped iterating; None where there is no such caller."""
+
+    abandoned: threading.Event | None = None
+
+
+_thread = _Thread()
+
+
+class _CallersClock:
+    """A clock that also raises `Stopped` in a thread whose caller has stopped iterating."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def now(self) -> datetime:
+        return self._clock.now()
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        if _thread.abandoned is None:
+            self._clock.sleep(seconds)
+            return
+        while seconds > STOP_CHECK_S:
+            self._clock.sleep(STOP_CHECK_S)
+            seconds -= STOP_CHECK_S
+            self.check()
+        self._clock.sleep(seconds)
+        self.check()
+
+    def check(self) -> None:
+        self._clock.check()
+        if _thread.abandoned is not None and _thread.abandoned.is_set():
+            raise Stopped
