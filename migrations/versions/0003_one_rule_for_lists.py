@@ -1,6 +1,8 @@
-"""What was remembered about clocks goes: watermarks are dated from the earlier of two clocks, and that is all."""
+"""Nothing is remembered about clocks any more.
 
-from __future__ import annotations
+Revision ID: 0003
+Revises: 0002
+"""
 
 from alembic import op
 
@@ -11,6 +13,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("source") as source:
-        source.drop_column("server_ahead_s")
-        source.drop_column("newest_updated_at")
+    op.drop_column("source", "server_ahead_s")
+    op.drop_column("source", "newest_updated_at")
