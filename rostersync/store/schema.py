@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import inspect, text
 
 from rostersync.errors import SchemaOutdated, SchemaTooNew, StoreError
-from rostersync.store.views import create_views, drop_views
+from rostersync.store.view_upgrade import upgraded_views
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -68,7 +68,7 @@ def require_current(connection: Connection) -> None:
 def upgrade(engine: Engine) -> None:
     """Bring the schema to this version's in one transaction; does nothing when it is there.
 
-    Raises `SchemaTooNew` when a later version wrote it.
+    Raises `SchemaTooNew` when a later version wrote it, `StoreError` when something depends on a view that must go.
     """
     from alembic import command  # noqa: PLC0415 - slow to import, and rarely needed
 
@@ -80,9 +80,8 @@ def upgrade(engine: Engine) -> None:
             require_current(connection)
         if found is Level.CURRENT:
             return
-        drop_views(connection)
-        command.upgrade(alembic_config(connection), "head")
-        create_views(connection)
+        with upgraded_views(connection):
+            command.upgrade(alembic_config(connection), "head")
 
 
 def alembic_config(connection: Connection) -> Config:

@@ -1,14 +1,12 @@
 """The views: the contract with reporting tools, the same names and columns on both databases.
 
-They are dropped before and created after migrations, so they always fit the code that runs; see `schema`.
+After every migration they are brought to the form that is declared here; `view_upgrade` says how to change one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from sqlalchemy import text
 
 from rostersync.records import FIELDS
 
@@ -187,21 +185,14 @@ VIEWS = (
 )
 
 
-def drop_views(connection: Connection) -> None:
-    """Drop every view of the contract that exists."""
-    for view in reversed(VIEWS):
-        connection.execute(text(f"DROP VIEW IF EXISTS {view.name}"))
+def create_view(connection: Connection, view: View) -> None:
+    """Create a view of the contract, or on PostgreSQL replace one that has the same first columns."""
+    create = "CREATE VIEW" if connection.dialect.name == "sqlite" else "CREATE OR REPLACE VIEW"
+    connection.exec_driver_sql(f"{create} {view.name} AS {view.query(connection.dialect.name)}")
 
 
-def create_views(connection: Connection) -> None:
-    """Create every view of the contract; on PostgreSQL with its descriptions as comments."""
-    for view in VIEWS:
-        connection.exec_driver_sql(f"CREATE VIEW {view.name} AS {view.query(connection.dialect.name)}")
-        if connection.dialect.name == "postgresql":
-            _comment(connection, view)
-
-
-def _comment(connection: Connection, view: View) -> None:
+def describe_view(connection: Connection, view: View) -> None:
+    """Give a view of PostgreSQL and its columns their descriptions, as comments."""
     comments = [("VIEW", view.name, view.description)]
     comments += [("COLUMN", f'{view.name}."{name}"', description) for name, description in view.columns]
     script = "".join(f"COMMENT ON {what} {name} IS {_quote(description)};" for what, name, description in comments)

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import stat
-from typing import TYPE_CHECKING
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import create_engine, inspect, make_url, text
 
 from rostersync.errors import DatabaseUnreachable, NoDatabase, SchemaOutdated, SchemaTooNew, StoreError
 from rostersync.report import SourceState
 from rostersync.store import Store, runs, schema
+from rostersync.store.engine import open_engine
 from rostersync.store.models import Base
-from rostersync.store.views import VIEWS, drop_views
+from rostersync.store.view_upgrade import drop_views
+from rostersync.store.views import VIEWS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from alembic.config import Config
     from conftest import ManualClock
+    from sqlalchemy import Engine
 
 
 def test_the_migrations_make_the_tables_that_the_models_describe(database_url: str, clock: ManualClock) -> None:
@@ -105,15 +114,8 @@ def test_an_older_schema_of_postgresql_waits_for_the_operator(
 
 
 def test_an_upgrade_from_the_first_schema_keeps_what_is_there(database_url: str, clock: ManualClock) -> None:
-    engine = Store(database_url, clock, create=True).engine
-    with engine.connect().execution_options(begin="write") as connection, connection.begin():
-        drop_views(connection)
-        connection.execute(text("ALTER TABLE source ADD COLUMN newest_updated_at TEXT"))
-        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
-        connection.execute(text("ALTER TABLE source ADD COLUMN deleted_feed_proven BOOLEAN NOT NULL DEFAULT FALSE"))
-        row = {"name": "main", "feed": False}
-        columns = "name, fence, deleted_feed_proven, deleted_feed_ignored, unknown_keys"
-        connection.execute(text(f"INSERT INTO source ({columns}) VALUES (:name, 7, :feed, :feed, '[]')"), row)
+    engine = first_schema(database_url)
+    execute(engine, INSERT_SOURCE)
     store = Store(database_url, clock, create=True, auto_upgrade=True)
     with store.reading() as connection:
         assert runs.state(connection, "main") == SourceState()
@@ -142,3 +144,244 @@ def test_a_server_that_is_not_there_is_told_in_one_line_without_the_password(clo
         Store("postgresql+psycopg://someone:canary-password@127.0.0.1:1/nowhere", clock)
     assert "canary-password" not in caught.value.message
     assert "\n" not in caught.value.message
+
+
+# Views over an upgrade -------------------------------------------------------------------------------------------
+
+
+def first_schema(url: str, **older: str) -> Engine:
+    """Set up a database with the first schema, and its views: as they are now, or as the query in `older` has it."""
+    engine = open_engine(url, create=True)
+    with engine.connect().execution_options(begin="write") as connection, connection.begin():
+        command.upgrade(schema.alembic_config(connection), "0001")
+        for view in VIEWS:
+            query = older.get(view.name, view.query(connection.dialect.name))
+            connection.exec_driver_sql(f"CREATE VIEW {view.name} AS {query}")
+    return engine
+
+
+def execute(engine: Engine, *statements: str) -> None:
+    with engine.connect().execution_options(begin="write", no_parameters=True) as connection, connection.begin():
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def ask(engine: Engine, query: str) -> list[tuple[Any, ...]]:
+    with engine.connect().execution_options(no_parameters=True) as connection, connection.begin():
+        return [tuple(row) for row in connection.exec_driver_sql(query)]
+
+
+def columns_of(engine: Engine, view: str) -> list[str]:
+    with engine.connect() as connection, connection.begin():
+        return list(connection.execute(text(f"SELECT * FROM {view}")).keys())
+
+
+def oids(engine: Engine) -> dict[str, int]:
+    query = "SELECT relname, oid FROM pg_class WHERE relkind = 'v' AND relnamespace = 'public'::regnamespace"
+    return dict(ask(engine, query))  # type: ignore[arg-type]  # rows of two
+
+
+INSERT_SOURCE = """
+INSERT INTO source (name, fence, deleted_feed_proven, deleted_feed_ignored, unknown_keys)
+VALUES ('main', 7, FALSE, FALSE, '[]')
+"""
+SYNC_RUN, SYNC_HEALTH = (next(view for view in VIEWS if view.name == name) for name in ("sync_run", "sync_health"))
+COLUMNS = [name for name, _ in SYNC_RUN.columns]
+SHORTER = f"SELECT {', '.join(COLUMNS[:-1])} FROM run"
+RENAMED = f"SELECT run_id AS number, {', '.join(COLUMNS[1:])} FROM run"
+ACCESS = """
+SELECT pg_get_userbyid(relowner), relname, attname, a.privilege_type, a.grantee::regrole::text, a.is_grantable
+  FROM (SELECT oid, relowner, relname, NULL AS attname, relacl AS acl FROM pg_class
+         UNION ALL
+        SELECT c.oid, relowner, relname, attname, attacl FROM pg_class c JOIN pg_attribute ON attrelid = c.oid
+       ) o, aclexplode(o.acl) a
+ WHERE relname IN ('sync_run', 'sync_health', 'current_student') ORDER BY 1, 2, 3, 4, 5, 6
+"""
+
+
+@pytest.fixture
+def analyst(postgres_url: str) -> Iterator[str]:
+    """A role with a schema of its own, `analyst`; its name, in quotes, is one that an operator might choose."""
+    engine = open_engine(postgres_url, create=True)
+    role = f'"Dean\'s 100% :reader {uuid.uuid4().hex[:8]}"'
+    execute(engine, f"CREATE ROLE {role}", f"GRANT {role} TO CURRENT_USER")
+    execute(engine, f"CREATE SCHEMA analyst; GRANT CREATE ON SCHEMA public TO {role}")
+    yield role
+    execute(engine, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("older", [SHORTER, RENAMED], ids=["appended to", "renamed"])
+def test_an_upgrade_brings_an_older_view_to_this_versions_form(database_url: str, older: str) -> None:
+    engine = first_schema(database_url, sync_run=older)
+    schema.upgrade(engine)
+    assert columns_of(engine, "sync_run") == COLUMNS
+
+
+def test_an_upgrade_repairs_a_view_that_was_changed_by_hand(database_url: str) -> None:
+    health = SYNC_HEALTH.query(make_url(database_url).get_backend_name())
+    engine = first_schema(database_url, sync_health=f"SELECT * FROM ({health}) h WHERE source <> 'main'")
+    execute(engine, INSERT_SOURCE)
+    schema.upgrade(engine)
+    assert ask(engine, "SELECT source FROM sync_health") == [("main",)]
+
+
+def test_an_upgrade_of_an_older_view_leaves_the_others_in_their_place(postgres_url: str) -> None:
+    engine = first_schema(postgres_url, sync_run=RENAMED)
+    before = oids(engine)
+    schema.upgrade(engine)
+    after = oids(engine)
+    assert {name for name in after if after[name] != before[name]} == {"sync_run"}
+
+
+def test_an_upgrade_describes_views_that_it_leaves_in_their_place(postgres_url: str) -> None:
+    engine = first_schema(postgres_url)
+    execute(engine, "COMMENT ON VIEW sync_run IS 'as an earlier version put it'")
+    schema.upgrade(engine)
+    assert ask(engine, "SELECT obj_description('sync_run'::regclass)") == [(SYNC_RUN.description,)]
+    assert ask(engine, "SELECT col_description('sync_run'::regclass, 1)") == [(SYNC_RUN.columns[0][1],)]
+
+
+@pytest.mark.parametrize(
+    "older", [SYNC_RUN.query("postgresql"), SHORTER, RENAMED], ids=["unchanged", "appended to", "renamed"]
+)
+def test_an_upgrade_keeps_owners_and_grants(postgres_url: str, analyst: str, older: str) -> None:
+    engine = first_schema(postgres_url, sync_run=older)
+    execute(
+        engine,
+        f"ALTER VIEW sync_run OWNER TO {analyst}",
+        f"REVOKE INSERT, UPDATE ON sync_run FROM {analyst}",
+        f"GRANT SELECT ON sync_health TO {analyst}",
+        f"GRANT SELECT (id, last_name) ON current_student TO {analyst}",
+        "GRANT SELECT ON sync_run TO pg_monitor WITH GRANT OPTION",
+        "GRANT SELECT, UPDATE ON sync_run TO pg_read_all_stats",
+        "GRANT SELECT (state), UPDATE (error) ON sync_run TO pg_read_all_settings WITH GRANT OPTION",
+        "GRANT SELECT ON sync_run TO PUBLIC",
+    )
+    before = ask(engine, ACCESS)
+    schema.upgrade(engine)
+    assert ask(engine, ACCESS) == before
+
+
+def test_a_view_created_again_is_not_open_to_those_from_whom_it_was_taken(postgres_url: str, analyst: str) -> None:
+    engine = first_schema(postgres_url, sync_run=RENAMED)
+    execute(
+        engine,
+        f"ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {analyst}, PUBLIC",
+        f"GRANT SELECT (number) ON sync_run TO {analyst}",  # it goes with the column
+    )
+    schema.upgrade(engine)
+    role = analyst.strip('"').replace("'", "''")
+    assert ask(engine, f"SELECT has_table_privilege('{role}', 'sync_run', 'SELECT')") == [(False,)]
+
+
+@pytest.mark.parametrize("older", [SYNC_RUN.query("postgresql"), SHORTER], ids=["unchanged", "appended to"])
+def test_a_view_of_an_analyst_stands_on_a_view_that_keeps_its_columns(
+    postgres_url: str, analyst: str, older: str
+) -> None:
+    engine = first_schema(postgres_url, sync_run=older)
+    execute(engine, "CREATE VIEW analyst.failed AS SELECT run_id FROM sync_run WHERE state = 'failed'")
+    schema.upgrade(engine)
+    assert ask(engine, "SELECT * FROM analyst.failed") == []
+    assert columns_of(engine, "sync_run") == COLUMNS
+
+
+def test_a_view_of_somebody_else_in_a_sqlite_file_stands_on_a_view_that_is_created_again(sqlite_url: str) -> None:
+    engine = first_schema(sqlite_url)
+    execute(engine, "CREATE VIEW failed AS SELECT run_id FROM sync_run WHERE state = 'failed'")
+    schema.upgrade(engine)
+    assert ask(engine, "SELECT * FROM failed") == []
+
+
+def test_an_upgrade_that_a_view_of_an_analyst_bars_names_what_depends_and_changes_nothing(
+    postgres_url: str, analyst: str
+) -> None:
+    engine = first_schema(postgres_url, sync_run=RENAMED)
+    execute(
+        engine,
+        "CREATE VIEW analyst.failed AS SELECT number FROM sync_run WHERE state = 'failed'",
+        "CREATE MATERIALIZED VIEW analyst.failures AS SELECT count(*) FROM analyst.failed",
+        "CREATE FUNCTION analyst.newest() RETURNS SETOF sync_run LANGUAGE sql AS 'SELECT * FROM sync_run'",
+        "CREATE VIEW analyst.fresh AS SELECT age_seconds FROM sync_health",
+    )
+    before = oids(engine)
+    with pytest.raises(StoreError) as caught:
+        schema.upgrade(engine)
+    for name in ("view analyst.failed", "materialized view analyst.failures", "function analyst.newest()"):
+        assert name in caught.value.message
+    assert "analyst.fresh" not in caught.value.message
+    assert "sync_run" in caught.value.message
+    assert "drop" in caught.value.hint
+    assert oids(engine) == before
+    assert ask(engine, "SELECT version_num FROM alembic_version") == [("0001",)]
+    assert ask(engine, "SELECT count(deleted_feed_proven) FROM source") == [(0,)]
+
+
+def test_a_migration_has_the_views_dropped_whose_columns_it_changes(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = first_schema(postgres_url)
+    execute(engine, "ALTER TABLE run RENAME error TO reason", "GRANT SELECT ON sync_run TO pg_monitor")
+    before, access = oids(engine), ask(engine, ACCESS)
+    monkeypatch.setattr(command, "upgrade", migrate_runs(command.upgrade))
+    schema.upgrade(engine)
+    assert {name for name, oid in oids(engine).items() if oid != before[name]} == {"sync_run"}
+    assert ask(engine, ACCESS) == access
+    assert columns_of(engine, "sync_run") == COLUMNS
+
+
+def test_a_migration_that_a_view_of_an_analyst_bars_names_it(
+    postgres_url: str, analyst: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = first_schema(postgres_url)
+    execute(engine, "CREATE VIEW analyst.failed AS SELECT run_id FROM sync_run WHERE state = 'failed'")
+    monkeypatch.setattr(command, "upgrade", migrate_runs(command.upgrade))
+    with pytest.raises(StoreError, match=r"drop and recreate sync_run, .*: view analyst\.failed$"):
+        schema.upgrade(engine)
+
+
+def migrate_runs(rest: Callable[[Config, str], None]) -> Callable[[Config, str], None]:
+    """Return migrations of which one changes columns that a view reads."""
+
+    def migrate(config: Config, target: str) -> None:
+        connection = config.attributes["connection"]
+        drop_views(connection, "sync_run", "one_of_another_version")
+        connection.exec_driver_sql("ALTER TABLE run RENAME reason TO error")
+        connection.exec_driver_sql("ALTER TABLE run ALTER duration_s TYPE numeric")
+        rest(config, target)
+
+    return migrate
+
+
+# Readers during an upgrade ---------------------------------------------------------------------------------------
+
+
+def test_an_upgrade_waits_for_no_reader_of_a_view_that_stays(postgres_url: str) -> None:
+    engine = first_schema(postgres_url)
+    with engine.connect() as connection, connection.begin():
+        connection.execute(text("SELECT count(*) FROM current_student"))
+        schema.upgrade(engine)
+        assert connection.execute(text("SELECT count(*) FROM current_student")).scalar_one() == 0
+
+
+def test_readers_who_come_while_an_upgrade_waits_are_let_in_afterwards(postgres_url: str) -> None:
+    """They wait at the view, not behind it: else each would wait for the other, and the server would end one."""
+    health = SYNC_HEALTH.query("postgresql")
+    engine = first_schema(postgres_url, sync_health=f"SELECT * FROM ({health}) h WHERE source <> ''")
+    with ThreadPoolExecutor() as pool:
+        with engine.connect() as connection, connection.begin():
+            connection.execute(text("SELECT count(*) FROM sync_health"))
+            upgrading = pool.submit(schema.upgrade, engine)
+            wait_for_waiters(engine, 1)
+            reading = pool.submit(ask, engine, "SELECT * FROM sync_health")
+            wait_for_waiters(engine, 2)
+        upgrading.result(60)
+        assert reading.result(60) == []
+
+
+def wait_for_waiters(engine: Engine, count: int) -> None:
+    database = "(SELECT oid FROM pg_database WHERE datname = current_database())"
+    query = f"SELECT count(*) FROM pg_locks WHERE NOT granted AND database = {database}"
+    deadline = time.monotonic() + 30
+    while ask(engine, query) != [(count,)]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

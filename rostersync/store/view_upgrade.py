@@ -1,0 +1,209 @@
+"""Bringing the views to this version's form around a migration, in its transaction.
+
+To change a view, edit `views` and add a migration, an empty one if no table changes. On PostgreSQL a view whose
+definition is unchanged is left alone, and one that only gets columns at its end is replaced: what depends on either
+stays. A view that loses, renames or retypes a column is dropped and created again with its owner and its grants; where
+something else depends on it, the upgrade stops and rolls back.
+
+The views stand during the migrations, and neither database drops or retypes a table's column that a view reads. A
+migration that does so calls `drop_views(op.get_bind(), "sync_run", ...)` first, with every view that reads the column
+(on SQLite a batch operation needs it of every view of the table), and so does one that takes a view out of the
+contract. SQLite has no grants, and no view there minds its being dropped: after the migrations all are created again.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy import text
+
+from rostersync.errors import StoreError
+from rostersync.store.views import VIEWS, create_view, describe_view
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from sqlalchemy import Connection
+
+    from rostersync.store.views import View
+
+
+class _Form(NamedTuple):
+    """What PostgreSQL has stored of a view: its query, and the name, type and collation of each column."""
+
+    query: str
+    columns: list[str]
+
+
+class _Grant(NamedTuple):
+    """A privilege on a view, or on one of its columns; `role` is quoted."""
+
+    column: str | None
+    privilege: str
+    role: str
+    grantable: bool
+
+
+class _Access(NamedTuple):
+    """Who may do what with a view; `owner` is quoted."""
+
+    owner: str
+    grants: list[_Grant]
+
+
+_FORM = text("""
+SELECT pg_get_viewdef(attrelid), array_agg(format('%I %s %s', attname, format_type(atttypid, atttypmod), attcollation)
+                                           ORDER BY attnum)
+  FROM pg_attribute WHERE attrelid = to_regclass(:name) AND attnum > 0 GROUP BY attrelid
+""")
+
+_OWNER = text("SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = to_regclass(:name)")
+
+_GRANTS = text("""
+SELECT "column", privilege_type, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
+       is_grantable
+  FROM (SELECT oid, NULL AS "column", coalesce(relacl, acldefault('r', relowner)) AS acl FROM pg_class
+         UNION ALL SELECT attrelid, attname, attacl FROM pg_attribute WHERE attacl IS NOT NULL) item, aclexplode(acl)
+ WHERE oid = to_regclass(:name)
+""")
+
+# A rule stands for the view that it makes. A view's row type depends on the view, and what uses the type on the type.
+_DEPENDENTS = text("""
+WITH RECURSIVE leaving (classid, objid) AS (
+  SELECT 'pg_class'::regclass::oid, to_regclass(name)::oid FROM unnest(CAST(:names AS text[])) name
+), dependent (classid, objid) AS (
+  SELECT * FROM leaving
+   UNION
+  SELECT CASE WHEN r.oid IS NULL THEN d.classid ELSE 'pg_class'::regclass END, coalesce(r.ev_class, d.objid)
+    FROM dependent JOIN pg_depend d ON (d.refclassid, d.refobjid) = (dependent.classid, dependent.objid)
+    LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+)
+SELECT o.type || ' ' || o.identity
+  FROM (TABLE dependent EXCEPT TABLE leaving) found, pg_identify_object(classid, objid, 0) o
+ WHERE o.type <> 'type' ORDER BY 1
+""")
+
+_TRIAL = "rostersync_trial"
+
+
+def upgraded_views(connection: Connection) -> AbstractContextManager[None]:
+    """Return a context for migrations; at its end the views are those of `VIEWS`, with the access they had before.
+
+    Raises `StoreError` where something else depends on a view that has to be dropped.
+    """
+    return _on_sqlite(connection) if connection.dialect.name == "sqlite" else _on_postgresql(connection)
+
+
+@contextmanager
+def _on_sqlite(connection: Connection) -> Iterator[None]:
+    yield  # the views stand meanwhile: ALTER TABLE refuses while a view of somebody else reads one that is missing
+    drop_views(connection, *(view.name for view in VIEWS))
+    for view in VIEWS:
+        create_view(connection, view)
+
+
+@contextmanager
+def _on_postgresql(connection: Connection) -> Iterator[None]:
+    access = {view.name: _access(connection, view) for view in VIEWS if _form(connection, view.name)}
+    for view in VIEWS:
+        if view.name in access and _may_change(connection, view):
+            _lock(connection, view, access[view.name])
+    yield
+    _upgrade(connection, access)
+
+
+def drop_views(connection: Connection, *names: str) -> None:
+    """Drop views of the contract, for a migration that changes what they read; a missing one is skipped.
+
+    Raises `StoreError` where something else depends on one of them.
+    """
+    if connection.dialect.name == "postgresql" and (found := _dependents(connection, names)):
+        message = f"the upgrade must drop and recreate {', '.join(names)}, but these depend on it: {', '.join(found)}"
+        hint = "nothing was changed; save their definitions, drop them, upgrade, and create them again"
+        raise StoreError(message, hint)
+    for name in names:
+        _run(connection, f"DROP VIEW IF EXISTS {name}")
+
+
+def _dependents(connection: Connection, names: tuple[str, ...]) -> list[str]:
+    return list(connection.execute(_DEPENDENTS, {"names": list(names)}).scalars())
+
+
+def _may_change(connection: Connection, view: View) -> bool:
+    """Tell before the migrations whether the view will not stay as it is, as far as can be told."""
+    try:
+        return _form(connection, view.name) != _planned(connection, view)
+    except StoreError:  # it reads what a migration will make
+        return True
+
+
+def _lock(connection: Connection, view: View, access: _Access) -> None:
+    """Keep readers of a view waiting from now on, and its tables free.
+
+    A reader locks a view and then its tables. If migrations locked the tables, and only then the view was replaced, the
+    two could wait for each other. LOCK would take the tables as well; this changes nothing and takes the view alone.
+    """
+    _run(connection, f"ALTER VIEW {view.name} OWNER TO {access.owner}")
+
+
+def _upgrade(connection: Connection, access: dict[str, _Access]) -> None:
+    """Replace the views that differ from `VIEWS`, and drop and create those that cannot be replaced."""
+    stored = {view.name: _form(connection, view.name) for view in VIEWS}
+    planned = {view.name: _planned(connection, view) for view in VIEWS}
+    dropped = [name for name, form in stored.items() if form and not _is_extended(form, planned[name])]
+    drop_views(connection, *dropped)
+    for view in VIEWS:
+        form = stored[view.name]
+        if form != planned[view.name]:
+            create_view(connection, view)
+        if (form is None or view.name in dropped) and view.name in access:
+            _restore(connection, view, access[view.name])
+        describe_view(connection, view)
+
+
+def _is_extended(stored: _Form, planned: _Form) -> bool:
+    """Tell whether CREATE OR REPLACE VIEW can make one of the other: it can add columns at the end."""
+    return planned.columns[: len(stored.columns)] == stored.columns
+
+
+def _form(connection: Connection, name: str) -> _Form | None:
+    row = connection.execute(_FORM, {"name": name}).one_or_none()
+    return _Form(*row) if row else None
+
+
+def _planned(connection: Connection, view: View) -> _Form:
+    """Return the form that `view` will have, by creating it under another name for a moment.
+
+    The same server writes both forms out, so they differ only if the views do, whoever made the stored one.
+    """
+    with connection.begin_nested() as trial:
+        _run(connection, f"CREATE TEMPORARY VIEW {_TRIAL} AS {view.query('postgresql')}")
+        form = _form(connection, _TRIAL)
+        trial.rollback()
+    assert form is not None
+    return form
+
+
+def _access(connection: Connection, view: View) -> _Access:
+    owner = connection.execute(_OWNER, {"name": view.name}).scalar_one()
+    return _Access(owner, [_Grant(*row) for row in connection.execute(_GRANTS, {"name": view.name})])
+
+
+def _restore(connection: Connection, view: View, access: _Access) -> None:
+    """Give a view that was created again its owner and grants, and nobody else what default privileges gave."""
+    _run(connection, f"ALTER VIEW {view.name} OWNER TO {access.owner}")
+    for grant in _access(connection, view).grants:
+        _run(connection, f"REVOKE ALL ON {view.name} FROM {grant.role}")
+    columns = [None, *(name for name, _ in view.columns)]
+    for column, privilege, role, grantable in access.grants:
+        if column in columns:  # a grant on a column that is no more has gone with it
+            what = f'{privilege} ("{column}")' if column else privilege
+            option = " WITH GRANT OPTION" if grantable else ""
+            _run(connection, f"GRANT {what} ON {view.name} TO {role}{option}")
+
+
+def _run(connection: Connection, statement: str) -> None:
+    """Run a statement as it stands: a name in it may hold what SQLAlchemy or a driver would take for a parameter."""
+    connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
