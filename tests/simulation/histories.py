@@ -86,7 +86,7 @@ def draw_switches(rng: random.Random) -> Switches:
 STEPS = (-7200, -4000, -1000, -250, 250, 5000)
 """By how many seconds a clock is set."""
 
-ACTS = ("create", "update", "update", "clear", "archive", "delete", "delete", "restore", "login", "swap")
+ACTS = ("create", "update", "update", "clear", "archive", "delete", "delete", "restore", "login", "swap", "swap")
 """What happens at a school; in a swap one leaves and one comes, so that no total shows that rows have moved."""
 
 FAULTS: list[tuple[Callable[[], Fault], Match | None]] = [
