@@ -10,7 +10,7 @@ import enum
 import hashlib
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, get_args, get_type_hints
 
 import msgspec
 
@@ -226,7 +226,7 @@ class Unclear:
 Answer = Student | Rejected | Gone | Unclear
 
 
-def is_alive(answer: Answer) -> bool:
+def is_alive(answer: Answer) -> TypeGuard[Student | Rejected]:
     """Tell whether an answer shows a student who was not deleted, whether the record could be decoded or not."""
     return isinstance(answer, Rejected) or (isinstance(answer, Student) and answer.deleted_at is None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,6 +134,32 @@ def writing(connection: Connection) -> Iterator[None]:
     finally:
         if not connection.closed:
             connection.execution_options(begin=before)
+
+
+def attach_scratch_file(connection: Connection, folder: Path) -> None:
+    """Attach a file in `folder` as the schema `stage`: readable by its owner only, and gone with the connection.
+
+    It is unlinked at once, so that nothing of it outlives the process. Raises `DatabaseUnreachable`.
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=".rostersync-stage-", dir=folder)  # mode 0600
+    except OSError as error:
+        hint = "let this user write the database's folder"
+        raise DatabaseUnreachable(f"cannot stage rows in {folder}: {error.strerror}", hint) from error
+    os.close(handle)
+    driver = connection.connection.dbapi_connection
+    assert driver is not None
+    cursor = driver.cursor()
+    try:
+        cursor.execute("ATTACH DATABASE ? AS stage", (name,))
+        for pragma in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
+            cursor.execute(f"PRAGMA stage.{pragma}")
+        cursor.execute("CREATE TABLE stage.opened (id INTEGER)")  # opens the file before it loses its name
+    except sqlite3.Error as error:  # the driver's own, which no engine has translated
+        raise translate_error(error, str(folder)) from error
+    finally:
+        Path(name).unlink()
+        cursor.close()
 
 
 def use_steps(connection: Connection) -> None:

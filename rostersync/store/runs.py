@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, delete, func, insert, select, text, update
@@ -16,6 +17,7 @@ from rostersync.store.models import HeldRemoval, Quarantine, Run, Source, studen
 from rostersync.store.stage.tables import removals, staged
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, Connection, Engine
@@ -60,6 +62,11 @@ def state(connection: Connection, source: str) -> SourceState:
     known = {f.name: getattr(row, f.name) for f in fields(SourceState) if f.name not in {"watermarks", "unknown_keys"}}
     watermarks = Watermarks(row.modified_watermark, row.deleted_watermark)
     return SourceState(watermarks=watermarks, unknown_keys=tuple(row.unknown_keys), **known)
+
+
+def with_digests(known: tuple[str, ...], names: Iterable[str], salt: bytes) -> tuple[str, ...]:
+    """Return `known` with the salted digests of `names`: a key may be an address, and must not outlive its student."""
+    return tuple(sorted({*known, *(blake2b(name.encode(), digest_size=8, key=salt).hexdigest() for name in names)}))
 
 
 def live_students(connection: Connection, source: str) -> int:

@@ -32,11 +32,8 @@ Connect = Callable[[str], AbstractContextManager[Api]]
 """Opens the API of a source for one run; raises `ConfigError` when its token cannot be had."""
 
 
-def ask(api: Api, stage: Stage, questions: Iterable[Sequence[int]], *, stale: bool = False) -> None:
-    """Have GET answer for each id in the chunks of `questions`, and keep the answers in the stage.
-
-    With `stale` the students were received older than they are stored. Raises `ApiError`, `Stopped`.
-    """
+def ask(api: Api, stage: Stage, questions: Iterable[Sequence[int]]) -> None:
+    """Have GET answer for each id in the chunks of `questions`, and keep the answers in the stage. Raises `Stopped`."""
     for ids in questions:
         for key, answer in api.answers(ids):
-            stage.put_answer(key, answer, stale=stale)
+            stage.put_answer(key, answer)

@@ -1,8 +1,13 @@
-"""The guard: how many removals are more than a school plausibly has in a day."""
+"""The guard: how many removals are more than a school plausibly has in a day, and how many bad records than an API."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from rostersync.errors import RunFailed
+
+TOLERATED = 20
+"""So many undecodable records are never a changed API, whatever the size of the school."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +33,10 @@ def holds(removals: int, recent: int, live: int, policy: GuardPolicy) -> bool:
     if policy.max_deletion_percent >= 100:  # noqa: PLR2004 - per cent
         return False
     return total > policy.floor and total * 100 > policy.max_deletion_percent * live
+
+
+def check_rejection_rate(received: int, rejected: int) -> None:
+    """Raise `RunFailed` when so many records cannot be decoded that it is the API that has changed."""
+    if rejected > TOLERATED and rejected * 20 > received:
+        message = f"{rejected} of {received} records cannot be decoded: the API seems to have changed"
+        raise RunFailed(message, "nothing was applied; look for a new version of rostersync, or at api_version")

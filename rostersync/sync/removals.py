@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from rostersync.records import Answer
     from rostersync.store.stage import Stage
     from rostersync.sync.api import Api
 
@@ -26,6 +25,12 @@ BATCH = 50
 
 CONTROLS = 3
 """How many living students are tried as a control of the endpoint that proves removals."""
+
+NAMED = ("listed", "marked", "proved")
+"""Who is a candidate: whom the deleted feed lists, who bears `deleted_at`, or who GET says is gone."""
+
+SWEPT = ("left", "marked", "proved", "unseen")
+"""The same after a clean roster: of those in the deleted feed only who is not in it, and whoever else is not."""
 
 Plan = list[tuple[int, str, "datetime | None"]]
 """The removals of a held run: id, deletion source, and when it happened where that is known."""
@@ -47,7 +52,7 @@ class RemovalOutcome:
 class Removals:
     """The candidates of one run, on their way to be removed, held, or left as they are."""
 
-    def __init__(self, api: Api, stage: Stage, *, held: Callable[[], list[int]], guard: Callable[[int], str]) -> None:
+    def __init__(self, api: Api, stage: Stage, held: Callable[[], list[int]], guard: Callable[[int], str]) -> None:
         """Prepare them. `held` returns whom open plans hold, the candidates aside.
 
         `guard` returns why so many removals must wait for approval, nothing when they need not.
@@ -66,15 +71,15 @@ class Removals:
         stage = self._stage
         # 1. Candidates: students stored as living who the deleted feed, a `deleted_at`, GET or a sweep says have left,
         #    and those of the plan that is being approved.
-        stage.collect_removals(sweep=sweep)
+        stage.collect_removals(*(SWEPT if sweep else NAMED))
         if kind is RunKind.INCREMENTAL:
             ask(self._api, stage, [self._held()])  # a feed that no longer names them ends no hold
         planned = self._add_plan(plan)
         # 2. A list request by ids shows who lives after all, many at once.
         self._drop_the_living()
         if kind is RunKind.INCREMENTAL:
-            ask(self._api, stage, stage.stale(), stale=True)  # that list may lag behind
-            stage.collect_proved()
+            ask(self._api, stage, stage.stale())  # that list may lag behind
+            stage.collect_removals("proved")
         # 3. The guard: more removals than it allows, those of the plan aside, are held and need no proof yet.
         reason = self._guard(stage.count_removals(planned=False))
         # 4. GET says of each who is left that they are gone. Who lives, or whose answer is unclear, stays as stored.
@@ -118,7 +123,9 @@ class Removals:
         """Tell whether GET has shown a living student since it last said that somebody is gone; else try some."""
         if not self._stage.absence_unconfirmed:
             return True
-        return any(_lives(answer) for _, answer in self._api.answers(self._stage.controls(CONTROLS)))
+        answers = (answer for _, answer in self._api.answers(self._stage.controls(CONTROLS)))
+        # A record that cannot be decoded may come from anything.
+        return any(isinstance(answer, Student) and answer.deleted_at is None for answer in answers)
 
     def _outcome(self, planned: list[int], reason: str) -> RemovalOutcome:
         stage = self._stage
@@ -127,8 +134,3 @@ class Removals:
         left = {key for ids in stage.removals(planned=True) for key in ids}
         unproved = tuple(key for key in planned if key not in left)
         return RemovalOutcome(held, stage.count_removals() - held, outside - held, reason if held else "", unproved)
-
-
-def _lives(answer: Answer) -> bool:
-    """Tell whether a control answers with a student: a record that cannot be decoded may come from anything."""
-    return isinstance(answer, Student) and answer.deleted_at is None

@@ -6,19 +6,20 @@ proof, `plan` for watermarks, and `store.runs.commit` for the one transaction.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
 from rostersync.clock import to_milliseconds
 from rostersync.errors import ApiError, RunFailed
-from rostersync.records import Query, Rejected, Student, Unclear
+from rostersync.records import Query, Rejected, Student
 from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
 from rostersync.store import runs
-from rostersync.sync import guard, plan, reconcile
+from rostersync.store.comparison import Comparison
+from rostersync.sync import guard, plan
 from rostersync.sync.api import ask
 from rostersync.sync.lists import ListReader
 from rostersync.sync.removals import Removals
@@ -107,14 +108,13 @@ class Run:
             self._require_open_plan(request)
             self._require_same_school()
             crawl = self._crawl(kind)
-            reconcile.check_rejection_rate(*self._stage.received())
+            received = self._stage.received()
+            guard.check_rejection_rate(received.news, received.undecodable_news)
             self._revisit_quarantine()  # afterwards: what was bad before shows no change of the API
             result = self._reconcile(crawl, request)
         except (ApiError, RunFailed) as error:
             return self._fail(kind, request, error)
         return self._close(result, apply=True)
-
-    # Before reading ------------------------------------------------------------------------------------------
 
     def _require_open_plan(self, request: RunRequest) -> None:
         """Raise `RunFailed` when the plan to be approved was closed while its approval waited."""
@@ -175,17 +175,14 @@ class Run:
             message = f"the API lists no student at all, and the replica holds {live}"
             raise RunFailed(message, "nothing was removed; look at the token's permissions and at ManageBac itself")
         deleted = self._reader.deletions_until(roster, self._state.watermarks.deleted, self._policy.overlap)
-        swept = roster.clean and roster.total > 0 and not self._stage.lacks_ids()
+        swept = roster.clean and roster.total > 0 and self._stage.received().without_id == 0
         return CrawlResult(RunKind.FULL, roster, deleted, dated=dated, replaces=replaces, swept=swept)
 
     def _revisit_quarantine(self) -> None:
         """Ask again for records that could not be decoded. One that is not answered just stays in quarantine."""
         waiting = runs.quarantined(self._connection, self._source, QUARANTINE_LIMIT)
         for key, answer in self._api.answers(waiting):
-            if isinstance(answer, Unclear):
-                self._stage.mark_unanswered(key)
-            else:
-                self._stage.put_answer(key, answer)
+            self._stage.put_answer(key, answer, in_quarantine=True)
 
     # Reconciling ---------------------------------------------------------------------------------------------
 
@@ -198,23 +195,13 @@ class Run:
         ask(self._api, stage, stage.unproved_restores())
         ask(self._api, stage, stage.unproved_newcomers())
         if crawl.kind is RunKind.INCREMENTAL:
-            ask(self._api, stage, stage.stale(), stale=True)
-        removals = self._settle_removals(crawl, request)
-        judged = stage.judge()
-        for changes in stage.changes():
-            stage.mark_changes(reconcile.mark(stored, received) for stored, received in changes)
-        counts = reconcile.count(judged.verdicts, stale=judged.stale, deleted=removals.removed, held=removals.held)
-        return self._draw_up(crawl, request, removals, counts)
-
-    def _settle_removals(self, crawl: CrawlResult, request: RunRequest) -> RemovalOutcome:
-        removals = Removals(
-            self._api,
-            self._stage,
-            held=lambda: runs.held(self._connection, self._source),
-            guard=self._guard,
-        )
+            ask(self._api, stage, stage.stale())
+        held = partial(runs.held, self._connection, self._source)
         approved = None if request.approves is None else runs.plan(self._connection, request.approves)
-        return removals.settle(crawl.kind, sweep=crawl.swept, plan=approved)
+        removals = Removals(self._api, stage, held, self._guard).settle(crawl.kind, sweep=crawl.swept, plan=approved)
+        counts = Comparison(self._connection, self._source).judge()
+        counts = replace(counts, deleted=removals.removed, removals_held=removals.held)
+        return self._draw_up(crawl, request, removals, counts)
 
     def _guard(self, removals: int) -> str:
         """Return why `removals` must wait for approval, nothing when they need not."""
@@ -235,8 +222,8 @@ class Run:
         incomplete = self._incomplete_reasons(crawl)
         state = RunState.INCOMPLETE if incomplete else RunState.HELD if removals.held else RunState.SUCCEEDED
         after = self._state_after(crawl, removals)
-        reasons = [*incomplete, *([removals.reason] if removals.held else [])]
-        report = self._report(crawl.kind, state, counts, after.watermarks, "; ".join(reasons) or None)
+        reasons = "; ".join(filter(None, (*incomplete, removals.reason)))
+        report = self._report(crawl.kind, state, counts, after.watermarks, reasons or None)
         return runs.RunResult(
             report=replace(report, notices=_notices(crawl, removals)),
             state=after,
@@ -258,8 +245,7 @@ class Run:
             reasons.append("the deleted feed kept changing while it was read")
         if incremental and self._stage.deletions.lack_ids():
             reasons.append("the deleted feed lists records without a readable id")
-        unclear = self._stage.unclear()
-        if unclear:
+        if unclear := self._stage.unclear().total:
             reasons.append(f"{unclear} students could not be fetched, and stay as they are")
         return reasons
 
@@ -267,13 +253,12 @@ class Run:
         """Return what is known of the source after the run."""
         before = self._state
         modified_read, deleted_read = self._streams_read(crawl, removals)
+        full_read = crawl.swept and modified_read and deleted_read
         salt = before.salt or secrets.token_bytes(16)
         return SourceState(
             watermarks=self._watermarks(crawl, modified_read=modified_read, deleted_read=deleted_read),
             last_clean_modified_at=self._started_at if modified_read else before.last_clean_modified_at,
-            last_clean_full_at=(
-                self._now() if crawl.swept and modified_read and deleted_read else before.last_clean_full_at
-            ),
+            last_clean_full_at=self._now() if full_read else before.last_clean_full_at,
             history_starts_at=before.history_starts_at or self._now(),
             deleted_feed_ignored=crawl.deleted.ignored,
             unknown_keys=self._report_keys(salt),
@@ -289,10 +274,11 @@ class Run:
         deleted = crawl.swept or (crawl.deleted.complete and (incremental or modified))
         # 2. An id for which GET had no clear answer holds back the stream that named it; in a full run both, for both
         #    are dated from one list.
-        if stage.unclear() and not incremental:
+        unclear = stage.unclear()
+        if unclear.total and not incremental:
             return False, False
-        modified = modified and not stage.unclear(listed=True)
-        deleted = deleted and not stage.unclear(in_feed=True)
+        modified = modified and not unclear.received
+        deleted = deleted and not unclear.in_deleted_feed
         # 3. Removals that are held come again from the watermark, and so do entries without a readable id.
         unknown = incremental and stage.deletions.lack_ids()
         return modified, deleted and not removals.held and not unknown
@@ -304,29 +290,24 @@ class Run:
         2. From the start of the list: of each feed's own, or of the roster's for both.
         3. Never back, unless the one before lies in the future: see `plan.advance`.
         """
-        before, starts = self._state.watermarks, [crawl.modified.start, crawl.deleted.start]
-        if crawl.kind is RunKind.FULL:
-            starts[1] = crawl.modified.start
+        starts = crawl.modified.start, (crawl.deleted if crawl.kind is RunKind.INCREMENTAL else crawl.modified).start
         modified, deleted = (
             start if read and crawl.dated else None
             for start, read in zip(starts, (modified_read, deleted_read), strict=True)
         )
+        before = self._state.watermarks
         return Watermarks(
             plan.advance(before.modified, modified, replace=crawl.replaces),
             plan.advance(before.deleted, deleted, replace=crawl.replaces),
         )
 
     def _report_keys(self, salt: bytes) -> tuple[str, ...]:
-        """Report each key that rostersync does not know once; return all that were ever reported.
-
-        They are remembered as salted hashes: a key may be an address, and must not stay when its student is erased.
-        """
-        known = set(self._state.unknown_keys)
-        names = self._stage.extra_keys() if len(known) < MAX_REPORTED_KEYS else ()
-        new = {hashlib.blake2b(name.encode(), digest_size=8, key=salt).hexdigest() for name in names} - known
-        if new:
-            log.info("unknown_keys", source=self._source, keys=len(new), kept_in="extra")
-        return tuple(sorted(known | new))
+        """Report each key that rostersync does not know once; return digests of all that were ever reported."""
+        known = self._state.unknown_keys
+        after = runs.with_digests(known, self._stage.extra_keys() if len(known) < MAX_REPORTED_KEYS else (), salt)
+        if new := len(after) - len(known):
+            log.info("unknown_keys", source=self._source, keys=new, kept_in="extra")
+        return after
 
     def _fail(self, kind: RunKind, request: RunRequest, error: ApiError | RunFailed) -> RunReport:
         """Record a run that read something it must not apply, or that could not read."""
@@ -363,14 +344,12 @@ class Run:
 
 
 def _notices(crawl: CrawlResult, removals: RemovalOutcome) -> tuple[str, ...]:
-    notices = []
+    notices = [f"student {key} of the approved plan was not proved gone, and stays" for key in removals.unproved]
     if not crawl.dated:
         notices.append("the server sends no Date: watermarks stay, and until it does every run reads everything")
     if crawl.empty:
         hint = "is the token allowed to see them? The next run reads everything again"
         notices.append(f"the API lists no student at all: {hint}")
-    unproved = removals.unproved
-    notices += [f"student {key} of the approved plan was not proved gone, and stays" for key in unproved]
     return tuple(notices)
 
 

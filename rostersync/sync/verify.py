@@ -9,10 +9,12 @@ from rostersync.errors import ApiError
 from rostersync.records import Query, changed_fields
 from rostersync.report import Difference, Verdict
 from rostersync.store import runs
+from rostersync.store.comparison import Comparison
 from rostersync.store.dry_run import unchanged_database
 from rostersync.sync import plan
 from rostersync.sync.api import ask
 from rostersync.sync.lists import ListReader
+from rostersync.sync.removals import NAMED, SWEPT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,19 +25,20 @@ if TYPE_CHECKING:
     from rostersync.sync.plan import SyncPolicy
 
 MAX_LISTED_DIFFERENCES = 1_000
-"""Of more differences than these only the number is told."""
+"""Of more differences than these only the number is reported."""
 
 
 def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progress: ProgressCallback) -> Verdict:
     """Compare the replica of `source` in the database at `url` with upstream; volatile fields do not count.
 
-    Raises `StoreError` and `ConfigError`; an API that does not answer, or a roster that does not rest, is a verdict:
-    nobody can tell.
+    Raises `StoreError` and `ConfigError`. An API that does not answer, or a roster that does not rest, makes a verdict
+    with an `error`.
     """
     with unchanged_database(url, source) as (connection, stage), connect(source) as api:
         state, last_run = runs.state(connection, source), runs.last(connection, source)
-        if state.watermarks.modified is None:
-            return Verdict(source, error="it was never read; run `rostersync sync` first")
+        read_until = state.watermarks.modified or state.last_clean_full_at
+        if read_until is None:
+            return Verdict(source, error="it was never read in full; run `rostersync sync` first")
         reader = ListReader(api, stage, policy.attempts, progress)
         try:
             roster = reader.students(Query(), api.first_page(Query()))
@@ -43,42 +46,43 @@ def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progr
             if not roster.clean:
                 return Verdict(source, error="the roster kept changing while it was read")
             verdict = Verdict(source, students=roster.total)
-            since = plan.filter_start(state.watermarks.modified, policy.overlap)
+            since = plan.filter_start(read_until, policy.overlap)
             # As late as the server's time is known: later stamps, overlap aside, are of the future.
             until = (feed.moment.server or feed.moment.local) + policy.overlap
-            for differences in _compare(stage, api):
+            comparison = Comparison(connection, source)
+            for differences in _compare(stage, comparison, api):
                 ids = [difference.id for difference in differences]
-                _note(verdict, differences, stage.pending(ids, since=since, until=until, last_run=last_run))
-            verdict.error = _untold(stage)
+                _note(verdict, differences, comparison.pending(ids, since=since, until=until, last_run=last_run))
+            verdict.error = _unknown(stage)
         except ApiError as error:
             return Verdict(source, error=error.message)
         return verdict
 
 
-def _untold(stage: Stage) -> str | None:
-    """Return of whom nobody can tell, and why; None when there is nobody."""
+def _unknown(stage: Stage) -> str | None:
+    """Return of how many students nothing can be said, and why; None when there are none."""
     reasons = {
-        "students could not be fetched: nobody can tell whether they are gone": stage.unclear(),
-        "records cannot be decoded: nobody can tell what the replica lacks of them": stage.undecoded(),
+        "students could not be fetched: unknown whether they are gone": stage.unclear().total,
+        "records cannot be decoded: unknown what the replica lacks of them": stage.received().undecodable,
     }
     return "; ".join(f"{number} {reason}" for reason, number in reasons.items() if number) or None
 
 
-def _compare(stage: Stage, api: Api) -> Iterator[list[Difference]]:
+def _compare(stage: Stage, comparison: Comparison, api: Api) -> Iterator[list[Difference]]:
     """Yield the differences in chunks, those included that are only pending.
 
     The proofs come first, as in a run: whom GET shows alive is compared like those who were listed, and a tombstone
     that is listed and that GET does not know is none of the living.
     """
-    stage.collect_removals(sweep=not stage.lacks_ids())
+    stage.collect_removals(*(NAMED if stage.received().without_id else SWEPT))
     ask(api, stage, chain(stage.removals(proved=False), stage.unproved_restores()))
     ask(api, stage, stage.gone_ids())  # once more: one 404 may be a fault of a moment
     for ids in stage.removals(proved=True):
         yield [Difference(key, "surplus") for key in ids]
-    stage.judge()
-    for ids in stage.missing():
+    comparison.judge()
+    for ids in comparison.missing():
         yield [Difference(key, "missing") for key in ids]
-    for pairs in stage.shared():  # the rows themselves: a hash tells what was written, not what stands there now
+    for pairs in comparison.shared():  # the rows themselves: a hash tells what was written, not what stands there now
         compared = ((stored.id, changed_fields(stored, received)) for stored, received in pairs)
         yield [Difference(key, "differs", names) for key, names in compared if names]
 

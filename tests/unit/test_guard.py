@@ -1,10 +1,11 @@
-"""The guard's formula."""
+"""The guard's formulas."""
 
 from __future__ import annotations
 
 import pytest
 
-from rostersync.sync.guard import GuardPolicy, holds
+from rostersync.errors import RunFailed
+from rostersync.sync.guard import GuardPolicy, check_rejection_rate, holds
 
 SWITCHED_OFF = 100.0
 
@@ -37,3 +38,13 @@ def test_a_maximum_of_zero_lets_no_removal_pass() -> None:
 def test_a_hundred_per_cent_switches_the_percentage_off() -> None:
     assert not holds(20, 5, 10, GuardPolicy(max_deletion_percent=SWITCHED_OFF))
     assert holds(21, 5, 10, GuardPolicy(max_deletion_percent=SWITCHED_OFF))
+
+
+@pytest.mark.parametrize(("received", "rejected"), [(20, 20), (420, 21), (0, 0)])
+def test_up_to_twenty_bad_records_or_five_per_cent_are_only_bad_records(received: int, rejected: int) -> None:
+    check_rejection_rate(received, rejected)
+
+
+def test_more_than_twenty_bad_records_that_are_more_than_five_per_cent_are_a_changed_api() -> None:
+    with pytest.raises(RunFailed, match="21 of 419 records"):
+        check_rejection_rate(419, 21)

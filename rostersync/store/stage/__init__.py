@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rostersync.store.stage.stage import Judged, Stage, StagedList
+from rostersync.store.stage.stage import Stage, StagedList, Statements
 from rostersync.store.stage.tables import attach, clear
 
-__all__ = ["Judged", "Stage", "StagedList", "attach", "clear"]
+__all__ = ["Stage", "StagedList", "Statements", "attach", "clear"]

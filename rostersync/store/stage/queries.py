@@ -14,7 +14,6 @@ from sqlalchemy import BigInteger, Integer, Text, and_, bindparam, case, delete,
 from rostersync.records import FIELD_NAMES
 from rostersync.store.models import Quarantine, student
 from rostersync.store.stage.tables import answers, deletions, removals, staged
-from rostersync.store.types import JsonTuple, Timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,22 +24,20 @@ CHUNK = 500
 """Rows taken from the stage at a time."""
 
 PAYLOAD = (*FIELD_NAMES, "extra")
-NAMES = ("id", *PAYLOAD)
-"""The columns that make a `Student`."""
+"""The columns that make a `Student`, `id` aside."""
 
-_SOURCE = bindparam("run_source", type_=Text)
+SOURCE = bindparam("run_source", type_=Text)
 _READING = bindparam("reading", type_=Integer)
-_LAST = bindparam("last", type_=BigInteger)
-_KEY = bindparam("key", type_=BigInteger)
-_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+LAST = bindparam("last", type_=BigInteger)
+IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 _LIMIT = bindparam("at_most", type_=Integer)
 
 _ALIVE = and_(staged.c.rejected.is_(None), staged.c.deleted_at.is_(None))
-_LIVING = and_(student.c.source == _SOURCE, student.c.deleted_at.is_(None))
-_STORED = and_(student.c.source == _SOURCE, student.c.id == staged.c.id)
+_LIVING = and_(student.c.source == SOURCE, student.c.deleted_at.is_(None))
+_STORED = and_(student.c.source == SOURCE, student.c.id == staged.c.id)
 
 
-def _lives(key: ColumnElement[int]) -> ColumnElement[bool]:
+def lives(key: ColumnElement[int]) -> ColumnElement[bool]:
     """Return the condition that a student is stored as living."""
     return exists().where(_LIVING, student.c.id == key)
 
@@ -55,52 +52,40 @@ def _count(table: Any, *conditions: ColumnElement[bool]) -> Select[Any]:
     return select(func.count()).select_from(table).where(*conditions)
 
 
-def _chunk(ids: Select[Any]) -> Select[Any]:
+def chunk(ids: Select[Any]) -> Select[Any]:
     key = ids.selected_columns[0]
-    return ids.where(key > _LAST).order_by(key).limit(CHUNK)
+    return ids.where(key > LAST).order_by(key).limit(CHUNK)
 
 
-# Readings of a list, in the table that is its own ----------------------------------------------------------------
-
-
-@cache
-def brought(table: Table) -> Select[Any]:
-    """Return the query for how many distinct rows the reading `reading` was the last to bring."""
-    return _count(table, table.c.reading == _READING)
+# Readings of a list, each in a table of its own -------------------------------------------------------------------
 
 
 @cache
-def mark_brought(table: Table) -> Any:
-    """Return the update by which rows count as brought by `reading`."""
-    return update(table).where(table.c.id.in_(_IDS)).values(reading=_READING)
+def replace_row(make: Callable[[Table], Any], table: Table) -> Any:
+    """Return the upsert of a row: it takes the place of an earlier one, and whether that was stale is kept."""
+    new = make(table)
+    changes = {c.name: new.excluded[c.name] for c in table.c if c.name not in {"id", "stale"}}
+    return new.on_conflict_do_update(index_elements=["id"], set_=changes)
 
 
-@cache
-def drop_others(table: Table) -> Any:
-    """Return the delete of the rows that `reading` has not brought."""
-    return delete(table).where(table.c.reading != _READING)
+_LISTS = (staged, deletions)
+BROUGHT = {table: _count(table, table.c.reading == _READING) for table in _LISTS}
+MARK_BROUGHT = {table: update(table).where(table.c.id.in_(IDS)).values(reading=_READING) for table in _LISTS}
+DROP_OTHERS = {table: delete(table).where(table.c.reading != _READING) for table in _LISTS}
 
 
 # Students --------------------------------------------------------------------------------------------------------
 
-STAMPS = select(staged.c.id, staged.c.updated_at).where(staged.c.id.in_(_IDS))
+STAMPS = select(staged.c.id, staged.c.updated_at).where(staged.c.id.in_(IDS))
 
-
-@cache
-def stage_student(make: Callable[[Table], Any]) -> Any:
-    """Return the upsert of a row into the stage: it takes the place of an earlier one."""
-    new = make(staged)
-    changes = {c.name: new.excluded[c.name] for c in staged.c if c.name not in {"id", "stale"}}
-    return new.on_conflict_do_update(index_elements=["id"], set_=changes)
-
-
-LACKS_IDS = _count(staged, staged.c.id < 0)
-UNDECODED = _count(staged, staged.c.rejected.is_not(None))
-MARK_STALE = update(staged).where(staged.c.id == _KEY).values(stale=True)
-
-RECEIVED = select(func.count(), func.count(staged.c.rejected)).where(
-    ~exists().where(Quarantine.source == _SOURCE, Quarantine.id == staged.c.id)
-)
+_NEWS = ~exists().where(Quarantine.source == SOURCE, Quarantine.id == staged.c.id)
+_BAD = staged.c.rejected.is_not(None)
+RECEIVED = select(
+    func.count().filter(_NEWS),
+    func.count().filter(_NEWS, _BAD),
+    func.count(staged.c.rejected),
+    func.count().filter(staged.c.id < 0),
+).select_from(staged)
 
 _EXTRA_KEYS = {
     "sqlite": "SELECT DISTINCT e.key FROM stage.staged s, json_each(s.extra) e LIMIT 200",
@@ -126,25 +111,17 @@ DELETIONS_LACK_IDS = _count(deletions, deletions.c.id < 0)
 # Answers ---------------------------------------------------------------------------------------------------------
 
 
-@cache
-def put_answer(make: Callable[[Table], Any]) -> Any:
-    """Return the upsert of what GET answered for an id."""
-    new = make(answers)
-    latest = {"answer": new.excluded.answer, "deleted_at": new.excluded.deleted_at}
-    return new.on_conflict_do_update(index_elements=["id"], set_=latest)
+GONE_IDS = chunk(select(answers.c.id).where(answers.c.answer == "gone"))
 
-
-@cache
-def mark_unanswered(make: Callable[[Table], Any]) -> Any:
-    """Return the insert of an answer that an earlier one stands before."""
-    return make(answers).on_conflict_do_nothing()
-
-
-GONE_IDS = _chunk(select(answers.c.id).where(answers.c.answer == "gone"))
-
-UNCLEAR = _count(answers, answers.c.answer == "unclear")
-UNCLEAR_IN_FEED = UNCLEAR.where(exists().where(deletions.c.id == answers.c.id))
-UNCLEAR_LISTED = UNCLEAR.where(exists().where(staged.c.id == answers.c.id))
+UNCLEAR = (
+    select(
+        func.count(),
+        func.count().filter(exists().where(staged.c.id == answers.c.id)),
+        func.count().filter(exists().where(deletions.c.id == answers.c.id)),
+    )
+    .select_from(answers)
+    .where(answers.c.answer == "unclear")
+)
 
 REJECT_OTHERS = (
     update(answers)
@@ -156,12 +133,17 @@ UNPLAN = update(removals).values(planned=False)
 
 # Questions -------------------------------------------------------------------------------------------------------
 
-_STAGED_AND_STORED = select(staged.c.id).join(student, _STORED).where(_ALIVE, ~_answered(staged.c.id))
-UNPROVED_RESTORES = _chunk(_STAGED_AND_STORED.where(student.c.deleted_at.is_not(None)))
-STALE = _chunk(_STAGED_AND_STORED.where(student.c.deleted_at.is_(None), staged.c.updated_at < student.c.updated_at))
-
-_LISTED_TWICE = select(staged.c.id).join(deletions, deletions.c.id == staged.c.id)
-UNPROVED_NEWCOMERS = _chunk(_LISTED_TWICE.where(_ALIVE, ~_answered(staged.c.id), ~_lives(staged.c.id)))
+_UNPROVED = select(staged.c.id).where(_ALIVE, ~_answered(staged.c.id))
+UNPROVED_RESTORES = chunk(_UNPROVED.join(student, _STORED).where(student.c.deleted_at.is_not(None)))
+UNPROVED_NEWCOMERS = chunk(_UNPROVED.join(deletions, deletions.c.id == staged.c.id).where(~lives(staged.c.id)))
+MARK_STALE = (
+    update(staged)
+    .where(
+        _ALIVE, ~_answered(staged.c.id), exists().where(_STORED, _LIVING, staged.c.updated_at < student.c.updated_at)
+    )
+    .values(stale=True)
+)
+STALE = chunk(_UNPROVED.where(staged.c.stale))
 
 
 # Removals --------------------------------------------------------------------------------------------------------
@@ -196,7 +178,7 @@ def candidates(make: Callable[[Table], Any]) -> dict[str, Any]:
 
 
 @cache
-def which(planned: bool | None, proved: bool | None) -> tuple[ColumnElement[bool], ...]:
+def _which(planned: bool | None, proved: bool | None) -> tuple[ColumnElement[bool], ...]:
     """Return the conditions of some of the candidates: those of the approved plan, the proved ones, or all."""
     gone = _answered(removals.c.id, "gone")
     of_plan = () if planned is None else (removals.c.planned.is_(planned),)
@@ -206,13 +188,13 @@ def which(planned: bool | None, proved: bool | None) -> tuple[ColumnElement[bool
 @cache
 def list_removals(planned: bool | None, proved: bool | None) -> Select[Any]:
     """Return the query for a chunk of candidates."""
-    return _chunk(select(removals.c.id).where(*which(planned, proved)))
+    return chunk(select(removals.c.id).where(*_which(planned, proved)))
 
 
 @cache
 def count_removals(planned: bool | None) -> Select[Any]:
     """Return the query for the number of candidates."""
-    return _count(removals, *which(planned, None))
+    return _count(removals, *_which(planned, None))
 
 
 @cache
@@ -222,8 +204,8 @@ def plan_removal(make: Callable[[Table], Any]) -> Any:
 
 
 DROP_UNPROVED = delete(removals).where(_answered(removals.c.id, "alive", "unclear"))
-DROP_UNSTORED = delete(removals).where(~_lives(removals.c.id))
-DROP_LIVING = delete(removals).where(removals.c.id.in_(_IDS))
+DROP_UNSTORED = delete(removals).where(~lives(removals.c.id))
+DROP_LIVING = delete(removals).where(removals.c.id.in_(IDS))
 
 
 def _not_in_question(key: ColumnElement[int]) -> ColumnElement[bool]:
@@ -246,53 +228,4 @@ NEW_CONTROLS = (
     .where(_ALIVE, _not_in_question(staged.c.id))
     .order_by(_surest_first(staged.c.id), staged.c.content_hash)
     .limit(_LIMIT)
-)
-
-
-# Verdicts --------------------------------------------------------------------------------------------------------
-
-
-def _judge() -> Any:
-    stored_hash = select(student.c.content_hash).where(_STORED).scalar_subquery()
-    answer = select(answers.c.answer).where(answers.c.id == staged.c.id).scalar_subquery()
-    verdict = case(
-        (staged.c.rejected.is_not(None), "quarantined"),
-        (or_(staged.c.deleted_at.is_not(None), answer == "gone"), "ignored"),
-        (answer == "unclear", "unchanged"),  # neither proof: the id stays as it is
-        (stored_hash.is_(None), "inserted"),
-        (exists().where(_STORED, student.c.deleted_at.is_not(None)), "restored"),
-        (stored_hash == staged.c.content_hash, "unchanged"),
-        else_="updated",
-    )
-    return update(staged).values(verdict=verdict)
-
-
-JUDGE = _judge()
-VERDICTS = select(staged.c.verdict, func.count(), func.sum(case((staged.c.stale, 1), else_=0))).group_by(
-    staged.c.verdict
-)
-
-_PAIRS = (
-    select(*(student.c[name] for name in NAMES), *(staged.c[name] for name in NAMES))
-    .join(staged, _STORED)
-    .where(staged.c.id > _LAST)
-    .order_by(staged.c.id)
-    .limit(CHUNK)
-)
-CHANGES = _PAIRS.where(staged.c.verdict.in_(("updated", "restored")))
-SHARED = _PAIRS.where(staged.c.verdict.in_(("updated", "unchanged")), student.c.deleted_at.is_(None))
-MARK_CHANGE = (
-    update(staged)
-    .where(staged.c.id == _KEY)
-    .values(changed_fields=bindparam("changed", type_=JsonTuple), versioned=bindparam("version"))
-)
-
-MISSING = _chunk(select(staged.c.id).where(staged.c.verdict.in_(("inserted", "restored"))))
-MODIFIED_BETWEEN = select(staged.c.id).where(
-    staged.c.id.in_(_IDS),
-    staged.c.updated_at.between(bindparam("since", type_=Timestamp), bindparam("until", type_=Timestamp)),
-)
-LISTED_AMONG = select(deletions.c.id).where(deletions.c.id.in_(_IDS), _lives(deletions.c.id))
-WRITTEN_AFTER = select(student.c.id).where(
-    student.c.source == _SOURCE, student.c.id.in_(_IDS), student.c.run_id > bindparam("last_run", type_=BigInteger)
 )

@@ -6,8 +6,7 @@ statement stands by itself, for nobody else sees the stage.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -20,20 +19,28 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy import Connection, CursorResult, Select, Table
-    from sqlalchemy.engine import Row as SqlRow
 
     from rostersync.records import Answer, ListedRow, Row
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """How many staged students got each verdict; `stale` of them were first received older than stored."""
+class Received(NamedTuple):
+    """How many distinct records were received. Those in quarantine do not count as news: they are bad as ever."""
 
-    verdicts: dict[str, int]
-    stale: int
+    news: int
+    undecodable_news: int
+    undecodable: int
+    without_id: int
 
 
-class _Statements:
+class UnclearCounts(NamedTuple):
+    """For how many ids GET had neither a student nor a 404, and how many of these which list had named."""
+
+    total: int
+    received: int
+    in_deleted_feed: int
+
+
+class Statements:
     """Executes statements on the stage, each in a transaction of its own."""
 
     def __init__(self, connection: Connection, source: str) -> None:
@@ -56,18 +63,20 @@ class _Statements:
         return list(self._do(query, **parameters))
 
     def _count(self, query: Select[Any], **parameters: Any) -> int:
-        [row] = self._rows(query, **parameters)
-        return int(row[0])
+        return int(self._rows(query, **parameters)[0][0])
 
-    def _ids(self, query: Select[Any]) -> Iterator[list[int]]:
-        """Run a query for ids in chunks, so that requests can be made between them."""
+    def _chunks(self, query: Select[Any]) -> Iterator[list[Any]]:
+        """Run a query whose rows begin with an id in chunks, so that requests can be made between them."""
         last = -(2**63)
         while rows := self._rows(query, last=last):
-            yield [row[0] for row in rows]
+            yield rows
             last = rows[-1][0]
 
+    def _ids(self, query: Select[Any]) -> Iterator[list[int]]:
+        return ([row[0] for row in rows] for rows in self._chunks(query))
 
-class StagedList(_Statements):
+
+class StagedList(Statements):
     """The rows of one list, as its readings have brought them: where `sync.lists` puts what it reads."""
 
     def __init__(self, connection: Connection, source: str, table: Table) -> None:
@@ -85,15 +94,15 @@ class StagedList(_Statements):
 
     def seen(self) -> int:
         """Return how many distinct rows this reading has brought."""
-        return self._count(q.brought(self._table), reading=self._reading)
+        return self._count(q.BROUGHT[self._table], reading=self._reading)
 
     def missed(self) -> int:
         """Return how many rows of the reading before this one has not brought again."""
-        return self._count(q.brought(self._table), reading=self._reading - 1)
+        return self._count(q.BROUGHT[self._table], reading=self._reading - 1)
 
     def keep_this_reading(self) -> None:
         """Drop the rows that this reading has not brought."""
-        self._do(q.drop_others(self._table), reading=self._reading)
+        self._do(q.DROP_OTHERS[self._table], reading=self._reading)
 
 
 class StagedStudents(StagedList):
@@ -111,11 +120,11 @@ class StagedStudents(StagedList):
                 newest[row.key] = row
         self.put_rows(row.decode() for row in newest.values())
         if others := known - set(newest):
-            self._do(q.mark_brought(self._table), ids=list(others), reading=self._reading)
+            self._do(q.MARK_BROUGHT[self._table], ids=list(others), reading=self._reading)
 
     def put_rows(self, rows: Iterable[Row]) -> None:
         """Stage rows, each in the place of an earlier one with its id."""
-        self._put_all(q.stage_student(self._insert), [self._values(row) for row in rows])
+        self._put_all(q.replace_row(self._insert, self._table), [self._values(row) for row in rows])
 
     def _values(self, row: Row) -> dict[str, Any]:
         values: dict[str, Any] = {
@@ -149,7 +158,7 @@ class StagedDeletions(StagedList):
         return self._count(q.DELETIONS_LACK_IDS) > 0
 
 
-class Stage(_Statements):
+class Stage(Statements):
     """What one run has read of one source: lists, answers of GET, and what follows from them."""
 
     def __init__(self, connection: Connection, source: str) -> None:
@@ -162,21 +171,9 @@ class Stage(_Statements):
 
     # What was received ---------------------------------------------------------------------------------------
 
-    def received(self) -> tuple[int, int]:
-        """Return how many distinct records were received, and how many of them could not be decoded.
-
-        Those in quarantine count for neither: they are bad as ever, and show no change of the API.
-        """
-        [row] = self._rows(q.RECEIVED)
-        return row[0], row[1]
-
-    def lacks_ids(self) -> bool:
-        """Tell whether a record without an id was received: absence proves nothing then."""
-        return self._count(q.LACKS_IDS) > 0
-
-    def undecoded(self) -> int:
-        """Return how many of the records received could not be decoded."""
-        return self._count(q.UNDECODED)
+    def received(self) -> Received:
+        """Count what lists and answers have brought."""
+        return Received(*self._rows(q.RECEIVED)[0])
 
     def extra_keys(self) -> set[str]:
         """Return the names of the keys that rostersync does not know, at most 200."""
@@ -184,37 +181,30 @@ class Stage(_Statements):
 
     # Answers of GET ------------------------------------------------------------------------------------------
 
-    def put_answer(self, key: int, answer: Answer, *, stale: bool = False) -> None:
-        """Record what GET answered for an id; the record that it brought takes the place of a staged one.
+    def put_answer(self, key: int, answer: Answer, *, in_quarantine: bool = False) -> None:
+        """Record what GET answered for an id; a living student's record takes the place of a staged one.
 
-        With `stale` the student had been received older than stored.
+        An id `in_quarantine` that is not answered lets others have their turn before it next time, and that is all.
         """
-        found = "alive" if is_alive(answer) else "unclear" if isinstance(answer, Unclear) else "gone"
-        if isinstance(answer, Student | Rejected) and is_alive(answer):
+        if is_alive(answer):
+            found = "alive"
             self.students.put_rows([answer])
-        if found == "gone":
+            self.absence_unconfirmed = self.absence_unconfirmed and not isinstance(answer, Student)
+        elif isinstance(answer, Unclear):
+            found = "unanswered" if in_quarantine else "unclear"
+        else:
+            found = "gone"
             self.absence_unconfirmed = True
-        elif isinstance(answer, Student):
-            self.absence_unconfirmed = False
         values = {"id": key, "answer": found, "deleted_at": _deleted_at(answer)}
-        self._put_all(q.put_answer(self._insert), [values])
-        if stale:
-            self._do(q.MARK_STALE, key=key)
-
-    def mark_unanswered(self, key: int) -> None:
-        """Record that an id in quarantine was asked for in vain: others have their turn before it next time."""
-        self._put_all(q.mark_unanswered(self._insert), [{"id": key, "answer": "unanswered"}])
+        self._put_all(q.replace_row(self._insert, tables.answers), [values])
 
     def gone_ids(self) -> Iterator[list[int]]:
         """Yield the ids of everybody who GET says is gone."""
-        yield from self._ids(q.GONE_IDS)
+        return self._ids(q.GONE_IDS)
 
-    def unclear(self, *, in_feed: bool = False, listed: bool = False) -> int:
-        """Return for how many ids GET answered neither with a student nor with a 404.
-
-        With `in_feed` only those that the deleted feed named, with `listed` those that were received.
-        """
-        return self._count(q.UNCLEAR_IN_FEED if in_feed else q.UNCLEAR_LISTED if listed else q.UNCLEAR)
+    def unclear(self) -> UnclearCounts:
+        """Count the answers that prove neither life nor absence."""
+        return UnclearCounts(*self._rows(q.UNCLEAR)[0])
 
     def reject_absence_proofs(self, *, keep_plan: bool) -> None:
         """Believe no 404, or with `keep_plan` only those of the plan that is being approved.
@@ -229,29 +219,23 @@ class Stage(_Statements):
 
     def unproved_restores(self) -> Iterator[list[int]]:
         """Yield the ids received alive that are stored as tombstones."""
-        yield from self._ids(q.UNPROVED_RESTORES)
+        return self._ids(q.UNPROVED_RESTORES)
 
     def stale(self) -> Iterator[list[int]]:
-        """Yield the ids received older than they are stored."""
-        yield from self._ids(q.STALE)
+        """Yield the ids received older than they are stored, which count as stale from now on."""
+        self._do(q.MARK_STALE)
+        return self._ids(q.STALE)
 
     def unproved_newcomers(self) -> Iterator[list[int]]:
         """Yield the ids not stored as living that were received alive, and that the deleted feed lists as well."""
-        yield from self._ids(q.UNPROVED_NEWCOMERS)
+        return self._ids(q.UNPROVED_NEWCOMERS)
 
     # Removals ------------------------------------------------------------------------------------------------
 
-    def collect_removals(self, *, sweep: bool) -> None:
-        """Note the candidates: living students that the deleted feed, a `deleted_at` or GET says are gone.
-
-        With `sweep` also those whom a clean roster has not shown, and none whom it has unless GET says so.
-        """
-        for why in ("left", "marked", "proved", "unseen") if sweep else ("listed", "marked", "proved"):
-            self._do(q.candidates(self._insert)[why])
-
-    def collect_proved(self) -> None:
-        """Note those as candidates who GET has said are gone since."""
-        self._do(q.candidates(self._insert)["proved"])
+    def collect_removals(self, *reasons: str) -> None:
+        """Note as candidates the students stored as living who seem to have left, by `queries.candidates`."""
+        for reason in reasons:
+            self._do(q.candidates(self._insert)[reason])
 
     def plan_removals(self, plan: Iterable[tuple[int, str, datetime | None]]) -> None:
         """Note the removals of a plan that is being approved, as far as their students are stored as living."""
@@ -261,7 +245,7 @@ class Stage(_Statements):
 
     def removals(self, *, planned: bool | None = None, proved: bool | None = None) -> Iterator[list[int]]:
         """Yield the candidates for removal in chunks, those of the approved plan, the proved ones, or all."""
-        yield from self._ids(q.list_removals(planned, proved))
+        return self._ids(q.list_removals(planned, proved))
 
     def count_removals(self, *, planned: bool | None = None) -> int:
         """Return how many candidates for removal there are."""
@@ -280,47 +264,6 @@ class Stage(_Statements):
         stored = self._rows(q.STORED_CONTROLS, at_most=limit)
         return [row[0] for row in stored or self._rows(q.NEW_CONTROLS, at_most=limit)]
 
-    # Verdicts ------------------------------------------------------------------------------------------------
-
-    def judge(self) -> Judged:
-        """Give every staged student a verdict; return how many got each."""
-        self._do(q.JUDGE)
-        rows = self._rows(q.VERDICTS)
-        return Judged({row[0]: row[1] for row in rows}, sum(int(row[2]) for row in rows))
-
-    def changes(self) -> Iterator[list[tuple[Student, Student]]]:
-        """Yield, in chunks, the changed and restored students: as stored, and as received."""
-        yield from self._pairs(q.CHANGES)
-
-    def shared(self) -> Iterator[list[tuple[Student, Student]]]:
-        """Yield, in the same way, the judged students who live upstream and in the replica, changed or not."""
-        yield from self._pairs(q.SHARED)
-
-    def missing(self) -> Iterator[list[int]]:
-        """Yield the judged students who live upstream and not in the replica."""
-        yield from self._ids(q.MISSING)
-
-    def pending(self, ids: Iterable[int], *, since: datetime, until: datetime, last_run: int) -> set[int]:
-        """Return those of `ids` whom the next incremental run will see, or whom one after `last_run` has written.
-
-        It will see who was modified between `since` and `until`, and who is stored as living and listed as deleted.
-        """
-        known = {"ids": list(ids), "since": since, "until": until, "last_run": last_run}
-        reasons = (q.MODIFIED_BETWEEN, q.LISTED_AMONG, q.WRITTEN_AFTER)
-        return {row[0] for reason in reasons for row in self._rows(reason, **known)}
-
-    def mark_changes(self, marks: Iterable[tuple[int, tuple[str, ...], bool]]) -> None:
-        """Note of changed students which fields changed, and whether history gets a version."""
-        values = [{"key": key, "changed": changed, "version": versioned} for key, changed, versioned in marks]
-        self._put_all(q.MARK_CHANGE, values)
-
-    def _pairs(self, query: Select[Any]) -> Iterator[list[tuple[Student, Student]]]:
-        """Run a query for students as stored and as received in chunks."""
-        last = -(2**63)
-        while rows := self._rows(query, last=last):
-            yield [(_student(row, 0), _student(row, len(q.NAMES))) for row in rows]
-            last = rows[-1][0]
-
 
 def _is_newer(stamp: datetime | None, staged: datetime | None) -> bool:
     """Tell whether a row takes the place of a staged one; where one of them bears no stamp, the later row does."""
@@ -329,7 +272,3 @@ def _is_newer(stamp: datetime | None, staged: datetime | None) -> bool:
 
 def _deleted_at(answer: Answer) -> datetime | None:
     return answer.deleted_at if isinstance(answer, Student) else None
-
-
-def _student(row: SqlRow[Any], offset: int) -> Student:
-    return Student(**{name: row[offset + index] for index, name in enumerate(q.NAMES)})

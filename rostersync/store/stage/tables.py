@@ -6,9 +6,6 @@ outlives the process. PostgreSQL: temporary tables of the lease's session.
 
 from __future__ import annotations
 
-import os
-import sqlite3
-import tempfile
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -16,9 +13,8 @@ from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, MetaDa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateTable
 
-from rostersync.errors import DatabaseUnreachable
-from rostersync.store.engine import translate_error, use_steps
-from rostersync.store.models import student, student_columns
+from rostersync.store.engine import attach_scratch_file, use_steps
+from rostersync.store.models import student_columns
 from rostersync.store.types import JsonTuple, Timestamp
 
 if TYPE_CHECKING:
@@ -39,8 +35,7 @@ staged = Table(
     Column("verdict", Text),
     Column("versioned", Boolean, nullable=False),  # whether its change makes a version in history
     Column("changed_fields", JsonTuple, nullable=False),
-    *(column for column in student_columns() if column.name != "extra"),
-    Column("extra", student.c.extra.type),
+    *(Column(column.name, column.type) for column in student_columns()),
     Column("content_hash", LargeBinary),
 )
 
@@ -75,7 +70,7 @@ TABLES = _STAGE.sorted_tables
 def attach(connection: Connection, database: Path | None) -> None:
     """Give the connection an empty stage: an unlinked file beside `database`, or the session's own temporary tables."""
     if database is not None:
-        _attach_file(connection, database)
+        attach_scratch_file(connection, database.parent)
     use_steps(connection)
     with connection.begin():
         if database is None:
@@ -100,25 +95,3 @@ def _definitions(dialect_name: str) -> list[str]:
         str(CreateTable(table).compile(dialect=dialect, schema_translate_map=place, render_schema_translate=True))
         for table in TABLES
     ]
-
-
-def _attach_file(connection: Connection, database: Path) -> None:
-    try:
-        handle, name = tempfile.mkstemp(prefix=".rostersync-stage-", dir=database.parent)  # mode 0600
-    except OSError as error:
-        hint = "let this user write the database's folder"
-        raise DatabaseUnreachable(f"cannot stage rows in {database.parent}: {error.strerror}", hint) from error
-    os.close(handle)
-    driver = connection.connection.dbapi_connection
-    assert driver is not None
-    cursor = driver.cursor()
-    try:
-        cursor.execute("ATTACH DATABASE ? AS stage", (name,))
-        for pragma in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
-            cursor.execute(f"PRAGMA stage.{pragma}")
-        cursor.execute("CREATE TABLE stage.opened (id INTEGER)")  # opens the file before it loses its name
-    except sqlite3.Error as error:  # the driver's own, which no engine has translated
-        raise translate_error(error, str(database)) from error
-    finally:
-        os.unlink(name)  # noqa: PTH108 - the name came as text
-        cursor.close()
