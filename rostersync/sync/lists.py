@@ -5,7 +5,7 @@ and the first of the next page slips past the reader. No order is promised, and 
 there is one rule for every list, the roster and both feeds:
 
 * A page that brings as many distinct records as its total_count is the whole list, and clean.
-* A reading is all pages. It is steady when every page told the same total_count and per_page, and together they
+* A reading is all pages. It is steady when every page gave the same total_count and per_page, and together they
   brought exactly so many records, none twice.
 * A list is clean when the reading after a steady one, steady itself or not, brings all of its ids again. It is as of
   the start of the steady one: what changes after that is read again by the next run.

@@ -38,21 +38,21 @@ ANSWERS: dict[str, Fault] = {
     "400": lambda _: json_response(400, {"errors": [TALKATIVE]}),
     "a web page": lambda _: text_response(200, f"<html>{TALKATIVE}</html>", "text/html"),
     "not the whole": faults.truncated_json(),
-    "sends us": faults.redirect(f"https://{TOKEN}.example.invalid/?q={NAME}"),
+    "redirects to": faults.redirect(f"https://{TOKEN}.example.invalid/?q={NAME}"),
 }
 """What a source is answered instead of its first page, by a part of what is told of it."""
 
 # The program with a mistake in it: an error that nobody foresaw, and whose text holds all of a student.
 BROKEN = f"""
-from rostersync.sync import reconcile
+from rostersync.store import comparison
 
-def mark(stored, sighted):
+def changed_fields(stored, received):
     try:
         return {{}}[stored.last_name]
     except KeyError as error:
         raise ValueError(f"{{stored}}, {TOKEN}") from error
 
-reconcile.mark = mark
+comparison.changed_fields = changed_fields
 from rostersync.__main__ import main
 main()
 """
@@ -142,7 +142,7 @@ def test_nothing_that_is_written_in_a_bad_week_names_a_student_or_the_token(week
     school.update(max(school.truth()), nickname=NAME)
     told = week.run(1, "sync", program=BROKEN)
     assert "unexpected: ValueError" in told
-    assert "in mark" in told  # the traceback
+    assert "in changed_fields" in told  # the traceback
 
     site.app.log.clear()
     site.faults.add(ANSWERS["500"], times=1)
@@ -151,7 +151,7 @@ def test_nothing_that_is_written_in_a_bad_week_names_a_student_or_the_token(week
     daemon.send_signal(signal.SIGTERM)
     _, told = daemon.communicate(timeout=20)
     assert "run_crashed" in told
-    assert "in mark" in told
+    assert "in changed_fields" in told
 
     told_of_it = damage(week)
     school.update(max(school.truth()), nickname="Nick 1")

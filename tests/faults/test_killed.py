@@ -28,9 +28,8 @@ KILLS = int(os.environ.get("ROSTERSYNC_TEST_KILLS", "20"))
 
 CONFIG = f"[sync]\nper_page = 10\nretries = 0\n{GUARDLESS}"  # small pages make many requests
 
-# A login bumps: every change is one that an incremental run must see. The stamps lie some seconds back: somebody
-# created in the very second in which a crawl begins may have come amid it, and would make its books doubtful.
-SWITCHES = Switches(login_bumps=True, stamp_skews=(-5.0,))
+# A login bumps: every change is one that an incremental run must see.
+SWITCHES = Switches(login_bumps=True)
 
 AT_LEAST = {("sync",): 2, ("sync", "--full"): 9}
 """How many requests a run makes, whatever has happened at the school."""
@@ -41,7 +40,7 @@ class Moment:
     """When to kill: the school has got so many requests of the process, and for so many seconds no other."""
 
     requests: int
-    silence: float
+    quiet_for: float
     answers: bool = True
     """Whether the last of these requests is answered."""
 
@@ -68,7 +67,7 @@ def kill(site: Site, process: subprocess.Popen[str], moment: Moment) -> None:
 
     site.app.on_request = note
     while process.poll() is None:
-        if len(asked) > moment.requests and time.monotonic() - asked[-1] >= moment.silence:
+        if len(asked) > moment.requests and time.monotonic() - asked[-1] >= moment.quiet_for:
             process.kill()
         time.sleep(0.001)
     _, told = process.communicate(timeout=20)
