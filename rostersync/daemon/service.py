@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import structlog
-
 from rostersync.daemon.crew import Crew
 from rostersync.daemon.schedule import LastRuns, scheduler
 from rostersync.errors import ConfigError, RostersyncError, Stopped
+from rostersync.logger import get_logger
 from rostersync.report import RunRequest, RunState, ignore_progress
 from rostersync.runs import wiring
 from rostersync.store.status import health
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from rostersync.report import RunKind, RunReport
     from rostersync.store import Store
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 _WHILE = 3600.0
 

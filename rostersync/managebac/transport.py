@@ -10,8 +10,6 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-import structlog
-
 from rostersync.errors import (
     ApiError,
     Forbidden,
@@ -24,6 +22,7 @@ from rostersync.errors import (
     ServerFailed,
     Unauthorized,
 )
+from rostersync.logger import get_logger
 from rostersync.managebac.limits import advised_wait
 from rostersync.managebac.wire import ABSENT
 
@@ -41,7 +40,7 @@ _LONGEST_BACKOFF = 60.0  # seconds
 # Of a query only these are logged: the others may hold what somebody searched for, or are long.
 _LOGGED = ("page", "per_page", "modified_since", "deleted_since")
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Deadline:

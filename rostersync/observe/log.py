@@ -46,17 +46,20 @@ def configure(
     """
     stream = stream or sys.stderr
     lowest = logging.getLevelNamesMapping()[level.upper()]
-    shared = _shared(with_traceback=lowest == logging.DEBUG)
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(lowest),
-        logger_factory=structlog.stdlib.LoggerFactory(),
-    )
-    handler = _Handler(stream)
+    handler = _Handler(stream, lowest)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[_without_values, *shared],
-            processors=[_without_meta, _ordered, _renderer(format, stream), _Redactor(redact)],
+            foreign_pre_chain=[_without_values],
+            processors=[
+                structlog.stdlib.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                _with_traceback if lowest == logging.DEBUG else _with_type,
+                _plain,
+                _without_meta,
+                _ordered,
+                _renderer(format, stream),
+                _Redactor(redact),
+            ],
         )
     )
     _install(handler, lowest)
@@ -65,8 +68,31 @@ def configure(
 class _Handler(logging.StreamHandler[TextIO]):
     """Our handler, told from others; a full disk behind the stream must not end a run, nor print the record raw."""
 
+    def __init__(self, stream: TextIO, lowest: int) -> None:
+        super().__init__(stream)
+        self._lowest = lowest
+
+    def emit(self, record: logging.LogRecord) -> None:
+        record = _in_our_words(record)
+        if record.levelno >= self._lowest:
+            super().emit(record)
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
         pass
+
+
+def _in_our_words(record: logging.LogRecord) -> logging.LogRecord:
+    """Return a library's record as an administrator can use it; the others as they are."""
+    if record.name == "alembic.runtime.migration" and not record.msg.startswith("Running"):
+        return _changed(record, levelno=logging.DEBUG, levelname="DEBUG")  # what it has found out about the database
+    if record.name.startswith("apscheduler") and "maximum number of running instances" in record.msg:
+        source = record.args[0].args[0]  # type: ignore[index, union-attr] # its job, and whose runs the job makes
+        return _changed(record, msg=f"slot skipped: the previous run of {source} is still going", args=())
+    return record
+
+
+def _changed(record: logging.LogRecord, **values: Any) -> logging.LogRecord:
+    return logging.makeLogRecord(record.__dict__ | values)
 
 
 def _install(handler: _Handler, lowest: int) -> None:
@@ -79,16 +105,6 @@ def _install(handler: _Handler, lowest: int) -> None:
     logging.getLogger("psycopg").setLevel(max(lowest, logging.ERROR))  # what it warns of is raised as well
     for name, usual in _TALKATIVE.items():
         logging.getLogger(name).setLevel(lowest if lowest <= usual else max(lowest, logging.WARNING))
-
-
-def _shared(*, with_traceback: bool) -> list[Processor]:
-    return [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _with_traceback if with_traceback else _with_type,
-        _plain,
-    ]
 
 
 def _renderer(format_: str, stream: TextIO) -> Processor:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import structlog
-
 from rostersync.daemon.crew import Crew
 from rostersync.errors import RostersyncError, Stopped
+from rostersync.logger import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from rostersync.clock import Clock
     from rostersync.report import RunReport, RunRequest
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 WORST_FIRST = (1, 2, 75, 3, 0)
 """Exit statuses, in the request in which one of several counts."""

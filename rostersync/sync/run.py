@@ -9,10 +9,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-import structlog
-
 from rostersync.clock import to_milliseconds
 from rostersync.errors import ApiError, RunFailed
+from rostersync.logger import get_logger
 from rostersync.records import Rejected, Student, Unclear
 from rostersync.report import Counts, RunKind, RunReport, RunRequest, RunState, SourceState, Watermarks
 from rostersync.store import runs
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from rostersync.store.stage import Stage
     from rostersync.sync.removals import RemovalOutcome
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 QUARANTINE_LIMIT = 100
 """How many records in quarantine one run asks for."""
