@@ -63,9 +63,11 @@ config_option = click.option(
 
 
 def config_named(ctx: click.Context, named: Path | None) -> Path | None:
-    """Return the configuration's path as the command line gave it, behind the verb or in front of it."""
-    before: Path | None = ctx.find_root().params.get("config")
-    return named or before
+    """Return the configuration's path as the command line gave it, after the verb or before it."""
+    before = ctx.parent
+    while named is None and before is not None:
+        named, before = before.params.get("named"), before.parent
+    return named
 
 
 def configured(verb: Callable[..., int | None]) -> Callable[..., Any]:

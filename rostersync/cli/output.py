@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,8 +14,7 @@ from rostersync.clock import to_text
 from rostersync.report import ignore_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
-    from datetime import datetime
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from rostersync.report import ProgressCallback
 
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 def document(value: Any) -> None:
     """Print a JSON document."""
     click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def as_json_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` as a JSON document holds them: times as text."""
+    return {key: to_text(value) if isinstance(value, datetime) else value for key, value in values.items()}
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], *, folded: Collection[str] = ()) -> None:
@@ -80,10 +85,25 @@ def moment(when: datetime | None) -> str:
     return to_text(when)[:19].replace("T", " ") + "Z" if when else "never"
 
 
+def count(number: int, noun: str) -> str:
+    """Return how many there are of something, such as `1 request` or `1,200 students`; for people, never in JSON."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {_plural(noun)}"
+
+
+def _plural(noun: str) -> str:
+    return noun[:-1] + "ies" if noun.endswith("y") else f"{noun}s"
+
+
+def ago(seconds: float) -> str:
+    """Return how long ago something was, such as `just now` or `8 s ago`."""
+    return f"{span(int(seconds))} ago" if seconds >= 1 else "just now"
+
+
 def span(seconds: float) -> str:
-    """Return a duration in its two largest units, such as `3 h 20 min`."""
+    """Return a duration in its two largest units, such as `3 h 20 min`; a fraction, where there is one, below 10 s."""
     if seconds < 60:  # noqa: PLR2004 - seconds of a minute
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"  # noqa: PLR2004 - from there on all is slow
+        in_full = isinstance(seconds, int) or seconds >= 10  # noqa: PLR2004 - from there on all is slow
+        return f"{seconds:.0f} s" if in_full else f"{seconds:.2f} s"
     minutes = int(seconds) // 60
     parts = ((minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min"))
     return " ".join([f"{number} {unit}" for number, unit in parts if number][:2])
@@ -91,7 +111,7 @@ def span(seconds: float) -> str:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], ProgressCallback]]:
-    """Lend what makes a watch for a source: a bar on standard error, nothing where that is no terminal."""
+    """Lend what makes a source's progress bar, on standard error; where that is not a terminal, it shows nothing."""
     if not sys.stderr.isatty():
         yield lambda _source: ignore_progress
         return

@@ -120,9 +120,9 @@ def print_error(error: RostersyncError, about: str = "") -> None:
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="The configuration.")
+@click.option("-c", "--config", "named", type=click.Path(path_type=Path), metavar="FILE", help="The configuration.")
 @click.version_option(__version__, prog_name="rostersync", message="%(prog)s %(version)s")
-def program(config: Path | None) -> None:
+def program(named: Path | None) -> None:
     """Keep an exact local replica of a school's ManageBac students, in SQLite or PostgreSQL.
 
     To begin: `rostersync demo` shows what it does; `rostersync init` writes a configuration; `rostersync check`

@@ -199,7 +199,7 @@ def test_status_tells_of_every_source_configured_or_not(site: Site) -> None:
     assert datetime.fromisoformat(main["last_success_at"]) > datetime.now(UTC) - timedelta(minutes=1)
     said = site.ok("status")
     assert "other: never run" in said
-    assert "main: no longer configured; 30 students" in said
+    assert "main: no longer configured; still in the database: 30 students" in said
 
 
 def test_status_tells_of_quarantine_and_of_a_deleted_feed_that_is_useless(site: Site) -> None:
@@ -211,7 +211,7 @@ def test_status_tells_of_quarantine_and_of_a_deleted_feed_that_is_useless(site: 
     assert (source["quarantined"], source["last_state"], source["deleted_feed_ignored"]) == (1, "succeeded", True)
     said = site.ok("status")
     assert "1 in quarantine" in said
-    assert "does not tell of deletions" in said
+    assert "does not report deletions" in said
 
 
 def test_runs_are_listed_newest_first(site: Site) -> None:
