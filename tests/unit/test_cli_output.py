@@ -212,7 +212,7 @@ def test_every_verb_has_help_and_takes_the_configuration(verb: str) -> None:
 def test_the_configuration_may_be_named_before_the_verb_as_well(tmp_path: Path) -> None:
     missing = str(tmp_path / "nowhere.toml")
     for words in (["-c", missing, "status"], ["status", "-c", missing]):
-        assert f"there is no configuration at {missing}" in CliRunner().invoke(program, words).stderr
+        assert f"no configuration at {missing}" in CliRunner().invoke(program, words).stderr
 
 
 def test_the_version_is_told() -> None:

@@ -251,7 +251,7 @@ def test_a_wait_that_would_pass_the_deadline_is_not_begun(transport: Any, clock:
 def test_a_redirect_names_the_host_it_leads_to_and_no_more(location: str, told: str) -> None:
     error = refusal(status(302, Location=location), "api.example.invalid", "/v2p1/students")
     assert isinstance(error, Redirected)
-    assert f"sends us to {told} " in error.message
+    assert f"redirects to {told} " in error.message
     assert "marrowgate" not in error.message
 
 
