@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+TRY_AGAIN_LATER = "try again later"
+"""The hint of failures that pass by themselves; the daemon says instead that it will."""
+
+
 class RostersyncError(Exception):
     """A failure that is reported in one line, with a hint about what to do next."""
 

@@ -30,9 +30,9 @@ def as_json_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], *, folded: Collection[str] = ()) -> None:
-    """Print a table; None is an empty cell, numbers stand at the right.
+    """Print a table; None is an empty cell, numbers are aligned to the right.
 
-    On a terminal too narrow for it the columns `folded` alone give way, or all of them where none is named.
+    On a terminal that is too narrow, only the columns `folded` are wrapped, or all of them where none is named.
     """
     cells = [[_cell(value) for value in row] for row in rows]
     right = [any(isinstance(row[n], int) for row in rows) for n in range(len(headers))]
@@ -51,7 +51,7 @@ def _padded(cell: str, width: int, right: bool) -> str:
 def _rich_table(
     headers: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], folded: Collection[str]
 ) -> None:
-    from rich import box  # noqa: PLC0415 - slow to import, and of no use when piped
+    from rich import box  # noqa: PLC0415 - slow to import, and not needed when piped
     from rich.console import Console  # noqa: PLC0415 - the same
     from rich.table import Table  # noqa: PLC0415 - the same
     from rich.text import Text  # noqa: PLC0415 - the same
@@ -60,7 +60,7 @@ def _rich_table(
     for header, at_right in zip(headers, right, strict=True):
         drawn.add_column(header, justify="right" if at_right else "left", no_wrap=header not in folded)
     for row in cells:
-        drawn.add_row(*map(Text, row))  # a text as it is: what it holds is no markup
+        drawn.add_row(*map(Text, row))  # what is in a cell is not markup
     Console().print(drawn)
 
 
@@ -71,12 +71,12 @@ def _cell(value: Any) -> str:
 
 
 def clean(text: str) -> str:
-    """Return `text` without characters that would move a terminal's cursor or end a line."""
+    """Return `text` without characters that would control a terminal or end a line."""
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def mark(text: str, colour: str) -> str:
-    """Return `text` in a colour, which is left out when it is piped."""
+    """Return `text` in a colour, without it when piped."""
     return click.style(text, fg=colour, bold=True)
 
 
@@ -115,7 +115,7 @@ def progress() -> Iterator[Callable[[str], ProgressCallback]]:
     if not sys.stderr.isatty():
         yield lambda _source: ignore_progress
         return
-    from rich import progress as bars  # noqa: PLC0415 - slow to import, and of no use when piped
+    from rich import progress as bars  # noqa: PLC0415 - slow to import, and not needed when piped
     from rich.console import Console  # noqa: PLC0415 - the same
 
     columns = (

@@ -1,4 +1,4 @@
-"""How runs that have ended look on a terminal."""
+"""How finished runs look on a terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BESIDE = (("deleted", "removed"), ("removals_held", "removals held"), ("stale",
 
 
 def show(outcome: Outcome, session: Session) -> None:
-    """Print how a source's run ended: its figures on standard output, what is wrong on standard error."""
+    """Print how a source's run ended: its figures on standard output, what went wrong on standard error."""
     if outcome.report is not None:
         show_run(outcome.report)
         explain(outcome, session)
@@ -82,7 +82,7 @@ def _hint(report: RunReport, session: Session) -> str:
 
 
 def _ending(report: RunReport) -> str:
-    """Return how a run ended, in words; of a dry run, how the run itself would have."""
+    """Return how a run ended, in words; for a dry run, how the real run would have."""
     if report.state is not RunState.DRY_RUN:
         return str(report.state)
     if not report.exit_status:
@@ -94,7 +94,7 @@ def _ending(report: RunReport) -> str:
 
 
 def _has_failed(report: RunReport) -> bool:
-    """Tell whether nothing came of a run; a dry run that failed is known by its status and its lack of figures."""
+    """Return whether a run failed; a dry run that did is known by its status and its lack of figures."""
     if report.state is RunState.DRY_RUN:
         return report.exit_status == RunState.FAILED.exit_status and report.counts == Counts()
     return report.state is RunState.FAILED

@@ -1,4 +1,4 @@
-"""`rostersync status`: how fresh each source is, and what waits for somebody."""
+"""`rostersync status`: how fresh each source is, and what needs attention."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def scheduler(
 def first_incremental(schedule: Schedule, past: LastRuns, now: datetime) -> datetime | None:
     """Return when the first incremental run is due after a start at `now`; None: at the schedule's next slot.
 
-    A success in the future, which a clock that was ahead has dated, is none.
+    A success in the future, dated by a clock that was ahead, does not count.
     """
     if past.success is None or past.success > now:
         return now
@@ -95,7 +95,7 @@ def first_full(schedule: Schedule, past: LastRuns, now: datetime) -> datetime | 
     """Return when the first full run is due after a start at `now`; None: at the schedule's next slot.
 
     An interval counts from the last full run: a daemon that is restarted more often than it would never come to it.
-    Of a full run in the future nobody knows how long ago it was.
+    How long ago a full run in the future was is unknown.
     """
     if past.full is None or not isinstance(schedule.full, timedelta):
         return None

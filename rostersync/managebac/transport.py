@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from rostersync.errors import (
+    TRY_AGAIN_LATER,
     ApiError,
     Forbidden,
     Malformed,
@@ -153,7 +154,7 @@ class Transport:
             if reply.body.lstrip()[:1] == b"<":
                 hint = "check base_url; a proxy or maintenance page may be answering instead"
                 raise Malformed(f"{where}: a web page instead of data", hint) from error
-            raise Malformed(f"{where}: {error.message}", error.hint or "try again later") from error
+            raise Malformed(f"{where}: {error.message}", error.hint or TRY_AGAIN_LATER) from error
 
     def _ease_off(self, reply: Reply, attempt: int) -> None:
         """Make all callers of this host wait as long as it asks for, and keep to its limit from now on."""
@@ -173,7 +174,7 @@ def refusal(reply: Reply, host: str, path: str) -> ApiError:
         kind, message, hint = _REFUSALS[status]
         return kind(f"{host} {message} ({status} for {path})", hint)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return ServerFailed(f"{host} is unavailable ({status} for {path})", "try again later")
+        return ServerFailed(f"{host} is unavailable ({status} for {path})", TRY_AGAIN_LATER)
     if status >= HTTPStatus.BAD_REQUEST:
         return Refused(f"{host} does not accept the request ({status} for {path})", "check api_version and the filters")
     if status >= HTTPStatus.MULTIPLE_CHOICES:

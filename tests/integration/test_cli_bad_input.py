@@ -67,12 +67,12 @@ WRONG = {
     "an unreachable database": Wrong(
         lambda site: site.configure(url=f"postgresql+psycopg://u:hunter2@127.0.0.1:{unused_port()}/x"),
         1,
-        ("cannot reach postgresql+psycopg://u:***@127.0.0.1", "Connection refused\nhint: is the server up"),
+        ("cannot reach postgresql+psycopg://u:***@127.0.0.1", "Connection refused\nhint: check that the server"),
     ),
     "an unreachable database, the password behind its name": Wrong(
         lambda site: site.configure(url=f"postgresql+psycopg://u@127.0.0.1:{unused_port()}/x?password=hunter2"),
         1,
-        ("cannot reach postgresql+psycopg://u@127.0.0.1", "hint: is the server up"),
+        ("cannot reach postgresql+psycopg://u@127.0.0.1", "hint: check that the server"),
     ),
     "a folder for the database that is not there": Wrong(
         lambda site: site.configure(url="sqlite:///missing/folder/roster.db"), 1, ("cannot create", "hint: create")
@@ -160,7 +160,7 @@ def test_what_nobody_foresaw_is_one_line_without_the_text_of_the_error(
     monkeypatch.setattr("rostersync.cli.status.show_all", broken)
     result = site.run("status")
     assert result.exit_code == 1
-    assert result.stderr == 'unexpected: LookupError; run again with logging.level = "debug" for details\n'
+    assert result.stderr == 'unexpected error: LookupError; run again with logging.level = "debug" for details\n'
 
 
 # A process of its own --------------------------------------------------------------------------------------------

@@ -175,7 +175,7 @@ def test_a_time_is_read_with_its_offset_and_a_day_begins_at_midnight_utc(text: s
 
 @pytest.mark.parametrize("text", ["yesterday", "2026-03-01T08:00:00", "2026-13-01", ""])
 def test_a_time_that_cannot_be_placed_is_refused(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no time such as"):
+    with pytest.raises(click.BadParameter, match="is not a time such as"):
         Moment().convert(text, None, None)
 
 
@@ -188,7 +188,7 @@ def test_unknown_sources_are_all_told_with_the_known_ones(tmp_path: Path) -> Non
     with pytest.raises(ConfigError) as caught:
         session(tmp_path, "main", "annex").chosen(["mian", "zzz"])
     first, second = caught.value.mistakes
-    assert first == "--source mian: there is no such source; known: main, annex; did you mean main?"
+    assert first == "--source mian: no such source; known: main, annex; did you mean main?"
     assert second.startswith("--source zzz")
 
 
