@@ -1,7 +1,7 @@
-"""Loggers for every module: on top of the standard library's, below `rostersync`, and silent until somebody listens.
+"""Loggers for every module: on top of the standard library's, below `rostersync`, and silent until configured.
 
-The program listens by `rostersync.observe.log.configure`; an application that embeds rostersync does so as with any
-library, by handlers of its own. Its own use of structlog is left as it is.
+The program configures them in `rostersync.observe.log`. An application that embeds rostersync adds handlers of its own,
+as with any library; its own use of structlog is left as it is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import cast
 
 import structlog
 
-logging.getLogger("rostersync").addHandler(logging.NullHandler())  # or the library would print warnings by itself
+logging.getLogger("rostersync").addHandler(logging.NullHandler())  # else the standard library prints warnings by itself
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

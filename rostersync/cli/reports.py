@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 COLOURS = {RunState.SUCCEEDED: "green", RunState.FAILED: "red", RunState.DRY_RUN: "cyan"}
 
 _PARTS = ("inserted", "updated", "unchanged", "restored", "quarantined", "ignored")
-_BESIDE = (("deleted", "removed"), ("removals_held", "removals held"), ("stale", "received stale"))
 
 
 def show(outcome: Outcome, session: Session) -> None:
@@ -110,5 +109,14 @@ def figures(counts: Counts) -> str:
     """Return a run's counts in words, without those that are 0."""
     parts = [f"{getattr(counts, name):,} {name}" for name in _PARTS if getattr(counts, name)]
     received = [f"{counts.fetched:,} received: {', '.join(parts)}"] if parts else []
-    beside = [f"{getattr(counts, name):,} {words}" for name, words in _BESIDE if getattr(counts, name)]
-    return "; ".join([*received, *beside]) or "no changes"
+    return "; ".join([*received, *_beside(counts)]) or "no changes"
+
+
+def _beside(counts: Counts) -> list[str]:
+    """Return the counts that stand beside the students received."""
+    words = (
+        (counts.deleted, f"{counts.deleted:,} removed"),
+        (counts.removals_held, f"{count(counts.removals_held, 'removal')} held"),
+        (counts.stale, f"{counts.stale:,} received stale"),
+    )
+    return [text for number, text in words if number]

@@ -1,4 +1,4 @@
-"""`rostersync runs`: what was done lately; and one run, with the students whom a held one would remove."""
+"""`rostersync runs`: recent runs; and one run, with the students that a held one would remove."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ _CLOSED = {
 @json_option
 @configured
 def show(session: Session, run_id: int, as_json: bool) -> None:
-    """Show one run; of a held one, each student it would remove.
+    """Show one run, and of a held one each student it would remove.
 
-    With their names, and how and when it was noticed that they are gone, for whoever decides about the approval.
+    Names are printed, with how and since when each removal is known, for whoever decides about the approval.
     """
     store = wiring.open_store(session.config, session.clock, create=False)
     with store.reading() as connection:

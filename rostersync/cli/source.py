@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rostersync.cli.options import configured
+from rostersync.cli.output import count
 from rostersync.errors import ConfigError
 from rostersync.runs import wiring
 from rostersync.store.forget import forget, holdings
@@ -44,23 +45,23 @@ def forget_source(session: Session, name: str, dry_run: bool, yes: bool) -> None
     if kept is None:
         hint = f"see which there are: {session.command('status')}"
         raise ConfigError([f"source forget {name}: no such source in the database"], hint)
-    told = _figures(kept)
+    figures = _figures(kept)
     if dry_run:
-        click.echo(f"{name}: would purge {told}")
+        click.echo(f"{name}: would purge {figures}")
         return
-    _confirm(name, told, yes=yes)
+    _confirm(name, figures, yes=yes)
     with store.lease(name, "rostersync source forget") as lease:
         purged = forget(lease)
     click.echo(f"{name}: purged {_figures(purged)}")
 
 
 def _figures(rows: Mapping[str, int]) -> str:
-    return ", ".join(f"{number:,} {kind}" for kind, number in rows.items() if number) or "nothing"
+    return ", ".join(count(number, kind) for kind, number in rows.items() if number) or "nothing"
 
 
-def _confirm(name: str, told: str, *, yes: bool) -> None:
+def _confirm(name: str, figures: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
         raise ConfigError([f"source forget {name}: without a terminal it needs --yes"], "try it with --dry-run first")
-    click.confirm(f"Purge {told} of source {name}?", abort=True)
+    click.confirm(f"Purge {figures} of source {name}?", abort=True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def command(session: Session, as_json: bool) -> None:
     """Show how fresh each source is, which process is syncing it, and what needs attention.
 
-    That is why its last run failed, which removals wait for approval, and how many records are in quarantine.
+    Also shows why its last run failed, which removals wait for approval, and how many records are in quarantine.
     """
     if as_json:
         document({"sources": [_json(source) for source in _sources(session)]})

@@ -60,8 +60,8 @@ def _show(verdict: Verdict) -> None:
 
 def _show_differences(verdict: Verdict) -> None:
     for difference in verdict.differences:
-        names = f": {', '.join(difference.fields)}" if difference.fields else ""
-        click.echo(f"  {difference.id}: {_KINDS[difference.kind]}{names}")
+        fields = ", ".join(difference.fields)
+        click.echo(f"  {difference.id}: {_KINDS[difference.kind].format(fields=fields)}")
     if verdict.found > len(verdict.differences):
         click.echo(f"  and {verdict.found - len(verdict.differences):,} more")
     if verdict.error:
@@ -72,5 +72,5 @@ def _show_differences(verdict: Verdict) -> None:
 _KINDS = {
     "missing": "missing from the replica",
     "surplus": "in the replica, but no longer in ManageBac",
-    "differs": "differs",
+    "differs": "differs in {fields}",
 }

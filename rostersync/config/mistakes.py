@@ -71,7 +71,7 @@ def settings(model: type[BaseModel]) -> dict[str, FieldInfo]:
 
 
 def find_field(key: Key, root: type[BaseModel]) -> FieldInfo | None:
-    """Return the field that `key` leads to, an element's being its list's; None when there is none."""
+    """Return the field that `key` leads to (of a list's element, the list's); None when there is none."""
     model: type[BaseModel] | None = root
     field: FieldInfo | None = None
     for step in (step for step in key if isinstance(step, str)):

@@ -142,7 +142,7 @@ def _about_guard(config: Config) -> list[str]:
 
 
 def _about_tokens(config: Config) -> list[str]:
-    # A token stands for one school: two sources with one token hold the same students twice.
+    # A token belongs to one school: two sources with one token store the same students twice.
     shared = [source for source in config.sources if source.token_file is None]
     uses = Counter((source.token_env or DEFAULT_VARIABLE, source.base_url) for source in shared if source.token_env)
     lines = [

@@ -96,7 +96,7 @@ def api_url(text: str) -> str:
 def _split(url: str, expected: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        _ = parts.port  # parsed when it is asked for
+        _ = parts.port  # parsed only now
     except ValueError:
         raise Wrong("an address that cannot be read", expected) from None  # the library's message may repeat a password
     return parts

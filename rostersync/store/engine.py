@@ -136,7 +136,7 @@ def writing(connection: Connection) -> Iterator[None]:
 
 
 def use_steps(connection: Connection) -> None:
-    """Let each statement outside `writing` be a transaction of its own: cheap, for what nobody else sees."""
+    """Let each statement outside `writing` be a transaction of its own: cheap, for what no other session sees."""
     connection.execution_options(begin="step")
 
 

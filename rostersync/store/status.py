@@ -1,4 +1,4 @@
-"""What operators ask of the database: how fresh each source is, who writes it, and which removals wait for them."""
+"""What administrators look up: how fresh each source is, which process syncs it, which removals wait for approval."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Health:
     history_starts_at: datetime | None
     deleted_feed_ignored: bool
     holder: str | None
-    """Who took the lock last and has not given it back: a holder only while the lock is held."""
+    """The process that took the lock last and has not given it back: the holder only while the lock is held."""
 
 
 _HEALTH = text(
@@ -73,7 +73,7 @@ def health(connection: Connection) -> list[Health]:
 class HeldStudent:
     """A student whose removal waits for approval: a row that names a person.
 
-    `known_since` is when the earliest run ended whose open plan holds the student, `deleted_at` what ManageBac told.
+    `known_since` is when the earliest run ended whose open plan holds the student, `deleted_at` is what ManageBac said.
     """
 
     id: int
@@ -86,7 +86,7 @@ class HeldStudent:
 
 @dataclass(frozen=True, slots=True)
 class RunDetails:
-    """A run, what became of its plan (`open`, `approved`, `superseded`; None: it had none), and whom it still holds."""
+    """A run, what became of its plan (`open`, `approved`, `superseded`; None: no plan), and the students still held."""
 
     report: RunReport
     plan: str | None
@@ -102,7 +102,7 @@ def run_details(connection: Connection, run_id: int) -> RunDetails | None:
 
 
 def _held_students(connection: Connection, source: str, run_id: int) -> tuple[HeldStudent, ...]:
-    """Return whom the plan of a run holds, by id; a plan that is no longer open holds nobody."""
+    """Return the students that the plan of a run holds, by id; none where it is no longer open."""
     # Only open plans have removals: a plan that is closed loses them.
     plans = select(HeldRemoval.id, func.min(Run.run_id).label("run_id")).join_from(
         HeldRemoval, Run, and_(Run.run_id == HeldRemoval.run_id, Run.source == source)

@@ -385,11 +385,19 @@ def test_verify_says_that_an_exact_replica_is_equal(site: Site) -> None:
 
 def test_verify_names_who_differs_and_in_what_and_exits_1(quick_site: Site) -> None:
     quick_site.ok("sync")
-    key = min(quick_site.school.truth())
-    quick_site.school.purge(key)
+    gone, lost, wrong, *_ = sorted(quick_site.school.truth())
+    quick_site.school.purge(gone)
+    with Store(quick_site.database_url, SystemClock()).writing() as connection:
+        connection.exec_driver_sql(f"DELETE FROM student WHERE id = {lost}")
+        connection.exec_driver_sql(f"UPDATE student SET city = 'x', nickname = 'x' WHERE id = {wrong}")
     result = quick_site.run("verify")
     assert result.exit_code == 1
-    assert f"{key}: in the replica, but no longer in ManageBac" in result.stdout
+    assert result.stdout.splitlines()[:-1] == [
+        "main: replica differs in 3 of 29 students",
+        f"  {gone}: in the replica, but no longer in ManageBac",
+        f"  {lost}: missing from the replica",
+        f"  {wrong}: differs in nickname, city",
+    ]
 
 
 def test_a_source_that_is_no_longer_configured_can_be_forgotten(site: Site) -> None:
@@ -398,7 +406,7 @@ def test_a_source_that_is_no_longer_configured_can_be_forgotten(site: Site) -> N
     site.configure()
     assert "old: would purge" in site.ok("source", "forget", "old", "--dry-run")
     assert site.run("source", "forget", "old").exit_code == 2  # no terminal, no --yes
-    assert "30 students" in site.ok("source", "forget", "old", "--yes")
+    assert site.ok("source", "forget", "old", "--yes") == "old: purged 30 students, 1 request, 1 run\n"
     assert {row.source for row in site.rows("SELECT source FROM student_history")} == {"main"}
 
 

@@ -124,6 +124,7 @@ def test_the_figures_of_a_run_leave_out_what_is_nought() -> None:
     assert figures(counts) == "5 received: 2 inserted, 3 unchanged; 1 removed"
     assert figures(Counts()) == "no changes"
     assert figures(Counts(fetched=1200, inserted=1200)) == "1,200 received: 1,200 inserted"
+    assert figures(Counts(removals_held=1)) == "1 removal held"
     assert figures(Counts(removals_held=8, stale=1)) == "8 removals held; 1 received stale"
 
 
