@@ -1,6 +1,6 @@
-"""Everything that can go wrong and that a person is told about.
+"""Everything that can go wrong and is reported to a person.
 
-The message of each error is the line the user reads: what failed, and on what. `hint` is the next step. What a
+The message of each error is the line that the user reads: what failed, and on what. `hint` is the next step. What a
 library said stays in ``__cause__`` and is shown at debug level only.
 """
 
@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+TRY_AGAIN_LATER = "try again later"
+"""The hint of failures that pass by themselves; the daemon says instead that it will."""
+
+
 class RostersyncError(Exception):
-    """A failure to be told in one line, with a hint about what to do next."""
+    """A failure that is reported in one line, with a hint about what to do next."""
 
     exit_status: ClassVar[int] = 1
 
@@ -24,7 +28,7 @@ class RostersyncError(Exception):
 
 
 class Stopped(Exception):
-    """The process was asked to end; `signal` is the number of the signal that asked (0 when none did)."""
+    """The process was asked to end; `signal` is the number of the signal that it got (0: none)."""
 
     def __init__(self, signal: int = 0) -> None:
         super().__init__(f"stopped by signal {signal}")
@@ -32,7 +36,7 @@ class Stopped(Exception):
 
 
 class ConfigError(RostersyncError):
-    """The configuration, or a word on the command line, is wrong; `mistakes` holds a line for each mistake."""
+    """The configuration or the command line is wrong; `mistakes` has a line for each mistake."""
 
     exit_status = 2
 
@@ -45,7 +49,7 @@ class ConfigError(RostersyncError):
 
 
 class ApiError(RostersyncError):
-    """A request to the API did not bring what it asked for. It is never read as "no students"."""
+    """A request to the API did not return what it asked for. It never counts as "no students"."""
 
     worth_retrying: ClassVar[bool] = False
 
@@ -59,7 +63,7 @@ class Forbidden(ApiError):
 
 
 class NotFound(ApiError):
-    """404 where a 404 is no answer: on the list itself, the version or the host is wrong."""
+    """404 where it cannot be an answer: for the list itself, so the version or the host is wrong."""
 
 
 class Refused(ApiError):
@@ -67,7 +71,7 @@ class Refused(ApiError):
 
 
 class Redirected(ApiError):
-    """3xx: followed nowhere, for the token belongs to the configured host."""
+    """3xx: not followed, because the token is for the configured host only."""
 
 
 class Malformed(ApiError):
@@ -81,7 +85,7 @@ class TooLarge(ApiError):
 
 
 class RateLimited(ApiError):
-    """429, and again 429 after every wait."""
+    """429, again after every wait."""
 
     worth_retrying = True
 
@@ -93,7 +97,7 @@ class ServerFailed(ApiError):
 
 
 class Unreachable(ApiError):
-    """No connection, or one that broke: DNS, refusal, reset, TLS."""
+    """No connection, or one that broke: DNS, refused, reset, cut off, TLS."""
 
     worth_retrying = True
 
@@ -109,7 +113,7 @@ class OutOfTime(ApiError):
 
 
 DECLINED = (Refused, Forbidden, NotFound, ServerFailed, Malformed, TooLarge)
-"""How a server answers a query that it does not take; it may take another."""
+"""How a server answers a query that it does not accept; it may accept another."""
 
 
 # What the database did -------------------------------------------------------------------------------------------
@@ -142,7 +146,7 @@ class LockHeld(StoreError):
 
 
 class LockLost(StoreError):
-    """Another process has become the writer of a source amid a run of ours."""
+    """Another process has become the writer of a source during a run of ours."""
 
 
 # What a run found ------------------------------------------------------------------------------------------------

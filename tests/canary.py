@@ -6,7 +6,7 @@ debug, through the program's own pipeline), what the commands that it ran wrote,
 errors, the files in its folder, and its databases, row by row but for the columns that hold students.
 
 What holds students by design is searched for the token only: those columns, an SQLite file's own bytes, and what
-`students` prints.
+`students` and `runs show` print.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ class Search:
     def output(self, words: tuple[str, ...], out: str, told: str) -> None:
         """Search what a command wrote to standard output and to standard error."""
         verb = words[0] if words else ""
-        if verb == "students":
-            self.data(out.encode(), "the output of students")
+        if verb == "students" or (verb == "runs" and "show" in words):
+            self.data(out.encode(), f"the output of {verb}")
         else:
             self.text(out, f"the output of {verb}")
         self.text(told, f"the standard error of {verb}")

@@ -48,8 +48,12 @@ class Site:
         self.path.write_text(f'[database]\nurl = "{url}"\n{tables}\n{quick}{more}', encoding="utf-8")
 
     def run(self, *words: str) -> Result:
-        """Run the program in this process."""
-        return heard(words, CliRunner().invoke(program, [*words, "-c", str(self.path)], env=self.environ))
+        """Run the program in this process, with this configuration."""
+        return self.run_bare(*words, "-c", str(self.path))
+
+    def run_bare(self, *words: str) -> Result:
+        """Run the program in this process, with these words only."""
+        return heard(words, CliRunner().invoke(program, list(words), env=self.environ))
 
     def ok(self, *words: str) -> str:
         """Run the program, which must succeed; return what it printed."""

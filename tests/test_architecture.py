@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 
-# Values, and one door each to settings, failures, time and threads. Everybody may import them; they import each other
-# only.
-LEAVES = ("errors", "clock", "pool", "secret", "records", "report", "config")
+# Values, and one door each to settings, failures, logs, time and threads. Everybody may import them; they import each
+# other only.
+LEAVES = ("errors", "clock", "pool", "secret", "records", "report", "config", "logger")
 
 # What each part may import besides itself and the leaves. The longest name that fits a module decides.
 PARTS: dict[str, tuple[str, ...]] = {
@@ -64,6 +64,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "click": ("cli",),
     "rich": ("cli",),
     "pydantic": ("config",),
+    "structlog": ("logger", "observe"),  # by itself it would print what an application never asked for
 }
 
 # Time comes in by one door, so that a test can hold it.

@@ -1,1 +1,1 @@
-"""The terminal: a verb's words become one call, its result becomes lines and an exit status."""
+"""The command line: the words of a command become one call, its result becomes lines and an exit status."""

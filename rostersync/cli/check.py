@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 @config_option
 @click.pass_context
 def command(ctx: click.Context, named: Path | None, as_json: bool) -> int:
-    """Tell whether configuration, secrets, database and each source's API work, with the fix for what does not.
+    """Check whether configuration, secrets, database and each source's API work, and how to fix what does not.
 
-    Nothing is changed, and of each school one student is asked for. Exit status: 0 all works, 1 something does not,
-    2 configuration or token are wrong.
+    Nothing is changed; one student of each school is requested. Exit status: 0 everything works, 1 something does
+    not, 2 the configuration or a token is wrong.
     """
     findings = []
     for finding in _findings(config_named(ctx, named), ctx.obj):

@@ -1,4 +1,4 @@
-"""What `check` looks at: the configuration, secrets, the database, and each source's API; nothing is changed."""
+"""What `check` examines: the configuration, secrets, the database, and each source's API; nothing is changed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from rostersync.cli.output import count
 from rostersync.config import warnings
 from rostersync.config.token import exposure
 from rostersync.errors import ConfigError, Forbidden, RostersyncError, Unauthorized
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
     from rostersync.config import Config, Source
     from rostersync.managebac.students import Students
 
-_PATIENCE = timedelta(seconds=30)
+_TIME_LIMIT = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at: fine when `exit_status` is 0; with a `warning` it works, but needs looking after."""
+    """The result for one thing: it works when `exit_status` is 0; with a `warning` it does, but needs attention."""
 
     what: str
     said: str
@@ -39,18 +40,18 @@ class Finding:
 
 
 def failed(what: str, error: RostersyncError) -> list[Finding]:
-    """Return the findings that an error amounts to: several when it names several mistakes."""
+    """Return an error as findings: several when it names several mistakes."""
     lines = error.mistakes if isinstance(error, ConfigError) else (error.message,)
     return [Finding(what, line.removeprefix(f"{what}: "), error.hint, error.exit_status) for line in lines]
 
 
 def examine(config: Config, path: Path, clock: Clock) -> Iterator[Finding]:
-    """Yield the findings about the configuration, which was read from `path`, and everything that it names."""
+    """Yield the findings about the configuration, which was read from `path`, and about everything that it names."""
     yield Finding("config", str(path))
     yield from (Finding("config", line, warning=True) for line in warnings(config))
     yield from _database(config)
     quick = config.sync.model_copy(
-        update={"per_page": 1, "retries": 1, "run_deadline": min(config.sync.run_deadline, _PATIENCE)}
+        update={"per_page": 1, "retries": 1, "run_deadline": min(config.sync.run_deadline, _TIME_LIMIT)}
     )
     connect = wiring.connector(config.model_copy(update={"sync": quick}), clock)
     for source in config.sources:
@@ -82,24 +83,29 @@ def _level(config: Config, level: Level, path: Path | None) -> Finding:
     shown = str(path) if path else config.database.shown
     if level is Level.EMPTY:
         if path and not os.access(path.parent, os.W_OK):
-            hint = "create the folder, or set database.url to one that this user may write"
-            return Finding("database", f"cannot be made at {shown}", hint, 1)
-        return Finding("database", f"{shown}: none yet, will be made by the first sync")
+            hint = "create the folder, or set database.url to a folder that this user can write to"
+            return Finding("database", f"cannot be created at {shown}", hint, 1)
+        return Finding("database", f"{shown}: {'none yet' if path else 'empty'}; the first sync creates the tables")
     if level is Level.NEWER:
-        hint = "install that version here too"
+        hint = "install that version or a later one"
         return Finding("database", f"{shown}: written by a later version of rostersync", hint, 1)
     if level is Level.OLDER and not (path or config.database.auto_upgrade):
-        return Finding("database", f"{shown}: of an older version", "run `rostersync db upgrade`", 1)
+        return Finding("database", f"{shown}: has the schema of an older version", "run: rostersync db upgrade", 1)
     if level is Level.OLDER:
-        return Finding("database", f"{shown}: of an older version, will be upgraded by the next sync")
+        return Finding("database", f"{shown}: has the schema of an older version; the next sync upgrades it")
     return Finding("database", f"{shown}: schema {HEAD}")
 
 
 def _session(url: str) -> Finding:
     if probe.keeps_sessions(url):
-        return Finding("database", "keeps a session's lock from one transaction to the next")
-    hint = "let database.url name the server itself, or a pooler in session mode"
-    return Finding("database", "a pooler in transaction mode: it cannot hold the lock of the one writer", hint, 1)
+        return Finding("database", "session locks work (no transaction-mode pooler)")
+    hint = "set database.url to the server itself, or to a pooler in session mode"
+    return Finding(
+        "database",
+        "behind a pooler in transaction mode: session locks do not work, so there may be two writers",
+        hint,
+        1,
+    )
 
 
 # The sources -----------------------------------------------------------------------------------------------------
@@ -112,7 +118,7 @@ def _secret(source: Source) -> Iterator[Finding]:
 
 
 def _api(source: Source, students: Students) -> Finding:
-    """Ask for one student in a list, and for the same by id: both are needed."""
+    """Request one student in a list, and the same by id: rostersync needs both."""
     what = f"source {source.name}"
     page = students.first_page(Query())
     key = next((row.id for row in page.rows if row.id is not None), None)
@@ -122,6 +128,6 @@ def _api(source: Source, students: Students) -> Finding:
     try:
         students.get(key)
     except (Forbidden, Unauthorized) as error:
-        hint = "without it no removal can be proved; give the token the permission to read single students"
-        return Finding(what, f"the token may list students, but not read a single one: {error.message}", hint, 1)
-    return Finding(what, f"{source.base_url} lists {page.total_count} students, and tells of a single one")
+        hint = "without that no removal can be proved; give the token permission to read single students"
+        return Finding(what, f"the token can list students, but not read a single one: {error.message}", hint, 1)
+    return Finding(what, f"{source.base_url}: {count(page.total_count, 'student')} listed, single-student lookup works")

@@ -23,25 +23,28 @@ def command() -> None:
 @command.command()
 @configured
 def upgrade(session: Session) -> None:
-    """Set the database up, or bring an older one up to date."""
+    """Create the tables, or upgrade those of an older version."""
     probe.upgrade(session.config.database.url)
-    click.echo(f"the database has schema {HEAD}")
+    click.echo(f"schema {HEAD}: up to date")
 
 
 @command.command()
 @configured
 def current(session: Session) -> None:
     """Print the schema's revision."""
-    click.echo(probe.revision(session.config.database.url) or "none: the database is still empty")
+    click.echo(probe.revision(session.config.database.url) or "none: the database is empty")
 
 
 @command.command()
 @configured
 def check(session: Session) -> None:
-    """Tell whether the schema is up to date and as this version defines it; exit status 1 when it is not."""
+    """Check whether the schema is up to date and unchanged; exit status 1 when it is not."""
     url = session.config.database.url
     if probe.level(url) is Level.OLDER:
-        raise SchemaOutdated("the database has the schema of an older version", f"run: {session.command('db upgrade')}")
+        raise SchemaOutdated(
+            f"the database has the schema of an older version; this version needs schema {HEAD}",
+            f"run: {session.command('db upgrade')}",
+        )
     if drift := probe.drift(url):
-        raise StoreError(f"the tables are not as this version defines them: {'; '.join(drift)}", "undo what was done")
-    click.echo(f"the database has schema {HEAD}, as this version defines it")
+        raise StoreError(f"tables were changed by hand: {'; '.join(drift)}", "undo these changes")
+    click.echo(f"schema {HEAD}: up to date")

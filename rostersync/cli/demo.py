@@ -1,4 +1,4 @@
-"""`rostersync demo`: all of it in one command, with invented students and nothing to set up."""
+"""`rostersync demo`: everything in one command, with invented students and nothing to set up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rostersync.cli.options import Session, config_option, start_log
 from rostersync.cli.output import mark, table
 from rostersync.cli.simulator import serving
 from rostersync.cli.status import show_all
-from rostersync.cli.sync import carry_out, tell_all
+from rostersync.cli.sync import carry_out, show_outcomes
 from rostersync.clock import to_text
 from rostersync.config import load
 from rostersync.errors import RostersyncError
@@ -49,12 +49,12 @@ _DONE = {
     "update": "{} changed in some field",
     "clear": "{} had a field cleared",
     "archive": "{} archived (withdrawn, graduated or without a reason)",
-    "unarchive": "{} taken back from the archive",
+    "unarchive": "{} unarchived",
     "delete": "{} deleted",
     "restore": "{} restored after a deletion",
-    "login": "{} logged in, which is no change of the roster",
+    "login": "{} logged in, which does not change the roster",
 }
-_SHARE_OF_A_DAY = 20  # one in so many students has something happen to him
+_SHARE_OF_A_DAY = 20  # one student in so many has something happen
 
 
 @click.command()
@@ -63,30 +63,30 @@ _SHARE_OF_A_DAY = 20  # one in so many students has something happen to him
 @config_option
 @click.pass_obj
 def command(clock: SystemClock, /, *, students: int, seed: int, named: Path | None) -> int:  # noqa: ARG001 - see simulator
-    """Show it all with invented students: a first sync, a day at the school, a second sync, and questions to ask."""
+    """Show everything with invented students: a first sync, a day at school, a second sync, and some queries."""
     folder = Path(tempfile.mkdtemp(prefix="rostersync-demo-"))
     school = School(seed, students, clock)
     token = secrets.token_hex(16)
     with serving(App(school, token)) as base_url:
         session = _session(folder, base_url, token, clock)
-        _title(f"A school of {students} invented students, at a stand-in ManageBac on {base_url}")
+        _title(f"A school of {students:,} invented students, served by a stand-in ManageBac on {base_url}")
         before = _sync(session)
-        _title("A day at the school")
-        _tell_churn(_day(school, random.Random(seed), students // _SHARE_OF_A_DAY))  # noqa: S311 - a demo that repeats
-        _title("The next sync asks for the changes only")
+        _title("A day at school")
+        _show_churn(_day(school, random.Random(seed), students // _SHARE_OF_A_DAY))  # noqa: S311 - a demo that repeats
+        _title("The next sync reads only what changed")
         after = _sync(session)
         _title("rostersync status")
         show_all(session)
     _ask(folder / "roster.db", before, after)
-    _title("To look further")
+    _title("To look around")
     click.echo(f"sqlite3 {folder}/roster.db '{_EXAMPLE}'")
     click.echo(f"{_program()} {session.command('runs').removeprefix('rostersync ')}")
-    click.echo(f"rm -r {folder}   # when you have seen enough")
+    click.echo(f"rm -r {folder}   # to clean up")
     return 0
 
 
 def _program() -> str:
-    """Return what runs rostersync from the shell in this folder, be it installed there or not."""
+    """Return the command that runs rostersync from this folder, whether or not it is installed."""
     if shutil.which("rostersync"):
         return "rostersync"
     here = Path.cwd()
@@ -98,7 +98,7 @@ def _program() -> str:
 
 
 def _session(folder: Path, base_url: str, token: str, clock: SystemClock) -> Session:
-    """Set a school up as anybody would: a configuration and a token, in a folder of its own."""
+    """Set up a school as anybody would: a configuration and a token, in a folder of its own."""
     path = folder / "config.toml"
     path.write_text(_CONFIG.format(base_url=base_url), encoding="utf-8")
     (folder / "demo-token").touch(mode=0o600)
@@ -114,14 +114,14 @@ def _title(text: str) -> None:
 
 def _sync(session: Session) -> RunReport:
     (outcome,) = carry_out(session, [RunRequest("demo", RunKind.INCREMENTAL)])
-    tell_all(session, [outcome], as_json=False)
+    show_outcomes(session, [outcome], as_json=False)
     if outcome.exit_status or outcome.report is None:
-        raise RostersyncError("the demo's sync did not succeed", "what it said stands above")
+        raise RostersyncError("the demo's sync did not succeed", "see its message above")
     return outcome.report
 
 
 def _day(school: School, rng: random.Random, things: int) -> Counter[str]:
-    """Let so many things happen, a deletion that lasts among them."""
+    """Make so many changes, among them a deletion that lasts."""
     done = school.churn(rng, things)
     if not school.deleted() and (key := school.pick(rng, lambda version: version.living)):
         school.delete(key)
@@ -129,7 +129,7 @@ def _day(school: School, rng: random.Random, things: int) -> Counter[str]:
     return done
 
 
-def _tell_churn(done: Counter[str]) -> None:
+def _show_churn(done: Counter[str]) -> None:
     for action, words in _DONE.items():
         if done[action]:
             click.echo("  " + words.format(done[action]))
@@ -166,14 +166,14 @@ SELECT :t AS as_of, last_name, first_name, year_group_id, status
 
 
 def _ask(database: Path, before: RunReport, after: RunReport) -> None:
-    """Ask the database what a school asks of it, as any program that speaks SQL can."""
+    """Run queries that a school might run, as any program that speaks SQL can."""
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
         run = {"run": after.run_id}
-        _answer(connection, "How many are enrolled in each year group?", _YEAR_GROUPS, {})
+        _answer(connection, "How many students are enrolled in each year group?", _YEAR_GROUPS, {})
         _answer(connection, "Who left today?", _LEFT, run)
-        _answer(connection, "Which are the most frequent nationalities?", _NATIONALITIES, {})
+        _answer(connection, "What are the most common nationalities?", _NATIONALITIES, {})
         if changed := connection.execute(_CHANGED, run).fetchone():
-            question = f"What did we know of student {changed[0]} before today, and what do we now?"
+            question = f"What was stored about student {changed[0]} before today, and what is now?"
             times = [to_text(report.finished_at) for report in (before, after)]
             _answer(connection, question, _AS_OF, *({"id": changed[0], "t": time} for time in times))
 

@@ -1,4 +1,4 @@
-"""`rostersync init`: a configuration to begin with."""
+"""`rostersync init`: a configuration to start with."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from rostersync.errors import ConfigError
 @config_option
 @click.pass_context
 def command(ctx: click.Context, path: Path | None, named: Path | None) -> None:
-    """Write a commented configuration to PATH (./config.toml); a file that is there already is left alone."""
+    """Write a commented configuration to PATH (default: ./config.toml); an existing file is not overwritten."""
     path = path or config_named(ctx, named) or Path("config.toml")
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(TEMPLATE)
     except FileExistsError as error:
-        raise ConfigError([f"{path} is there already, and is left as it is"], "name another file") from error
+        raise ConfigError([f"{path} already exists, and was not overwritten"], "choose another name") from error
     except FileNotFoundError as error:
-        hint = "create the folder, or name another file"
-        raise ConfigError([f"cannot write {path}: there is no folder {path.parent}"], hint) from error
+        hint = "create the folder, or choose another path"
+        raise ConfigError([f"cannot write {path}: the folder {path.parent} does not exist"], hint) from error
     except OSError as error:
-        raise ConfigError([f"cannot write {path}: {os.strerror(error.errno or 0)}"], "name another file") from error
+        raise ConfigError([f"cannot write {path}: {os.strerror(error.errno or 0)}"], "choose another path") from error
     click.echo(f"wrote {path}; now set base_url in it, put the token where it says, and run: rostersync check")

@@ -1,4 +1,4 @@
-"""Options that several verbs have, and the words that they take."""
+"""Options that several commands share, and the types of their values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What a verb works with. `named` is the configuration's path where the command line gave one."""
+    """What a command works with. `named` is the configuration's path, where the command line gave one."""
 
     config: Config
     path: Path
@@ -34,11 +34,11 @@ class Session:
     named: Path | None
 
     def command(self, words: str) -> str:
-        """Return `rostersync WORDS` as it must be typed to mean the same configuration."""
+        """Return `rostersync WORDS` as it must be typed to use the same configuration."""
         return f"rostersync {words}" + (f" -c {shlex.quote(str(self.named))}" if self.named else "")
 
     def chosen(self, names: Sequence[str]) -> list[Source]:
-        """Return the sources with these names, each once; all, for none. Raises `ConfigError` for unknown ones."""
+        """Return the sources with these names, each once; without names all. Raises `ConfigError` for unknown ones."""
         known = {source.name: source for source in self.config.sources}
         unknown = [name for name in dict.fromkeys(names) if name not in known]
         if unknown:
@@ -49,7 +49,7 @@ class Session:
 def _unknown(name: str, known: list[str]) -> str:
     close = get_close_matches(name, known, n=1)
     meant = f"; did you mean {close[0]}?" if close else ""
-    return f"--source {name}: there is no such source; known: {', '.join(known)}{meant}"
+    return f"--source {name}: no such source; known: {', '.join(known)}{meant}"
 
 
 config_option = click.option(
@@ -58,18 +58,20 @@ config_option = click.option(
     "named",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The configuration; by default $ROSTERSYNC_CONFIG, ./config.toml or /etc/rostersync/config.toml.",
+    help="The configuration. Default: $ROSTERSYNC_CONFIG, ./config.toml or /etc/rostersync/config.toml.",
 )
 
 
 def config_named(ctx: click.Context, named: Path | None) -> Path | None:
-    """Return the configuration's path as the command line gave it, behind the verb or in front of it."""
-    before: Path | None = ctx.find_root().params.get("config")
-    return named or before
+    """Return the configuration's path as the command line gave it, after the command or before it."""
+    before = ctx.parent
+    while named is None and before is not None:
+        named, before = before.params.get("named"), before.parent
+    return named
 
 
 def configured(verb: Callable[..., int | None]) -> Callable[..., Any]:
-    """Give a verb the option --config, and the session that comes of it as its first argument."""
+    """Give a command the option --config, and the session that it leads to as its first argument."""
 
     @config_option
     @click.pass_context
@@ -85,7 +87,7 @@ def configured(verb: Callable[..., int | None]) -> Callable[..., Any]:
 
 
 def start_log(config: Config, *, daemon: bool = False) -> None:
-    """Let logs be as configured; a command that a person watches logs warnings only, unless at level debug."""
+    """Log as configured; a command that a person watches logs warnings only, unless at level debug."""
     level = config.logging.level
     level = "warning" if level == "info" and not daemon else level
     log.configure(level, config.logging.format, redact=_secrets(config))
@@ -96,7 +98,7 @@ def _secrets(config: Config) -> tuple[str, ...]:
     for source in config.sources:
         try:
             found.append(source.token().reveal())
-        except ConfigError:  # told by whoever needs it
+        except ConfigError:  # reported by whoever needs the token
             continue
     return tuple(found)
 
@@ -116,7 +118,7 @@ class Natural(click.IntRange):
 
 
 class Duration(click.ParamType[timedelta]):
-    """A text such as 90s, 10m or 1h30m."""
+    """A duration such as 90s, 10m or 1h30m."""
 
     name = "duration"
 
@@ -126,11 +128,11 @@ class Duration(click.ParamType[timedelta]):
         try:
             return parse_duration(value)
         except (ValueError, OverflowError):
-            self.fail(f"{value!r} is no duration such as 90s, 10m or 1h30m", param, ctx)
+            self.fail(f"{value!r} is not a duration such as 90s, 10m or 1h30m", param, ctx)
 
 
 class Moment(click.ParamType[datetime]):
-    """A time that names its offset from UTC, or a day, which begins at midnight UTC."""
+    """A time with its offset from UTC, or a day, which begins at midnight UTC."""
 
     name = "time"
 
@@ -140,7 +142,7 @@ class Moment(click.ParamType[datetime]):
         try:
             return from_text(value) if "T" in value.upper() else _midnight(value)
         except ValueError:
-            self.fail(f"{value!r} is no time such as 2026-03-01 or 2026-03-01T08:00:00Z", param, ctx)
+            self.fail(f"{value!r} is not a time such as 2026-03-01 or 2026-03-01T08:00:00Z", param, ctx)
 
 
 def _midnight(text: str) -> datetime:
@@ -149,5 +151,5 @@ def _midnight(text: str) -> datetime:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
 source_option = click.option(
-    "--source", "names", multiple=True, metavar="NAME", help="Only this source; may be given several times."
+    "--source", "names", multiple=True, metavar="NAME", help="Only this source; may be repeated."
 )

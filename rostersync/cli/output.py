@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,8 +14,7 @@ from rostersync.clock import to_text
 from rostersync.report import ignore_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
-    from datetime import datetime
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from rostersync.report import ProgressCallback
 
@@ -24,10 +24,15 @@ def document(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], *, folded: Collection[str] = ()) -> None:
-    """Print a table; None is an empty cell, numbers stand at the right.
+def as_json_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` as a JSON document holds them: times as text."""
+    return {key: to_text(value) if isinstance(value, datetime) else value for key, value in values.items()}
 
-    On a terminal too narrow for it the columns `folded` alone give way, or all of them where none is named.
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], *, folded: Collection[str] = ()) -> None:
+    """Print a table; None is an empty cell, numbers are aligned to the right.
+
+    On a terminal that is too narrow, only the columns `folded` are wrapped, or all of them where none is named.
     """
     cells = [[_cell(value) for value in row] for row in rows]
     right = [any(isinstance(row[n], int) for row in rows) for n in range(len(headers))]
@@ -46,7 +51,7 @@ def _padded(cell: str, width: int, right: bool) -> str:
 def _rich_table(
     headers: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], folded: Collection[str]
 ) -> None:
-    from rich import box  # noqa: PLC0415 - slow to import, and of no use when piped
+    from rich import box  # noqa: PLC0415 - slow to import, and not needed when piped
     from rich.console import Console  # noqa: PLC0415 - the same
     from rich.table import Table  # noqa: PLC0415 - the same
     from rich.text import Text  # noqa: PLC0415 - the same
@@ -55,7 +60,7 @@ def _rich_table(
     for header, at_right in zip(headers, right, strict=True):
         drawn.add_column(header, justify="right" if at_right else "left", no_wrap=header not in folded)
     for row in cells:
-        drawn.add_row(*map(Text, row))  # a text as it is: what it holds is no markup
+        drawn.add_row(*map(Text, row))  # what is in a cell is not markup
     Console().print(drawn)
 
 
@@ -66,12 +71,12 @@ def _cell(value: Any) -> str:
 
 
 def clean(text: str) -> str:
-    """Return `text` without characters that would move a terminal's cursor or end a line."""
+    """Return `text` without characters that would control a terminal or end a line."""
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def mark(text: str, colour: str) -> str:
-    """Return `text` in a colour, which is left out when it is piped."""
+    """Return `text` in a colour, without it when piped."""
     return click.style(text, fg=colour, bold=True)
 
 
@@ -80,10 +85,25 @@ def moment(when: datetime | None) -> str:
     return to_text(when)[:19].replace("T", " ") + "Z" if when else "never"
 
 
+def count(number: int, noun: str) -> str:
+    """Return how many there are of something, such as `1 request` or `1,200 students`; for people, never in JSON."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {_plural(noun)}"
+
+
+def _plural(noun: str) -> str:
+    return noun[:-1] + "ies" if noun.endswith("y") else f"{noun}s"
+
+
+def ago(seconds: float) -> str:
+    """Return how long ago something was, such as `just now` or `8 s ago`."""
+    return f"{span(int(seconds))} ago" if seconds >= 1 else "just now"
+
+
 def span(seconds: float) -> str:
-    """Return a duration in its two largest units, such as `3 h 20 min`."""
+    """Return a duration in its two largest units, such as `3 h 20 min`; a fraction, where there is one, below 10 s."""
     if seconds < 60:  # noqa: PLR2004 - seconds of a minute
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"  # noqa: PLR2004 - from there on all is slow
+        in_full = isinstance(seconds, int) or seconds >= 10  # noqa: PLR2004 - from there on all is slow
+        return f"{seconds:.0f} s" if in_full else f"{seconds:.2f} s"
     minutes = int(seconds) // 60
     parts = ((minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min"))
     return " ".join([f"{number} {unit}" for number, unit in parts if number][:2])
@@ -91,11 +111,11 @@ def span(seconds: float) -> str:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], ProgressCallback]]:
-    """Lend what makes a watch for a source: a bar on standard error, nothing where that is no terminal."""
+    """Lend what makes a source's progress bar, on standard error; where that is not a terminal, it shows nothing."""
     if not sys.stderr.isatty():
         yield lambda _source: ignore_progress
         return
-    from rich import progress as bars  # noqa: PLC0415 - slow to import, and of no use when piped
+    from rich import progress as bars  # noqa: PLC0415 - slow to import, and not needed when piped
     from rich.console import Console  # noqa: PLC0415 - the same
 
     columns = (

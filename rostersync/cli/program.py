@@ -1,6 +1,6 @@
-"""The command line as a whole: its verbs, and what becomes of an error.
+"""The command line as a whole: its commands, and what becomes of an error.
 
-A verb's module is imported when the verb is used, so that `--help` and the like need not wait for libraries.
+A command's module is imported when it is used, so that `--help` and the like need not wait for libraries.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ log = logging.getLogger(__name__)  # the plain one: structlog takes as long to i
 
 VERBS = {
     "init": "Write a commented configuration",
-    "check": "Tell whether configuration, database and API work",
+    "check": "Check whether configuration, database and API work",
     "sync": "Run each source once",
-    "resync": "Read everything anew: sync --full",
+    "resync": "Read everything again: sync --full",
     "run": "Run the daemon, in the foreground",
-    "verify": "Prove that the replica is what the API serves",
-    "status": "Tell how fresh each source is",
-    "runs": "List recent runs",
-    "source": "Forget a school that is no longer configured",
+    "verify": "Compare the replica with ManageBac",
+    "status": "Show how fresh each source is, and what needs attention",
+    "runs": "List recent runs, or show one",
+    "source": "Forget a source that is no longer configured",
     "db": "Set up, upgrade and check the database",
-    "students": "Ask the API for students",
+    "students": "Read students straight from the API",
     "simulator": "Serve a stand-in ManageBac",
-    "demo": "Show it all, with invented students",
+    "demo": "Show everything, with invented students",
 }
 _BROKEN_PIPE = 128 + 13  # what a shell reports of a program that a closed pipe has ended
 
 
 class Program(click.Group):
-    """The verbs, found by name; every error ends as lines on standard error and an exit status."""
+    """The commands, found by name; every error ends as lines on standard error and an exit status."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(VERBS)
@@ -63,9 +63,9 @@ class Program(click.Group):
     def main(  # type: ignore[override] # click's may return instead of ending the process; this one never does
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> NoReturn:
-        """Do what `args` say (the process's, by default), and exit with the status that the contract gives."""
+        """Run `args` (default: those of the process), and exit with the status that the contract gives."""
         for stream in (sys.stdout, sys.stderr):
-            with suppress(AttributeError):  # a name in a script that the terminal cannot show is no reason to fail
+            with suppress(AttributeError):  # a name that the terminal's encoding cannot show is no reason to fail
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # not of every stream
         clock = SystemClock()
         with on_signals(clock):
@@ -78,7 +78,7 @@ class Program(click.Group):
 
 
 def _end(error: Exception) -> int:
-    """Tell what went wrong, and return the exit status for it."""
+    """Report what went wrong, and return its exit status."""
     status = 1
     match error:
         case click.ClickException():
@@ -88,16 +88,18 @@ def _end(error: Exception) -> int:
             print_error(error)
             status = error.exit_status
         case Stopped():
-            print_stderr(f"stopped by {_name(error.signal)}; what was under way is not applied")
+            print_stderr(f"stopped by {_name(error.signal)}; nothing unfinished was applied")
             status = 128 + error.signal
         case click.Abort():
             status = 128 + Signals.SIGINT
         case BrokenPipeError():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to be flushed
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
             status = _BROKEN_PIPE
-        case _:  # nobody foresaw it, and nobody shall read a traceback
+        case _:  # unforeseen; a traceback might name people
             log.debug("unexpected", exc_info=error)
-            print_stderr(f'unexpected: {type(error).__name__}; run again with logging.level = "debug" for details')
+            print_stderr(
+                f'unexpected error: {type(error).__name__}; run again with logging.level = "debug" for details'
+            )
     return status
 
 
@@ -120,11 +122,11 @@ def print_error(error: RostersyncError, about: str = "") -> None:
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="The configuration.")
+@click.option("-c", "--config", "named", type=click.Path(path_type=Path), metavar="FILE", help="The configuration.")
 @click.version_option(__version__, prog_name="rostersync", message="%(prog)s %(version)s")
-def program(config: Path | None) -> None:
+def program(named: Path | None) -> None:
     """Keep an exact local replica of a school's ManageBac students, in SQLite or PostgreSQL.
 
     To begin: `rostersync demo` shows what it does; `rostersync init` writes a configuration; `rostersync check`
-    tells whether it works; `rostersync sync` reads the students; `rostersync run` keeps them up to date.
+    tells you what to fix; `rostersync sync` reads the students; `rostersync run` keeps them up to date.
     """

@@ -1,4 +1,4 @@
-"""How runs that have ended look on a terminal."""
+"""How finished runs look on a terminal."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rostersync.cli.output import mark, moment, span
+from rostersync.cli.output import count, mark, moment, span
 from rostersync.cli.program import print_error, print_stderr
 from rostersync.report import Counts, RunState
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rostersync.cli.options import Session
     from rostersync.errors import RostersyncError
     from rostersync.report import RunReport
@@ -19,46 +21,19 @@ if TYPE_CHECKING:
 COLOURS = {RunState.SUCCEEDED: "green", RunState.FAILED: "red", RunState.DRY_RUN: "cyan"}
 
 _PARTS = ("inserted", "updated", "unchanged", "restored", "quarantined", "ignored")
-_BESIDE = (("deleted", "removed"), ("removals_held", "removals held"), ("stale", "first seen older"))
 
 
 def show(outcome: Outcome, session: Session) -> None:
-    """Print how a source's run ended: its figures on standard output, what is wrong on standard error."""
+    """Print how a source's run ended: its figures on standard output, what went wrong on standard error."""
     if outcome.report is not None:
-        _print(outcome.report)
+        show_run(outcome.report)
         explain(outcome, session)
     elif outcome.error is not None:
-        _tell(outcome.error, outcome.source)
+        _print_error(outcome.error, outcome.source)
 
 
-def explain(outcome: Outcome, session: Session) -> None:
-    """Tell on standard error why a run is not what it should be, and what to do next."""
-    report = outcome.report
-    if report is None:
-        if outcome.error is not None:
-            _tell(outcome.error, outcome.source)
-        return
-    for notice in report.notices:
-        print_stderr(f"{report.source}: {notice}")
-    if outcome.exit_status:
-        print_stderr(f"{report.source}: {_ending(report)}: {report.error or 'no reason is known'}")
-        if hint := _hint(report, session):
-            print_stderr(f"hint: {hint}")
-
-
-def _tell(error: RostersyncError, source: str) -> None:
-    print_error(error, "" if f"source {source}" in error.message else source)
-
-
-def _hint(report: RunReport, session: Session) -> str:
-    if report.counts.removals_held and report.run_id is not None:
-        return f"if these students are gone, carry it out: {session.command(f'sync --approve {report.run_id}')}"
-    if report.state is RunState.INCOMPLETE:
-        return "what could be read is applied; the next run asks for the rest"
-    return report.hint
-
-
-def _print(report: RunReport) -> None:
+def show_run(report: RunReport) -> None:
+    """Print how a run ended, what it did, and what it cost."""
     state = mark(_ending(report), _colour(report))
     what = report.kind if report.run_id is None else f"{report.kind} run {report.run_id}"
     click.echo(f"{report.source}: {what} {state} in {span(report.duration_s)}")
@@ -66,11 +41,47 @@ def _print(report: RunReport) -> None:
         click.echo(f"  {figures(report.counts)}")
     marks = report.watermarks
     click.echo(f"  watermarks: modified {moment(marks.modified)}, deleted {moment(marks.deleted)}")
-    click.echo(f"  {report.requests} requests, {report.retries} of them repeated")
+    click.echo(f"  {count(report.requests, 'request')}, {count(report.retries, 'retry')}")
+
+
+def show_reasons(error: str | None, notices: Iterable[str]) -> None:
+    """Print why a run ended as it did, where there is a reason, and what else it gave notice of."""
+    if error:
+        click.echo(f"  why: {error}")
+    for notice in notices:
+        click.echo(f"  note: {notice}")
+
+
+def explain(outcome: Outcome, session: Session) -> None:
+    """Print on standard error why a run is not what it should be, and what to do next."""
+    report = outcome.report
+    if report is None:
+        if outcome.error is not None:
+            _print_error(outcome.error, outcome.source)
+        return
+    for notice in report.notices:
+        print_stderr(f"{report.source}: {notice}")
+    if outcome.exit_status:
+        print_stderr(f"{report.source}: {_ending(report)}: {report.error or 'for an unknown reason'}")
+        if hint := _hint(report, session):
+            print_stderr(f"hint: {hint}")
+
+
+def _print_error(error: RostersyncError, source: str) -> None:
+    print_error(error, "" if f"source {source}" in error.message else source)
+
+
+def _hint(report: RunReport, session: Session) -> str:
+    if report.counts.removals_held and report.run_id is not None:
+        see, approve = (session.command(f"{verb} {report.run_id}") for verb in ("runs show", "sync --approve"))
+        return f"see which students: {see}; if they are gone, approve: {approve}"
+    if report.state is RunState.INCOMPLETE:
+        return "what could be read is applied; the next run reads the rest"
+    return report.hint
 
 
 def _ending(report: RunReport) -> str:
-    """Return how a run ended, in words; of a dry run, how the run itself would have."""
+    """Return how a run ended, in words; for a dry run, how the real run would have."""
     if report.state is not RunState.DRY_RUN:
         return str(report.state)
     if not report.exit_status:
@@ -82,7 +93,7 @@ def _ending(report: RunReport) -> str:
 
 
 def _has_failed(report: RunReport) -> bool:
-    """Tell whether nothing came of a run; a dry run that failed is known by its status and its lack of figures."""
+    """Return whether a run failed; a dry run that did is known by its status and its lack of figures."""
     if report.state is RunState.DRY_RUN:
         return report.exit_status == RunState.FAILED.exit_status and report.counts == Counts()
     return report.state is RunState.FAILED
@@ -96,7 +107,16 @@ def _colour(report: RunReport) -> str:
 
 def figures(counts: Counts) -> str:
     """Return a run's counts in words, without those that are 0."""
-    parts = [f"{getattr(counts, name)} {name}" for name in _PARTS if getattr(counts, name)]
-    received = f"{counts.fetched} received" + (f": {', '.join(parts)}" if parts else "")
-    beside = [f"{getattr(counts, name)} {words}" for name, words in _BESIDE if getattr(counts, name)]
-    return "; ".join([received, *beside])
+    parts = [f"{getattr(counts, name):,} {name}" for name in _PARTS if getattr(counts, name)]
+    received = [f"{counts.fetched:,} received: {', '.join(parts)}"] if parts else []
+    return "; ".join([*received, *_beside(counts)]) or "no changes"
+
+
+def _beside(counts: Counts) -> list[str]:
+    """Return the counts that stand beside the students received."""
+    words = (
+        (counts.deleted, f"{counts.deleted:,} removed"),
+        (counts.removals_held, f"{count(counts.removals_held, 'removal')} held"),
+        (counts.stale, f"{counts.stale:,} received stale"),
+    )
+    return [text for number, text in words if number]

@@ -1,4 +1,4 @@
-"""`rostersync resync`: the whole roster anew."""
+"""`rostersync resync`: the whole roster again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from rostersync.cli.options import configured, json_option, source_option
 from rostersync.cli.output import document
-from rostersync.cli.sync import carry_out, tell_all
+from rostersync.cli.sync import carry_out, show_outcomes
 from rostersync.report import RunKind, RunRequest
 from rostersync.runs import wiring
 from rostersync.store import requests
@@ -20,30 +20,33 @@ if TYPE_CHECKING:
 
 @click.command()
 @source_option
-@click.option("--no-wait", is_flag=True, help="Leave the request in the database, and return.")
+@click.option("--no-wait", is_flag=True, help="Queue the request, and return.")
 @json_option
 @configured
 def command(session: Session, names: tuple[str, ...], no_wait: bool, as_json: bool) -> int:
-    """Read everything anew: `sync --full` under the name that operators look for.
+    """Read everything again: the same as `sync --full`.
 
-    With --no-wait the source's next run carries the request out, whoever does that.
+    With --no-wait the request is queued, and the next run of the source carries it out, in whichever process.
     """
     sources = session.chosen(names)
     if not no_wait:
         outcomes = carry_out(session, [RunRequest(source.name, RunKind.FULL) for source in sources])
-        return tell_all(session, outcomes, as_json=as_json)
+        return show_outcomes(session, outcomes, as_json=as_json)
     store = wiring.open_store(session.config, session.clock, create=True)
-    left = [_leave(store, source.name) for source in sources]
+    queued = [_queue(store, source.name) for source in sources]
     if as_json:
-        document({"requests": left})
+        document({"requests": queued})
         return 0
-    for request in left:
-        who = "somebody is at this source now" if request["lock_held"] else "nobody is at this source now"
-        click.echo(f"{request['source']}: request {request['request_id']} is left for the next run; {who}")
+    for request in queued:
+        now = "a run is in progress" if request["lock_held"] else "no run in progress"
+        click.echo(
+            f"{request['source']}: request {request['request_id']} queued; "
+            f"the next run of this source will carry it out ({now})"
+        )
     return 0
 
 
-def _leave(store: Store, source: str) -> dict[str, Any]:
+def _queue(store: Store, source: str) -> dict[str, Any]:
     with store.writing() as connection:
         number = requests.file(connection, RunRequest(source, RunKind.FULL, wait=None), store.clock.now())
     return {"source": source, "request_id": number, "lock_held": store.is_held(source)}

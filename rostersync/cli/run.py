@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.command()
 @configured
 def command(session: Session) -> int:
-    """Run the daemon, in the foreground: every source as [schedule] says, until SIGTERM or Ctrl-C."""
+    """Run the daemon, in the foreground: sync each source on the [schedule], until SIGTERM or Ctrl-C."""
     start_log(session.config, daemon=True)
     serve(session.config, session.clock)
     return 0

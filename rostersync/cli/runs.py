@@ -1,32 +1,44 @@
-"""`rostersync runs`: what was done lately."""
+"""`rostersync runs`: recent runs; and one run, with the students that a held one would remove."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rostersync.cli.options import Natural, configured, json_option
-from rostersync.cli.output import document, moment, span, table
-from rostersync.cli.reports import figures
-from rostersync.clock import to_text
+from rostersync.cli.options import Natural, config_option, configured, json_option
+from rostersync.cli.output import as_json_values, count, document, moment, span, table
+from rostersync.cli.reports import figures, show_reasons, show_run
+from rostersync.errors import RostersyncError
 from rostersync.report import RunState
 from rostersync.runs import wiring
 from rostersync.store.runs import recent
+from rostersync.store.status import run_details
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rostersync.cli.options import Session
     from rostersync.report import RunReport
+    from rostersync.store.status import RunDetails
 
 _HEADERS = ("run", "source", "kind", "state", "finished", "took", "outcome")
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--limit", type=Natural(), default=20, show_default=True, help="How many, newest first.")
 @json_option
+@config_option
+@click.pass_context
+def command(ctx: click.Context, named: Path | None, limit: int, as_json: bool) -> None:
+    """List recent runs of all sources, newest first; or show one of them."""
+    if ctx.invoked_subcommand is None:
+        _list(named=named, limit=limit, as_json=as_json)
+
+
 @configured
-def command(session: Session, limit: int, as_json: bool) -> None:
-    """List recent runs of all sources, newest first."""
+def _list(session: Session, limit: int, as_json: bool) -> None:
     store = wiring.open_store(session.config, session.clock, create=False)
     with store.reading() as connection:
         reports = recent(connection, limit)
@@ -37,8 +49,8 @@ def command(session: Session, limit: int, as_json: bool) -> None:
 
 
 def _json(report: RunReport) -> dict[str, Any]:
-    times = {"started_at": to_text(report.started_at), "finished_at": to_text(report.finished_at)}
-    return {**report.to_json(), **times}
+    times = {"started_at": report.started_at, "finished_at": report.finished_at}
+    return {**report.to_json(), **as_json_values(times)}
 
 
 def _row(report: RunReport) -> tuple[Any, ...]:
@@ -50,3 +62,64 @@ def _outcome(report: RunReport) -> str:
     """Return a run's figures, which a failed one has not, and what was wrong with it."""
     done = "" if report.state is RunState.FAILED else figures(report.counts)
     return "; ".join(filter(None, (done, report.error)))
+
+
+# One run ---------------------------------------------------------------------------------------------------------
+
+_NOTICED = {"stream": "the deleted feed lists the student", "sweep": "the last full run did not find them"}
+_HELD_HEADERS = ("id", "last name", "first name", "known since", "deleted in ManageBac", "noticed")
+_CLOSED = {
+    "approved": "nothing waits for approval: its removals were approved",
+    "superseded": "nothing waits for approval: a later run has settled its removals",
+}
+
+
+@command.command()
+@click.argument("run_id", type=Natural())
+@json_option
+@configured
+def show(session: Session, run_id: int, as_json: bool) -> None:
+    """Show one run, and of a held one each student it would remove.
+
+    Names are printed, with how and since when each removal is known, for whoever decides about the approval.
+    """
+    store = wiring.open_store(session.config, session.clock, create=False)
+    with store.reading() as connection:
+        details = run_details(connection, run_id)
+    if details is None:
+        raise RostersyncError(f"there is no run {run_id}", f"see which there are: {session.command('runs')}")
+    approval = session.command(f"sync --approve {run_id}") if details.plan == "open" else None
+    before = click.get_current_context().parent
+    if as_json or (before and before.params["as_json"]):  # `runs --json show` means it as well
+        document({"run": _details_json(details, approval)})
+    else:
+        _show(details, approval)
+
+
+def _details_json(details: RunDetails, approval: str | None) -> dict[str, Any]:
+    return {
+        **_json(details.report),
+        "notices": list(details.report.notices),
+        "plan": details.plan,
+        "removals": [as_json_values(asdict(student)) for student in details.held],
+        "approve_with": approval,
+    }
+
+
+def _show(details: RunDetails, approval: str | None) -> None:
+    report = details.report
+    show_run(report)
+    click.echo(f"  finished {moment(report.finished_at)}")
+    show_reasons(report.error, report.notices)
+    if details.plan in _CLOSED:
+        click.echo(f"  {_CLOSED[details.plan]}")
+    if approval is None:
+        return
+    click.echo(f"\n{count(len(details.held), 'removal')} waiting for approval:")
+    rows = [
+        (s.id, s.last_name, s.first_name, moment(s.known_since), s.deleted_at and moment(s.deleted_at), noticed)
+        for s in details.held
+        for noticed in [_NOTICED[s.deletion_source]]
+    ]
+    table(_HELD_HEADERS, rows, folded=("known since", "deleted in ManageBac", "noticed"))
+    click.echo(f"\nif these students are gone, approve: {approval}")

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the first asks for the end, a second one is the end."""
+"""SIGTERM and Ctrl-C: the first asks the process to end, a second one ends it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rostersync.clock import SystemClock
 
 GRACE = 4.0
-"""Seconds that an orderly end may take. Nothing is ever half applied, so it is safe to leave without one."""
+"""Seconds that an orderly end may take. Nothing is ever half applied, so it is safe to end without one."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -32,8 +32,8 @@ def on_signals(clock: SystemClock) -> Iterator[None]:
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     before = {number: signal.signal(number, _do_nothing) for number in _SIGNALS}
-    # The interpreter writes the number here at once, whatever the main thread is busy with: a handler in Python would
-    # have to wait for it, and could meet a lock that the main thread holds.
+    # The interpreter writes the number here at once, whatever the main thread is doing: a handler in Python would
+    # have to wait for that thread, and might need a lock that it holds.
     earlier = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader, clock), name="signals", daemon=True).start()
     try:
@@ -46,7 +46,7 @@ def on_signals(clock: SystemClock) -> Iterator[None]:
 
 
 def _do_nothing(*_: object) -> None:
-    """Be a handler, so that the signal neither kills nor raises."""
+    """Handle a signal, so that it neither kills nor raises."""
 
 
 def _watch(reader: socket.socket, clock: SystemClock) -> None:
@@ -60,5 +60,5 @@ def _watch(reader: socket.socket, clock: SystemClock) -> None:
         except TimeoutError:
             last = first
         if last:
-            os.write(2, f"ended by {signal.Signals(last[0]).name}, without waiting for what was under way\n".encode())
+            os.write(2, f"ended by {signal.Signals(last[0]).name} without waiting for unfinished work\n".encode())
             os._exit(128 + last[0])

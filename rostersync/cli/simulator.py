@@ -1,4 +1,4 @@
-"""`rostersync simulator`: a stand-in ManageBac on loopback, to try things out on."""
+"""`rostersync simulator`: a stand-in ManageBac on loopback, to try things out."""
 
 from __future__ import annotations
 
@@ -27,15 +27,25 @@ _FEEDS = ("full", "full_deleted_at", "stub", "ignored", "empty")
 @click.option("--students", type=click.IntRange(0, 1_000_000), default=1200, show_default=True, help="How many.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same school.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="0, the default: any free one.")
-@click.option("--token", default="simulator-token", show_default=True, help="The token that it accepts.")
+@click.option("--token", default="simulator-token", show_default=True, help="The token it accepts.")
 @click.option(
-    "--churn", type=click.FloatRange(0, 6000), default=0.0, metavar="PER_MINUTE", help="Changes to students a minute."
+    "--churn", type=click.FloatRange(0, 6000), default=0.0, metavar="PER_MINUTE", help="Changes to students per minute."
 )
-@click.option("--order", type=click.Choice(_ORDERS), default="id", show_default=True, help="Of the list.")
-@click.option("--deleted-feed", type=click.Choice(_FEEDS), default="full", show_default=True, help="What it answers.")
-@click.option("--per-page-cap", type=click.IntRange(1, 200), default=200, show_default=True, help="Rows of a page.")
+@click.option("--order", type=click.Choice(_ORDERS), default="id", show_default=True, help="Order of the list.")
+@click.option(
+    "--deleted-feed",
+    type=click.Choice(_FEEDS),
+    default="full",
+    show_default=True,
+    help="What the deleted feed answers.",
+)
+@click.option(
+    "--per-page-cap", type=click.IntRange(1, 200), default=200, show_default=True, help="Most rows of a page."
+)
 @click.option("--clock-skew", type=float, default=0.0, metavar="SECONDS", help="How far its clock is ahead.")
-@click.option("--late-commit", type=float, default=0.0, metavar="SECONDS", help="From a change to its appearance.")
+@click.option(
+    "--late-commit", type=float, default=0.0, metavar="SECONDS", help="Delay from a change to its appearance."
+)
 @click.option("--nulls", is_flag=True, help="Render fields without a value as null.")
 @config_option
 @click.pass_obj
@@ -48,7 +58,7 @@ def command(
     port: int,
     token: str,
     churn: float,
-    named: Path | None,  # noqa: ARG001 - all verbs take it; this one needs none
+    named: Path | None,  # noqa: ARG001 - all commands take it; this one needs none
     **switches: Any,
 ) -> None:
     """Serve a stand-in ManageBac on this machine, with invented students, until Ctrl-C."""
@@ -56,11 +66,11 @@ def command(
     with serving(App(school, token), port) as base_url:
         click.echo(f'# a source for the configuration:\n[[sources]]\nname = "simulator"\nbase_url = "{base_url}"\n')
         click.echo(f"# and its token, for the shell:\nexport ROSTERSYNC_TOKEN={token}\n")
-        print_stderr(f"{students} students at {base_url}; Ctrl-C ends it")
+        print_stderr(f"{students:,} students at {base_url}; Ctrl-C to stop")
         try:
             _live(school, clock, churn, random.Random(seed))  # noqa: S311 - a simulation that must repeat
         except Stopped:
-            print_stderr("ended")
+            print_stderr("stopped")
 
 
 def _switches(*, late_commit: float, **switches: Any) -> Switches:
@@ -69,7 +79,7 @@ def _switches(*, late_commit: float, **switches: Any) -> Switches:
 
 @contextmanager
 def serving(app: App, port: int = 0) -> Iterator[str]:
-    """Serve `app` on loopback; yields its base_url. Raises `RostersyncError` when the port is taken."""
+    """Serve `app` on loopback; yields its base_url. Raises `RostersyncError` when the port is in use."""
     try:
         server = Server(app, port=port)
     except OSError as error:
@@ -79,7 +89,7 @@ def serving(app: App, port: int = 0) -> Iterator[str]:
 
 
 def _live(school: School, clock: Clock, churn: float, rng: random.Random) -> None:
-    """Let things happen to students, `churn` a minute, for ever; ends by `Stopped`."""
+    """Change students, `churn` times a minute, until `Stopped` is raised."""
     while True:
         clock.sleep(60 / churn if churn else 3600)
         if churn:

@@ -1,4 +1,4 @@
-"""`rostersync source`: what is kept of a school that the configuration no longer names."""
+"""`rostersync source`: what the database holds of a source that is no longer configured."""
 
 from __future__ import annotations
 
@@ -8,31 +8,34 @@ from typing import TYPE_CHECKING
 import click
 
 from rostersync.cli.options import configured
+from rostersync.cli.output import count
 from rostersync.errors import ConfigError
 from rostersync.runs import wiring
 from rostersync.store.forget import forget, holdings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rostersync.cli.options import Session
 
 
 @click.group()
 def command() -> None:
-    """Look after the sources that the database knows."""
+    """Manage the sources in the database."""
 
 
 @command.command("forget")
 @click.argument("name")
-@click.option("--dry-run", is_flag=True, help="Tell what would be purged, and purge nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be purged, and purge nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @configured
 def forget_source(session: Session, name: str, dry_run: bool, yes: bool) -> None:
-    """Purge every row of a source that the configuration no longer names, its history and its runs included.
+    """Purge every row of a source that is no longer configured, its history and its runs included.
 
-    There is no way back but a backup.
+    Only a backup can bring them back.
     """
     if name in {source.name for source in session.config.sources}:
-        hint = f"take the source {name} out of {session.path} first"
+        hint = f"remove the source {name} from {session.path} first"
         raise ConfigError(
             [f"source forget {name}: the source is configured, so the next run would bring it back"], hint
         )
@@ -40,22 +43,25 @@ def forget_source(session: Session, name: str, dry_run: bool, yes: bool) -> None
     with store.reading() as connection:
         kept = holdings(connection, name)
     if kept is None:
-        hint = f"see which it knows: {session.command('status')}"
-        raise ConfigError([f"source forget {name}: the database knows no such source"], hint)
-    told = ", ".join(f"{number} {kind}" for kind, number in kept.items() if number) or "nothing"
+        hint = f"see which there are: {session.command('status')}"
+        raise ConfigError([f"source forget {name}: no such source in the database"], hint)
+    figures = _figures(kept)
     if dry_run:
-        click.echo(f"{name}: would purge {told}")
+        click.echo(f"{name}: would purge {figures}")
         return
-    _confirm(name, told, yes=yes)
+    _confirm(name, figures, yes=yes)
     with store.lease(name, "rostersync source forget") as lease:
         purged = forget(lease)
-    told = ", ".join(f"{number} {kind}" for kind, number in purged.items() if number) or "nothing"
-    click.echo(f"{name}: purged {told}")
+    click.echo(f"{name}: purged {_figures(purged)}")
 
 
-def _confirm(name: str, told: str, *, yes: bool) -> None:
+def _figures(rows: Mapping[str, int]) -> str:
+    return ", ".join(count(number, kind) for kind, number in rows.items() if number) or "nothing"
+
+
+def _confirm(name: str, figures: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
         raise ConfigError([f"source forget {name}: without a terminal it needs --yes"], "try it with --dry-run first")
-    click.confirm(f"Purge {told} of source {name}?", abort=True)
+    click.confirm(f"Purge {figures} of source {name}?", abort=True)

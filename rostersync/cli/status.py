@@ -1,16 +1,15 @@
-"""`rostersync status`: how fresh each source is, and what waits for somebody."""
+"""`rostersync status`: how fresh each source is, and what needs attention."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rostersync.cli.options import configured, json_option
-from rostersync.cli.output import document, mark, moment, span
-from rostersync.clock import to_text
+from rostersync.cli.output import ago, as_json_values, count, document, mark, moment
+from rostersync.cli.reports import show_reasons
 from rostersync.report import RunState
 from rostersync.runs import wiring
 from rostersync.store.status import health
@@ -25,7 +24,10 @@ if TYPE_CHECKING:
 @json_option
 @configured
 def command(session: Session, as_json: bool) -> None:
-    """Tell how fresh each source is, who is at it, which removals wait for approval, and what is in quarantine."""
+    """Show how fresh each source is, which process is syncing it, and what needs attention.
+
+    Also shows why its last run failed, which removals wait for approval, and how many records are in quarantine.
+    """
     if as_json:
         document({"sources": [_json(source) for source in _sources(session)]})
     else:
@@ -58,8 +60,7 @@ def _holder(store: Store, name: str, row: Health | None) -> str | None:
 def _json(source: _Source) -> dict[str, Any]:
     facts = asdict(source.health) if source.health else {"source": source.name}
     facts.pop("holder", None)
-    spelled = {key: to_text(value) if isinstance(value, datetime) else value for key, value in facts.items()}
-    return {**spelled, "configured": source.is_configured, "lock_holder": source.holder}
+    return {**as_json_values(facts), "configured": source.is_configured, "lock_holder": source.holder}
 
 
 def show_all(session: Session) -> None:
@@ -67,33 +68,46 @@ def show_all(session: Session) -> None:
     for source in _sources(session):
         _show_health(source, session)
         if source.holder:
-            click.echo(f"  being written by {source.holder}")
+            click.echo(f"  sync in progress: {source.holder}")
 
 
 def _show_health(source: _Source, session: Session) -> None:
     row = source.health
     if row and not source.is_configured:
         gone = mark("no longer configured", "yellow")
-        click.echo(f"{source.name}: {gone}; {row.live_students} students of it are still in the database")
+        click.echo(f"{source.name}: {gone}; still in the database: {count(row.live_students, 'student')}")
     elif row is None or row.last_run_id is None:
         click.echo(f"{source.name}: {mark('never run', 'yellow')}; to begin: {session.command('sync')}")
     else:
         _show_figures(row)
+        _show_last_run(row)
         _show_troubles(row, session)
 
 
 def _show_figures(row: Health) -> None:
-    age = "never succeeded" if row.age_seconds is None else f"last success {span(max(row.age_seconds, 0))} ago"
+    age = "no success yet" if row.age_seconds is None else f"last success {ago(row.age_seconds)}"
     good = row.last_state == RunState.SUCCEEDED
     click.echo(f"{row.source}: {age}; run {row.last_run_id} {mark(str(row.last_state), 'green' if good else 'yellow')}")
-    click.echo(f"  {row.live_students} students, {row.deleted_students} deleted, {row.quarantined} in quarantine")
+    people = f"{count(row.live_students, 'student')}, {row.deleted_students:,} deleted"
+    click.echo(f"  {people}, {row.quarantined:,} in quarantine")
     click.echo(f"  watermarks: modified {moment(row.modified_watermark)}, deleted {moment(row.deleted_watermark)}")
-    click.echo(f"  last read in full {moment(row.last_clean_full_at)}")
+    click.echo(f"  last full read: {moment(row.last_clean_full_at)}")
+
+
+def _show_last_run(row: Health) -> None:
+    """Print why the last run ended as it did, and why its success may not count."""
+    show_reasons(row.last_error, row.last_notices or ())
+    succeeded = row.last_state in {RunState.SUCCEEDED, RunState.HELD}
+    if succeeded and row.last_finished_at != row.last_success_at:
+        when = f"{mark('in the future', 'yellow')} ({moment(row.last_finished_at)})"
+        click.echo(f"  run {row.last_run_id} ended {when}, so it does not count: check the clock of this machine")
 
 
 def _show_troubles(row: Health, session: Session) -> None:
     if row.held_run_id is not None:
-        way = session.command(f"sync --approve {row.held_run_id}")
-        click.echo(f"  {mark('held', 'yellow')}: removals of run {row.held_run_id} wait for approval: {way}")
+        held, run_id = mark("held", "yellow"), row.held_run_id
+        click.echo(f"  {held}: the removals of run {run_id} wait for approval")
+        click.echo(f"    to see them:     {session.command(f'runs show {run_id}')}")
+        click.echo(f"    to approve them: {session.command(f'sync --approve {run_id}')}")
     if row.deleted_feed_ignored:
-        click.echo("  the API does not tell of deletions: they are found by full runs only")
+        click.echo("  the API does not report deletions: only full runs find them")

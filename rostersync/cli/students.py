@@ -1,4 +1,4 @@
-"""`rostersync students`: straight from the API, past the database."""
+"""`rostersync students`: straight from the API, without the database."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rostersync.cli.options import Moment, Natural, configured, json_option
-from rostersync.cli.output import document, table
+from rostersync.cli.output import count, document, table
 from rostersync.cli.program import print_stderr
 from rostersync.clock import to_text
 from rostersync.errors import ConfigError, RostersyncError
@@ -32,10 +32,10 @@ _NAMES = ("id", *FIELD_NAMES, "extra")
 
 @click.group()
 def command() -> None:
-    """Ask the API for students; the database has no part in it."""
+    """Read students straight from the API, without the database."""
 
 
-_one_source = click.option("--source", "name", metavar="NAME", help="Which source, where there are several.")
+_one_source = click.option("--source", "name", metavar="NAME", help="The source, where there are several.")
 
 
 @contextmanager
@@ -50,14 +50,14 @@ def _opened(session: Session, name: str | None) -> Iterator[Students]:
 
 @command.command(name="list")
 @_one_source
-@click.option("--id", "ids", type=Natural(), multiple=True, help="Only this id; may be given often.")
-@click.option("--archived/--no-archived", default=None, help="Only archived ones, or none of them.")
-@click.option("--status", help="Only those of this status.")
-@click.option("--modified-since", type=Moment(), help="Only those modified since then.")
-@click.option("--deleted-since", type=Moment(), help="Those deleted since then, instead of the living.")
-@click.option("--year-group", "year_groups", type=int, multiple=True, help="Only this year group's.")
-@click.option("--homeroom-advisor", "advisors", type=int, multiple=True, help="Only this advisor's.")
-@click.option("--q", help="Only those whom the API's search finds.")
+@click.option("--id", "ids", type=Natural(), multiple=True, help="Only this id; may be repeated.")
+@click.option("--archived/--no-archived", default=None, help="Only archived students, or only others.")
+@click.option("--status", help="Only students with this status.")
+@click.option("--modified-since", type=Moment(), help="Only students modified since then.")
+@click.option("--deleted-since", type=Moment(), help="Students deleted since then, instead of current ones.")
+@click.option("--year-group", "year_groups", type=int, multiple=True, help="Only this year group; may be repeated.")
+@click.option("--homeroom-advisor", "advisors", type=int, multiple=True, help="Only this advisor; may be repeated.")
+@click.option("--q", help="Only students that the API's search finds.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, with every field.")
 @json_option
 @configured
@@ -76,9 +76,9 @@ def list_(
     as_csv: bool,
     as_json: bool,
 ) -> None:
-    """List the students that pass all filters. Times: 2026-03-01, or 2026-03-01T08:00:00Z."""
+    """List the students that match all filters. Times: 2026-03-01, or 2026-03-01T08:00:00Z."""
     if as_csv and as_json:
-        raise click.UsageError("--csv and --json: choose one of them")
+        raise click.UsageError("--csv and --json exclude each other")
     query = Query(ids, archived, status, modified_since, deleted_since, year_groups, advisors, q)
     with _opened(session, name) as students:
         rows = list(_all(students, query))
@@ -91,7 +91,7 @@ def list_(
 
 
 def _all(students: Students, query: Query) -> Iterator[Row]:
-    """Yield the rows of every page. A list that changes meanwhile may lack a row: only runs see to that."""
+    """Yield the rows of every page. One may be missing if the list changes meanwhile: only runs guard against that."""
     first = students.first_page(query)
     yield from first.rows
     for page in students.pages(query, range(2, first.total_pages + 1)):
@@ -108,13 +108,15 @@ def get(session: Session, key: int, name: str | None, as_json: bool) -> None:
     with _opened(session, name) as students:
         row = students.get(key)
     if isinstance(row, Gone):
-        raise RostersyncError(f"there is no student {key}", "he may have been deleted, or belong to another school")
+        raise RostersyncError(
+            f"there is no student {key}", "the student may have been deleted, or belong to another school"
+        )
     if isinstance(row, Rejected):
         raise RostersyncError(f"student {key} cannot be read: {row.reason}", "correct the record in ManageBac")
     if as_json:
         document({"student": _json(row)})
         return
-    values = [(field, _spelled(value)) for field, value in _json(row).items() if value not in (None, {})]
+    values = [(field, _as_cell(value)) for field, value in _json(row).items() if value not in (None, {})]
     table(("field", "value"), values)
 
 
@@ -135,15 +137,15 @@ def _print_csv(students: list[Student], _rejected: Iterable[Rejected]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(_NAMES)
     for student in students:
-        writer.writerow([_spelled(json_value(getattr(student, name))) for name in _NAMES])
+        writer.writerow([_as_cell(json_value(getattr(student, name))) for name in _NAMES])
 
 
 def _print_table(students: list[Student], _rejected: Iterable[Rejected]) -> None:
     table(_COLUMNS, [[json_value(getattr(student, name)) for name in _COLUMNS] for student in students])
-    print_stderr(f"{len(students)} students")
+    print_stderr(count(len(students), "student"))
 
 
-def _spelled(value: Any) -> Any:
+def _as_cell(value: Any) -> Any:
     """Return a list or an object as JSON, which a single cell can hold."""
     if isinstance(value, bool | list | dict):
         return json.dumps(value, ensure_ascii=False)

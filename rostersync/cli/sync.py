@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @source_option
-@click.option("--full", is_flag=True, help="Read the whole roster, whatever was read before.")
-@click.option("--dry-run", is_flag=True, help="Do everything but write: tell what a run would do.")
+@click.option("--full", is_flag=True, help="Read the whole roster, not only what changed.")
+@click.option("--dry-run", is_flag=True, help="Do everything but write, and show what a run would do.")
 @click.option("--approve", type=Natural(), metavar="RUN_ID", help="Carry out the removals of a held run.")
 @click.option(
     "--wait", type=Duration(), default=timedelta(seconds=60), help="How long to wait for the lock.  [default: 60s]"
@@ -46,7 +46,7 @@ def command(
     wait: timedelta,
     as_json: bool,
 ) -> int:
-    """Run each source once: read what changed since the last time, and apply it.
+    """Sync each source once: read what changed since the last run, and apply it.
 
     Exit status: 0 done, 1 failed or incomplete, 2 wrong usage or configuration, 3 removals held, 75 locked by
     another process.
@@ -55,19 +55,21 @@ def command(
         kind = RunKind.FULL if full else RunKind.INCREMENTAL
         wanted = [RunRequest(source.name, kind, wait=wait) for source in session.chosen(names)]
     elif names or full:
-        raise click.UsageError("--approve repeats the held run as it was: it goes with --wait, --dry-run, --json only")
+        raise click.UsageError(
+            "--approve repeats the held run as it was: it can only be combined with --wait, --dry-run, --json"
+        )
     else:
         wanted = [replace(_approval(session, approve), wait=wait)]
     outcomes = carry_out(session, wanted, dry_run=dry_run)
-    return tell_all(session, outcomes, as_json=as_json)
+    return show_outcomes(session, outcomes, as_json=as_json)
 
 
 def carry_out(session: Session, requests: Sequence[RunRequest], *, dry_run: bool = False) -> list[Outcome]:
-    """Have the requests' runs done, with a progress bar each on a terminal; return how they ended, in request."""
+    """Carry out the requests, with a progress bar each on a terminal; return how they ended, in their order."""
     wanted = {request.source for request in requests}
     sources = [source for source in session.config.sources if source.name in wanted]
     refused = wiring.token_mistakes(sources)
-    if len(refused) == len(sources):  # then nothing is made, not even a database
+    if len(refused) == len(sources):  # then nothing is created, not even a database
         return run_all(requests, _never, at_once=1, clock=session.clock, refused=refused)
     run = _dry_run(session) if dry_run else _run(session)
     with progress() as watch:
@@ -80,7 +82,7 @@ def carry_out(session: Session, requests: Sequence[RunRequest], *, dry_run: bool
         )
 
 
-def tell_all(session: Session, outcomes: Sequence[Outcome], *, as_json: bool) -> int:
+def show_outcomes(session: Session, outcomes: Sequence[Outcome], *, as_json: bool) -> int:
     """Print how the runs ended, and return the exit status for all of them."""
     if as_json:
         document({"runs": [outcome.report.to_json() for outcome in outcomes if outcome.report]})
@@ -110,8 +112,8 @@ def _approval(session: Session, run_id: int) -> RunRequest:
     """Return the request that repeats a held run. Raises `ConfigError` where there is nothing to approve."""
     hold = _hold(session, run_id)
     if hold is None:
-        message = f"--approve {run_id}: no run of this number has removals that wait for approval"
-        raise ConfigError([message], f"see which do: {session.command('status')}")
+        message = f"--approve {run_id}: run {run_id} has no removals waiting for approval"
+        raise ConfigError([message], f"see which run does: {session.command('status')}")
     session.chosen([hold.source])
     return RunRequest(hold.source, hold.kind, approves=run_id)
 

@@ -1,4 +1,4 @@
-"""`rostersync verify`: whether the replica is what the API serves."""
+"""`rostersync verify`: whether the replica matches ManageBac."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rostersync.cli.options import configured, json_option, source_option
-from rostersync.cli.output import document, mark, progress
+from rostersync.cli.output import count, document, mark, progress
 from rostersync.runs import wiring
 from rostersync.sync.verify import verify
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 @json_option
 @configured
 def command(session: Session, names: tuple[str, ...], as_json: bool) -> int:
-    """Read upstream in full, compare it with the replica, and change nothing.
+    """Read everything from ManageBac, compare it with the replica, and change nothing.
 
-    What changed upstream since the last run is pending, and no difference. Differences are told as ids and names of
-    fields, never as values. Exit status: 0 equal, 1 different, or nobody can tell.
+    What changed since the last run is pending, not a difference. Differences are listed as ids and names of fields,
+    never as values. Exit status: 0 the replica matches, 1 it differs, or that cannot be determined.
     """
-    wiring.open_store(session.config, session.clock, create=False)  # says so where there is no database yet
+    wiring.open_store(session.config, session.clock, create=False)  # raises `NoDatabase` where there is none
     with progress() as watch:
         verdicts = [
             verify(
@@ -47,21 +47,30 @@ def command(session: Session, names: tuple[str, ...], as_json: bool) -> int:
 
 
 def _show(verdict: Verdict) -> None:
-    if verdict.error and not verdict.found:
+    students = count(verdict.students, "student")
+    waits = f"; pending for the next run: {count(verdict.pending, 'change')}" if verdict.pending else ""
+    if verdict.found:
+        click.echo(f"{verdict.source}: {mark('replica differs', 'red')} in {verdict.found:,} of {students}{waits}")
+        _show_differences(verdict)
+    elif verdict.error:
         click.echo(f"{verdict.source}: {mark('cannot tell', 'yellow')}: {verdict.error}")
-        return
-    waits = f"; {verdict.pending} changes wait for the next run" if verdict.pending else ""
-    if not verdict.found:
-        click.echo(f"{verdict.source}: {mark('equal', 'green')}: {verdict.students} students{waits}")
-        return
-    click.echo(f"{verdict.source}: {mark('differs', 'red')} in {verdict.found} of {verdict.students} students{waits}")
+    else:
+        click.echo(f"{verdict.source}: {mark('replica matches ManageBac', 'green')}: {students}{waits}")
+
+
+def _show_differences(verdict: Verdict) -> None:
     for difference in verdict.differences:
-        names = f": {', '.join(difference.fields)}" if difference.fields else ""
-        click.echo(f"  {difference.id} {difference.kind}{names}")
+        fields = ", ".join(difference.fields)
+        click.echo(f"  {difference.id}: {_KINDS[difference.kind].format(fields=fields)}")
     if verdict.found > len(verdict.differences):
-        click.echo(f"  and {verdict.found - len(verdict.differences)} more")
+        click.echo(f"  and {verdict.found - len(verdict.differences):,} more")
     if verdict.error:
         click.echo(f"  {verdict.error}")
-    click.echo(
-        "  `rostersync resync` reads everything anew, and mends all but what was changed in the database by hand"
-    )
+    click.echo("  `rostersync resync` reads everything again, and repairs everything except rows edited by hand")
+
+
+_KINDS = {
+    "missing": "missing from the replica",
+    "surplus": "in the replica, but no longer in ManageBac",
+    "differs": "differs in {fields}",
+}

@@ -1,4 +1,4 @@
-"""One door to the settings: `load` returns a frozen `Config`, or raises `ConfigError` with every mistake."""
+"""The one way to the settings: `load` returns a frozen `Config`, or raises `ConfigError` with every mistake."""
 
 from rostersync.config.load import find_config, load
 from rostersync.config.model import (

@@ -1,4 +1,4 @@
-"""Finding and reading the file; all mistakes at once."""
+"""Finding and reading the configuration file; all mistakes are reported at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _INIT = "run `rostersync init` to write one, or name it with --config"
 def find_config(explicit: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
     """Return `explicit`, else $ROSTERSYNC_CONFIG, else the first of `PLACES` that exists; `ConfigError` if none does.
 
-    The first two are returned whether or not they exist: who names a file wants no other.
+    The first two are returned whether or not they exist: whoever names a file wants that one.
     """
     if explicit is not None:
         return explicit
@@ -34,35 +34,35 @@ def find_config(explicit: Path | None = None, environ: Mapping[str, str] = os.en
     for place in PLACES:
         if place.exists():
             return place
-    raise ConfigError([f"no configuration: there is neither ./{PLACES[0]} nor {PLACES[1]}"], _INIT)
+    raise ConfigError([f"no configuration found: looked for ./{PLACES[0]} and {PLACES[1]}"], _INIT)
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     """Return the configuration in the file at `path`; `ConfigError` with a line for every mistake in it."""
     raw = _parse(path, _read(path))
-    raw.setdefault("database", {})  # its default, too, is read against the file's folder
-    surroundings = ConfigContext(path.absolute().parent, environ)
+    raw.setdefault("database", {})  # so that its default is relative to the file's folder, too
+    context = ConfigContext(path.absolute().parent, environ)
     config: Config | None = None
     lines: dict[Key, str] = {}
     try:
-        config = Config.model_validate(raw, context=surroundings)
+        config = Config.model_validate(raw, context=context)
     except ValidationError as error:
         lines = describe(error, Config)  # the error itself goes no further: it holds every value
-    mistakes = [*lines.values(), *_between_settings(raw, set(lines), surroundings)]
+    mistakes = [*lines.values(), *_between_settings(raw, set(lines), context)]
     if mistakes or config is None:
         raise ConfigError(mistakes, f"correct {path}")
     return config
 
 
-def _between_settings(raw: Mapping[str, Any], wrong: set[Key], surroundings: ConfigContext) -> list[str]:
-    """Judge what is right by itself: wrong keys are left out, so that one mistake does not hide another."""
+def _between_settings(raw: Mapping[str, Any], wrong: set[Key], context: ConfigContext) -> list[str]:
+    """Check the settings against each other; wrong keys are left out, so that one mistake does not hide another."""
     lines = []
     for section, field in Config.model_fields.items():
         table, model = raw.get(section), field.annotation
         if isinstance(table, dict) and isinstance(model, type) and issubclass(model, Section):
             wrong_here = {str(key[1]) for key in wrong if len(key) > 1 and key[0] == section}
             right = {key: value for key, value in table.items() if key not in wrong_here}
-            lines += _within_section(section, model.model_validate(right, context=surroundings), wrong_here)
+            lines += _within_section(section, model.model_validate(right, context=context), wrong_here)
     return [*lines, *_about_sources(raw, wrong)]
 
 
@@ -89,26 +89,26 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise ConfigError([f"there is no configuration at {path}"], _INIT) from error
+        raise ConfigError([f"no configuration at {path}"], _INIT) from error
     except OSError as error:
         raise ConfigError([f"cannot read the configuration {path}: {error.strerror}"], _INIT) from error
 
 
 def _parse(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        return tomllib.loads(content.decode("utf-8-sig"))  # Windows' editors put a mark in front
+        return tomllib.loads(content.decode("utf-8-sig"))  # editors on Windows put a byte order mark in front
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError([f"{path}, line {line}: not UTF-8"], "save the file as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         where, reason = _where(str(error))
-        hint = 'texts stand in double quotes: key = "value"; tables in brackets: [sync]'
+        hint = 'strings go in double quotes: key = "value"; tables in brackets: [sync]'
         raise ConfigError([f"{path}, {where}: {reason}"], hint) from error
     except RecursionError:
         raise ConfigError([f"{path}: nested too deeply"], "compare it with what `rostersync init` writes") from None
 
 
 def _where(message: str) -> tuple[str, str]:
-    """Split tomllib's message, which names keys and single characters but no values, into place and reason."""
+    """Split tomllib's message into place and reason; it names keys and single characters, but no values."""
     match = re.fullmatch(r"(.*) \(at (line \d+, column \d+|end of document)\)", message, re.DOTALL)
     return (match[2], match[1]) if match else ("somewhere", message)

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, a line each: the key, what was found, what is expected."""
+"""What is wrong with a configuration, one line per mistake: the key, what was found, what is expected."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 Key = tuple[int | str, ...]
 
-# Values of these are never repeated: a password or a token may stand there, even if only by mistake.
+# The values of these are never repeated: they may hold a password or a token, even if only by mistake.
 _NEVER_SHOWN = frozenset({"url", "urls", "ping_url", "base_url", "token_env", "token_file", "key_env", "key_file"})
 
 
 def may_be_a_token(text: str) -> bool:
-    """Tell whether a text looks like a token that was pasted where it does not belong: then it is not repeated."""
+    """Return whether a string looks like a token that was pasted where it does not belong: then it is not repeated."""
     return bool(re.fullmatch(r"(?=.*\d)[\w-]{16,}", text))
 
 
@@ -61,7 +61,7 @@ def _found(value: Any, key: Key) -> str:
         return repr(value if len(value) <= 60 else value[:57] + "...")  # noqa: PLR2004 - what a line has room for
     if isinstance(value, int | float):
         return str(value)
-    names: dict[type, str] = {str: "an unusable text", list: "a list", dict: "a table"}
+    names: dict[type, str] = {str: "an unusable string", list: "a list", dict: "a table"}
     return names.get(type(value), "a date or time")
 
 
@@ -71,7 +71,7 @@ def settings(model: type[BaseModel]) -> dict[str, FieldInfo]:
 
 
 def find_field(key: Key, root: type[BaseModel]) -> FieldInfo | None:
-    """Return the field that `key` leads to, an element's being its list's; None when there is none."""
+    """Return the field that `key` leads to (of a list's element, the list's); None when there is none."""
     model: type[BaseModel] | None = root
     field: FieldInfo | None = None
     for step in (step for step in key if isinstance(step, str)):
@@ -90,10 +90,10 @@ def _suggestion(key: Key, root: type[BaseModel]) -> str:
     """Return what was probably meant: a name in the same table, or the same name in another table."""
     name = str(key[-1])
     if name == "token":
-        return "; the token itself never stands in this file: use token_env or token_file"
+        return "; the token itself does not belong in this file: use token_env or token_file"
     table = _table(find_field(key[:-1], root)) or root
     if close := difflib.get_close_matches(name, settings(table), n=1):
         return f"; did you mean {close[0]}?"
     sections = {section: _table(field) for section, field in settings(root).items()}
     homes = [section for section, model in sections.items() if model and name in settings(model)]
-    return f"; it belongs in [{homes[0]}]" if homes else f"; known here are {', '.join(settings(table))}"
+    return f"; it belongs in [{homes[0]}]" if homes else f"; known here: {', '.join(settings(table))}"

@@ -30,13 +30,13 @@ from rostersync.secret import Secret  # noqa: TC001 - the same
 
 @dataclass(frozen=True, slots=True)
 class ConfigContext:
-    """What a file's values are read against: the folder it is in, and the environment."""
+    """What a file's values depend on: the folder that it is in, and the environment."""
 
     folder: Path = field(default_factory=Path.cwd)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
 
-def _surroundings(info: ValidationInfo) -> ConfigContext:
+def _context(info: ValidationInfo) -> ConfigContext:
     return info.context if isinstance(info.context, ConfigContext) else ConfigContext()
 
 
@@ -47,7 +47,7 @@ def _duration(value: Any) -> timedelta:
     if isinstance(value, timedelta):
         return value
     if not isinstance(value, str):
-        raise ValueError("not a text")  # noqa: TRY004 - pydantic collects ValueErrors only
+        raise ValueError("not a string")  # noqa: TRY004 - pydantic collects ValueErrors only
     return parse_duration(value)
 
 
@@ -87,12 +87,12 @@ def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _path(value: Any, info: ValidationInfo) -> Any:
-    return _surroundings(info).folder.absolute() / value if isinstance(value, str) and value else value
+    return _context(info).folder.absolute() / value if isinstance(value, str) and value else value
 
 
 def _database_url(value: str, info: ValidationInfo) -> str:
-    surroundings = _surroundings(info)
-    return database_url(value, surroundings.folder, surroundings.environ)
+    context = _context(info)
+    return database_url(value, context.folder, context.environ)
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
@@ -126,7 +126,7 @@ def _flag() -> Any:
 
 
 def _texts() -> Any:
-    return Field((), description="a list of texts")
+    return Field((), description="a list of strings")
 
 
 _VARIABLE = "the name of an environment variable (not the secret itself)"
@@ -142,13 +142,13 @@ class Section(BaseModel):
 
 
 class Database(Section):
-    """`url` is complete and absolute, and may hold a password: `shown` is for eyes."""
+    """`url` is complete and absolute, and may hold a password: print `shown` instead."""
 
     url: DatabaseUrl = Field(
         default="sqlite:///roster.db",
         repr=False,
         validate_default=True,
-        description='a text: "sqlite:///FILE" or "postgresql+psycopg://USER@HOST/DATABASE"',
+        description='a string: "sqlite:///FILE" or "postgresql+psycopg://USER@HOST/DATABASE"',
     )
     auto_upgrade: bool = _flag()
 
@@ -159,10 +159,10 @@ class Database(Section):
 
 
 class Source(Section):
-    """One school. Without `token_env` and `token_file` the token is systemd's credential, else ROSTERSYNC_TOKEN."""
+    """One school. Without `token_env` and `token_file` its token is systemd's credential, else ROSTERSYNC_TOKEN."""
 
     name: SourceName = Field(
-        description="a name of up to 64 letters, digits, dots, hyphens and underscores, a letter or digit first"
+        description="up to 64 letters, digits, dots, hyphens and underscores, beginning with a letter or digit"
     )
     base_url: ApiUrl = Field(description="the address of the API, such as https://api.managebac.com")
     api_version: Version = Field(default="v2p1", description='a version such as "v2p1"')
@@ -171,11 +171,11 @@ class Source(Section):
     allow_writes: bool = _flag()
 
     def token(self, environ: Mapping[str, str] = os.environ) -> Secret:
-        """Return the token, read now, from the first of these that the configuration or the service names.
+        """Return the token, read now, from the first of these places that is named.
 
-        `token_env`; `token_file`; systemd's credential `<name>-token` when the service was given it; the variable
+        `token_env`; `token_file`; systemd's credential `<name>-token`, if the service was given it; the variable
         ROSTERSYNC_TOKEN. (A credential belongs to one source, the variable to all: so the credential comes first.)
-        Raises `ConfigError` when it is missing there, or is no token.
+        Raises `ConfigError` when the token is missing there, or is not one.
         """
         if self.token_env:
             return token_from_environment(self.token_env, environ, f"source {self.name}")
@@ -184,7 +184,7 @@ class Source(Section):
         return token_from_environment(DEFAULT_VARIABLE, environ, f"source {self.name}")
 
     def token_warnings(self) -> list[str]:
-        """Return a line when the token's file can be read by others than its owner."""
+        """Return a line when others than its owner can read the token's file."""
         mode = exposure(self.token_file) if self.token_file else None
         if mode is None:
             return []
@@ -251,7 +251,7 @@ class Logging(Section):
 
 
 class Alerts(Section):
-    urls: Texts = Field(default=(), repr=False, description="a list of texts")
+    urls: Texts = Field(default=(), repr=False, description="a list of strings")
     after_failures: int = _whole(3, 1, 1000)
     ping_url: str = Field(default="", repr=False, description="an address")
 
@@ -259,7 +259,7 @@ class Alerts(Section):
 class Config(Section):
     """The whole file. Made by `rostersync.config.load`."""
 
-    database: Database  # always given: `load` adds an empty table where the file has none
+    database: Database  # never missing: `load` adds an empty table where the file has none
     sources: Annotated[tuple[Source, ...], Field(strict=False), AfterValidator(_some)] = Field(
         description="at least one [[sources]], in double brackets, with a name and a base_url"
     )

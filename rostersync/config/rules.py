@@ -1,4 +1,4 @@
-"""Mistakes between settings, settings of features to come, and settings that are allowed but unwise."""
+"""Settings that contradict each other, that belong to future features, or that are allowed but unwise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-# A feature that comes takes its line out; until then its setting is refused unless it has its default.
+# A setting leaves this list when its feature is built; until then it is refused unless it has its default.
 NOT_AVAILABLE = (
     ("privacy", "exclude"),
     ("privacy", "include"),
@@ -38,7 +38,7 @@ NOT_AVAILABLE = (
 
 
 def not_available(key: tuple[int | str, ...], value: Any) -> list[str]:
-    """Return a line when `value` asks for something that this version cannot do."""
+    """Return a line when `value` asks for something that this version does not have."""
     field = find_field(key, Config)
     names = tuple(step for step in key if isinstance(step, str))
     if field is None or names not in NOT_AVAILABLE or value == field.default:
@@ -60,7 +60,7 @@ def _as_toml(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What settings of a section must keep together: `broken` is asked only when each of `keys` is right by itself."""
+    """What the settings of a section must fulfil together; `broken` is called only when each of `keys` is valid."""
 
     section: str
     keys: tuple[str, ...]
@@ -71,14 +71,14 @@ def _timeout(sync: Any) -> str | None:
     if sync.timeout < sync.run_deadline:
         return None
     found, limit = spell_duration(sync.timeout), spell_duration(sync.run_deadline)
-    return f'sync.timeout: found "{found}"; expected less than sync.run_deadline, "{limit}"'
+    return f'sync.timeout: found "{found}"; expected less than sync.run_deadline ("{limit}")'
 
 
 RULES = (Rule("sync", ("timeout", "run_deadline"), _timeout),)
 
 
 def broken_rules(section: str, table: BaseModel, wrong: set[str]) -> list[str]:
-    """Return a line for each rule that `table` breaks, but for rules about the keys in `wrong`."""
+    """Return a line for each rule that `table` breaks, except for rules about the keys in `wrong`."""
     rules = (rule for rule in RULES if rule.section == section and wrong.isdisjoint(rule.keys))
     return [line for rule in rules if (line := rule.broken(table))]
 
@@ -87,23 +87,23 @@ def between_sources(sources: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a line for each mistake within and between the tables of `sources`, as the file has them."""
     both = [index for index, source in enumerate(sources) if "token_env" in source and "token_file" in source]
     lines = [f"sources[{index}]: found both token_env and token_file; expected one of them" for index in both]
-    # Lock files and credentials bear the name, and not every file system tells Main from main.
+    # Lock files and credentials are named after the source, and some file systems ignore case.
     names = [str(source.get("name", "")).casefold() for source in sources]
     for index, name in enumerate(names):
         if name and name in names[:index]:
             first = names.index(name)
-            lines.append(f"sources[{index}].name: found the name of sources[{first}] again; expected another one")
+            lines.append(f"sources[{index}].name: found the same name as sources[{first}]; expected another one")
     return lines
 
 
 # Allowed, but unwise ---------------------------------------------------------------------------------------------
 
-_KIND = timedelta(hours=1)
+_ACCEPTABLE = timedelta(hours=1)
 _SAFE_OVERLAP = timedelta(minutes=1)
 
 
 def warnings(config: Config) -> list[str]:
-    """Return a line for each setting that works but is against the vendor's advice or surely not meant."""
+    """Return a line for each setting that works, but goes against the vendor's advice or is probably not meant."""
     return [*_about_schedule(config), *_about_sync(config), *_about_guard(config), *_about_tokens(config)]
 
 
@@ -111,23 +111,23 @@ def _about_schedule(config: Config) -> list[str]:
     schedule = config.schedule
     slots = {"schedule.incremental": schedule.incremental, "schedule.full": schedule.full}
     lines = [
-        f"{key}: more than once an hour; ManageBac asks for once a day, and hourly is still kind"
+        f"{key}: more than once an hour; ManageBac recommends once a day; hourly is acceptable"
         for key, slot in slots.items()
         if _is_hasty(slot)
     ]
     if isinstance(schedule.incremental, timedelta) and schedule.jitter >= schedule.incremental:
-        lines.append("schedule.jitter: not shorter than schedule.incremental, so slots will be skipped")
+        lines.append("schedule.jitter: not shorter than schedule.incremental, so some slots will be skipped")
     return lines
 
 
 def _is_hasty(slot: timedelta | Cron) -> bool:
-    return slot.per_day() > 24 if isinstance(slot, Cron) else slot < _KIND  # noqa: PLR2004 - hours of a day
+    return slot.per_day() > 24 if isinstance(slot, Cron) else slot < _ACCEPTABLE  # noqa: PLR2004 - hours of a day
 
 
 def _about_sync(config: Config) -> list[str]:
     lines = []
     if config.sync.overlap < _SAFE_OVERLAP:
-        lines.append('sync.overlap: below "1m" a change that the server commits late can wait for the next full run')
+        lines.append('sync.overlap: below "1m", a change that the server commits late may wait for the next full run')
     interval = config.schedule.incremental
     if isinstance(interval, timedelta) and config.sync.max_age <= interval:
         lines.append("sync.max_age: not longer than schedule.incremental, so every run will be full")
@@ -142,16 +142,18 @@ def _about_guard(config: Config) -> list[str]:
 
 
 def _about_tokens(config: Config) -> list[str]:
-    # A token stands for one school: two sources with one token hold the same students twice.
+    # A token belongs to one school: two sources with one token store the same students twice.
     shared = [source for source in config.sources if source.token_file is None]
     uses = Counter((source.token_env or DEFAULT_VARIABLE, source.base_url) for source in shared if source.token_env)
     lines = [
-        f"sources: {count} of them use one token_env, so they are one school" for count in uses.values() if count > 1
+        f"sources: {count} of them use the same token_env, so they are the same school"
+        for count in uses.values()
+        if count > 1
     ]
     unnamed = [source.name for source in shared if source.token_env is None]
     if len(unnamed) > 1:
         lines.append(
-            f"sources {', '.join(unnamed)}: no token_env or token_file; without a credential of its own each of them "
-            f"reads {DEFAULT_VARIABLE}, and so the same school"
+            f"sources {', '.join(unnamed)}: no token_env or token_file; those without a credential of their own all "
+            f"use {DEFAULT_VARIABLE}, so they read the same school"
         )
     return lines

@@ -1,64 +1,64 @@
-"""What `rostersync init` writes: every setting with its default, for whoever keeps a school's computers."""
+"""What `rostersync init` writes: every setting with its default, explained to a school's administrator."""
 
 from __future__ import annotations
 
 TEMPLATE = """\
-# The configuration of rostersync. Lines with # in front are explanations, or settings at their default: take the #
-# away to change one. `rostersync check` tells whether everything in here works.
+# The configuration of rostersync. Lines that start with # are explanations, or settings at their default: remove the #
+# to change one. `rostersync check` tests whether everything in here works.
 
 [database]
-# Where the students are kept. A file needs nothing installed; its path is relative to this file. For a service that
-# systemd runs:  "sqlite:////var/lib/rostersync/roster.db"
+# Where the students are stored. A SQLite file needs nothing installed; its path is relative to this file. For a
+# service that systemd runs:  "sqlite:////var/lib/rostersync/roster.db"
 # For PostgreSQL (first: pip install 'rostersync[postgresql]'):  "postgresql+psycopg://USER@HOST/DATABASE"
-# ${NAME} is replaced by the environment variable NAME, so that no password need stand here; one with special
-# characters must be percent-encoded (@ is %40).
+# ${NAME} is replaced by the environment variable NAME, so that no password needs to be in this file; a password with
+# special characters must be percent-encoded (@ is %40).
 url = "sqlite:///roster.db"
 
-# PostgreSQL only: whether an older schema is upgraded by itself. If not, run `rostersync db upgrade`.
+# PostgreSQL only: whether an older schema is upgraded automatically. If not, run `rostersync db upgrade`.
 # auto_upgrade = false
 
 # One [[sources]] for each school; copy the block for the next one.
 [[sources]]
-# A short name of your choice: it stands in every row of the database, so choose it for good.
+# A short name of your choice. It is in every row of the database, so it cannot be changed later.
 name = "main"
 
-# The API of your region, without your school's own address; the token tells which school is meant:
+# The API of your region, not your school's own address; the token says which school it is:
 #   https://api.managebac.com      international        https://api.us.managebac.com   United States
 #   https://api.managebac.cn       China                https://api.managebac.us       United States, 2
 base_url = "https://api.managebac.com"
 # api_version = "v2p1"
 
-# The token (in ManageBac: Settings > Develop > API Manager) never stands in this file. Without a setting it is
-# systemd's credential "main-token" where the service has one, else the environment variable ROSTERSYNC_TOKEN.
+# The token (in ManageBac: Settings > Develop > API Manager) does not belong in this file. By default it is read from
+# systemd's credential "main-token", where the service has one, else from the environment variable ROSTERSYNC_TOKEN.
 # token_env = "ROSTERSYNC_TOKEN"       # the name of another variable; or:
-# token_file = "main-token"            # a file that holds the token alone, readable by its owner only (chmod 600)
+# token_file = "main-token"            # a file with nothing but the token, readable by its owner only (chmod 600)
 
 [schedule]
 # When `rostersync run` looks for changes: an interval ("1h", "1d"), or a cron line in the time zone below.
-# ManageBac asks for once a day; hourly is still kind.
+# ManageBac recommends once a day; hourly is acceptable.
 # incremental = "1h"
-# When it reads the whole roster anew, which finds what a look for changes cannot see. Once a day is right.
+# When it reads the whole roster again, which finds what a look for changes cannot see. Once a day is right.
 # full = "0 2 * * *"
-# Each start is put off by up to this much, so that not all schools ask at once.
+# Each run is delayed by a random time up to this, so that not all schools ask at once.
 # jitter = "2m"
 # timezone = "UTC"
 
 [sync]
-# overlap = "10m"                      # how far each look for changes reaches back behind the last one
-# per_page = 100                       # students asked for at once, 200 at most
-# max_age = "7d"                       # after a break longer than this the whole roster is read
-# concurrency = 4                      # requests under way at once, over all schools
+# overlap = "10m"                      # how far each look for changes reaches back before the last one
+# per_page = 100                       # students per request, 200 at most
+# max_age = "7d"                       # after a longer break than this the whole roster is read
+# concurrency = 4                      # requests in progress at once, over all schools
 # sources_at_once = 4                  # schools read at the same time
-# timeout = "30s"                      # for one request
-# retries = 5                          # for one request
-# run_deadline = "30m"                 # for one run
-# crawl_attempts = 3                   # readings of a roster that changes while it is read
+# timeout = "30s"                      # of one request
+# retries = 5                          # of one request
+# run_deadline = "30m"                 # of one run
+# crawl_attempts = 3                   # attempts to read a list that keeps changing
 
 [guard]
-# More removals than these within a day are not applied but held, until you approve them.
-# max_deletions = 25                   # 0: none without your approval
-# max_deletion_percent = 5.0           # of the students known; 100 switches it off
-# floor = 3                            # up to this many the percentage does not count
+# If more students than this disappear within a day, their removal is held until you approve it.
+# max_deletions = 25                   # 0: no removal without your approval
+# max_deletion_percent = 5.0           # of the students in the database; 100 turns it off
+# floor = 3                            # up to this many removals the percentage does not apply
 
 [logging]
 # level = "info"                       # debug, info, warning or error

@@ -10,7 +10,7 @@ _DURATION = re.compile(r"(?:(\d{1,5})d)?(?:(\d{1,6})h)?(?:(\d{1,7})m)?(?:(\d{1,9
 
 
 def parse_duration(text: str) -> timedelta:
-    """Read days, hours, minutes and seconds in this order, such as `7d`, `1h30m` or `90s`; `ValueError` for others."""
+    """Return days, hours, minutes and seconds, in this order: `7d`, `1h30m`, `90s`. `ValueError` for anything else."""
     match = _DURATION.fullmatch(text)
     if not match or not text:
         raise ValueError("not a duration")
@@ -19,7 +19,7 @@ def parse_duration(text: str) -> timedelta:
 
 
 def spell_duration(duration: timedelta) -> str:
-    """Return the shortest text that `parse_duration` reads as `duration` (whole seconds, not negative)."""
+    """Return the shortest string that `parse_duration` reads as `duration` (whole seconds, not negative)."""
     seconds = int(duration.total_seconds())
     minutes, hours, days = seconds // 60, seconds // 3600, duration.days
     parts = ((days, "d"), (hours % 24, "h"), (minutes % 60, "m"), (seconds % 60, "s"))
@@ -33,7 +33,7 @@ _LONGEST_MONTHS = dict(zip(range(1, 13), (31, 29, 31, 30, 31, 30, 31, 31, 30, 31
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One of the five fields: its name in APScheduler's words, its bounds, and the names of its numbers."""
+    """One of the five fields: APScheduler's name for it, its bounds, and the names of its numbers."""
 
     name: str
     low: int
@@ -52,12 +52,12 @@ _PARTS = (
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """A five-field cron line, understood as cron(8) does: 0 and 7 are Sunday."""
+    """A five-field cron line, with the meaning that cron(8) gives it: 0 and 7 are Sunday."""
 
     line: str
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` for a line that is not cron's, or whose moment never comes."""
+        """Raise `ValueError` for a line that is not valid, or that never comes due."""
         numbers = {part.name: self._numbers(part.name) for part in _PARTS}
         if all(min(numbers["day"]) > _LONGEST_MONTHS[month] for month in numbers["month"]):
             raise ValueError("this day never comes")
@@ -65,11 +65,11 @@ class Cron:
             raise ValueError("name days of the month or days of the week, not both")
 
     def fields(self) -> dict[str, str]:
-        """Return keyword arguments for APScheduler's `CronTrigger`, whose numbers of weekdays are not cron's."""
+        """Return keyword arguments for APScheduler's `CronTrigger`, which numbers weekdays differently."""
         return {part.name: self._spelled(part) for part in _PARTS}
 
     def per_day(self) -> int:
-        """Return how often the line comes on a day on which it comes at all."""
+        """Return how often the line comes due on a day on which it does at all."""
         return len(self._numbers("minute")) * len(self._numbers("hour"))
 
     def _spelled(self, part: _Part) -> str:
@@ -107,7 +107,7 @@ def _range(item: str, part: _Part) -> range:
     open_ended = match["step"] and not match["last"]
     last = part.high if open_ended else _number(match["last"] or match["first"], part)
     if last < first:
-        raise ValueError("a range that runs backwards")
+        raise ValueError("a range that runs backward")
     return range(first, last + 1, step)
 
 

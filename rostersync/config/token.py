@@ -1,4 +1,4 @@
-"""Where a source's token comes from, and what makes it usable. No message here repeats one."""
+"""Where a source's token comes from, and what makes it usable. No message here repeats a token."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 DEFAULT_VARIABLE = "ROSTERSYNC_TOKEN"
 
-_LARGEST = 4096  # bytes; longer than any token, shorter than any file that was named by mistake
+_LARGEST = 4096  # bytes; longer than any token, shorter than most files named by mistake
 
 
 def token_from_environment(name: str, environ: Mapping[str, str], key: str) -> Secret:
-    """Return the token in the variable `name`; `ConfigError` when it is not set or no token. `key` is for messages."""
+    """Return the token in the variable `name`; `ConfigError` when it is missing or not one. `key` is for messages."""
     if not environ.get(name):
-        # A name in small letters may be a token that was pasted by mistake: it is not repeated.
+        # A name in lower case may be a token that was pasted by mistake: it is not repeated.
         shown = name if name.isupper() else "that token_env names"
-        hint = "set it, or name another place with token_env or token_file (never write the token itself there)"
-        raise ConfigError([f"{key}: the environment variable {shown} is not set, or is empty"], hint)
+        hint = "set it, or name another place with token_env or token_file (never put the token itself there)"
+        raise ConfigError([f"{key}: the environment variable {shown} is not set or empty"], hint)
     return _checked(environ[name], f"{key}: the token in the environment")
 
 
 def token_from_file(path: Path, key: str) -> Secret:
-    """Return the token that is the only line of `path`; `ConfigError` when it cannot be read or is no token."""
+    """Return the token that is the only line of `path`; `ConfigError` when it cannot be read or is not one."""
     shown = "the file that token_file names" if may_be_a_token(path.name) else str(path)
-    hint = f"put the token, and nothing else, into {shown} and make it readable for this user"
+    hint = f"put the token and nothing else into {shown}, and make it readable for this user"
     try:
         text = _read(path)
     except OSError as error:
@@ -51,7 +51,7 @@ def credential_path(source: str, environ: Mapping[str, str]) -> Path | None:
 
 
 def exposure(path: Path) -> str | None:
-    """Return the mode of a file that others than its owner can read, None when it is well kept or not there."""
+    """Return the mode of a file that others than its owner can read; None when only the owner can, or there is none."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError:
@@ -67,11 +67,11 @@ def _read(path: Path) -> str:
 
 def _checked(text: str, what: str) -> Secret:
     token = text.rstrip("\r\n")
-    hint = "copy it anew from ManageBac: Settings > Develop > API Manager"
+    hint = "copy it again from ManageBac: Settings > Develop > API Manager"
     if not token:
         raise ConfigError([f"{what} is empty"], hint)
     if len(token) > _LARGEST:
         raise ConfigError([f"{what} is longer than any token"], hint)
     if not re.fullmatch(r"[!-~]+", token):
-        raise ConfigError([f"{what} has blanks, line breaks or characters that no token has"], hint)
+        raise ConfigError([f"{what} contains spaces, line breaks or other characters that no token has"], hint)
     return Secret(token)

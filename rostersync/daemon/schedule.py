@@ -58,7 +58,10 @@ def scheduler(
         timezone=zone, executors={"default": _PoolExecutor(pool)}, job_defaults=defaults, daemon=True
     )
     for source, last in past.items():
-        firsts = {RunKind.INCREMENTAL: first_incremental(schedule, last, now), RunKind.FULL: first_full(schedule, last)}
+        firsts = {
+            RunKind.INCREMENTAL: first_incremental(schedule, last, now),
+            RunKind.FULL: first_full(schedule, last, now),
+        }
         for kind, first in firsts.items():
             slot = schedule.incremental if kind is RunKind.INCREMENTAL else schedule.full
             at = {} if first is None else {"next_run_time": max(first, now)}
@@ -68,8 +71,11 @@ def scheduler(
 
 
 def first_incremental(schedule: Schedule, past: LastRuns, now: datetime) -> datetime | None:
-    """Return when the first incremental run is due after a start at `now`; None: at the schedule's next slot."""
-    if past.success is None:
+    """Return when the first incremental run is due after a start at `now`; None: at the schedule's next slot.
+
+    A success in the future, dated by a clock that was ahead, does not count.
+    """
+    if past.success is None or past.success > now:
         return now
     if isinstance(schedule.incremental, timedelta):
         return past.success + schedule.incremental
@@ -78,12 +84,15 @@ def first_incremental(schedule: Schedule, past: LastRuns, now: datetime) -> date
     return missed if missed and missed <= now else None
 
 
-def first_full(schedule: Schedule, past: LastRuns) -> datetime | None:
-    """Return when the first full run is due, None: at the schedule's next slot.
+def first_full(schedule: Schedule, past: LastRuns, now: datetime) -> datetime | None:
+    """Return when the first full run is due after a start at `now`; None: at the schedule's next slot.
 
-    An interval counts from the last one: a daemon that is restarted more often than it would never come to it.
+    An interval counts from the last full run: a daemon that is restarted more often than it would never come to it.
+    How long ago a full run in the future was is unknown.
     """
-    return past.full + schedule.full if past.full and isinstance(schedule.full, timedelta) else None
+    if past.full is None or not isinstance(schedule.full, timedelta):
+        return None
+    return now if past.full > now else past.full + schedule.full
 
 
 def _trigger(slot: timedelta | Cron, zone: ZoneInfo, jitter: timedelta) -> BaseTrigger:

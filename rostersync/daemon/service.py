@@ -1,13 +1,12 @@
-"""The daemon: start, run what is due until asked to end, end in good order."""
+"""The daemon: start, run what is due until asked to stop, stop in order."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import structlog
-
 from rostersync.daemon.schedule import LastRuns, scheduler
-from rostersync.errors import ConfigError, RostersyncError, Stopped
+from rostersync.errors import TRY_AGAIN_LATER, ConfigError, RostersyncError, Stopped
+from rostersync.logger import get_logger
 from rostersync.pool import SHUTDOWN_S, DaemonExecutor
 from rostersync.report import RunRequest, RunState, ignore_progress
 from rostersync.runs import wiring
@@ -19,13 +18,13 @@ if TYPE_CHECKING:
     from rostersync.report import RunKind, RunReport
     from rostersync.store import Store
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 _WHILE = 3600.0
 
 
 def serve(config: Config, clock: Clock) -> None:
-    """Run the configured sources when they are due, until the clock is stopped; return then, with nothing half done.
+    """Run the configured sources when they are due, until the clock is stopped; then return, with nothing half done.
 
     Raises `StoreError` when the database cannot be used at the start, `ConfigError` when no source has a token.
     """
@@ -57,23 +56,25 @@ def _past(config: Config, store: Store) -> dict[str, LastRuns]:
 
 
 class Runner:
-    """Has runs done, and logs how each of them ended: a failure is a line in the log, and never the daemon's end."""
+    """Carries out runs, and logs how each of them ended: a failure is a line in the log, never the daemon's end."""
 
     def __init__(self, config: Config, clock: Clock, store: Store) -> None:
         self._executor = wiring.executor(config, clock, store, "rostersync run")
-        self._wait = config.sync.run_deadline  # for the same source's other run, which may be under way
+        self._wait = config.sync.run_deadline  # for another run of the same source, which may be in progress
         self._clock = clock
 
     def run(self, source: str, kind: RunKind) -> None:
-        """Have `source` run, here or by whoever is at it; raises nothing."""
+        """Run `source`, here or in the process that holds its lock; raises nothing."""
         try:
             self._clock.check()  # it may have waited for its place until the process was to end
             _log_report(self._executor.run(RunRequest(source, kind, wait=self._wait), ignore_progress))
         except Stopped:
             log.info("run_stopped", source=source, kind=str(kind))
         except RostersyncError as error:
-            log.exception("run_failed", source=source, kind=str(kind), error=error.message, hint=error.hint)
-        except Exception:  # whatever it is, the next slot is another chance
+            log.exception(
+                "run_failed", source=source, kind=str(kind), error=error.message, hint=_daemon_hint(error.hint)
+            )
+        except Exception:  # whatever it is, there is another slot
             log.exception("run_crashed", source=source, kind=str(kind))
 
 
@@ -88,7 +89,13 @@ def _log_report(report: RunReport) -> None:
 
 def _advice(report: RunReport) -> dict[str, str]:
     if report.counts.removals_held:
-        return {"hint": f"if these students are gone, run: rostersync sync --approve {report.run_id}"}
+        see, approve = (f"rostersync {verb} {report.run_id}" for verb in ("runs show", "sync --approve"))
+        return {"hint": f"see which students: {see}; if they are gone, approve: {approve}"}
     if report.notices:
         return {"notice": "; ".join(report.notices)}
-    return {"hint": report.hint} if report.hint else {}
+    return {"hint": _daemon_hint(report.hint)} if report.hint else {}
+
+
+def _daemon_hint(hint: str) -> str:
+    """Return a hint as it fits the log of a daemon, which tries again by itself."""
+    return "will try again at the next slot" if hint == TRY_AGAIN_LATER else hint

@@ -1,4 +1,4 @@
-"""From a call to its answer: what is repeated, what is waited for, what is an error, and when it is over."""
+"""From a call to its answer: what is retried, how long to wait, what is an error, and when it is over."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-import structlog
-
 from rostersync.errors import (
+    TRY_AGAIN_LATER,
     ApiError,
     Forbidden,
     Malformed,
@@ -24,6 +23,7 @@ from rostersync.errors import (
     ServerFailed,
     Unauthorized,
 )
+from rostersync.logger import get_logger
 from rostersync.managebac.limits import advised_wait
 from rostersync.managebac.wire import ABSENT
 
@@ -38,17 +38,17 @@ T = TypeVar("T")
 
 _LONGEST_BACKOFF = 60.0  # seconds
 
-# Of a query only these are logged: the others may hold what somebody searched for, or are long.
+# Only these parts of a query are logged: others may contain what somebody searched for, or are long.
 _LOGGED = ("page", "per_page", "modified_since", "deleted_since")
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Deadline:
-    """The end of a run, and the waits before it."""
+    """The time by which a run must end, and the waits until then."""
 
     def __init__(self, clock: Clock, seconds: float = float("inf")) -> None:
-        """Set the end `seconds` from now, by the clock that never goes back."""
+        """Set the deadline `seconds` from now, by the clock that never goes back."""
         self._clock = clock
         self._seconds = seconds
         self._end = clock.monotonic() + seconds
@@ -61,7 +61,7 @@ class Deadline:
         return left
 
     def sleep(self, seconds: float) -> None:
-        """Wait. Raises `OutOfTime`, at once, when the end comes sooner; `Stopped` when the process shall end."""
+        """Wait. Raises `OutOfTime`, at once, when the deadline comes first; `Stopped` when the process is to end."""
         if seconds >= self.remaining():
             raise self._passed()
         self._clock.sleep(seconds)
@@ -69,7 +69,7 @@ class Deadline:
     def _passed(self) -> OutOfTime:
         return OutOfTime(
             f"the API did not answer all requests within the run's {self._seconds:g} s",
-            "run it again later, or raise sync.run_deadline",
+            "try again later, or raise sync.run_deadline",
         )
 
 
@@ -82,7 +82,7 @@ class RetryPolicy:
 
 
 class RequestCounter:
-    """What a run has cost so far. Shared by threads."""
+    """How many requests a run has made so far. Shared by threads."""
 
     def __init__(self) -> None:
         self.requests = 0
@@ -96,7 +96,7 @@ class RequestCounter:
 
 
 class Transport:
-    """Sends calls to one host, politely and stubbornly. May be used by several threads at once."""
+    """Sends calls to one host, at its pace, and again where that may help. Several threads may use it at once."""
 
     def __init__(
         self,
@@ -119,8 +119,8 @@ class Transport:
     def get(self, call: Call, read: Callable[[Reply], T], *, absent_ok: bool = False) -> T:
         """Return what `read` makes of the 200 (or the 404 or 410, with `absent_ok`) that answers `call`.
 
-        Failures that may pass by themselves are tried again, also when `read` raises `Malformed`. Raises the
-        `ApiError` of the last try, `OutOfTime` when the run's deadline leaves no time for another, and `Stopped`.
+        Failures that may be temporary are retried, also when `read` raises `Malformed`. Raises the `ApiError` of the
+        last attempt, `OutOfTime` when the run's deadline leaves no time for another, and `Stopped`.
         """
         attempt = 0
         while True:
@@ -129,7 +129,7 @@ class Transport:
             except ApiError as error:
                 if not error.worth_retrying or attempt >= self._policy.retries:
                     raise
-                if not isinstance(error, RateLimited):  # then the limiter makes everybody wait
+                if not isinstance(error, RateLimited):  # then the limiter makes all callers wait
                     self._deadline.sleep(self._backoff(attempt))
             attempt += 1
 
@@ -152,41 +152,41 @@ class Transport:
             page = dict(call.query).get("page")
             where = f"{self._host}{call.path}" + (f", page {page}" if page else "")
             if reply.body.lstrip()[:1] == b"<":
-                hint = "check base_url; a proxy, or a page that tells of maintenance, may stand between"
+                hint = "check base_url; a proxy or maintenance page may be answering instead"
                 raise Malformed(f"{where}: a web page instead of data", hint) from error
-            raise Malformed(f"{where}: {error.message}", error.hint or "try again later") from error
+            raise Malformed(f"{where}: {error.message}", error.hint or TRY_AGAIN_LATER) from error
 
     def _ease_off(self, reply: Reply, attempt: int) -> None:
-        """Make everybody who asks this host wait, as long as it advises, and keep to its pace from now on."""
+        """Make all callers of this host wait as long as it asks for, and keep to its limit from now on."""
         self._limiter.slow_down(reply.header("X-RateLimit-Limit"), reply.header("X-RateLimit-Period"))
         advice = advised_wait(reply)
         self._limiter.pause(self._backoff(attempt) if advice is None else advice + self._rng.uniform(0.1, 1.0))
 
     def _backoff(self, attempt: int) -> float:
-        """Return a wait between 0 and 1, 2, 4, ... seconds: full jitter, so that many clients spread out."""
+        """Return a wait between 0 and 1, 2, 4, ... seconds: full jitter, so that clients do not retry together."""
         return self._rng.uniform(0, min(_LONGEST_BACKOFF, 2.0**attempt))
 
 
 def refusal(reply: Reply, host: str, path: str) -> ApiError:
-    """Return the error that a reply's status stands for. The API's own words are left out: they may name people."""
+    """Return the error that a reply's status means. The API's own text is left out: it may name people."""
     status = reply.status
     if status in _REFUSALS:
         kind, message, hint = _REFUSALS[status]
         return kind(f"{host} {message} ({status} for {path})", hint)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return ServerFailed(f"{host} failed ({status} for {path})", "run it again later")
+        return ServerFailed(f"{host} is unavailable ({status} for {path})", TRY_AGAIN_LATER)
     if status >= HTTPStatus.BAD_REQUEST:
         return Refused(f"{host} does not accept the request ({status} for {path})", "check api_version and the filters")
     if status >= HTTPStatus.MULTIPLE_CHOICES:
         return Redirected(
-            f"{host} redirects to {_target(reply, host)} ({status}), where the token must not go",
-            "set base_url to the API host of your region, if that is it",
+            f"{host} redirects to {_target(reply, host)} ({status}), which must not get the token",
+            "if that is the API host of your region, set base_url to it",
         )
-    return Malformed(f"{host} answered with a status that makes no sense here ({status} for {path})")
+    return Malformed(f"{host} answered with an unexpected status ({status} for {path})")
 
 
 def _target(reply: Reply, host: str) -> str:
-    """Return the host that a redirect names, if it is one that can be shown."""
+    """Return the host that a redirect leads to, if it can be shown."""
     try:
         target = urlsplit(urljoin(f"https://{host}/", reply.header("Location") or "")).hostname or ""
     except ValueError:
@@ -203,8 +203,11 @@ def _log(call: Call, reply: Reply) -> None:
 _REFUSALS: dict[int, tuple[type[ApiError], str, str]] = {
     401: (
         Unauthorized,
-        "does not know the token",
-        "make a new one in ManageBac (Settings > Develop > API Manager) and put it where the configuration says",
+        "rejected the token",
+        (
+            "make a new one in ManageBac (Settings > Develop > API Manager) and put it where the configuration says; "
+            "systemd credential: restart the service afterwards"
+        ),
     ),
     403: (
         Forbidden,
@@ -215,6 +218,6 @@ _REFUSALS: dict[int, tuple[type[ApiError], str, str]] = {
     429: (
         RateLimited,
         "keeps rate-limiting us",
-        "choose a longer schedule.incremental, or find out who else at this address asks the API",
+        "choose a longer schedule.incremental, or find out what else at this IP address uses the API",
     ),
 }

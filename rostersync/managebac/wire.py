@@ -1,16 +1,18 @@
-"""One HTTP exchange: a call goes out, a reply comes in, within a time and a size, and never elsewhere.
+"""One HTTP exchange: a call goes out, a reply comes back, limited in time and size, and to one host.
 
-The wire knows nothing of students and repeats nothing. It is the only place where the token and an HTTP library meet.
+The wire knows nothing of students and retries nothing. It is the only place where the token meets an HTTP library.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import IncompleteRead, RemoteDisconnected
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlencode, urlsplit
 
@@ -25,6 +27,7 @@ from urllib3.exceptions import (
     HTTPError,
     NameResolutionError,
     NewConnectionError,
+    ProtocolError,
     ReadTimeoutError,
     SSLError,
 )
@@ -45,9 +48,9 @@ MAX_BYTES = 16 * 2**20  # of one answer, decoded; 200 students are some 200 kB
 _CHUNK = 2**16
 
 ABSENT = frozenset({404, 410})
-"""By these an API may say that there is nothing here, or nothing any more."""
+"""With these an API may say that there is nothing here, or no longer."""
 
-_READ = ABSENT | {200}  # an answer of another status says all it has to say by its status
+_READ = ABSENT | {200}  # of another answer the status is enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,7 @@ class RequestsWire:
     def send(self, call: Call, timeout: float) -> Reply:
         sent_at, started = self._clock.now(), self._clock.monotonic()
         exchange = _Exchange()
-        # In a thread of its own: the look-up of a name cannot be interrupted, only left alone.
+        # In a thread of its own, because a DNS look-up cannot be interrupted, only left behind.
         future = self._pool.submit(self._exchange, exchange, call, timeout)
         try:
             in_time = wait_for([future], self._clock, started + timeout)
@@ -152,7 +155,7 @@ class RequestsWire:
         for chunk in response.raw.stream(_CHUNK, decode_content=True):
             size += len(chunk)
             if size > self._max_bytes:
-                message = f"the answer of {self._host} is larger than {self._max_bytes} bytes"
+                message = f"the answer of {self._host} is larger than {self._max_bytes:,} bytes"
                 raise TooLarge(message, "choose a smaller sync.per_page")
             chunks.append(chunk)
         return b"".join(chunks)
@@ -161,7 +164,7 @@ class RequestsWire:
 def _request(token: Secret) -> requests.PreparedRequest:
     if not re.fullmatch(r"[\x21-\x7e]+", token.reveal()):
         raise ConfigError(
-            ["the API token is empty, or holds spaces or characters that no HTTP header can carry"],
+            ["the API token is empty, or contains spaces or other characters that an HTTP header cannot carry"],
             "copy the token again from ManageBac: Settings > Develop > API Manager",
         )
     headers = {
@@ -183,27 +186,42 @@ def _environment(base_url: str) -> tuple[dict[str, str], bool | str]:
 
 def _explained(error: Exception, host: str, timeout: float) -> ApiError:
     """Return what a library's error means to people; they need not know the library."""
+    failed = f"connection to {host} failed"
     if isinstance(error, NameResolutionError):
-        return Unreachable(f"the name {host} cannot be resolved", "check base_url, and this machine's DNS")
+        return Unreachable(f"{failed} (DNS: no such name)", "check base_url, and the DNS of this machine")
     timed_out = isinstance(error, (requests.Timeout, ReadTimeoutError, ConnectTimeoutError))
     if timed_out and not isinstance(error, NewConnectionError):  # a refusal, which the library counts among them
         return _too_late(host, timeout)
     if isinstance(error, (requests.exceptions.SSLError, SSLError)):
-        hint = "check this machine's date; behind an inspecting proxy set REQUESTS_CA_BUNDLE to its certificate"
-        return Unreachable(f"no secure connection to {host}", hint)
+        hint = "check the date of this machine; behind an inspecting proxy set REQUESTS_CA_BUNDLE to its certificate"
+        return Unreachable(f"{failed} (TLS)", hint)
     if isinstance(error, requests.exceptions.ProxyError):
-        return Unreachable(f"the proxy does not lead to {host}", "check HTTPS_PROXY and NO_PROXY")
+        return Unreachable(f"{failed} (proxy)", "check HTTPS_PROXY and NO_PROXY")
     if isinstance(error, DecodeError):
         return Malformed(f"the answer of {host} is not compressed as it says")
-    message = f"no connection to {host}, or one that broke before the answer was complete"
-    return Unreachable(message, "check this machine's network, and base_url")
+    return Unreachable(f"{failed} ({_how_it_failed(error)})", "check the network of this machine, and base_url")
+
+
+def _how_it_failed(error: Exception) -> str:
+    """Return how a connection ended, from the system's own error, which the libraries wrap in theirs."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (IncompleteRead, RemoteDisconnected)):
+            return "cut off"
+        if isinstance(cause, OSError) and cause.errno:
+            return _ENDINGS.get(cause.errno) or os.strerror(cause.errno).lower()
+        cause = cause.__cause__ or cause.__context__
+    return "cut off" if isinstance(error, ProtocolError) else "not valid HTTP"  # the former while the body is read
+
+
+_ENDINGS = {errno.ECONNREFUSED: "refused", errno.ECONNRESET: "reset", errno.EPIPE: "reset"}
 
 
 def _too_late(host: str, timeout: float) -> TimedOut:
-    return TimedOut(f"{host} did not answer in full within {timeout:.3g} s", "try again later, or raise sync.timeout")
+    return TimedOut(f"{host} did not answer in full within {timeout:.3g} s", "if it happens again, raise sync.timeout")
 
 
-# Ending an exchange from outside -------------------------------------------------------------------------------------
+# Ending an exchange from outside ---------------------------------------------------------------------------------
 
 
 class _Exchange:

@@ -1,8 +1,8 @@
 """Logs: one pipeline for ours and the libraries', coloured lines on a terminal and JSON elsewhere.
 
-No log holds a token or personal data, at any level. The code that logs keeps to ids and counts; behind it stands what
-this module does: values that are no plain ones are named by their type, libraries' messages lose the values in them,
-exceptions their texts (but for our own, which are made to be read), and known secrets are blotted out at the end.
+No log contains a token or personal data, at any level. The code that logs keeps to ids and counts; this module is the
+second line of defence: objects are shown as their type only, libraries' messages lose the values in them, exceptions
+their texts (except our own, which are written to be read), and known secrets are replaced at the end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
-# Libraries that say something useful below a warning; what others say there may hold addresses or parameters.
+# Libraries whose messages below a warning are useful; those of others may contain addresses or parameters.
 _TALKATIVE = {"alembic.runtime.migration": logging.INFO, "apscheduler": logging.DEBUG}
 
 
@@ -39,34 +39,60 @@ def configure(
     stream: TextIO | None = None,
     redact: tuple[str, ...] = (),
 ) -> None:
-    """Send all logs to `stream` (standard error), from `level` (debug, info, warning, error) upwards.
+    """Send all logs from `level` (debug, info, warning, error) upwards to `stream` (default: standard error).
 
-    `format` is console, json, or auto: console on a terminal. `redact` are the secrets that must never appear, a
-    second line of defence. Times are UTC. Calling it again replaces what an earlier call has set.
+    `format` is console, json, or auto: console on a terminal. `redact` are the secrets that must never appear.
+    Times are UTC. Calling it again replaces what an earlier call has set.
     """
     stream = stream or sys.stderr
     lowest = logging.getLevelNamesMapping()[level.upper()]
-    shared = _shared(with_traceback=lowest == logging.DEBUG)
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(lowest),
-        logger_factory=structlog.stdlib.LoggerFactory(),
-    )
-    handler = _Handler(stream)
+    handler = _Handler(stream, lowest)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[_without_values, *shared],
-            processors=[_without_meta, _ordered, _renderer(format, stream), _Redactor(redact)],
+            foreign_pre_chain=[_without_values],
+            processors=[
+                structlog.stdlib.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                _with_traceback if lowest == logging.DEBUG else _with_type,
+                _plain,
+                _without_meta,
+                _ordered,
+                _renderer(format, stream),
+                _Redactor(redact),
+            ],
         )
     )
     _install(handler, lowest)
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Our handler, told from others; a full disk behind the stream must not end a run, nor print the record raw."""
+    """Our handler, a class of its own to be recognised; a full disk must not end a run, nor print the record raw."""
+
+    def __init__(self, stream: TextIO, lowest: int) -> None:
+        super().__init__(stream)
+        self._lowest = lowest
+
+    def emit(self, record: logging.LogRecord) -> None:
+        record = _in_our_words(record)
+        if record.levelno >= self._lowest:
+            super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
         pass
+
+
+def _in_our_words(record: logging.LogRecord) -> logging.LogRecord:
+    """Return a library's record as an administrator can use it; the others as they are."""
+    if record.name == "alembic.runtime.migration" and not record.msg.startswith("Running"):
+        return _changed(record, levelno=logging.DEBUG, levelname="DEBUG")  # what it has found out about the database
+    if record.name.startswith("apscheduler") and "maximum number of running instances" in record.msg:
+        source = record.args[0].args[0]  # type: ignore[index, union-attr] # the job, and the source that it runs
+        return _changed(record, msg=f"slot skipped: the previous run of {source} is still going", args=())
+    return record
+
+
+def _changed(record: logging.LogRecord, **values: Any) -> logging.LogRecord:
+    return logging.makeLogRecord(record.__dict__ | values)
 
 
 def _install(handler: _Handler, lowest: int) -> None:
@@ -76,19 +102,9 @@ def _install(handler: _Handler, lowest: int) -> None:
     root.addHandler(handler)
     root.setLevel(max(lowest, logging.WARNING))
     logging.getLogger("rostersync").setLevel(lowest)
-    logging.getLogger("psycopg").setLevel(max(lowest, logging.ERROR))  # what it warns of is raised as well
+    logging.getLogger("psycopg").setLevel(max(lowest, logging.ERROR))  # what it warns about is also raised
     for name, usual in _TALKATIVE.items():
         logging.getLogger(name).setLevel(lowest if lowest <= usual else max(lowest, logging.WARNING))
-
-
-def _shared(*, with_traceback: bool) -> list[Processor]:
-    return [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _with_traceback if with_traceback else _with_type,
-        _plain,
-    ]
 
 
 def _renderer(format_: str, stream: TextIO) -> Processor:
@@ -102,9 +118,9 @@ def _renderer(format_: str, stream: TextIO) -> Processor:
 
 
 def _without_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Leave a library's message as it was written, without values: they may be parts of an address or an answer.
+    """Return a library's message without its values: they may be parts of an address or an answer.
 
-    Those that we know keep theirs. Query strings go from all: they may hold names that somebody searched for.
+    Libraries that we know keep theirs. Query strings are removed from all: they may contain names searched for.
     """
     record = event["_record"]
     message = event["event"] if record.name.startswith(tuple(_TALKATIVE)) else record.msg
@@ -113,7 +129,7 @@ def _without_values(_logger: WrappedLogger, _method: str, event: EventDict) -> E
 
 
 def _without_meta(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Drop what the libraries' machinery adds for itself: the raw record among it."""
+    """Drop what the logging libraries add for themselves, such as the raw record."""
     return {key: value for key, value in event.items() if key not in {"_record", "_from_structlog"}}
 
 
@@ -127,7 +143,7 @@ def _plain(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 
 
 def _as_plain(value: Any) -> Any:
-    """Return numbers, texts, times and lists of them; an object, which may be a person, is named by its type only."""
+    """Return numbers, strings, times and lists of them; an object, which may be a person, as its type only."""
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, datetime):
@@ -154,7 +170,7 @@ def _with_traceback(_logger: WrappedLogger, _method: str, event: EventDict) -> E
 
 
 def _exception(event: EventDict) -> BaseException | None:
-    """Take the exception out of `event`, in whichever of the usual ways it was given."""
+    """Take the exception out of `event`, in whichever of the usual forms it was given."""
     given = event.pop("exc_info", None)
     event.pop("stack_info", None)
     if isinstance(given, tuple):
@@ -179,7 +195,7 @@ def _frames(trace: TracebackType | None) -> Iterator[str]:
 
 
 class _Redactor:
-    """The last step: blots known secrets out of the finished line, in every spelling that a renderer gives them."""
+    """The last step: replaces known secrets in the finished line, in every spelling that a renderer gives them."""
 
     def __init__(self, secrets: tuple[str, ...]) -> None:
         spellings = {

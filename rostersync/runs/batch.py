@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import structlog
-
 from rostersync.errors import RostersyncError, Stopped
+from rostersync.logger import get_logger
 from rostersync.pool import SHUTDOWN_S, DaemonExecutor, wait_for
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from rostersync.clock import Clock
     from rostersync.report import RunReport, RunRequest
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 WORST_FIRST = (1, 2, 75, 3, 0)
 """Exit statuses: of several, the first in this order counts."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import structlog
-
 from rostersync.errors import LockHeld, StoreError
+from rostersync.logger import get_logger
 from rostersync.store import requests, runs
 from rostersync.store.dry_run import unchanged_database
 from rostersync.sync.run import Run
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from rostersync.sync.api import Connect
     from rostersync.sync.plan import SyncPolicy
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 POLL_S = 0.5
 """How often a caller looks whether the lock is free, or the run that another process does for it is over."""

@@ -1,4 +1,4 @@
-"""All that knows SQL: one door to the database, whichever of the two it is."""
+"""Everything that knows SQL: the one way to the database, whichever of the two it is."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class Store:
-    """A database whose schema fits this version."""
+    """A database whose schema is this version's."""
 
     def __init__(self, url: str, clock: Clock, *, create: bool = False, auto_upgrade: bool = False) -> None:
         """Open the database at `url`.
 
-        With `create` a missing or empty one is set up, and an older schema is brought up to date: on SQLite by
-        itself, on PostgreSQL with `auto_upgrade`. Raises `NoDatabase`, `SchemaOutdated`, `SchemaTooNew` and
+        With `create` a missing or empty one is set up, and an older schema is upgraded: on SQLite always, on
+        PostgreSQL with `auto_upgrade`. Raises `NoDatabase`, `SchemaOutdated`, `SchemaTooNew` and
         `DatabaseUnreachable`.
         """
         self.clock = clock
@@ -36,7 +36,7 @@ class Store:
         with self.engine.connect() as connection, connection.begin():
             level = schema.level(connection)
         if level is Level.EMPTY and not create:
-            raise NoDatabase("the database is still empty", "run `rostersync sync` to fill it")
+            raise NoDatabase("the database is empty", "the first `rostersync sync` creates the tables")
         if create and (level is Level.EMPTY or (level is Level.OLDER and (self.path or auto_upgrade))):
             schema.upgrade(self.engine)
         elif level is not Level.CURRENT:
@@ -57,7 +57,7 @@ class Store:
 
     @contextmanager
     def lease(self, source: str, purpose: str) -> Iterator[Lease]:
-        """Be the writer of `source` for a while. Raises `LockHeld` when somebody else is."""
+        """Be the writer of `source` for a while. Raises `LockHeld` when another process is."""
         lease = lock.acquire(self.engine, self.path, source, self.clock, purpose)
         try:
             yield lease
@@ -65,7 +65,7 @@ class Store:
             lease.release()
 
     def is_held(self, source: str) -> bool:
-        """Tell whether any process is the writer of `source` now."""
+        """Return whether any process is the writer of `source` now."""
         with self.engine.connect() as connection, connection.begin():
             return lock.is_held(connection, self.path, source)
 

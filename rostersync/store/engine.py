@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
 BUSY_TIMEOUT_S = 30
-"""How long to wait for another's lock, on either database."""
+"""How long to wait for a lock that another session holds, on either database."""
 
 _CONNECTION_ERRORS = {"OperationalError", "InterfaceError", "ConnectionTimeout"}
 
@@ -36,9 +36,9 @@ def sqlite_path(url: str) -> Path | None:
 
 
 def open_engine(url: str, *, create: bool = False, read_only: bool = False) -> Engine:
-    """Return an engine for `url`; connections are made when they are needed and never pooled.
+    """Return an engine for `url`; connections are opened when they are needed, and never pooled.
 
-    With `create` a missing SQLite file is made, readable by its owner only. Raises `NoDatabase` where there is none,
+    With `create` a missing SQLite file is created, readable by its owner only. Raises `NoDatabase` where there is none,
     `DatabaseUnreachable` where the file or its folder cannot be used.
     """
     path = sqlite_path(url)
@@ -46,7 +46,7 @@ def open_engine(url: str, *, create: bool = False, read_only: bool = False) -> E
         return _postgres_engine(url)
     if not path.exists():
         if not create:
-            raise NoDatabase(f"there is no database yet at {path}", "run `rostersync sync` to make the first one")
+            raise NoDatabase(f"there is no database at {path} yet", "the first `rostersync sync` creates it")
         _create_file(path)
     mode = "ro" if read_only else "rw"
     return _sqlite_engine(f"file:{quote(str(path))}?mode={mode}", str(path), read_only=read_only)
@@ -67,8 +67,8 @@ def _postgres_engine(url: str) -> Engine:
         ).execution_options(schema_translate_map={"stage": "pg_temp"})
     except (NoSuchModuleError, ImportError) as error:
         hint = "pip install 'rostersync[postgresql]'"
-        raise DatabaseUnreachable("the driver for PostgreSQL is not installed", hint) from error
-    # without its query, where a password may stand as well
+        raise DatabaseUnreachable("the PostgreSQL driver is not installed", hint) from error
+    # without its query, which may contain a password as well
     _translate_errors(engine, make_url(url).set(query={}).render_as_string(hide_password=True))
     event.listen(engine, "connect", _set_session)
     event.listen(engine, "begin", _begin_postgres)
@@ -76,9 +76,9 @@ def _postgres_engine(url: str) -> Engine:
 
 
 def _set_session(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    """Set the session's zone: in another one the first and the last day of the calendar could not be read back.
+    """Set the session's time zone: in another one the first and the last day of the calendar could not be read back.
 
-    And its patience: a session whose client is gone without the server's noticing keeps its locks for hours.
+    And its lock timeout: a session whose client has vanished unnoticed by the server keeps its locks for hours.
     """
     cursor = connection.cursor()
     cursor.execute("SET TIME ZONE 'UTC'")
@@ -91,9 +91,9 @@ def _create_file(path: Path) -> None:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:
-        return  # somebody else was quicker
+        return  # another process was quicker
     except OSError as error:
-        hint = "create the folder, or set database.url to one that this user may write"
+        hint = "create the folder, or set database.url to a folder that this user can write to"
         raise DatabaseUnreachable(f"cannot create the database {path}: {error.strerror}", hint) from error
 
 
@@ -105,7 +105,7 @@ def _sqlite_engine(location: str, place: str, *, read_only: bool) -> Engine:
 
     engine = create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
     event.listen(engine, "begin", _begin_sqlite)
-    _translate_errors(engine, place)  # before the pragmas: they are the first to meet a file that is no database
+    _translate_errors(engine, place)  # before the pragmas: they are the first to meet a file that is not a database
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
@@ -163,7 +163,7 @@ def attach_scratch_file(connection: Connection, folder: Path) -> None:
 
 
 def use_steps(connection: Connection) -> None:
-    """Let each statement outside `writing` be a transaction of its own: cheap, for what nobody else sees."""
+    """Let each statement outside `writing` be a transaction of its own: cheap, for what no other session sees."""
     connection.execution_options(begin="step")
 
 
@@ -190,7 +190,7 @@ def _translate_errors(engine: Engine, place: str) -> None:
 
 
 def translate_error(error: BaseException, place: str) -> StoreError:
-    """Return what a person is told. A driver's text may quote a row, so only what cannot is passed on."""
+    """Return the error that is reported. A driver's text may quote a row, so only what cannot is passed on."""
     cause = getattr(error, "orig", None) or error
     if isinstance(cause, sqlite3.Error):
         return _translate_sqlite(cause, place)
@@ -198,9 +198,11 @@ def translate_error(error: BaseException, place: str) -> StoreError:
         return _translate_postgres(cause, str(state), place)
     if type(cause).__name__ not in _CONNECTION_ERRORS:
         return StoreError(f"{place}: the driver cannot handle a value ({type(cause).__name__})")
-    # The connection failed or broke: the text tells of host and user, never of rows, and its first line says it all.
+    # The connection failed or broke: the text names host and user, never rows, and its first line is enough.
     lines = str(cause).strip().splitlines() or [type(cause).__name__]
-    return DatabaseUnreachable(f"cannot reach {place}: {lines[0].strip()}", "is the server up, and the url right?")
+    return DatabaseUnreachable(
+        f"cannot reach {place}: {lines[0].strip()}", "check that the server is running, and database.url"
+    )
 
 
 def _translate_postgres(cause: Any, state: str, place: str) -> StoreError:
@@ -210,27 +212,29 @@ def _translate_postgres(cause: Any, state: str, place: str) -> StoreError:
         hint = "look in pg_stat_activity for a session that hangs, and end it"
         return StoreError(f"{place}: another session has kept a lock for {BUSY_TIMEOUT_S} s", hint)
     if state == "42501":
-        return StoreError(f"{place} refused: {_primary(cause)}", "grant the role what it needs on this schema")
+        return StoreError(
+            f"{place} refused: {_primary(cause)}", "grant the role the privileges it needs on this schema"
+        )
     return StoreError(f"{place} refused a statement ({type(cause).__name__}, SQLSTATE {state})", "see the server's log")
 
 
 def _primary(cause: Any) -> str:
-    """Return what the server itself says; not what a function in it raised, for that may quote a row."""
+    """Return what the server itself says; not what a function in it raised, which may quote a row."""
     return str((not cause.diag.context and cause.diag.message_primary) or type(cause).__name__)
 
 
 def _translate_sqlite(cause: sqlite3.Error, place: str) -> StoreError:
-    # SQLite's own texts have a code; one of Python's quotes a text that it cannot decode.
+    # SQLite's own messages have a code; one of Python's quotes a value that it cannot decode.
     own = hasattr(cause, "sqlite_errorcode") and not isinstance(cause, sqlite3.IntegrityError)
     said = str(cause) if own else type(cause).__name__
     hints = {
         "database is locked": "another program holds a write lock on the file; close it and try again",
-        "database or disk is full": "free some space and run again: nothing was lost",
-        "disk I/O error": "check the disk, its free space and the system log; the last run was not applied",
-        "attempt to write a readonly database": "let this user write the file and its folder",
-        "unable to open database file": "let this user read and write the file and its folder",
-        "file is not a database": "database.url names a file of another kind",
-        "Could not decode": "a text in it is damaged; restore the file, or move it away and sync anew",
+        "database or disk is full": "free some space and run it again: nothing was lost",
+        "disk I/O error": "check the disk, its free space and the system log; this run was not applied",
+        "attempt to write a readonly database": "make the file and its folder writable for this user",
+        "unable to open database file": "make the file and its folder readable and writable for this user",
+        "file is not a database": "not a SQLite database, or damaged: check database.url, or restore a backup",
+        "Could not decode": "a value in it is damaged; restore a backup, or move the file away and sync again",
     }
     hint = next((hint for text, hint in hints.items() if text in str(cause)), "")
     return DatabaseUnreachable(f"cannot use the database {place}: {said}", hint)

@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 
 def _rows(source: str) -> dict[str, tuple[Any, ColumnElement[bool]]]:
-    """Return the tables with rows of a source, and which these are, in an order that no foreign key minds."""
+    """Return the tables with rows of a source, and which these are, in an order that suits the foreign keys."""
     runs = select(Run.run_id).where(Run.source == source)
     return {
-        "removals held": (HeldRemoval, HeldRemoval.run_id.in_(runs)),
-        "records in quarantine": (Quarantine, Quarantine.source == source),
-        "earlier versions": (student_version, student_version.c.source == source),
-        "students": (student, student.c.source == source),
-        "requests": (RequestRow, RequestRow.source == source),
-        "runs": (Run, Run.source == source),
+        "held removal": (HeldRemoval, HeldRemoval.run_id.in_(runs)),
+        "quarantined record": (Quarantine, Quarantine.source == source),
+        "earlier version": (student_version, student_version.c.source == source),
+        "student": (student, student.c.source == source),
+        "request": (RequestRow, RequestRow.source == source),
+        "run": (Run, Run.source == source),
     }
 
 
 def holdings(connection: Connection, source: str) -> dict[str, int] | None:
-    """Return what is kept of a source, by kind; None when the database does not know it."""
+    """Return how many rows of a source there are, by kind of row; None when the database does not know the source."""
     with connection.begin():
         if connection.scalar(select(func.count()).where(Source.name == source)) == 0:
             return None
@@ -40,7 +40,7 @@ def holdings(connection: Connection, source: str) -> dict[str, int] | None:
 
 
 def forget(lease: Lease) -> dict[str, int]:
-    """Purge every row of the lease's source in one transaction; return how many there were, by kind."""
+    """Purge every row of the lease's source in one transaction; return how many there were, by kind of row."""
     with writing(lease.connection):
         lease.pass_fence()
         purged = {

@@ -1,8 +1,8 @@
-"""One writer per source: a lock that dies with its holder, and a fence that a later holder raises.
+"""One writer per source: a lock that ends with its holder, and a fence that each later holder raises.
 
 SQLite: an advisory lock on a file beside the database. PostgreSQL: an advisory lock of the session, so the url must
-reach the server itself or a pooler in session mode. Either may be lost without notice (a file on a foreign disk, a
-connection that died); therefore every commit begins with a conditional UPDATE that only the newest holder passes.
+reach the server itself or a pooler in session mode. Either may be lost without notice (a file on a network disk, a
+connection that died); therefore every commit begins with a conditional UPDATE that only the latest holder passes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _FileLock:
                 owner = database.stat()
                 os.fchown(self._fd, owner.st_uid, owner.st_gid)
         except OSError as error:
-            hint = "let this user write the database's folder"
+            hint = "make the database's folder writable for this user"
             raise DatabaseUnreachable(f"cannot open the lock file {path}: {error.strerror}", hint) from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -61,13 +61,13 @@ class _SessionLock:
                 raise BlockingIOError
 
     def release(self) -> None:
-        """Do nothing: the lock goes with the session, which ends when the lease does."""
+        """Do nothing: the lock ends with the session, which ends with the lease."""
 
 
 class Lease:
     """The right to write one source, with the connection that holds it.
 
-    No transaction is open on the connection unless one of the store's functions is at work.
+    No transaction is open on the connection except inside one of the store's functions.
     """
 
     def __init__(self, connection: Connection, source: str, fence: int, lock: _Lock) -> None:
@@ -77,14 +77,14 @@ class Lease:
         self._lock = lock
 
     def pass_fence(self) -> None:
-        """Begin a commit: raise `LockLost` unless this lease is the source's newest. Call it inside a transaction."""
+        """Begin a commit: raise `LockLost` unless this lease is the source's latest. Call it inside a transaction."""
         mine = update(Source).where(Source.name == self.source, Source.fence == self.fence).values(fence=self.fence)
         if self.connection.execute(mine).rowcount != 1:
             message = f"source {self.source}: another process has taken over as its writer"
             raise LockLost(message, "nothing of this run was applied; run it again")
 
     def release(self) -> None:
-        """Give the source up. Never raises: whoever comes next does not depend on it."""
+        """Give the source up. Never raises: the next holder does not depend on it."""
         try:
             with suppress(Exception), writing(self.connection):  # a dead connection gives the source up as well
                 self.connection.execute(
@@ -99,15 +99,15 @@ class Lease:
 
 
 def acquire(engine: Engine, database: Path | None, source: str, clock: Clock, purpose: str) -> Lease:
-    """Become the writer of `source`, or raise `LockHeld`, naming the holder. a file lock lies beside `database`."""
+    """Become the writer of `source`, or raise `LockHeld`, naming the holder. A file lock is beside `database`."""
     connection = engine.connect()
     try:
         lock = _FileLock(lock_path(database, source), database) if database else _SessionLock(connection, source)
     except BlockingIOError:
         holder = _holder(connection, source)
         connection.close()
-        hint = "wait for it to end, or give --wait a longer time"
-        raise LockHeld(f"source {source} is held by {holder or 'another process'}", hint) from None
+        hint = "wait until it ends, or use a longer --wait"
+        raise LockHeld(f"source {source} is locked by {holder or 'another process'}", hint) from None
     except BaseException:
         connection.close()
         raise
@@ -132,7 +132,7 @@ def advisory_key(source: str) -> int:
 
 
 def is_held(connection: Connection, database: Path | None, source: str) -> bool:
-    """Tell whether any process holds `source`'s lock now."""
+    """Return whether any process holds the lock of `source` now."""
     if database is None:
         held = text(
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
@@ -144,7 +144,7 @@ def is_held(connection: Connection, database: Path | None, source: str) -> bool:
 
 
 def _file_is_locked(path: Path) -> bool:
-    """Try a shared lock for an instant: a writer who comes in that instant tries again anyway."""
+    """Try a shared lock for an instant: a writer that comes in that instant tries again anyway."""
     try:
         fd = os.open(path, os.O_RDONLY)
     except OSError:
@@ -172,7 +172,7 @@ def _raise_fence(connection: Connection, source: str, clock: Clock, purpose: str
 
 
 def ensure_source(connection: Connection, source: str) -> None:
-    """Make the source's row, if there is none yet."""
+    """Insert the source's row, if there is none yet."""
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     new = insert(Source).values(name=source, fence=0, unknown_keys=[])
     connection.execute(new.on_conflict_do_nothing())

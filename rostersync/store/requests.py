@@ -1,4 +1,4 @@
-"""The queue of requested runs: filed by anybody, executed and closed by whoever holds the source's lock."""
+"""The queue of requested runs: filed by any process, executed and closed by the one that holds the source's lock."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a request has come; `run_id` is set when it is done."""
+    """The state of a request; `run_id` is set when it is done."""
 
     state: str
     run_id: int | None
@@ -31,10 +31,10 @@ class Progress:
 def file(connection: Connection, request: RunRequest, now: datetime) -> int:
     """File a request, or join the pending one of the same source and kind; return its number.
 
-    A request that nobody takes within its `wait` is void, so a caller who died leaves none behind.
+    A request that is not taken within its `wait` expires, so a caller that died leaves none behind.
     """
     ensure_source(connection, request.source)
-    # one filer at a time
+    # one process files at a time
     connection.execute(select(Source.name).where(Source.name == request.source).with_for_update())
     expires_at = None if request.wait is None else now + request.wait
     if request.approves is None and (joined := _join(connection, request, now, expires_at)) is not None:
@@ -80,8 +80,8 @@ def _pending(connection: Connection, request: RunRequest, now: datetime):  # typ
 def take(lease: Lease, now: datetime, mine: int) -> RunRequest | None:
     """Take the oldest open request of the lease's source, None when there is none.
 
-    One that is `taken` already was taken by a process that died: this one holds the lock. The holder's own request,
-    `mine`, cannot come too late for itself, however long those before it took.
+    One that is already `taken` was taken by a process that died, since this one holds the lock. The holder's own
+    request, `mine`, does not expire for it, however long the requests before it took.
     """
     connection = lease.connection
     with writing(connection):
@@ -118,8 +118,8 @@ def close(connection: Connection, request_id: int, run_id: int) -> None:
 def leave(connection: Connection, request_id: int, *, taken: bool) -> bool:
     """Stop waiting for a request; with its last waiter it is withdrawn. Return whether it was.
 
-    One that is taken is only left with `taken`: whoever took it closes it all the same when its run is over, and where
-    that was this process, which ends amid the run, the next holder takes it again for those who still wait.
+    One that is taken is only left with `taken`: the process that took it still closes it when its run is over. Where
+    that is this process, which ends during the run, the next holder takes it again for those that still wait.
     """
     leavable = ("pending", "taken") if taken else ("pending",)
     left = connection.execute(
@@ -133,7 +133,7 @@ def leave(connection: Connection, request_id: int, *, taken: bool) -> bool:
 
 
 def progress(connection: Connection, request_id: int) -> Progress:
-    """Return how far a request has come; one that went with its source was withdrawn."""
+    """Return the state of a request; one that was purged with its source counts as withdrawn."""
     with connection.begin():
         row = connection.execute(
             select(RequestRow.state, RequestRow.run_id).where(RequestRow.request_id == request_id)

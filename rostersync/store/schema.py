@@ -1,4 +1,4 @@
-"""The schema's level: reading it, and bringing it to this version's by Alembic."""
+"""The level of the database's schema: reading it, and upgrading it to this version's with Alembic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 REVISIONS = ("0001", "0002", "0003")
-"""Every revision this version knows, oldest first (a list of its own: importing Alembic takes longer than `status`)."""
+"""Every revision that this version knows, oldest first (a list: importing Alembic takes longer than `status`)."""
 
 HEAD = REVISIONS[-1]
 
@@ -42,12 +42,14 @@ def revision(connection: Connection) -> str | None:
 def level(connection: Connection) -> Level:
     """Compare the database's revision with this version's.
 
-    Raises `StoreError` when the database holds tables of something else.
+    Raises `StoreError` when the database contains tables of another program.
     """
     found = revision(connection)
     if found is None:
         if inspect(connection).has_table("source") or inspect(connection).has_table("student"):
-            raise StoreError("the database holds tables that are not rostersync's", "use a database of its own")
+            raise StoreError(
+                "the database contains tables of another program", "use a separate database for rostersync"
+            )
         return Level.EMPTY
     if found not in REVISIONS:
         return Level.NEWER
@@ -58,15 +60,15 @@ def require_current(connection: Connection) -> None:
     """Raise `SchemaTooNew` or `SchemaOutdated` unless the schema is this version's."""
     found = level(connection)
     if found is Level.NEWER:
-        message = f"the database has schema {revision(connection)}, which a later version of rostersync wrote"
-        raise SchemaTooNew(message, "install that version here too")
+        message = f"the database has schema {revision(connection)}, of a later version of rostersync"
+        raise SchemaTooNew(message, "install that version or a later one")
     if found is not Level.CURRENT:
-        message = f"the database has schema {revision(connection) or 'none'}, and this version needs {HEAD}"
-        raise SchemaOutdated(message, "run `rostersync db upgrade`")
+        has = f"has schema {revision(connection)}" if found is Level.OLDER else "is empty"
+        raise SchemaOutdated(f"the database {has}; this version needs schema {HEAD}", "run: rostersync db upgrade")
 
 
 def upgrade(engine: Engine) -> None:
-    """Bring the schema to this version's in one transaction; does nothing when it is there.
+    """Upgrade the schema to this version's in one transaction; does nothing when it is up to date.
 
     Raises `SchemaTooNew` when a later version wrote it, `StoreError` when something depends on a view that must go.
     """
@@ -95,7 +97,7 @@ def alembic_config(connection: Connection) -> Config:
 
 
 def migrations_folder() -> Path:
-    """Return where the migrations lie: inside an installed package, at the top level of a checkout."""
+    """Return where the migrations are: inside an installed package, at the top level of a checkout."""
     package = Path(__file__).resolve().parent.parent
     inside = package / "migrations"
     return inside if inside.is_dir() else package.parent / "migrations"

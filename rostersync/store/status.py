@@ -1,29 +1,36 @@
-"""What operators ask of the database: how fresh each source is, who writes it, what waits for them."""
+"""What administrators look up: how fresh each source is, which process syncs it, which removals wait for approval."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Boolean, text
+from sqlalchemy import Boolean, and_, func, select, text
 
-from rostersync.store.types import Timestamp
+from rostersync.store import runs
+from rostersync.store.models import HeldRemoval, Run, student
+from rostersync.store.types import JsonTuple, Timestamp
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy import Connection
 
+    from rostersync.report import RunReport
+
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A row of the view `sync_health`, and who was the last known writer. All times are UTC."""
+    """A row of the view `sync_health`, how the last run ended, and who was the last known writer. All times are UTC."""
 
     source: str
     last_success_at: datetime | None
     age_seconds: int | None
     last_state: str | None
     last_run_id: int | None
+    last_finished_at: datetime | None
+    last_error: str | None
+    last_notices: tuple[str, ...] | None
     held_run_id: int | None
     live_students: int
     deleted_students: int
@@ -34,16 +41,20 @@ class Health:
     history_starts_at: datetime | None
     deleted_feed_ignored: bool
     holder: str | None
-    """Who took the lock last and has not given it back: a holder only while the lock is held."""
+    """The process that took the lock last and has not given it back: the holder only while the lock is held."""
 
 
 _HEALTH = text(
-    "SELECT h.source, h.last_success_at, h.age_seconds, h.last_state, h.last_run_id, h.held_run_id, h.live_students,"
-    " h.deleted_students, h.quarantined, h.modified_watermark, h.deleted_watermark, h.last_clean_full_at,"
-    " h.history_starts_at, s.deleted_feed_ignored, s.holder"
-    " FROM sync_health h JOIN source s ON s.name = h.source ORDER BY h.source"
+    "SELECT h.source, h.last_success_at, h.age_seconds, h.last_state, h.last_run_id, r.finished_at AS last_finished_at,"
+    " r.error AS last_error, r.notices AS last_notices, h.held_run_id, h.live_students, h.deleted_students,"
+    " h.quarantined, h.modified_watermark, h.deleted_watermark, h.last_clean_full_at, h.history_starts_at,"
+    " s.deleted_feed_ignored, s.holder"
+    " FROM sync_health h JOIN source s ON s.name = h.source LEFT JOIN run r ON r.run_id = h.last_run_id"
+    " ORDER BY h.source"
 ).columns(
     last_success_at=Timestamp(),
+    last_finished_at=Timestamp(),
+    last_notices=JsonTuple(),
     modified_watermark=Timestamp(),
     deleted_watermark=Timestamp(),
     last_clean_full_at=Timestamp(),
@@ -56,3 +67,61 @@ def health(connection: Connection) -> list[Health]:
     """Return what is known of every source in the database, configured or not, by name."""
     with connection.begin():
         return [Health(**row) for row in connection.execute(_HEALTH).mappings()]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldStudent:
+    """A student whose removal waits for approval: a row that names a person.
+
+    `known_since` is when the earliest run ended whose open plan holds the student, `deleted_at` is what ManageBac said.
+    """
+
+    id: int
+    last_name: str | None
+    first_name: str | None
+    deletion_source: str
+    known_since: datetime
+    deleted_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunDetails:
+    """A run, what became of its plan (`open`, `approved`, `superseded`; None: no plan), and the students still held."""
+
+    report: RunReport
+    plan: str | None
+    held: tuple[HeldStudent, ...]
+
+
+def run_details(connection: Connection, run_id: int) -> RunDetails | None:
+    """Return what is known of a run; None when there is none of this number."""
+    with connection.begin():
+        run = connection.execute(select(Run.source, Run.plan).where(Run.run_id == run_id)).first()
+        held = _held_students(connection, run.source, run_id) if run else ()
+    return RunDetails(runs.report(connection, run_id), run.plan, held) if run else None
+
+
+def _held_students(connection: Connection, source: str, run_id: int) -> tuple[HeldStudent, ...]:
+    """Return the students that the plan of a run holds, by id; none where it is no longer open."""
+    # Only open plans have removals: a plan that is closed loses them.
+    plans = select(HeldRemoval.id, func.min(Run.run_id).label("run_id")).join_from(
+        HeldRemoval, Run, and_(Run.run_id == HeldRemoval.run_id, Run.source == source)
+    )
+    first = plans.group_by(HeldRemoval.id).subquery()
+    stored = and_(student.c.source == source, student.c.id == HeldRemoval.id)
+    rows = connection.execute(
+        select(
+            HeldRemoval.id,
+            student.c.last_name,
+            student.c.first_name,
+            HeldRemoval.deletion_source,
+            Run.finished_at.label("known_since"),
+            HeldRemoval.deleted_at,
+        )
+        .join(first, first.c.id == HeldRemoval.id)
+        .join(Run, Run.run_id == first.c.run_id)
+        .outerjoin(student, stored)
+        .where(HeldRemoval.run_id == run_id)
+        .order_by(HeldRemoval.id)
+    )
+    return tuple(HeldStudent(**row) for row in rows.mappings())

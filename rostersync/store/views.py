@@ -108,7 +108,7 @@ _VERSION = f"source, id, valid_from, {{valid_to}} AS valid_to, op, {_STUDENT}, c
 
 _HEALTH = (
     SOURCE,
-    ("last_success_at", "When the last run succeeded; a held run counts (UTC)"),
+    ("last_success_at", "When the latest successful run ended; a held one counts, one in the future does not (UTC)"),
     ("age_seconds", "Seconds since then"),
     ("last_state", "State of the newest run"),
     ("last_run_id", "The newest run"),
@@ -121,6 +121,8 @@ _HEALTH = (
     ("last_clean_full_at", "When the last clean full run ended (UTC)"),
     ("history_starts_at", "From when history is complete (UTC)"),
 )
+# A run that ended in the future, under a clock that was ahead, is no success; a minute is what the clocks of a database
+# server and of whoever writes to it may differ by.
 _HEALTH_QUERY = """
 SELECT h.source, h.last_success_at, {age} AS age_seconds,
        (SELECT r.state FROM run r WHERE r.run_id = h.last_run_id) AS last_state, h.last_run_id, h.held_run_id,
@@ -129,8 +131,9 @@ SELECT h.source, h.last_success_at, {age} AS age_seconds,
        (SELECT count(*) FROM quarantine q WHERE q.source = h.source) AS quarantined,
        h.modified_watermark, h.deleted_watermark, h.last_clean_full_at, h.history_starts_at
   FROM (SELECT o.name AS source, o.modified_watermark, o.deleted_watermark, o.last_clean_full_at, o.history_starts_at,
-               (SELECT max(r.finished_at) FROM run r
-                 WHERE r.source = o.name AND r.state IN ('succeeded', 'held')) AS last_success_at,
+               (SELECT r.finished_at FROM run r
+                 WHERE r.source = o.name AND r.state IN ('succeeded', 'held') AND r.finished_at <= {soon}
+                 ORDER BY r.run_id DESC LIMIT 1) AS last_success_at,
                (SELECT max(r.run_id) FROM run r WHERE r.source = o.name) AS last_run_id,
                (SELECT max(r.run_id) FROM run r WHERE r.source = o.name AND r.plan = 'open') AS held_run_id
           FROM source o) h
@@ -179,8 +182,15 @@ VIEWS = (
         "sync_health",
         "One row per source: how fresh the replica is",
         _HEALTH,
-        _HEALTH_QUERY.format(age="CAST((julianday('now') - julianday(h.last_success_at)) * 86400 AS INTEGER)"),
-        _HEALTH_QUERY.format(age="CAST(floor(extract(epoch FROM now() - h.last_success_at)) AS bigint)"),
+        _HEALTH_QUERY.format(
+            age="max(0, CAST((julianday('now') - julianday(h.last_success_at)) * 86400 AS INTEGER))",
+            soon="strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+1 minute')",
+        ),
+        _HEALTH_QUERY.format(
+            age="CASE WHEN h.last_success_at IS NOT NULL THEN"
+            " CAST(floor(greatest(0, extract(epoch FROM now() - h.last_success_at))) AS bigint) END",
+            soon="now() + interval '1 minute'",
+        ),
     ),
 )
 

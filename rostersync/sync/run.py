@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import structlog
-
 from rostersync.clock import to_milliseconds
 from rostersync.errors import ApiError, RunFailed
+from rostersync.logger import get_logger
 from rostersync.records import Query, Rejected, Student
 from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
 from rostersync.store import runs
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from rostersync.sync.lists import ListResult
     from rostersync.sync.removals import RemovalOutcome
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 QUARANTINE_LIMIT = 100
 """How many records in quarantine one run asks for."""

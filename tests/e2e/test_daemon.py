@@ -148,6 +148,17 @@ def test_a_source_that_fails_keeps_neither_another_nor_itself_from_the_next_run(
     assert {run["source"] for run in runs if run["state"] == "succeeded"} == {"main", "annex"}
 
 
+def test_of_a_failure_that_may_pass_the_daemon_says_that_it_will_try_again_by_itself(site: Site, start: Any) -> None:
+    site.configure(EVERY_SECOND)
+    site.faults.add(faults.http_status(503), times=1)
+    process = start("run")
+    wait_until(lambda: finished_runs(site) >= 2)
+    _, told = end(process)
+    failure = next(event for event in logged(told) if event.get("state") == "failed")
+    assert "is unavailable (503" in failure["error"]
+    assert failure["hint"] == "will try again at the next slot"
+
+
 def test_what_nobody_foresaw_is_logged_by_its_name_and_is_not_the_daemons_end(site: Site, start: Any) -> None:
     site.configure(EVERY_SECOND)
     process = start("run")
@@ -197,7 +208,7 @@ def test_a_signal_ends_a_sync_within_five_seconds_with_128_and_its_number_and_no
     seconds, told = end(process, number)
     assert process.returncode == 128 + number
     assert seconds < 5
-    assert told == f"stopped by {signal.Signals(number).name}; what was under way is not applied\n"
+    assert told == f"stopped by {signal.Signals(number).name}; nothing unfinished was applied\n"
     assert finished_runs(site) == 0
     site.faults.clear()
     assert "run 1 succeeded" in site.ok("sync")
@@ -213,7 +224,7 @@ def test_a_second_signal_ends_a_sync_that_does_not_come_to_its_end(site: Site, s
         seconds, told = end(process)
     assert process.returncode == 128 + signal.SIGTERM
     assert seconds < 2
-    assert told == "ended by SIGTERM, without waiting for what was under way\n"
+    assert told == "ended by SIGTERM without waiting for unfinished work\n"
     assert finished_runs(site) == 1
 
 
@@ -257,4 +268,4 @@ def test_the_simulator_prints_what_a_configuration_needs_and_ends_normally_at_ct
     seconds, told = end(process, signal.SIGINT)
     assert process.returncode == 0
     assert seconds < 2
-    assert told.endswith("ended\n")
+    assert told.endswith("stopped\n")

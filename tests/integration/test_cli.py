@@ -102,7 +102,7 @@ def test_an_approval_of_a_run_that_is_not_held_says_so_whether_or_not_there_is_a
     for _ in range(2):
         result = quick_site.run("sync", "--approve", "7")
         assert result.exit_code == 2
-        assert "--approve 7: no run of this number" in result.stderr
+        assert "--approve 7: run 7 has no removals waiting for approval" in result.stderr
         quick_site.ok("sync")
 
 
@@ -132,7 +132,7 @@ def test_a_source_that_another_process_holds_is_not_waited_for_longer_than_asked
     with store.lease("main", "another program"):
         result = site.run("sync", "--wait", "0s")
         assert result.exit_code == 75
-        assert "source main is held by another program" in result.stderr
+        assert "source main is locked by another program" in result.stderr
         assert result.stderr.count("\n") == 2
         assert "another program" in site.ok("status")
         assert "another program" in site.json("status")["sources"][0]["lock_holder"]
@@ -168,7 +168,8 @@ def test_resync_without_waiting_leaves_a_request_for_the_next_run_and_tells_whet
     site: Site,
 ) -> None:
     site.ok("sync")
-    assert "nobody is at this source" in site.ok("resync", "--no-wait")
+    queued = "main: request 2 queued; the next run of this source will carry it out (no run in progress)\n"
+    assert site.ok("resync", "--no-wait") == queued
     with Store(site.database_url, SystemClock()).lease("main", "another program"):
         assert site.json("resync", "--no-wait")["requests"][0]["lock_held"] is True
     site.ok("sync")
@@ -199,7 +200,7 @@ def test_status_tells_of_every_source_configured_or_not(site: Site) -> None:
     assert datetime.fromisoformat(main["last_success_at"]) > datetime.now(UTC) - timedelta(minutes=1)
     said = site.ok("status")
     assert "other: never run" in said
-    assert "main: no longer configured; 30 students" in said
+    assert "main: no longer configured; still in the database: 30 students" in said
 
 
 def test_status_tells_of_quarantine_and_of_a_deleted_feed_that_is_useless(site: Site) -> None:
@@ -211,7 +212,7 @@ def test_status_tells_of_quarantine_and_of_a_deleted_feed_that_is_useless(site: 
     assert (source["quarantined"], source["last_state"], source["deleted_feed_ignored"]) == (1, "succeeded", True)
     said = site.ok("status")
     assert "1 in quarantine" in said
-    assert "does not tell of deletions" in said
+    assert "does not report deletions" in said
 
 
 def test_runs_are_listed_newest_first(site: Site) -> None:
@@ -233,14 +234,14 @@ def test_init_writes_a_configuration_that_loads_and_overwrites_none(quick_site: 
     written = path.read_text()
     result = quick_site.run("init", str(path))
     assert result.exit_code == 2
-    assert "there already" in result.stderr
+    assert "already exists" in result.stderr
     assert path.read_text() == written
 
 
 def test_init_in_a_folder_that_is_not_there_says_so(quick_site: Site, tmp_path: Path) -> None:
     result = quick_site.run("init", str(tmp_path / "none" / "config.toml"))
     assert result.exit_code == 2
-    assert "create the folder, or name another file" in result.stderr
+    assert "create the folder, or choose another path" in result.stderr
 
 
 def test_check_names_the_source_of_a_mistake_once(quick_site: Site) -> None:
@@ -264,8 +265,8 @@ def test_check_tells_each_thing_that_fails_with_its_fix(site: Site) -> None:
     site.faults.add(faults.forbidden(), faults.on_student(), times=None)
     result = site.run("check")
     assert result.exit_code == 1
-    assert "may list students, but not read a single one" in result.stdout
-    assert "give the token the permission" in result.stdout
+    assert "can list students, but not read a single one" in result.stdout
+    assert "give the token permission" in result.stdout
 
 
 def test_check_warns_of_files_that_others_can_read(quick_site: Site) -> None:
@@ -291,7 +292,7 @@ def test_check_of_a_wrong_configuration_tells_every_mistake_and_exits_with_2(qui
 def test_the_database_can_be_made_and_looked_at_before_the_first_sync(site: Site) -> None:
     assert f"schema {schema.HEAD}" in site.ok("db", "upgrade")
     assert site.ok("db", "current") == f"{schema.HEAD}\n"
-    assert "as this version defines it" in site.ok("db", "check")
+    assert "up to date" in site.ok("db", "check")
     assert "never run" in site.ok("status")
 
 
@@ -378,17 +379,25 @@ def test_no_output_holds_the_token(quick_site: Site) -> None:
 
 def test_verify_says_that_an_exact_replica_is_equal(site: Site) -> None:
     site.ok("sync")
-    assert "main: equal: 30 students" in site.ok("verify")
+    assert "main: replica matches ManageBac: 30 students\n" in site.ok("verify")
     assert site.json("verify")["sources"][0]["state"] == "equal"
 
 
 def test_verify_names_who_differs_and_in_what_and_exits_1(quick_site: Site) -> None:
     quick_site.ok("sync")
-    key = min(quick_site.school.truth())
-    quick_site.school.purge(key)
+    gone, lost, wrong, *_ = sorted(quick_site.school.truth())
+    quick_site.school.purge(gone)
+    with Store(quick_site.database_url, SystemClock()).writing() as connection:
+        connection.exec_driver_sql(f"DELETE FROM student WHERE id = {lost}")
+        connection.exec_driver_sql(f"UPDATE student SET city = 'x', nickname = 'x' WHERE id = {wrong}")
     result = quick_site.run("verify")
     assert result.exit_code == 1
-    assert f"{key} surplus" in result.stdout
+    assert result.stdout.splitlines()[:-1] == [
+        "main: replica differs in 3 of 29 students",
+        f"  {gone}: in the replica, but no longer in ManageBac",
+        f"  {lost}: missing from the replica",
+        f"  {wrong}: differs in nickname, city",
+    ]
 
 
 def test_a_source_that_is_no_longer_configured_can_be_forgotten(site: Site) -> None:
@@ -397,7 +406,7 @@ def test_a_source_that_is_no_longer_configured_can_be_forgotten(site: Site) -> N
     site.configure()
     assert "old: would purge" in site.ok("source", "forget", "old", "--dry-run")
     assert site.run("source", "forget", "old").exit_code == 2  # no terminal, no --yes
-    assert "30 students" in site.ok("source", "forget", "old", "--yes")
+    assert site.ok("source", "forget", "old", "--yes") == "old: purged 30 students, 1 request, 1 run\n"
     assert {row.source for row in site.rows("SELECT source FROM student_history")} == {"main"}
 
 

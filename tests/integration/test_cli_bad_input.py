@@ -58,7 +58,7 @@ WRONG = {
     "an unknown key": Wrong(write(SOURCE + "[sync]\nper_pge = 5\n"), 2, ("sync.per_pge", "per_page")),
     "a wrong type": Wrong(write(SOURCE + '[sync]\nper_page = "many"\n'), 2, ("sync.per_page", "whole number")),
     "no base_url": Wrong(write('[[sources]]\nname = "main"\n'), 2, ("sources[0].base_url",)),
-    "no configuration": Wrong(lambda site: site.path.unlink(), 2, ("there is no configuration", "rostersync init")),
+    "no configuration": Wrong(lambda site: site.path.unlink(), 2, ("no configuration at", "rostersync init")),
     "no token": Wrong(without_token, 2, ("ROSTERSYNC_TOKEN is not set", "hint: set it")),
     "an unreadable token file": Wrong(unreadable_token, 2, ("cannot read", "hint: put the token")),
     "an unknown driver": Wrong(
@@ -67,12 +67,12 @@ WRONG = {
     "an unreachable database": Wrong(
         lambda site: site.configure(url=f"postgresql+psycopg://u:hunter2@127.0.0.1:{unused_port()}/x"),
         1,
-        ("cannot reach postgresql+psycopg://u:***@127.0.0.1", "Connection refused\nhint: is the server up"),
+        ("cannot reach postgresql+psycopg://u:***@127.0.0.1", "Connection refused\nhint: check that the server"),
     ),
     "an unreachable database, the password behind its name": Wrong(
         lambda site: site.configure(url=f"postgresql+psycopg://u@127.0.0.1:{unused_port()}/x?password=hunter2"),
         1,
-        ("cannot reach postgresql+psycopg://u@127.0.0.1", "hint: is the server up"),
+        ("cannot reach postgresql+psycopg://u@127.0.0.1", "hint: check that the server"),
     ),
     "a folder for the database that is not there": Wrong(
         lambda site: site.configure(url="sqlite:///missing/folder/roster.db"), 1, ("cannot create", "hint: create")
@@ -160,7 +160,7 @@ def test_what_nobody_foresaw_is_one_line_without_the_text_of_the_error(
     monkeypatch.setattr("rostersync.cli.status.show_all", broken)
     result = site.run("status")
     assert result.exit_code == 1
-    assert result.stderr == 'unexpected: LookupError; run again with logging.level = "debug" for details\n'
+    assert result.stderr == 'unexpected error: LookupError; run again with logging.level = "debug" for details\n'
 
 
 # A process of its own --------------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def test_the_tables_of_something_else_are_left_alone(database_url: str, clock: M
     engine = Store(database_url, clock, create=True).engine
     with engine.begin() as connection:
         connection.execute(text("DROP TABLE alembic_version"))
-    with pytest.raises(StoreError, match="not rostersync's"):
+    with pytest.raises(StoreError, match="tables of another program"):
         Store(database_url, clock, create=True)
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-import structlog
 from conftest import ManualClock, PostgresServer, _running
 from harness import kept_sessions
 from histories import Diverged, History
@@ -38,7 +37,6 @@ def play(job: tuple[str, int, int]) -> tuple[Counter[str], list[str]]:
     `place` is the url of a PostgreSQL's first database, or a folder for SQLite files.
     """
     place, first, last = job
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
     figures: Counter[str] = Counter()
     diverged = []
     with database_at(place) as url:

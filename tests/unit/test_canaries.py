@@ -41,10 +41,10 @@ FIELDS = (
 LEAKY = """
 import sys
 import pytest
-import structlog
 from canary import TOKEN, Process
 from rostersync.clock import SystemClock
 from rostersync.errors import RunFailed
+from rostersync.logger import get_logger
 from rostersync.store import Store
 from sqlalchemy import text
 
@@ -57,7 +57,7 @@ def test_standard_error():
     print(TOKEN, file=sys.stderr)
 
 def test_log():
-    structlog.get_logger("rostersync.test").debug("seen", student=NAME)
+    get_logger("rostersync.test").debug("seen", student=NAME)
 
 def test_error():
     RunFailed("nothing of " + NAME)

@@ -84,10 +84,28 @@ def test_characters_that_steer_a_terminal_are_replaced(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "spelled"),
-    [(0.25, "0.25 s"), (59, "59 s"), (61, "1 min"), (3600 * 3 + 1200, "3 h 20 min"), (90000, "1 d 1 h")],
+    [(0.25, "0.25 s"), (8, "8 s"), (59, "59 s"), (61, "1 min"), (3600 * 3 + 1200, "3 h 20 min"), (90000, "1 d 1 h")],
 )
 def test_durations_are_told_in_their_two_largest_units(seconds: float, spelled: str) -> None:
     assert output.span(seconds) == spelled
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0, "just now"), (8, "8 s ago"), (12000, "3 h 20 min ago")])
+def test_an_age_is_told_as_people_say_it(seconds: int, said: str) -> None:
+    assert output.ago(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "said"),
+    [
+        (1, "request", "1 request"),
+        (0, "retry", "0 retries"),
+        (1, "retry", "1 retry"),
+        (1200, "student", "1,200 students"),
+    ],
+)
+def test_a_number_of_things_is_told_with_the_noun_in_its_right_form(number: int, noun: str, said: str) -> None:
+    assert output.count(number, noun) == said
 
 
 def test_a_progress_bar_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +122,10 @@ def test_a_progress_bar_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPa
 def test_the_figures_of_a_run_leave_out_what_is_nought() -> None:
     counts = Counts(fetched=5, inserted=2, unchanged=3, deleted=1)
     assert figures(counts) == "5 received: 2 inserted, 3 unchanged; 1 removed"
-    assert figures(Counts()) == "0 received"
+    assert figures(Counts()) == "no changes"
+    assert figures(Counts(fetched=1200, inserted=1200)) == "1,200 received: 1,200 inserted"
+    assert figures(Counts(removals_held=1)) == "1 removal held"
+    assert figures(Counts(removals_held=8, stale=1)) == "8 removals held; 1 received stale"
 
 
 def dry_run(counts: Counts, status: int) -> RunReport:
@@ -128,7 +149,7 @@ def test_a_dry_run_says_how_the_run_itself_would_end(
     show(Outcome("main", dry_run(counts, status)), session(tmp_path, "main"))
     said = capsys.readouterr()
     assert f"main: full {ending} in 0.50 s\n" in said.out
-    assert ("received" in said.out) == (ending != "dry run failed")
+    assert (figures(counts) in said.out) == (ending != "dry run failed")
     assert said.err.splitlines()[:1] == ([f"main: {ending}: so it is"] if status else [])
 
 
@@ -155,7 +176,7 @@ def test_a_time_is_read_with_its_offset_and_a_day_begins_at_midnight_utc(text: s
 
 @pytest.mark.parametrize("text", ["yesterday", "2026-03-01T08:00:00", "2026-13-01", ""])
 def test_a_time_that_cannot_be_placed_is_refused(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no time such as"):
+    with pytest.raises(click.BadParameter, match="is not a time such as"):
         Moment().convert(text, None, None)
 
 
@@ -168,7 +189,7 @@ def test_unknown_sources_are_all_told_with_the_known_ones(tmp_path: Path) -> Non
     with pytest.raises(ConfigError) as caught:
         session(tmp_path, "main", "annex").chosen(["mian", "zzz"])
     first, second = caught.value.mistakes
-    assert first == "--source mian: there is no such source; known: main, annex; did you mean main?"
+    assert first == "--source mian: no such source; known: main, annex; did you mean main?"
     assert second.startswith("--source zzz")
 
 
@@ -192,7 +213,7 @@ def test_every_verb_has_help_and_takes_the_configuration(verb: str) -> None:
 def test_the_configuration_may_be_named_before_the_verb_as_well(tmp_path: Path) -> None:
     missing = str(tmp_path / "nowhere.toml")
     for words in (["-c", missing, "status"], ["status", "-c", missing]):
-        assert f"there is no configuration at {missing}" in CliRunner().invoke(program, words).stderr
+        assert f"no configuration at {missing}" in CliRunner().invoke(program, words).stderr
 
 
 def test_the_version_is_told() -> None:

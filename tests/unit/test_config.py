@@ -76,7 +76,7 @@ def test_a_whole_number_does_for_the_percentage(folder: Path) -> None:
 
 
 def test_a_missing_file_is_told_with_the_command_that_writes_one(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no configuration at") as caught:
+    with pytest.raises(ConfigError, match="no configuration at") as caught:
         load(folder / "none.toml")
     assert "rostersync init" in caught.value.hint
 
@@ -154,7 +154,7 @@ keep_raw = true
             "[sync]\noverlap = '-5m'",
             'sync.overlap: found \'-5m\'; expected a duration from "0s" to "7d", such as "10m"',
         ),
-        ("[sync]\ntimeout = '30m'", 'sync.timeout: found "30m"; expected less than sync.run_deadline, "30m"'),
+        ("[sync]\ntimeout = '30m'", 'sync.timeout: found "30m"; expected less than sync.run_deadline ("30m")'),
         ("[sync]\noverlp = '1m'", "sync.overlp: unknown setting; did you mean overlap?"),
         ("[schedule]\nper_page = 1", "schedule.per_page: unknown setting; it belongs in [sync]"),
         ("sync = 5", "sync: found 5; expected a table"),
@@ -380,7 +380,7 @@ def test_a_pipe_in_the_place_of_a_token_file_does_not_block(folder: Path) -> Non
 
 
 def test_a_missing_variable_is_named_unless_it_may_be_the_token_itself(folder: Path) -> None:
-    assert "ROSTERSYNC_TOKEN is not set, or is empty" in token_mistake(folder, {"ROSTERSYNC_TOKEN": ""})
+    assert "ROSTERSYNC_TOKEN is not set or empty" in token_mistake(folder, {"ROSTERSYNC_TOKEN": ""})
     assert "OTHER is not set" in token_mistake(folder, {}, "token_env = 'OTHER'")
     assert "f00dcafe" not in token_mistake(folder, {}, "token_env = 'f00dcafe'")
 

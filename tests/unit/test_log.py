@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import logging
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
 
 from rostersync.errors import RunFailed
+from rostersync.logger import get_logger
 from rostersync.observe.log import configure
 from rostersync.records import Student
 from rostersync.secret import Secret
+from rostersync.store import schema
+from rostersync.store.engine import open_engine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 TOKEN = "tok'en\"with\\quotes"
 NAME = "Invented Person"
@@ -33,7 +40,6 @@ def _restored() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in (None, "rostersync", "alembic.runtime.migration", "apscheduler")]
     handlers, levels = list(loggers[0].handlers), [logger.level for logger in loggers]
     yield
-    structlog.reset_defaults()
     loggers[0].handlers[:] = handlers
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
@@ -44,8 +50,15 @@ def stream() -> io.StringIO:
     return io.StringIO()
 
 
+@pytest.fixture
+def migrated(tmp_path: Path) -> Callable[[], None]:
+    """Set up a database, each time another."""
+    numbers = itertools.count()
+    return lambda: schema.upgrade(open_engine(f"sqlite:///{tmp_path}/{next(numbers)}.db", create=True))
+
+
 def log() -> Any:
-    return structlog.get_logger("rostersync.test")
+    return get_logger("rostersync.test")
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -125,9 +138,37 @@ def test_times_and_durations_have_one_spelling(stream: io.StringIO) -> None:
 def test_libraries_speak_through_the_same_pipeline(stream: io.StringIO) -> None:
     configure("info", "json", stream)
     logging.getLogger("alembic.runtime.plugins").info("setup plugin %s", "x")
-    logging.getLogger("alembic.runtime.migration").info("running upgrade %s", "1")
+    logging.getLogger("alembic.runtime.migration").info("Running upgrade %s", "1")
     logging.getLogger("urllib3.connectionpool").warning("pool is full")
-    assert [line["event"] for line in lines(stream)] == ["running upgrade 1", "pool is full"]
+    assert [line["event"] for line in lines(stream)] == ["Running upgrade 1", "pool is full"]
+
+
+def test_what_alembic_says_of_itself_is_for_debugging_only(stream: io.StringIO, migrated: Callable[[], None]) -> None:
+    configure("info", "json", stream)
+    migrated()
+    assert {line["event"][:15] for line in lines(stream)} == {"Running upgrade"}
+    configure("debug", "json", stream)
+    migrated()
+    said = [line for line in lines(stream) if line["event"].startswith(("Context impl", "Will assume"))]
+    assert [line["level"] for line in said] == ["debug", "debug"]
+
+
+def test_a_slot_that_is_skipped_is_told_with_the_source_whose_run_goes_on(stream: io.StringIO) -> None:
+    configure("info", "json", stream)
+    running, leave = threading.Event(), threading.Event()
+    planned = BackgroundScheduler(timezone="UTC")
+    planned.add_job(lambda *_: (running.set(), leave.wait(20)), "interval", ("main", "full"), seconds=0.1)
+    planned.start()
+    try:
+        running.wait(20)
+        deadline = time.monotonic() + 20
+        while not stream.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        leave.set()
+        planned.shutdown()
+    line = lines(stream)[0]
+    assert (line["level"], line["event"]) == ("warning", "slot skipped: the previous run of main is still going")
 
 
 def test_what_libraries_say_below_a_warning_is_not_heard_even_at_debug(stream: io.StringIO) -> None:

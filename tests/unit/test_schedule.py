@@ -32,15 +32,22 @@ def test_an_interval_counts_from_the_last_success() -> None:
     assert first_incremental(HOURLY, ago(hours=3), NOW) <= NOW
 
 
+def test_what_ended_in_the_future_under_a_clock_that_was_ahead_is_no_reason_to_wait() -> None:
+    ahead = ago(days=-100)
+    for schedule in (HOURLY, AT_EIGHT):
+        assert first_incremental(schedule, ahead, NOW) == NOW
+    assert first_full(HOURLY, ahead, NOW) == NOW
+
+
 @pytest.mark.parametrize(("hours", "due"), [(0.25, False), (1, True), (30, True)])
 def test_a_cron_slot_that_was_missed_is_made_up_for_at_the_start(hours: float, due: bool) -> None:
     assert (first_incremental(AT_EIGHT, ago(hours=hours), NOW) is not None) == due
 
 
 def test_a_full_interval_outlives_the_daemons_restarts() -> None:
-    assert first_full(HOURLY, ago(days=6)) == NOW + timedelta(days=1)
-    assert first_full(HOURLY, LastRuns()) is None  # the first run is full by itself
-    assert first_full(AT_EIGHT, ago(days=6)) is None
+    assert first_full(HOURLY, ago(days=6), NOW) == NOW + timedelta(days=1)
+    assert first_full(HOURLY, LastRuns(), NOW) is None  # the first run is full by itself
+    assert first_full(AT_EIGHT, ago(days=6), NOW) is None
 
 
 def test_cron_lines_are_understood_as_cron_does_in_the_zone_that_is_set() -> None:
