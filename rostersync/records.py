@@ -232,7 +232,7 @@ def is_alive(answer: Answer) -> TypeGuard[Student | Rejected]:
 
 
 def derive_status(student: dict[str, Any]) -> str:
-    """Return the status of a record of typed fields: the served one, else what dates and `archived` tell.
+    """Return the status of a record of typed fields: the served one, else what dates and `archived` say.
 
     A student whose year group was archived bears no date: that is `archived`, reason unknown.
     """

@@ -168,12 +168,12 @@ class Verdict:
 
     @property
     def exit_status(self) -> int:
-        """0 when the replica is what the API serves; 1 when it is not, or nobody can tell."""
+        """0 when the replica is what the API serves; 1 when it is not, or when it cannot be told."""
         return 1 if self.found or self.error else 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as `verify --json` prints it."""
         state = "differs" if self.found else "cannot tell" if self.error else "equal"
-        told = [{"id": d.id, "kind": d.kind, "fields": list(d.fields)} for d in self.differences]
+        differences = [{"id": d.id, "kind": d.kind, "fields": list(d.fields)} for d in self.differences]
         figures = {"students": self.students, "pending": self.pending, "differing": self.found}
-        return {"source": self.source, "state": state, **figures, "differences": told, "error": self.error}
+        return {"source": self.source, "state": state, **figures, "differences": differences, "error": self.error}

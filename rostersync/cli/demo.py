@@ -25,7 +25,7 @@ from rostersync.clock import to_text
 from rostersync.config import load
 from rostersync.errors import RostersyncError
 from rostersync.report import RunKind, RunRequest
-from rostersync.simulator import App, School
+from rostersync.simulator import App, School, churn
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -122,7 +122,7 @@ def _sync(session: Session) -> RunReport:
 
 def _day(school: School, rng: random.Random, things: int) -> Counter[str]:
     """Make so many changes, among them a deletion that lasts."""
-    done = school.churn(rng, things)
+    done = churn(school, rng, things)
     if not school.deleted() and (key := school.pick(rng, lambda version: version.living)):
         school.delete(key)
         done["delete"] += 1

@@ -126,10 +126,10 @@ def progress() -> Iterator[Callable[[str], ProgressCallback]]:
     )
     with bars.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
 
-        def watch(source: str) -> ProgressCallback:
+        def progress_of(source: str) -> ProgressCallback:
             task = shown.add_task(source, total=None)
             return lambda what, done, total: shown.update(
                 task, description=f"{source}: {what}", completed=min(done, total), total=total
             )
 
-        yield watch
+        yield progress_of

@@ -34,12 +34,12 @@ def on_signals(clock: SystemClock) -> Iterator[None]:
     before = {number: signal.signal(number, _do_nothing) for number in _SIGNALS}
     # The interpreter writes the number here at once, whatever the main thread is doing: a handler in Python would
     # have to wait for that thread, and might need a lock that it holds.
-    earlier = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader, clock), name="signals", daemon=True).start()
     try:
         yield
     finally:
-        signal.set_wakeup_fd(earlier)
+        signal.set_wakeup_fd(previous)
         for number, handler in before.items():
             signal.signal(number, handler)
         writer.close()

@@ -93,4 +93,4 @@ def _live(school: School, clock: Clock, churn: float, rng: random.Random) -> Non
     while True:
         clock.sleep(60 / churn if churn else 3600)
         if churn:
-            school.churn(rng, 1)
+            churn(school, rng, 1)

@@ -72,10 +72,10 @@ def carry_out(session: Session, requests: Sequence[RunRequest], *, dry_run: bool
     if len(refused) == len(sources):  # then nothing is created, not even a database
         return run_all(requests, _never, at_once=1, clock=session.clock, refused=refused)
     run = _dry_run(session) if dry_run else _run(session)
-    with progress() as watch:
+    with progress() as progress_of:
         return run_all(
             requests,
-            lambda request: run(request, watch(request.source)),
+            lambda request: run(request, progress_of(request.source)),
             at_once=session.config.sync.sources_at_once,
             clock=session.clock,
             refused=refused,
@@ -101,7 +101,7 @@ def _dry_run(session: Session) -> Callable[[RunRequest, ProgressCallback], RunRe
     config, clock = session.config, session.clock
     policy, connect = wiring.policy(config), wiring.connector(config, clock)
     url = config.database.url
-    return lambda request, watch: executor.dry_run(url, request, watch, clock=clock, policy=policy, connect=connect)
+    return lambda request, report: executor.dry_run(url, request, report, clock=clock, policy=policy, connect=connect)
 
 
 def _never(request: RunRequest) -> RunReport:

@@ -80,11 +80,11 @@ class Runner:
 
 def _log_report(report: RunReport) -> None:
     """Log a run in one line: ids and counts, no more."""
-    tell = {RunState.SUCCEEDED: log.info, RunState.FAILED: log.error}.get(report.state, log.warning)
-    told = report.to_json()
-    marks = told.pop("watermarks")
-    told |= {f"{stream}_watermark": mark for stream, mark in marks.items()}
-    tell("run_finished", **{key: value for key, value in told.items() if value is not None}, **_advice(report))
+    write = {RunState.SUCCEEDED: log.info, RunState.FAILED: log.error}.get(report.state, log.warning)
+    facts = report.to_json()
+    marks = facts.pop("watermarks")
+    facts |= {f"{stream}_watermark": mark for stream, mark in marks.items()}
+    write("run_finished", **{key: value for key, value in facts.items() if value is not None}, **_advice(report))
 
 
 def _advice(report: RunReport) -> dict[str, str]:

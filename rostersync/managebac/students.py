@@ -104,7 +104,7 @@ class Students:
         return self._transport.counter.retries
 
     def fingerprint(self, salt: bytes) -> bytes:
-        """Return 16 bytes that tell two schools, that is two addresses or tokens, apart, and tell nothing of either."""
+        """Return 16 bytes that differ between two schools, that is two addresses or tokens, and reveal neither."""
         return hashlib.blake2b(self._identity, digest_size=16, key=salt).digest()
 
     def first_page(self, query: Query) -> Page:
@@ -129,7 +129,7 @@ class Students:
         """Return those of `keys` that the list knows, as far as one page holds them: who is missing may yet live.
 
         None when the server does not honour the filter: it answers with others, or with an error of its own. It is
-        only a shortcut, and GET can tell as well.
+        only a shortcut, and GET answers the same question.
         """
         try:
             page = self.first_page(Query(ids=tuple(keys)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rostersync.simulator import faults
+from rostersync.simulator.activity import churn
 from rostersync.simulator.app import App
 from rostersync.simulator.faults import Faults
 from rostersync.simulator.messages import Delivery, Manner, Request, Response
@@ -20,5 +21,6 @@ __all__ = [
     "School",
     "Server",
     "Switches",
+    "churn",
     "faults",
 ]

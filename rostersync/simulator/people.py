@@ -1,4 +1,4 @@
-"""Invented students. A student's fields follow from the school's seed, his id and a day, so that they need no room.
+"""Invented students. A student's fields follow from the school's seed, their id and a day, so that they need no room.
 
 Names are put together from syllables, addresses end in `example.invalid`: nobody here exists.
 """
@@ -50,7 +50,7 @@ class Dice:
         self._pool, face = divmod(self._pool, sides)
         return face
 
-    def chance(self, percent: int) -> bool:
+    def happens(self, percent: int) -> bool:
         return self.roll(100) < percent
 
     def choice(self, of: Sequence[T]) -> T:
@@ -86,30 +86,30 @@ def _name(dice: Dice, number: int) -> Fields:
     last = dice.choice(_HEADS) + dice.choice(_MIDDLES) + dice.choice(_ENDS)
     fields: Fields = {"email": f"{first}.{last}.{number}@example.invalid".lower(), "first_name": first}
     fields["last_name"] = last
-    if dice.chance(40):
-        fields["middle_name"] = "" if dice.chance(30) else dice.choice(_HEADS) + dice.choice(_TAILS)
-    if dice.chance(25):
+    if dice.happens(40):
+        fields["middle_name"] = "" if dice.happens(30) else dice.choice(_HEADS) + dice.choice(_TAILS)
+    if dice.happens(25):
         fields["nickname"] = first[:3] + dice.choice(_TAILS)
-    if dice.chance(15):
+    if dice.happens(15):
         fields["other_name"] = dice.choice(_SCRIPTS)
     return fields
 
 
 def _account(dice: Dice, number: int, day: date) -> Fields:
     fields: Fields = {"ui_language": dice.choice(_UI_LANGUAGES), "role": "Student", "timezone": dice.choice(_ZONES)}
-    if dice.chance(95):
+    if dice.happens(95):
         # One in 200 shares a number with others: the school's number is no key.
         number_of_school = f"ZZ{0 if dice.roll(200) == 0 else number}"
         fields |= {"student_id": number_of_school, "identifier": number_of_school}
-    if dice.chance(70):
+    if dice.happens(70):
         login = day - timedelta(days=1 + dice.roll(60))
         clock_time = f"{dice.roll(24):02}:{dice.roll(60):02}:{dice.roll(60):02}"
         fields["last_accessed_at"] = f"{login.isoformat()}T{clock_time}.000-08:00"
-    if dice.chance(30):
+    if dice.happens(30):
         fields["photo_url"] = f"https://files.example.invalid/avatars/{number}?signature={dice.roll(1 << 32):08x}"
-    if dice.chance(50):
+    if dice.happens(50):
         fields["account_uid"] = f"{dice.roll(1 << 96):024x}"
-    if dice.chance(20):
+    if dice.happens(20):
         fields |= {"oa_id": str(1000 + dice.roll(9000)), "sb_id": str(1000 + dice.roll(9000))}
     return fields
 
@@ -120,15 +120,15 @@ def _home(dice: Dice, number: int) -> Fields:
         "languages": [dice.choice(_LANGUAGES) for _ in range(dice.roll(3))],
         "parent_ids": [30_000_000 + number % 10_000_000 + turn for turn in range(dice.roll(3))],
     }
-    if dice.chance(85):
+    if dice.happens(85):
         fields["street_address"] = f"{1 + dice.roll(99)} {dice.choice(_WORDS)} {dice.choice(_WAYS)}"
         fields |= {"city": dice.choice(_CITIES), "state": str(dice.roll(60_000)), "country": dice.choice(_COUNTRIES)}
-        fields |= {"street_address_ii": "" if dice.chance(50) else f"Floor {dice.roll(9)}", "zipcode": "00000"}
-    if dice.chance(50):
+        fields |= {"street_address_ii": "" if dice.happens(50) else f"Floor {dice.roll(9)}", "zipcode": "00000"}
+    if dice.happens(50):
         fields["phone_number"] = f"+000 555 {dice.roll(10_000):04}"
-    if dice.chance(60):
+    if dice.happens(60):
         fields["mobile_phone_number"] = f"+000 555-{dice.roll(10_000):04}"
-    if dice.chance(10):
+    if dice.happens(10):
         fields |= {"national_id": f"N-{dice.roll(10**8):08}", "uniq_student_id": f"U-{dice.roll(10**8):08}"}
     return fields
 
@@ -139,13 +139,13 @@ def _schooling(dice: Dice, grade: int, year: int) -> Fields:
     fields |= {"program": program, "program_code": code, "graduating_year": year + _OLDEST_GRADE - grade}
     fields["birthday"] = f"{year - 5 - grade}-{1 + dice.roll(12):02}-{1 + dice.roll(28):02}"
     fields["gender"] = dice.choice(_GENDERS)
-    if dice.chance(90):
+    if dice.happens(90):
         fields |= {"year_group_id": 10_209_260 + grade, "homeroom_advisor_id": 10_752_540 + dice.roll(40)}
-    if dice.chance(20):
+    if dice.happens(20):
         fields["additional_homeroom_advisor_ids"] = [10_752_600 + dice.roll(10)]
     if grade == _OLDEST_GRADE:
         fields["ee_advisor_id"] = 400 + dice.roll(60)
-    if dice.chance(60):
+    if dice.happens(60):
         fields["attendance_start_date"] = f"{year - 1 - dice.roll(4)}-09-01"
     return fields
 
@@ -163,6 +163,6 @@ def _standing(dice: Dice, day: date) -> Fields:
 
 def _custom(dice: Dice) -> Fields:
     fields: Fields = {"house": dice.choice(_HOUSES)}
-    if dice.chance(50):
+    if dice.happens(50):
         fields["custom_fields"] = {"bus_route": dice.roll(20), "lunch": [dice.choice(("hot", "cold"))]}
     return fields

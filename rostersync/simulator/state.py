@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from rostersync.simulator import churn
 from rostersync.simulator.people import Population
 from rostersync.simulator.switches import Switches
 from rostersync.simulator.versions import Version, render, spell, to_ms
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Callable, Iterator
     from datetime import datetime
 
@@ -46,7 +44,7 @@ class School:
         self._drawn: list[int] = []  # the keys of _rows, and those of the softly deleted: for quick draws
         self._gone: dict[int, None] = {}
         self._next_id = _FIRST_ID
-        self._next_nameless = 0
+        self._next_without_id = 0
         self.lock = threading.RLock()
         self.generation = 0  # moves with every change, so that what was computed for the last one can be dropped
         self._be_born(size)
@@ -116,7 +114,7 @@ class School:
             return {version.id for version in self._now_in_sight() if version.living and version.raw is not None}
 
     def pick(self, rng: Random, fits: Callable[[Version], bool]) -> int | None:
-        """Return the id of a random student who fits, as he is now; None when nobody does."""
+        """Return the id of a random student who fits, as they are now; None when nobody does."""
         with self.lock:
             for _ in range(_DRAWS if self._drawn else 0):
                 drawn = rng.choice(self._drawn)
@@ -133,7 +131,7 @@ class School:
     # What happens to students. None as a field's value clears it; LookupError when there is no such living student ---
 
     def create(self, **fields: Any) -> int:
-        """Enrol somebody invented, with these fields instead of his own; returns his id, which `id=` may choose."""
+        """Enrol somebody invented, with these fields instead of their own; returns their id, which `id=` may choose."""
         with self.lock:
             number = fields.pop("id", None) or self._take_id()
             if number in self._rows:
@@ -208,15 +206,10 @@ class School:
                 self._follow(self._living(student_id), raw=raw)
                 return student_id
             if student_id is None:
-                self._next_nameless -= 1
-                student_id = self._next_nameless
+                self._next_without_id -= 1
+                student_id = self._next_without_id
             self._enrol(student_id, self._population.newcomer(student_id) if student_id > 0 else {}, raw)
             return student_id
-
-    def churn(self, rng: Random, n: int) -> Counter[str]:
-        """Do `n` things that happen in a school, in realistic proportions; returns how many of each."""
-        with self.lock:
-            return churn.churn(self, rng, n)
 
     # Inside ------------------------------------------------------------------------------------------------------
 

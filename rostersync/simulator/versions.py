@@ -57,7 +57,7 @@ class Version:
     deleted: int | None = None
     traceless: bool = False
     raw: bytes | None = None
-    changed: Fields | None = None  # None: as the population made him
+    changed: Fields | None = None  # None: as the population made them
     previous: Version | None = None
     rendered: bytes | None = None
 
@@ -100,7 +100,7 @@ def render(version: Version, switches: Switches) -> bytes:
 
 
 def render_deleted(version: Version, switches: Switches) -> bytes:
-    """Return the record of a deleted student who says of himself that he is: `deleted_at` for updated_at and status."""
+    """Return the record of a deleted student that says so itself: `deleted_at` for updated_at and status."""
     record = _record(version, switches)
     record.pop("updated_at", None)
     record.pop("status", None)

@@ -96,7 +96,7 @@ class Run(Base):
     guarded: Mapped[int] = mapped_column(default=0)
     """Its removals that nobody approved: what the guard counts over 24 hours."""
     notices: Mapped[list[str]] = mapped_column(Json, default=list)
-    """What else its caller is told, ids and counts only."""
+    """What else its caller is to know, ids and counts only."""
     plan: Mapped[str | None]
     """`open`, `approved` or `superseded` where the guard held removals of it."""
 

@@ -132,7 +132,7 @@ def _dependents(connection: Connection, names: tuple[str, ...]) -> list[str]:
 
 
 def _may_change(connection: Connection, view: View) -> bool:
-    """Tell before the migrations whether the view will not stay as it is, as far as can be told."""
+    """Tell before the migrations whether the view may have to change."""
     try:
         return _form(connection, view.name) != _planned(connection, view)
     except StoreError:  # it reads what a migration will make

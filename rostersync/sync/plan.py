@@ -49,7 +49,7 @@ def choose(requested: RunKind, state: SourceState, now: datetime, policy: SyncPo
 
 
 def filter_start(moment: datetime, overlap: timedelta) -> datetime:
-    """Return what a since-filter asks from: `overlap` earlier, on the whole second before.
+    """Return the time that a filter asks from: `overlap` earlier, on the whole second before.
 
     The server's grain may be a second and its filter exclusive; a second too many is harmless.
     """
@@ -60,7 +60,7 @@ def in_future(watermarks: Watermarks, moment: Moment, overlap: timedelta) -> boo
     """Tell whether a watermark is later than the server's clock at `moment` by more than `overlap`.
 
     Then a clock was wrong when it was dated or is wrong now, and what it says was read may not have been. Without a
-    `Date` nothing can be told, and False is returned.
+    `Date` this is unknown, and False is returned.
     """
     latest = max((mark for mark in (watermarks.modified, watermarks.deleted) if mark), default=None)
     return latest is not None and moment.server is not None and latest > moment.server + overlap

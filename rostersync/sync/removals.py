@@ -109,7 +109,7 @@ class Removals:
             for start in range(0, len(chunk), BATCH):
                 rows = self._api.by_ids(chunk[start : start + BATCH])
                 if rows is None:
-                    return  # the filter is ignored: GET will tell
+                    return  # the filter is ignored: GET has to answer
                 living = [row for row in rows if is_alive(row)]
                 self._stage.students.put_rows(living)
                 self._stage.drop_living_candidates(row.id for row in living if row.id is not None)

@@ -15,7 +15,7 @@ import pytest
 from canary import TOKEN
 from school_site import Site, serve
 
-from rostersync.simulator import faults
+from rostersync.simulator import churn, faults
 from rostersync.simulator.messages import json_response, text_response
 from rostersync.store.engine import open_engine, sqlite_path
 
@@ -117,7 +117,7 @@ def test_nothing_that_is_written_in_a_bad_week_names_a_student_or_the_token(week
     assert site.rows("SELECT reason FROM quarantine")
     assert site.rows(f"SELECT id FROM current_student WHERE last_name = '{school.truth()[third]['last_name']}'")
 
-    school.churn(school.rng, 20)
+    churn(school, school.rng, 20)
     assert '"updated"' in week.run(0, "sync", "--json")
 
     for answer in ANSWERS.values():

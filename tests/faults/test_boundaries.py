@@ -11,6 +11,7 @@ import pytest
 from harness import Crash, CrashInjector, World
 
 from rostersync.report import RunKind, RunState
+from rostersync.simulator import churn
 from rostersync.simulator.switches import Switches
 from rostersync.sync.guard import GuardPolicy
 from rostersync.sync.plan import SyncPolicy
@@ -47,7 +48,7 @@ class Day:
         )
         self.world.sync()
         self.world.pass_time(hours=1)
-        self.world.school.churn(rng, rng.randrange(1, 9))
+        churn(self.world.school, rng, rng.randrange(1, 9))
         if approval:
             self.world.school.delete(min(self.world.upstream()))
         self.world.pass_time(minutes=5)

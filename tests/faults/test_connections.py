@@ -14,6 +14,7 @@ from sqlalchemy import text
 from witness import GUARD_OFF, GUARDLESS, CrashObserver, is_told_well, noting
 
 from rostersync.errors import DatabaseUnreachable, StoreError
+from rostersync.simulator import churn
 from rostersync.store import Store, engine
 from rostersync.store.lock import advisory_key, lock_path
 
@@ -125,7 +126,7 @@ def test_a_run_whose_connection_breaks_at_its_commit_is_told_as_what_it_is(url: 
             with witness.store.writing() as connection:
                 for statement in DAWDLE:
                     connection.exec_driver_sql(statement)
-        site.school.churn(random.Random(1), 6)
+        churn(site.school, random.Random(1), 6)
         before = witness.snapshot()
         proxy.cut = cut
         process = site.start("sync")
@@ -186,7 +187,7 @@ def test_a_holder_whose_lock_is_lost_and_taken_by_another_process_cannot_commit(
         site.configure(GUARDLESS)
         site.ok("sync")
         witness = CrashObserver(site)
-        site.school.churn(random.Random(1), 6)
+        churn(site.school, random.Random(1), 6)
         holds, goes_on = threading.Event(), threading.Event()
 
         def wait_at_the_first(_request: Request) -> None:
@@ -200,7 +201,7 @@ def test_a_holder_whose_lock_is_lost_and_taken_by_another_process_cannot_commit(
         take_the_lock_away(witness.store)
         site.ok("sync")
         before = witness.snapshot()
-        site.school.churn(random.Random(2), 6)
+        churn(site.school, random.Random(2), 6)
         goes_on.set()
         out, err = overtaken.communicate(timeout=60)
         assert overtaken.returncode == 1

@@ -14,7 +14,7 @@ import pytest
 from school_site import serve
 from witness import GUARDLESS, CrashObserver, noting
 
-from rostersync.simulator import Switches
+from rostersync.simulator import Switches, churn
 
 if TYPE_CHECKING:
     import subprocess
@@ -98,7 +98,7 @@ def test_a_process_killed_at_any_moment_leaves_the_old_roster_or_a_whole_new_one
             rng = random.Random(seed)
             words = rng.choice([("sync",), ("sync",), ("sync", "--full")])
             moment = draw(rng, words, whole)
-            site.school.churn(rng, 12)
+            churn(site.school, rng, 12)
             before = witness.snapshot()
             with noting(f"seed {seed}: {' '.join(words)} killed at {moment}"):
                 kill(site, site.start(*words), moment)

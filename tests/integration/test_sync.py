@@ -14,6 +14,7 @@ from sqlalchemy import select, text, update
 from rostersync.clock import floor_seconds
 from rostersync.errors import DatabaseUnreachable, LockHeld
 from rostersync.report import RunKind, RunState, Watermarks
+from rostersync.simulator import churn
 from rostersync.simulator.faults import Faults, http_status, not_found, on_deleted_feed, on_student
 from rostersync.simulator.switches import Switches
 from rostersync.store import runs
@@ -82,7 +83,7 @@ def test_an_incremental_run_after_a_day_of_churn_equals_upstream_without_reading
     world: World, seed: int
 ) -> None:
     settle(world)
-    done = world.school.churn(random.Random(seed), 60)
+    done = churn(world.school, random.Random(seed), 60)
     assert done["delete"] + done["restore"] + done["clear"] > 0
     world.pass_time(minutes=5)
     world.requests()
@@ -214,7 +215,7 @@ def test_a_removal_that_leaves_no_trace_is_found_by_a_full_run(world: World) -> 
 
 def test_a_dry_run_counts_what_the_run_then_does_and_leaves_no_trace(world: World) -> None:
     settle(world)
-    world.school.churn(random.Random(3), 60)
+    churn(world.school, random.Random(3), 60)
     world.pass_time(minutes=5)
     before = world.snapshot()
     dry = world.dry_run()
@@ -717,7 +718,7 @@ def test_a_school_that_empties_while_it_is_first_read_is_an_empty_school(migrate
 
 def test_a_kill_between_any_two_statements_of_a_run_leaves_the_old_state(world: World) -> None:
     settle(world)
-    world.school.churn(random.Random(4), 12)
+    churn(world.school, random.Random(4), 12)
     world.pass_time(minutes=5)
     before = world.snapshot()
     step = 1

@@ -9,7 +9,7 @@ import pytest
 from stand_in import Client
 
 from rostersync.clock import SystemClock, to_text
-from rostersync.simulator import School
+from rostersync.simulator import School, churn
 
 if TYPE_CHECKING:
     from conftest import ManualClock
@@ -26,7 +26,7 @@ def test_the_same_seed_and_calls_make_the_same_school() -> None:
         client = Client(ManualClock(), size=50, seed=seed, stamp_skews=(0.0, 3.0), order="random")
         for _ in range(20):
             client.clock.advance(60)
-            client.school.churn(Random(seed), 5)
+            churn(client.school, Random(seed), 5)
             client.ids()
         return {0: client.ids(), **client.school.truth()}
 
@@ -38,7 +38,7 @@ def test_truth_is_what_the_list_and_get_serve(clock: ManualClock) -> None:
     client = Client(clock, size=40)
     for _ in range(5):
         clock.advance(3600)
-        client.school.churn(Random(5), 30)
+        churn(client.school, Random(5), 30)
         truth = client.school.truth()
         assert {row["id"]: row for row in client.crawl(("per_page", 7))} == truth
         assert all(client.student(number) == row for number, row in truth.items())
@@ -200,7 +200,7 @@ def test_an_injected_record_may_be_of_somebody_new(clock: ManualClock) -> None:
 
 def test_churn_does_as_many_things_as_asked_in_realistic_proportions(clock: ManualClock) -> None:
     school = School(1, 200, clock)
-    done = school.churn(Random(2), 1000)
+    done = churn(school, Random(2), 1000)
     assert done.total() == 1000
     assert set(done) == {"update", "login", "create", "clear", "archive", "unarchive", "delete", "restore"}
     assert done["update"] > 400
@@ -209,7 +209,7 @@ def test_churn_does_as_many_things_as_asked_in_realistic_proportions(clock: Manu
 
 
 def test_churn_enrols_somebody_where_nobody_is(clock: ManualClock) -> None:
-    assert School(1, 0, clock).churn(Random(2), 1) == Counter(create=1)
+    assert churn(School(1, 0, clock), Random(2), 1) == Counter(create=1)
 
 
 def test_pick_finds_the_only_one_who_fits(clock: ManualClock) -> None:

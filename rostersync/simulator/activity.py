@@ -34,10 +34,9 @@ _CLEARABLE = (
 
 def churn(school: School, rng: Random, n: int) -> Counter[str]:
     """Do `n` things in these proportions; returns how many of each. A restore bumps `updated_at` always."""
-    done: Counter[str] = Counter()
-    for action in rng.choices(list(_PROPORTIONS), weights=list(_PROPORTIONS.values()), k=n):
-        done[_do(school, rng, action)] += 1
-    return done
+    actions = rng.choices(list(_PROPORTIONS), weights=list(_PROPORTIONS.values()), k=n)
+    with school.lock:
+        return Counter(_do(school, rng, action) for action in actions)
 
 
 def _do(school: School, rng: Random, action: str) -> str:
