@@ -11,7 +11,7 @@ import click
 from rostersync.cli.options import config_option
 from rostersync.cli.program import print_stderr
 from rostersync.errors import RostersyncError, Stopped
-from rostersync.simulator import App, School, Server, Switches
+from rostersync.simulator import App, School, Server, Switches, activity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,9 +88,9 @@ def serving(app: App, port: int = 0) -> Iterator[str]:
         yield server.base_url
 
 
-def _live(school: School, clock: Clock, churn: float, rng: random.Random) -> None:
-    """Change students, `churn` times a minute, until `Stopped` is raised."""
+def _live(school: School, clock: Clock, per_minute: float, rng: random.Random) -> None:
+    """Change students, `per_minute` times a minute, until `Stopped` is raised."""
     while True:
-        clock.sleep(60 / churn if churn else 3600)
-        if churn:
-            churn(school, rng, 1)
+        clock.sleep(60 / per_minute if per_minute else 3600)
+        if per_minute:
+            activity.churn(school, rng, 1)
