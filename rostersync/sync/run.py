@@ -210,8 +210,8 @@ class Run:
         live = runs.live_students(self._connection, self._source)
         if not guard.holds(removals, recent, live, self._policy.guard):
             return ""
-        before = f" after {recent} in the last 24 hours" if recent else ""
-        return f"{removals} removals{before} of {live} students are more than the guard allows"
+        before = f", after {recent} in the last 24 hours" if recent else ""
+        return f"more removals than the guard allows: {removals} of {live} students{before}"
 
     # Writing -------------------------------------------------------------------------------------------------
 
@@ -245,7 +245,7 @@ class Run:
         if incremental and self._stage.deletions.lack_ids():
             reasons.append("the deleted feed lists records without a readable id")
         if unclear := self._stage.unclear().total:
-            reasons.append(f"{unclear} students could not be fetched, and stay as they are")
+            reasons.append(f"students who could not be fetched, and stay as they are: {unclear}")
         return reasons
 
     def _state_after(self, crawl: CrawlResult, removals: RemovalOutcome) -> SourceState:

@@ -62,10 +62,10 @@ def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progr
 def _unknown(stage: Stage) -> str | None:
     """Return of how many students nothing can be said, and why; None when there are none."""
     reasons = {
-        "students could not be fetched: unknown whether they are gone": stage.unclear().total,
-        "records cannot be decoded: unknown what the replica lacks of them": stage.received().undecodable,
+        "students who could not be fetched, so that it is unknown whether they are gone": stage.unclear().total,
+        "records that cannot be decoded, so that they cannot be compared": stage.received().undecodable,
     }
-    return "; ".join(f"{number} {reason}" for reason, number in reasons.items() if number) or None
+    return "; ".join(f"{reason}: {number}" for reason, number in reasons.items() if number) or None
 
 
 def _compare(stage: Stage, comparison: Comparison, api: Api) -> Iterator[list[Difference]]:

@@ -128,7 +128,7 @@ def test_nothing_that_is_written_in_a_bad_week_names_a_student_or_the_token(week
 
     for key in sorted(school.truth())[2:8]:
         school.delete(key)
-    assert "more than the guard allows" in week.run(3, "sync")
+    assert "more removals than the guard allows" in week.run(3, "sync")
     (held,) = site.rows("SELECT held_run_id FROM sync_health WHERE source = 'main'")
     week.run(0, "sync", "--approve", str(held[0]), "--json")
 

@@ -87,7 +87,7 @@ def test_status_points_to_the_held_removals_and_to_their_approval(quick_site: Si
     said = quick_site.ok("status")
     assert f"rostersync runs show 2 -c {quick_site.path}" in said
     assert f"rostersync sync --approve 2 -c {quick_site.path}" in said
-    assert "more than the guard allows" in said
+    assert "more removals than the guard allows" in said
 
 
 def test_status_names_a_run_whose_time_lies_in_the_future(site: Site) -> None:
@@ -137,7 +137,7 @@ def test_runs_show_tells_whom_a_held_run_would_remove_why_and_since_when(site: S
         assert all(name in line for name in names[key])
         assert "the deleted feed lists the student" in line
     assert f"rostersync sync --approve 2 -c {site.path}" in said
-    assert "more than the guard allows" in said
+    assert "more removals than the guard allows" in said
 
 
 def test_a_removal_that_a_full_run_noticed_says_so_and_when_managebac_did_not_tell_there_is_no_time(
