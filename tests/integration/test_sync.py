@@ -415,7 +415,7 @@ def test_too_many_removals_are_held_and_the_living_are_applied(guarded: World) -
     report = guarded.sync()
     assert (report.state, report.exit_status) == (RunState.HELD, 3)
     assert (report.counts.removals_held, report.counts.deleted) == (6, 0)
-    assert "6 removals of 40 students" in (report.error or "")
+    assert "6 of 40 students" in (report.error or "")
     assert proofs(guarded) == []  # they are made on approval
     assert new in guarded.replica()
     assert set(gone) <= set(guarded.replica())
