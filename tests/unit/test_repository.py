@@ -110,6 +110,59 @@ def test_the_scripts_are_sound_shell() -> None:
     subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], check=True)
 
 
+# The documents ---------------------------------------------------------------------------------------------------
+
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "tests" / "README.md",
+    *sorted(ROOT.glob("docs/*.md")),
+]
+
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+@each_document
+def test_every_link_of_a_document_leads_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)]+)\)", document.read_text(encoding="utf-8"))
+    assert [link for link in links if not _leads_somewhere(document, link)] == []
+
+
+def _leads_somewhere(document: Path, link: str) -> bool:
+    target, _, anchor = link.partition("#")
+    path = document.parent / target if target else document
+    return path.exists() and (not anchor or anchor in _anchors(path))
+
+
+def _anchors(document: Path) -> set[str]:
+    """Return what the headings of a document can be linked by."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@each_document
+def test_every_file_that_a_document_names_exists(document: Path) -> None:
+    """A file may be named by the end of its path, such as `sync/lists.py`."""
+    name = re.compile(r"`(?:\./)?([\w.-]+(?:/[\w.-]+)*(?:/|\.(?:py|toml|txt|md|service)))`")
+    known = [path.relative_to(ROOT) for path in files()]
+    places = {f"/{place}/" for path in known for place in (path, *path.parents)}
+    named = name.findall(document.read_text(encoding="utf-8"))
+    assert [path for path in named if not any(place.endswith(f"/{path.rstrip('/')}/") for place in places)] == []
+
+
+def test_a_student_is_they_and_a_process_is_it() -> None:
+    folders = {"rostersync", "docs", "systemd"}
+    texts = [path for path in files() if path.parent == ROOT or path.relative_to(ROOT).parts[0] in folders]
+    word = re.compile(r"\b(?:he|him|his|himself|she|hers)\b", re.IGNORECASE)
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in texts
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), 1)
+        if word.search(line)
+    ]
+    assert not found, "\n" + "\n".join(found)
+
+
 # Everything ------------------------------------------------------------------------------------------------------
 
 # Written so that this file does not hold them itself.
