@@ -46,7 +46,7 @@ ANSWERS: dict[str, Fault] = {
 BROKEN = f"""
 from rostersync.sync import reconcile
 
-def mark(stored, sighted):
+def mark(stored, received):
     try:
         return {{}}[stored.last_name]
     except KeyError as error:
