@@ -12,10 +12,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import psycopg
 from canary import TOKEN
-from psycopg.pq import TransactionStatus
-from sqlalchemy import event, select, text
+from sqlalchemy import select, text
 
 from rostersync.errors import Malformed, TimedOut, TooLarge, Unreachable
 from rostersync.managebac.limits import HostLimiter
@@ -34,14 +32,14 @@ from rostersync.simulator.messages import Manner, Request
 from rostersync.simulator.state import School
 from rostersync.store import Store
 from rostersync.store.models import student
-from rostersync.store.stage import tables
+from rostersync.sync.guard import GuardPolicy
 from rostersync.sync.plan import SyncPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from conftest import ManualClock
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection
 
     from rostersync.managebac.wire import Call
     from rostersync.records import Page, Query
@@ -51,6 +49,8 @@ if TYPE_CHECKING:
 
 SOURCE = "main"
 BASE_URL = "https://api.managebac.invalid"
+GUARD_OFF = SyncPolicy(guard=GuardPolicy(max_deletions=100_000, max_deletion_percent=100))
+"""So that a school may lose as many students as it likes in a day."""
 LARGEST = 4 << 20
 """So many bytes of an answer are read."""
 
@@ -218,94 +218,3 @@ def replica(connection: Connection, source: str = SOURCE) -> dict[int, Student]:
             )
         ).all()
     return {row.id: Student(**dict(zip(names, row, strict=True))) for row in rows}
-
-
-# Sessions --------------------------------------------------------------------------------------------------------
-
-
-class _KeptSession(psycopg.Connection[Any]):
-    """A session that does not end when it is closed, but is as good as a new one to whoever opens the next."""
-
-    kept: list[psycopg.Connection[Any]]
-    staged = False
-
-    def close(self) -> None:
-        if self.closed or self.info.transaction_status is TransactionStatus.UNKNOWN:
-            super().close()
-            return
-        self.rollback()
-        self.autocommit = True
-        last = tables.TABLES[-1].name
-        row = self.execute("SELECT pg_advisory_unlock_all(), to_regclass('pg_temp.' || %s)", [last]).fetchone()
-        self.staged = row is not None and row[1] is not None
-        if not self.staged:
-            self.execute("DISCARD TEMP")
-        self.autocommit = False
-        self.kept.append(self)
-
-
-@contextmanager
-def kept_sessions(engine: Engine) -> Iterator[None]:
-    """Have PostgreSQL's sessions, and the stages in them, used again: half the time of a small run goes to new ones."""
-    kept: list[psycopg.Connection[Any]] = []
-    kind = type("KeptSession", (_KeptSession,), {"kept": kept})
-
-    def connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
-        return kept.pop() if kept else kind.connect(*arguments, **options)
-
-    def tell(session: Any, record: Any) -> None:
-        record.info["staged"] = session.staged
-
-    postgres = engine.dialect.name == "postgresql"
-    if postgres:
-        event.listen(engine, "do_connect", connect)
-        event.listen(engine, "connect", tell)
-    try:
-        yield
-    finally:
-        if postgres:
-            event.remove(engine, "do_connect", connect)
-            event.remove(engine, "connect", tell)
-        for session in kept:
-            psycopg.Connection.close(session)
-
-
-# Crashing --------------------------------------------------------------------------------------------------------
-
-
-class Crash(BaseException):
-    """The process is gone: nothing of it runs any more."""
-
-
-class CrashInjector:
-    """Kills a process at its n-th step: a statement, or a commit. Afterwards no step of it can be taken.
-
-    Steps are counted from 1; a fuse of 0 only counts.
-    """
-
-    def __init__(self, engine: Engine, blow_at: int = 0, look: Callable[[], None] | None = None) -> None:
-        """Count the steps of `engine`, and those that are told by `step`; `look` is called at each."""
-        self.steps = 0
-        self.blow_at = blow_at
-        self._engine = engine
-        self._look = look
-        self._looking = False
-        event.listen(engine, "before_cursor_execute", self.step)
-        event.listen(engine, "commit", self.step)
-
-    def remove(self) -> None:
-        event.remove(self._engine, "before_cursor_execute", self.step)
-        event.remove(self._engine, "commit", self.step)
-
-    def step(self, *_: Any) -> None:
-        if self._looking:  # a look's own statements are no steps
-            return
-        self.steps += 1
-        if self.blow_at and self.steps >= self.blow_at:
-            raise Crash
-        if self._look is not None:
-            self._looking = True
-            try:
-                self._look()
-            finally:
-                self._looking = False

@@ -8,7 +8,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from harness import Crash, CrashInjector, World
+from crashes import Crash, CrashInjector
+from harness import World
 
 from rostersync.report import RunKind, RunState
 from rostersync.simulator import churn

@@ -7,11 +7,12 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from harness import SOURCE, CrashInjector, World
+from crash_observer import GUARDLESS, CrashObserver, is_told_well, noting
+from crashes import CrashInjector
+from harness import GUARD_OFF, SOURCE, World
 from proxy import Cut, proxied
 from school_site import serve
 from sqlalchemy import text
-from witness import GUARD_OFF, GUARDLESS, CrashObserver, is_told_well, noting
 
 from rostersync.errors import DatabaseUnreachable, StoreError
 from rostersync.simulator import churn
@@ -121,25 +122,25 @@ def test_a_session_that_the_server_ends_at_any_statement_leaves_the_old_roster_a
 def test_a_run_whose_connection_breaks_at_its_commit_is_told_as_what_it_is(url: str, tmp_path: Path, cut: Cut) -> None:
     with proxied(url) as (through, proxy), serve(tmp_path, through, 12) as site:
         site.ok("sync")
-        witness = CrashObserver(site)
+        observer = CrashObserver(site)
         if cut is Cut.AMID:
-            with witness.store.writing() as connection:
+            with observer.store.writing() as connection:
                 for statement in DAWDLE:
                     connection.exec_driver_sql(statement)
         churn(site.school, random.Random(1), 6)
-        before = witness.snapshot()
+        before = observer.snapshot()
         proxy.cut = cut
         process = site.start("sync")
         out, err = process.communicate(timeout=60)
         assert proxy.cut is None
         assert process.returncode == int(cut is Cut.BEFORE), err
         assert is_told_well(process.returncode, out, err), err
-        witness.wait_for_the_lock()
-        assert witness.tells_of_a_whole_run(before) == (cut is not Cut.BEFORE)
-        last = witness.rows("SELECT state FROM run_request ORDER BY request_id")[-1]
+        observer.wait_for_the_lock()
+        assert observer.tells_of_a_whole_run(before) == (cut is not Cut.BEFORE)
+        last = observer.rows("SELECT state FROM run_request ORDER BY request_id")[-1]
         assert last["state"] == ("withdrawn" if cut is Cut.BEFORE else "done")
         site.ok("sync")
-        assert witness.is_exact()
+        assert observer.is_exact()
 
 
 def test_a_session_that_the_server_takes_for_alive_keeps_nobody_waiting_for_ever(
@@ -154,7 +155,7 @@ def test_a_session_that_the_server_takes_for_alive_keeps_nobody_waiting_for_ever
         proxy.cut = Cut.UNSEEN
         end_of_patience = threading.Timer(20, proxy.hang_up)
         end_of_patience.start()
-        for _ in range(2):  # the one whose connection it was, and the next, who cannot even file his request
+        for _ in range(2):  # the one whose connection it was, and the next, which cannot even file its request
             with pytest.raises(StoreError, match="another session has kept a lock for 1 s"):
                 world.sync()
             assert world.snapshot() == before
@@ -168,7 +169,7 @@ def test_a_session_that_the_server_takes_for_alive_keeps_nobody_waiting_for_ever
 
 
 def take_the_lock_away(store: Store) -> None:
-    """Let a source's lock be lost without its holder's noticing: his session ends, or his file goes."""
+    """Let a source's lock be lost without its holder's noticing: its session ends, or its file goes."""
     if store.path is not None:
         lock_path(store.path, SOURCE).unlink()
         return
@@ -186,7 +187,7 @@ def test_a_holder_whose_lock_is_lost_and_taken_by_another_process_cannot_commit(
     with serve(tmp_path, migrated_url, 12) as site:
         site.configure(GUARDLESS)
         site.ok("sync")
-        witness = CrashObserver(site)
+        observer = CrashObserver(site)
         churn(site.school, random.Random(1), 6)
         holds, goes_on = threading.Event(), threading.Event()
 
@@ -198,14 +199,14 @@ def test_a_holder_whose_lock_is_lost_and_taken_by_another_process_cannot_commit(
         site.app.on_request = wait_at_the_first
         overtaken = site.start("sync")
         assert holds.wait(60)
-        take_the_lock_away(witness.store)
+        take_the_lock_away(observer.store)
         site.ok("sync")
-        before = witness.snapshot()
+        before = observer.snapshot()
         churn(site.school, random.Random(2), 6)
         goes_on.set()
         out, err = overtaken.communicate(timeout=60)
         assert overtaken.returncode == 1
         assert is_told_well(overtaken.returncode, out, err), err
-        assert witness.snapshot() == before
+        assert observer.snapshot() == before
         site.ok("sync")
-        assert witness.is_exact()
+        assert observer.is_exact()

@@ -15,8 +15,8 @@ import pytest
 import traced
 from canary import SEARCH
 from conftest import MEMORY
+from crash_observer import GUARDLESS, CrashObserver, is_told_well, noting
 from school_site import Site, serve
-from witness import GUARDLESS, CrashObserver, is_told_well, noting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,8 +78,8 @@ def test_wherever_a_write_of_a_run_fails_the_roster_is_old_or_new_as_told_and_th
 ) -> None:
     database = folder / "roster.db"
     site.ok("sync")
-    witness = CrashObserver(site)
-    before, kept = witness.snapshot(), database.read_bytes()
+    observer = CrashObserver(site)
+    before, kept = observer.snapshot(), database.read_bytes()
     change(site)
     calls = [line.split()[0] for line in traced.sync(site, database).calls if f" {call}(" in line]
     assert len(set(calls)) == 1, "more than one thread writes: strace would count for each"
@@ -90,11 +90,11 @@ def test_wherever_a_write_of_a_run_fails_the_roster_is_old_or_new_as_told_and_th
             assert harmed(ended)
             assert is_told_well(ended.status, ended.out, ended.err), ended
             assert site.rows("PRAGMA integrity_check") == [("ok",)]
-            applied = witness.tells_of_a_whole_run(before)
+            applied = observer.tells_of_a_whole_run(before)
             assert ended.status == -signal.SIGKILL or applied == (ended.status == 0)
-            witness.sync()
-            assert witness.is_exact()
-            assert not witness.requests_of_the_dead()
+            observer.sync()
+            assert observer.is_exact()
+            assert not observer.requests_of_the_dead()
             assert not list(folder.glob(".*")), "a stage was left behind"
 
 
@@ -144,11 +144,11 @@ def test_a_full_disk_is_told_and_loses_nothing_and_the_next_run_succeeds_as_soon
     with serve(tmp_path, f"sqlite:///{small_disk}/roster.db", 5) as site:
         site.configure(GUARDLESS)
         site.ok("sync")
-        witness = CrashObserver(site)
+        observer = CrashObserver(site)
         told = ""
         for pages in (0, 4, 8, 12, 16, 24, 32, 64):
             change(site)
-            before = witness.snapshot()
+            before = observer.snapshot()
             ballast = fill(small_disk, pages)
             process = site.start("sync")
             out, err = process.communicate(timeout=60)
@@ -156,9 +156,9 @@ def test_a_full_disk_is_told_and_loses_nothing_and_the_next_run_succeeds_as_soon
             with noting(f"room for {pages} pages"):
                 assert is_told_well(process.returncode, out, err), err
                 assert site.rows("PRAGMA integrity_check") == [("ok",)]
-                assert witness.tells_of_a_whole_run(before) == (process.returncode == 0)
-                witness.sync()
-                assert witness.is_exact()
+                assert observer.tells_of_a_whole_run(before) == (process.returncode == 0)
+                observer.sync()
+                assert observer.is_exact()
             told += err
         assert "database or disk is full\nhint: free some space" in told
         assert process.returncode == 0, "there was room enough"

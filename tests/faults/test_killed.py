@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+from crash_observer import GUARDLESS, CrashObserver, noting
 from school_site import serve
-from witness import GUARDLESS, CrashObserver, noting
 
 from rostersync.simulator import Switches, churn
 
@@ -28,8 +28,7 @@ KILLS = int(os.environ.get("ROSTERSYNC_TEST_KILLS", "20"))
 
 CONFIG = f"[sync]\nper_page = 10\nretries = 0\n{GUARDLESS}"  # small pages make many requests
 
-# A login bumps: every change is one that an incremental run must see.
-SWITCHES = Switches(login_bumps=True)
+SWITCHES = Switches(login_bumps=True)  # so that every change is one that an incremental run must see
 
 AT_LEAST = {("sync",): 2, ("sync", "--full"): 9}
 """How many requests a run makes, whatever has happened at the school."""
@@ -93,20 +92,20 @@ def test_a_process_killed_at_any_moment_leaves_the_old_roster_or_a_whole_new_one
     with serve(tmp_path, migrated_url, 40, SWITCHES) as site:
         site.configure(CONFIG)
         whole = life(site)
-        witness = CrashObserver(site)
+        observer = CrashObserver(site)
         for seed in range(KILLS):
             rng = random.Random(seed)
             words = rng.choice([("sync",), ("sync",), ("sync", "--full")])
             moment = draw(rng, words, whole)
             churn(site.school, rng, 12)
-            before = witness.snapshot()
+            before = observer.snapshot()
             with noting(f"seed {seed}: {' '.join(words)} killed at {moment}"):
                 kill(site, site.start(*words), moment)
-                witness.wait_for_the_lock()
-                witness.tells_of_a_whole_run(before)
-                assert moment.answers or witness.requests_of_the_dead(), "it was to die amid a run"
+                observer.wait_for_the_lock()
+                observer.tells_of_a_whole_run(before)
+                assert moment.answers or observer.requests_of_the_dead(), "it was to die amid a run"
             if rng.random() < 0.5:  # else the next process finds what this one has left behind
-                witness.sync()
+                observer.sync()
         site.ok("sync")
-        assert witness.is_exact()
-        assert not witness.requests_of_the_dead()
+        assert observer.is_exact()
+        assert not observer.requests_of_the_dead()

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
-from harness import LARGEST, World, on_past_days
+from harness import GUARD_OFF, LARGEST, World, on_past_days
 
 from rostersync.report import RunKind, RunState
 from rostersync.simulator import faults as make
 from rostersync.simulator.faults import Faults
-from rostersync.sync.guard import GuardPolicy
-from rostersync.sync.plan import SyncPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
 
     from rostersync.simulator.faults import Fault, Match
     from rostersync.simulator.messages import Request
-
-GUARD_OFF = SyncPolicy(guard=GuardPolicy(max_deletions=100, max_deletion_percent=100))
 
 FAULTS: dict[str, Callable[[], Fault]] = {
     "500": lambda: make.http_status(500),

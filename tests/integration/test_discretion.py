@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from canary import EAR
 from harness import SOURCE, World
+from steps import settled
 
 from rostersync.errors import DatabaseUnreachable, StoreError
 from rostersync.report import RunState
@@ -23,16 +24,9 @@ NAME = "Zorbella Quindlebrook"
 ADDRESS = "zorbella.quindlebrook@example.invalid"
 
 
-def filled(url: str, clock: ManualClock) -> World:
-    world = World(url, clock)
-    world.sync()
-    world.pass_time(hours=1)
-    return world
-
-
 @pytest.fixture
 def world(migrated_url: str, clock: ManualClock) -> World:
-    return filled(migrated_url, clock)
+    return settled(migrated_url, clock)
 
 
 def change(world: World, *statements: str) -> None:
@@ -69,7 +63,7 @@ def test_of_more_keys_than_anybody_reads_no_more_is_told(world: World, monkeypat
 
 
 def test_a_damaged_text_in_an_sqlite_file_is_told_without_it(sqlite_url: str, clock: ManualClock) -> None:
-    world = filled(sqlite_url, clock)
+    world = settled(sqlite_url, clock)
     change(world, f"UPDATE student SET content_hash = x'00', first_name = CAST(x'{NAME.encode().hex()}ff' AS TEXT)")
     with pytest.raises(DatabaseUnreachable, match="OperationalError") as caught:
         world.full()
@@ -77,7 +71,7 @@ def test_a_damaged_text_in_an_sqlite_file_is_told_without_it(sqlite_url: str, cl
 
 
 def test_what_a_trigger_of_postgresql_says_of_a_row_is_not_repeated(postgres_url: str, clock: ManualClock) -> None:
-    world = filled(postgres_url, clock)
+    world = settled(postgres_url, clock)
     world.school.update(min(world.upstream()), nickname="Nick 1")
     for state in ("42501", "57P05", "P0001"):
         change(
@@ -93,7 +87,7 @@ def test_what_a_trigger_of_postgresql_says_of_a_row_is_not_repeated(postgres_url
 def test_a_constraint_of_postgresql_whose_error_quotes_the_row_is_told_without_it(
     postgres_url: str, clock: ManualClock
 ) -> None:
-    world = filled(postgres_url, clock)
+    world = settled(postgres_url, clock)
     change(world, "ALTER TABLE student ADD CHECK (nickname <> 'Nick 1')")
     world.school.update(min(world.upstream()), nickname="Nick 1")
     with pytest.raises(StoreError, match="refused a statement"):

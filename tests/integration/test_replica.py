@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import SOURCE, TOKEN, replica, upstream
+from harness import GUARD_OFF, SOURCE, TOKEN, replica, upstream
 from sqlalchemy import text
 
 from rostersync.clock import SystemClock
@@ -22,14 +22,11 @@ from rostersync.simulator.server import Server
 from rostersync.simulator.state import School
 from rostersync.simulator.switches import Switches
 from rostersync.store import Store
-from rostersync.sync.guard import GuardPolicy
-from rostersync.sync.plan import SyncPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 STUDENTS = 1_200
-GUARD_OFF = SyncPolicy(guard=GuardPolicy(max_deletions=1_000, max_deletion_percent=100))
 
 
 class Replicated:

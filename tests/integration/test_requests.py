@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import ManualClock
-from harness import SOURCE, Crash, World
+from crashes import Crash
+from harness import SOURCE, World
+from steps import GUARD_AT_FIVE, delete, settled
 
-from rostersync.errors import LockHeld, LockLost, Stopped, StoreError
+from rostersync.errors import ConfigError, LockHeld, LockLost, Stopped, StoreError
 from rostersync.report import RunKind, RunRequest, RunState
 from rostersync.runs.executor import Executor
 from rostersync.simulator import faults as make
 from rostersync.store import requests, runs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rostersync.managebac.students import Students
     from rostersync.simulator.messages import Request
 
 
 @pytest.fixture
 def world(migrated_url: str, clock: ManualClock) -> World:
-    world = World(migrated_url, clock)
-    world.sync()
-    world.pass_time(hours=1)
-    return world
+    return settled(migrated_url, clock, per_page=5)
 
 
 def file(world: World, kind: RunKind = RunKind.INCREMENTAL, approves: int | None = None, seconds: float = 60) -> int:
@@ -92,7 +95,7 @@ def test_a_request_whose_executor_died_is_taken_again(world: World, monkeypatch:
     assert kinds == ["full", "full", "incremental"]
 
 
-def test_a_caller_who_is_stopped_takes_his_request_back(world: World) -> None:
+def test_a_caller_that_is_stopped_withdraws_its_request(world: World) -> None:
     world.app.on_request = lambda _: world.clock.stop(15)
     with pytest.raises(Stopped):
         world.sync()
@@ -169,7 +172,7 @@ def test_a_recorded_run_is_read_back_as_it_was_reported(world: World, fails: boo
 
 
 def test_nobody_waits_for_ever_for_a_request_that_was_withdrawn(world: World, clock: ManualClock) -> None:
-    """As after a waiter who left it twice: his first COMMIT was done, and he was not told."""
+    """As after a caller that left it twice, because it did not learn that its first COMMIT was done."""
     with world.store.lease(SOURCE, "rostersync run"):
 
         def withdraw(seconds: float) -> None:
@@ -182,3 +185,81 @@ def test_nobody_waits_for_ever_for_a_request_that_was_withdrawn(world: World, cl
         clock.sleep = withdraw  # type: ignore[method-assign]
         with pytest.raises(StoreError, match="withdrawn"):
             world.sync()
+
+
+def test_a_request_that_is_withdrawn_while_it_is_joined_is_not_joined(
+    postgres_url: str, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(postgres_url, clock)
+    world.sync()
+    first = file(world)
+    found = requests._pending
+
+    def withdrawn_meanwhile(*arguments: Any) -> Any:
+        row = found(*arguments)
+        with world.store.writing() as connection:
+            requests.leave(connection, first, taken=False)
+        return row
+
+    monkeypatch.setattr(requests, "_pending", withdrawn_meanwhile)
+    assert file(world) != first
+
+
+def test_nobody_joins_a_run_that_is_under_way(world: World) -> None:
+    number = file(world)
+    assert file(world) == number  # two wait for it
+    late: list[int] = []
+
+    def one_leaves_and_one_comes(_request: Request) -> None:
+        if not late:
+            world.executor()._abandon(taken)
+            late.append(file(world))
+
+    with world.store.lease(SOURCE, "rostersync run") as lease:
+        taken = requests.take(lease, world.clock.now(), 0)
+        assert taken is not None
+        world.app.on_request = one_leaves_and_one_comes
+        world.executor()._execute(lease, taken, lambda *_: None)
+    assert late
+    assert late != [number]
+
+
+def test_a_callers_own_report_survives_what_becomes_of_later_requests(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, opened = world.connect, []
+
+    @contextmanager
+    def connect_once(source: str) -> Iterator[Students]:
+        opened.append(source)
+        if len(opened) > 1:
+            raise ConfigError(["the token is gone"])
+        request = RunRequest(SOURCE, RunKind.FULL, wait=timedelta(hours=1))
+        with world.store.writing() as connection:
+            requests.file(connection, request, world.clock.now())
+        with connect(source) as api:
+            yield api
+
+    monkeypatch.setattr(world, "connect", connect_once)
+    assert world.sync().state is RunState.SUCCEEDED
+
+
+def test_what_an_approval_could_not_prove_is_reported_to_the_caller_that_asked_for_it(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    world = settled(migrated_url, clock, size=40, policy=GUARD_AT_FIVE)
+    gone = delete(world, 6)
+    held = world.sync()
+    world.school.restore(gone[0])
+    world.pass_time(minutes=5)
+    with world.store.lease(SOURCE, "rostersync run") as lease:
+        executor = world.executor()
+
+        def do_it(_seconds: float) -> None:
+            clock.advance(0.1)
+            if request := requests.take(lease, clock.now(), 0):
+                executor._execute(lease, request, lambda *_: None)
+
+        clock.sleep = do_it  # type: ignore[method-assign]
+        report = world.sync(approves=held.run_id)
+    assert str(gone[0]) in report.notices[0]

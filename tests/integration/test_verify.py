@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from harness import SOURCE, World
 from sqlalchemy import text
+from steps import delete, keep_creating, served, settled, with_rows
 
 from rostersync.report import RunState
 from rostersync.simulator import faults as make
-from rostersync.simulator.faults import Faults
+from rostersync.sync.plan import SyncPolicy
 from rostersync.sync.verify import Difference, Verdict, verify
 
 if TYPE_CHECKING:
@@ -22,10 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def world(migrated_url: str, clock: ManualClock) -> World:
-    world = World(migrated_url, clock, faults=Faults())
-    world.sync()
-    world.pass_time(hours=1)
-    return world
+    return settled(migrated_url, clock, per_page=5, policy=SyncPolicy())
 
 
 def verified(world: World) -> Verdict:
@@ -72,9 +70,7 @@ def test_what_changed_late_in_a_long_verification_is_pending(world: World) -> No
 
 
 def test_removals_that_the_feed_told_and_that_are_held_are_pending(world: World) -> None:
-    for key in sorted(world.upstream())[:5]:
-        world.school.delete(key)
-    world.pass_time(minutes=5)
+    delete(world, 5)
     assert world.sync().state is RunState.HELD
     verdict = verified(world)
     assert (verdict.exit_status, verdict.pending, verdict.found) == (0, 5, 0)
@@ -85,7 +81,7 @@ def test_what_a_run_brings_amid_a_verification_is_pending(world: World) -> None:
     world.school.purge(lost)
 
     def changes_and_a_run(request: Request) -> None:
-        if request.path.endswith(f"/{lost}"):  # the crawl is over, and what it read is old now
+        if request.path.endswith(f"/{lost}"):  # the lists were read, and what they showed is old now
             world.app.on_request = None
             world.school.update(changed, nickname="Changed")
             world.school.delete(gone)
@@ -142,7 +138,7 @@ def test_a_difference_of_a_record_that_is_stamped_in_the_future_does_not_wait_fo
 
 
 def test_a_school_that_does_not_rest_cannot_be_told_of(world: World) -> None:
-    world.app.on_request = lambda _: (world.pass_time(seconds=2), world.school.create())[0]
+    keep_creating(world)
     verdict = verified(world)
     assert (verdict.exit_status, verdict.to_json()["state"]) == (1, "cannot tell")
 
@@ -170,7 +166,7 @@ def test_what_differs_is_told_although_nobody_can_tell_of_others(world: World) -
     assert told["error"]
 
 
-def test_one_who_is_still_listed_and_whom_get_does_not_know_is_not_missing(
+def test_a_student_who_is_still_listed_and_whom_get_does_not_know_is_not_missing(
     migrated_url: str, clock: ManualClock
 ) -> None:
     world = World(migrated_url, clock, per_page=100)
@@ -181,38 +177,34 @@ def test_one_who_is_still_listed_and_whom_get_does_not_know_is_not_missing(
     world.pass_time(minutes=1)
     world.sync()
 
-    def haunt(document: dict[str, Any]) -> dict[str, Any]:
-        meta = document["meta"]
-        return {"students": [*document["students"], ghost], "meta": meta | {"total_count": meta["total_count"] + 1}}
-
-    world.app.faults.add(make._spoiled(haunt), make.on_roster, times=None)
+    world.app.faults.add(with_rows(ghost), make.on_roster, times=None)
     world.pass_time(hours=1)
     assert world.full().counts.ignored == 1
     world.pass_time(hours=1)
     assert verified(world).to_json()["state"] == "equal"
 
 
-def test_one_who_lives_again_and_whom_no_incremental_run_will_bring_is_missing(world: World) -> None:
-    """Restored without a new updated_at, and the deleted feed lists him as ever."""
+def test_a_restored_student_whom_no_incremental_run_will_bring_is_missing(world: World) -> None:
+    """Restored without a new updated_at, and the deleted feed goes on listing the student."""
     key = min(world.upstream())
-    bury_for_good(world, key)
+    delete_for_good(world, key)
     world.school.restore(key, bump=False)
     world.sync()
     world.pass_time(hours=1)
     assert verified(world).differences == [Difference(key, "missing")]
 
 
-def test_one_who_lives_again_and_whom_the_deleted_feed_lists_as_ever_is_no_doubt_about_a_full_run(world: World) -> None:
+def test_a_full_run_restores_a_student_whom_the_deleted_feed_goes_on_listing(world: World) -> None:
     key = min(world.upstream())
-    bury_for_good(world, key)
+    delete_for_good(world, key)
     world.school.restore(key, bump=False)
     report = world.full()
     assert (report.state, report.counts.restored) == (RunState.SUCCEEDED, 1)
     assert verified(world).to_json()["state"] == "equal"
 
 
-def bury_for_good(world: World, key: int) -> None:
-    """Delete a student, so that the deleted feed lists him ever after, and sync; an hour passes."""
+def delete_for_good(world: World, key: int) -> None:
+    """Delete a student, whom the deleted feed then lists for good, and sync; an hour passes."""
     deleted_at = world.clock.now()
     world.school.delete(key)
     rows = {"students": [{"id": key}], "meta": {"current_page": 1, "total_pages": 1, "total_count": 1, "per_page": 5}}
@@ -221,7 +213,7 @@ def bury_for_good(world: World, key: int) -> None:
         asked = request.first("deleted_since")
         return make.on_deleted_feed(request) and asked is not None and datetime.fromisoformat(asked) <= deleted_at
 
-    world.app.faults.add(make._spoiled(lambda _: rows), reaches_back, times=None)
+    world.app.faults.add(served(lambda _: rows), reaches_back, times=None)
     world.pass_time(minutes=1)
     world.sync()
     world.pass_time(hours=1)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 from conftest import ManualClock, PostgresServer, _running
-from harness import kept_sessions
 from histories import Diverged, History
+from sessions import kept_sessions
 from sqlalchemy import make_url
 
 from rostersync.cli.output import progress

@@ -14,7 +14,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from conftest import ManualClock
-from harness import Crash, CrashInjector, World
+from crashes import Crash, CrashInjector
+from harness import World
 
 from rostersync.report import RunKind, RunState
 from rostersync.simulator import faults as make

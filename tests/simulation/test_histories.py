@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 from conftest import ManualClock
-from harness import kept_sessions
 from histories import History
+from sessions import kept_sessions
 
 from rostersync.store import Store
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rostersync.errors import Malformed
 from rostersync.managebac import records
 from rostersync.managebac.records import decode_page, decode_single, decode_student, is_error
-from rostersync.records import FIELD_NAMES, Moment, Rejected, Student
+from rostersync.records import FIELD_NAMES, ListedRow, Moment, Rejected, Student
 
 MOMENT = Moment(datetime(2026, 3, 2, 8, tzinfo=UTC), None)
 
@@ -309,7 +309,7 @@ def test_no_record_crashes_the_decoder(record: Any) -> None:
 @example({"status": 0, "archived": True}, 1)
 @example({"city": "\\u0000"}, 1)
 @example({"extra": {"city": 1}}, 1)
-def test_the_quick_way_and_the_patient_way_agree(record: dict[str, Any], key: int) -> None:
+def test_the_quick_way_and_the_lenient_way_agree(record: dict[str, Any], key: int) -> None:
     record = record | {"id": key}
     quick = records._decode_documented(record)
     assert quick is None or repr(quick) == repr(records._decode_lenient(record))
@@ -373,7 +373,7 @@ def test_an_empty_page_behind_the_first_is_no_contradiction() -> None:
     assert decode_page(page_of(total_count=3), 2, MOMENT).rows == ()
 
 
-def test_more_rows_than_counted_are_left_to_the_books() -> None:
+def test_a_page_may_have_more_rows_than_its_total() -> None:
     assert len(decode_page(page_of({"id": 1}, {"id": 2}, total_count=1), 1, MOMENT).rows) == 2
 
 
@@ -420,3 +420,64 @@ def test_the_apis_own_no_is_told_from_a_foreign_one() -> None:
     assert not is_error(b"<html>404</html>")
     assert not is_error(b'{"message": "no route"}')
     assert not is_error(b"[]")
+
+
+# The rows of a page, undecoded -----------------------------------------------------------------------------------
+
+
+def listed(*rows: Any) -> tuple[ListedRow, ...]:
+    return decode_page(page_of(*rows), 1, MOMENT).listed
+
+
+def test_a_row_tells_its_id_and_its_stamp_without_being_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Any] = []
+    monkeypatch.setattr(records, "decode_student", lambda record: decoded.append(record) or decode_student(record))
+    [row] = listed(ZORBELLA)
+    assert (row.key, row.updated_at) == (20540001, datetime(2026, 2, 3, 11, 5, 44, tzinfo=UTC))
+    assert decoded == []
+    assert row.decode() == decode_student(ZORBELLA)
+    assert decoded == [ZORBELLA]
+
+
+@pytest.mark.parametrize("key", ["20540001", " 20540001 ", "020540001"])
+def test_a_row_whose_id_is_a_string_has_the_same_key(key: str) -> None:
+    [row] = listed(ZORBELLA | {"id": key})
+    assert row.key == 20540001
+
+
+def test_a_row_that_cannot_be_decoded_tells_its_id_and_its_stamp_all_the_same() -> None:
+    [row] = listed(ZORBELLA | {"email": ["not", "text"]})
+    assert (row.key, row.updated_at) == (20540001, datetime(2026, 2, 3, 11, 5, 44, tzinfo=UTC))
+    assert isinstance(row.decode(), Rejected)
+
+
+@pytest.mark.parametrize("deleted_at", ["2026-02-10T14:05:00.000Z", "yesterday"])
+def test_a_row_that_bears_deleted_at_has_no_stamp(deleted_at: str) -> None:
+    [row] = listed(ZORBELLA | {"deleted_at": deleted_at})
+    assert (row.key, row.updated_at) == (20540001, None)
+
+
+@pytest.mark.parametrize("updated_at", [None, "", "2026-02-03", "2026-02-03T11:05:44", "last week", 1772350215, {}])
+def test_a_row_whose_updated_at_is_missing_or_unreadable_has_no_stamp(updated_at: Any) -> None:
+    [row] = listed(ZORBELLA | {"updated_at": updated_at})
+    assert (row.key, row.updated_at) == (20540001, None)
+
+
+@pytest.mark.parametrize("record", [{"city": "Nowhereton"}, {"id": 0}, {"id": "x"}, {"id": 2**63}, {}, 5, None])
+def test_equal_records_without_an_id_have_different_keys_and_the_same_ones_in_every_reading(record: Any) -> None:
+    keys = [row.key for row in listed(record, {"id": 1}, record, record)]
+    assert len(set(keys)) == 4
+    assert keys == [row.key for row in listed(record, {"id": 1}, record, record)]
+    assert {key for key in keys if key > 0} == {1}  # none of them can be taken for a student
+
+
+def test_equal_records_without_an_id_stay_apart_once_they_are_decoded() -> None:
+    first, second = (row.decode() for row in listed({"city": "Nowhereton"}, {"city": "Nowhereton"}))
+    assert isinstance(first, Rejected)
+    assert isinstance(second, Rejected)
+    assert first.digest != second.digest
+    assert (first.id, first.reason) == (second.id, second.reason) == (None, "id: missing")
+
+
+def test_a_page_of_8000_equal_records_without_an_id_is_read() -> None:
+    assert len({row.key for row in listed(*[{"city": "Nowhereton"}] * 8_000)}) == 8_000

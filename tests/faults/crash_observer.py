@@ -8,14 +8,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from canary import SEARCH, TOKEN
-from harness import SOURCE, World
+from harness import GUARD_OFF, SOURCE, World
 
 from rostersync.clock import SystemClock
 from rostersync.managebac.limits import HostLimiter
 from rostersync.managebac.students import Students
 from rostersync.secret import Secret
-from rostersync.sync.guard import GuardPolicy
-from rostersync.sync.plan import SyncPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
     from school_site import Site
 
 GUARDLESS = "[guard]\nmax_deletions = 100000\nmax_deletion_percent = 100.0\n"
-GUARD_OFF = SyncPolicy(guard=GuardPolicy(max_deletions=100_000, max_deletion_percent=100.0))
-"""So that a school may lose as many students as chance will have it."""
 
 
 class CrashObserver(World):

@@ -1,0 +1,115 @@
+"""A record that cannot be decoded goes to quarantine, harms no other, and leaves it when it decodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from harness import GUARD_OFF, SOURCE, World
+from sqlalchemy import text
+from steps import asked_by_id, settled
+
+from rostersync.report import RunState
+from rostersync.simulator import faults as make
+from rostersync.simulator.switches import Switches
+
+if TYPE_CHECKING:
+    from conftest import ManualClock
+
+
+@pytest.fixture
+def world(migrated_url: str, clock: ManualClock) -> World:
+    return settled(migrated_url, clock, per_page=5)
+
+
+def test_a_bad_record_goes_to_quarantine_and_leaves_it_when_it_decodes(world: World) -> None:
+    key = min(world.upstream())
+    good = world.school.truth()[key]
+    world.school.inject(key, {**good, "year_group_id": {"nested": 1}})
+    world.pass_time(minutes=5)
+    report = world.sync()
+    assert (report.state, report.counts.quarantined) == (RunState.SUCCEEDED, 1)
+    [entry] = world.rows("SELECT id, reason FROM quarantine")
+    assert entry["id"] == key
+    assert "year_group_id" in entry["reason"]
+    world.school.inject(key, {**good, "nickname": "Fixed"})
+    world.pass_time(hours=1)
+    world.sync()
+    assert world.rows("SELECT * FROM quarantine") == []
+    assert world.replica()[key].nickname == "Fixed"
+
+
+def test_a_student_stays_in_quarantine_as_long_as_their_removal_is_held(world: World) -> None:
+    key = min(world.upstream())
+    world.school.inject(key, {"id": key, "email": ["not", "text"]})
+    world.pass_time(minutes=1)
+    world.sync()
+    world.pass_time(hours=1)
+    world.sync()  # the last one that lists them
+    world.pass_time(hours=1)
+    world.school.switches = Switches(ids_filter="ignored")
+    world.app.faults.add(make.not_found(), make.on_student(), times=None)
+    assert world.sync().state is RunState.HELD
+    assert [row["id"] for row in world.rows("SELECT id FROM quarantine")] == [key]
+
+
+def test_records_for_which_get_never_answers_do_not_keep_the_others_in_quarantine(world: World) -> None:
+    keys = [world.school.create() for _ in range(101)]
+    moment = "2026-01-01T00:00:00.000Z"
+    with world.store.writing() as connection:
+        for key in keys:
+            row = f"INSERT INTO quarantine VALUES ('{SOURCE}', {key}, 'reason', '{moment}', '{moment}')"
+            connection.execute(text(row))
+        later = "2026-03-02T12:00:00.000Z"
+        connection.execute(text(f"UPDATE source SET modified_watermark = '{later}'"))
+    world.pass_time(hours=4)
+    for key in keys[:100]:
+        world.app.faults.add(make.http_status(404, html=True), make.on_student(key), times=None)
+    world.requests()
+    for _ in range(2):
+        world.sync()
+        world.pass_time(hours=1)
+        assert len(set(asked_by_id(world))) == 100
+    assert keys[100] in world.replica()
+
+
+# Records without an id -------------------------------------------------------------------------------------------
+
+
+def test_a_record_without_an_id_leaves_quarantine_when_a_full_run_no_longer_shows_it(world: World) -> None:
+    record = world.school.inject(None, {"first_name": "Nameless"})
+    world.sync()
+    assert len(world.rows("SELECT * FROM quarantine")) == 1
+    world.school.purge(record)
+    world.full()
+    assert world.rows("SELECT * FROM quarantine") == []
+
+
+def test_two_equal_records_without_an_id_are_counted_as_two(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, policy=GUARD_OFF)
+    world.school.inject(None, {"first_name": "Nameless"})
+    world.school.inject(None, {"first_name": "Nameless"})
+    assert world.sync().state is RunState.SUCCEEDED
+
+
+# A changed API ---------------------------------------------------------------------------------------------------
+
+
+def test_many_bad_records_are_a_changed_api(world: World) -> None:
+    before = world.snapshot()
+    for number in range(25):
+        world.school.inject(900_000 + number, {"id": 900_000 + number, "email": ["not", "text"]})
+    report = world.full()
+    assert report.state is RunState.FAILED
+    assert report.counts.fetched == 0
+    assert "changed" in (report.error or "")
+    assert world.snapshot()["current_student"] == before["current_student"]
+
+
+def test_a_large_quarantine_does_not_stop_later_runs(migrated_url: str, clock: ManualClock) -> None:
+    world = World(migrated_url, clock, size=600, per_page=200, policy=GUARD_OFF)
+    for number in range(25):
+        world.school.inject(900_000 + number, {"id": 900_000 + number, "email": ["not", "text"]})
+    assert world.sync().state is RunState.SUCCEEDED
+    world.pass_time(hours=1)
+    assert world.sync().state is RunState.SUCCEEDED
