@@ -1,4 +1,4 @@
-"""The guard: how many removals are more than a school plausibly has in a day, and how many bad records than an API."""
+"""The limits beyond which a run does not believe what it read: removals in a day, and records that are bad."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rostersync.errors import RunFailed
 
 TOLERATED = 20
-"""So many undecodable records are never a changed API, whatever the size of the school."""
+"""Up to this many undecodable records are just bad records, however small the school."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ there is one rule for every list, the roster and both feeds:
 
 Why nobody is lost. Let X be in the list all the while, and let a steady reading of T records miss X. When the page that
 was made last was made, the list had T records, X among them; so one of the T that were read, Y, had left it by then.
-The next reading brings Y again: Y has left the list and come back. For the roster that means deleted and restored
-within two readings.
+So the next reading does not bring Y, and the list is not clean; unless Y has left the list and come back. For the
+roster that means deleted and restored within two readings.
 
 The proof relies on no order, no other feed and no clock. It does rely on all pages showing one list that moves forward
-in time: read replicas that lag differently can defeat it, as such a Y can. The next full run brings X back.
+in time: read replicas that lag differently can defeat it, as such a Y can. A later full run brings X back.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class ListReader:
         """Read the deleted feed.
 
         One that ignores its filter may list anybody: of its first page the rows that bear `deleted_at` are kept, and
-        nothing else is read. Who has left besides is found by full runs.
+        nothing else is read. Full runs find who else has left.
         """
         query = Query(deleted_since=since)
         first = self._api.first_page(query)

@@ -30,7 +30,7 @@ NAMED = ("listed", "marked", "proved")
 """Who is a candidate: whom the deleted feed lists, who bears `deleted_at`, or who GET says is gone."""
 
 SWEPT = ("left", "marked", "proved", "unseen")
-"""The same after a clean roster: of those in the deleted feed only who is not in it, and whoever else is not."""
+"""The same after a clean roster: everybody who is not in the roster, and nobody only because the feed lists them."""
 
 Plan = list[tuple[int, str, "datetime | None"]]
 """The removals of a held run: id, deletion source, and when it happened where that is known."""
@@ -53,7 +53,7 @@ class Removals:
     """The candidates of one run, on their way to be removed, held, or left as they are."""
 
     def __init__(self, api: Api, stage: Stage, held: Callable[[], list[int]], guard: Callable[[int], str]) -> None:
-        """Prepare them. `held` returns whom open plans hold, the candidates aside.
+        """Prepare them. `held` returns whom open plans hold and who are no candidates yet.
 
         `guard` returns why so many removals must wait for approval, nothing when they need not.
         """
@@ -69,11 +69,11 @@ class Removals:
         approval. Raises `ApiError` when the API does not answer.
         """
         stage = self._stage
-        # 1. Candidates: students stored as living who the deleted feed, a `deleted_at`, GET or a sweep says have left,
+        # 1. Candidates: students stored as living who have left by the deleted feed, a `deleted_at`, GET or a sweep,
         #    and those of the plan that is being approved.
         stage.collect_removals(*(SWEPT if sweep else NAMED))
         if kind is RunKind.INCREMENTAL:
-            ask(self._api, stage, [self._held()])  # a feed that no longer names them ends no hold
+            ask(self._api, stage, [self._held()])  # a feed that no longer names them ends no hold: see 2
         planned = self._add_plan(plan)
         # 2. A list request by ids shows who lives after all, many at once.
         self._drop_the_living()
@@ -89,11 +89,11 @@ class Removals:
         # 5. The control: a living student was fetched after the last 404. Where there is none at all, an approval
         #    stands in for it, for what it covers; else no 404 of this run is believed.
         if not self._endpoint_works():
-            reason = "no living student could be fetched to confirm that the endpoint works"
+            reason = reason or "no living student could be fetched to confirm that the endpoint works"
             stage.reject_absence_proofs(keep_plan=plan is not None and not stage.controls(1))
         # 6. GET once more for everybody who is said to be gone: the last answer counts.
         ask(self._api, stage, stage.gone_ids())
-        stage.drop_unproved()
+        stage.drop_disproved()
         return self._outcome(planned, reason)
 
     def _add_plan(self, plan: Plan | None) -> list[int]:
@@ -117,7 +117,7 @@ class Removals:
     def _prove(self, *, planned: bool) -> None:
         """Ask for each candidate by GET; only those who are gone stay candidates."""
         ask(self._api, self._stage, self._stage.removals(planned=planned, proved=False))
-        self._stage.drop_unproved()
+        self._stage.drop_disproved()
 
     def _endpoint_works(self) -> bool:
         """Tell whether GET has shown a living student since it last said that somebody is gone; else try some."""

@@ -46,7 +46,7 @@ KNOWN_STUDENT_SAMPLE = 20
 """How many known students are asked for when a source's token or address is new."""
 
 MAX_REPORTED_KEYS = 1_000
-"""Of more unknown keys than these nothing more is reported."""
+"""After this many unknown keys no more are reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class Run:
     def _read_feeds(self, query: Query, first: Page) -> CrawlResult:
         deleted_before = self._state.watermarks.deleted
         assert deleted_before is not None, "plan.choose"
-        modified = self._reader.students(query, first)  # first: of who is changed and then deleted, both are seen
+        modified = self._reader.students(query, first)  # first, so that who is changed and then deleted ends deleted
         deleted = self._reader.deleted(plan.filter_start(deleted_before, self._policy.overlap))
         return CrawlResult(RunKind.INCREMENTAL, modified, deleted, dated=True, replaces=False)
 
@@ -188,9 +188,9 @@ class Run:
     def _reconcile(self, crawl: CrawlResult, request: RunRequest) -> runs.RunResult:
         """Answer every question that the stage raises, and draw up what the run will write."""
         stage = self._stage
-        # Restores need proof, and so do newcomers whom the deleted feed lists as well. Those stored as living whom both
-        # show become candidates for removal, but not in a sweep: the next run, from the start of its roster on, will
-        # find who left after that.
+        # Restores need proof, and so do newcomers whom the deleted feed lists as well. Whoever is stored as living and
+        # shown by both becomes a candidate for removal, but not after a clean roster: the deleted feed of the next run,
+        # which reaches back to the start of this roster, will show who left after it.
         ask(self._api, stage, stage.unproved_restores())
         ask(self._api, stage, stage.unproved_newcomers())
         if crawl.kind is RunKind.INCREMENTAL:
@@ -242,7 +242,7 @@ class Run:
             reasons.append(f"{what} kept changing while it was read")
         if incremental and not crawl.deleted.clean:
             reasons.append("the deleted feed kept changing while it was read")
-        if incremental and self._stage.deletions.lack_ids():
+        if not crawl.swept and self._stage.deletions.lack_ids():
             reasons.append("the deleted feed lists records without a readable id")
         if unclear := self._stage.unclear().total:
             reasons.append(f"students who could not be fetched, and stay as they are: {unclear}")
@@ -279,7 +279,7 @@ class Run:
         modified = modified and not unclear.received
         deleted = deleted and not unclear.in_deleted_feed
         # 3. Removals that are held come again from the watermark, and so do entries without a readable id.
-        unknown = incremental and stage.deletions.lack_ids()
+        unknown = not crawl.swept and stage.deletions.lack_ids()
         return modified, deleted and not removals.held and not unknown
 
     def _watermarks(self, crawl: CrawlResult, *, modified_read: bool, deleted_read: bool) -> Watermarks:
@@ -346,6 +346,8 @@ def _notices(crawl: CrawlResult, removals: RemovalOutcome) -> tuple[str, ...]:
     notices = [f"student {key} of the approved plan was not proved gone, and stays" for key in removals.unproved]
     if not crawl.dated:
         notices.append("the server sends no Date: watermarks stay, and until it does every run reads everything")
+    if crawl.kind is RunKind.FULL and crawl.modified.clean and not (crawl.swept or crawl.empty):
+        notices.append("a record without a readable id is in the roster: only the deleted feed shows who has left")
     if crawl.empty:
         hint = "is the token allowed to see them? The next run reads everything again"
         notices.append(f"the API lists no student at all: {hint}")

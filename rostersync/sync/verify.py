@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rostersync.sync.plan import SyncPolicy
 
 MAX_LISTED_DIFFERENCES = 1_000
-"""Of more differences than these only the number is reported."""
+"""Beyond this many differences only the number is reported."""
 
 
 def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progress: ProgressCallback) -> Verdict:
@@ -72,7 +72,7 @@ def _compare(stage: Stage, comparison: Comparison, api: Api) -> Iterator[list[Di
     """Yield the differences in chunks, those included that are only pending.
 
     The proofs come first, as in a run: whom GET shows alive is compared like those who were listed, and a tombstone
-    that is listed and that GET does not know is none of the living.
+    that is listed and that GET does not know counts as deleted.
     """
     stage.collect_removals(*(NAMED if stage.received().without_id else SWEPT))
     ask(api, stage, chain(stage.removals(proved=False), stage.unproved_restores()))

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import World
-from steps import before_page, list_as_deleted, settled
+from harness import World, on_past_days
+from steps import before_page, list_as_deleted, settled, with_rows
 
 from rostersync.report import RunState
 from rostersync.simulator.switches import Switches
@@ -98,8 +98,22 @@ def test_a_record_without_an_id_is_counted_and_absence_then_removes_nobody(
     assert (report.state, report.counts.quarantined) == (RunState.SUCCEEDED, 1)
     key = min(world.upstream())
     world.school.purge(key)
-    world.full()
+    report = world.full()
     assert key in world.replica()
+    assert report.notices == (
+        "a record without a readable id is in the roster: only the deleted feed shows who has left",
+    )
+
+
+def test_where_only_the_deleted_feed_shows_who_left_an_entry_without_an_id_holds_back_its_watermark(
+    world: World,
+) -> None:
+    before = world.reports[-1].watermarks
+    world.school.inject(None, {"first_name": "Nameless"})
+    world.app.faults.add(with_rows({"first_name": "Nameless"}), on_past_days, times=None)
+    report = world.full()
+    assert (report.state, report.watermarks.deleted) == (RunState.INCOMPLETE, before.deleted)
+    assert report.error == "the deleted feed lists records without a readable id"
 
 
 def test_a_record_without_an_id_does_not_let_deletions_pass_unseen(world: World) -> None:

@@ -7,9 +7,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from model import EPOCH, ORDERS, ModelSchool
+from model import EPOCH, ORDERS, ModelSchool, listed
 
-from rostersync.records import Query, Rejected, Student
+from rostersync.records import Query, Rejected, Student, Unclear
 from rostersync.report import ignore_progress
 from rostersync.store.dry_run import unchanged_database
 from rostersync.store.stage import clear
@@ -361,3 +361,13 @@ def test_a_deleted_feed_that_lists_nobody_is_not_suspected(stage: Stage) -> None
     school.honours_deleted_since = False
     result = read_deleted(school, stage)
     assert result.complete
+
+
+# Questions for GET -----------------------------------------------------------------------------------------------
+
+
+def test_an_id_in_quarantine_for_which_get_had_no_answer_is_still_to_be_proved(stage: Stage) -> None:
+    stage.put_answer(7, Unclear("no connection"), in_quarantine=True)
+    stage.students.put([listed(Student(id=7))])
+    stage.deletions.put([listed(Student(id=7))])
+    assert list(stage.unproved_newcomers()) == [[7]]

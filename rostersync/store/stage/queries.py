@@ -44,8 +44,7 @@ def lives(key: ColumnElement[int]) -> ColumnElement[bool]:
 
 def _answered(key: ColumnElement[int], *which: str) -> ColumnElement[bool]:
     """Return the condition that GET has answered for an id, with one of `which` where any are given."""
-    answered = exists().where(answers.c.id == key)
-    return answered.where(answers.c.answer.in_(which)) if which else answered
+    return exists().where(answers.c.id == key, answers.c.answer.in_(which or ("alive", "gone", "unclear")))
 
 
 def _count(table: Any, *conditions: ColumnElement[bool]) -> Select[Any]:
@@ -62,7 +61,7 @@ def chunk(ids: Select[Any]) -> Select[Any]:
 
 @cache
 def replace_row(make: Callable[[Table], Any], table: Table) -> Any:
-    """Return the upsert of a row: it takes the place of an earlier one, and whether that was stale is kept."""
+    """Return the upsert of a row: it replaces an earlier one, and keeps the mark of a stale one."""
     new = make(table)
     changes = {c.name: new.excluded[c.name] for c in table.c if c.name not in {"id", "stale"}}
     return new.on_conflict_do_update(index_elements=["id"], set_=changes)
@@ -203,7 +202,7 @@ def plan_removal(make: Callable[[Table], Any]) -> Any:
     return make(removals).on_conflict_do_update(index_elements=["id"], set_={"planned": True})
 
 
-DROP_UNPROVED = delete(removals).where(_answered(removals.c.id, "alive", "unclear"))
+DROP_DISPROVED = delete(removals).where(_answered(removals.c.id, "alive", "unclear"))
 DROP_UNSTORED = delete(removals).where(~lives(removals.c.id))
 DROP_LIVING = delete(removals).where(removals.c.id.in_(IDS))
 

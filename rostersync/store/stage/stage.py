@@ -97,7 +97,7 @@ class StagedList(Statements):
         return self._count(q.BROUGHT[self._table], reading=self._reading)
 
     def missed(self) -> int:
-        """Return how many rows of the reading before this one has not brought again."""
+        """Return how many rows of the previous reading this one has not brought again."""
         return self._count(q.BROUGHT[self._table], reading=self._reading - 1)
 
     def keep_this_reading(self) -> None:
@@ -251,9 +251,9 @@ class Stage(Statements):
         """Return how many candidates for removal there are."""
         return self._count(q.count_removals(planned))
 
-    def drop_unproved(self) -> None:
-        """Let go of those candidates for whom GET has answered, and not that they are gone."""
-        self._do(q.DROP_UNPROVED)
+    def drop_disproved(self) -> None:
+        """Let go of the candidates for whom GET has answered anything but that they are gone; others stay."""
+        self._do(q.DROP_DISPROVED)
 
     def drop_living_candidates(self, ids: Iterable[int]) -> None:
         """Let go of the candidates that a list has shown alive."""
