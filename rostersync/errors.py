@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 TRY_AGAIN_LATER = "try again later"
@@ -49,25 +49,53 @@ class ConfigError(RostersyncError):
 
 
 class ApiError(RostersyncError):
-    """A request to the API did not return what it asked for. It never counts as "no students"."""
+    """A request to the API did not return what it asked for. It never counts as "no students".
+
+    `status` is that of the answer, None where there was none. `request` is the method and the path that were asked,
+    as in `PATCH /v2p1/students/2054`, empty where nothing was sent; the query, which may name people, is left out.
+    """
 
     worth_retrying: ClassVar[bool] = False
 
+    def __init__(self, message: str, hint: str = "", *, status: int | None = None) -> None:
+        super().__init__(message, hint)
+        self.status = status
+        self.request = ""
+        self.sent = True
+        """Whether the request may have reached the server; what never left may be sent again."""
 
-class Unauthorized(ApiError):
+
+class AccessDenied(ApiError):
+    """The token does not open this endpoint. The vendor does not say when that is 401 and when 403."""
+
+
+class Unauthorized(AccessDenied):
     """401: the token is missing, invalid or disabled."""
 
 
-class Forbidden(ApiError):
+class Forbidden(AccessDenied):
     """403: the token lacks the permission for this endpoint."""
 
 
 class NotFound(ApiError):
-    """404 where it cannot be an answer: for the list itself, so the version or the host is wrong."""
+    """404: no such student; or for the list itself, which means that the version or the host is wrong."""
 
 
 class Refused(ApiError):
     """Another 4xx: the API does not accept the request."""
+
+
+class Invalid(Refused):
+    """The API does not accept what is to be written (400 or 422), or it cannot be right and was not sent.
+
+    `fields` has the messages of each field that is wrong. Nothing was sent where `status` is None.
+    """
+
+    def __init__(
+        self, message: str, hint: str = "", *, fields: Mapping[str, tuple[str, ...]], status: int | None = None
+    ) -> None:
+        super().__init__(message, hint, status=status)
+        self.fields = dict(fields)
 
 
 class Redirected(ApiError):
@@ -110,6 +138,10 @@ class TimedOut(ApiError):
 
 class OutOfTime(ApiError):
     """The run's deadline has passed."""
+
+
+class OutcomeUnknown(ApiError):
+    """A write was sent, and no answer tells whether it was carried out. It is never repeated by itself."""
 
 
 DECLINED = (Refused, Forbidden, NotFound, ServerFailed, Malformed, TooLarge)

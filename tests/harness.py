@@ -16,16 +16,14 @@ from canary import TOKEN
 from sqlalchemy import select, text
 
 from rostersync.errors import Malformed, TimedOut, TooLarge, Unreachable
+from rostersync.managebac import ManageBac
 from rostersync.managebac.limits import HostLimiter
-from rostersync.managebac.ordered_map import OrderedMap
+from rostersync.managebac.reader import StudentReader
 from rostersync.managebac.records import decode_student
-from rostersync.managebac.students import Students
-from rostersync.managebac.transport import Deadline, RetryPolicy
 from rostersync.managebac.wire import Reply
 from rostersync.records import FIELD_NAMES, Student
 from rostersync.report import RunKind, RunRequest
 from rostersync.runs.executor import Executor, dry_run
-from rostersync.secret import Secret
 from rostersync.simulator.app import App
 from rostersync.simulator.faults import on_deleted_feed
 from rostersync.simulator.messages import Manner, Request
@@ -64,7 +62,7 @@ class InProcessWire:
     def send(self, call: Call, timeout: float) -> Reply:
         sent_at = self._clock.now()
         self._clock.advance(self._latency)
-        response = self._app.handle(Request("GET", call.path, list(call.query), {"auth-token": TOKEN}))
+        response = self._app.handle(_request(call))
         self._clock.check()
         manner = response.delivery.manner
         if manner in {Manner.NEVER, Manner.DRIP}:
@@ -85,11 +83,16 @@ class InProcessWire:
         return Reply(response.status, headers, body, sent_at, self._latency)
 
 
-class ShuffledStudents(Students):
+def _request(call: Call) -> Request:
+    headers = {"auth-token": TOKEN, **({"content-type": call.content_type} if call.content_type else {})}
+    return Request(call.method, call.path, list(call.query), headers, call.body)
+
+
+class ShuffledReader(StudentReader):
     """Has the pages of a list asked for in any order, as requests that overtake each other do."""
 
-    def __init__(self, *arguments: Any, rng: random.Random, **options: Any) -> None:
-        super().__init__(*arguments, rng=rng, **options)
+    def __init__(self, api: ManageBac, per_page: int, rng: random.Random) -> None:
+        super().__init__(api, per_page)
         self._rng = rng
 
     def pages(self, query: Query, numbers: Sequence[int]) -> Iterator[Page | None]:
@@ -134,20 +137,20 @@ class World:
         """The share of responses that bear no `Date`."""
 
     @contextmanager
-    def connect(self, _source: str) -> Iterator[Students]:
-        kind = ShuffledStudents if self.shuffled else Students
-        yield kind(
-            InProcessWire(self),
+    def connect(self, _source: str) -> Iterator[StudentReader]:
+        api = ManageBac(
             BASE_URL,
-            "v2p1",
-            ordered_map=OrderedMap(1, self.clock),
+            self.token,
+            timeout=30,
+            retries=self.retries,
+            concurrency=1,
+            run_seconds=1800,
+            clock=self.clock,
             limiter=HostLimiter(4, self.clock),
-            deadline=Deadline(self.clock, 1800),
-            per_page=self.per_page,
-            policy=RetryPolicy(timeout=30, retries=self.retries),
+            wire=InProcessWire(self),
             rng=self.rng,
-            token=Secret(self.token),
         )
+        yield ShuffledReader(api, self.per_page, self.rng) if self.shuffled else StudentReader(api, self.per_page)
 
     def executor(self) -> Executor:
         return Executor(self.store, self.clock, self.policy, self.connect, "test")

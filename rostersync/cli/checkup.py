@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from rostersync.clock import Clock
     from rostersync.config import Config, Source
-    from rostersync.managebac.students import Students
+    from rostersync.managebac.reader import StudentReader
 
 _TIME_LIMIT = timedelta(seconds=30)
 
@@ -117,7 +117,7 @@ def _secret(source: Source) -> Iterator[Finding]:
     yield from (Finding(what, line.removeprefix(f"{what}: "), warning=True) for line in source.token_warnings())
 
 
-def _api(source: Source, students: Students) -> Finding:
+def _api(source: Source, students: StudentReader) -> Finding:
     """Request one student in a list, and the same by id: rostersync needs both."""
     what = f"source {source.name}"
     page = students.first_page(Query())

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from rostersync.cli.options import Session
-    from rostersync.managebac.students import Students
+    from rostersync.managebac.reader import StudentReader
     from rostersync.records import Row
 
 _COLUMNS = ("id", "last_name", "first_name", "email", "student_id", "year_group_id", "status", "updated_at")
@@ -39,7 +39,7 @@ _one_source = click.option("--source", "name", metavar="NAME", help="The source,
 
 
 @contextmanager
-def _opened(session: Session, name: str | None) -> Iterator[Students]:
+def _opened(session: Session, name: str | None) -> Iterator[StudentReader]:
     sources = session.chosen([name] if name else [])
     if len(sources) > 1:
         names = ", ".join(source.name for source in sources)
@@ -54,7 +54,7 @@ def _opened(session: Session, name: str | None) -> Iterator[Students]:
 @click.option("--archived/--no-archived", default=None, help="Only archived students, or only others.")
 @click.option("--status", help="Only students with this status.")
 @click.option("--modified-since", type=Moment(), help="Only students modified since then.")
-@click.option("--deleted-since", type=Moment(), help="Students deleted since then, instead of current ones.")
+@click.option("--deleted-since", type=Moment(), help="StudentReader deleted since then, instead of current ones.")
 @click.option("--year-group", "year_groups", type=int, multiple=True, help="Only this year group; may be repeated.")
 @click.option("--homeroom-advisor", "advisors", type=int, multiple=True, help="Only this advisor; may be repeated.")
 @click.option("--q", help="Only students that the API's search finds.")
@@ -90,7 +90,7 @@ def list_(
         print_stderr(f"student {row.id or 'without an id'} cannot be read: {row.reason}")
 
 
-def _all(students: Students, query: Query) -> Iterator[Row]:
+def _all(students: StudentReader, query: Query) -> Iterator[Row]:
     """Yield the rows of every page. One may be missing if the list changes meanwhile: only runs guard against that."""
     first = students.first_page(query)
     yield from first.rows

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import re
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
+
+from rostersync.address import Wrong, may_be_a_token
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -17,18 +18,6 @@ Key = tuple[int | str, ...]
 
 # The values of these are never repeated: they may hold a password or a token, even if only by mistake.
 _NEVER_SHOWN = frozenset({"url", "urls", "ping_url", "base_url", "token_env", "token_file", "key_env", "key_file"})
-
-
-def may_be_a_token(text: str) -> bool:
-    """Return whether a string looks like a token that was pasted where it does not belong: then it is not repeated."""
-    return bool(re.fullmatch(r"(?=.*\d)[\w-]{16,}", text))
-
-
-class Wrong(ValueError):
-    """A value that cannot be used; `found` and `expected` are parts of a sentence, without secrets."""
-
-    def __init__(self, found: str, expected: str) -> None:
-        super().__init__(f"found {found}; expected {expected}")
 
 
 def describe(error: ValidationError, root: type[BaseModel]) -> dict[Key, str]:

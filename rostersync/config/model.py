@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationInfo
 
+from rostersync.address import api_url
 from rostersync.config.timing import Cron, parse_duration
 from rostersync.config.token import (
     DEFAULT_VARIABLE,
@@ -24,7 +25,7 @@ from rostersync.config.token import (
     token_from_environment,
     token_from_file,
 )
-from rostersync.config.urls import api_url, database_url, mask_url
+from rostersync.config.urls import database_url, mask_url
 from rostersync.secret import Secret  # noqa: TC001 - the same
 
 

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rostersync.config.mistakes import may_be_a_token
+from rostersync.address import may_be_a_token
 from rostersync.errors import ConfigError
 from rostersync.secret import Secret
 

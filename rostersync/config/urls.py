@@ -1,14 +1,13 @@
-"""The two addresses in the configuration: of the database, and of the API. No message here repeats a password."""
+"""The address of the database, as the configuration has it. No message here repeats a password."""
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
-from rostersync.config.mistakes import Wrong, may_be_a_token
+from rostersync.address import Wrong, split
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,9 +20,6 @@ _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 def mask_url(url: str) -> str:
     """Return `url` without the parts that may be secret: user, password and query."""
     return re.sub(r"\?.*", "?***", re.sub(r"://.*@", "://***@", url, flags=re.DOTALL), flags=re.DOTALL)
-
-
-# The database ----------------------------------------------------------------------------------------------------
 
 
 def database_url(text: str, folder: Path, environ: Mapping[str, str]) -> str:
@@ -65,45 +61,7 @@ def _postgresql(rest: str) -> str:
         raise Wrong(
             "a password with a special character", "a percent-encoded one (@ is %40, / is %2F, ? is %3F, # is %23)"
         )
-    _split(f"postgresql://{rest}", 'an address such as "postgresql+psycopg://USER@HOST/DATABASE"')
+    split(f"postgresql://{rest}", 'an address such as "postgresql+psycopg://USER@HOST/DATABASE"')
     if find_spec("psycopg") is None:
         raise Wrong("PostgreSQL, but its driver is not installed", "the driver: pip install 'rostersync[postgresql]'")
     return f"postgresql+psycopg://{rest}"
-
-
-# The API ---------------------------------------------------------------------------------------------------------
-
-_API = "https://HOST alone, such as https://api.managebac.com"
-
-
-def api_url(text: str) -> str:
-    """Return the scheme and host of `text` in lower case, without a slash; `Wrong` when it holds anything else."""
-    if not re.fullmatch(r"[!-~]+", text):
-        raise Wrong("spaces or characters outside ASCII", _API)
-    parts = _split(text, _API)
-    if parts.username is not None or parts.query or parts.fragment:
-        raise Wrong("an address with a user, a query or a fragment", _API)
-    if not parts.hostname or parts.scheme not in {"https", "http"}:
-        raise Wrong("something that is not a web address", _API)
-    if parts.path.strip("/"):
-        shown = "a path" if any(map(may_be_a_token, parts.path.split("/"))) else f"the path {parts.path[:60]!r}"
-        raise Wrong(shown, f"{_API}; the version is set in api_version")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
-        raise Wrong("plain http, which would expose the token", _API)
-    return f"{parts.scheme}://{parts.netloc.lower()}"
-
-
-def _split(url: str, expected: str) -> SplitResult:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # parsed only now
-    except ValueError:
-        raise Wrong("an address that cannot be read", expected) from None  # the library's message may repeat a password
-    return parts
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _META = ("current_page", "total_pages", "total_count", "per_page")
 _LONGEST_INTEGER = 20  # characters: more cannot fit 64 bits
+_LONGEST_MESSAGE = 500  # characters of an error's text
 _DEEPEST = 64  # levels of an unknown key's value: every reader of the database can take as many
 _NOBODY_KNOWS_WHEN = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -139,6 +140,44 @@ def is_error(body: bytes) -> bool:
         return not {"error", "errors"}.isdisjoint(_document(body))
     except Malformed:
         return False
+
+
+def says_done(body: bytes) -> bool:
+    """Say whether `body` may be the API's answer to a write that returns no record: an object, no error, or nothing."""
+    try:
+        return not body.strip() or {"error", "errors"}.isdisjoint(_document(body))
+    except Malformed:
+        return False
+
+
+def field_messages(body: bytes) -> dict[str, tuple[str, ...]]:
+    """Return what an error says of each field; under `base`, what is about none of them.
+
+    The vendor documents `errors` with lists by field, and `error` with a text or, elsewhere, with such lists, beside
+    `allowed_params` where a field is not permitted. Nothing for any other body.
+    """
+    try:
+        document = _document(body)
+    except Malformed:
+        return {}
+    found = [document.get("errors"), document.get("error"), document.get("allowed_params")]
+    errors, error, allowed = (_messages(value) for value in found)
+    messages = errors | error
+    if allowed:
+        messages["base"] = (*messages.get("base", ()), "allowed are: " + ", ".join(allowed["base"]))
+    return messages
+
+
+def _messages(value: Any) -> dict[str, tuple[str, ...]]:
+    by_field = value if isinstance(value, dict) else {"base": value}
+    lists = {name: texts if isinstance(texts, list) else [texts] for name, texts in by_field.items()}
+    readable = {_printable(name): tuple(_printable(text) for text in texts if text) for name, texts in lists.items()}
+    return {name: texts for name, texts in readable.items() if texts}
+
+
+def _printable(value: Any) -> str:
+    """Return a text of the server's for people to read: no control characters, and not without end."""
+    return "".join(character if character.isprintable() else " " for character in str(value)[:_LONGEST_MESSAGE])
 
 
 def _document(body: bytes) -> dict[str, Any]:

@@ -1,225 +1,279 @@
-"""The students of one school, as the API has them: pages of a list, and one student by id."""
+"""All that can be done with students: the eight endpoints, with typed arguments and results."""
 
 from __future__ import annotations
 
-import hashlib
-from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, Unpack
 
-from rostersync.clock import to_text
-from rostersync.errors import DECLINED, ApiError, Malformed, NotFound
-from rostersync.managebac.limits import server_time
-from rostersync.managebac.ordered_map import OrderedMap
-from rostersync.managebac.records import decode_page, decode_single, is_error
-from rostersync.managebac.transport import Deadline, RetryPolicy, Transport
-from rostersync.managebac.wire import ABSENT, Call, RequestsWire
-from rostersync.records import Gone, Moment, Query, Unclear
+from rostersync.errors import Malformed
+from rostersync.logger import get_logger
+from rostersync.managebac import avatar
+from rostersync.managebac.endpoints import no_such_student
+from rostersync.managebac.fields import StudentFields, check_id, invalid, payload, refuse, to_date
+from rostersync.records import Gone, Query, Rejected, Student
 
 if TYPE_CHECKING:
-    import random
-    from collections.abc import Iterable, Iterator, Sequence
+    import builtins
+    from datetime import date, datetime
+    from os import PathLike
 
-    from rostersync.clock import Clock
-    from rostersync.managebac.limits import HostLimiter
-    from rostersync.managebac.wire import Reply, Wire
-    from rostersync.records import Answer, Page, Row
-    from rostersync.secret import Secret
+    from rostersync.managebac.endpoints import Endpoints
+    from rostersync.managebac.ordered_map import OrderedMap
+    from rostersync.records import Page
+
+log = get_logger(__name__)
+
+Status = Literal["enrolled", "withdrawn", "graduated"]
+
+STATUSES: tuple[Status, ...] = ("enrolled", "withdrawn", "graduated")
+MOST_PER_PAGE = 200  # v2p3; the Students page of v2p1 names no limit
 
 
-_A_YEAR = timedelta(days=365)
-_END_OF_TIME = datetime.max.replace(tzinfo=UTC)
+class StudentList(Iterator[Student]):
+    """The students that a query finds, in the API's order, which is not documented: iterate over it, once.
+
+    Pages are asked for as they are needed, a few ahead. Records that cannot be read are passed over, logged by id and
+    kept in `unreadable`. While the school changes, pages move: a student may be missed or come twice (a sync guards
+    against that, a list does not).
+    """
+
+    def __init__(
+        self, endpoints: Endpoints, ordered_map: OrderedMap, query: Query, per_page: int, page: int | None
+    ) -> None:
+        self._endpoints = endpoints
+        self._ordered_map = ordered_map
+        self._query = query
+        self._asked = per_page
+        self._page = page
+        self._read: Page | None = None
+        self._students = self._all()
+        self.unreadable: list[Rejected] = []
+        """The records that could not be read so far, each with its id (where there is one) and the reason."""
+
+    def __next__(self) -> Student:
+        return next(self._students)
+
+    @property
+    def total_count(self) -> int:
+        """How many students the query finds, on all pages: asks for the first page where that has not been read yet."""
+        return self._first().total_count
+
+    @property
+    def total_pages(self) -> int:
+        """How many pages there are."""
+        return self._first().total_pages
+
+    @property
+    def per_page(self) -> int:
+        """How many students the server puts on a page: it may be fewer than were asked for."""
+        return self._first().per_page
+
+    def _first(self) -> Page:
+        if self._read is None:
+            number = self._page or 1
+            page = self._endpoints.page(self._query, number, self._asked)
+            # of a page beyond the end it is not documented what it looks like; the first one has the totals
+            page = page or self._endpoints.page(self._query, 1, self._asked)
+            assert page is not None, "a first page is there, or an error"
+            self._read = page
+        return self._read
+
+    def _all(self) -> Iterator[Student]:
+        first = self._first()
+        if self._page is None or first.number == self._page:
+            yield from self._students_of(first)
+        if self._page is None:
+            others = range(2, first.total_pages + 1)
+            for page in self._ordered_map.each(lambda n: self._endpoints.page(self._query, n, self._asked), others):
+                yield from self._students_of(page) if page else ()
+
+    def _students_of(self, page: Page) -> Iterator[Student]:
+        for row in page.rows:
+            if isinstance(row, Student):
+                yield row
+            else:
+                self.unreadable.append(row)
+                log.warning("record_unreadable", id=row.id, reason=row.reason)
 
 
 class Students:
-    """The student endpoints of one source, for the time of one run. May be used by several threads at once."""
+    """The students of one school. All methods raise `ApiError`s (see `rostersync.errors`), which never hold the token.
 
-    def __init__(
-        self,
-        wire: Wire,
-        base_url: str,
-        api_version: str,
-        *,
-        ordered_map: OrderedMap,
-        limiter: HostLimiter,
-        deadline: Deadline,
-        per_page: int = 100,
-        policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - a frozen value
-        rng: random.Random | None = None,
-        token: Secret | None = None,
-    ) -> None:
-        host = urlsplit(base_url).netloc
-        self._identity = f"{base_url} {token.reveal() if token else ''}".encode()
-        self._path = f"/{api_version}/students"
-        self._per_page = per_page
+    What cannot be right is refused before anything is sent, as `Invalid`; `AccessDenied` is raised for a token that is
+    not valid or lacks a permission, `NotFound` for a student whom the API does not know (deleted ones included),
+    `RateLimited` when every retry was answered by a 429, `Unreachable`, `TimedOut` and `ServerFailed` when every retry
+    failed. Each method takes the student's id (ManageBac's, not the school's `student_id`) as its first argument.
+
+    **Writes are repeated only where it is certain that they were not carried out** (the connection was refused, or the
+    answer was a 429). Where the answer is lost or a 5xx, they raise `OutcomeUnknown`: look at the student first.
+    The token needs an administrator's permissions for them (Students page), and users who are administrators
+    themselves cannot be changed through the API (developer notes).
+    """
+
+    def __init__(self, endpoints: Endpoints, ordered_map: OrderedMap) -> None:
+        self._endpoints = endpoints
         self._ordered_map = ordered_map
-        self._transport = Transport(wire, host, limiter, deadline, policy=policy, rng=rng)
-        self._owned: RequestsWire | None = None
 
-    @classmethod
-    def connect(
-        cls,
-        base_url: str,
-        api_version: str,
-        token: Secret,
+    def list(
+        self,
         *,
-        clock: Clock,
-        limiter: HostLimiter,
-        concurrency: int = 4,
+        ids: Sequence[int] = (),
+        archived: bool | None = None,
+        status: Status | None = None,
+        modified_since: datetime | None = None,
+        deleted_since: datetime | None = None,
+        year_group_ids: Sequence[int] = (),
+        homeroom_advisor_ids: Sequence[int] = (),
+        q: str | None = None,
+        page: int | None = None,
         per_page: int = 100,
-        timeout: float = 30.0,
-        retries: int = 5,
-        run_seconds: float = float("inf"),
-    ) -> Students:
-        """Return the students at `base_url`, reached over the network; nothing is sent yet.
+    ) -> StudentList:
+        """Return the students that match all filters: an iterator over all pages, or over `page` (from 1) alone.
 
-        `timeout` (seconds) is for one request, `run_seconds` for all from now on. `limiter` is the host's, shared by
-        all sources: `HostLimiters.of(host)`. Raises `ConfigError` for a token that cannot be sent.
+        Without filters these are all students, archived ones too, deleted ones not. `q` searches names, e-mail and
+        student_id. `modified_since` and `deleted_since` need a time zone; whether they include the very moment is not
+        documented for v2p1 (v2p3 includes it), and a deletion counts as no modification, so ask for the two separately.
+        What a deleted student's record holds is not documented: rely on `id` alone. `per_page` is from 1 to 200 (v2p3's
+        maximum); the server may put fewer on a page. Filters are those of the Students page; v2p1 does not say what
+        becomes of one that it does not know, and public clients suggest that it returns everybody.
+
+        ::
+
+            graduates = api.students.list(status="graduated", year_group_ids=[10209272])
+            print(graduates.total_count, [student.email for student in graduates])
+
+        Raises `Invalid` at once for filters that cannot be right; whatever goes wrong later is raised by the iterator.
         """
-        ordered_map = OrderedMap(concurrency, clock)
-        wire = RequestsWire(base_url, token, ordered_map.clock)
-        students = cls(
-            wire,
-            base_url,
-            api_version,
-            ordered_map=ordered_map,
-            limiter=limiter,
-            deadline=Deadline(ordered_map.clock, run_seconds),
-            per_page=per_page,
-            policy=RetryPolicy(timeout, retries),
-            token=token,
+        for key in (*ids, *year_group_ids, *homeroom_advisor_ids):
+            check_id(key)
+        _check_filters(status, modified_since, deleted_since, page, per_page)
+        query = Query(
+            tuple(ids),
+            archived,
+            status,
+            modified_since,
+            deleted_since,
+            tuple(year_group_ids),
+            tuple(homeroom_advisor_ids),
+            q or None,
         )
-        students._owned = wire
-        return students
+        return StudentList(self._endpoints, self._ordered_map, query, per_page, page)
 
-    @property
-    def requests(self) -> int:
-        """The requests sent so far, repeated ones included."""
-        return self._transport.counter.requests
+    def get(self, key: int, /) -> Student:
+        """Return one student, archived or not.
 
-    @property
-    def retries(self) -> int:
-        """Those of them that repeated another."""
-        return self._transport.counter.retries
+        Of a deleted student the API is believed to answer 404, which is `NotFound`; should it answer with a record,
+        that bears `deleted_at`. ::
 
-    def fingerprint(self, salt: bytes) -> bytes:
-        """Return 16 bytes that differ between two schools, that is two addresses or tokens, and reveal neither."""
-        return hashlib.blake2b(self._identity, digest_size=16, key=salt).digest()
+            api.students.get(2054).homeroom_advisor_id
 
-    def first_page(self, query: Query) -> Page:
-        """Return the first page of a list. Raises `ApiError` (`NotFound` for a 404) where there is none, `Stopped`."""
-        page = self.page(query, 1)
-        assert page is not None, "a first page is there, or an error"
-        return page
-
-    def page(self, query: Query, number: int) -> Page | None:
-        """Return one page (from 1) of a list, or None for one beyond its end: a 404 or 410, or no rows.
-
-        Raises `ApiError` where there is no such answer (`NotFound` for a 404 of page 1), `Stopped`.
+        Raises `Malformed` for a record that cannot be read.
         """
-        call = Call(self._path, _parameters(query, number, self._per_page))
-        return self._transport.get(call, partial(_read_page, number=number), absent_ok=number > 1)
+        check_id(key)
+        answer = self._endpoints.get(key)
+        if isinstance(answer, Gone):
+            raise no_such_student(key)
+        if isinstance(answer, Rejected):
+            raise Malformed(f"student {key} cannot be read: {answer.reason}", "correct the record in ManageBac")
+        return answer
 
-    def pages(self, query: Query, numbers: Sequence[int]) -> Iterator[Page | None]:
-        """Yield what `page` returns for each of `numbers`, in their order, several requests being in flight."""
-        return self._ordered_map.each(partial(self.page, query), numbers)
+    def create(self, *, send_welcome_email: bool | None = None, **fields: Unpack[StudentFields]) -> Student:
+        """Create a student, and return what the answer tells of them: the id at least, perhaps not every field.
 
-    def by_ids(self, keys: Sequence[int]) -> tuple[Row, ...] | None:
-        """Return those of `keys` that the list knows, as far as one page holds them: who is missing may yet live.
+        `email` and `last_name` are needed: the endpoint's text asks for the first, v2p3's schema for both. **It may
+        send a welcome mail**: the schema says that one goes out where `password` is left away, the endpoint's text that
+        it does only where asked for. `send_welcome_email` is known to v2p3; None leaves it away. Where the outcome is
+        unknown, look for the e-mail address with `list(q=...)` before you try again. ::
 
-        None when the server does not honour the filter: it answers with others, or with an error of its own. It is
-        only a shortcut, and GET answers the same question.
+            api.students.create(email="fizz.marrowgate@example.invalid", last_name="Marrowgate", first_name="Fizz")
         """
-        try:
-            page = self.first_page(Query(ids=tuple(keys)))
-        except DECLINED:
-            return None
-        return page.rows if {row.key for row in page.listed} <= set(keys) else None
+        options = {} if send_welcome_email is None else {"send_welcome_email": send_welcome_email}
+        return self._endpoints.create(payload(fields, new=True), options)
 
-    def ignores_deleted_since(self, feed: Page) -> bool:
-        """Tell whether the server ignores `deleted_since`, given the first page of a deleted feed that lists somebody.
+    def update(self, key: int, /, **fields: Unpack[StudentFields]) -> Student:
+        """Change the fields that are named, and no others; return what the answer tells of the student.
 
-        The vendor documents that a mistyped filter returns everything, and not what v2p1 does with this one. So the
-        server is asked from a day to come, when nobody has left yet: a feed that lists as many then as before, within
-        a tenth (for they come and go), ignores the filter. A server that does not take such a day is asked for the
-        plain list instead, for without its filter the feed is that. Raises `ApiError`, `Stopped`.
+        None clears a field. A year_group_id moves the student; one of a legacy PYP year group is answered by 404
+        (v2p3). parent_ids with an unknown user fail the whole call (developer notes). Whether everything was taken is
+        for `get` to tell: what a server does not permit it may pass over in silence. ::
+
+            api.students.update(2054, city="Ljubljana", nickname=None)
         """
-        latest = max(feed.moment.local, feed.moment.server or feed.moment.local)
-        day_to_come = latest + min(_A_YEAR, _END_OF_TIME - latest)
+        check_id(key)
+        return self._endpoints.update(key, payload(fields))
+
+    def archive(
+        self, key: int, /, *, withdrawn_on: date | str | None = None, graduated_on: date | str | None = None
+    ) -> None:
+        """Archive a student who has withdrawn or graduated: exactly one of the two dates must be given.
+
+        It takes the student out of classes, groups and the year group, and in the web interface archives parents, too,
+        who have no other child at the school (Students page and help centre). ::
+
+            api.students.archive(2054, graduated_on="2026-06-19")
+        """
+        check_id(key)
+        given = {"withdrawn_on": withdrawn_on, "graduated_on": graduated_on}
+        dates = {name: value for name, value in given.items() if value is not None}
+        if len(dates) != 1:
+            raise invalid({"base": ("archive needs exactly one of withdrawn_on and graduated_on",)})
+        [(name, value)] = dates.items()
         try:
-            other = self.first_page(Query(deleted_since=day_to_come))
-        except DECLINED:
-            other = self.first_page(Query())
-        few, many = sorted((feed.total_count, other.total_count))
-        return few * 10 >= many * 9
+            text = to_date(value)
+        except ValueError as error:
+            raise invalid({name: (str(error),)}) from None
+        self._endpoints.archive(key, {name: text})
 
-    def get(self, key: int) -> Row | Gone:
-        """Return the student with this id, `Gone` for the API's own 404 or 410. Raises `ApiError` without either."""
-        return self._transport.get(Call(f"{self._path}/{key}"), partial(_read_student, key=key), absent_ok=True)
+    def unarchive(self, key: int, /) -> None:
+        """Take a student out of the archive.
 
-    def answer(self, key: int) -> Answer:
-        """Return what `get` does, or `Unclear` where it raises an `ApiError`. Raises `Stopped`."""
-        try:
-            return self.get(key)
-        except ApiError as error:
-            return Unclear(error.message)
+        The vendor's documents contradict each other on what that restores: classes and groups (Students page v2p1),
+        nothing but the possibility to enrol again, both dates being cleared (v2p3), the year group to be set by hand
+        (help centre). Look at the student afterwards. ::
 
-    def answers(self, keys: Iterable[int]) -> Iterator[tuple[int, Answer]]:
-        """Yield each id with its answer, in the order given, several requests being in flight."""
-        return self._ordered_map.each(lambda key: (key, self.answer(key)), keys)
+            api.students.unarchive(2054)
+        """
+        check_id(key)
+        self._endpoints.unarchive(key)
 
-    def close(self) -> None:
-        """Close what `connect` opened."""
-        self._ordered_map.close()
-        if self._owned is not None:
-            self._owned.close()
+    def set_avatar(
+        self, key: int, /, *, url: str | None = None, file: str | PathLike[str] | bytes | None = None
+    ) -> None:
+        """Set a student's picture, from an address that ManageBac can reach, or from a file (a path, or its bytes).
 
+        A file must be a PNG, JPEG, GIF or WebP image of at most 10 MiB (a limit of ours; the vendor names none). ::
 
-def _parameters(query: Query, number: int, per_page: int) -> tuple[tuple[str, str], ...]:
-    """Return the query's pairs as the API names them (its Students page; the styles of lists are those of v2p3)."""
-    pairs: list[tuple[str, str | None]] = [
-        *(("ids[]", str(key)) for key in query.ids),
-        ("archived", None if query.archived is None else str(int(query.archived))),
-        ("status", query.status),
-        ("modified_since", _time(query.modified_since)),
-        ("deleted_since", _time(query.deleted_since)),
-        ("year_group_ids", ",".join(map(str, query.year_group_ids)) or None),
-        ("homeroom_advisor_ids", ",".join(map(str, query.homeroom_advisor_ids)) or None),
-        ("q", query.q),
-        ("page", str(number)),
-        ("per_page", str(per_page)),
-    ]
-    return tuple((name, value) for name, value in pairs if value is not None)
+            api.students.set_avatar(2054, file="portrait.jpg")
+        """
+        check_id(key)
+        self._endpoints.set_avatar(key, *avatar.encode(url, file))
+
+    def delete_avatar(self, key: int, /) -> None:
+        """Take a student's picture away.
+
+        ::
+
+            api.students.delete_avatar(2054)
+        """
+        check_id(key)
+        self._endpoints.delete_avatar(key)
 
 
-def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else to_text(moment)
-
-
-def _read_page(reply: Reply, number: int) -> Page | None:
-    if reply.status in ABSENT:
-        return None
-    page = decode_page(reply.body, number, moment_of(reply))
-    return page if page.rows or number == 1 else None
-
-
-def _read_student(reply: Reply, key: int) -> Row | Gone:
-    if reply.status in ABSENT:
-        if is_error(reply.body):
-            return Gone()
-        raise NotFound(f"a {reply.status} that is not the API's own, so it does not prove that the student is gone")
-    row = decode_single(reply.body)
-    if row.id != key:
-        raise Malformed("the answer for one student is about another")
-    return row
-
-
-def moment_of(reply: Reply) -> Moment:
-    """Return when the reply was made: before anything in it was read, by our clock and by the server's."""
-    stamped = server_time(reply)
-    try:
-        server = stamped and stamped - timedelta(seconds=reply.duration + 1)
-    except OverflowError:
-        server = None
-    return Moment(reply.sent_at, server)
+def _check_filters(
+    status: str | None,
+    modified_since: datetime | None,
+    deleted_since: datetime | None,
+    page: int | None,
+    per_page: int,
+) -> None:
+    messages: dict[str, builtins.tuple[str, ...]] = {}
+    if status is not None and status not in STATUSES:
+        messages["status"] = (f"must be one of {', '.join(STATUSES)}",)
+    for name, moment in (("modified_since", modified_since), ("deleted_since", deleted_since)):
+        if moment is not None and moment.utcoffset() is None:
+            messages[name] = ("must have a time zone",)
+    if page is not None and page < 1:
+        messages["page"] = ("must be a whole number from 1",)
+    if not 1 <= per_page <= MOST_PER_PAGE:
+        messages["per_page"] = (f"must be from 1 to {MOST_PER_PAGE}",)
+    refuse(messages)

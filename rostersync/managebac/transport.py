@@ -14,17 +14,21 @@ from rostersync.errors import (
     TRY_AGAIN_LATER,
     ApiError,
     Forbidden,
+    Invalid,
     Malformed,
     NotFound,
+    OutcomeUnknown,
     OutOfTime,
     RateLimited,
     Redirected,
     Refused,
     ServerFailed,
+    TooLarge,
     Unauthorized,
 )
 from rostersync.logger import get_logger
 from rostersync.managebac.limits import advised_wait
+from rostersync.managebac.records import field_messages
 from rostersync.managebac.wire import ABSENT
 
 if TYPE_CHECKING:
@@ -40,6 +44,9 @@ _LONGEST_BACKOFF = 60.0  # seconds
 
 # Only these parts of a query are logged: others may contain what somebody searched for, or are long.
 _LOGGED = ("page", "per_page", "modified_since", "deleted_since")
+
+_DONE = frozenset({HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CONTENT})
+_INVALID = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
 
 log = get_logger(__name__)
 
@@ -116,17 +123,22 @@ class Transport:
         self._policy = policy
         self._rng = rng or random.Random()  # noqa: S311 - spreads waits, keeps no secret
 
-    def get(self, call: Call, read: Callable[[Reply], T], *, absent_ok: bool = False) -> T:
-        """Return what `read` makes of the 200 (or the 404 or 410, with `absent_ok`) that answers `call`.
+    def request(self, call: Call, read: Callable[[Reply], T], *, absent_ok: bool = False) -> T:
+        """Return what `read` makes of the 2xx (or the 404 or 410, with `absent_ok`) that answers `call`.
 
-        Failures that may be temporary are retried, also when `read` raises `Malformed`. Raises the `ApiError` of the
-        last attempt, `OutOfTime` when the run's deadline leaves no time for another, and `Stopped`.
+        Failures that may be temporary are retried, also when `read` raises `Malformed`; but a write only where it is
+        certain that it was not carried out: it never left this machine, or was answered by a 429. Where that is not
+        known, a write raises `OutcomeUnknown`. Else raises the `ApiError` of the last attempt, `OutOfTime` when the
+        deadline leaves no time for another, and `Stopped`.
         """
         attempt = 0
         while True:
             try:
                 return self._try(call, read, attempt, absent_ok=absent_ok)
             except ApiError as error:
+                error.request = str(call)
+                if _leaves_doubt(call, error):
+                    raise _outcome_unknown(call, error, self._host) from error
                 if not error.worth_retrying or attempt >= self._policy.retries:
                     raise
                 if not isinstance(error, RateLimited):  # then the limiter makes all callers wait
@@ -141,9 +153,9 @@ class Transport:
         _log(call, reply)
         if reply.status == HTTPStatus.TOO_MANY_REQUESTS:
             self._ease_off(reply, attempt)
-        if reply.status == HTTPStatus.OK or (reply.status in ABSENT and absent_ok):
+        if reply.status in _DONE or (reply.status in ABSENT and absent_ok):
             return self._read(call, reply, read)
-        raise refusal(reply, self._host, call.path)
+        raise refusal(reply, self._host, call)
 
     def _read(self, call: Call, reply: Reply, read: Callable[[Reply], T]) -> T:
         try:
@@ -167,14 +179,24 @@ class Transport:
         return self._rng.uniform(0, min(_LONGEST_BACKOFF, 2.0**attempt))
 
 
-def refusal(reply: Reply, host: str, path: str) -> ApiError:
-    """Return the error that a reply's status means. The API's own text is left out: it may name people."""
-    status = reply.status
+def refusal(reply: Reply, host: str, call: Call) -> ApiError:
+    """Return the error that a reply's status means. The API's own text is left out of it: it may name people."""
+    error = _refusal(reply, host, call)
+    error.status = reply.status
+    return error
+
+
+def _refusal(reply: Reply, host: str, call: Call) -> ApiError:
+    status, path = reply.status, call.path
     if status in _REFUSALS:
         kind, message, hint = _REFUSALS[status]
-        return kind(f"{host} {message} ({status} for {path})", hint)
+        return kind(f"{host} {message.format(verb='read' if call.reads else 'change')} ({status} for {path})", hint)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ServerFailed(f"{host} is unavailable ({status} for {path})", TRY_AGAIN_LATER)
+    if status in _INVALID and not call.reads:
+        fields = field_messages(reply.body)
+        which = ", ".join(fields) or "the request"
+        return Invalid(f"{host} does not accept {which} ({status} for {path})", "correct it", fields=fields)
     if status >= HTTPStatus.BAD_REQUEST:
         return Refused(f"{host} does not accept the request ({status} for {path})", "check api_version and the filters")
     if status >= HTTPStatus.MULTIPLE_CHOICES:
@@ -183,6 +205,20 @@ def refusal(reply: Reply, host: str, path: str) -> ApiError:
             "if that is the API host of your region, set base_url to it",
         )
     return Malformed(f"{host} answered with an unexpected status ({status} for {path})")
+
+
+def _leaves_doubt(call: Call, error: ApiError) -> bool:
+    """Tell whether a write may have been carried out in spite of an error."""
+    if call.reads or not error.sent or isinstance(error, RateLimited):
+        return False
+    return error.worth_retrying or isinstance(error, TooLarge)
+
+
+def _outcome_unknown(call: Call, error: ApiError, host: str) -> OutcomeUnknown:
+    message = f"{host} may or may not have carried out {call}: {error.message}"
+    unknown = OutcomeUnknown(message, "look at the student before you try again", status=error.status)
+    unknown.request = str(call)
+    return unknown
 
 
 def _target(reply: Reply, host: str) -> str:
@@ -197,7 +233,7 @@ def _target(reply: Reply, host: str) -> str:
 def _log(call: Call, reply: Reply) -> None:
     asked = {key: value for key, value in call.query if key in _LOGGED}
     ms = round(reply.duration * 1000)
-    log.debug("request", method="GET", path=call.path, **asked, status=reply.status, bytes=len(reply.body), ms=ms)
+    log.debug("request", method=call.method, path=call.path, **asked, status=reply.status, bytes=len(reply.body), ms=ms)
 
 
 _REFUSALS: dict[int, tuple[type[ApiError], str, str]] = {
@@ -211,7 +247,7 @@ _REFUSALS: dict[int, tuple[type[ApiError], str, str]] = {
     ),
     403: (
         Forbidden,
-        "does not let this token read students",
+        "does not let this token {verb} students",
         "give the token the permission in ManageBac (Settings > Develop > API Manager)",
     ),
     404: (NotFound, "has nothing here", "check base_url (each region has its own) and api_version"),

@@ -11,7 +11,7 @@ import re
 import socket
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import IncompleteRead, RemoteDisconnected
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlencode, urlsplit
@@ -50,20 +50,34 @@ _CHUNK = 2**16
 ABSENT = frozenset({404, 410})
 """With these an API may say that there is nothing here, or no longer."""
 
-_READ = ABSENT | {200}  # of another answer the status is enough
+_READ = ABSENT | {200, 201, 400, 422}  # of another answer the status is enough
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A GET request: a path from the root of the host, and the pairs of the query in their order."""
+    """A request: a path from the root of the host, the pairs of the query in their order, and what a write sends.
+
+    Its `repr` shows neither query nor body: they may name people.
+    """
 
     path: str
-    query: tuple[tuple[str, str], ...] = ()
+    query: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    method: str = "GET"
+    body: bytes = field(default=b"", repr=False)
+    content_type: str = ""
+
+    @property
+    def reads(self) -> bool:
+        """Whether the request changes nothing, so that it may be sent again at will."""
+        return self.method == "GET"
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A complete answer: `body` is decoded, and empty when the status is neither 200 nor one of `ABSENT`.
+    """A complete answer: `body` is decoded, and empty for a status that says all there is to say.
 
     `sent_at` is our clock (UTC) when the request was sent, `duration` the seconds until the body was complete.
     """
@@ -86,7 +100,8 @@ class Wire(Protocol):
     def send(self, call: Call, timeout: float) -> Reply:
         """Return the answer to `call`, whatever its status, within `timeout` seconds for all of it.
 
-        Raises `Unreachable`, `TimedOut`, `Malformed` (what came is not what was announced), `TooLarge`, `Stopped`.
+        Raises `Unreachable`, `TimedOut`, `Malformed` (what came is not what was announced), `TooLarge`, `Stopped`. Of
+        an error `sent` tells whether any of the request may have reached the server.
         """
         ...
 
@@ -119,9 +134,13 @@ class RequestsWire:
             in_time = wait_for([future], self._clock, started + timeout)
         finally:
             exchange.end()
-        if not in_time:
-            raise _too_late(self._host, timeout)
-        status, headers, body = future.result()
+        try:
+            if not in_time:
+                raise _too_late(self._host, timeout)
+            status, headers, body = future.result()
+        except ApiError as error:
+            error.sent = exchange.sent
+            raise
         return Reply(status, headers, body, sent_at, self._clock.monotonic() - started)
 
     def close(self) -> None:
@@ -131,6 +150,12 @@ class RequestsWire:
 
     def _exchange(self, exchange: _Exchange, call: Call, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
         request = self._request.copy()
+        request.method = call.method
+        if not call.reads:
+            request.body = call.body
+            request.headers["Content-Length"] = str(len(call.body))
+        if call.content_type:
+            request.headers["Content-Type"] = call.content_type
         request.url = f"{self._base}{call.path}" + (f"?{urlencode(call.query)}" if call.query else "")
         try:
             with exchange:
@@ -235,6 +260,8 @@ class _Exchange:
         self._lock = threading.Lock()
         self._handle: socket.socket | None = None
         self._ended = False
+        self.sent = False
+        """Whether anything may have gone out: an exchange that was ended before will send nothing any more."""
 
     def __enter__(self) -> None:
         _here.exchange = self
@@ -251,6 +278,13 @@ class _Exchange:
             self._handle = socket.socket(fileno=os.dup(connection.fileno()))
             if self._ended:
                 self._shut()
+
+    def begin_to_send(self) -> None:
+        """Note that the request goes out now. Raises `OSError` where the exchange was ended before."""
+        with self._lock:
+            if self._ended and not self.sent:
+                raise ConnectionAbortedError(errno.ECONNABORTED, "ended before anything was sent")
+            self.sent = True
 
     def end(self) -> None:
         """End the exchange; one that has ended by itself is not disturbed."""
@@ -289,6 +323,13 @@ class _Told(HTTPConnection):
         if _here.exchange is not None and self.sock is not None:  # kept open since an earlier exchange
             _here.exchange.uses(self.sock)
         super().request(*args, **kwargs)
+
+    def send(self, data: Any) -> None:
+        if self.sock is None:  # here as the library does, so that a connection that fails has sent nothing
+            self.connect()
+        if _here.exchange is not None:
+            _here.exchange.begin_to_send()
+        super().send(data)
 
 
 class _ToldSecurely(_Told, HTTPSConnection):

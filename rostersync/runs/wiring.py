@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rostersync.errors import ConfigError
+from rostersync.managebac.client import ManageBac
 from rostersync.managebac.limits import HostLimiters
-from rostersync.managebac.students import Students
+from rostersync.managebac.reader import StudentReader
 from rostersync.runs.executor import Executor
 from rostersync.store import Store
 from rostersync.sync.guard import GuardPolicy
@@ -33,7 +34,7 @@ def policy(config: Config) -> SyncPolicy:
     )
 
 
-def connector(config: Config, clock: Clock) -> Callable[[str], AbstractContextManager[Students]]:
+def connector(config: Config, clock: Clock) -> Callable[[str], AbstractContextManager[StudentReader]]:
     """Return what opens the API of a source, by name, for one run.
 
     A run's deadline begins when it is opened; the pace of a host is kept by all that one connector opens together.
@@ -44,24 +45,20 @@ def connector(config: Config, clock: Clock) -> Callable[[str], AbstractContextMa
     sync = config.sync
 
     @contextmanager
-    def connect(name: str) -> Iterator[Students]:
+    def connect(name: str) -> Iterator[StudentReader]:
         source = sources[name]
-        students = Students.connect(
+        with ManageBac(
             source.base_url,
-            source.api_version,
             source.token(),
-            clock=clock,
-            limiter=limiters.of(urlsplit(source.base_url).netloc),
-            concurrency=sync.concurrency,
-            per_page=sync.per_page,
+            api_version=source.api_version,
             timeout=sync.timeout.total_seconds(),
             retries=sync.retries,
+            concurrency=sync.concurrency,
             run_seconds=sync.run_deadline.total_seconds(),
-        )
-        try:
-            yield students
-        finally:
-            students.close()
+            clock=clock,
+            limiter=limiters.of(urlsplit(source.base_url).netloc),
+        ) as api:
+            yield StudentReader(api, sync.per_page)
 
     return connect
 

@@ -11,9 +11,8 @@ from canary import SEARCH, TOKEN
 from harness import GUARD_OFF, SOURCE, World
 
 from rostersync.clock import SystemClock
-from rostersync.managebac.limits import HostLimiter
-from rostersync.managebac.students import Students
-from rostersync.secret import Secret
+from rostersync.managebac import ManageBac
+from rostersync.managebac.reader import StudentReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,13 +33,9 @@ class CrashObserver(World):
         self.school, self._api = site.school, site.base_url
 
     @contextmanager
-    def connect(self, _source: str) -> Iterator[Students]:
-        limiter = HostLimiter(4, self.clock)
-        students = Students.connect(self._api, "v2p1", Secret(TOKEN), clock=self.clock, limiter=limiter)
-        try:
-            yield students
-        finally:
-            students.close()
+    def connect(self, _source: str) -> Iterator[StudentReader]:
+        with ManageBac(self._api, TOKEN, clock=self.clock) as api:
+            yield StudentReader(api)
 
     def is_exact(self) -> bool:
         return self.replica() == self.upstream()

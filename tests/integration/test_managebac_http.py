@@ -36,9 +36,10 @@ from rostersync.errors import (
     Unauthorized,
     Unreachable,
 )
+from rostersync.managebac import ManageBac
 from rostersync.managebac.limits import HostLimiter
+from rostersync.managebac.reader import StudentReader
 from rostersync.managebac.records import decode_student
-from rostersync.managebac.students import Students
 from rostersync.managebac.wire import Call, RequestsWire
 from rostersync.records import Gone, Query, Student, Unclear
 from rostersync.secret import Secret
@@ -121,25 +122,22 @@ def always(answer: bytes) -> Answer:
 
 
 @pytest.fixture
-def connect() -> Iterator[Callable[..., Students]]:
-    opened: list[Students] = []
+def connect() -> Iterator[Callable[..., StudentReader]]:
+    opened: list[ManageBac] = []
 
-    def start(url: str, clock: Any = None, **settings: Any) -> Students:
+    def start(url: str, clock: Any = None, *, per_page: int = 100, **settings: Any) -> StudentReader:
         clock = clock or SystemClock()
         defaults: dict[str, Any] = {"retries": 0, "timeout": 5.0, "concurrency": 1}
-        limiter = HostLimiter(8, clock)
-        opened.append(
-            Students.connect(url, "v2p1", Secret(TOKEN), clock=clock, limiter=limiter, **(defaults | settings))
-        )
-        return opened[-1]
+        opened.append(ManageBac(url, TOKEN, clock=clock, limiter=HostLimiter(8, clock), **(defaults | settings)))
+        return StudentReader(opened[-1], per_page)
 
     yield start
-    for students in opened:
-        students.close()
+    for api in opened:
+        api.close()
 
 
 Serve = Callable[[Answer], Bytes]
-Connect = Callable[..., Students]
+Connect = Callable[..., StudentReader]
 
 
 # What goes over the wire -------------------------------------------------------------------------------------------
@@ -210,7 +208,8 @@ def test_netrc_is_not_consulted(
 def test_a_proxy_of_the_environment_is_used(serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     proxy = serve(always(reply(page_of(1))))
     monkeypatch.setenv("http_proxy", proxy.url)
-    connect("http://students.invalid").page(Query(), 1)
+    wire = RequestsWire("http://students.invalid", Secret(TOKEN), SystemClock())  # https would go through a tunnel
+    connect("https://students.invalid", wire=wire).page(Query(), 1)
     assert proxy.heads[0].startswith("GET http://students.invalid/v2p1/students?")
 
 
@@ -348,7 +347,7 @@ def no_names(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_names")
 def test_a_host_that_has_no_address_is_told_so(connect: Connect) -> None:
     with pytest.raises(Unreachable, match=r"connection to nowhere\.invalid failed \(DNS"):
-        connect("http://nowhere.invalid").page(Query(), 1)
+        connect("https://nowhere.invalid").page(Query(), 1)
 
 
 def test_no_secure_connection_where_there_is_no_tls(connect: Connect) -> None:
@@ -369,7 +368,7 @@ def test_no_error_shows_the_token_or_the_query(serve: Serve, connect: Connect) -
         connection.shutdown(socket.SHUT_RDWR)
 
     short = always(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
-    for url in (serve(nothing).url, "http://nowhere.invalid", serve(short).url):
+    for url in (serve(nothing).url, "https://nowhere.invalid", serve(short).url):
         with pytest.raises(ApiError) as caught:
             connect(url, timeout=0.3).page(Query(q=NAME), 1)
         told = "".join(traceback.format_exception(caught.value))
@@ -522,7 +521,7 @@ def test_a_stop_ends_a_look_up_that_hangs(connect: Connect, monkeypatch: pytest.
     threading.Timer(0.3, clock.stop, [2]).start()
     started = time.monotonic()
     with pytest.raises(Stopped):
-        connect("http://students.invalid", clock, timeout=30).page(Query(), 1)
+        connect("https://students.invalid", clock, timeout=30).page(Query(), 1)
     assert time.monotonic() - started < 1.0
     answered.set()
 

@@ -11,11 +11,11 @@ from harness import GUARD_OFF, SOURCE, TOKEN, replica, upstream
 from sqlalchemy import text
 
 from rostersync.clock import SystemClock
+from rostersync.managebac import ManageBac
 from rostersync.managebac.limits import HostLimiters
-from rostersync.managebac.students import Students
+from rostersync.managebac.reader import StudentReader
 from rostersync.report import RunKind, RunReport, RunRequest, RunState
 from rostersync.runs.executor import Executor
-from rostersync.secret import Secret
 from rostersync.simulator import churn
 from rostersync.simulator.app import App
 from rostersync.simulator.server import Server
@@ -39,13 +39,10 @@ class Replicated:
         self.limiters = HostLimiters(4, self.clock)
 
     @contextmanager
-    def connect(self, _source: str) -> Iterator[Students]:
+    def connect(self, _source: str) -> Iterator[StudentReader]:
         url = self.server.base_url
-        students = Students.connect(url, "v2p1", Secret(TOKEN), clock=self.clock, limiter=self.limiters.of(url))
-        try:
-            yield students
-        finally:
-            students.close()
+        with ManageBac(url, TOKEN, clock=self.clock, limiter=self.limiters.of(url)) as api:
+            yield StudentReader(api)
 
     def sync(self, kind: RunKind = RunKind.INCREMENTAL) -> RunReport:
         executor = Executor(self.store, self.clock, GUARD_OFF, self.connect, "test")

@@ -23,7 +23,7 @@ from rostersync.store import requests, runs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rostersync.managebac.students import Students
+    from rostersync.managebac.reader import StudentReader
     from rostersync.simulator.messages import Request
 
 
@@ -230,7 +230,7 @@ def test_a_callers_own_report_survives_what_becomes_of_later_requests(
     connect, opened = world.connect, []
 
     @contextmanager
-    def connect_once(source: str) -> Iterator[Students]:
+    def connect_once(source: str) -> Iterator[StudentReader]:
         opened.append(source)
         if len(opened) > 1:
             raise ConfigError(["the token is gone"])

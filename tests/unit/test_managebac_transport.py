@@ -96,7 +96,7 @@ def body(reply: Reply) -> bytes:
 )
 def test_what_may_pass_by_itself_is_tried_again(transport: Any, failure: Reply | Exception) -> None:
     made, _ = transport(failure, failure, status(200))
-    assert made.get(CALL, body) == b"body"
+    assert made.request(CALL, body) == b"body"
     assert (made.counter.requests, made.counter.retries) == (3, 2)
 
 
@@ -104,35 +104,35 @@ def test_what_may_pass_by_itself_is_tried_again(transport: Any, failure: Reply |
 def test_what_will_not_pass_by_itself_is_not_tried_again(transport: Any, code: int) -> None:
     made, _ = transport(status(code))
     with pytest.raises(ApiError):
-        made.get(CALL, body)
+        made.request(CALL, body)
     assert (made.counter.requests, made.counter.retries) == (1, 0)
 
 
 def test_an_answer_that_is_too_large_is_not_asked_for_again(transport: Any) -> None:
     made, _ = transport(TooLarge("x"))
     with pytest.raises(TooLarge):
-        made.get(CALL, body)
+        made.request(CALL, body)
     assert made.counter.requests == 1
 
 
 def test_retries_end_and_the_last_failure_is_told(transport: Any) -> None:
     made, _ = transport(status(500), status(500), status(503), retries=2)
     with pytest.raises(ServerFailed, match="503"):
-        made.get(CALL, body)
+        made.request(CALL, body)
     assert made.counter.requests == 3
 
 
 def test_waits_double_and_are_capped(transport: Any, clock: ManualClock) -> None:
     made, _ = transport(Unreachable("x"), retries=8)
     with pytest.raises(Unreachable):
-        made.get(CALL, body)
+        made.request(CALL, body)
     assert clock.slept == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
 def test_waits_are_spread_over_the_whole_range(transport: Any, clock: ManualClock) -> None:
     made, _ = transport(Unreachable("x"), retries=400, rng=random.Random(7))
     with pytest.raises(Unreachable):
-        made.get(CALL, body)
+        made.request(CALL, body)
     late = clock.slept[10:]
     assert min(late) < 2
     assert max(late) > 58
@@ -142,9 +142,9 @@ def test_waits_are_spread_over_the_whole_range(transport: Any, clock: ManualCloc
 @pytest.mark.parametrize("code", [404, 410])
 def test_absence_is_an_answer_only_where_it_may_be_one(transport: Any, code: int) -> None:
     made, _ = transport(status(code, b"gone"))
-    assert made.get(CALL, body, absent_ok=True) == b"gone"
+    assert made.request(CALL, body, absent_ok=True) == b"gone"
     with pytest.raises(ApiError):
-        made.get(CALL, body)
+        made.request(CALL, body)
 
 
 def test_an_answer_that_cannot_be_read_is_asked_for_again_and_told_with_its_place(transport: Any) -> None:
@@ -153,7 +153,7 @@ def test_an_answer_that_cannot_be_read_is_asked_for_again_and_told_with_its_plac
 
     made, _ = transport(status(200), retries=1)
     with pytest.raises(Malformed) as caught:
-        made.get(CALL, read)
+        made.request(CALL, read)
     assert caught.value.message == "api.example.invalid/v2p1/students, page 3: no list of students"
     assert made.counter.requests == 2
 
@@ -164,17 +164,17 @@ def test_a_web_page_is_told_as_such(transport: Any) -> None:
 
     made, _ = transport(status(200, b"\n <html>"), retries=0)
     with pytest.raises(Malformed, match="a web page instead of data"):
-        made.get(CALL, read)
+        made.request(CALL, read)
 
 
 def test_a_stop_is_not_an_error_to_be_tried_again(transport: Any, clock: ManualClock) -> None:
     made, _ = transport(Stopped(15))
     with pytest.raises(Stopped):
-        made.get(CALL, body)
+        made.request(CALL, body)
     made, _ = transport(status(500))
     clock.stop(2)
     with pytest.raises(Stopped):
-        made.get(CALL, body)
+        made.request(CALL, body)
 
 
 # 429 -------------------------------------------------------------------------------------------------------------
@@ -182,13 +182,13 @@ def test_a_stop_is_not_an_error_to_be_tried_again(transport: Any, clock: ManualC
 
 def test_a_429_is_waited_for_as_it_advises_and_a_little_longer(transport: Any) -> None:
     made, script = transport(status(429, Retry_After="15"), status(200))
-    made.get(CALL, body)
+    made.request(CALL, body)
     assert script.asked_at == [0, 16]
 
 
 def test_a_429_without_advice_is_backed_off_from(transport: Any) -> None:
     made, script = transport(status(429), status(429), status(200))
-    made.get(CALL, body)
+    made.request(CALL, body)
     assert script.asked_at == [0, 1, 3]
 
 
@@ -196,14 +196,14 @@ def test_a_429_paces_what_comes_after_it(transport: Any) -> None:
     limits = {"X_RateLimit_Limit": "80", "X_RateLimit_Period": "64"}
     made, script = transport(status(429, Retry_After="9", **limits), status(200))
     for _ in range(3):
-        made.get(CALL, body)
+        made.request(CALL, body)
     assert script.asked_at == [0, 10, 11, 12]
 
 
 def test_429_for_ever_is_an_error_in_the_end(transport: Any) -> None:
     made, _ = transport(status(429, Retry_After="1"), retries=2)
     with pytest.raises(RateLimited):
-        made.get(CALL, body)
+        made.request(CALL, body)
     assert made.counter.requests == 3
 
 
@@ -212,25 +212,25 @@ def test_429_for_ever_is_an_error_in_the_end(transport: Any) -> None:
 
 def test_no_request_is_given_more_time_than_the_run_has(transport: Any) -> None:
     made, script = transport(status(200), seconds=50, takes=20)
-    made.get(CALL, body)
-    made.get(CALL, body)
+    made.request(CALL, body)
+    made.request(CALL, body)
     assert script.timeouts == [30, 30]
-    made.get(CALL, body)
+    made.request(CALL, body)
     assert script.timeouts[2] == 10
     with pytest.raises(OutOfTime):
-        made.get(CALL, body)
+        made.request(CALL, body)
     assert len(script.timeouts) == 3
 
 
 def test_a_wait_that_would_pass_the_deadline_is_not_begun(transport: Any, clock: ManualClock) -> None:
     made, _ = transport(status(500), seconds=5)
     with pytest.raises(OutOfTime) as caught:
-        made.get(CALL, body)
+        made.request(CALL, body)
     assert clock.monotonic() == 3
     assert isinstance(caught.value.__context__, ServerFailed)
     made, _ = transport(status(429, Retry_After="60"), seconds=5)
     with pytest.raises(OutOfTime):
-        made.get(CALL, body)
+        made.request(CALL, body)
     assert clock.monotonic() == 3
 
 
@@ -249,7 +249,7 @@ def test_a_wait_that_would_pass_the_deadline_is_not_begun(transport: Any, clock:
     ],
 )
 def test_a_redirect_names_the_host_it_leads_to_and_no_more(location: str, told: str) -> None:
-    error = refusal(status(302, Location=location), "api.example.invalid", "/v2p1/students")
+    error = refusal(status(302, Location=location), "api.example.invalid", CALL)
     assert isinstance(error, Redirected)
     assert f"redirects to {told} " in error.message
     assert "marrowgate" not in error.message
@@ -257,7 +257,7 @@ def test_a_redirect_names_the_host_it_leads_to_and_no_more(location: str, told: 
 
 @pytest.mark.parametrize("code", [302, 400, 401, 403, 404, 429, 500])
 def test_every_refusal_says_what_to_do(code: int) -> None:
-    error = refusal(status(code), "api.example.invalid", "/v2p1/students")
+    error = refusal(status(code), "api.example.invalid", CALL)
     assert "api.example.invalid" in error.message
     assert str(code) in error.message
     assert error.hint
@@ -265,14 +265,14 @@ def test_every_refusal_says_what_to_do(code: int) -> None:
 
 
 def test_an_unknown_token_is_told_with_where_to_make_one() -> None:
-    error = refusal(status(401), "api.example.invalid", "/v2p1/students")
+    error = refusal(status(401), "api.example.invalid", CALL)
     assert isinstance(error, Unauthorized)
     assert "API Manager" in error.hint
 
 
 def test_a_request_is_logged_without_what_was_searched_for(transport: Any) -> None:
     made, _ = transport(status(200))
-    made.get(CALL, body)
+    made.request(CALL, body)
     logged = json.loads(EAR.last[-1])
     assert logged.pop("timestamp")
     assert logged == {

@@ -1,0 +1,70 @@
+"""A student's picture, as the API takes it: an address in JSON, or a file as multipart (v2p3 documents both)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import msgspec
+from urllib3.filepost import encode_multipart_formdata
+
+from rostersync.managebac.endpoints import JSON
+from rostersync.managebac.fields import invalid
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+MAX_BYTES = 10 * 2**20
+"""Of a file: a limit of ours, for the vendor names none."""
+
+
+def encode(url: str | None, file: str | PathLike[str] | bytes | None) -> tuple[bytes, str]:
+    """Return body and content type for an address or a file.
+
+    Raises `Invalid` for both or none of them, for no web address, and for a file that is missing, too large, or no
+    image.
+    """
+    if (url is None) == (file is None):
+        raise invalid({"base": ("an avatar needs exactly one of url and file",)})
+    if url is not None:
+        return _remote(url)
+    content = file if isinstance(file, bytes) else _read(Path(os.fspath(file or "")))
+    kind = image_type(content)
+    if kind is None:
+        raise invalid({"file": ("is not a PNG, JPEG, GIF or WebP image",)})
+    # The name is ours: that of the file may say who is in the picture.
+    return encode_multipart_formdata([("avatar[file]", (f"avatar.{kind}", content, f"image/{kind}"))])
+
+
+def image_type(content: bytes) -> str | None:
+    """Return which kind of image `content` is, by its first bytes; None for anything else."""
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "webp"
+    return next((kind for begin, kind in _SIGNATURES.items() if content.startswith(begin)), None)
+
+
+_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF87a": "gif", b"GIF89a": "gif"}
+
+
+def _remote(url: str) -> tuple[bytes, str]:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and not any(c <= " " for c in url)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise invalid({"url": ("must be an address such as https://example.org/portrait.jpg",)})
+    return msgspec.json.encode({"avatar": {"remote_file_url": url}}), JSON
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as opened:
+            content = opened.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise invalid({"file": (f"cannot be read: {error.strerror}",)}) from error
+    if len(content) > MAX_BYTES:
+        raise invalid({"file": (f"is larger than {MAX_BYTES >> 20} MiB",)})
+    return content

@@ -1,0 +1,162 @@
+"""The eight student endpoints: for each its method, path, query and body, and how its answer is read.
+
+Sources: the vendor's Students page (v2p1), and where that is silent the OpenAPI document of v2p3, which is newer. See
+docs/managebac-api.md for what is documented and what is not.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from rostersync.clock import to_text
+from rostersync.errors import Malformed, NotFound
+from rostersync.managebac.limits import server_time
+from rostersync.managebac.records import decode_page, decode_single, is_error, says_done
+from rostersync.managebac.wire import ABSENT, Call
+from rostersync.records import Gone, Moment, Rejected, Student
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from rostersync.managebac.transport import Transport
+    from rostersync.managebac.wire import Reply
+    from rostersync.records import Page, Query, Row
+
+JSON = "application/json"
+
+
+class Endpoints:
+    """The endpoints of one API version, over one transport. Each raises `ApiError` and `Stopped` as that does."""
+
+    def __init__(self, transport: Transport, api_version: str) -> None:
+        self._transport = transport
+        self._path = f"/{api_version}/students"
+
+    def page(self, query: Query, number: int, per_page: int) -> Page | None:
+        """GET one page (from 1) of a list; None for one beyond its end: a 404 or 410, or no rows."""
+        call = Call(self._path, _parameters(query, number, per_page))
+        return self._transport.request(call, partial(_read_page, number=number), absent_ok=number > 1)
+
+    def get(self, key: int) -> Row | Gone:
+        """GET one student; `Gone` for the API's own 404 or 410."""
+        return self._transport.request(Call(self._one(key)), partial(_read_student, key=key), absent_ok=True)
+
+    def create(self, student: Mapping[str, Any], options: Mapping[str, Any]) -> Student:
+        """POST a student, and return what the answer tells of them, which may be less than the whole record."""
+        document = {"student": student, **({"options": options} if options else {})}
+        return self._transport.request(_write("POST", self._path, document), _read_written)
+
+    def update(self, key: int, student: Mapping[str, Any]) -> Student:
+        """PATCH some fields of a student, and return what the answer tells of them."""
+        call = _write("PATCH", self._one(key), {"student": student})
+        return self._transport.request(call, partial(_read_written, key=key), absent_ok=True)
+
+    def archive(self, key: int, date: Mapping[str, str]) -> None:
+        """PUT a student into the archive; `date` holds one of `withdrawn_on` and `graduated_on`, and has no wrapper."""
+        self._do(_write("PUT", f"{self._one(key)}/archive", date), key)
+
+    def unarchive(self, key: int) -> None:
+        """PUT a student back."""
+        self._do(Call(f"{self._one(key)}/unarchive", method="PUT"), key)
+
+    def set_avatar(self, key: int, body: bytes, content_type: str) -> None:
+        """PUT an avatar."""
+        self._do(Call(f"{self._one(key)}/avatar", method="PUT", body=body, content_type=content_type), key)
+
+    def delete_avatar(self, key: int) -> None:
+        """DELETE an avatar."""
+        self._do(Call(f"{self._one(key)}/avatar", method="DELETE"), key)
+
+    def _one(self, key: int) -> str:
+        return f"{self._path}/{key}"
+
+    def _do(self, call: Call, key: int) -> None:
+        self._transport.request(call, partial(_read_done, key=key), absent_ok=True)
+
+
+def _write(method: str, path: str, document: Mapping[str, Any]) -> Call:
+    return Call(path, method=method, body=msgspec.json.encode(document), content_type=JSON)
+
+
+def _parameters(query: Query, number: int, per_page: int) -> tuple[tuple[str, str], ...]:
+    """Return the query's pairs as the API names them (its Students page; the styles of lists are those of v2p3)."""
+    pairs: list[tuple[str, str | None]] = [
+        *(("ids[]", str(key)) for key in query.ids),
+        ("archived", None if query.archived is None else str(int(query.archived))),
+        ("status", query.status),
+        ("modified_since", _time(query.modified_since)),
+        ("deleted_since", _time(query.deleted_since)),
+        ("year_group_ids", ",".join(map(str, query.year_group_ids)) or None),
+        ("homeroom_advisor_ids", ",".join(map(str, query.homeroom_advisor_ids)) or None),
+        ("q", query.q),
+        ("page", str(number)),
+        ("per_page", str(per_page)),
+    ]
+    return tuple((name, value) for name, value in pairs if value is not None)
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else to_text(moment)
+
+
+# Reading answers -------------------------------------------------------------------------------------------------
+
+
+def _read_page(reply: Reply, number: int) -> Page | None:
+    if reply.status in ABSENT:
+        return None
+    page = decode_page(reply.body, number, moment_of(reply))
+    return page if page.rows or number == 1 else None
+
+
+def _read_student(reply: Reply, key: int) -> Row | Gone:
+    if reply.status in ABSENT:
+        if is_error(reply.body):
+            return Gone()
+        raise NotFound(f"a {reply.status} that is not the API's own, so it does not prove that the student is gone")
+    row = decode_single(reply.body)
+    if row.id != key:
+        raise Malformed("the answer for one student is about another")
+    return row
+
+
+def _read_written(reply: Reply, key: int | None = None) -> Student:
+    _require_found(reply, key)
+    row = decode_single(reply.body)
+    if isinstance(row, Rejected):
+        raise Malformed(f"the student in the answer cannot be read: {row.reason}")
+    if key is not None and row.id != key:
+        raise Malformed("the answer for one student is about another")
+    return row
+
+
+def _read_done(reply: Reply, key: int) -> None:
+    _require_found(reply, key)
+    if not says_done(reply.body):
+        raise Malformed("the answer is not the API's own")
+
+
+def _require_found(reply: Reply, key: int | None) -> None:
+    if reply.status in ABSENT:
+        raise no_such_student(key, reply.status)
+
+
+def no_such_student(key: int | None, status: int | None = 404) -> NotFound:
+    """Return the error of a student whom the API does not know."""
+    hint = "the student may have been deleted, or belong to another school"
+    return NotFound(f"there is no student {key}", hint, status=status)
+
+
+def moment_of(reply: Reply) -> Moment:
+    """Return when the reply was made: before anything in it was read, by our clock and by the server's."""
+    stamped = server_time(reply)
+    try:
+        server = stamped and stamped - timedelta(seconds=reply.duration + 1)
+    except OverflowError:
+        server = None
+    return Moment(reply.sent_at, server)
