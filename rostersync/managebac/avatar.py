@@ -31,6 +31,8 @@ def encode(url: str | None, file: str | PathLike[str] | bytes | None) -> tuple[b
     if url is not None:
         return _remote(url)
     content = file if isinstance(file, bytes) else _read(Path(os.fspath(file or "")))
+    if len(content) > MAX_BYTES:
+        raise invalid({"file": (f"is larger than {MAX_BYTES >> 20} MiB",)})
     kind = image_type(content)
     if kind is None:
         raise invalid({"file": ("is not a PNG, JPEG, GIF or WebP image",)})
@@ -62,9 +64,6 @@ def _remote(url: str) -> tuple[bytes, str]:
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as opened:
-            content = opened.read(MAX_BYTES + 1)
+            return opened.read(MAX_BYTES + 1)
     except OSError as error:
         raise invalid({"file": (f"cannot be read: {error.strerror}",)}) from error
-    if len(content) > MAX_BYTES:
-        raise invalid({"file": (f"is larger than {MAX_BYTES >> 20} MiB",)})
-    return content

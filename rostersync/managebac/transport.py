@@ -195,7 +195,7 @@ def _refusal(reply: Reply, host: str, call: Call) -> ApiError:
         return ServerFailed(f"{host} is unavailable ({status} for {path})", TRY_AGAIN_LATER)
     if status in _INVALID and not call.reads:
         fields = field_messages(reply.body)
-        which = ", ".join(fields) or "the request"
+        which = ", ".join(name for name in fields if name != "base") or "the request"
         return Invalid(f"{host} does not accept {which} ({status} for {path})", "correct it", fields=fields)
     if status >= HTTPStatus.BAD_REQUEST:
         return Refused(f"{host} does not accept the request ({status} for {path})", "check api_version and the filters")
