@@ -1,8 +1,9 @@
-"""The documents say what the program does: its commands as click has them, and its views."""
+"""The documents say what the program does: its commands as click has them, its views, and the fields of a student."""
 
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from rostersync.cli.program import VERBS
+from rostersync.records import FIELDS, Kind
 from rostersync.store.views import VIEWS
 
 ROOT = Path(__file__).parents[2]
@@ -131,3 +133,31 @@ def test_commands_are_listed_with_links_and_hidden_ones_are_not(generate: Simple
     assert "| [farm feed](#farm-feed) | Feed an animal. |" in page
     assert "sell" not in page
     assert page.count("--help") == 2  # once in the text above, once among the options of all commands
+
+
+# The fields of a student -----------------------------------------------------------------------------------------
+
+CLEARED_WITH = {
+    Kind.TEXT: '`""`',
+    Kind.TEXTS: "`[]`",
+    Kind.INTEGERS: "`[]`",
+    Kind.INTEGER: "`null`",
+    Kind.DATE: "`null`",
+}
+READ_ONLY = {
+    *("id", "created_at", "updated_at", "last_accessed_at", "account_uid", "role"),
+    *("archived", "status", "photo_url", "graduated_on", "withdrawn_on"),
+}
+
+
+def test_the_page_about_the_api_has_every_field_and_what_clears_those_that_can_be_written() -> None:
+    text = (ROOT / "docs" / "managebac-api.md").read_text(encoding="utf-8")
+    section = text.partition("## The fields of a student\n")[2].partition("\n### ")[0]
+    writable, read_only, _ = (table.splitlines() for table in re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE))
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in writable]
+    cleared_with = {name: cell[2] for cell in cells for name in re.findall(r"`(\w+)`", cell[1])}
+    refused = {name for row in read_only for name in re.findall(r"`(\w+)`", row)}
+
+    assert refused == READ_ONLY
+    assert cleared_with.pop("password") == "cannot be cleared"
+    assert cleared_with == {field.name: CLEARED_WITH[field.kind] for field in FIELDS if field.name not in READ_ONLY}
