@@ -1,0 +1,167 @@
+"""Write the reference in docs/reference/: the command line as click knows it, and the views as the store declares them.
+
+`./dev docs` writes its pages again, `./dev docs --check` says which are out of date. What a page says depends on the
+code alone: not on the terminal, the machine or the day.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rostersync.cli.program import program
+from rostersync.store.views import VIEWS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from rostersync.store.views import View
+
+FOLDER = Path(__file__).parent / "reference"
+
+_ABOUT_COMMANDS = """\
+# The command line
+
+Written by `./dev docs` from the commands themselves; do not edit it. `rostersync COMMAND --help` says the same. What
+an exit status means: [README](../../README.md#when-a-run-does-not-just-succeed)."""
+
+_ABOUT_VIEWS = """\
+# The views
+
+Written by `./dev docs` from their declaration; do not edit it. Names and columns of views are a promise, and the same
+on SQLite and PostgreSQL, where each of them has its description as a comment. Times are UTC; SQLite has them as text,
+such as `2026-03-01T08:00:00.000Z`. NULL: ManageBac served no value."""
+
+
+def pages() -> dict[str, str]:
+    """Return the text of each page, by its file's name."""
+    return {"command-line.md": command_line(program, "rostersync"), "views.md": dictionary(VIEWS)}
+
+
+def out_of_date(folder: Path) -> dict[str, str]:
+    """Return those pages whose file in `folder` is missing, or says something else."""
+    return {name: text for name, text in pages().items() if _read(folder / name) != text}
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Write nothing; exit status 1 when a page is out of date.")
+def main(*, check: bool) -> None:
+    """Write the pages of docs/reference/ that are out of date."""
+    stale = out_of_date(FOLDER)
+    if check and stale:
+        raise click.ClickException(f"out of date in docs/reference: {', '.join(stale)}; run ./dev docs")
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in stale.items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+        click.echo(f"written: docs/reference/{name}")
+
+
+# The command line ------------------------------------------------------------------------------------------------
+
+
+def command_line(command: click.Command, name: str) -> str:
+    """Return the page about a command and all commands below it, in the order in which its groups list them."""
+    contexts = list(_contexts(command, name))
+    links = [(f"[{_path(ctx)}](#{_path(ctx).replace(' ', '-')})", _cell(_summary(ctx))) for ctx in contexts]
+    return _page(_ABOUT_COMMANDS, _table(("command", "does"), links), *map(_section, contexts))
+
+
+def _contexts(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[click.Context]:
+    """Yield the context of each command that is not hidden, in which click says of it what `--help` says."""
+    ctx = click.Context(command, parent, name, **command.context_settings)
+    yield ctx
+    if isinstance(command, click.Group):
+        for below in command.list_commands(ctx):
+            child = command.get_command(ctx, below)
+            if child is not None and not child.hidden:
+                yield from _contexts(child, below, ctx)
+
+
+def _path(ctx: click.Context) -> str:
+    """Return the words that call a command, without the arguments of the groups above it."""
+    return f"{_path(ctx.parent)} {ctx.info_name}" if ctx.parent else str(ctx.info_name)
+
+
+def _summary(ctx: click.Context) -> str:
+    return ctx.command.get_short_help_str(limit=1000)
+
+
+def _section(ctx: click.Context) -> str:
+    command = ctx.command
+    level = "###" if ctx.parent and ctx.parent.parent else "##"
+    usage = " ".join([ctx.command_path, *command.collect_usage_pieces(ctx)])
+    parameters = command.get_params(ctx) if ctx.parent is None else command.params  # --help is shown once
+    arguments = [_parameter(ctx, each) for each in parameters if isinstance(each, click.Argument)]
+    options = [_parameter(ctx, each) for each in parameters if isinstance(each, click.Option) and not each.hidden]
+    return _page(
+        f"{level} {_path(ctx)}",
+        f"```text\n{usage}\n```",
+        *_paragraphs(command.help),
+        _table(("argument", "meaning"), arguments),
+        _table(("option", "meaning"), options),
+        *_paragraphs(command.epilog),
+    ).strip()
+
+
+def _parameter(ctx: click.Context, parameter: click.Parameter) -> tuple[str, str]:
+    """Return how an argument or option is written, and what it means; for want of words, of which type it is."""
+    spelling, meaning = parameter.get_help_record(ctx) or ("", "")
+    return f"`{_one_line(spelling)}`", _cell(meaning or parameter.type.name.removesuffix(" range"))
+
+
+def _paragraphs(text: str | None) -> Iterator[str]:
+    r"""Yield the paragraphs of a help text as Markdown; one that begins with \b keeps its lines, as in a terminal."""
+    for paragraph in inspect.cleandoc((text or "").partition("\f")[0]).split("\n\n"):
+        first, _, rest = paragraph.partition("\n")
+        yield f"```text\n{rest}\n```" if first.strip() == "\b" else _prose(paragraph)
+
+
+# The views -------------------------------------------------------------------------------------------------------
+
+
+def dictionary(views: Sequence[View]) -> str:
+    """Return the page about the views and their columns: the data dictionary."""
+    links = [(f"[{view.name}](#{view.name})", _cell(view.description)) for view in views]
+    return _page(_ABOUT_VIEWS, _table(("view", "holds"), links), *map(_columns, views))
+
+
+def _columns(view: View) -> str:
+    rows = [(f"`{name}`", _cell(description)) for name, description in view.columns]
+    return _page(f"## {view.name}", _prose(view.description) + ".", _table(("column", "meaning"), rows)).strip()
+
+
+# Markdown --------------------------------------------------------------------------------------------------------
+
+
+def _page(*blocks: str) -> str:
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _table(head: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
+    lines = [f"| {left} | {right} |" for left, right in rows]
+    return "\n".join([f"| {head[0]} | {head[1]} |", "| --- | --- |", *lines]) if lines else ""
+
+
+def _cell(text: str) -> str:
+    return _prose(_one_line(text))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("|", r"\|")
+
+
+def _prose(text: str) -> str:
+    """Escape what Markdown would take for its own outside of `code`."""
+    return re.sub(r"(`[^`]*`)|([*<])", lambda found: found[1] or f"\\{found[2]}", text)
+
+
+if __name__ == "__main__":
+    main(prog_name="./dev docs")
