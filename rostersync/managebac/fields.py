@@ -6,6 +6,7 @@ others are refused. So everything that is not known to be read-only may be sent,
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
@@ -13,7 +14,7 @@ from difflib import get_close_matches
 from typing import Any, TypedDict
 
 from rostersync.errors import Invalid
-from rostersync.records import FIELDS, LARGEST_ID, Kind
+from rostersync.records import FIELDS, LARGEST_ID, Kind, Student, json_value
 
 _BY_THE_SERVER = "set by ManageBac itself"
 _BY_ARCHIVE = "use archive or unarchive"
@@ -138,6 +139,21 @@ def check_id(student_id: int) -> None:
         refuse({"id": ("must be a whole number from 1",)})
 
 
+def archive_date(dates: Mapping[str, object]) -> dict[str, str]:
+    """Return the one date of an archiving, `withdrawn_on` or `graduated_on`, as it is sent; None is no date.
+
+    Raises `Invalid` for both, for none, and for what is not a date.
+    """
+    given = {name: value for name, value in dates.items() if value is not None}
+    if len(given) != 1:
+        raise invalid({"base": ("archive needs exactly one of withdrawn_on and graduated_on",)})
+    [(name, value)] = given.items()
+    try:
+        return {name: to_date(value)}
+    except ValueError as error:
+        raise invalid({name: (str(error),)}) from None
+
+
 def _is_id(value: object) -> bool:
     return type(value) is int and 1 <= value <= LARGEST_ID
 
@@ -232,3 +248,58 @@ _ENCODERS: Mapping[Kind, Callable[[object], Any]] = {
     Kind.TEXTS: _list_of(_text),
     Kind.INTEGERS: _list_of(_integer),
 }
+
+
+# The way back ----------------------------------------------------------------------------------------------------
+
+
+def typed(name: str, text: str) -> Any:
+    """Return the value that `text`, as typed or in a cell of a CSV, means for a field.
+
+    A list is `en,sl` or a JSON array; a number is written in digits. An unknown field's text stays as it is, for
+    `payload` to refuse. Raises `Invalid` for a text that its field cannot be.
+    """
+    kind = WRITABLE.get(name)
+    if kind in {Kind.TEXTS, Kind.INTEGERS}:
+        elements = _json_list(name, text) if text.lstrip().startswith("[") else _split(text)
+        return [_number(name, e) if kind is Kind.INTEGERS and isinstance(e, str) else e for e in elements]
+    return _number(name, text) if kind is Kind.INTEGER else text
+
+
+def not_taken(sent: Mapping[str, Any], student: Student) -> tuple[str, ...]:
+    """Return the names of the fields of a payload that the student's record does not show as they were sent.
+
+    A missing text counts as an empty one, and so does a list; the order of a list and spaces around a text do not
+    matter, nor does the case of an e-mail address. A password is never shown.
+    """
+    names = [name for name in sent if name != "password"]
+    return tuple(name for name in names if _normal(name, sent[name]) != _normal(name, getattr(student, name)))
+
+
+def _normal(name: str, value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return sorted(value) or None
+    if isinstance(value, str):
+        text = value.strip()
+        return (text.casefold() if name == "email" else text) or None
+    return json_value(value)
+
+
+def _json_list(name: str, text: str) -> list[Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, list):
+        raise invalid({name: ("must be a list, such as en,sl",)})
+    return value
+
+
+def _split(text: str) -> list[str]:
+    return [element.strip() for element in text.split(",") if element.strip()]
+
+
+def _number(name: str, text: str) -> int:
+    if not re.fullmatch(r"\s*-?\d{1,19}\s*", text, re.ASCII):
+        raise invalid({name: ("must be a whole number",)})
+    return int(text)

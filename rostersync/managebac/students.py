@@ -9,7 +9,7 @@ from rostersync.errors import Malformed
 from rostersync.logger import get_logger
 from rostersync.managebac import avatar
 from rostersync.managebac.endpoints import no_such_student
-from rostersync.managebac.fields import StudentFields, check_id, invalid, payload, refuse, to_date
+from rostersync.managebac.fields import StudentFields, archive_date, check_id, payload, refuse
 from rostersync.records import Gone, Query, Rejected, Student
 
 if TYPE_CHECKING:
@@ -213,16 +213,8 @@ class Students:
             api.students.archive(2054, graduated_on="2026-06-19")
         """
         check_id(key)
-        given = {"withdrawn_on": withdrawn_on, "graduated_on": graduated_on}
-        dates = {name: value for name, value in given.items() if value is not None}
-        if len(dates) != 1:
-            raise invalid({"base": ("archive needs exactly one of withdrawn_on and graduated_on",)})
-        [(name, value)] = dates.items()
-        try:
-            text = to_date(value)
-        except ValueError as error:
-            raise invalid({name: (str(error),)}) from None
-        self._endpoints.archive(key, {name: text})
+        date_sent = archive_date({"withdrawn_on": withdrawn_on, "graduated_on": graduated_on})
+        self._endpoints.archive(key, date_sent)
 
     def unarchive(self, key: int, /) -> None:
         """Take a student out of the archive.

@@ -34,20 +34,19 @@ def policy(config: Config) -> SyncPolicy:
     )
 
 
-def connector(config: Config, clock: Clock) -> Callable[[str], AbstractContextManager[StudentReader]]:
-    """Return what opens the API of a source, by name, for one run.
+def clients(config: Config, clock: Clock) -> Callable[[str], ManageBac]:
+    """Return what makes the client of a source, by name.
 
-    A run's deadline begins when it is opened; the pace of a host is kept by all that one connector opens together.
-    Opening raises `ConfigError` when the source's token cannot be had.
+    A client's deadline begins when it is made; the pace of a host is kept by all that are made by one maker. Making one
+    raises `ConfigError` when the source's token cannot be had.
     """
     limiters = HostLimiters(config.sync.concurrency, clock)
     sources = {source.name: source for source in config.sources}
     sync = config.sync
 
-    @contextmanager
-    def connect(name: str) -> Iterator[StudentReader]:
+    def client(name: str) -> ManageBac:
         source = sources[name]
-        with ManageBac(
+        return ManageBac(
             source.base_url,
             source.token(),
             api_version=source.api_version,
@@ -57,8 +56,19 @@ def connector(config: Config, clock: Clock) -> Callable[[str], AbstractContextMa
             run_seconds=sync.run_deadline.total_seconds(),
             clock=clock,
             limiter=limiters.of(urlsplit(source.base_url).netloc),
-        ) as api:
-            yield StudentReader(api, sync.per_page)
+        )
+
+    return client
+
+
+def connector(config: Config, clock: Clock) -> Callable[[str], AbstractContextManager[StudentReader]]:
+    """Return what opens the API of a source, by name, for one run: see `clients`."""
+    client = clients(config, clock)
+
+    @contextmanager
+    def connect(name: str) -> Iterator[StudentReader]:
+        with client(name) as api:
+            yield StudentReader(api, config.sync.per_page)
 
     return connect
 

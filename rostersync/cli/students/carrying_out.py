@@ -1,0 +1,232 @@
+"""What all writes of the command line share: allowed, shown or asked about, sent, told, and stored in the replica."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from rostersync.cli.output import document
+from rostersync.cli.program import print_error, print_stderr
+from rostersync.cli.students.reading import as_json_object
+from rostersync.cli.students.source import chosen_source
+from rostersync.errors import ApiError, ConfigError, Invalid, NoDatabase, RostersyncError, Stopped
+from rostersync.managebac import ManageBac
+from rostersync.report import RunState
+from rostersync.runs import wiring
+from rostersync.runs.writing import Writer
+from rostersync.store.audit import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rostersync.cli.options import Session
+    from rostersync.config import Source
+    from rostersync.managebac.wire import Call, Reply
+    from rostersync.runs.writing import Write, Written
+    from rostersync.store import Store
+
+PATIENCE = timedelta(seconds=10)
+"""How long a command waits for whoever syncs the source to store what it has written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the options of a write say: on which source, whether only to show it, whether to ask, and how to tell."""
+
+    session: Session
+    name: str | None
+    dry_run: bool
+    yes: bool
+    as_json: bool
+
+    @property
+    def source(self) -> Source:
+        """The source that is meant; `ConfigError` where that is not clear."""
+        return chosen_source(self.session, self.name)
+
+
+def carry_out(wish: Wish, write: Write, warning: str = "") -> int:
+    """Do one write, and return the exit status: 0 done, 1 not done, not all of it, or nobody knows."""
+    source = wish.source
+    if wish.dry_run:
+        return show_request(wish, source, write)
+    require_allowed(wish.session, source)
+    confirm(wish, _question(write, source, warning))
+    with wiring.clients(wish.session.config, wish.session.clock)(source.name) as api:
+        store = open_store(wish.session)
+        writer = Writer(source.name, api.students, store, wish.session.clock)
+        try:
+            written = writer.write(write)
+        except Stopped as stopped:
+            print_stderr(f"stopped while the answer was awaited: {doubt(write)}")
+            return 128 + stopped.signal
+    replica = refresh(wish.session, source, store, [written.key]) if _is_in_doubt_or_done(written) else ""
+    return _tell(wish, source, write, written, replica)
+
+
+def require_allowed(session: Session, source: Source) -> None:
+    """Raise `ConfigError` unless the configuration allows writes to the source."""
+    if not source.allow_writes:
+        hint = f"set allow_writes = true for it in {session.path}; its token needs the permission as well"
+        raise ConfigError([f"source {source.name} is not open for writes"], hint)
+
+
+def confirm(wish: Wish, question: str) -> None:
+    """Ask on a terminal. Raises `ConfigError` without one, unless --yes was given; `click.Abort` for no."""
+    if wish.yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(["without a terminal a write needs --yes"], "try it with --dry-run first")
+    click.confirm(question, abort=True, err=True)
+
+
+def _question(write: Write, source: Source, warning: str) -> str:
+    whom = f"student {write.key}" if write.key else "a student"
+    what = f"{write.verb} {whom} of source {source.name}"
+    fields = f" ({', '.join(write.fields)})" if write.verb in {"create", "update"} else ""
+    return f"{warning}\n{what}{fields}?".strip()
+
+
+# Only showing it -------------------------------------------------------------------------------------------------
+
+
+class _NotSent(Exception):  # noqa: N818 - no error: it carries the request out of the client that would have sent it
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self.call = call
+
+
+class _Showcase:
+    """A wire that carries nothing: what would have gone over it is handed back."""
+
+    def send(self, call: Call, timeout: float) -> Reply:  # noqa: ARG002 - the protocol's signature
+        raise _NotSent(call)
+
+
+def show_request(wish: Wish, source: Source, write: Write) -> int:
+    """Print the request that a write would send, without the token."""
+    api = ManageBac(source.base_url, "not sent", api_version=source.api_version, wire=_Showcase())
+    try:
+        write.send(api.students)
+    except _NotSent as shown:
+        call = shown.call
+    if wish.as_json:
+        body = _shown_body(call)
+        url = f"{source.base_url}{call.path}"
+        document({"request": {"method": call.method, "url": url, "content_type": call.content_type, "body": body}})
+    else:
+        click.echo(f"{call.method} {source.base_url}{call.path}")
+        if call.content_type:
+            body = _shown_body(call)
+            shown_body = body if isinstance(body, str) else msgspec.json.encode(body).decode()
+            click.echo(f"Content-Type: {call.content_type}\n\n{shown_body}")
+    if not source.allow_writes:
+        print_stderr(f"source {source.name} is not open for writes: to send this, set allow_writes = true")
+    return 0
+
+
+def _shown_body(call: Call) -> Any:
+    """Return the body as a JSON value, a password masked; of a file only its size."""
+    if not call.body:
+        return None
+    if not call.content_type.endswith("json"):
+        return f"({len(call.body):,} bytes)"
+    body = msgspec.json.decode(call.body)
+    if "password" in body.get("student", {}):
+        body["student"]["password"] = "***"
+    return body
+
+
+# The replica -----------------------------------------------------------------------------------------------------
+
+
+def open_store(session: Session) -> Store | None:
+    """Open the database; None where there is none yet, for a write does not create it. Raises `StoreError`."""
+    try:
+        return wiring.open_store(session.config, session.clock, create=False)
+    except NoDatabase:
+        return None
+
+
+def refresh(session: Session, source: Source, store: Store | None, keys: Sequence[int]) -> str:
+    """Have the replica store what was written; return what is to be said about it, nothing where it is done."""
+    if store is None:
+        return "there is no database yet: neither the replica nor the audit log has it"
+    later = f"the replica has it with the next run of {source.name}"
+    executor = wiring.executor(session.config, session.clock, store, "rostersync students")
+    try:
+        report = executor.refresh(source.name, keys, PATIENCE)
+    except RostersyncError as error:
+        return f"{later} ({error.message})"
+    if report is None:
+        return f"{later}, for another process is syncing it now"
+    return "" if report.state is RunState.SUCCEEDED else f"{later} ({report.error})"
+
+
+# Telling ---------------------------------------------------------------------------------------------------------
+
+
+def _is_in_doubt_or_done(written: Written) -> bool:
+    return written.outcome is not Outcome.REFUSED and bool(written.key)
+
+
+def _tell(wish: Wish, source: Source, write: Write, written: Written, replica: str) -> int:
+    if wish.as_json:
+        document(
+            {
+                "source": source.name,
+                "verb": write.verb,
+                "id": written.key or None,
+                "outcome": str(written.outcome),
+                "fields": list(write.fields),
+                "not_taken": list(written.not_taken),
+                "student": written.student and as_json_object(written.student),
+            }
+        )
+    elif written.outcome is Outcome.DONE:
+        click.echo(f"{source.name}: student {written.key}: {_PAST[write.verb]}")
+    explain(write, written)
+    if replica:
+        print_stderr(replica)
+    return 0 if written.outcome is Outcome.DONE else 1
+
+
+def explain(write: Write, written: Written) -> None:
+    """Say on standard error why a write is not done, or not known to be."""
+    error = written.error
+    match written.outcome:
+        case Outcome.REFUSED if error:
+            print_error(error)
+            if isinstance(error, Invalid) and error.status:
+                for name, texts in error.fields.items():
+                    print_stderr(f"{name}: {', '.join(texts)}")
+        case Outcome.NOT_TAKEN:
+            print_stderr(f"student {written.key}: ManageBac accepted it, and did not take {', '.join(written.not_taken)}")
+            print_stderr("hint: the token's permissions, or ManageBac's own rules, may exclude these fields")
+        case Outcome.UNKNOWN:
+            reason = error.message if isinstance(error, ApiError) else "the answer was lost"
+            print_stderr(f"{reason}; {doubt(write)}")
+        case Outcome.DONE if error:
+            print_stderr(f"the student could not be read back: {error.message}")
+
+
+def doubt(write: Write) -> str:
+    """Return what a person is to do about a write whose outcome is unknown."""
+    if write.key:
+        return f"look at student {write.key} before you try again: rostersync students get {write.key}"
+    return "nobody with this address was found so far; it is safe to try again, for that looks for the address first"
+
+
+_PAST = {
+    "create": "created",
+    "update": "updated",
+    "archive": "archived",
+    "unarchive": "out of the archive",
+    "set-avatar": "avatar set",
+    "delete-avatar": "avatar deleted",
+}

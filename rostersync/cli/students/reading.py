@@ -1,0 +1,159 @@
+"""`rostersync students list` and `get`: straight from the API, without the database."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rostersync.cli.options import Moment, Natural, configured, json_option
+from rostersync.cli.output import count, document, progress, table
+from rostersync.cli.program import print_stderr
+from rostersync.cli.students.source import one_source_option, opened
+from rostersync.clock import to_text
+from rostersync.managebac.students import STATUSES
+from rostersync.records import FIELD_NAMES, json_value
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from rostersync.cli.options import Session
+    from rostersync.managebac.students import Status, StudentList
+    from rostersync.records import Rejected, Student
+
+_COLUMNS = ("id", "last_name", "first_name", "email", "student_id", "year_group_id", "status", "updated_at")
+NAMES = ("id", *FIELD_NAMES, "extra")
+
+
+@click.command("list")
+@one_source_option
+@click.option("--id", "ids", type=Natural(), multiple=True, help="Only this id; may be repeated.")
+@click.option("--archived/--no-archived", default=None, help="Only archived students, or only others.")
+@click.option("--status", type=click.Choice(STATUSES), help="Only students with this status.")
+@click.option("--modified-since", type=Moment(), help="Only students modified since then.")
+@click.option("--deleted-since", type=Moment(), help="StudentReader deleted since then, instead of current ones.")
+@click.option("--year-group", "year_groups", type=int, multiple=True, help="Only this year group; may be repeated.")
+@click.option("--homeroom-advisor", "advisors", type=int, multiple=True, help="Only this advisor; may be repeated.")
+@click.option("--q", help="Only students that the API's search finds.")
+@click.option("--fields", "fields", metavar="NAME,...", help="Only these fields, in this order.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, with every field.")
+@json_option
+@configured
+def list_students(
+    session: Session,
+    *,
+    name: str | None,
+    ids: tuple[int, ...],
+    archived: bool | None,
+    status: Status | None,
+    modified_since: datetime | None,
+    deleted_since: datetime | None,
+    year_groups: tuple[int, ...],
+    advisors: tuple[int, ...],
+    q: str | None,
+    fields: str | None,
+    as_csv: bool,
+    as_json: bool,
+) -> None:
+    """List the students that match all filters. Times: 2026-03-01, or 2026-03-01T08:00:00Z."""
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json exclude each other")
+    names = _chosen(fields)
+    with opened(session, name) as api:
+        found = api.students.list(
+            ids=ids,
+            archived=archived,
+            status=status,
+            modified_since=modified_since,
+            deleted_since=deleted_since,
+            year_group_ids=year_groups,
+            homeroom_advisor_ids=advisors,
+            q=q,
+            per_page=session.config.sync.per_page,
+        )
+        students = _with_progress(found)
+    if as_csv:
+        _print_csv(students, names or NAMES)
+    elif as_json:
+        _print_json(students, found.unreadable, names or NAMES)
+    else:
+        table(names or _COLUMNS, [[json_value(getattr(student, n)) for n in names or _COLUMNS] for student in students])
+        print_stderr(count(len(students), "student"))
+    for row in found.unreadable:
+        print_stderr(f"student {row.id or 'without an id'} cannot be read: {row.reason}")
+
+
+def _chosen(fields: str | None) -> tuple[str, ...]:
+    """Return the names in a list with commas, each once; none where no list is given."""
+    names = [name.strip() for name in (fields or "").split(",") if name.strip()]
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        close = get_close_matches(unknown[0], NAMES, n=1)
+        meant = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(NAMES)}"
+        raise click.UsageError(f"--fields: {unknown[0]} is not a field{meant}")
+    return tuple(dict.fromkeys(names))
+
+
+def _with_progress(found: StudentList) -> list[Student]:
+    students: list[Student] = []
+    with progress() as progress_of:
+        tell = progress_of("students")
+        for student in found:
+            students.append(student)
+            if len(students) % 100 == 0:
+                tell("list", len(students), found.total_count)
+    return students
+
+
+@click.command()
+@click.argument("key", metavar="ID", type=Natural())
+@one_source_option
+@json_option
+@configured
+def get(session: Session, key: int, name: str | None, as_json: bool) -> None:
+    """Print one student."""
+    with opened(session, name) as api:
+        student = api.students.get(key)
+    if as_json:
+        document({"student": as_json_object(student)})
+    else:
+        show_student(student)
+
+
+# Printing --------------------------------------------------------------------------------------------------------
+
+
+def as_json_object(student: Student, names: Sequence[str] = NAMES) -> dict[str, Any]:
+    """Return these fields of a student as a JSON document holds them; when it was deleted, where it was."""
+    deleted = {"deleted_at": to_text(student.deleted_at)} if student.deleted_at else {}
+    return {name: json_value(getattr(student, name)) for name in names} | deleted
+
+
+def show_student(student: Student) -> None:
+    """Print what is known of a student, a line for each field that has a value."""
+    values = [(name, _as_cell(value)) for name, value in as_json_object(student).items() if value not in (None, {})]
+    table(("field", "value"), values)
+
+
+def _print_json(students: list[Student], rejected: list[Rejected], names: Sequence[str]) -> None:
+    unreadable = [{"id": row.id, "reason": row.reason} for row in rejected]
+    document({"students": [as_json_object(student, names) for student in students], "unreadable": unreadable})
+
+
+def _print_csv(students: list[Student], names: Sequence[str]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(names)
+    for student in students:
+        writer.writerow([_as_cell(json_value(getattr(student, name))) for name in names])
+
+
+def _as_cell(value: Any) -> Any:
+    """Return a list or an object as JSON, which a single cell can hold."""
+    if isinstance(value, bool | list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    return value

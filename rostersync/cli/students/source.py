@@ -1,0 +1,36 @@
+"""Which source a command of `rostersync students` is about, and its API."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from rostersync.errors import ConfigError
+from rostersync.runs import wiring
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rostersync.cli.options import Session
+    from rostersync.config import Source
+    from rostersync.managebac import ManageBac
+
+one_source_option = click.option("--source", "name", metavar="NAME", help="The source, where there are several.")
+
+
+def chosen_source(session: Session, name: str | None) -> Source:
+    """Return the source of this name, or the only one. Raises `ConfigError` where it is not clear which is meant."""
+    sources = session.chosen([name] if name else [])
+    if len(sources) > 1:
+        names = ", ".join(source.name for source in sources)
+        raise ConfigError([f"there are several sources: {names}"], "choose one with --source NAME")
+    return sources[0]
+
+
+@contextmanager
+def opened(session: Session, name: str | None) -> Iterator[ManageBac]:
+    """Lend the client of the source that is meant. Raises `ConfigError` when its token cannot be had."""
+    with wiring.clients(session.config, session.clock)(chosen_source(session, name).name) as api:
+        yield api

@@ -1,0 +1,190 @@
+"""`rostersync students create`, `update`, `archive`, `unarchive`, `set-avatar`, `delete-avatar`: one student each."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rostersync.cli.options import Natural, configured, json_option
+from rostersync.cli.students import bulk
+from rostersync.cli.students.carrying_out import Wish, carry_out
+from rostersync.cli.students.source import one_source_option
+from rostersync.errors import ConfigError, Invalid
+from rostersync.managebac.fields import typed
+from rostersync.runs import writing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rostersync.cli.options import Session
+    from rostersync.runs.writing import Write
+
+_WELCOME = "ManageBac may send a welcome mail to the student."
+_ARCHIVE = "It takes the student out of classes and groups, and may archive parents who have no other child at the school."
+_UNARCHIVE = "What comes back besides is not documented: look at classes and year group afterwards."
+
+
+def _write_options(verb: Callable[..., int]) -> Callable[..., Any]:
+    """Give a command the options that all writes have; they reach it as one `Wish`."""
+
+    @one_source_option
+    @click.option("--dry-run", is_flag=True, help="Print the request that would be sent, and send nothing.")
+    @click.option("--yes", is_flag=True, help="Do not ask; without a terminal it is needed.")
+    @json_option
+    @configured
+    @functools.wraps(verb)
+    def command(session: Session, *, name: str | None, dry_run: bool, yes: bool, as_json: bool, **given: Any) -> int:
+        return verb(Wish(session, name, dry_run=dry_run, yes=yes, as_json=as_json), **given)
+
+    return command
+
+
+_key = click.argument("key", metavar="ID", type=Natural())
+_set = click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set a field; may be repeated.")
+_from_json = click.option(
+    "--from-json", "file", type=click.File("rb"), help="Fields from an object in a JSON file; - reads standard input."
+)
+_withdrawn = click.option("--withdrawn-on", metavar="DATE", help="The day on which the student left.")
+_graduated = click.option("--graduated-on", metavar="DATE", help="The day on which the student graduated.")
+
+
+@click.command()
+@_set
+@_from_json
+@click.option(
+    "--welcome-mail/--no-welcome-mail", default=None, help="Ask for a welcome mail, or for none (known to v2p3 only)."
+)
+@_write_options
+def create(wish: Wish, assignments: Sequence[str], file: Any, welcome_mail: bool | None) -> int:
+    """Create a student; email and last_name are needed.
+
+    A list is written as en,sl or as a JSON array. A password is better given with --from-json: other users of this
+    machine can see what stands on a command line. ManageBac may send a welcome mail to the student.
+    """
+    fields = _fields(assignments, file)
+    return carry_out(wish, _checked(lambda: writing.create(fields, send_welcome_email=welcome_mail)), _WELCOME)
+
+
+@click.command()
+@click.argument("key", metavar="[ID]", type=Natural(), required=False)
+@_set
+@click.option("--clear", "cleared", multiple=True, metavar="KEY", help="Clear a field; may be repeated.")
+@_from_json
+@bulk.options
+@_write_options
+def update(
+    wish: Wish, key: int | None, assignments: Sequence[str], cleared: Sequence[str], file: Any, **many: Any
+) -> int:
+    """Change fields of a student, or of many with --from-csv; the others stay as they are.
+
+    A list is written as en,sl or as a JSON array. The record is read back: a field that ManageBac did not take is
+    named, and the exit status is 1.
+
+    A CSV has a column `id` and one for each field to change; an empty cell leaves its field as it is.
+    """
+    if bulk.is_asked_for(many, key, assignments, cleared, file):
+        return bulk.update(wish, **many)
+    fields = _fields(assignments, file)
+    twice = [name for name in cleared if name in fields]
+    if twice:
+        raise click.UsageError(f"{twice[0]} is both set and cleared")
+    return carry_out(wish, _checked(lambda: writing.update(_required(key), fields | dict.fromkeys(cleared))))
+
+
+@click.command()
+@click.argument("key", metavar="[ID]", type=Natural(), required=False)
+@_withdrawn
+@_graduated
+@bulk.options
+@_write_options
+def archive(wish: Wish, key: int | None, withdrawn_on: str | None, graduated_on: str | None, **many: Any) -> int:
+    """Archive a student who has withdrawn or graduated, or many with --from-csv.
+
+    It takes the student out of classes and groups, and may archive parents who have no other child at the school.
+
+    A CSV has the columns `id`, and `withdrawn_on` or `graduated_on`, with one date in each line.
+    """
+    if bulk.is_asked_for(many, key, withdrawn_on, graduated_on):
+        return bulk.archive(wish, **many)
+    dates = {"withdrawn_on": withdrawn_on, "graduated_on": graduated_on}
+    return carry_out(wish, _checked(lambda: writing.archive(_required(key), dates)), _ARCHIVE)
+
+
+@click.command()
+@_key
+@_write_options
+def unarchive(wish: Wish, key: int) -> int:
+    """Take a student out of the archive.
+
+    What comes back besides is not documented: look at classes and year group afterwards.
+    """
+    return carry_out(wish, _checked(lambda: writing.unarchive(key)), _UNARCHIVE)
+
+
+@click.command("set-avatar")
+@_key
+@click.option("--url", metavar="URL", help="An address from which ManageBac can fetch the picture.")
+@click.option("--file", "file", type=click.Path(path_type=Path), metavar="FILE", help="A PNG, JPEG, GIF or WebP image.")
+@_write_options
+def set_avatar(wish: Wish, key: int, url: str | None, file: Path | None) -> int:
+    """Set a student's picture, from an address or from a file of at most 10 MiB."""
+    return carry_out(wish, _checked(lambda: writing.set_avatar(key, url, file)))
+
+
+@click.command("delete-avatar")
+@_key
+@_write_options
+def delete_avatar(wish: Wish, key: int) -> int:
+    """Take a student's picture away."""
+    return carry_out(wish, _checked(lambda: writing.delete_avatar(key)))
+
+
+# From words to fields --------------------------------------------------------------------------------------------
+
+
+def _checked(make: Callable[[], Write]) -> Write:
+    """Return the write that `make` returns. Raises `ConfigError`, a line for each mistake, for what cannot be right."""
+    try:
+        return make()
+    except Invalid as error:
+        raise ConfigError(mistakes(error), "nothing was sent") from None
+
+
+def mistakes(error: Invalid) -> list[str]:
+    """Return a line for each thing that is wrong."""
+    pairs = [(name, text) for name, texts in error.fields.items() for text in texts]
+    return [text if name == "base" else f"{name} {text}" for name, text in pairs]
+
+
+def _required(key: int | None) -> int:
+    if key is None:
+        raise click.UsageError("an ID is missing; or name a file with --from-csv")
+    return key
+
+
+def _fields(assignments: Sequence[str], file: Any) -> dict[str, Any]:
+    """Return the fields of `--from-json` and `--set`; the latter count where both name one."""
+    fields: dict[str, Any] = _read_json(file) if file is not None else {}
+    for assignment in assignments:
+        name, separator, text = assignment.partition("=")
+        if not separator or not name:
+            raise click.UsageError(f"--set takes KEY=VALUE, and {name[:40]!r} has no =")
+        try:
+            fields[name] = typed(name, text)
+        except Invalid as error:
+            raise ConfigError(mistakes(error), "nothing was sent") from None
+    return fields
+
+
+def _read_json(file: Any) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read())
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise click.UsageError("--from-json needs a file with one JSON object, its keys being names of fields")
+    return value

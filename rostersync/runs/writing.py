@@ -1,0 +1,202 @@
+"""Writing to ManageBac with the care that the sync has: noted before it is sent, never sent twice, read back.
+
+A `Write` says what is to be done; `Writer.write` does it, and tells how it ended. Nothing here asks a person.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rostersync.errors import ApiError, OutcomeUnknown, Stopped
+from rostersync.logger import get_logger
+from rostersync.managebac.avatar import encode as encode_avatar
+from rostersync.managebac.fields import archive_date, check_id, invalid, not_taken, payload
+from rostersync.store import audit
+from rostersync.store.audit import Entry, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from rostersync.clock import Clock
+    from rostersync.managebac.students import Students
+    from rostersync.records import Student
+    from rostersync.store import Store
+
+log = get_logger(__name__)
+
+_LOOKS = 3
+"""So often is a student looked at, with 1 and 2 seconds between, before it is said that a write was not taken: what
+answers reads may lag behind what takes writes.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One write, checked and ready to be sent.
+
+    `key` is the student's id, 0 for one who is yet to be created. `sent` holds the fields as they are sent, and is
+    what the record must show afterwards. `send` sends them, by the client, and returns what the answer told.
+    """
+
+    verb: str
+    key: int
+    sent: Mapping[str, Any] = field(repr=False)
+    send: Callable[[Students], Student | None] = field(repr=False)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the fields that are written."""
+        return tuple(self.sent)
+
+
+def create(fields: Mapping[str, Any], *, send_welcome_email: bool | None = None) -> Write:
+    """Return the write that creates a student. Raises `Invalid`, as all of these do, for what cannot be right."""
+    sent = payload(fields, new=True)
+    return Write("create", 0, sent, lambda s: s.create(send_welcome_email=send_welcome_email, **fields))
+
+
+def update(key: int, fields: Mapping[str, Any]) -> Write:
+    """Return the write that changes these fields of a student; None clears one."""
+    check_id(key)
+    return Write("update", key, payload(fields), lambda s: s.update(key, **fields))
+
+
+def archive(key: int, dates: Mapping[str, Any]) -> Write:
+    """Return the write that archives a student, with one of `withdrawn_on` and `graduated_on`."""
+    check_id(key)
+    sent = archive_date(dates)
+    return Write("archive", key, sent, lambda s: s.archive(key, **sent))
+
+
+def unarchive(key: int) -> Write:
+    """Return the write that takes a student out of the archive."""
+    check_id(key)
+    return Write("unarchive", key, {"archived": False}, lambda s: s.unarchive(key))
+
+
+def set_avatar(key: int, url: str | None, file: Path | None) -> Write:
+    """Return the write that sets a student's picture; what the record shows of it is not documented."""
+    check_id(key)
+    encode_avatar(url, file)  # as a check
+    return Write("set-avatar", key, {}, lambda s: s.set_avatar(key, url=url, file=file))
+
+
+def delete_avatar(key: int) -> Write:
+    """Return the write that takes a student's picture away."""
+    check_id(key)
+    return Write("delete-avatar", key, {}, lambda s: s.delete_avatar(key))
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How a write ended. `student` is the record as it was read back, None where that could not be done.
+
+    `not_taken` names the fields that it does not show as they were sent. `error` is what became of the answer.
+    """
+
+    key: int
+    outcome: Outcome
+    student: Student | None = None
+    not_taken: tuple[str, ...] = ()
+    error: ApiError | None = None
+
+
+class Writer:
+    """Sends writes to one source's students, and keeps the audit log of `store` (None: there is no database yet)."""
+
+    def __init__(self, source: str, students: Students, store: Store | None, clock: Clock) -> None:
+        self._source = source
+        self._students = students
+        self._store = store
+        self._clock = clock
+        self._caller = audit.caller()
+
+    def write(self, write: Write) -> Written:
+        """Send a write, and read the student back. Never raises for what the API answers: see `Written`.
+
+        Raises `StoreError`, before anything is sent, where the audit log cannot be kept, and `Stopped`.
+        """
+        noted = self._begin(write)
+        try:
+            written = self._send(write)
+        except Stopped:
+            self._finish(noted, Written(write.key, Outcome.UNKNOWN))
+            raise
+        self._finish(noted, written)
+        return written
+
+    def find_by_email(self, email: str) -> list[Student]:
+        """Return the students with this e-mail address, whatever its case. Raises `ApiError`."""
+        wanted = email.strip().casefold()
+        return [student for student in self._students.list(q=email) if (student.email or "").casefold() == wanted]
+
+    def _send(self, write: Write) -> Written:
+        try:
+            if not write.key:
+                self._require_new(write.sent["email"])
+            answer = write.send(self._students)
+        except OutcomeUnknown as error:
+            return self._resolve(write, error)
+        except ApiError as error:
+            return Written(write.key, Outcome.REFUSED, error=error)
+        return self._read_back(write, write.key or (answer.id if answer else 0))
+
+    def _require_new(self, email: str) -> None:
+        """Raise `Invalid` where a student has the address: perhaps one whose creation was not answered last time."""
+        if found := self.find_by_email(email):
+            raise invalid({"email": (f"belongs to student {found[0].id} already",)})
+
+    def _resolve(self, write: Write, error: OutcomeUnknown) -> Written:
+        """Look whether a write whose answer was lost was carried out; it may yet be, so "no" is not certain."""
+        key = write.key or self._created(write)
+        if not key:
+            return Written(0, Outcome.UNKNOWN, error=error)
+        found = self._read_back(write, key)
+        if write.sent and found.student is not None and not found.not_taken:
+            return found
+        return Written(key, Outcome.UNKNOWN, found.student, found.not_taken, error)
+
+    def _created(self, write: Write) -> int:
+        """Return the id of the student whose creation was not answered; 0 where nobody, or more than one, is found."""
+        found: list[Student] = []
+        for look in range(_LOOKS):
+            self._clock.sleep(look)
+            try:
+                found = self.find_by_email(write.sent["email"])
+            except ApiError as error:
+                log.debug("look_up_failed", reason=error.message)
+            if found:
+                break
+        return found[0].id if len(found) == 1 else 0
+
+    def _read_back(self, write: Write, key: int) -> Written:
+        """Fetch the student until the record shows what was sent, and tell what it does not show in the end."""
+        written = Written(key, Outcome.DONE)
+        for look in range(_LOOKS):
+            self._clock.sleep(look)
+            try:
+                student = self._students.get(key)
+            except ApiError as error:
+                return Written(key, Outcome.DONE, error=error)
+            missing = not_taken(write.sent, student)
+            written = Written(key, Outcome.NOT_TAKEN if missing else Outcome.DONE, student, missing)
+            if not missing:
+                break
+        return written
+
+    # The audit log -------------------------------------------------------------------------------------------
+
+    def _begin(self, write: Write) -> int:
+        if self._store is None:
+            return 0
+        entry = Entry(self._source, write.verb, (write.key,) if write.key else (), write.fields)
+        who, host = self._caller
+        with self._store.writing() as connection:
+            return audit.begin(connection, entry, who=who, host=host, now=self._clock.now())
+
+    def _finish(self, noted: int, written: Written) -> None:
+        if self._store is not None:
+            with self._store.writing() as connection:
+                audit.finish(connection, noted, written.outcome, (written.key,) if written.key else None)
