@@ -22,10 +22,12 @@ def ignore_progress(_what: str, _done: int, _total: int) -> None:
 
 
 class RunKind(enum.StrEnum):
-    """Which windows a run reads."""
+    """What a run reads."""
 
     INCREMENTAL = "incremental"
     FULL = "full"
+    REFRESH = "refresh"
+    """Single students, after a write. It counts for nothing that asks how fresh the replica is."""
 
 
 class RunState(enum.StrEnum):
@@ -48,13 +50,15 @@ class RunRequest:
     """A run that somebody asks for.
 
     `approves` is the held run whose removals are to be carried out. A request that nobody has taken after `wait` is
-    void; None: never. `request_id` is its number in the database, 0 until it is filed there.
+    void; None: never. `ids` are the students of a refresh. `request_id` is its number in the database, 0 until it is
+    filed there.
     """
 
     source: str
     kind: RunKind
     approves: int | None = None
     wait: timedelta | None = timedelta(seconds=60)
+    ids: tuple[int, ...] = ()
     request_id: int = 0
 
 

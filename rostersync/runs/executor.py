@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from rostersync.errors import LockHeld, StoreError
+from rostersync.errors import LockHeld, Stopped, StoreError
 from rostersync.logger import get_logger
+from rostersync.report import RunKind, RunRequest, ignore_progress
 from rostersync.store import requests, runs
 from rostersync.store.dry_run import unchanged_database
 from rostersync.sync.run import Run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import timedelta
+
     from rostersync.clock import Clock
-    from rostersync.report import ProgressCallback, RunReport, RunRequest
+    from rostersync.report import ProgressCallback, RunReport
     from rostersync.store import Store
     from rostersync.store.lock import Lease
     from rostersync.store.runs import RunResult
@@ -43,40 +49,96 @@ class Executor:
         Raises `LockHeld` when nobody took the request within `request.wait`; it is withdrawn then, as it is when the
         caller is stopped.
         """
-        request_id = self._file(request)
+        filed = self._file(request)
         try:
-            return self._see_through(request, request_id, progress)
+            give_up = partial(self._leave, filed.request_id, taken=False)
+            return self._see_through(filed, request.wait, give_up, progress)
         except LockHeld:
             raise  # the request is withdrawn already
         except BaseException:
-            self._abandon(request_id)
+            self._abandon(filed.request_id)
             raise
 
-    def _file(self, request: RunRequest) -> int:
-        with self._store.writing() as connection:
-            return requests.file(connection, request, self._clock.now())
+    def refresh(
+        self, source: str, ids: Sequence[int], patience: timedelta, progress: ProgressCallback = ignore_progress
+    ) -> RunReport | None:
+        """Have single students fetched and stored, here or by whoever holds the source, and return the report.
 
-    def _see_through(self, request: RunRequest, request_id: int, progress: ProgressCallback) -> RunReport:
-        give_up_at = math.inf if request.wait is None else self._clock.monotonic() + request.wait.total_seconds()
+        None: whoever holds it has not done so within `patience`. The request stays, also where this raises `Stopped`,
+        and this or the next holder executes it. The report may be about others as well, whose refresh was joined.
+        Raises `StoreError` and `ConfigError`; then the next run brings the same.
+        """
+        filed = self._file(RunRequest(source, RunKind.REFRESH, wait=None, ids=tuple(ids)))
+        try:
+            return self._see_through(filed, patience, lambda: True, progress)
+        except LockHeld:
+            return None
+
+    def _file(self, request: RunRequest) -> RunRequest:
+        with self._store.writing() as connection:
+            return replace(request, request_id=requests.file(connection, request, self._clock.now()))
+
+    def _see_through(
+        self, request: RunRequest, wait: timedelta | None, give_up: Callable[[], bool], progress: ProgressCallback
+    ) -> RunReport:
+        """Return the report of a filed request. Raises `LockHeld` when after `wait` it may be given up."""
+        give_up_at = math.inf if wait is None else self._clock.monotonic() + wait.total_seconds()
         while True:
             try:
                 with self._store.lease(request.source, self._purpose) as lease:
-                    reports = self._execute_open(lease, request_id, progress)
+                    reports = self._execute_open(lease, request, progress)
             except LockHeld:
-                if self._clock.monotonic() > give_up_at and self._leave(request_id, taken=False):
+                if self._clock.monotonic() > give_up_at and give_up():
                     raise
                 reports = {}
-            report = reports.get(request_id) or self._done_elsewhere(request_id)
+            report = reports.get(request.request_id) or self._done_elsewhere(request.request_id)
             if report is not None:
                 return report
             self._clock.sleep(POLL_S)
 
-    def _execute_open(self, lease: Lease, mine: int, progress: ProgressCallback) -> dict[int, RunReport]:
-        """Execute the open requests of the lease's source, oldest first, up to the caller's own."""
+    def _execute_open(self, lease: Lease, mine: RunRequest, progress: ProgressCallback) -> dict[int, RunReport]:
+        """Execute the open requests of the lease's source, oldest first, up to the caller's own.
+
+        For a run these are the runs, with the refresh that waits behind them; for a refresh the refreshes only, because
+        a write is not to wait for a run of the whole school.
+        """
+        refresh = mine.kind is RunKind.REFRESH
+        execute = self._execute_refresh if refresh else self._execute
         reports: dict[int, RunReport] = {}
-        while mine not in reports and (request := requests.take(lease, self._clock.now(), mine)):
-            reports[request.request_id] = self._execute(lease, request, progress)
+        while mine.request_id not in reports and (
+            request := requests.take(lease, self._clock.now(), mine.request_id, refresh=refresh)
+        ):
+            reports[request.request_id] = execute(lease, request, progress)
+        if not refresh and mine.request_id in reports:
+            self._refresh_after_run(lease)
         return reports
+
+    def _refresh_after_run(self, lease: Lease) -> None:
+        """Execute the refresh that waits, or was filed during the run.
+
+        It comes after the run, under the same lock, for the run may have read these students before they were written.
+        One is enough: later ones have joined it. So the holder comes to an end, however busy the writers are.
+        """
+        try:
+            if request := requests.take(lease, self._clock.now(), 0, refresh=True):
+                self._execute_refresh(lease, request, ignore_progress)
+        except Stopped:
+            raise
+        except Exception as error:  # noqa: BLE001 - the run is done, and its caller is to learn how
+            log.warning("refresh_failed", source=lease.source, reason=type(error).__name__)
+
+    def _execute_refresh(self, lease: Lease, request: RunRequest, progress: ProgressCallback) -> RunReport:
+        """Execute a refresh. Where it raises an error one of its callers leaves it, so that it cannot do so for ever.
+
+        Nothing is lost with it: the next run brings the same.
+        """
+        try:
+            return self._execute(lease, request, progress)
+        except Stopped:
+            raise  # the next holder takes it again
+        except Exception:
+            self._abandon(request.request_id)
+            raise
 
     def _execute(self, lease: Lease, request: RunRequest, progress: ProgressCallback) -> RunReport:
         def commit(result: RunResult, apply: bool) -> int:

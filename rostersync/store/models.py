@@ -122,11 +122,32 @@ class RequestRow(Base):
     source: Mapped[str] = mapped_column(ForeignKey("source.name"))
     kind: Mapped[str]
     approves: Mapped[int | None] = mapped_column(Key)
+    ids: Mapped[tuple[int, ...] | None] = mapped_column(JsonTuple)
+    """The students of a refresh."""
     state: Mapped[str]
     requested_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     waiters: Mapped[int]
     run_id: Mapped[int | None] = mapped_column(Key)
+
+
+class Audit(Base):
+    """Something that somebody did, or set out to do. It outlives its source, which is therefore no foreign key."""
+
+    __tablename__ = "audit"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    audit_id: Mapped[int] = mapped_column(Key, primary_key=True)
+    source: Mapped[str]
+    at: Mapped[datetime]
+    who: Mapped[str]
+    host: Mapped[str]
+    verb: Mapped[str]
+    ids: Mapped[tuple[int, ...]] = mapped_column(JsonTuple)
+    fields: Mapped[tuple[str, ...]] = mapped_column(JsonTuple)
+    """Their names. No value of a field is ever here."""
+    counts: Mapped[dict[str, int]] = mapped_column(Json, default=dict)
+    outcome: Mapped[str]
 
 
 class Quarantine(Base):

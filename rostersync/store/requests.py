@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import and_, case, insert, or_, select, update
+from sqlalchemy import and_, case, func, insert, or_, select, update
 
 from rostersync.report import RunKind, RunRequest
 from rostersync.store.engine import writing
@@ -31,7 +31,8 @@ class Progress:
 def file(connection: Connection, request: RunRequest, now: datetime) -> int:
     """File a request, or join the pending one of the same source and kind; return its number.
 
-    A request that is not taken within its `wait` expires, so a caller that died leaves none behind.
+    A request that is not taken within its `wait` expires, so a caller that died leaves none behind. The students of a
+    refresh are added to those of the pending one, so of these a source has one at a time.
     """
     ensure_source(connection, request.source)
     # one process files at a time
@@ -45,6 +46,7 @@ def file(connection: Connection, request: RunRequest, now: datetime) -> int:
             source=request.source,
             kind=str(request.kind),
             approves=request.approves,
+            ids=request.ids or None,
             state="pending",
             requested_at=now,
             expires_at=expires_at,
@@ -59,53 +61,51 @@ def _join(connection: Connection, request: RunRequest, now: datetime, expires_at
     found = _pending(connection, request, now)
     if found is None:
         return None
+    ids = tuple(dict.fromkeys((*(found.ids or ()), *request.ids))) or None
     later = None if found.expires_at is None or expires_at is None else max(found.expires_at, expires_at)
     joined = connection.execute(
         update(RequestRow)
         .where(RequestRow.request_id == found.request_id, RequestRow.state == "pending")
-        .values(waiters=RequestRow.waiters + 1, expires_at=later)
+        .values(waiters=RequestRow.waiters + 1, expires_at=later, ids=ids)
     )
     return int(found.request_id) if joined.rowcount == 1 else None
 
 
-def _pending(connection: Connection, request: RunRequest, now: datetime):  # type: ignore[no-untyped-def] # noqa: ANN202 - a Row of two columns
+def _pending(connection: Connection, request: RunRequest, now: datetime):  # type: ignore[no-untyped-def] # noqa: ANN202 - a Row of three columns
     return connection.execute(
-        select(RequestRow.request_id, RequestRow.expires_at)
+        select(RequestRow.request_id, RequestRow.expires_at, RequestRow.ids)
         .where(RequestRow.source == request.source, RequestRow.kind == str(request.kind))
         .where(RequestRow.approves.is_(None))
         .where(RequestRow.state == "pending", or_(RequestRow.expires_at.is_(None), RequestRow.expires_at > now))
     ).first()
 
 
-def take(lease: Lease, now: datetime, mine: int) -> RunRequest | None:
-    """Take the oldest open request of the lease's source, None when there is none.
+def take(lease: Lease, now: datetime, mine: int, *, refresh: bool = False) -> RunRequest | None:
+    """Take the oldest open request for a run of the lease's source, or for a refresh; None when there is none.
 
     One that is already `taken` was taken by a process that died, since this one holds the lock. The holder's own
     request, `mine`, does not expire for it, however long the requests before it took.
     """
-    connection = lease.connection
-    with writing(connection):
-        row = connection.execute(
-            select(RequestRow.request_id, RequestRow.kind, RequestRow.approves)
-            .where(RequestRow.source == lease.source)
-            .where(
-                or_(
-                    RequestRow.state == "taken",
-                    and_(
-                        RequestRow.state == "pending",
-                        or_(
-                            RequestRow.expires_at.is_(None), RequestRow.expires_at > now, RequestRow.request_id == mine
-                        ),
-                    ),
-                )
-            )
-            .order_by(RequestRow.request_id)
-            .limit(1)
-        ).first()
-        if row is None:
-            return None
-        connection.execute(update(RequestRow).where(RequestRow.request_id == row.request_id).values(state="taken"))
-        return RunRequest(lease.source, RunKind(row.kind), row.approves, request_id=row.request_id)
+    alive = or_(RequestRow.expires_at.is_(None), RequestRow.expires_at > now, RequestRow.request_id == mine)
+    is_open = or_(RequestRow.state == "taken", and_(RequestRow.state == "pending", alive))
+    wanted = (RequestRow.kind == str(RunKind.REFRESH)) if refresh else (RequestRow.kind != str(RunKind.REFRESH))
+    oldest = select(func.min(RequestRow.request_id)).where(RequestRow.source == lease.source, wanted, is_open)
+    # One statement, which waits for whoever is joining the request and returns the ids as they have left them: once it
+    # is taken nobody joins it, so no student is lost between the two.
+    taking = (
+        update(RequestRow)
+        .where(
+            RequestRow.request_id == oldest.correlate(None).scalar_subquery(),
+            RequestRow.state.in_(("pending", "taken")),
+        )
+        .values(state="taken")
+        .returning(RequestRow.request_id, RequestRow.kind, RequestRow.approves, RequestRow.ids)
+    )
+    with writing(lease.connection):
+        row = lease.connection.execute(taking).first()
+    if row is None:
+        return None
+    return RunRequest(lease.source, RunKind(row.kind), row.approves, ids=row.ids or (), request_id=row.request_id)
 
 
 def close(connection: Connection, request_id: int, run_id: int) -> None:

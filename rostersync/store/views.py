@@ -83,7 +83,7 @@ _FIGURES = (
 _RUN = (
     ("run_id", "Ascending number of the run"),
     SOURCE,
-    ("kind", "incremental or full"),
+    ("kind", "incremental, full, or refresh: single students after a write, which counts for nothing in sync_health"),
     ("state", "succeeded, failed, held or incomplete"),
     *_FIGURES,
     ("duration_s", "Duration in seconds"),
@@ -110,8 +110,8 @@ _HEALTH = (
     SOURCE,
     ("last_success_at", "When the latest successful run ended; a held one counts, one in the future does not (UTC)"),
     ("age_seconds", "Seconds since then"),
-    ("last_state", "State of the newest run"),
-    ("last_run_id", "The newest run"),
+    ("last_state", "State of the newest run, refreshes aside"),
+    ("last_run_id", "The newest run, refreshes aside"),
     ("held_run_id", "The newest run whose removals wait for approval"),
     ("live_students", "Students in the replica"),
     ("deleted_students", "Tombstones in the replica"),
@@ -121,8 +121,19 @@ _HEALTH = (
     ("last_clean_full_at", "When the last clean full run ended (UTC)"),
     ("history_starts_at", "From when history is complete (UTC)"),
 )
-# A run that ended in the future, under a clock that was ahead, is no success; a minute is what the clocks of a database
-# server and of whoever writes to it may differ by.
+_AUDIT = (
+    SOURCE,
+    ("at", "When it was begun (UTC)"),
+    ("who", "User of the operating system"),
+    ("host", "Machine that it was done on"),
+    ("verb", "What was done"),
+    ("ids", "JSON array of the ids of the students it was about"),
+    ("fields", "JSON array of the names of the fields it set; no values"),
+    ("counts", "JSON object of figures, where there are any"),
+    ("outcome", "sending (ended before more was known), done, not_taken (not all fields), refused or unknown"),
+)
+# A refresh says nothing of the other students. A run that ended in the future, under a clock that was ahead, is no
+# success; a minute is what the clocks of a database server and of whoever writes to it may differ by.
 _HEALTH_QUERY = """
 SELECT h.source, h.last_success_at, {age} AS age_seconds,
        (SELECT r.state FROM run r WHERE r.run_id = h.last_run_id) AS last_state, h.last_run_id, h.held_run_id,
@@ -132,9 +143,10 @@ SELECT h.source, h.last_success_at, {age} AS age_seconds,
        h.modified_watermark, h.deleted_watermark, h.last_clean_full_at, h.history_starts_at
   FROM (SELECT o.name AS source, o.modified_watermark, o.deleted_watermark, o.last_clean_full_at, o.history_starts_at,
                (SELECT r.finished_at FROM run r
-                 WHERE r.source = o.name AND r.state IN ('succeeded', 'held') AND r.finished_at <= {soon}
+                 WHERE r.source = o.name AND r.kind <> 'refresh' AND r.state IN ('succeeded', 'held')
+                   AND r.finished_at <= {soon}
                  ORDER BY r.run_id DESC LIMIT 1) AS last_success_at,
-               (SELECT max(r.run_id) FROM run r WHERE r.source = o.name) AS last_run_id,
+               (SELECT max(r.run_id) FROM run r WHERE r.source = o.name AND r.kind <> 'refresh') AS last_run_id,
                (SELECT max(r.run_id) FROM run r WHERE r.source = o.name AND r.plan = 'open') AS held_run_id
           FROM source o) h
 """
@@ -191,6 +203,12 @@ VIEWS = (
             " CAST(floor(greatest(0, extract(epoch FROM now() - h.last_success_at))) AS bigint) END",
             soon="now() + interval '1 minute'",
         ),
+    ),
+    _view(
+        "audit_log",
+        "One row per write to ManageBac; it outlives the source",
+        _AUDIT,
+        f"SELECT {_list(_AUDIT)} FROM audit",
     ),
 )
 

@@ -48,6 +48,8 @@ KNOWN_STUDENT_SAMPLE = 20
 MAX_REPORTED_KEYS = 1_000
 """After this many unknown keys no more are reported."""
 
+_UNCLEAR = "students who could not be fetched, and stay as they are"
+
 
 @dataclass(frozen=True, slots=True)
 class CrawlResult:
@@ -106,14 +108,38 @@ class Run:
         try:
             self._require_open_plan(request)
             self._require_same_school()
-            crawl = self._crawl(kind)
-            received = self._stage.received()
-            guard.check_rejection_rate(received.news, received.undecodable_news)
-            self._revisit_quarantine()  # afterwards: what was bad before shows no change of the API
-            result = self._reconcile(crawl, request)
+            result = self._refresh(request) if kind is RunKind.REFRESH else self._sync(kind, request)
         except (ApiError, RunFailed) as error:
             return self._fail(kind, request, error)
         return self._close(result, apply=True)
+
+    def _sync(self, kind: RunKind, request: RunRequest) -> runs.RunResult:
+        """Read what is to be read of the whole school, and draw up what the run will write."""
+        crawl = self._crawl(kind)
+        received = self._stage.received()
+        guard.check_rejection_rate(received.news, received.undecodable_news)
+        self._revisit_quarantine()  # afterwards: what was bad before shows no change of the API
+        return self._reconcile(crawl, request)
+
+    def _refresh(self, request: RunRequest) -> runs.RunResult:
+        """Ask GET for single students, and draw up what it shows of the living.
+
+        A student who is gone stays as stored until a run that reads lists: here are no control and no guard. What is
+        known of the source stays as well. Raises `RunFailed` where no run has stored anything yet, for a replica of
+        these students alone would be taken for the school.
+        """
+        if self._state.history_starts_at is None:
+            raise RunFailed(f"source {self._source} has no replica yet", "the first run brings it: rostersync sync")
+        stage = self._stage
+        ask(self._api, stage, [request.ids])
+        unclear, gone = stage.unclear().total, sum(len(ids) for ids in stage.gone_ids())
+        stage.reject_absence_proofs(keep_plan=False)
+        counts = Comparison(self._connection, self._source).judge()
+        state = RunState.INCOMPLETE if unclear else RunState.SUCCEEDED
+        reason = f"{_UNCLEAR}: {unclear}" if unclear else None
+        report = self._report(request.kind, state, counts, self._state.watermarks, reason)
+        notices = (f"students who were not found, and stay as stored until the next run: {gone}",) if gone else ()
+        return runs.RunResult(replace(report, notices=notices), self._state, request.request_id)
 
     def _require_open_plan(self, request: RunRequest) -> None:
         """Raise `RunFailed` when the plan to be approved was closed while its approval waited."""
@@ -245,7 +271,7 @@ class Run:
         if not crawl.swept and self._stage.deletions.lack_ids():
             reasons.append("the deleted feed lists records without a readable id")
         if unclear := self._stage.unclear().total:
-            reasons.append(f"students who could not be fetched, and stay as they are: {unclear}")
+            reasons.append(f"{_UNCLEAR}: {unclear}")
         return reasons
 
     def _state_after(self, crawl: CrawlResult, removals: RemovalOutcome) -> SourceState:

@@ -155,6 +155,8 @@ def first_schema(url: str, **older: str) -> Engine:
     with engine.connect().execution_options(begin="write") as connection, connection.begin():
         command.upgrade(schema.alembic_config(connection), "0001")
         for view in VIEWS:
+            if view.name in LATER:
+                continue
             query = older.get(view.name, view.query(connection.dialect.name))
             connection.exec_driver_sql(f"CREATE VIEW {view.name} AS {query}")
     return engine
@@ -185,6 +187,8 @@ INSERT_SOURCE = """
 INSERT INTO source (name, fence, deleted_feed_proven, deleted_feed_ignored, unknown_keys)
 VALUES ('main', 7, FALSE, FALSE, '[]')
 """
+LATER = {"audit_log"}
+"""Views of tables that the first schema does not have."""
 SYNC_RUN, SYNC_HEALTH = (next(view for view in VIEWS if view.name == name) for name in ("sync_run", "sync_health"))
 COLUMNS = [name for name, _ in SYNC_RUN.columns]
 SHORTER = f"SELECT {', '.join(COLUMNS[:-1])} FROM run"
@@ -230,7 +234,7 @@ def test_an_upgrade_of_an_older_view_leaves_the_others_in_their_place(postgres_u
     before = oids(engine)
     schema.upgrade(engine)
     after = oids(engine)
-    assert {name for name in after if after[name] != before[name]} == {"sync_run"}
+    assert {name for name in before if after[name] != before[name]} == {"sync_run"}
 
 
 def test_an_upgrade_describes_views_that_it_leaves_in_their_place(postgres_url: str) -> None:
@@ -324,7 +328,8 @@ def test_a_migration_has_the_views_dropped_whose_columns_it_changes(
     before, access = oids(engine), ask(engine, ACCESS)
     monkeypatch.setattr(command, "upgrade", migrate_runs(command.upgrade))
     schema.upgrade(engine)
-    assert {name for name, oid in oids(engine).items() if oid != before[name]} == {"sync_run"}
+    after = oids(engine)
+    assert {name for name in before if after[name] != before[name]} == {"sync_run"}
     assert ask(engine, ACCESS) == access
     assert columns_of(engine, "sync_run") == COLUMNS
 
