@@ -5,7 +5,7 @@ A `Write` says what is to be done; `Writer.write` does it, and tells how it ende
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rostersync.errors import ApiError, OutcomeUnknown, Stopped
@@ -101,6 +101,8 @@ class Written:
     student: Student | None = None
     not_taken: tuple[str, ...] = ()
     error: ApiError | None = None
+    entry: int = 0
+    """The number of its entry in the audit log; 0 without one."""
 
 
 class Writer:
@@ -113,26 +115,37 @@ class Writer:
         self._clock = clock
         self._caller = audit.caller()
 
-    def write(self, write: Write) -> Written:
+    def write(self, write: Write, *, read_back: bool = True) -> Written:
         """Send a write, and read the student back. Never raises for what the API answers: see `Written`.
+
+        Without `read_back` only a write whose answer was lost is looked for; see `confirm` for the others.
 
         Raises `StoreError`, before anything is sent, where the audit log cannot be kept, and `Stopped`.
         """
-        noted = self._begin(write)
+        entry = self._begin(write)
         try:
-            written = self._send(write)
+            written = replace(self._send(write, read_back=read_back), entry=entry)
         except Stopped:
-            self._finish(noted, Written(write.key, Outcome.UNKNOWN))
+            self._finish(Written(write.key, Outcome.UNKNOWN, entry=entry))
             raise
-        self._finish(noted, written)
+        self._finish(written)
         return written
+
+    def confirm(self, write: Write, written: Written, student: Student) -> Written:
+        """Return what has become of a write that is done, as the student's record shows it now."""
+        missing = not_taken(write.sent, student)
+        outcome = Outcome.NOT_TAKEN if missing else Outcome.DONE
+        confirmed = replace(written, outcome=outcome, student=student, not_taken=missing)
+        if confirmed.outcome is not written.outcome:
+            self._finish(confirmed)
+        return confirmed
 
     def find_by_email(self, email: str) -> list[Student]:
         """Return the students with this e-mail address, whatever its case. Raises `ApiError`."""
         wanted = email.strip().casefold()
         return [student for student in self._students.list(q=email) if (student.email or "").casefold() == wanted]
 
-    def _send(self, write: Write) -> Written:
+    def _send(self, write: Write, *, read_back: bool) -> Written:
         try:
             if not write.key:
                 self._require_new(write.sent["email"])
@@ -141,7 +154,8 @@ class Writer:
             return self._resolve(write, error)
         except ApiError as error:
             return Written(write.key, Outcome.REFUSED, error=error)
-        return self._read_back(write, write.key or (answer.id if answer else 0))
+        key = write.key or (answer.id if answer else 0)
+        return self._read_back(write, key) if read_back else Written(key, Outcome.DONE)
 
     def _require_new(self, email: str) -> None:
         """Raise `Invalid` where a student has the address: perhaps one whose creation was not answered last time."""
@@ -196,7 +210,7 @@ class Writer:
         with self._store.writing() as connection:
             return audit.begin(connection, entry, who=who, host=host, now=self._clock.now())
 
-    def _finish(self, noted: int, written: Written) -> None:
+    def _finish(self, written: Written) -> None:
         if self._store is not None:
             with self._store.writing() as connection:
-                audit.finish(connection, noted, written.outcome, (written.key,) if written.key else None)
+                audit.finish(connection, written.entry, written.outcome, (written.key,) if written.key else None)

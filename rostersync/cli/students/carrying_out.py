@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from rostersync.cli.output import document
+from rostersync.cli.output import clean, count, document
 from rostersync.cli.program import print_error, print_stderr
 from rostersync.cli.students.reading import as_json_object
 from rostersync.cli.students.source import chosen_source
 from rostersync.errors import ApiError, ConfigError, Invalid, NoDatabase, RostersyncError, Stopped
 from rostersync.managebac import ManageBac
+from rostersync.managebac.endpoints import JSON
 from rostersync.report import RunState
 from rostersync.runs import wiring
 from rostersync.runs.writing import Writer
@@ -54,7 +56,7 @@ def carry_out(wish: Wish, write: Write, warning: str = "") -> int:
     """Do one write, and return the exit status: 0 done, 1 not done, not all of it, or nobody knows."""
     source = wish.source
     if wish.dry_run:
-        return show_request(wish, source, write)
+        return show_requests(wish, source, [write])
     require_allowed(wish.session, source)
     confirm(wish, _question(write, source, warning))
     with wiring.clients(wish.session.config, wish.session.clock)(source.name) as api:
@@ -95,7 +97,9 @@ def _question(write: Write, source: Source, warning: str) -> str:
 # Only showing it -------------------------------------------------------------------------------------------------
 
 
-class _NotSent(Exception):  # noqa: N818 - no error: it carries the request out of the client that would have sent it
+class _NotSent(Exception):
+    """Carries a request out of the client that would have sent it."""
+
     def __init__(self, call: Call) -> None:
         super().__init__()
         self.call = call
@@ -108,38 +112,53 @@ class _Showcase:
         raise _NotSent(call)
 
 
-def show_request(wish: Wish, source: Source, write: Write) -> int:
-    """Print the request that a write would send, without the token."""
-    api = ManageBac(source.base_url, "not sent", api_version=source.api_version, wire=_Showcase())
-    try:
-        write.send(api.students)
-    except _NotSent as shown:
-        call = shown.call
+def show_requests(wish: Wish, source: Source, writes: Sequence[Write]) -> int:
+    """Print the requests that writes would send, without the token; return the exit status."""
+    calls = [_call(source, write) for write in writes]
     if wish.as_json:
-        body = _shown_body(call)
-        url = f"{source.base_url}{call.path}"
-        document({"request": {"method": call.method, "url": url, "content_type": call.content_type, "body": body}})
+        document({"requests": [_as_document(source, call) for call in calls]})
     else:
-        click.echo(f"{call.method} {source.base_url}{call.path}")
-        if call.content_type:
-            body = _shown_body(call)
-            shown_body = body if isinstance(body, str) else msgspec.json.encode(body).decode()
-            click.echo(f"Content-Type: {call.content_type}\n\n{shown_body}")
+        for call in calls:
+            click.echo(_as_text(source, call))
+    print_stderr(f"{count(len(calls), 'request')}, nothing sent")
     if not source.allow_writes:
         print_stderr(f"source {source.name} is not open for writes: to send this, set allow_writes = true")
     return 0
+
+
+def _call(source: Source, write: Write) -> Call:
+    """Return the request that the client would send."""
+    try:
+        write.send(ManageBac(source.base_url, "not sent", api_version=source.api_version, wire=_Showcase()).students)
+    except _NotSent as shown:
+        return shown.call
+    raise AssertionError(write)
+
+
+def _as_document(source: Source, call: Call) -> dict[str, Any]:
+    url = f"{source.base_url}{call.path}"
+    return {"method": call.method, "url": url, "content_type": call.content_type, "body": _shown_body(call)}
+
+
+def _as_text(source: Source, call: Call) -> str:
+    """Return the request as HTTP writes it, but for the headers that all have."""
+    head = f"{call.method} {source.base_url}{call.path}\n"
+    if not call.content_type:
+        return head
+    body = _shown_body(call)
+    shown = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+    return f"{head}Content-Type: {call.content_type}\n\n{clean(shown)}\n"
 
 
 def _shown_body(call: Call) -> Any:
     """Return the body as a JSON value, a password masked; of a file only its size."""
     if not call.body:
         return None
-    if not call.content_type.endswith("json"):
+    if call.content_type != JSON:
         return f"({len(call.body):,} bytes)"
     body = msgspec.json.decode(call.body)
-    if "password" in body.get("student", {}):
-        body["student"]["password"] = "***"
-    return body
+    student = body.get("student", {})
+    return body | {"student": student | {"password": "***"}} if "password" in student else body
 
 
 # The replica -----------------------------------------------------------------------------------------------------
@@ -206,7 +225,9 @@ def explain(write: Write, written: Written) -> None:
                 for name, texts in error.fields.items():
                     print_stderr(f"{name}: {', '.join(texts)}")
         case Outcome.NOT_TAKEN:
-            print_stderr(f"student {written.key}: ManageBac accepted it, and did not take {', '.join(written.not_taken)}")
+            print_stderr(
+                f"student {written.key}: ManageBac accepted it, and did not take {', '.join(written.not_taken)}"
+            )
             print_stderr("hint: the token's permissions, or ManageBac's own rules, may exclude these fields")
         case Outcome.UNKNOWN:
             reason = error.message if isinstance(error, ApiError) else "the answer was lost"
