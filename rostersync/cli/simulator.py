@@ -67,8 +67,13 @@ class _PlannedFault(click.ParamType[tuple[str, float]]):
         name, given, share = value.partition("=")
         if name not in _FAULTS:
             self.fail(f"{name!r} is not a fault; known: {', '.join(_FAULTS)}", param, ctx)
-        within = click.FloatRange(0, 1)
-        return name, within.convert(share, param, ctx) if given else _DEFAULT_SHARE
+        try:
+            number = float(share) if given else _DEFAULT_SHARE
+        except ValueError:
+            number = -1.0
+        if not 0 <= number <= 1:
+            self.fail(f"{share!r} is not a share of the requests, from 0 to 1", param, ctx)
+        return name, number
 
 
 @click.command()
