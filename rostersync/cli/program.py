@@ -37,7 +37,7 @@ VERBS = {
     "runs": "List recent runs, or show one",
     "source": "Forget a source that is no longer configured",
     "db": "Set up, upgrade and check the database",
-    "students": "Read students straight from the API",
+    "students": "Read and write students straight at the API",
     "simulator": "Serve a stand-in ManageBac",
     "demo": "Show everything, with invented students",
 }

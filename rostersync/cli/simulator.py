@@ -10,24 +10,93 @@ import click
 
 from rostersync.cli.options import config_option
 from rostersync.cli.program import print_stderr
+from rostersync.config import parse_duration
 from rostersync.errors import RostersyncError, Stopped
-from rostersync.simulator import App, School, Server, Switches, activity
+from rostersync.simulator import App, Faults, RateLimit, School, Server, Switches, activity, faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from rostersync.clock import Clock
+    from rostersync.simulator.faults import Fault, Match
 
 _ORDERS = ("id", "-id", "updated_at", "-updated_at", "random")
 _FEEDS = ("full", "full_deleted_at", "stub", "ignored", "empty")
+
+_DEFAULT_SHARE = 0.1
+
+# What `--fault` knows: the fault, and the requests that it falls on (None: all).
+_FAULTS: dict[str, tuple[Fault, Match | None]] = {
+    "unavailable": (faults.http_status(503), None),
+    "rate-limited": (faults.rate_limited(), None),
+    "reset": (faults.unheard(), None),
+    "slow": (faults.delayed(3), None),
+    "cut-off": (faults.cut_off(), None),
+    "html": (faults.html_200(), None),
+    "lost-answer": (faults.reset(), faults.on_write),
+}
+
+
+class _Rate(click.ParamType[RateLimit]):
+    """A number of requests and a duration, such as 60/1m."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> RateLimit:
+        if isinstance(value, RateLimit):
+            return value
+        number, _, duration = value.partition("/")
+        try:
+            rate = RateLimit(int(number), int(parse_duration(duration).total_seconds()))
+        except (ValueError, OverflowError):
+            rate = RateLimit(0, 0)
+        if rate.requests < 1 or rate.seconds < 1:
+            self.fail(f"{value!r} is not a number of requests and a duration, such as 60/1m", param, ctx)
+        return rate
+
+
+class _PlannedFault(click.ParamType[tuple[str, float]]):
+    """The name of a fault and the share of the requests on which it falls, such as unavailable=0.2."""
+
+    name = "fault"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        if isinstance(value, tuple):
+            return value
+        name, given, share = value.partition("=")
+        if name not in _FAULTS:
+            self.fail(f"{name!r} is not a fault; known: {', '.join(_FAULTS)}", param, ctx)
+        try:
+            number = float(share) if given else _DEFAULT_SHARE
+        except ValueError:
+            number = -1.0
+        if not 0 <= number <= 1:
+            self.fail(f"{share!r} is not a share of the requests, from 0 to 1", param, ctx)
+        return name, number
 
 
 @click.command()
 @click.option("--students", type=click.IntRange(0, 1_000_000), default=1200, show_default=True, help="How many.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same school.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="0, the default: any free one.")
-@click.option("--token", default="simulator-token", show_default=True, help="The token it accepts.")
+@click.option("--token", default="simulator-token", show_default=True, help="The token that may do everything.")
+@click.option("--read-only-token", metavar="TOKEN", help="A second token, which is refused (403) when it writes.")
+@click.option(
+    "--rate-limit",
+    type=_Rate(),
+    metavar="N/DURATION",
+    help="Most requests in a duration, such as 60/1m; more are refused (429). Default: no limit.",
+)
+@click.option(
+    "--fault",
+    "planned",
+    type=_PlannedFault(),
+    multiple=True,
+    metavar="NAME[=SHARE]",
+    help=f"Let this happen to a share of the requests, 0 to 1 (default {_DEFAULT_SHARE}); may be repeated. "
+    f"Known: {', '.join(_FAULTS)}.",
+)
 @click.option(
     "--churn", type=click.FloatRange(0, 6000), default=0.0, metavar="PER_MINUTE", help="Changes to students per minute."
 )
@@ -57,20 +126,48 @@ def command(
     seed: int,
     port: int,
     token: str,
+    read_only_token: str | None,
+    rate_limit: RateLimit | None,
+    planned: tuple[tuple[str, float], ...],
     churn: float,
     named: Path | None,  # noqa: ARG001 - all commands take it; this one needs none
     **switches: Any,
 ) -> None:
-    """Serve a stand-in ManageBac on this machine, with invented students, until Ctrl-C."""
+    """Serve a stand-in ManageBac on this machine, with invented students, until Ctrl-C.
+
+    It answers all eight student endpoints, and /auth/permissions, as ManageBac documents them: list, get, create,
+    update, archive, unarchive, set and delete avatar. Changes last until it ends; no mail is sent.
+
+    Faults: unavailable (503), rate-limited (429), reset (the connection is reset, and nothing has been done), slow (3
+    seconds), cut-off (half an answer), html (200 with a web page) and lost-answer (a write is done, and then the
+    connection is reset).
+    """
+    if read_only_token == token:
+        raise click.UsageError("--read-only-token and --token are the same; give two different ones")
     school = School(seed, students, clock, _switches(**switches))
-    with serving(App(school, token), port) as base_url:
+    plan = _plan(planned, _random(seed))
+    app = App(school, token, plan, read_only_token=read_only_token, rate_limit=rate_limit)
+    with serving(app, port) as base_url:
         click.echo(f'# a source for the configuration:\n[[sources]]\nname = "simulator"\nbase_url = "{base_url}"\n')
         click.echo(f"# and its token, for the shell:\nexport ROSTERSYNC_TOKEN={token}\n")
         print_stderr(f"{students:,} students at {base_url}; Ctrl-C to stop")
         try:
-            _live(school, clock, churn, random.Random(seed))  # noqa: S311 - a simulation that must repeat
+            _live(school, clock, churn, _random(seed))
         except Stopped:
             print_stderr("stopped")
+
+
+def _random(seed: int) -> random.Random:
+    return random.Random(seed)  # noqa: S311 - a simulation that must repeat
+
+
+def _plan(planned: tuple[tuple[str, float], ...], rng: random.Random) -> Faults:
+    """Return the faults, each falling on its share of the requests for as long as the simulator runs."""
+    plan = Faults()
+    for name, share in planned:
+        fault, match = _FAULTS[name]
+        plan.add(fault, faults.sometimes(rng, share, match), times=None)
+    return plan
 
 
 def _switches(*, late_commit: float, **switches: Any) -> Switches:

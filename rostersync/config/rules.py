@@ -33,7 +33,6 @@ NOT_AVAILABLE = (
     ("alerts", "urls"),
     ("alerts", "after_failures"),
     ("alerts", "ping_url"),
-    ("sources", "allow_writes"),
 )
 
 

@@ -33,6 +33,9 @@ base_url = "https://api.managebac.com"
 # token_env = "ROSTERSYNC_TOKEN"       # the name of another variable; or:
 # token_file = "main-token"            # a file with nothing but the token, readable by its owner only (chmod 600)
 
+# Whether `rostersync students create`, `update`, `archive` and the like may change this school's students.
+# allow_writes = false
+
 [schedule]
 # When `rostersync run` looks for changes: an interval ("1h", "1d"), or a cron line in the time zone below.
 # ManageBac recommends once a day; hourly is acceptable.

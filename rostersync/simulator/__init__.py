@@ -7,6 +7,7 @@ from rostersync.simulator.activity import churn
 from rostersync.simulator.app import App
 from rostersync.simulator.faults import Faults
 from rostersync.simulator.messages import Delivery, Manner, Request, Response
+from rostersync.simulator.rate_limit import RateLimit
 from rostersync.simulator.server import Server
 from rostersync.simulator.state import School
 from rostersync.simulator.switches import Switches
@@ -16,6 +17,7 @@ __all__ = [
     "Delivery",
     "Faults",
     "Manner",
+    "RateLimit",
     "Request",
     "Response",
     "School",

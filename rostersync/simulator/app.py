@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import gzip
-import hmac
 import re
 from collections import deque
 from datetime import timedelta
 from email.utils import format_datetime
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from rostersync.simulator.faults import Exchange, Faults
-from rostersync.simulator.listing import BadTimestamp, Filters, cut, read_filters, select, shows_deleted
-from rostersync.simulator.messages import JSON_TYPE, Request, Response, json_response
-from rostersync.simulator.versions import Version, render, render_deleted, render_stub, spell
+from rostersync.simulator.messages import Call, Request, Response, json_response
+from rostersync.simulator.rate_limit import RateCounter
+from rostersync.simulator.reading import Reading
+from rostersync.simulator.refusals import Refusal, access_denied, no_such_method, no_such_path
+from rostersync.simulator.tokens import Permissions, Tokens, may
+from rostersync.simulator.writing import Writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from rostersync.simulator.listing import Cut
+    from rostersync.simulator.rate_limit import RateLimit
     from rostersync.simulator.state import School
 
-_PATH = re.compile(r"/(?P<version>v\w+)/students(?:/(?P<id>[^/]+))?/?")
+    Handler = Callable[[Call], Response]
+
+_STUDENTS = r"/(?P<version>v\w+)/students"
+_STUDENT = _STUDENTS + r"/(?P<student>[^/]+)"
+_PERMISSIONS = r"/(?P<version>v\w+)/auth/permissions"
 _REMEMBERED_REQUESTS = 100_000
-_REMEMBERED_LISTS = 16
 _WORTH_COMPRESSING = 256
 
 
 class App:
-    """The reading half of the students' API over a school, for one token.
+    """The students' API over a school: its eight endpoints, and the one that tells what a token may do.
 
-    `on_request` is called before each request is answered, outside every lock, in the thread that serves it: there a
-    test changes the school between any two requests. `log` holds method, path and query of the latest requests.
+    `token` has all permissions, `read_only_token` may only read. `on_request` is called before each request is
+    answered, outside every lock, in the thread that serves it: there a test changes the school between any two
+    requests. `log` holds method, path and query of the latest requests.
     """
 
     def __init__(
@@ -43,14 +47,17 @@ class App:
         token: str,
         faults: Faults | None = None,
         on_request: Callable[[Request], None] | None = None,
+        *,
+        read_only_token: str | None = None,
+        rate_limit: RateLimit | None = None,
     ) -> None:
         self.school = school
         self.faults = faults if faults is not None else Faults()
         self.on_request = on_request
         self.log: deque[tuple[str, str, list[tuple[str, str]]]] = deque(maxlen=_REMEMBERED_REQUESTS)
-        self._token = token.encode()
-        self._lists: dict[Filters, list[Version]] = {}
-        self._generation = -1
+        self._tokens = Tokens(token, read_only_token)
+        self._rate = RateCounter(rate_limit) if rate_limit is not None else None
+        self._routes = _routes(Reading(school), Writing(school))
 
     def handle(self, request: Request) -> Response:
         """Answer one request; a fault that matches decides what becomes of the answer. Raises nothing of its own."""
@@ -65,104 +72,37 @@ class App:
 
     def _answer(self, request: Request) -> Response:
         with self.school.lock:
-            response = self._route(request)
+            try:
+                response = self._admit(request)
+            except Refusal as refusal:
+                response = refusal.response
         accepts = "gzip" in request.headers.get("accept-encoding", "")
         if self.school.switches.gzip and accepts and len(response.body) >= _WORTH_COMPRESSING:
             headers = {**response.headers, "Content-Encoding": "gzip"}
             return Response(response.status, headers, gzip.compress(response.body, 1, mtime=0))
         return response
 
-    def _route(self, request: Request) -> Response:
-        match = _PATH.fullmatch(request.path)
-        if match is None or match["version"] not in self.school.switches.versions:
-            return json_response(404, {"error": "Not Found"})
-        if request.method != "GET":
-            return json_response(405, {"error": "Method Not Allowed"}, {"Allow": "GET"})
-        if not self._admits(request):
-            return json_response(401, {"error": "Access Denied"})
-        return self._list(request, match["version"]) if match["id"] is None else self._get(match["id"])
+    def _admit(self, request: Request) -> Response:
+        """Answer if the rate limit, the token and its permissions allow it, in this order."""
+        if self._rate is not None and (refusal := self._rate.count(self.school.elapsed() / 1000, self._date())):
+            return refusal
+        permissions = self._tokens.permissions(request)
+        if permissions is None:
+            return access_denied(401)
+        if not may(permissions, request.method):
+            return access_denied(403)
+        return self._route(request, permissions)
 
-    def _admits(self, request: Request) -> bool:
-        bearer = request.headers.get("authorization", "")
-        shown = (
-            request.headers.get("auth-token"),
-            request.first("auth_token"),
-            bearer.removeprefix("Bearer ") if bearer.startswith("Bearer ") else None,
-        )
-        return any(token is not None and hmac.compare_digest(token.encode(), self._token) for token in shown)
-
-    # GET /students/{id} ------------------------------------------------------------------------------------------
-
-    def _get(self, text: str) -> Response:
-        school = self.school
-        known = text.isascii() and text.isdecimal()
-        version = school.version(int(text), school.moment_of_reading()) if known else None
-        if version is None or version.traceless:
-            return _no_record()
-        if version.living:
-            return _student(render(version, school.switches))
-        if school.switches.deleted_get == "record":
-            return _student(render_deleted(version, school.switches))
-        return _no_record()
-
-    # GET /students -----------------------------------------------------------------------------------------------
-
-    def _list(self, request: Request, version: str) -> Response:
-        switches = self.school.switches
-        try:
-            filters = read_filters(request, version, switches)
-        except BadTimestamp as error:
-            return json_response(400, {"error": str(error)})
-        page = cut(self._rows(filters), request, switches)
-        if page.missing:
-            return _no_record()
-        records = b",".join([self._spelling(row, filters) for row in page.rows])
-        meta = msgspec.json.encode(self._meta(page, filters))
-        return Response(200, {"Content-Type": JSON_TYPE}, b'{"students":[' + records + b'],"meta":' + meta + b"}")
-
-    def _rows(self, filters: Filters) -> list[Version]:
-        school = self.school
-        moment = school.moment_of_reading()
-        if moment is not None:  # what is seen changes with time: nothing to remember
-            rows = select(school.versions(moment), filters, school.switches)
-        else:
-            rows = self._remembered(filters)
-        if school.switches.order == "random":
-            return school.rng.sample(rows, len(rows))
-        return rows
-
-    def _remembered(self, filters: Filters) -> list[Version]:
-        """Return the rows for these filters, chosen once for as long as the school stays as it is."""
-        school = self.school
-        if self._generation != school.generation or len(self._lists) >= _REMEMBERED_LISTS:
-            self._lists.clear()
-            self._generation = school.generation
-        if filters not in self._lists:
-            self._lists[filters] = select(school.versions(), filters, school.switches)
-        return self._lists[filters]
-
-    def _spelling(self, version: Version, filters: Filters) -> bytes:
-        switches = self.school.switches
-        if version.living:
-            return render(version, switches)
-        if not shows_deleted(filters, switches) or switches.deleted_feed == "full_deleted_at":
-            return render_deleted(version, switches)
-        return render_stub(version, switches) if switches.deleted_feed == "stub" else render(version, switches)
-
-    def _meta(self, page: Cut, filters: Filters) -> dict[str, Any]:
-        switches = self.school.switches
-        meta: dict[str, Any] = {
-            "current_page": page.number,
-            "total_pages": page.total_pages,
-            "total_count": page.total_count,
-            "per_page": page.per_page,
-        }
-        if switches.meta_extra:
-            meta["next_page"] = page.number + 1 if page.number < page.total_pages else None
-            meta["prev_page"] = page.number - 1 if page.number > 1 else None
-            since = {"modified_since": filters.modified_since, "deleted_since": filters.deleted_since}
-            meta |= {name: spell(stamp) for name, stamp in since.items() if stamp is not None}
-        return {name: value for name, value in meta.items() if name not in switches.meta_without}
+    def _route(self, request: Request, permissions: Permissions) -> Response:
+        for pattern, handlers in self._routes:
+            match = pattern.fullmatch(request.path.removesuffix("/"))
+            if match is None or match["version"] not in self.school.switches.versions:
+                continue
+            if request.method not in handlers:
+                return no_such_method(handlers)
+            student = match.groupdict().get("student", "")
+            return handlers[request.method](Call(request, permissions, match["version"], student))
+        return no_such_path()
 
     # The header that tells the server's time ---------------------------------------------------------------------
 
@@ -175,9 +115,17 @@ class App:
         return response
 
 
-def _student(record: bytes) -> Response:
-    return Response(200, {"Content-Type": JSON_TYPE}, b'{"student":' + record + b"}")
+def _routes(reading: Reading, writing: Writing) -> list[tuple[re.Pattern[str], dict[str, Handler]]]:
+    table: dict[str, dict[str, Handler]] = {
+        _STUDENTS: {"GET": reading.list_students, "POST": writing.create},
+        _STUDENT: {"GET": reading.get_student, "PATCH": writing.update},
+        _STUDENT + "/archive": {"PUT": writing.archive},
+        _STUDENT + "/unarchive": {"PUT": writing.unarchive},
+        _STUDENT + "/avatar": {"PUT": writing.set_avatar, "DELETE": writing.delete_avatar},
+        _PERMISSIONS: {"GET": _permissions},
+    }
+    return [(re.compile(path), handlers) for path, handlers in table.items()]
 
 
-def _no_record() -> Response:
-    return json_response(404, {"error": "Record was not found"})
+def _permissions(call: Call) -> Response:
+    return json_response(200, {"permissions": call.permissions})

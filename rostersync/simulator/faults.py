@@ -6,6 +6,7 @@ A fault is a function from an `Exchange` to a `Response`: it may answer by itsel
 
 from __future__ import annotations
 
+import re
 import threading
 import zlib
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from rostersync.simulator.messages import (
     json_response,
     text_response,
 )
+from rostersync.simulator.refusals import access_denied, no_record, spell_reset, too_many_requests
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -107,7 +109,7 @@ class Faults:
 
 def on_list(request: Request) -> bool:
     """Match every request for a list."""
-    return request.path.rstrip("/").endswith("/students")
+    return request.method == "GET" and request.path.rstrip("/").endswith("/students")
 
 
 def on_roster(request: Request) -> bool:
@@ -135,9 +137,18 @@ def on_page(number: int) -> Match:
 
 def on_student(student_id: int | None = None) -> Match:
     """Match GET of this student; None: of any."""
-    if student_id is None:
-        return lambda request: not on_list(request)
-    return lambda request: request.path.endswith(f"/students/{student_id}")
+    wanted = re.compile(rf".*/students/{'[^/]+' if student_id is None else student_id}")
+    return lambda request: request.method == "GET" and wanted.fullmatch(request.path) is not None
+
+
+def on_method(*methods: str, path_end: str = "") -> Match:
+    """Match requests by one of these methods, and only where their path ends like this: `/archive`, `/students`."""
+    return lambda request: request.method in methods and request.path.endswith(path_end)
+
+
+def on_write(request: Request) -> bool:
+    """Match every request that may change a student."""
+    return request.method in {"POST", "PUT", "PATCH", "DELETE"}
 
 
 def sometimes(rng: Random, share: float, match: Match | None = None) -> Match:
@@ -160,18 +171,18 @@ def http_status(status: int, *, html: bool = True) -> Fault:
 
 
 def unauthorized() -> Fault:
-    return lambda _: json_response(401, {"error": "Access Denied"})
+    return lambda _: access_denied(401)
 
 
 def forbidden() -> Fault:
-    return lambda _: json_response(403, {"error": "Access Denied"})
+    return lambda _: access_denied(403)
 
 
 def not_found(*, html: bool = False) -> Fault:
     """Answer 404 as the API does, or as some proxy that knows no such path does."""
     if html:
         return http_status(404)
-    return lambda _: json_response(404, {"error": "Record was not found"})
+    return lambda _: no_record()
 
 
 def redirect(to: str, status: int = 302) -> Fault:
@@ -186,7 +197,7 @@ def rate_limited(style: ResetStyle = "text-utc", *, seconds: int = 2, limit: int
         headers = _reset_headers(style, exchange.now, seconds)
         if style != "missing":
             headers |= {"X-RateLimit-Limit": str(limit), "X-RateLimit-Period": str(period)}
-        return text_response(429, "Too Many Requests\n", "text/plain", headers)
+        return too_many_requests(headers)
 
     return fault
 
@@ -194,7 +205,7 @@ def rate_limited(style: ResetStyle = "text-utc", *, seconds: int = 2, limit: int
 def _reset_headers(style: ResetStyle, now: datetime, seconds: int) -> dict[str, str]:
     reset = now.replace(microsecond=0) + timedelta(seconds=seconds)
     spellings = {
-        "text-utc": reset.strftime("%Y-%m-%d %H:%M:%S UTC"),
+        "text-utc": spell_reset(reset),
         "iso": reset.isoformat().replace("+00:00", "Z"),
         "epoch": str(int(reset.timestamp())),
         "seconds": str(seconds),
@@ -297,8 +308,13 @@ def cut_off(after: int = 10) -> Fault:
 
 
 def reset(after: int = 0) -> Fault:
-    """Reset the connection after so many bytes of the body; 0: before the status line."""
+    """Reset the connection after so many bytes of the body; 0: before the status line. A write has been carried out."""
     return _delivered(Delivery(Manner.RESET, after=after))
+
+
+def unheard() -> Fault:
+    """Reset the connection as `reset` does, but without carrying the request out."""
+    return lambda _: Response(503, {}, b"", Delivery(Manner.RESET))
 
 
 def slow_drip(seconds: float = 0.1, chunk: int = 1, *, with_headers: bool = False) -> Fault:

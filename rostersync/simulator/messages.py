@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 JSON_TYPE = "application/json; charset=utf-8"
 
+_MOST_DIGITS = 19  # of a number of 64 bits
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -35,6 +37,22 @@ class Request:
     def first(self, name: str) -> str | None:
         """Return the first value of a query parameter; None without one."""
         return next((value for key, value in self.query if key == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request that was let in: what its token may do, and the parts of its path."""
+
+    request: Request
+    permissions: tuple[str, ...]
+    version: str
+    student: str
+
+    @property
+    def student_id(self) -> int | None:
+        """The student's id; None where the path bears something that is no id."""
+        text = self.student
+        return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS else None
 
 
 class Manner(enum.Enum):

@@ -35,6 +35,9 @@ _HOUSES = ("Otter", "Badger", "Heron", "Newt")
 
 _OLDEST_GRADE = 12
 
+PARENT_IDS = range(30_000_000, 40_000_002)
+"""The ids of everybody who could ever be a parent at this school."""
+
 
 class Dice:
     """Throws that follow from a seed and a number alone, on every machine. Good for some hundred bits."""
@@ -81,6 +84,19 @@ class Population:
         return fields | {"archived": False, "attendance_start_date": self.day.isoformat()}
 
 
+def new_account() -> Fields:
+    """Return what a record bears that was made through the API, besides what was sent."""
+    return {
+        "archived": False,
+        "role": "Student",
+        "ui_language": "en",
+        "timezone": "Etc/UTC",
+        "nationalities": [],
+        "languages": [],
+        "parent_ids": [],
+    }
+
+
 def _name(dice: Dice, number: int) -> Fields:
     first = dice.choice(_HEADS) + dice.choice(_MIDDLES) + dice.choice(_TAILS)
     last = dice.choice(_HEADS) + dice.choice(_MIDDLES) + dice.choice(_ENDS)
@@ -118,7 +134,7 @@ def _home(dice: Dice, number: int) -> Fields:
     fields: Fields = {
         "nationalities": [dice.choice(_NATIONALITIES) for _ in range(dice.roll(3))],
         "languages": [dice.choice(_LANGUAGES) for _ in range(dice.roll(3))],
-        "parent_ids": [30_000_000 + number % 10_000_000 + turn for turn in range(dice.roll(3))],
+        "parent_ids": [PARENT_IDS[number % 10_000_000 + turn] for turn in range(dice.roll(3))],
     }
     if dice.happens(85):
         fields["street_address"] = f"{1 + dice.roll(99)} {dice.choice(_WORDS)} {dice.choice(_WAYS)}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from rostersync.simulator.people import Population
+from rostersync.simulator.people import Population, new_account
 from rostersync.simulator.switches import Switches
 from rostersync.simulator.versions import Version, render, spell, to_ms
 
@@ -73,13 +73,17 @@ class School:
         """Return the server's time: the clock's, with the server's skew."""
         return self._clock.now() + timedelta(seconds=self._switches.clock_skew)
 
+    def elapsed(self) -> int:
+        """Return the milliseconds that have passed: what is in sight stays so where the server's clock is set back."""
+        return round(self._clock.monotonic() * 1000)
+
     def moment_of_reading(self) -> int | None:
         """Return as of when the next answer is made, in ms that have passed; None: of now, and now is all there is."""
         switches = self._switches
         if switches.timeless:
             return None
         behind = switches.lag_seconds if self._rng.random() < switches.lag_share else 0.0
-        return self._elapsed() - round(behind * 1000)
+        return self.elapsed() - round(behind * 1000)
 
     def versions(self, moment: int | None = None) -> Iterator[Version]:
         """Yield the state of everybody, the deleted included, as seen at `moment`."""
@@ -94,6 +98,12 @@ class School:
         """Return the state of one student, dead or alive, as seen at `moment`; None: nobody of this id yet."""
         version = self._rows.get(student_id)
         return version if version is None or moment is None else version.at(moment)
+
+    def holder_of(self, email: str) -> int | None:
+        """Return the id of the living student with this e-mail address, whatever its case; None: it is free."""
+        wanted = email.casefold()
+        living = (version for version in self._rows.values() if version.living)
+        return next((row.id for row in living if str(row.fields.get("email", "")).casefold() == wanted), None)
 
     # What a test compares with -----------------------------------------------------------------------------------
 
@@ -139,7 +149,14 @@ class School:
             self._enrol(number, _with(self._population.newcomer(number), fields))
             return int(number)
 
-    def update(self, student_id: int, **fields: Any) -> None:
+    def admit(self, **fields: Any) -> int:
+        """Enrol a student of whom nothing is known but these fields, as the API does; returns their id."""
+        with self.lock:
+            number = self._take_id()
+            self._enrol(number, _with(new_account(), fields))
+            return number
+
+    def update(self, student_id: int, /, **fields: Any) -> None:
         """Set these fields; mends a record that was injected."""
         with self.lock:
             version = self._living(student_id)
@@ -169,7 +186,11 @@ class School:
         accessed = spell(to_ms(self.now()) // 1000 * 1000, "-08:00")
         self._set_quietly(student_id, self._switches.login_bumps, last_accessed_at=accessed)
 
-    def change_unnoticed(self, student_id: int, **fields: Any) -> None:
+    def set_photo(self, student_id: int, url: str | None) -> None:
+        """Give the student this photo; None takes theirs away."""
+        self._set_quietly(student_id, self._switches.avatar_bumps, photo_url=url)
+
+    def change_unnoticed(self, student_id: int, /, **fields: Any) -> None:
         """Set these fields without bumping `updated_at`."""
         self._set_quietly(student_id, bump=False, **fields)
 
@@ -241,7 +262,7 @@ class School:
             raise LookupError(f"no living student {student_id}")
         return version
 
-    def _set_quietly(self, student_id: int, bump: bool, **fields: Any) -> None:
+    def _set_quietly(self, student_id: int, /, bump: bool, **fields: Any) -> None:
         with self.lock:
             version = self._living(student_id)
             self._follow(version, changed=_with(version.fields, fields), bump=bump)
@@ -261,7 +282,7 @@ class School:
 
     def _put(self, version: Version) -> None:
         """Let a state come to sight: now, or later; never before the one that it follows, whose lock it waited for."""
-        switches, now = self._switches, self._elapsed()
+        switches, now = self._switches, self.elapsed()
         version.since = now
         if switches.late_commit_seconds and self._rng.random() < switches.late_commit_share:
             version.since += round(switches.late_commit_seconds * 1000)
@@ -278,10 +299,6 @@ class School:
             self._gone[version.id] = None
         self.generation += 1
 
-    def _elapsed(self) -> int:
-        """Return the milliseconds that have passed: what is in sight stays so where the server's clock is set back."""
-        return round(self._clock.monotonic() * 1000)
-
     def _stamp(self) -> int:
         skews = self._switches.stamp_skews
         skew = skews[0] if len(skews) == 1 else self._rng.choice(skews)
@@ -291,7 +308,7 @@ class School:
         return stamp - stamp % self._switches.grain_ms
 
     def _now_in_sight(self) -> Iterator[Version]:
-        return self.versions(None if self._switches.timeless else self._elapsed())
+        return self.versions(None if self._switches.timeless else self.elapsed())
 
 
 def _with(fields: Fields, changes: Fields) -> Fields:

@@ -35,7 +35,13 @@ class Switches:
     delete_bumps: bool = False
     restore_bumps: bool = True
     archive_bumps: bool = True
+    avatar_bumps: bool = True
     login_bumps: bool = False
+
+    # Writes
+    partial_write_answers: bool = False  # POST and PATCH answer five fields of the record
+    ignored_fields: tuple[str, ...] = ()  # PATCH accepts them, and leaves them as they are
+    legacy_year_groups: tuple[int, ...] = ()  # POST and PATCH answer 404 to a move into one of them
 
     # Records
     grain_ms: Literal[1, 1000] = 1000  # of stored stamps

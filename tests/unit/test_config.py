@@ -204,14 +204,14 @@ def test_a_setting_of_a_feature_to_come_is_refused(folder: Path, text: str, line
     assert mistakes(folder, text) == [line.format("not available in this version")]
 
 
-def test_writes_are_not_available_yet(folder: Path) -> None:
-    (line,) = mistakes(folder, "", source=SOURCE + "allow_writes = true")
-    assert line.startswith("sources[0].allow_writes: not available in this version")
+def test_a_source_may_be_opened_for_writes(folder: Path) -> None:
+    assert not read(folder, "").sources[0].allow_writes
+    assert read(folder, "", source=SOURCE + "allow_writes = true").sources[0].allow_writes
 
 
 def test_a_setting_of_a_feature_to_come_may_have_its_default(folder: Path) -> None:
     text = '[privacy]\nexclude = []\n[retention]\nruns = "2160h"\n[reporting]\ncopy = ""\n[alerts]\nafter_failures = 3'
-    read(folder, text, source=SOURCE + "allow_writes = false")
+    read(folder, text)
 
 
 # The database ----------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def test_a_connection_is_kept_alive_and_headers_are_told(server: Server) -> None
 
 def test_other_methods_are_refused_and_their_bodies_read(server: Server) -> None:
     with connect(server) as connection:
-        for method in ("POST", "HEAD", "GET"):
+        for method in ("PUT", "HEAD", "GET"):
             connection.request(method, "/v2p1/students", body=b"{}", headers=HEADERS)
             response = connection.getresponse()
             response.read()

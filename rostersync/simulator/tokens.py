@@ -1,0 +1,51 @@
+"""Who is let in: the tokens that a school gave out, and what each may do."""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rostersync.simulator.messages import Request
+
+# The names are ours: the vendor's are not documented.
+MAY_READ, MAY_WRITE = "Students: read", "Students: write"
+
+Permissions = tuple[str, ...]
+
+_WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+
+class Tokens:
+    """One token with all permissions, and perhaps one that may only read."""
+
+    def __init__(self, token: str, read_only: str | None = None) -> None:
+        self._known: list[tuple[bytes, Permissions]] = [(token.encode(), (MAY_READ, MAY_WRITE))]
+        if read_only is not None:
+            self._known.append((read_only.encode(), (MAY_READ,)))
+
+    def permissions(self, request: Request) -> Permissions | None:
+        """Return what the token that the request shows may do; None: it shows none, or an unknown one."""
+        shown = [token.encode() for token in _shown(request)]
+        for known, permissions in self._known:
+            if any(hmac.compare_digest(token, known) for token in shown):
+                return permissions
+        return None
+
+
+def may(permissions: Permissions, method: str) -> bool:
+    """Tell whether the permissions suffice for a request by this method."""
+    return (MAY_WRITE if method in _WRITES else MAY_READ) in permissions
+
+
+def _shown(request: Request) -> Iterator[str]:
+    """Yield the token from each of the three places where it may be."""
+    if (token := request.headers.get("auth-token")) is not None:
+        yield token
+    if (token := request.first("auth_token")) is not None:
+        yield token
+    bearer = request.headers.get("authorization", "")
+    if bearer.startswith("Bearer "):
+        yield bearer.removeprefix("Bearer ")
