@@ -42,7 +42,9 @@ class Site:
         """Write the configuration anew, with `more` tables, these sources, and other values for their keys."""
         url = changes.pop("url", self.database_url)
         keys = {"base_url": self.base_url} | changes
-        lines = "\n".join(f'{key} = "{value}"' for key, value in keys.items())
+        lines = "\n".join(
+            f"{key} = {value if value in {'true', 'false'} else json.dumps(value)}" for key, value in keys.items()
+        )
         tables = "\n".join(f'[[sources]]\nname = "{name}"\n{lines}' for name in sources)
         quick = '[sync]\nretries = 0\ntimeout = "5s"\n' if "[sync]" not in more else ""
         self.path.write_text(f'[database]\nurl = "{url}"\n{tables}\n{quick}{more}', encoding="utf-8")

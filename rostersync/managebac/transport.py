@@ -196,7 +196,7 @@ def _refusal(reply: Reply, host: str, call: Call) -> ApiError:
     if status in _INVALID and not call.reads:
         fields = field_messages(reply.body)
         which = ", ".join(name for name in fields if name != "base") or "the request"
-        return Invalid(f"{host} does not accept {which} ({status} for {path})", "correct it", fields=fields)
+        return Invalid(f"{host} does not accept {which} ({status} for {path})", fields=fields)
     if status >= HTTPStatus.BAD_REQUEST:
         return Refused(f"{host} does not accept the request ({status} for {path})", "check api_version and the filters")
     if status >= HTTPStatus.MULTIPLE_CHOICES:

@@ -205,6 +205,7 @@ def _tell(wish: Wish, source: Source, write: Write, written: Written, replica: s
                 "fields": list(write.fields),
                 "not_taken": list(written.not_taken),
                 "student": written.student and as_json_object(written.student),
+                "error": written.error and written.error.message,
             }
         )
     elif written.outcome is Outcome.DONE:

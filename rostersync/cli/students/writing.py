@@ -72,7 +72,7 @@ def create(wish: Wish, assignments: Sequence[str], file: Any, welcome_mail: bool
 
 
 @click.command()
-@click.argument("key", metavar="[ID]", type=Natural(), required=False)
+@click.argument("key", metavar="ID", type=Natural(), required=False)
 @_set
 @click.option("--clear", "cleared", multiple=True, metavar="KEY", help="Clear a field; may be repeated.")
 @_from_json
@@ -98,7 +98,7 @@ def update(
 
 
 @click.command()
-@click.argument("key", metavar="[ID]", type=Natural(), required=False)
+@click.argument("key", metavar="ID", type=Natural(), required=False)
 @_withdrawn
 @_graduated
 @bulk.options
