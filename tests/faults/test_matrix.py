@@ -1,4 +1,8 @@
-"""Every fault at every place of a run, on both databases: the replica is old, new or honest, and then exact again."""
+"""Every fault at every place of a run: the replica is old, new or honest, and then exact again.
+
+What befalls a request is nothing to the database, so all cases are played on SQLite; on PostgreSQL each fault at one
+place, and each place with some.
+"""
 
 from __future__ import annotations
 
@@ -85,8 +89,8 @@ PLACES: dict[str, tuple[RunKind, Match]] = {
 }
 
 
-CASES = [
-    pytest.param(fault, place, times, id=f"{fault}-{place}-{'always' if times is None else 'once'}")
+ALL = [
+    (fault, place, times)
     for fault in FAULTS
     for place in PLACES
     for times in (1, None)
@@ -95,7 +99,14 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "place", "times"), CASES)
+CASES = [(*case, "sqlite") for case in ALL] + [(*case, "postgresql") for case in ALL[:: len(PLACES) + 1]]
+
+
+@pytest.mark.parametrize(
+    ("fault", "place", "times", "shared_url"),
+    [pytest.param(*case, id="-".join((*case[:2], "once" if case[2] else "always", case[3]))) for case in CASES],
+    indirect=["shared_url"],
+)
 def test_a_fault_loses_nothing_and_removes_nobody_alive(
     shared_url: str, clock: ManualClock, fault: str, place: str, times: int | None
 ) -> None:

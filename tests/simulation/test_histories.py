@@ -13,7 +13,7 @@ from sessions import kept_sessions
 from rostersync.store import Store
 
 HISTORIES = 2000
-PARTS = 4
+PARTS = 10
 """The histories of one database are dealt to so many tests, which may run side by side."""
 
 
