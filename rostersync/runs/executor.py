@@ -70,7 +70,7 @@ class Executor:
         """
         filed = self._file(RunRequest(source, RunKind.REFRESH, wait=None, ids=tuple(ids)))
         try:
-            return self._see_through(filed, patience, lambda: True, progress)
+            return self._see_through(filed, patience, lambda: self._done_elsewhere(filed.request_id) is None, progress)
         except LockHeld:
             return None
 

@@ -53,7 +53,7 @@ class Day:
         if approval:
             self.world.school.delete(min(self.world.upstream()))
         self.world.pass_time(minutes=5)
-        self.kind = rng.choice(list(RunKind))
+        self.kind = rng.choice([RunKind.INCREMENTAL, RunKind.FULL])
         self.approves: int | None = None
         if approval:
             held = self.world.sync(self.kind)

@@ -16,8 +16,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, make_url, text
 
 from rostersync.errors import DatabaseUnreachable, NoDatabase, SchemaOutdated, SchemaTooNew, StoreError
-from rostersync.report import SourceState
-from rostersync.store import Store, runs, schema
+from rostersync.report import RunKind, RunRequest, SourceState
+from rostersync.store import Store, requests, runs, schema
 from rostersync.store.engine import open_engine
 from rostersync.store.models import Base
 from rostersync.store.view_upgrade import drop_views
@@ -124,6 +124,21 @@ def test_an_upgrade_from_the_first_schema_keeps_what_is_there(database_url: str,
             assert connection.scalar(text("SELECT count(*) FROM sync_health")) == 1
 
 
+def test_requests_and_runs_from_before_refreshes_are_what_they_were(database_url: str, clock: ManualClock) -> None:
+    engine = earlier_schema(database_url, "0003")
+    execute(
+        engine,
+        "INSERT INTO source (name, fence, deleted_feed_ignored, unknown_keys) VALUES ('main', 7, FALSE, '[]')",
+        "INSERT INTO run_request (source, kind, state, requested_at, waiters)"
+        " VALUES ('main', 'full', 'pending', '2026-03-02T08:00:00.000Z', 1)",
+    )
+    store = Store(database_url, clock, create=True, auto_upgrade=True)
+    with store.lease("main", "test") as lease:
+        assert requests.take(lease, clock.now(), 0) == RunRequest("main", RunKind.FULL, request_id=1)
+        assert requests.take(lease, clock.now(), 0, refresh=True) is None
+    assert ask(store.engine, "SELECT * FROM audit_log") == []
+
+
 def test_the_tables_of_something_else_are_left_alone(database_url: str, clock: ManualClock) -> None:
     engine = Store(database_url, clock, create=True).engine
     with engine.begin() as connection:
@@ -151,9 +166,13 @@ def test_a_server_that_is_not_there_is_told_in_one_line_without_the_password(clo
 
 def first_schema(url: str, **older: str) -> Engine:
     """Set up a database with the first schema, and its views: as they are now, or as the query in `older` has it."""
+    return earlier_schema(url, "0001", **older)
+
+
+def earlier_schema(url: str, revision: str, **older: str) -> Engine:
     engine = open_engine(url, create=True)
     with engine.connect().execution_options(begin="write") as connection, connection.begin():
-        command.upgrade(schema.alembic_config(connection), "0001")
+        command.upgrade(schema.alembic_config(connection), revision)
         for view in VIEWS:
             if view.name in LATER:
                 continue
