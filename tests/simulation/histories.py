@@ -42,6 +42,7 @@ class HistoryStats:
 
     seed: int
     runs: int = 0
+    refreshes: int = 0
     crashes: int = 0
     faults: int = 0
     requests: int = 0
@@ -147,6 +148,7 @@ class History:
         self.fault_share = rng.choice([0.0, 0.0, 0.03])
         self.moved: dict[int, float] = {}
         """When a student last came or went, by the monotonic clock."""
+        self.writers = random.Random(f"writers {seed}")
         self.world.app.on_request = self._before_request
         self.die_at_request = 0
         self.asked = 0
@@ -158,6 +160,8 @@ class History:
                 self._step_a_clock()
             self._live(self.rng.choice([0, 1, 3, 8]))
             self.world.pass_time(seconds=self.rng.choice([1, 30, 700, 4000, 30_000]))
+            if self.writers.random() < 0.3:
+                self._refresh()
             kept, since = self._kept(), self.clock.monotonic() - self._unseen_for()
             self._sync()
             self._require(kept, since)
@@ -174,6 +178,8 @@ class History:
             raise Crash
         if self.asked <= BUSY_FOR and self.rng.random() < self.unrest:
             self._live(self.rng.choice([1, 1, 2]))
+        if self.asked <= BUSY_FOR and self.writers.random() < 0.02:
+            self._file_refresh()
         if self.rng.random() < self.fault_share:
             self.stats.faults += 1
             fault, match = self.rng.choice(FAULTS)
@@ -240,6 +246,28 @@ class History:
         if report.state is RunState.HELD and self.rng.random() < 0.5:
             self.world.pass_time(seconds=5)
             self._note(self.world.sync(report.kind, approves=report.run_id).state)
+
+    def _written(self) -> list[int]:
+        """Return some students who were written to: they may live, or be gone by now, or be unknown to the replica."""
+        known = sorted(self.world.upstream().keys() | self.world.school.deleted())
+        return self.writers.sample(known, min(len(known), self.writers.choice([1, 1, 2, 5])))
+
+    def _refresh(self) -> None:
+        """Have some students refreshed, by a process that may die at any step of it."""
+        self.stats.refreshes += 1
+        self.asked = 0
+        fuse = CrashInjector(self.world.store.engine, self.writers.choice([0, 0, 0, self.writers.randrange(1, 60)]))
+        try:
+            self.world.executor().refresh(self.world.source, self._written(), timedelta(seconds=1))
+        except Crash:
+            self.stats.crashes += 1
+        finally:
+            fuse.remove()
+
+    def _file_refresh(self) -> None:
+        """Have some students refreshed by another process, which gives up at once, amid a run or a refresh."""
+        self.stats.refreshes += 1
+        self.world.executor().refresh(self.world.source, self._written(), timedelta(0))
 
     def _unseen_for(self) -> float:
         """Return for how many seconds what happens may not be seen everywhere."""
