@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 from rostersync.clock import to_milliseconds
 from rostersync.errors import ApiError, RunFailed
 from rostersync.logger import get_logger
-from rostersync.records import Query, Rejected, Student
+from rostersync.records import Query, Rejected, Student, is_alive
 from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
 from rostersync.store import runs
 from rostersync.store.comparison import Comparison
 from rostersync.sync import guard, plan
 from rostersync.sync.api import ask
 from rostersync.sync.lists import ListReader
-from rostersync.sync.removals import Removals
+from rostersync.sync.removals import BATCH, Removals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -130,8 +130,8 @@ class Run:
         """
         if self._state.history_starts_at is None:
             raise RunFailed(f"source {self._source} has no replica yet", "the first run brings it: rostersync sync")
+        self._fetch(request.ids)
         stage = self._stage
-        ask(self._api, stage, [request.ids])
         unclear, gone = stage.unclear().total, sum(len(ids) for ids in stage.gone_ids())
         stage.reject_absence_proofs(keep_plan=False)
         counts = Comparison(self._connection, self._source).judge()
@@ -140,6 +140,16 @@ class Run:
         report = self._report(request.kind, state, counts, self._state.watermarks, reason)
         notices = (f"students who were not found, and stay as stored until the next run: {gone}",) if gone else ()
         return runs.RunResult(replace(report, notices=notices), self._state, request.request_id)
+
+    def _fetch(self, ids: Sequence[int]) -> None:
+        """Stage single students: many by the list, as far as it shows them alive, and whom it does not by GET."""
+        for start in range(0, len(ids), BATCH):
+            batch = ids[start : start + BATCH]
+            rows = self._api.by_ids(batch) if len(batch) > 1 else None
+            living = [row for row in rows or () if is_alive(row)]
+            self._stage.students.put_rows(living)
+            ask(self._api, self._stage, [sorted(set(batch) - {row.id for row in living})])
+        ask(self._api, self._stage, self._stage.unproved_restores())
 
     def _require_open_plan(self, request: RunRequest) -> None:
         """Raise `RunFailed` when the plan to be approved was closed while its approval waited."""

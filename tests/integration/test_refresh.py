@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from rostersync.managebac.students import Students
+    from rostersync.managebac.reader import StudentReader
     from rostersync.report import RunReport
     from rostersync.simulator.messages import Request
 
@@ -118,11 +118,25 @@ def test_a_student_who_is_gone_stays_until_the_next_run(world: World) -> None:
     assert world.sync().counts.deleted == 1
 
 
+def test_many_students_are_asked_for_in_one_request_of_the_list_and_by_get_whom_that_does_not_show(
+    world: World,
+) -> None:
+    shown, gone = sorted(world.upstream())[:2]
+    write(world, shown)
+    world.school.delete(gone)
+    world.requests()
+    report = refresh(world, shown, gone)
+    assert (report.counts.updated, report.requests) == (1, 2)
+    assert asked_by_id(world) == [f"/v2p1/students/{gone}"]
+    assert world.replica()[shown].nickname == "Written"
+
+
 def test_a_student_whose_answer_is_unclear_stays_and_the_others_are_stored(world: World) -> None:
     unclear, other = sorted(world.upstream())[:2]
     before = world.replica()[unclear]
     write(world, unclear)
     write(world, other)
+    world.app.faults.add(make.http_status(502), make.on_ids, times=None)
     world.app.faults.add(make.http_status(502), make.on_student(unclear), times=None)
     report = refresh(world, unclear, other)
     assert (report.state, report.exit_status, report.counts.updated) == (RunState.INCOMPLETE, 1, 1)
@@ -345,7 +359,7 @@ def test_a_process_that_dies_amid_a_refresh_leaves_it_done_or_to_the_next_holder
 
 
 @contextmanager
-def without_token(_source: str) -> Iterator[Students]:
+def without_token(_source: str) -> Iterator[StudentReader]:
     raise ConfigError(["the token is gone"])
     yield
 
