@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from canary import TOKEN
 from recorder import Answer, Recorder, answer
 
+from rostersync.clock import SystemClock
 from rostersync.managebac import (
     AccessDenied,
     ApiError,
@@ -30,10 +34,10 @@ from rostersync.managebac import (
     Unauthorized,
     Unreachable,
 )
+from rostersync.simulator import App, School, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
 DONE = answer(200, {"status": "ok"})
@@ -486,3 +490,24 @@ with ManageBac("http://127.0.0.1:9", {TOKEN!r}, retries=1) as api:
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (said.stdout, said.stderr) == ("", "")
+
+
+def test_the_ten_lines_of_the_readme_use_all_eight_endpoints() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    app = App(School(1, 30, SystemClock()), TOKEN)
+    with Server(app) as server:
+        script = script.replace("https://api.managebac.com", server.base_url).replace("token=...", f"token={TOKEN!r}")
+        said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (said.stdout, said.stderr) == ("Ljubljana 1\n", "")
+    asked = Counter((method, re.sub(r"(?<=students/)\d+", "ID", path)) for method, path, _ in app.log)
+    assert asked == {
+        ("POST", "/v2p1/students"): 1,
+        ("PATCH", "/v2p1/students/ID"): 1,
+        ("PUT", "/v2p1/students/ID/avatar"): 1,
+        ("DELETE", "/v2p1/students/ID/avatar"): 1,
+        ("PUT", "/v2p1/students/ID/archive"): 1,
+        ("PUT", "/v2p1/students/ID/unarchive"): 1,
+        ("GET", "/v2p1/students/ID"): 1,
+        ("GET", "/v2p1/students"): 1,
+    }
