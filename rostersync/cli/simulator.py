@@ -139,8 +139,8 @@ def command(
     update, archive, unarchive, set and delete avatar. Changes last until it ends; no mail is sent.
 
     Faults: unavailable (503), rate-limited (429), reset (the connection is reset, and nothing has been done), slow (3
-    seconds), cut-off (half an answer), html (200 with a web page) and lost-answer (a write is done, and then the
-    connection is reset).
+    seconds), cut-off (ten bytes of an answer), html (200 with a web page) and lost-answer (a write is done, and then
+    the connection is reset).
     """
     if read_only_token == token:
         raise click.UsageError("--read-only-token and --token are the same; give two different ones")
