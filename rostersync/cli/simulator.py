@@ -148,9 +148,8 @@ def command(
     plan = _plan(planned, _random(seed))
     app = App(school, token, plan, read_only_token=read_only_token, rate_limit=rate_limit)
     with serving(app, port) as base_url:
-        click.echo(
-            f'# a source for the configuration:\n[[sources]]\nname = "simulator"\nbase_url = "{base_url}"\nallow_writes = true\n'
-        )
+        source = f'[[sources]]\nname = "simulator"\nbase_url = "{base_url}"\nallow_writes = true\n'
+        click.echo(f"# a source for the configuration:\n{source}")
         click.echo(f"# and its token, for the shell:\nexport ROSTERSYNC_TOKEN={token}\n")
         print_stderr(f"{students:,} students at {base_url}; Ctrl-C to stop")
         try:
