@@ -269,8 +269,8 @@ def typed(name: str, text: str) -> Any:
 def not_taken(sent: Mapping[str, Any], student: Student) -> tuple[str, ...]:
     """Return the names of the fields of a payload that the student's record does not show as they were sent.
 
-    A missing text counts as an empty one, and so does a list; the order of a list and spaces around a text do not
-    matter, nor does the case of an e-mail address. A password is never shown.
+    What is missing counts as empty, or as false; the order of a list and spaces around a text do not matter, nor does
+    the case of an e-mail address. A password is never shown.
     """
     names = [name for name in sent if name != "password"]
     return tuple(name for name in names if _normal(name, sent[name]) != _normal(name, getattr(student, name)))
@@ -282,7 +282,7 @@ def _normal(name: str, value: Any) -> Any:
     if isinstance(value, str):
         text = value.strip()
         return (text.casefold() if name == "email" else text) or None
-    return json_value(value)
+    return json_value(value) or None
 
 
 def _json_list(name: str, text: str) -> list[Any]:

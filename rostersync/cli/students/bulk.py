@@ -16,14 +16,14 @@ from rostersync.cli.options import Natural
 from rostersync.cli.output import count, document, progress
 from rostersync.cli.program import print_stderr
 from rostersync.cli.students import carrying_out
-from rostersync.errors import ConfigError
+from rostersync.errors import ConfigError, Stopped
 from rostersync.runs import bulk, wiring
 from rostersync.runs.writing import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from rostersync.cli.students.carrying_out import Wish
+    from rostersync.cli.students.carrying_out import WriteOptions
     from rostersync.managebac import ManageBac
     from rostersync.runs.bulk import Line, Make, Result
 
@@ -68,36 +68,42 @@ def is_asked_for(many: dict[str, Any], *others: Any) -> bool:
     return True
 
 
-def update(wish: Wish, csv_file: Path, expect: int | None, result: Path | None) -> int:
+def update(options: WriteOptions, csv_file: Path, expect: int | None, result: Path | None) -> int:
     """Change what a CSV says; return the exit status."""
-    return _carry_out(wish, csv_file, expect, result, bulk.to_update)
+    return _carry_out(options, csv_file, expect, result, bulk.to_update)
 
 
-def archive(wish: Wish, csv_file: Path, expect: int | None, result: Path | None) -> int:
+def archive(options: WriteOptions, csv_file: Path, expect: int | None, result: Path | None) -> int:
     """Archive whom a CSV lists; return the exit status."""
-    return _carry_out(wish, csv_file, expect, result, bulk.to_archive)
+    return _carry_out(options, csv_file, expect, result, bulk.to_archive)
 
 
-def _carry_out(wish: Wish, path: Path, expect: int | None, result: Path | None, make: Make) -> int:
-    source, session = wish.source, wish.session
+def _carry_out(options: WriteOptions, path: Path, expect: int | None, result: Path | None, make: Make) -> int:
+    source, session = options.source, options.session
     lines = bulk.read(path, make)
     if expect is not None and expect != len(lines):
         raise ConfigError([f"--expect {expect}: {path} has {count(len(lines), 'line')}"], "nothing was sent")
-    if wish.dry_run:
-        return carrying_out.show_requests(wish, source, [line.write for line in lines])
+    if options.dry_run:
+        return carrying_out.show_requests(options, source, [line.write for line in lines])
     carrying_out.require_allowed(session, source)
     with wiring.clients(session.config, session.clock)(source.name) as api:
-        _confirm(wish, api, lines, counted=expect is not None)
+        _confirm(options, api, lines, counted=expect is not None)
         store = carrying_out.open_store(session)
         writer = Writer(source.name, api.students, store, session.clock)
         target = result or path.with_name(f"{path.stem}.result.csv")
-        results = _send(wish, api, writer, lines, target)
-    written = [r.line.write.key for r in results if r.written and r.outcome != "refused"]
-    replica = carrying_out.refresh(session, source, store, written) if written else ""
-    return _tell(wish, results, target, replica)
+        try:
+            results = _send(options, api, writer, lines, target)
+        except Stopped as stopped:
+            print_stderr(f"stopped; what was done until then: {target}; run the same command again to go on")
+            return 128 + stopped.signal
+    _print_results(options, results, target)
+    status = 0 if all(result.good for result in results) else 1
+    if written := [r.line.write.key for r in results if r.written and r.outcome != "refused"]:
+        status = carrying_out.refresh(session, source, store, written) or status
+    return status
 
 
-def _send(wish: Wish, api: ManageBac, writer: Writer, lines: Sequence[Line], target: Path) -> list[Result]:
+def _send(options: WriteOptions, api: ManageBac, writer: Writer, lines: Sequence[Line], target: Path) -> list[Result]:
     """Carry out the lines; what became of each stands in the file `target` at once, at the end as it was confirmed."""
     with progress() as progress_of, _created(target) as file:
 
@@ -105,7 +111,7 @@ def _send(wish: Wish, api: ManageBac, writer: Writer, lines: Sequence[Line], tar
             _rows(file).writerow(_row(result))
             file.flush()
 
-        done = bulk.Bulk(api.students, writer, wish.session.clock, progress_of(wish.source.name), note)
+        done = bulk.Bulk(api.students, writer, options.session.clock, progress_of(options.source.name), note)
         results = done.carry_out(lines)
         file.seek(0)
         file.truncate()
@@ -136,19 +142,19 @@ def _row(result: Result) -> tuple[Any, ...]:
     return result.line.number, result.line.write.key, result.outcome, result.reason
 
 
-def _confirm(wish: Wish, api: ManageBac, lines: Sequence[Line], *, counted: bool) -> None:
+def _confirm(options: WriteOptions, api: ManageBac, lines: Sequence[Line], *, counted: bool) -> None:
     """Ask; of many, for their number. Raises `ConfigError` without a terminal where the number is not given."""
     if counted:
         return
     students = api.students.list(per_page=1).total_count
     verb, number = lines[0].write.verb, len(lines)
     if number <= MANY and number * 100 <= students * MANY_PERCENT:
-        carrying_out.confirm(wish, f"{verb} {count(number, 'student')} of source {wish.source.name}?")
+        carrying_out.confirm(options, f"{verb} {count(number, 'student')} of source {options.source.name}?")
         return
     told = f"{verb} {count(number, 'student')} of {students:,}"
     if not sys.stdin.isatty():
         raise ConfigError([f"{told}: so many need --expect {number}"], "try it with --dry-run first")
-    print_stderr(f"{told} of source {wish.source.name}." + (f" {_PARENTS}" if verb == "archive" else ""))
+    print_stderr(f"{told} of source {options.source.name}." + (f" {_PARENTS}" if verb == "archive" else ""))
     if click.prompt("Type their number to go on", err=True) != str(number):
         raise click.Abort
 
@@ -156,19 +162,16 @@ def _confirm(wish: Wish, api: ManageBac, lines: Sequence[Line], *, counted: bool
 _PARENTS = "Archiving may archive parents as well."
 
 
-def _tell(wish: Wish, results: Sequence[Result], target: Path, replica: str) -> int:
+def _print_results(options: WriteOptions, results: Sequence[Result], target: Path) -> None:
     figures = Counter(result.outcome for result in results)
-    if wish.as_json:
+    if options.as_json:
         rows = [dict(zip(_COLUMNS, _row(result), strict=True)) for result in results]
-        document({"source": wish.source.name, "counts": dict(figures), "result_file": str(target), "lines": rows})
+        document({"source": options.source.name, "counts": dict(figures), "result_file": str(target), "lines": rows})
     else:
         told = ", ".join(f"{number:,} {outcome.replace('_', ' ')}" for outcome, number in sorted(figures.items()))
-        click.echo(f"{wish.source.name}: {told}; what became of each line: {target}")
+        click.echo(f"{options.source.name}: {told}; what became of each line: {target}")
     bad = [result for result in results if not result.good]
     for result in bad[:_MOST_TOLD]:
         print_stderr(f"line {result.line.number}: student {result.line.write.key}: {result.outcome}: {result.reason}")
     if len(bad) > _MOST_TOLD:
         print_stderr(f"and {len(bad) - _MOST_TOLD} more: see {target}")
-    if replica:
-        print_stderr(replica)
-    return 1 if bad else 0

@@ -37,7 +37,7 @@ PATIENCE = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class WriteOptions:
     """What the options of a write say: on which source, whether only to show it, whether to ask, and how to tell."""
 
     session: Session
@@ -52,23 +52,26 @@ class Wish:
         return chosen_source(self.session, self.name)
 
 
-def carry_out(wish: Wish, write: Write, warning: str = "") -> int:
+def carry_out(options: WriteOptions, write: Write, warning: str = "") -> int:
     """Do one write, and return the exit status: 0 done, 1 not done, not all of it, or nobody knows."""
-    source = wish.source
-    if wish.dry_run:
-        return show_requests(wish, source, [write])
-    require_allowed(wish.session, source)
-    confirm(wish, _question(write, source, warning))
-    with wiring.clients(wish.session.config, wish.session.clock)(source.name) as api:
-        store = open_store(wish.session)
-        writer = Writer(source.name, api.students, store, wish.session.clock)
+    source = options.source
+    if options.dry_run:
+        return show_requests(options, source, [write])
+    require_allowed(options.session, source)
+    confirm(options, _question(write, source, warning))
+    with wiring.clients(options.session.config, options.session.clock)(source.name) as api:
+        store = open_store(options.session)
+        writer = Writer(source.name, api.students, store, options.session.clock)
         try:
             written = writer.write(write)
         except Stopped as stopped:
             print_stderr(f"stopped while the answer was awaited: {doubt(write)}")
             return 128 + stopped.signal
-    replica = refresh(wish.session, source, store, [written.key]) if _is_in_doubt_or_done(written) else ""
-    return _tell(wish, source, write, written, replica)
+    _print_result(options, source, write, written)
+    status = 0 if written.outcome is Outcome.DONE else 1
+    if written.key and written.outcome is not Outcome.REFUSED:
+        status = refresh(options.session, source, store, [written.key]) or status
+    return status
 
 
 def require_allowed(session: Session, source: Source) -> None:
@@ -78,9 +81,9 @@ def require_allowed(session: Session, source: Source) -> None:
         raise ConfigError([f"source {source.name} is not open for writes"], hint)
 
 
-def confirm(wish: Wish, question: str) -> None:
+def confirm(options: WriteOptions, question: str) -> None:
     """Ask on a terminal. Raises `ConfigError` without one, unless --yes was given; `click.Abort` for no."""
-    if wish.yes:
+    if options.yes:
         return
     if not sys.stdin.isatty():
         raise ConfigError(["without a terminal a write needs --yes"], "try it with --dry-run first")
@@ -112,10 +115,10 @@ class _Showcase:
         raise _NotSent(call)
 
 
-def show_requests(wish: Wish, source: Source, writes: Sequence[Write]) -> int:
+def show_requests(options: WriteOptions, source: Source, writes: Sequence[Write]) -> int:
     """Print the requests that writes would send, without the token; return the exit status."""
     calls = [_call(source, write) for write in writes]
-    if wish.as_json:
+    if options.as_json:
         document({"requests": [_as_document(source, call) for call in calls]})
     else:
         for call in calls:
@@ -172,30 +175,33 @@ def open_store(session: Session) -> Store | None:
         return None
 
 
-def refresh(session: Session, source: Source, store: Store | None, keys: Sequence[int]) -> str:
-    """Have the replica store what was written; return what is to be said about it, nothing where it is done."""
+def refresh(session: Session, source: Source, store: Store | None, keys: Sequence[int]) -> int:
+    """Have the replica store what was written, and say so where it does not yet; return 0, or 128 + a signal."""
     if store is None:
-        return "there is no database yet: neither the replica nor the audit log has it"
+        print_stderr("there is no database yet: neither the replica nor the audit log has it")
+        return 0
     later = f"the replica has it with the next run of {source.name}"
     executor = wiring.executor(session.config, session.clock, store, "rostersync students")
     try:
         report = executor.refresh(source.name, keys, PATIENCE)
     except RostersyncError as error:
-        return f"{later} ({error.message})"
-    if report is None:
-        return f"{later}, for another process is syncing it now"
-    return "" if report.state is RunState.SUCCEEDED else f"{later} ({report.error})"
+        print_stderr(f"{later} ({error.message})")
+    except Stopped as stopped:
+        print_stderr(later)
+        return 128 + stopped.signal
+    else:
+        if report is None:
+            print_stderr(f"{later}, for another process is syncing it now")
+        elif report.state is not RunState.SUCCEEDED:
+            print_stderr(f"{later} ({report.error})")
+    return 0
 
 
 # Telling ---------------------------------------------------------------------------------------------------------
 
 
-def _is_in_doubt_or_done(written: Written) -> bool:
-    return written.outcome is not Outcome.REFUSED and bool(written.key)
-
-
-def _tell(wish: Wish, source: Source, write: Write, written: Written, replica: str) -> int:
-    if wish.as_json:
+def _print_result(options: WriteOptions, source: Source, write: Write, written: Written) -> None:
+    if options.as_json:
         document(
             {
                 "source": source.name,
@@ -210,13 +216,10 @@ def _tell(wish: Wish, source: Source, write: Write, written: Written, replica: s
         )
     elif written.outcome is Outcome.DONE:
         click.echo(f"{source.name}: student {written.key}: {_PAST[write.verb]}")
-    explain(write, written)
-    if replica:
-        print_stderr(replica)
-    return 0 if written.outcome is Outcome.DONE else 1
+    _explain(write, written)
 
 
-def explain(write: Write, written: Written) -> None:
+def _explain(write: Write, written: Written) -> None:
     """Say on standard error why a write is not done, or not known to be."""
     error = written.error
     match written.outcome:

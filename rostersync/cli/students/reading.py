@@ -102,11 +102,11 @@ def _chosen(fields: str | None) -> tuple[str, ...]:
 def _with_progress(found: StudentList) -> list[Student]:
     students: list[Student] = []
     with progress() as progress_of:
-        tell = progress_of("students")
+        report = progress_of("students")
         for student in found:
             students.append(student)
             if len(students) % 100 == 0:
-                tell("list", len(students), found.total_count)
+                report("list", len(students), found.total_count)
     return students
 
 

@@ -11,7 +11,7 @@ import click
 
 from rostersync.cli.options import Natural, configured, json_option
 from rostersync.cli.students import bulk
-from rostersync.cli.students.carrying_out import Wish, carry_out
+from rostersync.cli.students.carrying_out import WriteOptions, carry_out
 from rostersync.cli.students.source import one_source_option
 from rostersync.errors import ConfigError, Invalid
 from rostersync.managebac.fields import typed
@@ -31,7 +31,7 @@ _UNARCHIVE = "What comes back besides is not documented: look at classes and yea
 
 
 def _write_options(verb: Callable[..., int]) -> Callable[..., Any]:
-    """Give a command the options that all writes have; they reach it as one `Wish`."""
+    """Give a command the options that all writes have; they reach it as one `WriteOptions`."""
 
     @one_source_option
     @click.option("--dry-run", is_flag=True, help="Print the request that would be sent, and send nothing.")
@@ -40,7 +40,7 @@ def _write_options(verb: Callable[..., int]) -> Callable[..., Any]:
     @configured
     @functools.wraps(verb)
     def command(session: Session, *, name: str | None, dry_run: bool, yes: bool, as_json: bool, **given: Any) -> int:
-        return verb(Wish(session, name, dry_run=dry_run, yes=yes, as_json=as_json), **given)
+        return verb(WriteOptions(session, name, dry_run=dry_run, yes=yes, as_json=as_json), **given)
 
     return command
 
@@ -61,14 +61,14 @@ _graduated = click.option("--graduated-on", metavar="DATE", help="The day on whi
     "--welcome-mail/--no-welcome-mail", default=None, help="Ask for a welcome mail, or for none (known to v2p3 only)."
 )
 @_write_options
-def create(wish: Wish, assignments: Sequence[str], file: Any, welcome_mail: bool | None) -> int:
+def create(options: WriteOptions, assignments: Sequence[str], file: Any, welcome_mail: bool | None) -> int:
     """Create a student; email and last_name are needed.
 
     A list is written as en,sl or as a JSON array. A password is better given with --from-json: other users of this
     machine can see what stands on a command line. ManageBac may send a welcome mail to the student.
     """
     fields = _fields(assignments, file)
-    return carry_out(wish, _checked(lambda: writing.create(fields, send_welcome_email=welcome_mail)), _WELCOME)
+    return carry_out(options, _checked(lambda: writing.create(fields, send_welcome_email=welcome_mail)), _WELCOME)
 
 
 @click.command()
@@ -79,7 +79,7 @@ def create(wish: Wish, assignments: Sequence[str], file: Any, welcome_mail: bool
 @bulk.options
 @_write_options
 def update(
-    wish: Wish, key: int | None, assignments: Sequence[str], cleared: Sequence[str], file: Any, **many: Any
+    options: WriteOptions, key: int | None, assignments: Sequence[str], cleared: Sequence[str], file: Any, **many: Any
 ) -> int:
     """Change fields of a student, or of many with --from-csv; the others stay as they are.
 
@@ -89,12 +89,12 @@ def update(
     A CSV has a column `id` and one for each field to change; an empty cell leaves its field as it is.
     """
     if bulk.is_asked_for(many, key, assignments, cleared, file):
-        return bulk.update(wish, **many)
+        return bulk.update(options, **many)
     fields = _fields(assignments, file)
     twice = [name for name in cleared if name in fields]
     if twice:
         raise click.UsageError(f"{twice[0]} is both set and cleared")
-    return carry_out(wish, _checked(lambda: writing.update(_required(key), fields | dict.fromkeys(cleared))))
+    return carry_out(options, _checked(lambda: writing.update(_required(key), fields | dict.fromkeys(cleared))))
 
 
 @click.command()
@@ -103,7 +103,9 @@ def update(
 @_graduated
 @bulk.options
 @_write_options
-def archive(wish: Wish, key: int | None, withdrawn_on: str | None, graduated_on: str | None, **many: Any) -> int:
+def archive(
+    options: WriteOptions, key: int | None, withdrawn_on: str | None, graduated_on: str | None, **many: Any
+) -> int:
     """Archive a student who has withdrawn or graduated, or many with --from-csv.
 
     It takes the student out of classes and groups, and may archive parents who have no other child at the school.
@@ -111,20 +113,20 @@ def archive(wish: Wish, key: int | None, withdrawn_on: str | None, graduated_on:
     A CSV has the columns `id`, and `withdrawn_on` or `graduated_on`, with one date in each line.
     """
     if bulk.is_asked_for(many, key, withdrawn_on, graduated_on):
-        return bulk.archive(wish, **many)
+        return bulk.archive(options, **many)
     dates = {"withdrawn_on": withdrawn_on, "graduated_on": graduated_on}
-    return carry_out(wish, _checked(lambda: writing.archive(_required(key), dates)), _ARCHIVE)
+    return carry_out(options, _checked(lambda: writing.archive(_required(key), dates)), _ARCHIVE)
 
 
 @click.command()
 @_key
 @_write_options
-def unarchive(wish: Wish, key: int) -> int:
+def unarchive(options: WriteOptions, key: int) -> int:
     """Take a student out of the archive.
 
     What comes back besides is not documented: look at classes and year group afterwards.
     """
-    return carry_out(wish, _checked(lambda: writing.unarchive(key)), _UNARCHIVE)
+    return carry_out(options, _checked(lambda: writing.unarchive(key)), _UNARCHIVE)
 
 
 @click.command("set-avatar")
@@ -132,17 +134,17 @@ def unarchive(wish: Wish, key: int) -> int:
 @click.option("--url", metavar="URL", help="An address from which ManageBac can fetch the picture.")
 @click.option("--file", "file", type=click.Path(path_type=Path), metavar="FILE", help="A PNG, JPEG, GIF or WebP image.")
 @_write_options
-def set_avatar(wish: Wish, key: int, url: str | None, file: Path | None) -> int:
+def set_avatar(options: WriteOptions, key: int, url: str | None, file: Path | None) -> int:
     """Set a student's picture, from an address or from a file of at most 10 MiB."""
-    return carry_out(wish, _checked(lambda: writing.set_avatar(key, url, file)))
+    return carry_out(options, _checked(lambda: writing.set_avatar(key, url, file)))
 
 
 @click.command("delete-avatar")
 @_key
 @_write_options
-def delete_avatar(wish: Wish, key: int) -> int:
+def delete_avatar(options: WriteOptions, key: int) -> int:
     """Take a student's picture away."""
-    return carry_out(wish, _checked(lambda: writing.delete_avatar(key)))
+    return carry_out(options, _checked(lambda: writing.delete_avatar(key)))
 
 
 # From words to fields --------------------------------------------------------------------------------------------
