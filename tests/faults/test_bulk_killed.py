@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STUDENTS = 500
-KILLS = {"sqlite": 10, "postgresql": 3}
+KILLS = {"sqlite": 10, "postgresql": 2}
 """What a death leaves behind is the API's and the audit log's: so the other database is killed less often."""
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rostersync.simulator import Request
 
-KILLS = int(os.environ.get("ROSTERSYNC_TEST_KILLS", "12"))
+KILLS = int(os.environ.get("ROSTERSYNC_TEST_KILLS", "8"))
 
 CONFIG = f"[sync]\nper_page = 10\nretries = 0\n{GUARDLESS}"  # small pages make many requests
 

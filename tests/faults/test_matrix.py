@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
+from conftest import ManualClock
 from harness import GUARD_OFF, LARGEST, World, on_past_days
 
 from rostersync.report import RunKind, RunState
 from rostersync.simulator import faults as make
 from rostersync.simulator.faults import Faults
+from rostersync.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from conftest import ManualClock
 
     from rostersync.simulator.faults import Fault, Match
     from rostersync.simulator.messages import Request
@@ -99,6 +99,12 @@ ALL = [
 ]
 
 
+@pytest.fixture(scope="module")
+def shared_store(shared_url: str) -> tuple[str, Store]:
+    """One store for all cases: the statements of a run are compiled once."""
+    return shared_url, Store(shared_url, ManualClock())
+
+
 CASES = [(*case, "sqlite") for case in ALL] + [(*case, "postgresql") for case in ALL[:: len(PLACES) + 1]]
 
 
@@ -108,11 +114,14 @@ CASES = [(*case, "sqlite") for case in ALL] + [(*case, "postgresql") for case in
     indirect=["shared_url"],
 )
 def test_a_fault_loses_nothing_and_removes_nobody_alive(
-    shared_url: str, clock: ManualClock, fault: str, place: str, times: int | None
+    shared_store: tuple[str, Store], clock: ManualClock, fault: str, place: str, times: int | None
 ) -> None:
     kind, match = PLACES[place]
     faults = Faults()
-    world = World(shared_url, clock, size=12, faults=faults, policy=GUARD_OFF, source=f"s{uuid4().hex[:12]}")
+    url, store = shared_store
+    store.clock = clock
+    source = f"s{uuid4().hex[:12]}"
+    world = World(url, clock, size=12, faults=faults, policy=GUARD_OFF, source=source, store=store)
     world.sync()
     world.pass_time(hours=1)
     living = sorted(world.upstream())

@@ -67,10 +67,10 @@ class Statements:
 
     def _chunks(self, query: Select[Any]) -> Iterator[list[Any]]:
         """Run a query whose rows begin with an id in chunks, so that requests can be made between them."""
-        last = -(2**63)
-        while rows := self._rows(query, last=last):
+        last, more = -(2**63), True
+        while more and (rows := self._rows(query, last=last)):
             yield rows
-            last = rows[-1][0]
+            last, more = rows[-1][0], len(rows) == q.CHUNK
 
     def _ids(self, query: Select[Any]) -> Iterator[list[int]]:
         return ([row[0] for row in rows] for rows in self._chunks(query))
