@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import canary
+import compiled_once
 import psycopg
 import pytest
 from psycopg import sql
@@ -40,6 +41,7 @@ _SETTINGS = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off"
 def pytest_configure(config: pytest.Config) -> None:
     """Let everything that is written be searched for the token and for students."""
     config.pluginmanager.register(canary)
+    compiled_once.share()
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +49,12 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     proxies = [name for name in os.environ if name.lower().endswith("_proxy")]
     for name in (*_FOREIGN, *proxies):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is compiled yet: for a dry run without tables, whose statements go to other schemas than all others."""
+    monkeypatch.setattr(compiled_once, "compiled", compiled_once.empty())
 
 
 # Time ------------------------------------------------------------------------------------------------------------

@@ -71,6 +71,7 @@ def test_full_reads_everything_again(quick_site: Site) -> None:
     assert quick_site.json("resync")["runs"][0]["kind"] == "full"
 
 
+@pytest.mark.usefixtures("compiled_anew")
 def test_a_dry_run_tells_what_would_be_done_and_makes_no_database(site: Site) -> None:
     (run,) = site.json("sync", "--dry-run")["runs"]
     assert (run["run_id"], run["state"], run["inserted"]) == (None, "dry_run", 30)

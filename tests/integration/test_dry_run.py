@@ -54,6 +54,7 @@ def test_a_dry_run_treats_a_file_that_was_never_set_up_as_an_empty_database(
     assert world.dry_run().counts.inserted == len(world.upstream())
 
 
+@pytest.mark.usefixtures("compiled_anew")
 def test_a_dry_run_on_an_empty_postgresql_database_leaves_it_empty(postgres_url: str, clock: ManualClock) -> None:
     world = World(postgres_url, clock)
     with world.store.engine.connect() as connection, connection.begin():
