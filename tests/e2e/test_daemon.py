@@ -259,7 +259,7 @@ def test_a_reader_that_leaves_early_is_no_error_to_be_told(site: Site, start: An
 
 def test_the_simulator_prints_what_a_configuration_needs_and_ends_normally_at_ctrl_c(site: Site, start: Any) -> None:
     process = start("simulator", "--students", "120", "--token", "t0k3n", "--churn", "600")
-    printed = [process.stdout.readline() for _ in range(7)]
+    printed = [process.stdout.readline() for _ in range(8)]
     base_url = next(line.split('"')[1] for line in printed if line.startswith("base_url"))
     assert "export ROSTERSYNC_TOKEN=t0k3n\n" in printed
     site.configure(base_url=base_url)
