@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import click
 import msgspec
 
-from rostersync.cli.output import clean, count, document
+from rostersync.cli import output
+from rostersync.cli.output import count, document, echo
 from rostersync.cli.program import print_error, print_stderr
 from rostersync.cli.students.reading import as_json_object
 from rostersync.cli.students.source import chosen_source
@@ -58,7 +58,7 @@ def carry_out(wish: Wish, write: Write, warning: str = "") -> int:
     if wish.dry_run:
         return show_requests(wish, source, [write])
     require_allowed(wish.session, source)
-    confirm(wish, _question(write, source, warning))
+    confirm(wish, _question(write, source), warning)
     with wiring.clients(wish.session.config, wish.session.clock)(source.name) as api:
         store = open_store(wish.session)
         writer = Writer(source.name, api.students, store, wish.session.clock)
@@ -78,20 +78,25 @@ def require_allowed(session: Session, source: Source) -> None:
         raise ConfigError([f"source {source.name} is not open for writes"], hint)
 
 
-def confirm(wish: Wish, question: str) -> None:
-    """Ask on a terminal. Raises `ConfigError` without one, unless --yes was given; `click.Abort` for no."""
+def confirm(wish: Wish, question: str, warning: str = "") -> None:
+    """Ask on a terminal, below a `warning`; not where --yes was given.
+
+    Raises `ConfigError` without a terminal, `click.Abort` for no.
+    """
     if wish.yes:
         return
     if not sys.stdin.isatty():
         raise ConfigError(["without a terminal a write needs --yes"], "try it with --dry-run first")
-    click.confirm(question, abort=True, err=True)
+    if warning:
+        print_stderr(warning)
+    output.confirm(question, err=True)
 
 
-def _question(write: Write, source: Source, warning: str) -> str:
+def _question(write: Write, source: Source) -> str:
     whom = f"student {write.key}" if write.key else "a student"
     what = f"{write.verb} {whom} of source {source.name}"
     fields = f" ({', '.join(write.fields)})" if write.verb in {"create", "update"} else ""
-    return f"{warning}\n{what}{fields}?".strip()
+    return f"{what}{fields}?"
 
 
 # Only showing it -------------------------------------------------------------------------------------------------
@@ -119,7 +124,8 @@ def show_requests(wish: Wish, source: Source, writes: Sequence[Write]) -> int:
         document({"requests": [_as_document(source, call) for call in calls]})
     else:
         for call in calls:
-            click.echo(_as_text(source, call))
+            for line in _as_lines(source, call):
+                echo(line)
     print_stderr(f"{count(len(calls), 'request')}, nothing sent")
     if not source.allow_writes:
         print_stderr(f"source {source.name} is not open for writes: to send this, set allow_writes = true")
@@ -140,14 +146,14 @@ def _as_document(source: Source, call: Call) -> dict[str, Any]:
     return {"method": call.method, "url": url, "content_type": call.content_type, "body": _shown_body(call)}
 
 
-def _as_text(source: Source, call: Call) -> str:
-    """Return the request as HTTP writes it, but for the headers that all have."""
-    head = f"{call.method} {source.base_url}{call.path}\n"
+def _as_lines(source: Source, call: Call) -> list[str]:
+    """Return the request as HTTP writes it, but for the headers that all have, and a blank line."""
+    head = f"{call.method} {source.base_url}{call.path}"
     if not call.content_type:
-        return head
+        return [head, ""]
     body = _shown_body(call)
     shown = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
-    return f"{head}Content-Type: {call.content_type}\n\n{clean(shown)}\n"
+    return [head, f"Content-Type: {call.content_type}", "", shown, ""]
 
 
 def _shown_body(call: Call) -> Any:
@@ -209,7 +215,7 @@ def _tell(wish: Wish, source: Source, write: Write, written: Written, replica: s
             }
         )
     elif written.outcome is Outcome.DONE:
-        click.echo(f"{source.name}: student {written.key}: {_PAST[write.verb]}")
+        echo(f"{source.name}: student {written.key}: {_PAST[write.verb]}")
     explain(write, written)
     if replica:
         print_stderr(replica)
