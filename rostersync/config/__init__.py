@@ -1,6 +1,6 @@
 """The one way to the settings: `load` returns a frozen `Config`, or raises `ConfigError` with every mistake."""
 
-from rostersync.config.load import find_config, load
+from rostersync.config.load import exposed_password, find_config, load
 from rostersync.config.model import (
     Alerts,
     Config,
@@ -34,6 +34,7 @@ __all__ = [
     "Schedule",
     "Source",
     "Sync",
+    "exposed_password",
     "find_config",
     "load",
     "parse_duration",
