@@ -9,7 +9,7 @@ import click
 
 from rostersync.cli.checkup import Finding, examine, failed
 from rostersync.cli.options import config_named, config_option, json_option, start_log
-from rostersync.cli.output import document, mark
+from rostersync.cli.output import document, echo, mark
 from rostersync.config import find_config, load
 from rostersync.errors import ConfigError
 
@@ -59,6 +59,6 @@ def _show(finding: Finding) -> None:
     word, colour = (
         ("fail", "red") if finding.exit_status else ("warn", "yellow") if finding.warning else ("ok", "green")
     )
-    click.echo(f"{mark(word.ljust(4), colour)}  {finding.what}: {finding.said}")
+    echo(mark(word.ljust(4), colour), f"  {finding.what}: {finding.said}")
     if finding.hint:
-        click.echo(f"      {finding.hint}")
+        echo(f"      {finding.hint}")

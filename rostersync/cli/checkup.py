@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rostersync.cli.output import count
-from rostersync.config import warnings
+from rostersync.config import exposed_password, warnings
 from rostersync.config.token import exposure
 from rostersync.errors import ConfigError, Forbidden, RostersyncError, Unauthorized
 from rostersync.records import Query
@@ -49,6 +49,9 @@ def examine(config: Config, path: Path, clock: Clock) -> Iterator[Finding]:
     """Yield the findings about the configuration, which was read from `path`, and about everything that it names."""
     yield Finding("config", str(path))
     yield from (Finding("config", line, warning=True) for line in warnings(config))
+    if mode := exposed_password(path):
+        said = f"others can read {path} (mode {mode}), which holds the database's password"
+        yield Finding("config", said, f"run: chmod 600 {path}; or write ${{VARIABLE}} for the password", warning=True)
     yield from _database(config)
     quick = config.sync.model_copy(
         update={"per_page": 1, "retries": 1, "run_deadline": min(config.sync.run_deadline, _TIME_LIMIT)}

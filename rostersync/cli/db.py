@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rostersync.cli.options import configured
+from rostersync.cli.output import echo
 from rostersync.errors import SchemaOutdated, StoreError
 from rostersync.store import probe
 from rostersync.store.schema import HEAD, Level
@@ -25,14 +26,14 @@ def command() -> None:
 def upgrade(session: Session) -> None:
     """Create the tables, or upgrade those of an older version."""
     probe.upgrade(session.config.database.url)
-    click.echo(f"schema {HEAD}: up to date")
+    echo(f"schema {HEAD}: up to date")
 
 
 @command.command()
 @configured
 def current(session: Session) -> None:
     """Print the schema's revision."""
-    click.echo(probe.revision(session.config.database.url) or "none: the database is empty")
+    echo(probe.revision(session.config.database.url) or "none: the database is empty")
 
 
 @command.command()
@@ -47,4 +48,4 @@ def check(session: Session) -> None:
         )
     if drift := probe.drift(url):
         raise StoreError(f"tables were changed by hand: {'; '.join(drift)}", "undo these changes")
-    click.echo(f"schema {HEAD}: up to date")
+    echo(f"schema {HEAD}: up to date")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rostersync.cli.options import Session, config_option, start_log
-from rostersync.cli.output import mark, table
+from rostersync.cli.output import echo, mark, table
 from rostersync.cli.simulator import serving
 from rostersync.cli.status import show_all
 from rostersync.cli.sync import carry_out, show_outcomes
@@ -79,9 +79,9 @@ def command(clock: SystemClock, /, *, students: int, seed: int, named: Path | No
         show_all(session)
     _ask(folder / "roster.db", before, after)
     _title("To look around")
-    click.echo(f"sqlite3 {folder}/roster.db '{_EXAMPLE}'")
-    click.echo(f"{_program()} {session.command('runs').removeprefix('rostersync ')}")
-    click.echo(f"rm -r {folder}   # to clean up")
+    echo(f"sqlite3 {folder}/roster.db '{_EXAMPLE}'")
+    echo(f"{_program()} {session.command('runs').removeprefix('rostersync ')}")
+    echo(f"rm -r {folder}   # to clean up")
     return 0
 
 
@@ -109,7 +109,8 @@ def _session(folder: Path, base_url: str, token: str, clock: SystemClock) -> Ses
 
 
 def _title(text: str) -> None:
-    click.echo(f"\n{mark(text, 'cyan')}")
+    echo()
+    echo(mark(text, "cyan"))
 
 
 def _sync(session: Session) -> RunReport:
@@ -132,7 +133,7 @@ def _day(school: School, rng: random.Random, things: int) -> Counter[str]:
 def _show_churn(done: Counter[str]) -> None:
     for action, words in _DONE.items():
         if done[action]:
-            click.echo("  " + words.format(done[action]))
+            echo("  " + words.format(done[action]))
 
 
 # Questions -------------------------------------------------------------------------------------------------------
@@ -180,6 +181,8 @@ def _ask(database: Path, before: RunReport, after: RunReport) -> None:
 
 def _answer(connection: sqlite3.Connection, question: str, query: str, *parameters: Mapping[str, object]) -> None:
     _title(question)
-    click.echo(mark("\n".join(f"  {line}" for line in query.splitlines()), "bright_black") + "\n")
+    for line in query.splitlines():
+        echo(mark(f"  {line}", "bright_black"))
+    echo()
     cursors = [connection.execute(query, values) for values in parameters]
     table([column[0] for column in cursors[0].description], [row for cursor in cursors for row in cursor])

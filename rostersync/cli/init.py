@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from rostersync.cli.options import config_named, config_option
+from rostersync.cli.output import echo
 from rostersync.config import TEMPLATE
 from rostersync.errors import ConfigError
 
@@ -29,4 +30,4 @@ def command(ctx: click.Context, path: Path | None, named: Path | None) -> None:
         raise ConfigError([f"cannot write {path}: the folder {path.parent} does not exist"], hint) from error
     except OSError as error:
         raise ConfigError([f"cannot write {path}: {os.strerror(error.errno or 0)}"], "choose another path") from error
-    click.echo(f"wrote {path}; now set base_url in it, put the token where it says, and run: rostersync check")
+    echo(f"wrote {path}; now set base_url in it, put the token where it says, and run: rostersync check")

@@ -1,27 +1,99 @@
-"""Lines, tables, documents and progress: coloured on a terminal, plain when piped."""
+"""The doors to standard output and standard error: lines, tables, CSV, documents, questions and progress.
+
+Coloured on a terminal, plain when piped. Whatever a line says may come from ManageBac, from the database or from a
+server's error; so every door makes it harmless, and the rest of `cli` prints through these doors only.
+"""
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from rostersync.clock import to_text
 from rostersync.report import ignore_progress
+from rostersync.runs.formulas import guarded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from rostersync.report import ProgressCallback
 
 
+# What is harmless ------------------------------------------------------------------------------------------------
+
+# Characters that control a terminal, end a line, or change the direction in which the text around them is shown; and
+# halves of characters, which no encoding can write. Joiners stay: some scripts need them.
+_HARMFUL = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff"
+_BREAK = re.compile("[\t\n\v\f\r\x85\u2028\u2029]+")
+_IN_TEXT = re.compile(f"[{_HARMFUL}]")
+_IN_JSON = re.compile(f"(?!\n)[{_HARMFUL}]")  # the line breaks between its values are our own
+
+
+def clean(text: str) -> str:
+    """Return `text` as a single line that controls nothing: line breaks and tabs are spaces, the rest is replaced."""
+    return _IN_TEXT.sub("�", _BREAK.sub(" ", text))
+
+
+# The doors -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """A part of a line that is coloured on a terminal."""
+
+    text: str
+    colour: str
+
+
+def mark(text: str, colour: str) -> Marked:
+    """Return `text` as a part of a line in a colour; when piped it has none."""
+    return Marked(text, colour)
+
+
+def echo(*parts: str | Marked, err: bool = False) -> None:
+    """Print one line, made of `parts`; with `err` to standard error."""
+    click.echo("".join(map(_shown, parts)), err=err)
+
+
+def _shown(part: str | Marked) -> str:
+    if isinstance(part, Marked):
+        return click.style(clean(part.text), fg=part.colour, bold=True)
+    return clean(part)
+
+
+def confirm(question: str, *, err: bool = False) -> None:
+    """Ask a question to be answered with yes. Raises `click.Abort` for any other answer."""
+    click.confirm(clean(question), abort=True, err=err)
+
+
 def document(value: Any) -> None:
-    """Print a JSON document."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    """Print a JSON document; what would be harmful in a text is escaped."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    click.echo(_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def csv_lines(file: IO[str], *, raw: bool = False) -> Callable[[Iterable[Any]], None]:
+    """Return what writes a line of CSV into `file`, formulas as texts; `raw` leaves them as they are."""
+    writer = csv.writer(file, lineterminator="\n")
+
+    def write(cells: Iterable[Any]) -> None:
+        writer.writerow([_csv_cell(cell, raw=raw) for cell in cells])
+
+    return write
+
+
+def _csv_cell(value: Any, *, raw: bool) -> Any:
+    if not isinstance(value, str):
+        return value
+    return clean(value if raw else guarded(value))
 
 
 def as_json_values(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,7 +113,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], *, folded: Coll
         return
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     for line in (headers, *cells):
-        click.echo("  ".join(map(_padded, line, widths, right)).rstrip())
+        echo("  ".join(map(_padded, line, widths, right)).rstrip())
 
 
 def _padded(cell: str, width: int, right: bool) -> str:
@@ -70,14 +142,7 @@ def _cell(value: Any) -> str:
     return clean(str(value))
 
 
-def clean(text: str) -> str:
-    """Return `text` without characters that would control a terminal or end a line."""
-    return "".join(character if character.isprintable() else "�" for character in text)
-
-
-def mark(text: str, colour: str) -> str:
-    """Return `text` in a colour, without it when piped."""
-    return click.style(text, fg=colour, bold=True)
+# Words -----------------------------------------------------------------------------------------------------------
 
 
 def moment(when: datetime | None) -> str:

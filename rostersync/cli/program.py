@@ -6,6 +6,7 @@ A command's module is imported when it is used, so that `--help` and the like ne
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import sys
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from rostersync import __version__
+from rostersync.cli.output import echo
 from rostersync.cli.signals import on_signals
 from rostersync.clock import SystemClock
 from rostersync.errors import ConfigError, RostersyncError, Stopped
@@ -82,7 +84,7 @@ def _end(error: Exception) -> int:
     status = 1
     match error:
         case click.ClickException():
-            error.show()
+            _show_usage_error(error)
             status = error.exit_code
         case RostersyncError():
             print_error(error)
@@ -103,13 +105,23 @@ def _end(error: Exception) -> int:
     return status
 
 
+def _show_usage_error(error: click.ClickException) -> None:
+    """Print click's own lines through our door: they repeat words of the command line."""
+    shown = io.StringIO()
+    error.show(shown)
+    usage, word, message = f"\n{shown.getvalue()}".partition("\nError: ")
+    for line in usage.split("\n")[1:]:
+        print_stderr(line)
+    print_stderr(f"{word}{message}".strip())
+
+
 def _name(number: int) -> str:
     return Signals(number).name if number else "itself"
 
 
 def print_stderr(line: str) -> None:
     """Write a line to standard error."""
-    click.echo(line, err=True)
+    echo(line, err=True)
 
 
 def print_error(error: RostersyncError, about: str = "") -> None:

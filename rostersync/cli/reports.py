@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-
-from rostersync.cli.output import count, mark, moment, span
+from rostersync.cli.output import count, echo, mark, moment, span
 from rostersync.cli.program import print_error, print_stderr
 from rostersync.report import Counts, RunState
 
@@ -36,20 +34,20 @@ def show_run(report: RunReport) -> None:
     """Print how a run ended, what it did, and what it cost."""
     state = mark(_ending(report), _colour(report))
     what = report.kind if report.run_id is None else f"{report.kind} run {report.run_id}"
-    click.echo(f"{report.source}: {what} {state} in {span(report.duration_s)}")
+    echo(f"{report.source}: {what} ", state, f" in {span(report.duration_s)}")
     if not _has_failed(report):
-        click.echo(f"  {figures(report.counts)}")
+        echo(f"  {figures(report.counts)}")
     marks = report.watermarks
-    click.echo(f"  watermarks: modified {moment(marks.modified)}, deleted {moment(marks.deleted)}")
-    click.echo(f"  {count(report.requests, 'request')}, {count(report.retries, 'retry')}")
+    echo(f"  watermarks: modified {moment(marks.modified)}, deleted {moment(marks.deleted)}")
+    echo(f"  {count(report.requests, 'request')}, {count(report.retries, 'retry')}")
 
 
 def show_reasons(error: str | None, notices: Iterable[str]) -> None:
     """Print why a run ended as it did, where there is a reason, and what else it gave notice of."""
     if error:
-        click.echo(f"  why: {error}")
+        echo(f"  why: {error}")
     for notice in notices:
-        click.echo(f"  note: {notice}")
+        echo(f"  note: {notice}")
 
 
 def explain(outcome: Outcome, session: Session) -> None:

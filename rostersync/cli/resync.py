@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rostersync.cli.options import configured, json_option, source_option
-from rostersync.cli.output import document
+from rostersync.cli.output import document, echo
 from rostersync.cli.sync import carry_out, show_outcomes
 from rostersync.report import RunKind, RunRequest
 from rostersync.runs import wiring
@@ -39,7 +39,7 @@ def command(session: Session, names: tuple[str, ...], no_wait: bool, as_json: bo
         return 0
     for request in queued:
         now = "a run is in progress" if request["lock_held"] else "no run in progress"
-        click.echo(
+        echo(
             f"{request['source']}: request {request['request_id']} queued; "
             f"the next run of this source will carry it out ({now})"
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rostersync.cli.options import Natural, config_option, configured, json_option
-from rostersync.cli.output import as_json_values, count, document, moment, span, table
+from rostersync.cli.output import as_json_values, count, document, echo, moment, span, table
 from rostersync.cli.reports import figures, show_reasons, show_run
 from rostersync.errors import RostersyncError
 from rostersync.report import RunState
@@ -109,17 +109,19 @@ def _details_json(details: RunDetails, approval: str | None) -> dict[str, Any]:
 def _show(details: RunDetails, approval: str | None) -> None:
     report = details.report
     show_run(report)
-    click.echo(f"  finished {moment(report.finished_at)}")
+    echo(f"  finished {moment(report.finished_at)}")
     show_reasons(report.error, report.notices)
     if details.plan in _CLOSED:
-        click.echo(f"  {_CLOSED[details.plan]}")
+        echo(f"  {_CLOSED[details.plan]}")
     if approval is None:
         return
-    click.echo(f"\n{count(len(details.held), 'removal')} waiting for approval:")
+    echo()
+    echo(f"{count(len(details.held), 'removal')} waiting for approval:")
     rows = [
         (s.id, s.last_name, s.first_name, moment(s.known_since), s.deleted_at and moment(s.deleted_at), noticed)
         for s in details.held
         for noticed in [_NOTICED[s.deletion_source]]
     ]
     table(_HELD_HEADERS, rows, folded=("known since", "deleted in ManageBac", "noticed"))
-    click.echo(f"\nif these students are gone, approve: {approval}")
+    echo()
+    echo(f"if these students are gone, approve: {approval}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rostersync.cli.options import config_option
+from rostersync.cli.output import echo
 from rostersync.cli.program import print_stderr
 from rostersync.config import parse_duration
 from rostersync.errors import RostersyncError, Stopped
@@ -148,14 +149,28 @@ def command(
     plan = _plan(planned, _random(seed))
     app = App(school, token, plan, read_only_token=read_only_token, rate_limit=rate_limit)
     with serving(app, port) as base_url:
-        source = f'[[sources]]\nname = "simulator"\nbase_url = "{base_url}"\nallow_writes = true\n'
-        click.echo(f"# a source for the configuration:\n{source}")
-        click.echo(f"# and its token, for the shell:\nexport ROSTERSYNC_TOKEN={token}\n")
+        _show_source(base_url, token)
         print_stderr(f"{students:,} students at {base_url}; Ctrl-C to stop")
         try:
             _live(school, clock, churn, _random(seed))
         except Stopped:
             print_stderr("stopped")
+
+
+def _show_source(base_url: str, token: str) -> None:
+    """Print what a configuration and a shell need to use the stand-in."""
+    for line in (
+        "# a source for the configuration:",
+        "[[sources]]",
+        'name = "simulator"',
+        f'base_url = "{base_url}"',
+        "allow_writes = true",
+        "",
+        "# and its token, for the shell:",
+        f"export ROSTERSYNC_TOKEN={token}",
+        "",
+    ):
+        echo(line)
 
 
 def _random(seed: int) -> random.Random:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rostersync.cli.options import configured
-from rostersync.cli.output import count
+from rostersync.cli.output import confirm, count, echo
 from rostersync.errors import ConfigError
 from rostersync.runs import wiring
 from rostersync.store.forget import forget, holdings
@@ -47,12 +47,12 @@ def forget_source(session: Session, name: str, dry_run: bool, yes: bool) -> None
         raise ConfigError([f"source forget {name}: no such source in the database"], hint)
     figures = _figures(kept)
     if dry_run:
-        click.echo(f"{name}: would purge {figures}")
+        echo(f"{name}: would purge {figures}")
         return
     _confirm(name, figures, yes=yes)
     with store.lease(name, "rostersync source forget") as lease:
         purged = forget(lease)
-    click.echo(f"{name}: purged {_figures(purged)}")
+    echo(f"{name}: purged {_figures(purged)}")
 
 
 def _figures(rows: Mapping[str, int]) -> str:
@@ -64,4 +64,4 @@ def _confirm(name: str, figures: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise ConfigError([f"source forget {name}: without a terminal it needs --yes"], "try it with --dry-run first")
-    click.confirm(f"Purge {figures} of source {name}?", abort=True)
+    confirm(f"Purge {figures} of source {name}?")

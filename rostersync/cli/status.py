@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rostersync.cli.options import configured, json_option
-from rostersync.cli.output import ago, as_json_values, count, document, mark, moment
+from rostersync.cli.output import ago, as_json_values, count, document, echo, mark, moment
 from rostersync.cli.reports import show_reasons
 from rostersync.report import RunState
 from rostersync.runs import wiring
@@ -68,16 +68,16 @@ def show_all(session: Session) -> None:
     for source in _sources(session):
         _show_health(source, session)
         if source.holder:
-            click.echo(f"  sync in progress: {source.holder}")
+            echo(f"  sync in progress: {source.holder}")
 
 
 def _show_health(source: _Source, session: Session) -> None:
     row = source.health
     if row and not source.is_configured:
-        gone = mark("no longer configured", "yellow")
-        click.echo(f"{source.name}: {gone}; still in the database: {count(row.live_students, 'student')}")
+        left = f"; still in the database: {count(row.live_students, 'student')}"
+        echo(f"{source.name}: ", mark("no longer configured", "yellow"), left)
     elif row is None or row.last_run_id is None:
-        click.echo(f"{source.name}: {mark('never run', 'yellow')}; to begin: {session.command('sync')}")
+        echo(f"{source.name}: ", mark("never run", "yellow"), f"; to begin: {session.command('sync')}")
     else:
         _show_figures(row)
         _show_last_run(row)
@@ -86,12 +86,12 @@ def _show_health(source: _Source, session: Session) -> None:
 
 def _show_figures(row: Health) -> None:
     age = "no success yet" if row.age_seconds is None else f"last success {ago(row.age_seconds)}"
-    good = row.last_state == RunState.SUCCEEDED
-    click.echo(f"{row.source}: {age}; run {row.last_run_id} {mark(str(row.last_state), 'green' if good else 'yellow')}")
+    colour = "green" if row.last_state == RunState.SUCCEEDED else "yellow"
+    echo(f"{row.source}: {age}; run {row.last_run_id} ", mark(str(row.last_state), colour))
     people = f"{count(row.live_students, 'student')}, {row.deleted_students:,} deleted"
-    click.echo(f"  {people}, {row.quarantined:,} in quarantine")
-    click.echo(f"  watermarks: modified {moment(row.modified_watermark)}, deleted {moment(row.deleted_watermark)}")
-    click.echo(f"  last full read: {moment(row.last_clean_full_at)}")
+    echo(f"  {people}, {row.quarantined:,} in quarantine")
+    echo(f"  watermarks: modified {moment(row.modified_watermark)}, deleted {moment(row.deleted_watermark)}")
+    echo(f"  last full read: {moment(row.last_clean_full_at)}")
 
 
 def _show_last_run(row: Health) -> None:
@@ -99,15 +99,15 @@ def _show_last_run(row: Health) -> None:
     show_reasons(row.last_error, row.last_notices or ())
     succeeded = row.last_state in {RunState.SUCCEEDED, RunState.HELD}
     if succeeded and row.last_finished_at != row.last_success_at:
-        when = f"{mark('in the future', 'yellow')} ({moment(row.last_finished_at)})"
-        click.echo(f"  run {row.last_run_id} ended {when}, so it does not count: check the clock of this machine")
+        advice = f" ({moment(row.last_finished_at)}), so it does not count: check the clock of this machine"
+        echo(f"  run {row.last_run_id} ended ", mark("in the future", "yellow"), advice)
 
 
 def _show_troubles(row: Health, session: Session) -> None:
     if row.held_run_id is not None:
-        held, run_id = mark("held", "yellow"), row.held_run_id
-        click.echo(f"  {held}: the removals of run {run_id} wait for approval")
-        click.echo(f"    to see them:     {session.command(f'runs show {run_id}')}")
-        click.echo(f"    to approve them: {session.command(f'sync --approve {run_id}')}")
+        run_id = row.held_run_id
+        echo("  ", mark("held", "yellow"), f": the removals of run {run_id} wait for approval")
+        echo(f"    to see them:     {session.command(f'runs show {run_id}')}")
+        echo(f"    to approve them: {session.command(f'sync --approve {run_id}')}")
     if row.deleted_feed_ignored:
-        click.echo("  the API does not report deletions: only full runs find them")
+        echo("  the API does not report deletions: only full runs find them")

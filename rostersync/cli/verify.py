@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rostersync.cli.options import configured, json_option, source_option
-from rostersync.cli.output import count, document, mark, progress
+from rostersync.cli.output import count, document, echo, mark, progress
 from rostersync.runs import wiring
 from rostersync.sync.verify import verify
 
@@ -50,23 +50,24 @@ def _show(verdict: Verdict) -> None:
     students = count(verdict.students, "student")
     waits = f"; pending for the next run: {count(verdict.pending, 'change')}" if verdict.pending else ""
     if verdict.found:
-        click.echo(f"{verdict.source}: {mark('replica differs', 'red')} in {verdict.found:,} of {students}{waits}")
+        figures = f" in {verdict.found:,} of {students}{waits}"
+        echo(f"{verdict.source}: ", mark("replica differs", "red"), figures)
         _show_differences(verdict)
     elif verdict.error:
-        click.echo(f"{verdict.source}: {mark('cannot tell', 'yellow')}: {verdict.error}")
+        echo(f"{verdict.source}: ", mark("cannot tell", "yellow"), f": {verdict.error}")
     else:
-        click.echo(f"{verdict.source}: {mark('replica matches ManageBac', 'green')}: {students}{waits}")
+        echo(f"{verdict.source}: ", mark("replica matches ManageBac", "green"), f": {students}{waits}")
 
 
 def _show_differences(verdict: Verdict) -> None:
     for difference in verdict.differences:
         fields = ", ".join(difference.fields)
-        click.echo(f"  {difference.id}: {_KINDS[difference.kind].format(fields=fields)}")
+        echo(f"  {difference.id}: {_KINDS[difference.kind].format(fields=fields)}")
     if verdict.found > len(verdict.differences):
-        click.echo(f"  and {verdict.found - len(verdict.differences):,} more")
+        echo(f"  and {verdict.found - len(verdict.differences):,} more")
     if verdict.error:
-        click.echo(f"  {verdict.error}")
-    click.echo("  `rostersync resync` reads everything again, and repairs everything except rows edited by hand")
+        echo(f"  {verdict.error}")
+    echo("  `rostersync resync` reads everything again, and repairs everything except rows edited by hand")
 
 
 _KINDS = {

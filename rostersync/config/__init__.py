@@ -1,6 +1,6 @@
 """The one way to the settings: `load` returns a frozen `Config`, or raises `ConfigError` with every mistake."""
 
-from rostersync.config.load import find_config, load
+from rostersync.config.load import exposed_password, find_config, load
 from rostersync.config.model import (
     Alerts,
     Config,
@@ -8,6 +8,7 @@ from rostersync.config.model import (
     Guard,
     Http,
     Logging,
+    Network,
     Privacy,
     Reporting,
     Retention,
@@ -28,12 +29,14 @@ __all__ = [
     "Guard",
     "Http",
     "Logging",
+    "Network",
     "Privacy",
     "Reporting",
     "Retention",
     "Schedule",
     "Source",
     "Sync",
+    "exposed_password",
     "find_config",
     "load",
     "parse_duration",

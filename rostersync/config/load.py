@@ -13,6 +13,9 @@ from pydantic import ValidationError
 from rostersync.config.mistakes import Key, describe
 from rostersync.config.model import Config, ConfigContext, Section
 from rostersync.config.rules import between_sources, broken_rules, not_available
+from rostersync.config.token import exposure
+from rostersync.config.trust import why_not_trusted
+from rostersync.config.urls import holds_password
 from rostersync.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,9 +26,11 @@ _INIT = "run `rostersync init` to write one, or name it with --config"
 
 
 def find_config(explicit: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return `explicit`, else $ROSTERSYNC_CONFIG, else the first of `PLACES` that exists; `ConfigError` if none does.
+    """Return `explicit`, else $ROSTERSYNC_CONFIG, else the first of `PLACES` that exists.
 
-    The first two are returned whether or not they exist: whoever names a file wants that one.
+    The first two are returned whether or not they exist: whoever names a file wants that one. Raises `ConfigError` when
+    there is none, and when the one in the current folder may be somebody else's: whoever happens to stand in a folder
+    did not choose what lies there.
     """
     if explicit is not None:
         return explicit
@@ -33,8 +38,22 @@ def find_config(explicit: Path | None = None, environ: Mapping[str, str] = os.en
         return Path(named)
     for place in PLACES:
         if place.exists():
+            _require_trust(place)
             return place
     raise ConfigError([f"no configuration found: looked for ./{PLACES[0]} and {PLACES[1]}"], _INIT)
+
+
+def _require_trust(place: Path) -> None:
+    if place.is_absolute():  # the machine's own
+        return
+    if reason := why_not_trusted(place):
+        raise ConfigError([f"./{place} is not used: {reason}"], f"if it is the right one, name it: -c ./{place}")
+
+
+def exposed_password(path: Path) -> str | None:
+    """Return the mode of a configuration that holds the database's password and that others can read, else None."""
+    url = _parse(path, _read(path)).get("database", {}).get("url", "")
+    return exposure(path) if holds_password(url) else None
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:

@@ -236,6 +236,10 @@ class Retention(Section):
     runs: Duration = _lasting("90d", "1s", "36500d")
 
 
+class Network(Section):
+    proxy_from_env: bool = _flag()
+
+
 class Reporting(Section):
     copy_to: str = Field(default="", alias="copy", description="the path of a file")
 
@@ -269,6 +273,7 @@ class Config(Section):
     guard: Guard = Guard()
     privacy: Privacy = Privacy()
     retention: Retention = Retention()
+    network: Network = Network()
     reporting: Reporting = Reporting()
     http: Http = Http()
     logging: Logging = Logging()

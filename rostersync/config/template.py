@@ -63,6 +63,11 @@ base_url = "https://api.managebac.com"
 # max_deletion_percent = 5.0           # of the students in the database; 100 turns it off
 # floor = 3                            # up to this many removals the percentage does not apply
 
+[network]
+# Whether the proxy that HTTPS_PROXY or ALL_PROXY in the environment names is used (but never for addresses of this
+# machine itself). It learns which host is asked, and cannot read the rest.
+# proxy_from_env = false
+
 [logging]
 # level = "info"                       # debug, info, warning or error
 # format = "auto"                      # console on a terminal, json otherwise

@@ -22,6 +22,15 @@ def mask_url(url: str) -> str:
     return re.sub(r"\?.*", "?***", re.sub(r"://.*@", "://***@", url, flags=re.DOTALL), flags=re.DOTALL)
 
 
+def holds_password(url: str) -> bool:
+    """Return whether the address of a database, as the configuration has it, holds a password and not a variable."""
+    scheme, _, rest = _VARIABLE.sub("", url).partition("://")
+    if not scheme.startswith("postgresql"):
+        return False
+    user, _, _ = rest.rpartition("@")
+    return bool(user.partition(":")[2] or re.search(r"[?&]\w*password=[^&]", rest))
+
+
 def database_url(text: str, folder: Path, environ: Mapping[str, str]) -> str:
     """Return the SQLAlchemy URL of `text`: variables filled in, a file's path made absolute from `folder`.
 

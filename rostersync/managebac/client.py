@@ -49,6 +49,7 @@ class ManageBac:
         retries: int = 5,
         concurrency: int = 4,
         run_seconds: float = float("inf"),
+        proxy_from_env: bool = False,
         clock: Clock | None = None,
         limiter: HostLimiter | None = None,
         wire: Wire | None = None,
@@ -61,11 +62,12 @@ class ManageBac:
         ManageBac under Settings > Develop > API Manager. `timeout` (seconds) is for one request with its answer,
         `retries` for one request after its first failure, `concurrency` for the pages of a list in flight at once, and
         `run_seconds` for everything from now on.
+        With `proxy_from_env` the proxy that the environment names is used, except for loopback.
 
         The rest is for programs that hold several clients: a `limiter` that all clients of a host share, a `clock`, a
         `wire` in place of the network.
 
-        Raises `ConfigError` for an address or a token that cannot be used.
+        Raises `ConfigError` for an address, a token, or certificates of the environment that cannot be used.
         """
         try:
             address = api_url(base_url)
@@ -75,7 +77,7 @@ class ManageBac:
         self._identity = f"{address} {secret.reveal()}".encode()
         self.ordered_map = OrderedMap(concurrency, clock or SystemClock())
         clock = self.ordered_map.clock
-        self._wire = wire or RequestsWire(address, secret, clock)
+        self._wire = wire or RequestsWire(address, secret, clock, proxy_from_env=proxy_from_env)
         self._transport = Transport(
             self._wire,
             urlsplit(address).netloc,

@@ -34,9 +34,11 @@ from urllib3.exceptions import (
 
 from rostersync import __version__
 from rostersync.errors import ApiError, ConfigError, Malformed, TimedOut, TooLarge, Unreachable
+from rostersync.managebac.network import proxies_for, tls_context
 from rostersync.pool import DaemonExecutor, wait_for
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
     from datetime import datetime
 
@@ -110,19 +112,30 @@ class RequestsWire:
     """A wire to one host, with its connections kept open; any number of threads may send at once.
 
     Redirects are not followed, cookies not kept, ~/.netrc not read: the token is this wire's and goes to `base_url`
-    only. Proxies and certificate bundles named by the environment are used.
+    only. What the environment may say of the way there is in `network.py`.
     """
 
-    def __init__(self, base_url: str, token: Secret, clock: Clock, *, max_bytes: int = MAX_BYTES) -> None:
-        """Prepare the wire; nothing is sent. Raises `ConfigError` for a token that no header can carry."""
+    def __init__(
+        self,
+        base_url: str,
+        token: Secret,
+        clock: Clock,
+        *,
+        max_bytes: int = MAX_BYTES,
+        proxy_from_env: bool = False,
+    ) -> None:
+        """Prepare the wire; nothing is sent.
+
+        Raises `ConfigError` for a token that no header can carry, and for certificates that cannot be read.
+        """
         self._base = base_url.rstrip("/")
         self._host = urlsplit(self._base).netloc
         self._clock = clock
         self._max_bytes = max_bytes
         self._token = token
         self._request = _request(token)
-        self._adapter = _Adapter()
-        self._proxies, self._verify = _environment(self._base)
+        self._adapter = _Adapter(tls_context() if self._base.startswith("https:") else None)
+        self._proxies = proxies_for(self._base) if proxy_from_env else {}
         self._pool = DaemonExecutor("exchange")
 
     def send(self, call: Call, timeout: float) -> Reply:
@@ -159,9 +172,7 @@ class RequestsWire:
         request.url = f"{self._base}{call.path}" + (f"?{urlencode(call.query)}" if call.query else "")
         try:
             with exchange:
-                response = self._adapter.send(
-                    request, stream=True, timeout=timeout, verify=self._verify, proxies=self._proxies
-                )
+                response = self._adapter.send(request, stream=True, timeout=timeout, proxies=self._proxies)
                 with response:
                     return response.status_code, self._headers(response), self._body(response)
         except (requests.RequestException, HTTPError) as error:
@@ -199,14 +210,6 @@ def _request(token: Secret) -> requests.PreparedRequest:
         "User-Agent": f"rostersync/{__version__}",
     }
     return requests.Request("GET", "http://localhost/", headers=headers).prepare()
-
-
-def _environment(base_url: str) -> tuple[dict[str, str], bool | str]:
-    """Return the proxies and the certificates that the environment names for this address."""
-    with requests.Session() as session:
-        settings = session.merge_environment_settings(base_url, {}, None, None, None)
-    verify = settings["verify"]
-    return dict(settings["proxies"]), True if verify is None else verify
 
 
 def _explained(error: Exception, host: str, timeout: float) -> ApiError:
@@ -345,20 +348,29 @@ class _SecurePool(HTTPSConnectionPool):
 
 
 class _Adapter(HTTPAdapter):
-    """The library's adapter, over connections that can be ended. Its pools may be shared by threads."""
+    """The library's adapter, over connections that can be ended. Its pools may be shared by threads.
 
-    def __init__(self) -> None:
+    TLS is by the given context alone: one that the library made would be told by the environment to log its keys.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        self._tls = tls
         # Without retries of its own an error is raised as it is, not wrapped in one whose text holds the query.
         super().__init__(pool_connections=2, pool_maxsize=32, max_retries=urllib3.Retry(total=False))
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
+        super().init_poolmanager(*args, **kwargs, ssl_context=self._tls)
         _use_own_pools(self.poolmanager)
 
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> urllib3.ProxyManager:
-        manager: urllib3.ProxyManager = super().proxy_manager_for(*args, **kwargs)
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> urllib3.ProxyManager:
+        if proxy.lower().startswith("https:"):
+            kwargs["proxy_ssl_context"] = self._tls
+        manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, ssl_context=self._tls, **kwargs)
         _use_own_pools(manager)
         return manager
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Leave the check of certificates to the context: the library would add its own bundle to those named."""
 
 
 def _use_own_pools(manager: urllib3.PoolManager) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rostersync.errors import ApiError, ConfigError, Invalid, NotFound, Refused
 from rostersync.managebac.fields import WRITABLE, not_taken, typed
 from rostersync.runs import writing
+from rostersync.runs.formulas import unguarded
 from rostersync.store.audit import Outcome
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _cells(cells: Sequence[str], header: Sequence[str]) -> tuple[int, dict[str, 
     """Return the id and the other cells of a line. Raises `ValueError`."""
     if len(cells) != len(header):
         raise ValueError(f"{len(cells)} cells, and the header has {len(header)}")
-    named = dict(zip(header, cells, strict=True))
+    named = dict(zip(header, map(unguarded, cells), strict=True))
     text = named.pop("id").strip()
     if not (text.isascii() and text.isdigit()):
         raise ValueError(f"id must be a whole number from 1, found {text[:20]!r}")

@@ -56,6 +56,7 @@ def clients(config: Config, clock: Clock) -> Callable[[str], ManageBac]:
             run_seconds=sync.run_deadline.total_seconds(),
             clock=clock,
             limiter=limiters.of(urlsplit(source.base_url).netloc),
+            proxy_from_env=config.network.proxy_from_env,
         )
 
     return client

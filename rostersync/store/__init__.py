@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rostersync.errors import NoDatabase
 from rostersync.store import lock, schema, stage
 from rostersync.store.engine import open_engine, sqlite_path, writing
+from rostersync.store.file_mode import keep_private
 from rostersync.store.schema import Level
 from rostersync.store.stage import Stage
 
@@ -27,14 +28,16 @@ class Store:
         """Open the database at `url`.
 
         With `create` a missing or empty one is set up, and an older schema is upgraded: on SQLite always, on
-        PostgreSQL with `auto_upgrade`. Raises `NoDatabase`, `SchemaOutdated`, `SchemaTooNew` and
-        `DatabaseUnreachable`.
+        PostgreSQL with `auto_upgrade`. A file that others may read is taken away from them. Raises `NoDatabase`,
+        `SchemaOutdated`, `SchemaTooNew` and `DatabaseUnreachable`.
         """
         self.clock = clock
         self.path = sqlite_path(url)
         self.engine = open_engine(url, create=create)
         with self.engine.connect() as connection, connection.begin():
             level = schema.level(connection)
+        if self.path:  # now known to be a database, and not any file that somebody named by mistake
+            keep_private(self.path)
         if level is Level.EMPTY and not create:
             raise NoDatabase("the database is empty", "the first `rostersync sync` creates the tables")
         if create and (level is Level.EMPTY or (level is Level.OLDER and (self.path or auto_upgrade))):

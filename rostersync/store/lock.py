@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
@@ -121,8 +122,13 @@ def acquire(engine: Engine, database: Path | None, source: str, clock: Clock, pu
 
 
 def lock_path(database: Path, source: str) -> Path:
-    """Return the lock file of `source` beside the SQLite file `database`."""
-    return database.with_name(f"{database.name}-{source}.lock")
+    """Return the lock file of `source` beside the SQLite file `database`.
+
+    A configured source has a name that a file can bear; one in a database from elsewhere need not.
+    """
+    fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", source)
+    name = source if fits else hashlib.blake2b(source.encode(), digest_size=16).hexdigest()
+    return database.with_name(f"{database.name}-{name}.lock")
 
 
 def advisory_key(source: str) -> int:

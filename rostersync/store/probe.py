@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from rostersync.store import schema
 from rostersync.store.engine import open_engine, sqlite_path
+from rostersync.store.file_mode import keep_private
 from rostersync.store.lock import advisory_key
 from rostersync.store.models import Base
 from rostersync.store.schema import Level
@@ -48,6 +49,8 @@ def revision(url: str) -> str | None:
 def upgrade(url: str) -> None:
     """Make the database where there is none, and bring its schema to this version's."""
     schema.upgrade(open_engine(url, create=True))
+    if path := sqlite_path(url):
+        keep_private(path)
 
 
 def drift(url: str) -> list[str]:

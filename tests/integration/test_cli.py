@@ -354,7 +354,7 @@ def test_a_name_cannot_steer_the_terminal(quick_site: Site) -> None:
     key = min(quick_site.school.truth())
     quick_site.school.update(key, last_name="Zor\x07[red]\nla")
     said = quick_site.ok("students", "get", str(key))
-    assert "Zor�[red]�la" in said
+    assert "Zor�[red] la" in said
 
 
 def test_with_several_sources_the_one_that_is_meant_must_be_named(quick_site: Site) -> None:

@@ -205,14 +205,6 @@ def test_netrc_is_not_consulted(
     assert "authorization" not in server.heads[0].lower()
 
 
-def test_a_proxy_of_the_environment_is_used(serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    proxy = serve(always(reply(page_of(1))))
-    monkeypatch.setenv("http_proxy", proxy.url)
-    wire = RequestsWire("http://students.invalid", Secret(TOKEN), SystemClock())  # https would go through a tunnel
-    connect("https://students.invalid", wire=wire).page(Query(), 1)
-    assert proxy.heads[0].startswith("GET http://students.invalid/v2p1/students?")
-
-
 def test_a_redirect_is_not_followed_and_takes_no_token_along(serve: Serve, connect: Connect) -> None:
     other = serve(always(reply(page_of(1))))
     location = f"Location: http://localhost:{other.port}/v2p1/students"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import sys
 from collections import Counter
@@ -13,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from rostersync.cli.options import Natural
-from rostersync.cli.output import count, document, progress
+from rostersync.cli.output import count, csv_lines, document, echo, progress
 from rostersync.cli.program import print_stderr
 from rostersync.cli.students import carrying_out
 from rostersync.errors import ConfigError, Stopped
@@ -106,16 +105,18 @@ def _carry_out(options: WriteOptions, path: Path, expect: int | None, result: Pa
 def _send(options: WriteOptions, api: ManageBac, writer: Writer, lines: Sequence[Line], target: Path) -> list[Result]:
     """Carry out the lines; what became of each stands in the file `target` at once, at the end as it was confirmed."""
     with progress() as progress_of, _created(target) as file:
+        write = csv_lines(file)
 
         def note(result: Result) -> None:
-            _rows(file).writerow(_row(result))
+            write(_row(result))
             file.flush()
 
         done = bulk.Bulk(api.students, writer, options.session.clock, progress_of(options.source.name), note)
         results = done.carry_out(lines)
         file.seek(0)
         file.truncate()
-        _rows(file).writerows([_COLUMNS, *map(_row, results)])
+        for row in (_COLUMNS, *map(_row, results)):
+            write(row)
     return results
 
 
@@ -130,12 +131,8 @@ def _created(target: Path) -> Iterator[IO[str]]:
     except OSError as error:
         raise ConfigError([f"cannot write {target}: {error.strerror}"], "name another file with --result") from error
     with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-        _rows(file).writerow(_COLUMNS)
+        csv_lines(file)(_COLUMNS)
         yield file
-
-
-def _rows(file: IO[str]) -> Any:
-    return csv.writer(file, lineterminator="\n")
 
 
 def _row(result: Result) -> tuple[Any, ...]:
@@ -169,7 +166,7 @@ def _print_results(options: WriteOptions, results: Sequence[Result], target: Pat
         document({"source": options.source.name, "counts": dict(figures), "result_file": str(target), "lines": rows})
     else:
         told = ", ".join(f"{number:,} {outcome.replace('_', ' ')}" for outcome, number in sorted(figures.items()))
-        click.echo(f"{options.source.name}: {told}; what became of each line: {target}")
+        echo(f"{options.source.name}: {told}; what became of each line: {target}")
     bad = [result for result in results if not result.good]
     for result in bad[:_MOST_TOLD]:
         print_stderr(f"line {result.line.number}: student {result.line.write.key}: {result.outcome}: {result.reason}")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import click
 import msgspec
 
-from rostersync.cli.output import clean, count, document
+from rostersync.cli import output
+from rostersync.cli.output import count, document, echo
 from rostersync.cli.program import print_error, print_stderr
 from rostersync.cli.students.reading import as_json_object
 from rostersync.cli.students.source import chosen_source
@@ -58,7 +58,7 @@ def carry_out(options: WriteOptions, write: Write, warning: str = "") -> int:
     if options.dry_run:
         return show_requests(options, source, [write])
     require_allowed(options.session, source)
-    confirm(options, _question(write, source, warning))
+    confirm(options, _question(write, source), warning)
     with wiring.clients(options.session.config, options.session.clock)(source.name) as api:
         store = open_store(options.session)
         writer = Writer(source.name, api.students, store, options.session.clock)
@@ -81,20 +81,25 @@ def require_allowed(session: Session, source: Source) -> None:
         raise ConfigError([f"source {source.name} is not open for writes"], hint)
 
 
-def confirm(options: WriteOptions, question: str) -> None:
-    """Ask on a terminal. Raises `ConfigError` without one, unless --yes was given; `click.Abort` for no."""
+def confirm(options: WriteOptions, question: str, warning: str = "") -> None:
+    """Ask on a terminal, below a `warning`; not where --yes was given.
+
+    Raises `ConfigError` without a terminal, `click.Abort` for no.
+    """
     if options.yes:
         return
     if not sys.stdin.isatty():
         raise ConfigError(["without a terminal a write needs --yes"], "try it with --dry-run first")
-    click.confirm(question, abort=True, err=True)
+    if warning:
+        print_stderr(warning)
+    output.confirm(question, err=True)
 
 
-def _question(write: Write, source: Source, warning: str) -> str:
+def _question(write: Write, source: Source) -> str:
     whom = f"student {write.key}" if write.key else "a student"
     what = f"{write.verb} {whom} of source {source.name}"
     fields = f" ({', '.join(write.fields)})" if write.verb in {"create", "update"} else ""
-    return f"{warning}\n{what}{fields}?".strip()
+    return f"{what}{fields}?"
 
 
 # Only showing it -------------------------------------------------------------------------------------------------
@@ -122,7 +127,8 @@ def show_requests(options: WriteOptions, source: Source, writes: Sequence[Write]
         document({"requests": [_as_document(source, call) for call in calls]})
     else:
         for call in calls:
-            click.echo(_as_text(source, call))
+            for line in _as_lines(source, call):
+                echo(line)
     print_stderr(f"{count(len(calls), 'request')}, nothing sent")
     if not source.allow_writes:
         print_stderr(f"source {source.name} is not open for writes: to send this, set allow_writes = true")
@@ -143,14 +149,14 @@ def _as_document(source: Source, call: Call) -> dict[str, Any]:
     return {"method": call.method, "url": url, "content_type": call.content_type, "body": _shown_body(call)}
 
 
-def _as_text(source: Source, call: Call) -> str:
-    """Return the request as HTTP writes it, but for the headers that all have."""
-    head = f"{call.method} {source.base_url}{call.path}\n"
+def _as_lines(source: Source, call: Call) -> list[str]:
+    """Return the request as HTTP writes it, but for the headers that all have, and a blank line."""
+    head = f"{call.method} {source.base_url}{call.path}"
     if not call.content_type:
-        return head
+        return [head, ""]
     body = _shown_body(call)
     shown = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
-    return f"{head}Content-Type: {call.content_type}\n\n{clean(shown)}\n"
+    return [head, f"Content-Type: {call.content_type}", "", shown, ""]
 
 
 def _shown_body(call: Call) -> Any:
@@ -215,7 +221,7 @@ def _print_result(options: WriteOptions, source: Source, write: Write, written: 
             }
         )
     elif written.outcome is Outcome.DONE:
-        click.echo(f"{source.name}: student {written.key}: {_PAST[write.verb]}")
+        echo(f"{source.name}: student {written.key}: {_PAST[write.verb]}")
     _explain(write, written)
 
 

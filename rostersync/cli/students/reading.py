@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from difflib import get_close_matches
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rostersync.cli.options import Moment, Natural, configured, json_option
-from rostersync.cli.output import count, document, progress, table
+from rostersync.cli.output import count, csv_lines, document, progress, table
 from rostersync.cli.program import print_stderr
 from rostersync.cli.students.source import one_source_option, opened
 from rostersync.clock import to_text
@@ -42,6 +41,7 @@ NAMES = ("id", *FIELD_NAMES, "extra")
 @click.option("--q", help="Only students that the API's search finds.")
 @click.option("--fields", "fields", metavar="NAME,...", help="Only these fields, in this order.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, with every field.")
+@click.option("--raw", is_flag=True, help="With --csv: no apostrophe before what looks like a formula.")
 @json_option
 @configured
 def list_students(
@@ -58,11 +58,14 @@ def list_students(
     q: str | None,
     fields: str | None,
     as_csv: bool,
+    raw: bool,
     as_json: bool,
 ) -> None:
     """List the students that match all filters. Times: 2026-03-01, or 2026-03-01T08:00:00Z."""
     if as_csv and as_json:
         raise click.UsageError("--csv and --json exclude each other")
+    if raw and not as_csv:
+        raise click.UsageError("--raw goes with --csv")
     names = _chosen(fields)
     with opened(session, name) as api:
         found = api.students.list(
@@ -78,7 +81,7 @@ def list_students(
         )
         students = _with_progress(found)
     if as_csv:
-        _print_csv(students, names or NAMES)
+        _print_csv(students, names or NAMES, raw=raw)
     elif as_json:
         _print_json(students, found.unreadable, names or NAMES)
     else:
@@ -145,11 +148,11 @@ def _print_json(students: list[Student], rejected: list[Rejected], names: Sequen
     document({"students": [as_json_object(student, names) for student in students], "unreadable": unreadable})
 
 
-def _print_csv(students: list[Student], names: Sequence[str]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(names)
+def _print_csv(students: list[Student], names: Sequence[str], *, raw: bool) -> None:
+    write = csv_lines(sys.stdout, raw=raw)
+    write(names)
     for student in students:
-        writer.writerow([_as_cell(json_value(getattr(student, name))) for name in names])
+        write([_as_cell(json_value(getattr(student, name))) for name in names])
 
 
 def _as_cell(value: Any) -> Any:

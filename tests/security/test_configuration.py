@@ -1,0 +1,194 @@
+"""A configuration that lies about is not believed, and no file with students or a password is left open to others."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from school_site import Site, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOBODY = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+
+
+@pytest.fixture
+def site(tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A school whose configuration is in the current folder, as `init` leaves it."""
+    with serve(tmp_path, sqlite_url, 3) as site:
+        site.path.chmod(0o644)
+        monkeypatch.chdir(site.folder)
+        yield site
+
+
+def own_group() -> int:
+    return pwd.getpwuid(os.geteuid()).pw_gid
+
+
+# Found, not named ------------------------------------------------------------------------------------------------
+
+
+def test_a_configuration_that_only_we_can_write_is_found(site: Site) -> None:
+    assert site.run_bare("sync").exit_code == 0
+
+
+def test_one_that_the_owners_own_group_may_write_is_found(site: Site) -> None:
+    for path in (site.folder, site.path):
+        os.chown(path, -1, own_group())
+        path.chmod(0o775)
+    assert site.run_bare("sync").exit_code == 0
+
+
+@needs_root
+@pytest.mark.parametrize("whose", ["folder", "path"])
+def test_one_that_is_or_lies_with_somebody_elses_is_refused(site: Site, whose: str) -> None:
+    os.chown(getattr(site, whose), NOBODY, -1)
+    assert_refused(site, "belongs to another user")
+
+
+@pytest.mark.parametrize("what", ["folder", "path"])
+def test_one_that_everybody_may_write_or_replace_is_refused(site: Site, what: str) -> None:
+    path = getattr(site, what)
+    path.chmod(path.stat().st_mode | stat.S_IWOTH | stat.S_ISVTX)
+    assert_refused(site, "can be changed by everybody")
+
+
+@needs_root
+@pytest.mark.parametrize("what", ["folder", "path"])
+def test_one_that_another_group_may_write_is_refused(site: Site, what: str) -> None:
+    path = getattr(site, what)
+    os.chown(path, -1, NOBODY)
+    path.chmod(0o775)
+    assert_refused(site, "can be changed by a group that is not its owner's own")
+
+
+def test_one_that_is_a_link_into_an_open_folder_is_refused(site: Site) -> None:
+    drop = site.folder / "drop"
+    drop.mkdir()
+    site.path.rename(drop / "config.toml")
+    site.path.symlink_to(drop / "config.toml")
+    assert site.run_bare("sync").exit_code == 0
+    drop.chmod(0o1777)
+    assert_refused(site, f"{drop} can be changed by everybody")
+
+
+def test_one_that_is_named_is_believed_and_no_other_is_taken_in_its_place(site: Site) -> None:
+    site.folder.chmod(0o1777)
+    assert site.run_bare("sync", "-c", "config.toml").exit_code == 0
+    site.environ["ROSTERSYNC_CONFIG"] = "config.toml"
+    assert site.run_bare("status").exit_code == 0
+
+
+def test_check_says_so_too(site: Site) -> None:
+    site.path.chmod(0o666)
+    result = site.run_bare("check")
+    assert result.exit_code == 2
+    assert "fail  config: ./config.toml is not used" in result.stdout
+    assert "-c ./config.toml" in result.stdout
+
+
+def assert_refused(site: Site, reason: str) -> None:
+    result = site.run_bare("sync")
+    assert result.exit_code == 2
+    mistake, hint = result.stderr.splitlines()
+    assert mistake.startswith("./config.toml is not used: ")
+    assert reason in mistake
+    assert hint == "hint: if it is the right one, name it: -c ./config.toml"
+    assert not site.has_database() or "drop" in reason
+
+
+# The database ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def database(site: Site) -> Path:
+    site.ok("sync")
+    return Path(site.database_url.removeprefix("sqlite:///"))
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("words", ["sync", "status", "runs", "verify", "db upgrade", "resync --no-wait"])
+def test_a_database_that_others_may_read_is_taken_away_from_them(site: Site, database: Path, words: str) -> None:
+    wal = database.with_name(f"{database.name}-wal")
+    wal.touch()
+    for path in (database, wal):
+        path.chmod(0o664)
+    result = site.run(*words.split())
+    assert result.exit_code == 0
+    assert mode(database) == 0o600
+    assert not wal.exists() or mode(wal) == 0o600
+    assert "database_made_private" in result.stderr
+    assert "database_made_private" not in site.run(*words.split()).stderr
+
+
+def test_one_that_cannot_be_taken_away_from_others_is_refused(
+    site: Site, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.chmod(0o644)
+
+    def chmod(_path: Path, _mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", chmod)
+    result = site.run("status")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr == (
+        f"others can read the database: {database} has mode 0644, and this user cannot change that\n"
+        f"hint: let its owner run: chmod 600 {database}\n"
+    )
+
+
+def test_check_and_a_dry_run_change_no_mode(site: Site, database: Path) -> None:
+    database.chmod(0o640)
+    assert f"warn  database: others can read {database} (mode 0640)" in site.ok("check")
+    site.ok("sync", "--dry-run")
+    assert mode(database) == 0o640
+
+
+def test_a_file_that_is_no_database_is_left_alone(site: Site) -> None:
+    notes = site.folder / "notes.txt"
+    notes.write_text("x" * 4096)
+    notes.chmod(0o644)
+    site.configure(url="sqlite:///notes.txt")
+    assert site.run("sync").exit_code == 1
+    assert mode(notes) == 0o644
+
+
+# A password ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "warned"),
+    [
+        ("postgresql+psycopg://u:hunter2@127.0.0.1:1/x", True),
+        ("postgresql://127.0.0.1:1/x?user=u&password=hunter2", True),
+        ("postgresql+psycopg://u:${PGPASS}@127.0.0.1:1/x", False),
+        ("postgresql+psycopg://u@127.0.0.1:1/x", False),
+    ],
+)
+def test_check_warns_of_a_password_that_others_can_read(site: Site, url: str, warned: bool) -> None:
+    site.environ["PGPASS"] = "hunter2"
+    site.configure(url=url)
+    site.path.chmod(0o644)
+    said = site.run("check").stdout
+    warning = f"warn  config: others can read {site.path} (mode 0644), which holds the database's password"
+    assert (warning in said) == warned
+    assert (f"run: chmod 600 {site.path}; or write ${{VARIABLE}} for the password" in said) == warned
+    assert "hunter2" not in said
+    site.path.chmod(0o600)
+    assert "holds the database's password" not in site.run("check").stdout
+
+
+def test_a_configuration_without_a_password_may_be_read_by_all(site: Site, database: Path) -> None:
+    assert database.exists()
+    assert "warn" not in site.ok("check")
