@@ -33,7 +33,7 @@ def api_url(text: str) -> str:
     if parts.path.strip("/"):
         shown = "a path" if any(map(may_be_a_token, parts.path.split("/"))) else f"the path {parts.path[:60]!r}"
         raise Wrong(shown, f"{_API}; the version is set in api_version")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise Wrong("plain http, which would expose the token", _API)
     return f"{parts.scheme}://{parts.netloc.lower()}"
 
@@ -48,7 +48,8 @@ def split(url: str, expected: str) -> SplitResult:
     return parts
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether a host's name or address leads to this machine itself; `localhost` is taken at its word."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
