@@ -31,6 +31,8 @@ from rostersync.store import Store
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sqlalchemy import Connection
+
 # A developer's own settings, and a proxy between a test and its loopback server, must not reach the tests.
 _FOREIGN = ("ROSTERSYNC_TOKEN", "ROSTERSYNC_CONFIG", "CREDENTIALS_DIRECTORY")
 
@@ -150,6 +152,12 @@ def database_url(request: pytest.FixtureRequest) -> str:
     """The SQLAlchemy url of a fresh, empty database: the test runs once on each kind."""
     fixture = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
     return str(request.getfixturevalue(fixture))
+
+
+def see_views(connection: Connection) -> None:
+    """Let the views be named without their schema as well as the tables, until the transaction ends."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL search_path = rostersync, public")
 
 
 MEMORY = Path("/dev/shm")

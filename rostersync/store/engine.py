@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, NoSuchModuleError
 
 from rostersync.errors import DatabaseUnreachable, NoDatabase, StoreError
 from rostersync.store import tls
+from rostersync.store.own_schema import SCHEMA, SEARCH_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +68,7 @@ def _postgres_engine(url: str) -> Engine:
             poolclass=NullPool,
             hide_parameters=True,
             connect_args={"connect_timeout": 10, **tls.parameters(tls.url_parameters(parsed))},
-        ).execution_options(schema_translate_map={"stage": "pg_temp"})
+        ).execution_options(schema_translate_map={None: SCHEMA, "stage": "pg_temp"})
     except (NoSuchModuleError, ImportError) as error:
         hint = "pip install 'rostersync[postgresql]'"
         raise DatabaseUnreachable("the PostgreSQL driver is not installed", hint) from error
@@ -82,8 +83,10 @@ def _set_session(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> No
     """Set the session's time zone: in another one the first and the last day of the calendar could not be read back.
 
     And its lock timeout: a session whose client has vanished unnoticed by the server keeps its locks for hours.
+    And where names are looked up, whatever the role, the database or the url would have (`own_schema`).
     """
     cursor = connection.cursor()
+    cursor.execute(f"SET search_path = {SEARCH_PATH}")
     cursor.execute("SET TIME ZONE 'UTC'")
     cursor.execute(f"SET lock_timeout = '{BUSY_TIMEOUT_S}s'")
     cursor.close()
