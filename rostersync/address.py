@@ -49,7 +49,7 @@ def split(url: str, expected: str) -> SplitResult:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine itself."""
+    """Tell whether a host's name or address leads to this machine itself; `localhost` is taken at its word."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

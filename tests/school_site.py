@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from canary import TOKEN, Process, heard
 from click.testing import CliRunner
+from conftest import see_views
 from sqlalchemy import make_url, text
 
 from rostersync.cli.program import program
@@ -73,6 +74,7 @@ class Site:
 
     def rows(self, query: str) -> list[Any]:
         with open_engine(self.database_url).connect() as connection, connection.begin():
+            see_views(connection)
             return list(connection.execute(text(query)))
 
     def has_database(self) -> bool:
@@ -80,7 +82,7 @@ class Site:
         url = make_url(self.database_url)
         if url.get_backend_name() == "sqlite":
             return Path(url.database or "").exists()
-        return bool(self.rows("SELECT 1 FROM information_schema.tables WHERE table_schema = 'public'"))
+        return bool(self.rows("SELECT 1 FROM information_schema.tables WHERE table_schema = 'rostersync'"))
 
 
 @contextmanager

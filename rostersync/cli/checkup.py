@@ -13,7 +13,7 @@ from rostersync.config.token import exposure
 from rostersync.errors import ConfigError, Forbidden, RostersyncError, Unauthorized
 from rostersync.records import Query
 from rostersync.runs import wiring
-from rostersync.store import probe
+from rostersync.store import probe, tls
 from rostersync.store.engine import sqlite_path
 from rostersync.store.schema import HEAD, Level
 
@@ -73,6 +73,9 @@ def _database(config: Config) -> Iterator[Finding]:
     url = config.database.url
     path = sqlite_path(url)
     try:
+        if path is None and (weakness := tls.weakness(url)):
+            hint = "remove sslmode from database.url; for an authority of your own add sslrootcert=FILE"
+            yield Finding("database", weakness, hint, warning=True)
         yield _level(config, probe.level(url), path)
         if path is None:
             yield _session(url)

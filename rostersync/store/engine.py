@@ -14,6 +14,8 @@ from sqlalchemy import NullPool, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError
 
 from rostersync.errors import DatabaseUnreachable, NoDatabase, StoreError
+from rostersync.store import tls
+from rostersync.store.own_schema import SCHEMA, SEARCH_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +41,8 @@ def open_engine(url: str, *, create: bool = False, read_only: bool = False) -> E
     """Return an engine for `url`; connections are opened when they are needed, and never pooled.
 
     With `create` a missing SQLite file is created, readable by its owner only. Raises `NoDatabase` where there is none,
-    `DatabaseUnreachable` where the file or its folder cannot be used.
+    `DatabaseUnreachable` where the file or its folder cannot be used, `ConfigError` where the way to a server is not
+    protected (`tls`).
     """
     path = sqlite_path(url)
     if path is None:
@@ -59,12 +62,13 @@ def open_memory() -> Engine:
 
 def _postgres_engine(url: str) -> Engine:
     try:
+        parsed = make_url(url)
         engine = create_engine(
-            url,
+            parsed,
             poolclass=NullPool,
             hide_parameters=True,
-            connect_args={"connect_timeout": 10},
-        ).execution_options(schema_translate_map={"stage": "pg_temp"})
+            connect_args={"connect_timeout": 10, **tls.parameters(tls.url_parameters(parsed))},
+        ).execution_options(schema_translate_map={None: SCHEMA, "stage": "pg_temp"})
     except (NoSuchModuleError, ImportError) as error:
         hint = "pip install 'rostersync[postgresql]'"
         raise DatabaseUnreachable("the PostgreSQL driver is not installed", hint) from error
@@ -79,8 +83,10 @@ def _set_session(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> No
     """Set the session's time zone: in another one the first and the last day of the calendar could not be read back.
 
     And its lock timeout: a session whose client has vanished unnoticed by the server keeps its locks for hours.
+    And where names are looked up, whatever the role, the database or the url would have (`own_schema`).
     """
     cursor = connection.cursor()
+    cursor.execute(f"SET search_path = {SEARCH_PATH}")
     cursor.execute("SET TIME ZONE 'UTC'")
     cursor.execute(f"SET lock_timeout = '{BUSY_TIMEOUT_S}s'")
     cursor.close()
@@ -200,9 +206,13 @@ def translate_error(error: BaseException, place: str) -> StoreError:
         return StoreError(f"{place}: the driver cannot handle a value ({type(cause).__name__})")
     # The connection failed or broke: the text names host and user, never rows, and its first line is enough.
     lines = str(cause).strip().splitlines() or [type(cause).__name__]
-    return DatabaseUnreachable(
-        f"cannot reach {place}: {lines[0].strip()}", "check that the server is running, and database.url"
-    )
+    hint = "check that the server is running, and database.url"
+    if "SSL" in lines[0] or "certificate" in lines[0]:
+        hint = (
+            "the server must prove by TLS that it is the host in database.url; for an authority of your own add "
+            "sslrootcert=FILE to the url"
+        )
+    return DatabaseUnreachable(f"cannot reach {place}: {lines[0].strip()}", hint)
 
 
 def _translate_postgres(cause: Any, state: str, place: str) -> StoreError:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from sqlalchemy import inspect, text
 
 from rostersync.errors import SchemaOutdated, SchemaTooNew, StoreError
+from rostersync.store import own_schema
 from rostersync.store.view_upgrade import upgraded_views
 
 if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection, Engine
 
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """Every revision that this version knows, oldest first (a list: importing Alembic takes longer than `status`)."""
 
 HEAD = REVISIONS[-1]
@@ -34,16 +35,22 @@ class Level(enum.Enum):
 
 def revision(connection: Connection) -> str | None:
     """Return the database's revision, None for a database without one."""
+    query = "SELECT version_num FROM alembic_version"
     if not inspect(connection).has_table("alembic_version"):
-        return None
-    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+        if connection.dialect.name == "sqlite" or not own_schema.earlier_tables(connection):
+            return None
+        query = "SELECT version_num FROM public.alembic_version"
+    return connection.execute(text(query)).scalar_one_or_none()
 
 
 def level(connection: Connection) -> Level:
     """Compare the database's revision with this version's.
 
-    Raises `StoreError` when the database contains tables of another program.
+    Raises `StoreError` when the database contains tables of another program, or on PostgreSQL when the schema of the
+    tables is not ours alone.
     """
+    if connection.dialect.name == "postgresql":
+        own_schema.check(connection)
     found = revision(connection)
     if found is None:
         if inspect(connection).has_table("source") or inspect(connection).has_table("student"):
@@ -70,19 +77,25 @@ def require_current(connection: Connection) -> None:
 def upgrade(engine: Engine) -> None:
     """Upgrade the schema to this version's in one transaction; does nothing when it is up to date.
 
-    Raises `SchemaTooNew` when a later version wrote it, `StoreError` when something depends on a view that must go.
+    Raises `SchemaTooNew` when a later version wrote it, `StoreError` when something depends on a view that must go,
+    or a role of PostgreSQL lacks a privilege.
     """
     from alembic import command  # noqa: PLC0415 - slow to import, and rarely needed
 
     with engine.connect().execution_options(begin="write") as connection, connection.begin():
-        if connection.dialect.name == "postgresql":
+        postgresql = connection.dialect.name == "postgresql"
+        if postgresql:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         found = level(connection)
         if found is Level.NEWER:
             require_current(connection)
         if found is Level.CURRENT:
             return
+        if postgresql:
+            own_schema.prepare(connection)
         with upgraded_views(connection):
+            if postgresql:
+                own_schema.move_tables(connection)
             command.upgrade(alembic_config(connection), "head")
 
 

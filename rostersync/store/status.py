@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Boolean, and_, func, select, text
 
 from rostersync.store import runs
 from rostersync.store.models import HeldRemoval, Run, student
 from rostersync.store.types import JsonTuple, Timestamp
+from rostersync.store.views import SYNC_HEALTH
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -44,29 +45,37 @@ class Health:
     """The process that took the lock last and has not given it back: the holder only while the lock is held."""
 
 
-_HEALTH = text(
-    "SELECT h.source, h.last_success_at, h.age_seconds, h.last_state, h.last_run_id, r.finished_at AS last_finished_at,"
-    " r.error AS last_error, r.notices AS last_notices, h.held_run_id, h.live_students, h.deleted_students,"
-    " h.quarantined, h.modified_watermark, h.deleted_watermark, h.last_clean_full_at, h.history_starts_at,"
-    " s.deleted_feed_ignored, s.holder"
-    " FROM sync_health h JOIN source s ON s.name = h.source LEFT JOIN run r ON r.run_id = h.last_run_id"
-    " ORDER BY h.source"
-).columns(
-    last_success_at=Timestamp(),
-    last_finished_at=Timestamp(),
-    last_notices=JsonTuple(),
-    modified_watermark=Timestamp(),
-    deleted_watermark=Timestamp(),
-    last_clean_full_at=Timestamp(),
-    history_starts_at=Timestamp(),
-    deleted_feed_ignored=Boolean(),
-)
+_WITH_SOURCE = """
+SELECT h.source, h.last_success_at, h.age_seconds, h.last_state, h.last_run_id, r.finished_at AS last_finished_at,
+       r.error AS last_error, r.notices AS last_notices, h.held_run_id, h.live_students, h.deleted_students,
+       h.quarantined, h.modified_watermark, h.deleted_watermark, h.last_clean_full_at, h.history_starts_at,
+       s.deleted_feed_ignored, s.holder
+  FROM ({health}) h JOIN source s ON s.name = h.source LEFT JOIN run r ON r.run_id = h.last_run_id
+ ORDER BY h.source
+"""
+
+
+def _health_query(dialect: str) -> Any:
+    # From the view's query, not from the view: among our own tables no name has to be looked up in another schema.
+    return text(_WITH_SOURCE.format(health=SYNC_HEALTH.query(dialect))).columns(
+        last_success_at=Timestamp(),
+        last_finished_at=Timestamp(),
+        last_notices=JsonTuple(),
+        modified_watermark=Timestamp(),
+        deleted_watermark=Timestamp(),
+        last_clean_full_at=Timestamp(),
+        history_starts_at=Timestamp(),
+        deleted_feed_ignored=Boolean(),
+    )
+
+
+_HEALTH = {dialect: _health_query(dialect) for dialect in ("sqlite", "postgresql")}
 
 
 def health(connection: Connection) -> list[Health]:
     """Return what is known of every source in the database, configured or not, by name."""
     with connection.begin():
-        return [Health(**row) for row in connection.execute(_HEALTH).mappings()]
+        return [Health(**row) for row in connection.execute(_HEALTH[connection.dialect.name]).mappings()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import text
 
 from rostersync.errors import StoreError
-from rostersync.store.views import VIEWS, create_view, describe_view
+from rostersync.store import own_schema
+from rostersync.store.own_schema import OF_VIEWS
+from rostersync.store.views import BARRIER, VIEWS, create_view, describe_view, placed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,9 +33,10 @@ if TYPE_CHECKING:
 
 
 class _Form(NamedTuple):
-    """What PostgreSQL has stored of a view: its query, and the name, type and collation of each column."""
+    """What PostgreSQL has stored of a view: its query, its options, and name, type and collation of each column."""
 
     query: str
+    options: list[str]
     columns: list[str]
 
 
@@ -54,9 +57,10 @@ class _Access(NamedTuple):
 
 
 _FORM = text("""
-SELECT pg_get_viewdef(attrelid), array_agg(format('%I %s %s', attname, format_type(atttypid, atttypmod), attcollation)
-                                           ORDER BY attnum)
-  FROM pg_attribute WHERE attrelid = to_regclass(:name) AND attnum > 0 GROUP BY attrelid
+SELECT pg_get_viewdef(c.oid), coalesce(reloptions, '{}'),
+       ARRAY(SELECT format('%I %s %s', attname, format_type(atttypid, atttypmod), attcollation)
+               FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 ORDER BY attnum)
+  FROM pg_class c WHERE c.oid = to_regclass(:name)
 """)
 
 _OWNER = text("SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = to_regclass(:name)")
@@ -85,7 +89,7 @@ SELECT o.type || ' ' || o.identity
  WHERE o.type <> 'type' ORDER BY 1
 """)
 
-_TRIAL = "rostersync_trial"
+_TRIAL = "pg_temp.rostersync_trial"
 
 
 def upgraded_views(connection: Connection) -> AbstractContextManager[None]:
@@ -106,7 +110,8 @@ def _on_sqlite(connection: Connection) -> Iterator[None]:
 
 @contextmanager
 def _on_postgresql(connection: Connection) -> Iterator[None]:
-    access = {view.name: _access(connection, view) for view in VIEWS if _form(connection, view.name)}
+    own_schema.require_names(connection, [view.name for view in VIEWS])
+    access = {view.name: _access(connection, view) for view in VIEWS if _form(connection, placed(view))}
     for view in VIEWS:
         if view.name in access and _may_change(connection, view):
             _lock(connection, view, access[view.name])
@@ -119,22 +124,23 @@ def drop_views(connection: Connection, *names: str) -> None:
 
     Raises `StoreError` where something else depends on one of them.
     """
-    if connection.dialect.name == "postgresql" and (found := _dependents(connection, names)):
+    schema = f"{OF_VIEWS}." if connection.dialect.name == "postgresql" else ""
+    if schema and (found := _dependents(connection, names)):
         message = f"the upgrade must drop and recreate {', '.join(names)}, but these depend on it: {', '.join(found)}"
         hint = "nothing was changed; save their definitions, drop them, upgrade, and create them again"
         raise StoreError(message, hint)
     for name in names:
-        _run(connection, f"DROP VIEW IF EXISTS {name}")
+        _run(connection, f"DROP VIEW IF EXISTS {schema}{name}")
 
 
 def _dependents(connection: Connection, names: tuple[str, ...]) -> list[str]:
-    return list(connection.execute(_DEPENDENTS, {"names": list(names)}).scalars())
+    return list(connection.execute(_DEPENDENTS, {"names": [f"{OF_VIEWS}.{name}" for name in names]}).scalars())
 
 
 def _may_change(connection: Connection, view: View) -> bool:
     """Tell before the migrations whether the view may have to change."""
     try:
-        return _form(connection, view.name) != _planned(connection, view)
+        return _form(connection, placed(view)) != _planned(connection, view)
     except StoreError:  # it reads what a migration will make
         return True
 
@@ -145,12 +151,12 @@ def _lock(connection: Connection, view: View, access: _Access) -> None:
     A reader locks a view and then its tables. If migrations locked the tables, and only then the view was replaced, the
     two could wait for each other. LOCK would take the tables as well; this changes nothing and takes the view alone.
     """
-    _run(connection, f"ALTER VIEW {view.name} OWNER TO {access.owner}")
+    _run(connection, f"ALTER VIEW {placed(view)} OWNER TO {access.owner}")
 
 
 def _upgrade(connection: Connection, access: dict[str, _Access]) -> None:
     """Replace the views that differ from `VIEWS`, and drop and create those that cannot be replaced."""
-    stored = {view.name: _form(connection, view.name) for view in VIEWS}
+    stored = {view.name: _form(connection, placed(view)) for view in VIEWS}
     planned = {view.name: _planned(connection, view) for view in VIEWS}
     dropped = [name for name, form in stored.items() if form and not _is_extended(form, planned[name])]
     drop_views(connection, *dropped)
@@ -179,7 +185,7 @@ def _planned(connection: Connection, view: View) -> _Form:
     The same server writes both forms out, so they differ only if the views do, whoever made the stored one.
     """
     with connection.begin_nested() as trial:
-        _run(connection, f"CREATE TEMPORARY VIEW {_TRIAL} AS {view.query('postgresql')}")
+        _run(connection, f"CREATE TEMPORARY VIEW {_TRIAL} {BARRIER} AS {view.query('postgresql')}")
         form = _form(connection, _TRIAL)
         trial.rollback()
     assert form is not None
@@ -187,21 +193,21 @@ def _planned(connection: Connection, view: View) -> _Form:
 
 
 def _access(connection: Connection, view: View) -> _Access:
-    owner = connection.execute(_OWNER, {"name": view.name}).scalar_one()
-    return _Access(owner, [_Grant(*row) for row in connection.execute(_GRANTS, {"name": view.name})])
+    owner = connection.execute(_OWNER, {"name": placed(view)}).scalar_one()
+    return _Access(owner, [_Grant(*row) for row in connection.execute(_GRANTS, {"name": placed(view)})])
 
 
 def _restore(connection: Connection, view: View, access: _Access) -> None:
     """Give a view that was created again its owner and grants, and nobody else what default privileges gave."""
-    _run(connection, f"ALTER VIEW {view.name} OWNER TO {access.owner}")
+    _run(connection, f"ALTER VIEW {placed(view)} OWNER TO {access.owner}")
     for grant in _access(connection, view).grants:
-        _run(connection, f"REVOKE ALL ON {view.name} FROM {grant.role}")
+        _run(connection, f"REVOKE ALL ON {placed(view)} FROM {grant.role}")
     columns = [None, *(name for name, _ in view.columns)]
     for column, privilege, role, grantable in access.grants:
         if column in columns:  # a grant on a column that is no more has gone with it
             what = f'{privilege} ("{column}")' if column else privilege
             option = " WITH GRANT OPTION" if grantable else ""
-            _run(connection, f"GRANT {what} ON {view.name} TO {role}{option}")
+            _run(connection, f"GRANT {what} ON {placed(view)} TO {role}{option}")
 
 
 def _run(connection: Connection, statement: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rostersync.records import FIELDS
+from rostersync.store.own_schema import OF_VIEWS
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -151,6 +152,24 @@ SELECT h.source, h.last_success_at, {age} AS age_seconds,
           FROM source o) h
 """
 
+SYNC_HEALTH = _view(
+    "sync_health",
+    "One row per source: how fresh the replica is",
+    _HEALTH,
+    _HEALTH_QUERY.format(
+        age="max(0, CAST((julianday('now') - julianday(h.last_success_at)) * 86400 AS INTEGER))",
+        soon="strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+1 minute')",
+    ),
+    _HEALTH_QUERY.format(
+        age="CASE WHEN h.last_success_at IS NOT NULL THEN"
+        " CAST(floor(greatest(0, extract(epoch FROM now() - h.last_success_at))) AS bigint) END",
+        soon="now() + interval '1 minute'",
+    ),
+)
+
+BARRIER = "WITH (security_barrier)"
+"""Without it PostgreSQL may call a reader's own function with rows before it drops those that are not in the view."""
+
 VIEWS = (
     _view(
         "current_student",
@@ -190,20 +209,7 @@ VIEWS = (
         f"UNION ALL SELECT {_VERSION.format(valid_to='NULL')} FROM student",
     ),
     _view("sync_run", "One row per run", _RUN, f"SELECT {_list(_RUN)} FROM run"),
-    _view(
-        "sync_health",
-        "One row per source: how fresh the replica is",
-        _HEALTH,
-        _HEALTH_QUERY.format(
-            age="max(0, CAST((julianday('now') - julianday(h.last_success_at)) * 86400 AS INTEGER))",
-            soon="strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+1 minute')",
-        ),
-        _HEALTH_QUERY.format(
-            age="CASE WHEN h.last_success_at IS NOT NULL THEN"
-            " CAST(floor(greatest(0, extract(epoch FROM now() - h.last_success_at))) AS bigint) END",
-            soon="now() + interval '1 minute'",
-        ),
-    ),
+    SYNC_HEALTH,
     _view(
         "audit_log",
         "One row per write to ManageBac; it outlives the source",
@@ -215,14 +221,20 @@ VIEWS = (
 
 def create_view(connection: Connection, view: View) -> None:
     """Create a view of the contract, or on PostgreSQL replace one that has the same first columns."""
-    create = "CREATE VIEW" if connection.dialect.name == "sqlite" else "CREATE OR REPLACE VIEW"
-    connection.exec_driver_sql(f"{create} {view.name} AS {view.query(connection.dialect.name)}")
+    dialect = connection.dialect.name
+    create = f"CREATE VIEW {view.name}" if dialect == "sqlite" else f"CREATE OR REPLACE VIEW {placed(view)} {BARRIER}"
+    connection.exec_driver_sql(f"{create} AS {view.query(dialect)}")
+
+
+def placed(view: View) -> str:
+    """Return the name of a view of PostgreSQL with its schema."""
+    return f"{OF_VIEWS}.{view.name}"
 
 
 def describe_view(connection: Connection, view: View) -> None:
     """Give a view of PostgreSQL and its columns their descriptions, as comments."""
-    comments = [("VIEW", view.name, view.description)]
-    comments += [("COLUMN", f'{view.name}."{name}"', description) for name, description in view.columns]
+    comments = [("VIEW", placed(view), view.description)]
+    comments += [("COLUMN", f'{placed(view)}."{name}"', description) for name, description in view.columns]
     script = "".join(f"COMMENT ON {what} {name} IS {_quote(description)};" for what, name, description in comments)
     connection.exec_driver_sql(script)
 

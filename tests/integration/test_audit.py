@@ -9,6 +9,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from conftest import see_views
 from harness import SOURCE, World
 from sqlalchemy import inspect, text
 
@@ -43,6 +44,7 @@ def finish(store: Store, audit_id: int, outcome: Outcome, ids: tuple[int, ...] |
 def log(store: Store) -> list[dict[str, Any]]:
     """Return the view's rows, its JSON read, in the order in which they were begun."""
     with store.reading() as connection, connection.begin():
+        see_views(connection)
         rows = connection.execute(text("SELECT * FROM audit_log ORDER BY at")).mappings().all()
     as_json = ("ids", "fields", "counts")
     return [
@@ -88,12 +90,13 @@ def test_the_outcome_of_one_write_is_not_that_of_another(store: Store, clock: Ma
 
 def test_the_view_has_the_columns_of_the_contract(store: Store) -> None:
     with store.reading() as connection, connection.begin():
+        see_views(connection)
         assert list(connection.execute(text("SELECT * FROM audit_log")).keys()) == COLUMNS
 
 
 def test_postgresql_describes_each_column_of_the_view(postgres_url: str, clock: ManualClock) -> None:
     with Store(postgres_url, clock, create=True).reading() as connection:
-        assert all(column["comment"] for column in inspect(connection).get_columns("audit_log"))
+        assert all(column["comment"] for column in inspect(connection).get_columns("audit_log", schema="public"))
 
 
 def test_the_log_outlives_the_source(migrated_url: str, clock: ManualClock) -> None:

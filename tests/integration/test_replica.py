@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from conftest import see_views
 from harness import GUARD_OFF, SOURCE, TOKEN, replica, upstream
 from sqlalchemy import text
 
@@ -88,6 +89,7 @@ def test_1200_students_equal_the_truth_in_every_field_after_the_first_run_and_af
 def test_the_views_say_the_same_on_both_databases(replicated: Replicated) -> None:
     replicated.sync()
     with replicated.store.reading() as connection, connection.begin():
+        see_views(connection)
 
         def count(query: str) -> int:
             return int(connection.scalar(text(query)) or 0)

@@ -1,0 +1,107 @@
+"""What protects the way to a PostgreSQL server: TLS with a certificate that is verified, unless the url says otherwise.
+
+A server off this machine gets `sslmode=verify-full` and the authorities that the system trusts, which is what libpq
+calls `sslrootcert=system`. They are named by the path of the system's bundle: a libpq before 16 does not know that
+word, and the one of psycopg[binary] has an OpenSSL of its own, which looks for them where no system has them.
+
+Local is what cannot lead off this machine: sockets, `localhost` and loopback addresses only, in a list of hosts each of
+them, as `host` and as `hostaddr`. Where the url names neither, PGHOST and PGHOSTADDR count. A service file may name any
+host, so with one nothing is local. What the url does not say of TLS, the environment (PGSSLMODE, PGSSLROOTCERT) and a
+service file do not say either: they could weaken it unseen. For a server on this machine libpq's own rules apply.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import make_url
+
+from rostersync.address import is_loopback
+from rostersync.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from sqlalchemy import URL
+
+_VERIFIED = "verify-full"
+_MAYBE_PLAIN = ("allow", "prefer")
+_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+    "/etc/ssl/cert.pem",  # macOS, BSD
+)
+_WEAKER = {
+    "disable": "students and password travel in plain text, to any server that answers in its place",
+    "require": "encrypted, but any server may answer in its place, and is given the password",
+    "verify-ca": "any server with a certificate of the same authority may answer in its place",
+}
+_FIRST_WITH_SYSTEM = 160000
+
+
+def parameters(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the parameters of libpq to add to those that the url gives.
+
+    Raises `ConfigError` for a mode that may end in plain text, and where nobody knows whom the system trusts.
+    """
+    if _is_local(given, environ):
+        return {}
+    mode = str(given.get("sslmode", _VERIFIED))
+    if mode in _MAYBE_PLAIN:
+        hint = (
+            "remove sslmode from the url, so that the server must prove who it is; or, if the network is yours alone, "
+            "say sslmode=disable"
+        )
+        raise ConfigError([f"database.url: sslmode={mode} would send students and password in plain text"], hint)
+    added = {} if "sslmode" in given else {"sslmode": _VERIFIED}
+    if mode == _VERIFIED and given.get("sslrootcert", "system") == "system":
+        added["sslrootcert"] = _system_authorities()
+    return added
+
+
+def weakness(url: str) -> str | None:
+    """Return what is wrong with the way to the server of a PostgreSQL url that can be used; None: nothing."""
+    parsed = make_url(url)
+    given = url_parameters(parsed)
+    mode = str(given.get("sslmode", _VERIFIED))
+    if mode not in _WEAKER or _is_local(given, os.environ):
+        return None
+    return f"sslmode={mode} to {given.get('host') or 'a server off this machine'}: {_WEAKER[mode]}"
+
+
+def url_parameters(url: URL) -> dict[str, Any]:
+    """Return what a PostgreSQL url tells libpq."""
+    _, given = url.get_dialect()().create_connect_args(url)
+    return dict(given)
+
+
+def _is_local(given: Mapping[str, Any], environ: Mapping[str, str]) -> bool:
+    if given.get("service") or environ.get("PGSERVICE"):
+        return False
+    hosts = str(given.get("host") or environ.get("PGHOST", ""))
+    addresses = str(given.get("hostaddr") or environ.get("PGHOSTADDR", ""))
+    return all(
+        not host or host.startswith(("/", "@")) or is_loopback(host)
+        for host in [*hosts.split(","), *addresses.split(",")]
+    )
+
+
+def _system_authorities() -> str:
+    from psycopg import pq  # noqa: PLC0415 - installed for PostgreSQL only
+
+    if (bundle := next(_bundles(), None)) is not None:
+        return bundle
+    if pq.version() >= _FIRST_WITH_SYSTEM:
+        return "system"
+    hint = "install ca-certificates, or add sslrootcert=FILE to the url, the certificate of the server's authority"
+    raise ConfigError(["database.url: found no certificates of authorities to verify the server with"], hint)
+
+
+def _bundles() -> Iterator[str]:
+    """Yield the files of authorities that the system trusts: OpenSSL's as Python knows it, then the usual places."""
+    known = ssl.get_default_verify_paths().cafile
+    yield from (path for path in (known, *_BUNDLES) if path and Path(path).is_file())

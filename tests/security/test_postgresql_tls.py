@@ -1,0 +1,263 @@
+"""The way to a PostgreSQL server: no password and no student leaves for a server that has not proved who it is."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from canary import heard
+from click.testing import CliRunner
+from conftest import postgres_of_this_machine, running_postgres
+from psycopg import pq
+
+from rostersync.cli.program import program
+from rostersync.errors import ConfigError, DatabaseUnreachable, StoreError
+from rostersync.store import tls
+from rostersync.store.engine import open_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+PASSWORD = "opensesame-for-nobody"  # of no database
+REMOTE = "db.school.example"
+
+
+class FakeServer:
+    """Says that it is PostgreSQL, has no TLS, and asks for the password in clear; it keeps what it is told."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.heard = b""
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            with client, client.makefile("rwb", buffering=0) as stream:
+                self._talk(stream)
+
+    def _talk(self, stream: BinaryIO) -> None:
+        while len(head := stream.read(8)) == 8:
+            length, code = struct.unpack("!II", head)
+            if code == 80877103:  # may I use TLS?
+                stream.write(b"N")
+                continue
+            self.heard += stream.read(length - 8)
+            stream.write(b"R" + struct.pack("!II", 8, 3))  # your password, please, in clear
+            self.heard += stream.read(200)
+            return
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeServer]:
+    server = FakeServer()
+    yield server
+    server.close()
+
+
+def url_of(port: int, *more: str, host: str = REMOTE) -> str:
+    """Return the url of a server on this machine's loopback that goes by another machine's name."""
+    return f"postgresql+psycopg://u:{PASSWORD}@{host}:{port}/d?" + "&".join(["hostaddr=127.0.0.1", *more])
+
+
+def try_it(url: str) -> Exception:
+    with pytest.raises((StoreError, ConfigError)) as caught:
+        open_engine(url).connect()
+    return caught.value
+
+
+@pytest.mark.parametrize("more", ["", "sslmode=verify-full", "sslmode=verify-ca", "sslmode=require"])
+def test_a_server_without_tls_is_not_told_the_password(fake: FakeServer, more: str) -> None:
+    assert isinstance(try_it(url_of(fake.port, more)), DatabaseUnreachable)
+    assert fake.heard == b""
+
+
+@pytest.mark.parametrize("variable", ["PGSSLMODE", "PGHOSTADDR"])
+def test_the_environment_does_not_weaken_it(fake: FakeServer, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, {"PGSSLMODE": "disable", "PGHOSTADDR": "192.0.2.1,127.0.0.1"}[variable])
+    monkeypatch.setenv("PGPORT", str(fake.port))
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "2")
+    host = REMOTE if variable == "PGSSLMODE" else "localhost"
+    given = "hostaddr=127.0.0.1" if variable == "PGSSLMODE" else "host=localhost,localhost"
+    try_it(f"postgresql+psycopg://u:{PASSWORD}@{host}/d?{given}&connect_timeout=2")
+    assert fake.heard == b""
+
+
+def test_a_service_file_does_not_weaken_it(fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = tmp_path / "pg_service.conf"
+    services.write_text(f"[school]\nhost={REMOTE}\nhostaddr=127.0.0.1\nport={fake.port}\nsslmode=disable\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    try_it(f"postgresql+psycopg://u:{PASSWORD}@/d?service=school")
+    assert fake.heard == b""
+
+
+@pytest.mark.parametrize("mode", ["allow", "prefer"])
+def test_a_mode_that_may_end_in_plain_text_is_refused(fake: FakeServer, mode: str) -> None:
+    error = try_it(url_of(fake.port, f"sslmode={mode}"))
+    assert isinstance(error, ConfigError)
+    assert f"sslmode={mode}" in str(error)
+    assert PASSWORD not in f"{error}{error.hint}"
+    assert "sslmode=disable" in error.hint
+    assert fake.heard == b""
+
+
+@pytest.mark.parametrize("url", ["host=localhost", "hostaddr=127.0.0.1&sslmode=disable&host=" + REMOTE])
+def test_loopback_and_an_explicit_disable_are_served_in_plain_text(fake: FakeServer, url: str) -> None:
+    try_it(f"postgresql+psycopg://u:{PASSWORD}@:{fake.port}/d?{url}".replace("@:", "@localhost:"))
+    assert PASSWORD.encode() in fake.heard
+
+
+@pytest.mark.parametrize(
+    ("parameters", "local"),
+    [
+        ({"host": "localhost"}, True),
+        ({"host": "127.0.0.1,::1"}, True),
+        ({"host": "/run/postgresql"}, True),
+        ({"host": "@abstract"}, True),
+        ({}, True),  # libpq's default: the socket
+        ({"host": "db.school.example"}, False),
+        ({"host": "localhost,db.school.example"}, False),  # the second is asked when the first does not answer
+        ({"host": "localhost", "hostaddr": "192.0.2.1"}, False),
+        ({"host": "db.school.example", "hostaddr": "127.0.0.1"}, False),  # a tunnel: the far end is asked to prove it
+        ({"host": "localhost", "service": "school"}, False),  # whose file may say where it is
+        ({"host": "localhost.school.example"}, False),
+        ({"host": "127.0.0.1.school.example"}, False),
+    ],
+)
+def test_local_is_what_cannot_lead_off_this_machine(parameters: dict[str, str], *, local: bool) -> None:
+    assert (tls.parameters(parameters, {}) == {}) is local
+
+
+@pytest.mark.parametrize("environ", [{"PGHOST": REMOTE}, {"PGHOSTADDR": "192.0.2.1"}, {"PGSERVICE": "school"}], ids=str)
+def test_where_the_url_names_no_host_the_environment_decides_what_is_local(environ: dict[str, str]) -> None:
+    assert tls.parameters({}, environ)["sslmode"] == "verify-full"
+
+
+def test_what_the_url_says_of_tls_stays(tmp_path: Path) -> None:
+    own = {"host": REMOTE, "sslmode": "verify-full", "sslrootcert": str(tmp_path / "ca.pem")}
+    assert tls.parameters(own, {}) == {}
+    assert tls.parameters({"host": REMOTE, "sslmode": "require"}, {}) == {}
+    assert tls.parameters({"host": REMOTE, "sslrootcert": "/ca.pem"}, {}) == {"sslmode": "verify-full"}
+
+
+def test_a_system_without_authorities_is_told_so_by_an_older_libpq(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "_bundles", lambda: iter(()))
+    assert tls.parameters({"host": REMOTE}, {})["sslrootcert"] == "system"
+    monkeypatch.setattr(pq, "version", lambda: 150004)
+    with pytest.raises(ConfigError) as caught:
+        tls.parameters({"host": REMOTE}, {})
+    assert "sslrootcert=" in caught.value.hint
+
+
+# `check` ---------------------------------------------------------------------------------------------------------
+
+
+def check(folder: Path, url: str) -> tuple[int, str]:
+    path = folder / "config.toml"
+    path.write_text(
+        f'[database]\nurl = "{url}"\n[[sources]]\nname = "main"\nbase_url = "http://127.0.0.1:1"\n', encoding="utf-8"
+    )
+    words = ("check", "-c", str(path))
+    result = heard(words, CliRunner().invoke(program, list(words), env={"ROSTERSYNC_TOKEN": ""}))
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"), [("require", "any server"), ("verify-ca", "any server"), ("disable", "plain")]
+)
+def test_check_warns_of_a_weaker_mode(fake: FakeServer, tmp_path: Path, mode: str, says: str) -> None:
+    _, output = check(tmp_path, url_of(fake.port, f"sslmode={mode}"))
+    (line,) = [line for line in output.splitlines() if line.startswith("warn  database")]
+    assert f"sslmode={mode}" in line
+    assert says in line
+
+
+def test_check_refuses_what_may_be_plain_text(fake: FakeServer, tmp_path: Path) -> None:
+    status, output = check(tmp_path, url_of(fake.port, "sslmode=prefer"))
+    assert status == 2
+    assert "fail  database: " in output
+    assert fake.heard == b""
+
+
+# A real server ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def secured() -> Iterator[tuple[int, str]]:
+    """A PostgreSQL on loopback with a certificate for REMOTE: its port, and the certificate of its authority."""
+    programs = postgres_of_this_machine()  # that of the development dependencies knows no TLS
+    if programs is None or shutil.which("openssl") is None:
+        pytest.skip("needs an installed PostgreSQL, and openssl to make certificates")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="rs-tls-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        make_certificates(folder)
+        files = f"-c ssl=on -c ssl_cert_file={folder}/server.pem -c ssl_key_file={folder}/server.key"
+        with running_postgres(folder, f"-c listen_addresses=127.0.0.1 -c port={port} {files}", programs):
+            yield port, str(folder / "ca.pem")
+
+
+def make_certificates(folder: Path) -> None:
+    """Make an authority, and the server's certificate by it."""
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
+    san = ("-addext", f"subjectAltName=DNS:{REMOTE}")
+    make = ("openssl", "req", "-x509", *key)
+    by = ("-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "basicConstraints=critical,CA:FALSE")
+    commands = [
+        (*make, "-subj", "/CN=an invented authority", "-keyout", "ca.key", "-out", "ca.pem"),
+        (*make, "-subj", f"/CN={REMOTE}", *san, *by, "-keyout", "server.key", "-out", "server.pem"),
+    ]
+    for command in commands:
+        subprocess.run(command, check=True, capture_output=True, cwd=folder)
+    (folder / "server.key").chmod(0o600)
+
+
+def uses_tls(url: str) -> bool:
+    query = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+    with open_engine(url).connect() as connection, connection.begin():
+        return bool(connection.exec_driver_sql(query).scalar())
+
+
+def url_at(port: int, *more: str, host: str = REMOTE) -> str:
+    return url_of(port, *more, host=host).replace("u:", "postgres:").replace("/d?", "/postgres?")
+
+
+def test_a_server_whose_authority_the_system_trusts_is_reached_by_tls(
+    secured: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, authority = secured
+    monkeypatch.setenv("SSL_CERT_FILE", authority)
+    assert uses_tls(url_at(port))
+    assert uses_tls(url_at(port, "sslrootcert=system"))
+
+
+def test_a_server_of_an_authority_of_ones_own_is_reached_when_the_url_names_that(secured: tuple[int, str]) -> None:
+    port, authority = secured
+    assert uses_tls(url_at(port, f"sslrootcert={authority}"))
+
+
+def test_a_server_that_proves_to_be_another_or_by_nobody_known_is_not_told_the_password(
+    secured: tuple[int, str],
+) -> None:
+    port, authority = secured
+    for url in (url_at(port), url_at(port, f"sslrootcert={authority}", host="other.school.example")):
+        error = try_it(url)
+        assert isinstance(error, DatabaseUnreachable)
+        assert "certificate" in error.message
+        assert "sslrootcert=FILE" in error.hint
