@@ -33,6 +33,8 @@ class Stopped(Exception):
     def __init__(self, signal: int = 0) -> None:
         super().__init__(f"stopped by signal {signal}")
         self.signal = signal
+        self.in_doubt = False
+        """Whether a write may have been carried out, whose answer nobody waited for."""
 
 
 class ConfigError(RostersyncError):

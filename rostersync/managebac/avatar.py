@@ -54,7 +54,8 @@ def _remote(url: str) -> tuple[bytes, str]:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and not any(c <= " " for c in url)
-    except ValueError:
+        usable = usable and parts.username is None
+    except (ValueError, TypeError, AttributeError):
         usable = False
     if not usable:
         raise invalid({"url": ("must be an address such as https://example.org/portrait.jpg",)})
@@ -67,3 +68,5 @@ def _read(path: Path) -> bytes:
             return opened.read(MAX_BYTES + 1)
     except OSError as error:
         raise invalid({"file": (f"cannot be read: {error.strerror}",)}) from error
+    except ValueError:  # a NUL in its name
+        raise invalid({"file": ("is not the name of a file",)}) from None

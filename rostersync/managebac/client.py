@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
@@ -69,12 +70,12 @@ class ManageBac:
 
         Raises `ConfigError` for an address, a token, or certificates of the environment that cannot be used.
         """
-        try:
-            address = api_url(base_url)
-        except Wrong as wrong:
-            raise ConfigError([f"base_url: {wrong}"]) from None
+        address = _address(base_url)
+        _check_settings(api_version, timeout=timeout, retries=retries, concurrency=concurrency)
+        if not isinstance(token, (str, Secret)):
+            raise ConfigError(["token: found none; expected a text"])
         secret = token if isinstance(token, Secret) else Secret(token)
-        self._identity = f"{address} {secret.reveal()}".encode()
+        self._address, self._token = address, secret
         self.ordered_map = OrderedMap(concurrency, clock or SystemClock())
         clock = self.ordered_map.clock
         self._wire = wire or RequestsWire(address, secret, clock, proxy_from_env=proxy_from_env)
@@ -102,7 +103,8 @@ class ManageBac:
 
     def fingerprint(self, salt: bytes) -> bytes:
         """Return 16 bytes that differ between two schools, that is two addresses or tokens, and reveal neither."""
-        return hashlib.blake2b(self._identity, digest_size=16, key=salt).digest()
+        identity = f"{self._address} {self._token.reveal()}".encode()
+        return hashlib.blake2b(identity, digest_size=16, key=salt).digest()
 
     def close(self) -> None:
         """Close idle connections and let the threads end. May be called twice."""
@@ -117,3 +119,24 @@ class ManageBac:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _address(base_url: str) -> str:
+    try:
+        return api_url(base_url)
+    except Wrong as wrong:
+        raise ConfigError([f"base_url: {wrong}"]) from None
+
+
+def _check_settings(api_version: str, *, timeout: float, retries: int, concurrency: int) -> None:
+    mistakes = []
+    if not re.fullmatch(r"v\d+(p\d+)?", api_version):
+        mistakes.append('api_version: expected a version such as "v2p1"')
+    if not (isinstance(timeout, (int, float)) and timeout > 0):
+        mistakes.append("timeout: expected seconds, more than 0")
+    if type(retries) is not int or retries < 0:
+        mistakes.append("retries: expected a whole number from 0")
+    if type(concurrency) is not int or concurrency < 1:
+        mistakes.append("concurrency: expected a whole number from 1")
+    if mistakes:
+        raise ConfigError(mistakes)

@@ -46,6 +46,12 @@ class Endpoints:
         """GET one student; `Gone` for the API's own 404 or 410."""
         return self._transport.request(Call(self._one(key)), partial(_read_student, key=key), absent_ok=True)
 
+    def no_such_student(self, key: int) -> NotFound:
+        """Return the error of a student who GET says is gone."""
+        error = _no_such_student(key, 404)
+        error.request = f"GET {self._one(key)}"
+        return error
+
     def create(self, student: Mapping[str, Any], options: Mapping[str, Any]) -> Student:
         """POST a student, and return what the answer tells of them, which may be less than the whole record."""
         document = {"student": student, **({"options": options} if options else {})}
@@ -143,12 +149,11 @@ def _read_done(reply: Reply, key: int) -> None:
 
 def _require_found(reply: Reply, key: int | None) -> None:
     if reply.status in ABSENT:
-        raise no_such_student(key, reply.status)
+        raise _no_such_student(key, reply.status)
 
 
-def no_such_student(key: int | None, status: int | None = 404) -> NotFound:
-    """Return the error of a student whom the API does not know."""
-    hint = "the student may have been deleted, or belong to another school"
+def _no_such_student(key: int | None, status: int | None) -> NotFound:
+    hint = "the student may have been deleted, or belong to another school; or base_url or api_version is wrong"
     return NotFound(f"there is no student {key}", hint, status=status)
 
 

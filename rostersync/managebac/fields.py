@@ -135,7 +135,7 @@ def invalid(messages: Messages) -> Invalid:
 
 def check_id(student_id: int) -> None:
     """Raise `Invalid` for an id that no student has: ids count from 1, and fit 64 bits."""
-    if not _is_id(student_id):
+    if not is_id(student_id):
         refuse({"id": ("must be a whole number from 1",)})
 
 
@@ -154,7 +154,8 @@ def archive_date(dates: Mapping[str, object]) -> dict[str, str]:
         raise invalid({name: (str(error),)}) from None
 
 
-def _is_id(value: object) -> bool:
+def is_id(value: object) -> bool:
+    """Tell whether a value can be an id: ids count from 1, and fit 64 bits."""
     return type(value) is int and 1 <= value <= LARGEST_ID
 
 
@@ -176,7 +177,9 @@ def _value(name: str, value: object) -> Any:
     if name in REQUIRED and (value is None or (isinstance(value, str) and not value.strip())):
         raise ValueError("cannot be empty")
     kind = WRITABLE[name]
-    if value is None and name != "password":
+    if value is None:
+        if name == "password":
+            raise ValueError("cannot be cleared")
         return _CLEARED.get(kind)
     encoded = _ENCODERS[kind](value)
     if (check := _check_of(name, kind)) is not None:
@@ -191,7 +194,7 @@ def _check_of(name: str, kind: Kind) -> Callable[[Any], None] | None:
 
 
 def _check_ids(value: int | list[int]) -> None:
-    if not all(map(_is_id, value if isinstance(value, list) else [value])):
+    if not all(map(is_id, value if isinstance(value, list) else [value])):
         raise ValueError("must be an id: a whole number from 1")
 
 
@@ -232,7 +235,7 @@ def _integer(value: object) -> int:
 
 def _list_of(encode: Callable[[object], Any]) -> Callable[[object], list[Any]]:
     def encode_all(value: object) -> list[Any]:
-        if isinstance(value, str) or not isinstance(value, Sequence):
+        if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
             raise ValueError("must be a list")  # noqa: TRY004 - the same
         return [encode(element) for element in value]
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from rostersync.errors import Malformed
 from rostersync.logger import get_logger
 from rostersync.managebac import avatar
-from rostersync.managebac.endpoints import no_such_student
-from rostersync.managebac.fields import StudentFields, archive_date, check_id, payload, refuse
+from rostersync.managebac.fields import StudentFields, archive_date, check_id, invalid, is_id, payload, refuse
 from rostersync.records import Gone, Query, Rejected, Student
 
 if TYPE_CHECKING:
     import builtins
-    from datetime import date, datetime
+    from datetime import date
     from os import PathLike
 
     from rostersync.managebac.endpoints import Endpoints
@@ -32,8 +32,8 @@ MOST_PER_PAGE = 200  # v2p3; the Students page of v2p1 names no limit
 class StudentList(Iterator[Student]):
     """The students that a query finds, in the API's order, which is not documented: iterate over it, once.
 
-    Pages are asked for as they are needed, a few ahead. Records that cannot be read are passed over, logged by id and
-    kept in `unreadable`. While the school changes, pages move: a student may be missed or come twice (a sync guards
+    Pages are asked for as they are needed, a few ahead; one thread at a time may iterate. Records that cannot be read
+    are passed over, logged by id and kept in `unreadable`. While the school changes, pages move: a student may be missed or come twice (a sync guards
     against that, a list does not).
     """
 
@@ -93,7 +93,7 @@ class StudentList(Iterator[Student]):
                 yield row
             else:
                 self.unreadable.append(row)
-                log.warning("record_unreadable", id=row.id, reason=row.reason)
+                log.info("record_unreadable", id=row.id, reason=row.reason)
 
 
 class Students:
@@ -117,20 +117,21 @@ class Students:
     def list(
         self,
         *,
-        ids: Sequence[int] = (),
+        ids: Iterable[int] | None = None,
         archived: bool | None = None,
         status: Status | None = None,
         modified_since: datetime | None = None,
         deleted_since: datetime | None = None,
-        year_group_ids: Sequence[int] = (),
-        homeroom_advisor_ids: Sequence[int] = (),
+        year_group_ids: Iterable[int] | None = None,
+        homeroom_advisor_ids: Iterable[int] | None = None,
         q: str | None = None,
         page: int | None = None,
         per_page: int = 100,
     ) -> StudentList:
         """Return the students that match all filters: an iterator over all pages, or over `page` (from 1) alone.
 
-        Without filters these are all students, archived ones too, deleted ones not. `q` searches names, e-mail and
+        Without filters these are all students, archived ones too, deleted ones not; a filter that is an empty list is
+        refused, since it would not be one. `q` searches names, e-mail and
         student_id. `modified_since` and `deleted_since` need a time zone; whether they include the very moment is not
         documented for v2p1 (v2p3 includes it), and a deletion counts as no modification, so ask for the two separately.
         What a deleted student's record holds is not documented: rely on `id` alone. `per_page` is from 1 to 200 (v2p3's
@@ -144,19 +145,17 @@ class Students:
 
         Raises `Invalid` at once for filters that cannot be right; whatever goes wrong later is raised by the iterator.
         """
-        for key in (*ids, *year_group_ids, *homeroom_advisor_ids):
-            check_id(key)
-        _check_filters(status, modified_since, deleted_since, page, per_page)
         query = Query(
-            tuple(ids),
+            _ids("ids", ids),
             archived,
             status,
             modified_since,
             deleted_since,
-            tuple(year_group_ids),
-            tuple(homeroom_advisor_ids),
+            _ids("year_group_ids", year_group_ids),
+            _ids("homeroom_advisor_ids", homeroom_advisor_ids),
             q or None,
         )
+        _check_filters(query, page, per_page)
         return StudentList(self._endpoints, self._ordered_map, query, per_page, page)
 
     def get(self, key: int, /) -> Student:
@@ -172,7 +171,7 @@ class Students:
         check_id(key)
         answer = self._endpoints.get(key)
         if isinstance(answer, Gone):
-            raise no_such_student(key)
+            raise self._endpoints.no_such_student(key)
         if isinstance(answer, Rejected):
             raise Malformed(f"student {key} cannot be read: {answer.reason}", "correct the record in ManageBac")
         return answer
@@ -187,6 +186,8 @@ class Students:
 
             api.students.create(email="fizz.marrowgate@example.invalid", last_name="Marrowgate", first_name="Fizz")
         """
+        if not _is_flag(send_welcome_email):
+            raise invalid({"send_welcome_email": ("must be True or False",)})
         options = {} if send_welcome_email is None else {"send_welcome_email": send_welcome_email}
         return self._endpoints.create(payload(fields, new=True), options)
 
@@ -251,21 +252,52 @@ class Students:
         self._endpoints.delete_avatar(key)
 
 
-def _check_filters(
-    status: str | None,
-    modified_since: datetime | None,
-    deleted_since: datetime | None,
-    page: int | None,
-    per_page: int,
-) -> None:
+def _ids(name: str, ids: Iterable[int] | None) -> builtins.tuple[int, ...]:
+    """Return the ids of a filter. Raises `Invalid` for none, and for what is no id: else everybody would be listed."""
+    if ids is None:
+        return ()
+    try:
+        given = tuple(ids)
+    except TypeError:
+        given = ()
+    if not given or not all(map(is_id, given)):
+        raise invalid({name: ("must be ids, at least one: whole numbers from 1",)})
+    return given
+
+
+def _check_filters(query: Query, page: object, per_page: object) -> None:
     messages: dict[str, builtins.tuple[str, ...]] = {}
-    if status is not None and status not in STATUSES:
+    if query.status is not None and query.status not in STATUSES:
         messages["status"] = (f"must be one of {', '.join(STATUSES)}",)
-    for name, moment in (("modified_since", modified_since), ("deleted_since", deleted_since)):
-        if moment is not None and moment.utcoffset() is None:
-            messages[name] = ("must have a time zone",)
-    if page is not None and page < 1:
+    if query.archived not in {None, True, False} or isinstance(query.archived, int) is not isinstance(
+        query.archived, bool
+    ):
+        messages["archived"] = ("must be True or False",)
+    for name, moment in (("modified_since", query.modified_since), ("deleted_since", query.deleted_since)):
+        if moment is not None and not _is_aware(moment):
+            messages[name] = ("must be a datetime with a time zone",)
+    if page is not None and not is_id(page):
         messages["page"] = ("must be a whole number from 1",)
-    if not 1 <= per_page <= MOST_PER_PAGE:
+    if type(per_page) is not int or not 1 <= per_page <= MOST_PER_PAGE:
         messages["per_page"] = (f"must be from 1 to {MOST_PER_PAGE}",)
+    if query.q is not None and not _is_text(query.q):
+        messages["q"] = ("must be a text",)
     refuse(messages)
+
+
+def _is_flag(value: object) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _is_aware(moment: object) -> bool:
+    try:
+        return isinstance(moment, datetime) and moment.utcoffset() is not None and bool(moment.astimezone(UTC))
+    except OverflowError:  # in UTC it lies outside the calendar
+        return False
+
+
+def _is_text(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(value.encode() or True)
+    except UnicodeEncodeError:
+        return False

@@ -33,7 +33,7 @@ from urllib3.exceptions import (
 )
 
 from rostersync import __version__
-from rostersync.errors import ApiError, ConfigError, Malformed, TimedOut, TooLarge, Unreachable
+from rostersync.errors import ApiError, ConfigError, Malformed, Stopped, TimedOut, TooLarge, Unreachable
 from rostersync.managebac.network import proxies_for, tls_context
 from rostersync.pool import DaemonExecutor, wait_for
 
@@ -145,6 +145,10 @@ class RequestsWire:
         future = self._pool.submit(self._exchange, exchange, call, timeout)
         try:
             in_time = wait_for([future], self._clock, started + timeout)
+        except Stopped as stopped:
+            exchange.end()
+            stopped.in_doubt = exchange.sent and not call.reads
+            raise
         finally:
             exchange.end()
         try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rostersync.errors import ApiError, ConfigError, Invalid, NotFound, Refused
-from rostersync.managebac.fields import WRITABLE, not_taken, typed
+from rostersync.managebac.fields import WRITABLE, typed
 from rostersync.runs import writing
 from rostersync.runs.formulas import unguarded
 from rostersync.store.audit import Outcome
@@ -87,7 +87,7 @@ def read(path: Path, make: Make) -> list[Line]:
     rows = _rows(path)
     if not rows:
         raise ConfigError([f"{path}: the file is empty"], "its first line names the columns: id, and what to change")
-    header = [name.strip() for name in rows[0][1]]
+    header = _header(rows[0][1])
     if wrong := _wrong_columns(header, COLUMNS[make]):
         raise ConfigError([f"{path}: {text}" for text in wrong], "nothing was sent")
     lines, mistakes = _lines(rows[1:], header, make)
@@ -108,14 +108,25 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
         raise ConfigError([f"{path}: {(error.strerror or 'cannot be read').lower()}"]) from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigError([f"{path}: line {line}: not UTF-8"], "save the file as UTF-8") from None
-    first = text.partition("\n")[0]
-    delimiter = ";" if ";" in first and "," not in first else ","
+        hint = "save the file as UTF-8; in Excel: Save as > CSV UTF-8"
+        raise ConfigError([f"{path}: line {line}: not UTF-8"], hint) from None
+    if text.startswith("sep="):  # how Excel is told which character separates the columns
+        text = "\n" + text.partition("\n")[2]
+    first = text.lstrip("\r\n").partition("\n")[0]
+    delimiter = next((character for character in ",;\t" if character in first), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise ConfigError([f"{path}: line {reader.line_num}: not CSV ({error})"], "nothing was sent") from None
+
+
+def _header(cells: Sequence[str]) -> list[str]:
+    """Return the names of the columns, without the nameless ones that a spreadsheet leaves behind the last."""
+    names = [cell.strip().lower() for cell in cells]
+    while names and not names[-1]:
+        names.pop()
+    return names
 
 
 def _wrong_columns(header: Sequence[str], allowed: Sequence[str]) -> list[str]:
@@ -141,6 +152,7 @@ def _lines(rows: Sequence[tuple[int, list[str]]], header: Sequence[str], make: M
     mistakes: list[str] = []
     seen: dict[int, int] = {}
     for number, cells in rows:
+        others: Mapping[str, str] = {}
         try:
             key, others = _cells(cells, header)
             if key in seen:
@@ -150,15 +162,21 @@ def _lines(rows: Sequence[tuple[int, list[str]]], header: Sequence[str], make: M
         except ValueError as error:
             mistakes.append(f"line {number}: {error}")
         except Invalid as error:
-            mistakes.append(f"line {number}: {error.message}")
+            mistakes.append(f"line {number}: {error.message}{_found(error, others)}")
     return lines, mistakes
+
+
+def _found(error: Invalid, cells: Mapping[str, str]) -> str:
+    """Return what stands in the first cell that is wrong, for whoever made the file."""
+    found = [cells[name] for name in error.fields if cells.get(name)]
+    return f", found {found[0][:40]!r}" if found else ""
 
 
 def _cells(cells: Sequence[str], header: Sequence[str]) -> tuple[int, dict[str, str]]:
     """Return the id and the other cells of a line. Raises `ValueError`."""
-    if len(cells) != len(header):
+    if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
         raise ValueError(f"{len(cells)} cells, and the header has {len(header)}")
-    named = dict(zip(header, map(unguarded, cells), strict=True))
+    named = dict(zip(header, map(unguarded, cells[: len(header)]), strict=True))
     text = named.pop("id").strip()
     if not (text.isascii() and text.isdigit()):
         raise ValueError(f"id must be a whole number from 1, found {text[:20]!r}")
@@ -171,39 +189,37 @@ def _cells(cells: Sequence[str], header: Sequence[str]) -> tuple[int, dict[str, 
 class Bulk:
     """Carries out the lines of a file for one source."""
 
-    def __init__(
-        self,
-        students: Students,
-        writer: Writer,
-        clock: Clock,
-        progress: ProgressCallback,
-        note: Callable[[Result], None],
-    ) -> None:
-        """`note` is called with each result as soon as it is known, so that an interruption loses none."""
+    def __init__(self, students: Students, writer: Writer, clock: Clock, progress: ProgressCallback) -> None:
         self._students = students
         self._writer = writer
         self._clock = clock
         self._progress = progress
-        self._note = note
+        self._before: dict[int, Student] = {}
 
-    def carry_out(self, lines: Sequence[Line]) -> list[Result]:
+    def look_up(self, lines: Sequence[Line]) -> None:
+        """Find out who is already as asked. Raises `ApiError` where the list cannot be read, and `Stopped`."""
+        self._before = self._records([line.write.key for line in lines])
+
+    def carry_out(self, lines: Sequence[Line], note: Callable[[Result], None]) -> list[Result]:
         """Send what is not yet as asked, in order, and return what has become of each line.
 
+        `note` is called with each result as soon as it is known, so that an interruption loses none.
         Where going on makes no sense (no access, no network, three writes in a row without an answer) the rest is
-        `not_sent`. Raises `ApiError` where the list cannot be read, before anything is sent, and `Stopped`.
+        `not_sent`. Raises `Stopped`, when the line under way has been noted.
         """
-        before = self._records([line.write.key for line in lines])
         results: list[Result] = []
         for line in lines:
             if _gave_up(results):
                 result = Result(line, "not_sent", "the lines before could not be sent")
-            elif (student := before.get(line.write.key)) is not None and _is_as_asked(line.write, student):
+            elif (student := self._before.get(line.write.key)) is not None and _is_as_asked(line.write, student):
                 result = Result(line, "unchanged")
             else:
                 result = _result(line, self._writer.write(line.write, read_back=False))
             results.append(result)
-            self._note(result)
+            note(result)
             self._progress("students", len(results), len(lines))
+            if result.written and result.written.stopped:
+                raise result.written.stopped
         return self._confirmed(results)
 
     def _confirmed(self, results: list[Result]) -> list[Result]:
@@ -241,9 +257,7 @@ class Bulk:
 
 
 def _is_as_asked(write: Write, student: Student) -> bool:
-    if "password" in write.sent:  # which is never shown
-        return False
-    return not not_taken(write.sent, student) and (write.verb != "archive" or bool(student.archived))
+    return write.shows and not write.missing(student)
 
 
 def _result(line: Line, written: Written) -> Result:
@@ -251,7 +265,9 @@ def _result(line: Line, written: Written) -> Result:
 
 
 def _reason(written: Written) -> str:
-    if written.not_taken:
+    if written.log_error is not None:
+        return f"the audit log could not be completed: {written.log_error.message}"
+    if written.outcome is Outcome.NOT_TAKEN:
         return f"not taken: {', '.join(written.not_taken)}"
     if isinstance(written.error, Invalid):
         pairs = [(name, text) for name, texts in written.error.fields.items() for text in texts]

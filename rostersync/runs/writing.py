@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from rostersync.errors import ApiError, OutcomeUnknown, Stopped
+from rostersync.errors import ApiError, OutcomeUnknown, Stopped, StoreError
 from rostersync.logger import get_logger
 from rostersync.managebac.avatar import encode as encode_avatar
 from rostersync.managebac.fields import archive_date, check_id, invalid, not_taken, payload
@@ -49,6 +49,17 @@ class Write:
     def fields(self) -> tuple[str, ...]:
         """The names of the fields that are written."""
         return tuple(self.sent)
+
+    @property
+    def shows(self) -> bool:
+        """Whether the student's record shows that it was carried out: of pictures and passwords it does not."""
+        return bool(self.sent) and "password" not in self.sent
+
+    def missing(self, student: Student) -> tuple[str, ...]:
+        """Return the names of the fields that a record does not show as they were sent."""
+        names = not_taken(self.sent, student)
+        left_in = self.verb == "archive" and not student.archived  # an earlier archiving may have left its date
+        return (*names, "archived") if left_in else names
 
 
 def create(fields: Mapping[str, Any], *, send_welcome_email: bool | None = None) -> Write:
@@ -103,6 +114,10 @@ class Written:
     error: ApiError | None = None
     entry: int = 0
     """The number of its entry in the audit log; 0 without one."""
+    log_error: StoreError | None = None
+    """Why the entry could not be completed: the log still says `sending`."""
+    stopped: Stopped | None = None
+    """Set where the process was asked to end meanwhile."""
 
 
 class Writer:
@@ -114,31 +129,31 @@ class Writer:
         self._store = store
         self._clock = clock
         self._caller = audit.caller()
+        self._so_far = Written(0, Outcome.REFUSED)
+        """What is known of the write that is under way."""
 
     def write(self, write: Write, *, read_back: bool = True) -> Written:
-        """Send a write, and read the student back. Never raises for what the API answers: see `Written`.
+        """Send a write, and read the student back. What the API answers, and a wish to end, are in what is returned.
 
         Without `read_back` only a write whose answer was lost is looked for; see `confirm` for the others.
 
-        Raises `StoreError`, before anything is sent, where the audit log cannot be kept, and `Stopped`.
+        Raises `StoreError`, before anything is sent, where the audit log cannot be kept.
         """
         entry = self._begin(write)
+        self._so_far = Written(write.key, Outcome.REFUSED)
         try:
-            written = replace(self._send(write, read_back=read_back), entry=entry)
-        except Stopped:
-            self._finish(Written(write.key, Outcome.UNKNOWN, entry=entry))
-            raise
-        self._finish(written)
-        return written
+            written = self._send(write, read_back=read_back)
+        except Stopped as stopped:
+            outcome = Outcome.UNKNOWN if stopped.in_doubt else self._so_far.outcome
+            written = replace(self._so_far, outcome=outcome, stopped=stopped)
+        return self._finish(replace(written, entry=entry))
 
     def confirm(self, write: Write, written: Written, student: Student) -> Written:
         """Return what has become of a write that is done, as the student's record shows it now."""
-        missing = not_taken(write.sent, student)
+        missing = write.missing(student)
         outcome = Outcome.NOT_TAKEN if missing else Outcome.DONE
         confirmed = replace(written, outcome=outcome, student=student, not_taken=missing)
-        if confirmed.outcome is not written.outcome:
-            self._finish(confirmed)
-        return confirmed
+        return confirmed if outcome is written.outcome else self._finish(confirmed)
 
     def find_by_email(self, email: str) -> list[Student]:
         """Return the students with this e-mail address, whatever its case. Raises `ApiError`."""
@@ -151,11 +166,12 @@ class Writer:
                 self._require_new(write.sent["email"])
             answer = write.send(self._students)
         except OutcomeUnknown as error:
+            self._so_far = Written(write.key, Outcome.UNKNOWN, error=error)
             return self._resolve(write, error)
         except ApiError as error:
             return Written(write.key, Outcome.REFUSED, error=error)
-        key = write.key or (answer.id if answer else 0)
-        return self._read_back(write, key) if read_back else Written(key, Outcome.DONE)
+        self._so_far = Written(write.key or (answer.id if answer else 0), Outcome.DONE)
+        return self._read_back(write, self._so_far.key) if read_back else self._so_far
 
     def _require_new(self, email: str) -> None:
         """Raise `Invalid` where a student has the address: perhaps one whose creation was not answered last time."""
@@ -168,7 +184,7 @@ class Writer:
         if not key:
             return Written(0, Outcome.UNKNOWN, error=error)
         found = self._read_back(write, key)
-        if write.sent and found.student is not None and not found.not_taken:
+        if write.shows and found.student is not None and not found.not_taken:
             return found
         return Written(key, Outcome.UNKNOWN, found.student, found.not_taken, error)
 
@@ -194,7 +210,7 @@ class Writer:
                 student = self._students.get(key)
             except ApiError as error:
                 return Written(key, Outcome.DONE, error=error)
-            missing = not_taken(write.sent, student)
+            missing = write.missing(student)
             written = Written(key, Outcome.NOT_TAKEN if missing else Outcome.DONE, student, missing)
             if not missing:
                 break
@@ -210,7 +226,13 @@ class Writer:
         with self._store.writing() as connection:
             return audit.begin(connection, entry, who=who, host=host, now=self._clock.now())
 
-    def _finish(self, written: Written) -> None:
-        if self._store is not None:
+    def _finish(self, written: Written) -> Written:
+        """Complete the entry of a write, whatever becomes of that: what was sent was sent."""
+        if self._store is None:
+            return written
+        try:
             with self._store.writing() as connection:
                 audit.finish(connection, written.entry, written.outcome, (written.key,) if written.key else None)
+        except StoreError as error:
+            return replace(written, log_error=error)
+        return written

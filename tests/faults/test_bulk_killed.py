@@ -30,7 +30,7 @@ def test_an_archive_of_500_killed_at_any_moments_and_run_again_archives_each_exa
         keys = sorted(site.school.truth())[:STUDENTS]
         file = tmp_path / "graduates.csv"
         file.write_text("id,graduated_on\n" + "".join(f"{key},2026-06-19\n" for key in keys))
-        words = ("students", "archive", "--from-csv", str(file), "--expect", str(STUDENTS))
+        words = ("students", "archive", "--from-csv", str(file), "--expect", str(STUDENTS), "--yes")
         kills = KILLS[make_url(migrated_url).get_backend_name()]
         for kill in range(kills):
             _kill_after(site, words, (kill + rng.random()) * STUDENTS / (kills + 1), rng.uniform(0, 0.02))

@@ -58,7 +58,7 @@ def test_a_csv_archives_everybody_it_lists_and_the_replica_and_the_audit_log_hav
     keys = somebody(site, 40)
     file = written(site, "id,withdrawn_on,graduated_on", *(f"{key},,2026-06-19" for key in keys))
     site.app.log.clear()
-    said = site.ok("students", "archive", "--from-csv", file, "--expect", "40")
+    said = site.ok("students", "archive", "--from-csv", file, "--expect", "40", "--yes")
     assert said == f"main: 40 done; what became of each line: {site.folder / 'many.result.csv'}\n"
     assert len(writes(site)) == len(set(writes(site))) == 40
     assert [(int(row["id"]), row["outcome"]) for row in results(site)] == [(key, "done") for key in keys]
@@ -87,8 +87,12 @@ def test_a_server_that_treats_the_filter_by_ids_in_its_own_way_makes_no_differen
     quick_site.school.switches = switches
     keys = somebody(quick_site, 60)
     file = written(quick_site, "id,city", *(f"{key},Piran" for key in keys))
-    assert quick_site.json("students", "update", "--from-csv", file, "--expect", "60")["counts"] == {"done": 60}
-    assert quick_site.json("students", "update", "--from-csv", file, "--expect", "60")["counts"] == {"unchanged": 60}
+    assert quick_site.json("students", "update", "--from-csv", file, "--expect", "60", "--yes")["counts"] == {
+        "done": 60
+    }
+    assert quick_site.json("students", "update", "--from-csv", file, "--expect", "60", "--yes")["counts"] == {
+        "unchanged": 60
+    }
 
 
 def test_an_empty_cell_leaves_its_field_as_it_is(quick_site: Site) -> None:
@@ -145,7 +149,7 @@ def test_more_than_25_lines_or_5_percent_must_be_counted(quick_site: Site, lines
     if many:
         assert f"update {lines} students of 120: so many need --expect {lines}" in result.stderr
         assert writes(quick_site) == []
-    result = quick_site.run("students", "update", "--from-csv", file, "--expect", str(lines + 1))
+    result = quick_site.run("students", "update", "--from-csv", file, "--expect", str(lines + 1), "--yes")
     assert (result.exit_code, f"--expect {lines + 1}: " in result.stderr) == (2, True)
 
 
@@ -167,6 +171,40 @@ def test_a_result_file_that_cannot_be_written_is_told_before_anything_is_sent(qu
     assert writes(quick_site) == []
 
 
+def test_a_result_never_takes_the_place_of_the_csv_or_of_another_file_and_an_earlier_one_is_kept(
+    quick_site: Site,
+) -> None:
+    (key,) = somebody(quick_site, 1)
+    file = written(quick_site, "id,city", f"{key},Piran")
+    result = quick_site.run("students", "update", "--from-csv", file, "--yes", "--result", file)
+    assert (result.exit_code, "that is the CSV itself" in result.stderr) == (2, True)
+    other = quick_site.folder / "notes.txt"
+    other.write_text("precious")
+    result = quick_site.run("students", "update", "--from-csv", file, "--yes", "--result", str(other))
+    assert (result.exit_code, "that file exists, and holds no results" in result.stderr) == (2, True)
+    assert (other.read_text(), writes(quick_site)) == ("precious", [])
+    quick_site.ok("students", "update", "--from-csv", file, "--yes")
+    quick_site.ok("students", "update", "--from-csv", file, "--yes")
+    assert [row["outcome"] for row in results(quick_site)] == ["unchanged"]
+    assert ",done," in (quick_site.folder / "many.result.csv.1").read_text()
+
+
+def test_a_count_does_not_stand_in_for_a_yes(quick_site: Site) -> None:
+    file = written(quick_site, "id,city", *(f"{key},Piran" for key in somebody(quick_site, 30)))
+    result = quick_site.run("students", "update", "--from-csv", file, "--expect", "30")
+    assert (result.exit_code, "without a terminal a write needs --yes" in result.stderr) == (2, True)
+    assert writes(quick_site) == []
+
+
+@pytest.mark.parametrize("head", ["ID;City;;", "sep=;\nid;city;;", "id\tcity"], ids=["Excel", "sep", "tabs"])
+def test_what_a_spreadsheet_makes_of_a_csv_is_understood(quick_site: Site, head: str) -> None:
+    (key,) = somebody(quick_site, 1)
+    line = f"{key}\tPiran\n" if "\t" in head else f"{key};Piran;;\n;;;\n"
+    path = quick_site.folder / "many.csv"
+    path.write_bytes(f"\ufeff{head}\n{line}".replace("\n", "\r\n").encode())
+    assert quick_site.json("students", "update", "--from-csv", str(path), "--yes")["counts"] == {"done": 1}
+
+
 # Checked whole ------------------------------------------------------------------------------------------------------
 
 WRONG: list[tuple[str, bytes, list[str]]] = [
@@ -186,9 +224,17 @@ WRONG: list[tuple[str, bytes, list[str]]] = [
     ("Latin-1", "id,city\n1,Škofja Loka\n2,Ljubljana\n".encode("iso8859-2"), ["line 2: not UTF-8"]),
     ("quotes", b'id,city\n1,"a\n', ["line 2: not CSV"]),
     (
+        "a date",
+        b"id,birthday\n1,19.06.2026\n",
+        ["line 2: birthday must be a date such as 2026-08-24, found '19.06.2026'"],
+    ),
+    (
         "all mistakes at once",
         b"id,birthday,email\n1,soon,fizz\nx,,\n",
-        ["line 2: birthday must be a date", "line 3: id must be"],
+        [
+            "line 2: birthday must be a date such as 2026-08-24; email must be an address with an @, found 'soon'",
+            "line 3: id must be",
+        ],
     ),
 ]
 

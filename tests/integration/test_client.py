@@ -39,6 +39,7 @@ from rostersync.simulator import App, School, Server
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+NAIVE = datetime(2026, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
 DONE = answer(200, {"status": "ok"})
 FIZZ = answer(200, {"student": {"id": 2054, "last_name": "Marrowgate"}})
@@ -376,7 +377,6 @@ WRONG: list[tuple[str, Callable[[Any], object], str]] = [
     ("no e-mail", lambda s: s.update(1, email=None), "email cannot be empty"),
     ("no last name", lambda s: s.update(1, last_name=" "), "last_name cannot be empty"),
     ("password", lambda s: s.update(1, password="short"), "password must have at least 6 characters"),
-    ("password none", lambda s: s.update(1, password=None), "password must be a text"),
     ("create", lambda s: s.create(email="fizz@example.invalid"), "last_name is required"),
     ("create nothing", lambda s: s.create(), "email is required; last_name is required"),
     ("both dates", lambda s: s.archive(1, withdrawn_on="2026-01-01", graduated_on="2026-01-01"), "exactly one"),
@@ -391,7 +391,28 @@ WRONG: list[tuple[str, Callable[[Any], object], str]] = [
     ("status", lambda s: s.list(status="enroled"), "status must be one of enrolled, withdrawn, graduated"),
     ("page", lambda s: s.list(page=0), "page must be a whole number from 1"),
     ("per page", lambda s: s.list(per_page=201), "per_page must be from 1 to 200"),
-    ("since", lambda s: s.list(modified_since=datetime(2026, 1, 1)), "modified_since must have a time zone"),  # noqa: DTZ001 - the mistake
+    ("no ids", lambda s: s.list(ids=[]), "ids must be ids, at least one"),
+    ("no id", lambda s: s.list(ids=5), "ids must be ids"),
+    ("no year group", lambda s: s.list(year_group_ids=[0]), "year_group_ids must be ids"),
+    ("no flag", lambda s: s.list(archived=2), "archived must be True or False"),
+    (
+        "no mail flag",
+        lambda s: s.create(email="a@b", last_name="c", send_welcome_email="no"),
+        "send_welcome_email must",
+    ),
+    ("page text", lambda s: s.list(page="1"), "page must be a whole number from 1"),
+    ("per page true", lambda s: s.list(per_page=True), "per_page must be from 1 to 200"),
+    ("q", lambda s: s.list(q="\ud800"), "q must be a text"),
+    ("since a day", lambda s: s.list(deleted_since=date(2026, 1, 1)), "deleted_since must be a datetime"),
+    ("bytes", lambda s: s.update(1, parent_ids=b"12"), "parent_ids must be a list"),
+    ("password cleared", lambda s: s.update(1, password=None), "password cannot be cleared"),
+    ("file's name", lambda s: s.set_avatar(1, file="a\0b"), "file is not the name of a file"),
+    ("user in an address", lambda s: s.set_avatar(1, url="https://u:p@a.invalid/"), "url must be an address"),
+    (
+        "since",
+        lambda s: s.list(modified_since=NAIVE),
+        "modified_since must be a datetime with a time zone",
+    ),
 ]
 
 
@@ -418,6 +439,29 @@ def test_every_mistake_is_told_at_once() -> None:
 def test_an_address_that_would_expose_the_token_or_is_none_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match=r"^base_url: found "):
         ManageBac(url, TOKEN)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"concurrency": 0}, {"timeout": -1}, {"retries": -1}, {"api_version": "../x"}, {"timeout": "x"}],
+    ids=str,
+)
+def test_a_setting_that_cannot_work_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(settings))):
+        ManageBac("https://api.example.invalid", TOKEN, **settings)
+
+
+def test_no_token_is_no_token_and_one_is_in_no_attribute_that_can_be_shown() -> None:
+    with pytest.raises(ConfigError, match="token: found none"):
+        ManageBac("https://api.example.invalid", None)  # type: ignore[arg-type] # an unset variable
+    with ManageBac("https://api.example.invalid", TOKEN) as api:
+        assert TOKEN not in repr(vars(api))
+
+
+def test_a_filter_may_be_anything_that_yields_ids() -> None:
+    with Recorder([page(1)]) as recorder, client(recorder) as api:
+        assert [student.id for student in api.students.list(ids=(key for key in [1]))] == [1]
+    assert recorder.requests[0].target.startswith("/v2p1/students?ids%5B%5D=1&")
 
 
 # As a library ------------------------------------------------------------------------------------------------------

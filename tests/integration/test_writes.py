@@ -199,6 +199,8 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     (("students", "set-avatar", "1", "--url", "portrait.png"), "url must be an address"),
     (("students", "list", "--fields", "id,citty"), "--fields: citty is not a field; did you mean city?"),
     (("students", "list", "--status", "enroled"), "'enroled' is not one of"),
+    ((*UPDATE, "--set", "city=x", "--set", "city=y"), "city is set twice"),
+    ((*UPDATE, "--set", "citty=x", "--set", "graduating_year=soon"), "graduating_year must be a whole number"),
     ((*UPDATE, "--expect", "3"), "--expect and --result go with --from-csv"),
     ((*UPDATE, "--from-csv", "x.csv"), "--from-csv takes everything from the file"),
 ]
@@ -351,6 +353,46 @@ def test_a_lost_answer_of_an_update_is_settled_by_reading_the_student(quick_site
     if how == "before":
         assert f"look at student {key} before you try again" in result.stderr
     assert audit(quick_site)[0][-1] == ("unknown" if how == "before" else "done")
+
+
+def test_what_no_record_shows_is_not_said_to_be_done_when_its_answer_was_lost(quick_site: Site, tmp_path: Path) -> None:
+    quick_site.ok("sync")
+    key = str(somebody(quick_site))
+    file = tmp_path / "fields.json"
+    file.write_text('{"password": "opensesame"}')
+    for words in (("update", key, "--from-json", str(file)), ("delete-avatar", key)):
+        quick_site.faults.add(faults.unheard(), faults.on_write)
+        result = quick_site.run("students", *words, "--yes")
+        assert (result.exit_code, "it is safe to send it again" in result.stderr) == (1, True)
+    assert [entry[-1] for entry in audit(quick_site)] == ["unknown", "unknown"]
+
+
+def test_a_date_from_an_earlier_archiving_does_not_show_that_a_student_is_archived(quick_site: Site) -> None:
+    quick_site.ok("sync")
+    key = somebody(quick_site)
+    quick_site.school.update(key, graduated_on="2026-06-19", archived=False)
+    quick_site.faults.add(faults.unheard(), faults.on_write)
+    words = ("students", "archive", str(key), "--graduated-on", "2026-06-19", "--yes")
+    assert quick_site.run(*words).exit_code == 1
+    assert quick_site.run(*words).exit_code == 0
+    assert quick_site.school.truth()[key]["archived"]
+
+
+def test_a_write_that_was_sent_is_told_also_where_the_audit_log_cannot_be_completed(quick_site: Site) -> None:
+    quick_site.ok("sync")
+    database = make_url(quick_site.database_url).database or ""
+
+    def drop(request: Any) -> None:
+        if request.method == "PATCH":
+            with closing(sqlite3.connect(database)) as connection:
+                connection.execute("DROP VIEW audit_log")
+                connection.execute("DROP TABLE audit")
+
+    quick_site.app.on_request = drop
+    key = somebody(quick_site)
+    result = quick_site.run("students", "update", str(key), "--set", "city=Piran", "--yes")
+    assert f"student {key}: updated" in result.stdout
+    assert "entry 1 of the audit log could not be completed" in result.stderr
 
 
 def test_a_write_is_not_sent_where_the_audit_log_cannot_be_kept(quick_site: Site) -> None:

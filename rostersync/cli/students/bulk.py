@@ -15,7 +15,7 @@ from rostersync.cli.options import Natural
 from rostersync.cli.output import count, csv_lines, document, echo, progress
 from rostersync.cli.program import print_stderr
 from rostersync.cli.students import carrying_out
-from rostersync.errors import ConfigError, Stopped
+from rostersync.errors import ConfigError, RostersyncError, Stopped
 from rostersync.runs import bulk, wiring
 from rostersync.runs.writing import Writer
 
@@ -46,7 +46,7 @@ def options(verb: Callable[..., Any]) -> Callable[..., Any]:
             "--expect",
             type=Natural(),
             metavar="N",
-            help="How many lines the CSV has: needed without a terminal, or for many.",
+            help="How many lines the CSV has; for more than 25, or 5 % of the students, it must be given or typed.",
         ),
         click.option(
             "--from-csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Many students, from a CSV."
@@ -85,11 +85,12 @@ def _carry_out(options: WriteOptions, path: Path, expect: int | None, result: Pa
     if options.dry_run:
         return carrying_out.show_requests(options, source, [line.write for line in lines])
     carrying_out.require_allowed(session, source)
+    target = result or path.with_name(f"{path.stem}.result.csv")
+    _check_target(target, path)
     with wiring.clients(session.config, session.clock)(source.name) as api:
         _confirm(options, api, lines, counted=expect is not None)
         store = carrying_out.open_store(session)
         writer = Writer(source.name, api.students, store, session.clock)
-        target = result or path.with_name(f"{path.stem}.result.csv")
         try:
             results = _send(options, api, writer, lines, target)
         except Stopped as stopped:
@@ -104,35 +105,60 @@ def _carry_out(options: WriteOptions, path: Path, expect: int | None, result: Pa
 
 def _send(options: WriteOptions, api: ManageBac, writer: Writer, lines: Sequence[Line], target: Path) -> list[Result]:
     """Carry out the lines; what became of each stands in the file `target` at once, at the end as it was confirmed."""
-    with progress() as progress_of, _created(target) as file:
-        write = csv_lines(file)
+    with progress() as progress_of:
+        work = bulk.Bulk(api.students, writer, options.session.clock, progress_of(options.source.name))
+        work.look_up(lines)
+        with _created(target) as file:
+            write = csv_lines(file)
 
-        def note(result: Result) -> None:
-            write(_row(result))
-            file.flush()
+            def note(result: Result) -> None:
+                write(_row(result))
+                file.flush()
 
-        done = bulk.Bulk(api.students, writer, options.session.clock, progress_of(options.source.name), note)
-        results = done.carry_out(lines)
-        file.seek(0)
-        file.truncate()
-        for row in (_COLUMNS, *map(_row, results)):
-            write(row)
+            results = work.carry_out(lines, note)
+            file.seek(0)
+            file.truncate()
+            for row in (_COLUMNS, *map(_row, results)):
+                write(row)
     return results
 
 
 _COLUMNS = ("line", "id", "outcome", "reason")
 
 
+def _check_target(target: Path, path: Path) -> None:
+    """Raise `ConfigError` where the result file would take the place of a file that is none."""
+    try:
+        with target.open(encoding="utf-8", errors="replace") as file:
+            ours = file.readline().strip() == ",".join(_COLUMNS)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _not_writable(target, error) from error
+    if not ours:
+        what = "that is the CSV itself" if target.samefile(path) else "that file exists, and holds no results"
+        raise ConfigError([f"--result {target}: {what}"], "name another file with --result")
+
+
 @contextmanager
 def _created(target: Path) -> Iterator[IO[str]]:
-    """Lend the result file, readable for this user only. Raises `ConfigError`, before anything is sent."""
+    """Lend the result file, readable for this user only; an earlier one is kept beside it, with `.1` behind its name.
+
+    Raises `ConfigError`, before anything is sent.
+    """
     try:
-        handle = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        if target.exists():
+            target.replace(target.with_name(f"{target.name}.1"))
+        handle = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
-        raise ConfigError([f"cannot write {target}: {error.strerror}"], "name another file with --result") from error
+        raise _not_writable(target, error) from error
     with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
         csv_lines(file)(_COLUMNS)
         yield file
+
+
+def _not_writable(target: Path, error: OSError) -> ConfigError:
+    return ConfigError([f"cannot write {target}: {error.strerror}"], "name another file with --result")
 
 
 def _row(result: Result) -> tuple[Any, ...]:
@@ -140,23 +166,24 @@ def _row(result: Result) -> tuple[Any, ...]:
 
 
 def _confirm(options: WriteOptions, api: ManageBac, lines: Sequence[Line], *, counted: bool) -> None:
-    """Ask; of many, for their number. Raises `ConfigError` without a terminal where the number is not given."""
-    if counted:
-        return
-    students = api.students.list(per_page=1).total_count
-    verb, number = lines[0].write.verb, len(lines)
-    if number <= MANY and number * 100 <= students * MANY_PERCENT:
-        carrying_out.confirm(options, f"{verb} {count(number, 'student')} of source {options.source.name}?")
-        return
-    told = f"{verb} {count(number, 'student')} of {students:,}"
+    """Ask; of many, for their number, where it was not given. Raises `ConfigError` where nobody can be asked."""
+    verb, number, source = lines[0].write.verb, len(lines), options.source.name
+    warning = carrying_out.ARCHIVE if verb == "archive" else ""
+    if not counted:
+        students = api.students.list(per_page=1).total_count
+        if number > MANY or number * 100 > students * MANY_PERCENT:
+            _count(f"{verb} {count(number, 'student')} of {students:,}", number, warning)
+            return
+    carrying_out.confirm(options, f"{verb} {count(number, 'student')} of source {source}?", warning)
+
+
+def _count(what: str, number: int, warning: str) -> None:
+    """Have the number of students typed. Raises `ConfigError` without a terminal, `RostersyncError` for another."""
     if not sys.stdin.isatty():
-        raise ConfigError([f"{told}: so many need --expect {number}"], "try it with --dry-run first")
-    print_stderr(f"{told} of source {options.source.name}." + (f" {_PARENTS}" if verb == "archive" else ""))
-    if click.prompt("Type their number to go on", err=True) != str(number):
-        raise click.Abort
-
-
-_PARENTS = "Archiving may archive parents as well."
+        raise ConfigError([f"{what}: so many need --expect {number}"], "try it with --dry-run first")
+    print_stderr(f"{what}. {warning}".strip())
+    if click.prompt("Type their number to go on", err=True).strip() != str(number):
+        raise RostersyncError("that is not their number", "nothing was sent")
 
 
 def _print_results(options: WriteOptions, results: Sequence[Result], target: Path) -> None:

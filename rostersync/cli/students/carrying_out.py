@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from rostersync.runs.writing import Write, Written
     from rostersync.store import Store
 
+ARCHIVE = "It takes students out of classes and groups, and may archive parents who have no other child at the school."
+
 PATIENCE = timedelta(seconds=10)
 """How long a command waits for whoever syncs the source to store what it has written."""
 
@@ -62,12 +64,10 @@ def carry_out(options: WriteOptions, write: Write, warning: str = "") -> int:
     with wiring.clients(options.session.config, options.session.clock)(source.name) as api:
         store = open_store(options.session)
         writer = Writer(source.name, api.students, store, options.session.clock)
-        try:
-            written = writer.write(write)
-        except Stopped as stopped:
-            print_stderr(f"stopped while the answer was awaited: {doubt(write)}")
-            return 128 + stopped.signal
+        written = writer.write(write)
     _print_result(options, source, write, written)
+    if written.stopped is not None:
+        return 128 + written.stopped.signal
     status = 0 if written.outcome is Outcome.DONE else 1
     if written.key and written.outcome is not Outcome.REFUSED:
         status = refresh(options.session, source, store, [written.key]) or status
@@ -84,7 +84,7 @@ def require_allowed(session: Session, source: Source) -> None:
 def confirm(options: WriteOptions, question: str, warning: str = "") -> None:
     """Ask on a terminal, below a `warning`; not where --yes was given.
 
-    Raises `ConfigError` without a terminal, `click.Abort` for no.
+    Raises `ConfigError` without a terminal, `RostersyncError` for no.
     """
     if options.yes:
         return
@@ -228,9 +228,15 @@ def _print_result(options: WriteOptions, source: Source, write: Write, written: 
 def _explain(write: Write, written: Written) -> None:
     """Say on standard error why a write is not done, or not known to be."""
     error = written.error
+    if written.log_error is not None:
+        print_stderr(f"entry {written.entry} of the audit log could not be completed: {written.log_error.message}")
     match written.outcome:
+        case Outcome.REFUSED if written.stopped:
+            print_stderr("stopped; nothing was sent, or it was not accepted")
         case Outcome.REFUSED if error:
             print_error(error)
+            if error.status is None and not error.request:
+                print_stderr("hint: nothing was sent")
             if isinstance(error, Invalid) and error.status:
                 for name, texts in error.fields.items():
                     print_stderr(f"{name}: {', '.join(texts)}")
@@ -248,9 +254,11 @@ def _explain(write: Write, written: Written) -> None:
 
 def doubt(write: Write) -> str:
     """Return what a person is to do about a write whose outcome is unknown."""
-    if write.key:
-        return f"look at student {write.key} before you try again: rostersync students get {write.key}"
-    return "nobody with this address was found so far; it is safe to try again, for that looks for the address first"
+    if not write.key:
+        return "it is safe to try again: that looks for the address first"
+    if not write.shows:
+        return "it is safe to send it again"
+    return f"look at student {write.key} before you try again: rostersync students get {write.key}"
 
 
 _PAST = {

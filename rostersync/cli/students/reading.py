@@ -35,9 +35,13 @@ NAMES = ("id", *FIELD_NAMES, "extra")
 @click.option("--archived/--no-archived", default=None, help="Only archived students, or only others.")
 @click.option("--status", type=click.Choice(STATUSES), help="Only students with this status.")
 @click.option("--modified-since", type=Moment(), help="Only students modified since then.")
-@click.option("--deleted-since", type=Moment(), help="StudentReader deleted since then, instead of current ones.")
-@click.option("--year-group", "year_groups", type=int, multiple=True, help="Only this year group; may be repeated.")
-@click.option("--homeroom-advisor", "advisors", type=int, multiple=True, help="Only this advisor; may be repeated.")
+@click.option("--deleted-since", type=Moment(), help="Students deleted since then, instead of current ones.")
+@click.option(
+    "--year-group", "year_groups", type=Natural(), multiple=True, help="Only this year group; may be repeated."
+)
+@click.option(
+    "--homeroom-advisor", "advisors", type=Natural(), multiple=True, help="Only this advisor; may be repeated."
+)
 @click.option("--q", help="Only students that the API's search finds.")
 @click.option("--fields", "fields", metavar="NAME,...", help="Only these fields, in this order.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, with every field.")
@@ -69,13 +73,13 @@ def list_students(
     names = _chosen(fields)
     with opened(session, name) as api:
         found = api.students.list(
-            ids=ids,
+            ids=ids or None,
             archived=archived,
             status=status,
             modified_since=modified_since,
             deleted_since=deleted_since,
-            year_group_ids=year_groups,
-            homeroom_advisor_ids=advisors,
+            year_group_ids=year_groups or None,
+            homeroom_advisor_ids=advisors or None,
             q=q,
             per_page=session.config.sync.per_page,
         )

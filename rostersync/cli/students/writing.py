@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rostersync.cli.options import Natural, configured, json_option
-from rostersync.cli.students import bulk
+from rostersync.cli.students import bulk, carrying_out
 from rostersync.cli.students.carrying_out import WriteOptions, carry_out
 from rostersync.cli.students.source import one_source_option
 from rostersync.errors import ConfigError, Invalid
@@ -115,7 +115,7 @@ def archive(
     if bulk.is_asked_for(many, key, withdrawn_on, graduated_on):
         return bulk.archive(options, **many)
     dates = {"withdrawn_on": withdrawn_on, "graduated_on": graduated_on}
-    return carry_out(options, _checked(lambda: writing.archive(_required(key), dates)), _ARCHIVE)
+    return carry_out(options, _checked(lambda: writing.archive(_required(key), dates)), carrying_out.ARCHIVE)
 
 
 @click.command()
@@ -172,16 +172,22 @@ def _required(key: int | None) -> int:
 
 def _fields(assignments: Sequence[str], file: Any) -> dict[str, Any]:
     """Return the fields of `--from-json` and `--set`; the latter count where both name one."""
-    fields: dict[str, Any] = _read_json(file) if file is not None else {}
+    fields: dict[str, Any] = {}
+    wrong: list[str] = []
     for assignment in assignments:
         name, separator, text = assignment.partition("=")
         if not separator or not name:
             raise click.UsageError(f"--set takes KEY=VALUE, and {name[:40]!r} has no =")
+        if name in fields:
+            raise click.UsageError(f"{name} is set twice")
+        fields[name] = None
         try:
             fields[name] = typed(name, text)
         except Invalid as error:
-            raise ConfigError(mistakes(error), "nothing was sent") from None
-    return fields
+            wrong += mistakes(error)
+    if wrong:
+        raise ConfigError(wrong, "nothing was sent")
+    return (_read_json(file) if file is not None else {}) | fields
 
 
 def _read_json(file: Any) -> dict[str, Any]:
