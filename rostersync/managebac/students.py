@@ -33,8 +33,8 @@ class StudentList(Iterator[Student]):
     """The students that a query finds, in the API's order, which is not documented: iterate over it, once.
 
     Pages are asked for as they are needed, a few ahead; one thread at a time may iterate. Records that cannot be read
-    are passed over, logged by id and kept in `unreadable`. While the school changes, pages move: a student may be missed or come twice (a sync guards
-    against that, a list does not).
+    are passed over, logged by id and kept in `unreadable`. While the school changes, pages move: a student may be
+    missed or come twice (a sync guards against that, a list does not).
     """
 
     def __init__(
