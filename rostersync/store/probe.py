@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from rostersync.store import schema
 from rostersync.store.engine import open_engine, sqlite_path
+from rostersync.store.files import database_exists
 from rostersync.store.lock import advisory_key
 from rostersync.store.models import Base
 from rostersync.store.schema import Level
@@ -33,7 +34,7 @@ def level(url: str) -> Level:
     Raises `DatabaseUnreachable`, and `StoreError` where the database holds something else.
     """
     path = sqlite_path(url)
-    if path is not None and not path.exists():
+    if path is not None and not database_exists(path):
         return Level.EMPTY
     with open_engine(url, read_only=True).connect() as connection, connection.begin():
         return schema.level(connection)

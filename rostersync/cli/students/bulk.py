@@ -19,6 +19,7 @@ from rostersync.cli.students import carrying_out
 from rostersync.errors import ConfigError
 from rostersync.runs import bulk, wiring
 from rostersync.runs.writing import Writer
+from rostersync.store.files import NotPlain, open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -88,18 +89,22 @@ def _carry_out(wish: Wish, path: Path, expect: int | None, result: Path | None, 
     carrying_out.require_allowed(session, source)
     with wiring.clients(session.config, session.clock)(source.name) as api:
         _confirm(wish, api, lines, counted=expect is not None)
-        store = carrying_out.open_store(session)
-        writer = Writer(source.name, api.students, store, session.clock)
         target = result or path.with_name(f"{path.stem}.result.csv")
-        results = _send(wish, api, writer, lines, target)
+        with _opened(target) as file:
+            session = session.as_owner()
+            store = carrying_out.open_store(session)
+            writer = Writer(source.name, api.students, store, session.clock)
+            results = _send(wish, api, writer, lines, file)
     written = [r.line.write.key for r in results if r.written and r.outcome != "refused"]
     replica = carrying_out.refresh(session, source, store, written) if written else ""
     return _tell(wish, results, target, replica)
 
 
-def _send(wish: Wish, api: ManageBac, writer: Writer, lines: Sequence[Line], target: Path) -> list[Result]:
-    """Carry out the lines; what became of each stands in the file `target` at once, at the end as it was confirmed."""
-    with progress() as progress_of, _created(target) as file:
+def _send(wish: Wish, api: ManageBac, writer: Writer, lines: Sequence[Line], file: IO[str]) -> list[Result]:
+    """Carry out the lines; what became of each stands in the result file at once, at the end as it was confirmed."""
+    with progress() as progress_of:
+        file.truncate()
+        _rows(file).writerow(_COLUMNS)
 
         def note(result: Result) -> None:
             _rows(file).writerow(_row(result))
@@ -117,14 +122,19 @@ _COLUMNS = ("line", "id", "outcome", "reason")
 
 
 @contextmanager
-def _created(target: Path) -> Iterator[IO[str]]:
-    """Lend the result file, readable for this user only. Raises `ConfigError`, before anything is sent."""
+def _opened(target: Path) -> Iterator[IO[str]]:
+    """Lend the result file, readable for this user only if it is new, and as it is until something is sent.
+
+    Raises `ConfigError`, before anything is sent.
+    """
+    hint = "name another file with --result"
     try:
-        handle = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        handle = open_plain(target, os.O_RDWR | os.O_CREAT)
+    except NotPlain as error:
+        raise ConfigError([f"cannot write {target}: it is {error.strerror}"], hint) from None
     except OSError as error:
-        raise ConfigError([f"cannot write {target}: {error.strerror}"], "name another file with --result") from error
+        raise ConfigError([f"cannot write {target}: {error.strerror}"], hint) from error
     with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-        _rows(file).writerow(_COLUMNS)
         yield file
 
 

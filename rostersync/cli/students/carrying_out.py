@@ -59,15 +59,16 @@ def carry_out(wish: Wish, write: Write, warning: str = "") -> int:
         return show_requests(wish, source, [write])
     require_allowed(wish.session, source)
     confirm(wish, _question(write, source, warning))
-    with wiring.clients(wish.session.config, wish.session.clock)(source.name) as api:
-        store = open_store(wish.session)
-        writer = Writer(source.name, api.students, store, wish.session.clock)
+    session = wish.session.as_owner()
+    with wiring.clients(session.config, session.clock)(source.name) as api:
+        store = open_store(session)
+        writer = Writer(source.name, api.students, store, session.clock)
         try:
             written = writer.write(write)
         except Stopped as stopped:
             print_stderr(f"stopped while the answer was awaited: {doubt(write)}")
             return 128 + stopped.signal
-    replica = refresh(wish.session, source, store, [written.key]) if _is_in_doubt_or_done(written) else ""
+    replica = refresh(session, source, store, [written.key]) if _is_in_doubt_or_done(written) else ""
     return _tell(wish, source, write, written, replica)
 
 

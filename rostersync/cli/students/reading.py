@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rostersync.cli.options import Moment, Natural, configured, json_option
+from rostersync.cli.options import Moment, Natural, configured_as_caller, json_option
 from rostersync.cli.output import count, document, progress, table
 from rostersync.cli.program import print_stderr
 from rostersync.cli.students.source import one_source_option, opened
@@ -43,7 +43,7 @@ NAMES = ("id", *FIELD_NAMES, "extra")
 @click.option("--fields", "fields", metavar="NAME,...", help="Only these fields, in this order.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, with every field.")
 @json_option
-@configured
+@configured_as_caller
 def list_students(
     session: Session,
     *,
@@ -114,7 +114,7 @@ def _with_progress(found: StudentList) -> list[Student]:
 @click.argument("key", metavar="ID", type=Natural())
 @one_source_option
 @json_option
-@configured
+@configured_as_caller
 def get(session: Session, key: int, name: str | None, as_json: bool) -> None:
     """Print one student."""
     with opened(session, name) as api:
