@@ -10,8 +10,9 @@ import click
 from rostersync.cli.checkup import Finding, examine, failed
 from rostersync.cli.options import config_named, config_option, json_option, start_log
 from rostersync.cli.output import document, echo, mark
+from rostersync.cli.ownership import as_owner
 from rostersync.config import find_config, load
-from rostersync.errors import ConfigError
+from rostersync.errors import ConfigError, DatabaseUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +49,12 @@ def _findings(named: Path | None, clock: Clock) -> Iterator[Finding]:
         yield from failed("config", error)
         return
     start_log(config)
-    yield from examine(config, path, clock)
+    try:
+        config = as_owner(config)
+    except DatabaseUnreachable as error:
+        yield from failed("database", error)
+    else:
+        yield from examine(config, path, clock)
 
 
 def _json(finding: Finding) -> dict[str, object]:

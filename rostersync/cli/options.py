@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rostersync.cli.ownership import as_owner
 from rostersync.clock import from_text
 from rostersync.config import find_config, load, parse_duration
 from rostersync.errors import ConfigError
@@ -32,6 +33,10 @@ class Session:
     path: Path
     clock: SystemClock
     named: Path | None
+
+    def as_owner(self) -> Session:
+        """Return the same session, its tokens read; a process of root is the owner of the database's folder then."""
+        return replace(self, config=as_owner(self.config))
 
     def command(self, words: str) -> str:
         """Return `rostersync WORDS` as it must be typed to use the same configuration."""
@@ -71,7 +76,21 @@ def config_named(ctx: click.Context, named: Path | None) -> Path | None:
 
 
 def configured(verb: Callable[..., int | None]) -> Callable[..., Any]:
-    """Give a command the option --config, and the session that it leads to as its first argument."""
+    """Give a command the option --config, and the session that it leads to as its first argument.
+
+    It may touch the database's folder: see `Session.as_owner`.
+    """
+
+    @configured_as_caller
+    @functools.wraps(verb)
+    def command(session: Session, /, **options: Any) -> int | None:
+        return verb(session.as_owner(), **options)
+
+    return command
+
+
+def configured_as_caller(verb: Callable[..., int | None]) -> Callable[..., Any]:
+    """Do the same for a command without a database, or one that reads more files before it calls `as_owner` itself."""
 
     @config_option
     @click.pass_context

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    ValidationInfo,
+)
 
 from rostersync.address import api_url
 from rostersync.config.timing import Cron, parse_duration
@@ -26,6 +35,7 @@ from rostersync.config.token import (
     token_from_file,
 )
 from rostersync.config.urls import database_url, mask_url
+from rostersync.errors import ConfigError
 from rostersync.secret import Secret  # noqa: TC001 - the same
 
 
@@ -170,14 +180,30 @@ class Source(Section):
     token_env: Variable | None = Field(default=None, repr=False, description=_VARIABLE)
     token_file: File | None = Field(default=None, description="the path of a file")
     allow_writes: bool = _flag()
+    _read: Secret | ConfigError | None = PrivateAttr(None)
+
+    def with_token(self) -> Source:
+        """Return the same source with its token read: for a process that may not be able to read it later."""
+        read: Secret | ConfigError
+        try:
+            read = self.token()
+        except ConfigError as error:
+            read = error
+        source = self.model_copy()
+        source._read = read  # noqa: SLF001 - this class's own
+        return source
 
     def token(self, environ: Mapping[str, str] = os.environ) -> Secret:
-        """Return the token, read now, from the first of these places that is named.
+        """Return the token, read now (unless `with_token` has done so), from the first of these places that is named.
 
         `token_env`; `token_file`; systemd's credential `<name>-token`, if the service was given it; the variable
         ROSTERSYNC_TOKEN. (A credential belongs to one source, the variable to all: so the credential comes first.)
         Raises `ConfigError` when the token is missing there, or is not one.
         """
+        if isinstance(self._read, ConfigError):
+            raise self._read
+        if self._read is not None:
+            return self._read
         if self.token_env:
             return token_from_environment(self.token_env, environ, f"source {self.name}")
         if path := self.token_file or credential_path(self.name, environ):
@@ -278,3 +304,7 @@ class Config(Section):
     http: Http = Http()
     logging: Logging = Logging()
     alerts: Alerts = Alerts()
+
+    def with_tokens(self) -> Config:
+        """Return the same configuration with the tokens of all sources read: see `Source.with_token`."""
+        return self.model_copy(update={"sources": tuple(source.with_token() for source in self.sources)})

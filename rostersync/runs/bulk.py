@@ -189,9 +189,8 @@ def _cells(cells: Sequence[str], header: Sequence[str]) -> tuple[int, dict[str, 
 class Bulk:
     """Carries out the lines of a file for one source."""
 
-    def __init__(self, students: Students, writer: Writer, clock: Clock, progress: ProgressCallback) -> None:
+    def __init__(self, students: Students, clock: Clock, progress: ProgressCallback) -> None:
         self._students = students
-        self._writer = writer
         self._clock = clock
         self._progress = progress
         self._before: dict[int, Student] = {}
@@ -200,7 +199,7 @@ class Bulk:
         """Find out who is already as asked. Raises `ApiError` where the list cannot be read, and `Stopped`."""
         self._before = self._records([line.write.key for line in lines])
 
-    def carry_out(self, lines: Sequence[Line], note: Callable[[Result], None]) -> list[Result]:
+    def carry_out(self, lines: Sequence[Line], writer: Writer, note: Callable[[Result], None]) -> list[Result]:
         """Send what is not yet as asked, in order, and return what has become of each line.
 
         `note` is called with each result as soon as it is known, so that an interruption loses none.
@@ -214,15 +213,15 @@ class Bulk:
             elif (student := self._before.get(line.write.key)) is not None and _is_as_asked(line.write, student):
                 result = Result(line, "unchanged")
             else:
-                result = _result(line, self._writer.write(line.write, read_back=False))
+                result = _result(line, writer.write(line.write, read_back=False))
             results.append(result)
             note(result)
             self._progress("students", len(results), len(lines))
             if result.written and result.written.stopped:
                 raise result.written.stopped
-        return self._confirmed(results)
+        return self._confirmed(results, writer)
 
-    def _confirmed(self, results: list[Result]) -> list[Result]:
+    def _confirmed(self, results: list[Result], writer: Writer) -> list[Result]:
         """Look at everybody who was written, through the list; what answers reads may lag behind what takes writes."""
         for look in range(_LOOKS):
             done = [r.line.write.key for r in results if r.written and r.outcome in {Outcome.DONE, Outcome.NOT_TAKEN}]
@@ -233,15 +232,10 @@ class Bulk:
                 after = self._records(done)
             except ApiError:  # they are done by what was answered; that is what is known
                 break
-            results = [self._confirm(result, after.get(result.line.write.key)) for result in results]
+            results = [_confirm(result, after.get(result.line.write.key), writer) for result in results]
             if all(result.outcome != Outcome.NOT_TAKEN for result in results):
                 break
         return results
-
-    def _confirm(self, result: Result, student: Student | None) -> Result:
-        if result.written is None or student is None or result.outcome not in {Outcome.DONE, Outcome.NOT_TAKEN}:
-            return result
-        return _result(result.line, self._writer.confirm(result.line.write, result.written, student))
 
     def _records(self, keys: Sequence[int]) -> dict[int, Student]:
         """Return the records of these students that the list shows, whether or not it honours the filter by ids."""
@@ -254,6 +248,12 @@ class Bulk:
             if ignored:
                 break
         return found
+
+
+def _confirm(result: Result, student: Student | None, writer: Writer) -> Result:
+    if result.written is None or student is None or result.outcome not in {Outcome.DONE, Outcome.NOT_TAKEN}:
+        return result
+    return _result(result.line, writer.confirm(result.line.write, result.written, student))
 
 
 def _is_as_asked(write: Write, student: Student) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rostersync.store import schema
 from rostersync.store.engine import open_engine, open_memory, sqlite_path
+from rostersync.store.files import database_exists
 from rostersync.store.models import Base
 from rostersync.store.schema import Level
 from rostersync.store.stage import Stage
@@ -38,7 +39,7 @@ def unchanged_database(url: str, source: str) -> Iterator[tuple[Connection, Stag
 
 def _is_nothing(path: Path | None) -> bool:
     """Tell whether a SQLite file is missing, or was made and never set up."""
-    return path is not None and (not path.exists() or path.stat().st_size == 0)
+    return path is not None and (not database_exists(path) or path.stat().st_size == 0)
 
 
 def _require_tables(connection: Connection) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, NoSuchModuleError
 
 from rostersync.errors import DatabaseUnreachable, NoDatabase, StoreError
 from rostersync.store import tls
+from rostersync.store.files import database_exists
 from rostersync.store.own_schema import SCHEMA, SEARCH_PATH
 
 if TYPE_CHECKING:
@@ -41,23 +42,23 @@ def open_engine(url: str, *, create: bool = False, read_only: bool = False) -> E
     """Return an engine for `url`; connections are opened when they are needed, and never pooled.
 
     With `create` a missing SQLite file is created, readable by its owner only. Raises `NoDatabase` where there is none,
-    `DatabaseUnreachable` where the file or its folder cannot be used, `ConfigError` where the way to a server is not
-    protected (`tls`).
+    `DatabaseUnreachable` where the file or its folder cannot be used, or something else is in the file's place;
+    `ConfigError` where the way to a server is not protected (`tls`).
     """
     path = sqlite_path(url)
     if path is None:
         return _postgres_engine(url)
-    if not path.exists():
+    if not database_exists(path):
         if not create:
             raise NoDatabase(f"there is no database at {path} yet", "the first `rostersync sync` creates it")
         _create_file(path)
     mode = "ro" if read_only else "rw"
-    return _sqlite_engine(f"file:{quote(str(path))}?mode={mode}", str(path), read_only=read_only)
+    return _sqlite_engine(f"file:{quote(str(path))}?mode={mode}", path, read_only=read_only)
 
 
 def open_memory() -> Engine:
     """Return an engine for an empty SQLite database that lives as long as one connection."""
-    return _sqlite_engine("file::memory:", "memory", read_only=False)
+    return _sqlite_engine("file::memory:", None, read_only=False)
 
 
 def _postgres_engine(url: str) -> Engine:
@@ -103,8 +104,12 @@ def _create_file(path: Path) -> None:
         raise DatabaseUnreachable(f"cannot create the database {path}: {error.strerror}", hint) from error
 
 
-def _sqlite_engine(location: str, place: str, *, read_only: bool) -> Engine:
+def _sqlite_engine(location: str, path: Path | None, *, read_only: bool) -> Engine:
+    place = str(path or "memory")
+
     def connect() -> sqlite3.Connection:
+        if path is not None:
+            database_exists(path)  # raises where something else has taken its place, or a journal's
         return sqlite3.connect(
             location, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
@@ -145,27 +150,41 @@ def writing(connection: Connection) -> Iterator[None]:
 def attach_scratch_file(connection: Connection, folder: Path) -> None:
     """Attach a file in `folder` as the schema `stage`: readable by its owner only, and gone with the connection.
 
-    It is unlinked at once, so that nothing of it outlives the process. Raises `DatabaseUnreachable`.
+    It is unlinked at once, so that nothing of it outlives the process. SQLite opens it by its name, and never creates
+    it: so it is the file that was made here, or none is used. Raises `DatabaseUnreachable`.
     """
     try:
         handle, name = tempfile.mkstemp(prefix=".rostersync-stage-", dir=folder)  # mode 0600
     except OSError as error:
         hint = "let this user write the database's folder"
         raise DatabaseUnreachable(f"cannot stage rows in {folder}: {error.strerror}", hint) from error
+    made = os.fstat(handle)
     os.close(handle)
     driver = connection.connection.dbapi_connection
     assert driver is not None
     cursor = driver.cursor()
     try:
-        cursor.execute("ATTACH DATABASE ? AS stage", (name,))
+        cursor.execute("ATTACH DATABASE ? AS stage", (f"file:{quote(name)}?mode=rw",))
+        _require_same(made, Path(name))
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
             cursor.execute(f"PRAGMA stage.{pragma}")
         cursor.execute("CREATE TABLE stage.opened (id INTEGER)")  # opens the file before it loses its name
     except sqlite3.Error as error:  # the driver's own, which no engine has translated
         raise translate_error(error, str(folder)) from error
     finally:
-        Path(name).unlink()
+        with suppress(OSError):  # of what somebody else has put there, or taken away
+            Path(name).unlink()
         cursor.close()
+
+
+def _require_same(made: os.stat_result, path: Path) -> None:
+    try:
+        same = os.path.samestat(made, os.lstat(path))
+    except FileNotFoundError:
+        same = False
+    if not same:
+        hint = "find out which other program writes this folder, and let rostersync's user alone write it"
+        raise DatabaseUnreachable(f"the stage file {path} was exchanged while it was opened", hint)
 
 
 def use_steps(connection: Connection) -> None:

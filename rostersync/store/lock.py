@@ -20,6 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from rostersync.errors import DatabaseUnreachable, LockHeld, LockLost
 from rostersync.store.engine import writing
+from rostersync.store.files import NotPlain, open_plain
 from rostersync.store.models import Source
 
 if TYPE_CHECKING:
@@ -35,12 +36,11 @@ class _Lock(Protocol):
 
 
 class _FileLock:
-    def __init__(self, path: Path, database: Path) -> None:
+    def __init__(self, path: Path) -> None:
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-            if os.geteuid() == 0:  # an administrator's command must not lock out the service's user
-                owner = database.stat()
-                os.fchown(self._fd, owner.st_uid, owner.st_gid)
+            self._fd = open_plain(path, os.O_RDWR | os.O_CREAT)
+        except NotPlain as error:
+            raise _planted(path, error) from None
         except OSError as error:
             hint = "make the database's folder writable for this user"
             raise DatabaseUnreachable(f"cannot open the lock file {path}: {error.strerror}", hint) from error
@@ -103,7 +103,7 @@ def acquire(engine: Engine, database: Path | None, source: str, clock: Clock, pu
     """Become the writer of `source`, or raise `LockHeld`, naming the holder. A file lock is beside `database`."""
     connection = engine.connect()
     try:
-        lock = _FileLock(lock_path(database, source), database) if database else _SessionLock(connection, source)
+        lock = _FileLock(lock_path(database, source)) if database else _SessionLock(connection, source)
     except BlockingIOError:
         holder = _holder(connection, source)
         connection.close()
@@ -152,7 +152,9 @@ def is_held(connection: Connection, database: Path | None, source: str) -> bool:
 def _file_is_locked(path: Path) -> bool:
     """Try a shared lock for an instant: a writer that comes in that instant tries again anyway."""
     try:
-        fd = os.open(path, os.O_RDONLY)
+        fd = open_plain(path, os.O_RDONLY)
+    except NotPlain as error:
+        raise _planted(path, error) from None
     except OSError:
         return False
     try:
@@ -162,6 +164,10 @@ def _file_is_locked(path: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def _planted(path: Path, error: NotPlain) -> DatabaseUnreachable:
+    return DatabaseUnreachable(f"the lock file {path} is {error.strerror}", NotPlain.HINT)
 
 
 def _raise_fence(connection: Connection, source: str, clock: Clock, purpose: str) -> int:

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from rostersync.store import schema
 from rostersync.store.engine import open_engine, sqlite_path
 from rostersync.store.file_mode import keep_private
+from rostersync.store.files import database_exists
 from rostersync.store.lock import advisory_key
 from rostersync.store.models import Base
 from rostersync.store.schema import Level
@@ -34,7 +35,7 @@ def level(url: str) -> Level:
     Raises `DatabaseUnreachable`, and `StoreError` where the database holds something else.
     """
     path = sqlite_path(url)
-    if path is not None and not path.exists():
+    if path is not None and not database_exists(path):
         return Level.EMPTY
     with open_engine(url, read_only=True).connect() as connection, connection.begin():
         return schema.level(connection)

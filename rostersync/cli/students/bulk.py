@@ -18,6 +18,7 @@ from rostersync.cli.students import carrying_out
 from rostersync.errors import ConfigError, RostersyncError, Stopped
 from rostersync.runs import bulk, wiring
 from rostersync.runs.writing import Writer
+from rostersync.store.files import open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -89,13 +90,18 @@ def _carry_out(options: WriteOptions, path: Path, expect: int | None, result: Pa
     _check_target(target, path)
     with wiring.clients(session.config, session.clock)(source.name) as api:
         _confirm(options, api, lines, counted=expect is not None)
-        store = carrying_out.open_store(session)
-        writer = Writer(source.name, api.students, store, session.clock)
-        try:
-            results = _send(options, api, writer, lines, target)
-        except Stopped as stopped:
-            print_stderr(f"stopped; what was done until then: {target}; run the same command again to go on")
-            return 128 + stopped.signal
+        with progress() as progress_of:
+            work = bulk.Bulk(api.students, session.clock, progress_of(source.name))
+            work.look_up(lines)
+            with _created(target) as file:
+                session = session.as_owner()
+                store = carrying_out.open_store(session)
+                writer = Writer(source.name, api.students, store, session.clock)
+                try:
+                    results = _send(work, writer, lines, file)
+                except Stopped as stopped:
+                    print_stderr(f"stopped; what was done until then: {target}; run the same command again to go on")
+                    return 128 + stopped.signal
     _print_results(options, results, target)
     status = 0 if all(result.good for result in results) else 1
     if written := [r.line.write.key for r in results if r.written and r.outcome != "refused"]:
@@ -103,23 +109,19 @@ def _carry_out(options: WriteOptions, path: Path, expect: int | None, result: Pa
     return status
 
 
-def _send(options: WriteOptions, api: ManageBac, writer: Writer, lines: Sequence[Line], target: Path) -> list[Result]:
-    """Carry out the lines; what became of each stands in the file `target` at once, at the end as it was confirmed."""
-    with progress() as progress_of:
-        work = bulk.Bulk(api.students, writer, options.session.clock, progress_of(options.source.name))
-        work.look_up(lines)
-        with _created(target) as file:
-            write = csv_lines(file)
+def _send(work: bulk.Bulk, writer: Writer, lines: Sequence[Line], file: IO[str]) -> list[Result]:
+    """Carry out the lines; what became of each stands in the result file at once, at the end as it was confirmed."""
+    write = csv_lines(file)
 
-            def note(result: Result) -> None:
-                write(_row(result))
-                file.flush()
+    def note(result: Result) -> None:
+        write(_row(result))
+        file.flush()
 
-            results = work.carry_out(lines, note)
-            file.seek(0)
-            file.truncate()
-            for row in (_COLUMNS, *map(_row, results)):
-                write(row)
+    results = work.carry_out(lines, writer, note)
+    file.seek(0)
+    file.truncate()
+    for row in (_COLUMNS, *map(_row, results)):
+        write(row)
     return results
 
 
@@ -149,7 +151,7 @@ def _created(target: Path) -> Iterator[IO[str]]:
     try:
         if target.exists():
             target.replace(target.with_name(f"{target.name}.1"))
-        handle = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        handle = open_plain(target, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     except OSError as error:
         raise _not_writable(target, error) from error
     with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:

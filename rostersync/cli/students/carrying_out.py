@@ -61,16 +61,17 @@ def carry_out(options: WriteOptions, write: Write, warning: str = "") -> int:
         return show_requests(options, source, [write])
     require_allowed(options.session, source)
     confirm(options, _question(write, source), warning)
-    with wiring.clients(options.session.config, options.session.clock)(source.name) as api:
-        store = open_store(options.session)
-        writer = Writer(source.name, api.students, store, options.session.clock)
+    session = options.session.as_owner()
+    with wiring.clients(session.config, session.clock)(source.name) as api:
+        store = open_store(session)
+        writer = Writer(source.name, api.students, store, session.clock)
         written = writer.write(write)
     _print_result(options, source, write, written)
     if written.stopped is not None:
         return 128 + written.stopped.signal
     status = 0 if written.outcome is Outcome.DONE else 1
     if written.key and written.outcome is not Outcome.REFUSED:
-        status = refresh(options.session, source, store, [written.key]) or status
+        status = refresh(session, source, store, [written.key]) or status
     return status
 
 

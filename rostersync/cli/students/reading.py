@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rostersync.cli.options import Moment, Natural, configured, json_option
+from rostersync.cli.options import Moment, Natural, configured_as_caller, json_option
 from rostersync.cli.output import count, csv_lines, document, progress, table
 from rostersync.cli.program import print_stderr
 from rostersync.cli.students.source import one_source_option, opened
@@ -47,7 +47,7 @@ NAMES = ("id", *FIELD_NAMES, "extra")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, with every field.")
 @click.option("--raw", is_flag=True, help="With --csv: no apostrophe before what looks like a formula.")
 @json_option
-@configured
+@configured_as_caller
 def list_students(
     session: Session,
     *,
@@ -121,7 +121,7 @@ def _with_progress(found: StudentList) -> list[Student]:
 @click.argument("key", metavar="ID", type=Natural())
 @one_source_option
 @json_option
-@configured
+@configured_as_caller
 def get(session: Session, key: int, name: str | None, as_json: bool) -> None:
     """Print one student."""
     with opened(session, name) as api:

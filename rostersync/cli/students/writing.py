@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rostersync.cli.options import Natural, configured, json_option
+from rostersync.cli.options import Natural, configured_as_caller, json_option
 from rostersync.cli.students import bulk, carrying_out
 from rostersync.cli.students.carrying_out import WriteOptions, carry_out
 from rostersync.cli.students.source import one_source_option
@@ -37,7 +37,7 @@ def _write_options(verb: Callable[..., int]) -> Callable[..., Any]:
     @click.option("--dry-run", is_flag=True, help="Print the request that would be sent, and send nothing.")
     @click.option("--yes", is_flag=True, help="Do not ask; without a terminal it is needed.")
     @json_option
-    @configured
+    @configured_as_caller
     @functools.wraps(verb)
     def command(session: Session, *, name: str | None, dry_run: bool, yes: bool, as_json: bool, **given: Any) -> int:
         return verb(WriteOptions(session, name, dry_run=dry_run, yes=yes, as_json=as_json), **given)

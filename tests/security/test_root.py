@@ -1,0 +1,194 @@
+"""A command of root beside the service's files goes on as the service's user: it lends nobody root's rights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from time import monotonic, sleep
+from typing import TYPE_CHECKING
+
+import pytest
+from canary import SEARCH, TOKEN
+from school_site import Site, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
+SERVICE = 64_242
+"""The uid and gid of the service: nobody on this machine."""
+
+
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A folder that every user can enter, unlike those of pytest."""
+    folder = Path(tempfile.mkdtemp(prefix="rostersync-root-"))
+    folder.chmod(0o755)
+    yield folder
+    SEARCH.folder(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def site(open_path: Path) -> Iterator[Site]:
+    """A school, whose database is in a folder of the service's; configuration and token are for root's eyes only."""
+    secret, state = open_path / "etc", open_path / "state"
+    secret.mkdir(mode=0o700)
+    state.mkdir(mode=0o700)
+    os.chown(state, SERVICE, SERVICE)
+    with serve(secret, f"sqlite:///{state}/roster.db") as site:
+        (secret / "main-token").touch(mode=0o600)
+        (secret / "main-token").write_text(TOKEN, encoding="utf-8")
+        site.environ = {}
+        site.configure(token_file="main-token", allow_writes="true")
+        yield site
+
+
+def command(site: Site, *words: str) -> tuple[int, str, str]:
+    process = site.start(*words)
+    out, told = process.communicate(timeout=60)
+    return process.returncode, out, told
+
+
+def ok(site: Site, *words: str) -> str:
+    status, out, told = command(site, *words)
+    assert status == 0, told
+    return out
+
+
+def foreign_files(site: Site) -> list[str]:
+    """Return what in the database's folder is not the service's own, or open to others."""
+    folder = state(site)
+    found = {path: path.lstat() for path in [folder, *folder.rglob("*")]}
+    return [
+        f"{path.name} {info.st_uid}:{info.st_gid} {info.st_mode:o}"
+        for path, info in found.items()
+        if (info.st_uid, info.st_gid) != (SERVICE, SERVICE) or info.st_mode & 0o077
+    ]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = monotonic() + 60
+    while not condition():
+        assert monotonic() < end
+        sleep(0.05)
+
+
+def state(site: Site) -> Path:
+    return site.folder.parent / "state"
+
+
+def test_after_commands_of_root_all_files_beside_the_database_are_the_services(site: Site) -> None:
+    assert "none yet" in ok(site, "check")
+    for words in (("sync", "--dry-run"), ("sync",), ("check",), ("status",), ("resync",), ("verify",)):
+        ok(site, *words)
+        assert not foreign_files(site), words
+    assert {path.name for path in state(site).iterdir()} >= {"roster.db", "roster.db-main.lock"}
+
+
+def test_a_database_that_db_upgrade_makes_is_the_services(site: Site) -> None:
+    ok(site, "db", "upgrade")
+    assert (state(site) / "roster.db").exists()
+    assert not foreign_files(site)
+
+
+def test_the_daemon_of_root_has_the_rights_of_the_service_only(site: Site) -> None:
+    daemon = site.start("run")
+    try:
+        wait_until((state(site) / "roster.db-main.lock").exists)
+        status = Path(f"/proc/{daemon.pid}/status").read_text()
+    finally:
+        daemon.terminate()
+        daemon.communicate(timeout=30)
+    facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert facts["Uid"].split() == facts["Gid"].split() == [str(SERVICE)] * 4
+    assert not facts["Groups"].split()
+    assert int(facts["CapEff"], 16) == int(facts["CapPrm"], 16) == 0
+    assert not foreign_files(site)
+
+
+def test_root_reads_the_files_that_a_command_names_before_it_is_the_service(site: Site) -> None:
+    ok(site, "sync")
+    key = min(site.school.truth())
+    lines, result = site.folder / "new.csv", site.folder / "result.csv"
+    lines.write_text(f"id,first_name\n{key},Umbrella\n", encoding="utf-8")
+    ok(site, "students", "update", "--from-csv", str(lines), "--result", str(result), "--expect", "1", "--yes")
+    assert site.school.truth()[key]["first_name"] == "Umbrella"
+    assert f",{key},done," in result.read_text(encoding="utf-8")
+    assert result.stat().st_uid == 0
+    fields = site.folder / "fields.json"
+    fields.write_text('{"first_name": "Parasol"}', encoding="utf-8")
+    ok(site, "students", "update", str(key), "--from-json", str(fields), "--yes")
+    assert site.school.truth()[key]["first_name"] == "Parasol"
+    assert not foreign_files(site)
+
+
+def test_a_link_in_the_place_of_the_lock_hands_the_service_no_file_of_root(site: Site) -> None:
+    ok(site, "sync")
+    treasure = site.folder / "treasure"
+    treasure.touch(mode=0o600)
+    lock = state(site) / "roster.db-main.lock"
+    lock.unlink()
+    lock.symlink_to(treasure)
+    os.lchown(lock, SERVICE, SERVICE)
+    status, _, told = command(site, "sync")
+    lock.unlink()
+    assert status == 1
+    assert f"the lock file {lock} is a symbolic link" in told
+    assert treasure.stat().st_uid == 0
+
+
+def test_a_folder_exchanged_for_a_link_leads_root_to_no_place_of_root(site: Site) -> None:
+    """The folder is the service's, and so is the one above it: its user can send the path wherever they like."""
+    above, elsewhere = site.folder.parent / "srv", site.folder.parent / "elsewhere"
+    above.mkdir(mode=0o755)
+    elsewhere.mkdir(mode=0o755)
+    (above / "state").symlink_to(elsewhere)
+    os.chown(above, SERVICE, SERVICE)
+    site.configure(url=f"sqlite:///{above}/state/roster.db", token_file="main-token")
+    status, _, told = command(site, "sync")
+    assert status == 1
+    assert f"others than root may write {above}" in told
+    assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o1777])
+def test_root_makes_nothing_in_a_folder_of_root_that_others_may_write(site: Site, mode: int) -> None:
+    os.chown(state(site), 0, 0)
+    state(site).chmod(mode)
+    result = site.run("sync")
+    assert result.exit_code == 1
+    assert f"{state(site)} is root's, and not safe: others than root may write {state(site)}" in result.stderr
+    assert f"database: {state(site)} is root's" in site.run("check").stdout
+    assert not list(state(site).iterdir())
+
+
+def test_root_stays_root_in_a_folder_of_its_own(site: Site) -> None:
+    os.chown(state(site), 0, 0)
+    assert site.ok("sync")
+    assert {path.stat().st_uid for path in state(site).iterdir()} == {0}
+    assert os.geteuid() == 0
+
+
+def test_a_program_that_the_service_cannot_read_is_named(site: Site) -> None:
+    script = f"""\
+import sys
+from pathlib import Path
+from rostersync.cli import ownership
+from rostersync.__main__ import main
+ownership._PROGRAM = Path({str(site.folder)!r})
+main()"""
+    process = site.start("sync", program=("-c", script))
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"(uid {SERVICE}) cannot read the program in {site.folder}" in told
+
+
+def test_a_missing_token_is_told_as_ever(site: Site) -> None:
+    site.configure(token_file="no-token")
+    status, _, told = command(site, "sync")
+    assert status == 2
+    assert "cannot read" in told

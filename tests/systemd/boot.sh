@@ -1,0 +1,75 @@
+#!/bin/sh
+# Boots a real systemd in a container and tries the unit there: see probe.sh. `./dev systemd` calls it.
+# Needs root, systemd-nspawn (Debian: systemd-container) and overlayfs. The container is this machine's own root folder,
+# with all changes in memory; it has its own loopback and no other network. Nothing on this machine is changed.
+set -eu
+here=$(cd -- "$(dirname -- "$0")" && pwd)
+root=$(cd -- "$here/../.." && pwd)
+python=$1
+
+[ "$(id -u)" = 0 ] || { echo "systemd: a container needs root" >&2; exit 2; }
+command -v systemd-nspawn >/dev/null || { echo "systemd: no systemd-nspawn; apt install systemd-container" >&2; exit 2; }
+
+work=$(mktemp -d)
+clean_up() {
+    umount "$work/m/root" 2>/dev/null || true
+    umount "$work/m" 2>/dev/null || true
+    rm -rf "$work"
+}
+trap clean_up EXIT
+trap 'exit 130' INT TERM
+
+mkdir "$work/m" "$work/out"
+mount -t tmpfs -o size=512m tmpfs "$work/m"
+mkdir "$work/m/upper" "$work/m/work" "$work/m/root"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$work/m/upper,workdir=$work/m/work" "$work/m/root"
+
+# The program as it may be installed on a server: where the service can see it, and under the path of the unit.
+home=$("$python" -c 'import sys; print(sys.base_prefix)')
+packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+name=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+mkdir -p "$work/m/root/usr/local/bin"
+rm -f "$work/m/root/usr/local/bin/rostersync"
+cat >"$work/m/root/usr/local/bin/rostersync" <<END
+#!/bin/sh
+export PYTHONHOME=/opt/python PYTHONPATH=/opt/rostersync:/opt/packages PYTHONDONTWRITEBYTECODE=1
+exec /opt/python/bin/$name -m rostersync "\$@"
+END
+chmod 755 "$work/m/root/usr/local/bin/rostersync"
+
+units=$work/m/root/etc/systemd/system
+cat >"$units/simulator.service" <<'END'
+[Service]
+Type=exec
+ExecStart=/usr/local/bin/rostersync simulator --port 8099 --students 300 --token invented-token
+DynamicUser=yes
+END
+cat >"$units/probe.service" <<'END'
+[Unit]
+Requires=simulator.service
+After=simulator.service
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c '/bin/sh /opt/rostersync/tests/systemd/probe.sh >/mnt/out/report 2>&1; echo $? >/mnt/out/status'
+ExecStopPost=systemctl poweroff --no-block
+END
+cat >"$units/probe.target" <<'END'
+[Unit]
+Requires=basic.target probe.service
+After=basic.target
+AllowIsolate=yes
+END
+systemd-id128 new >"$work/m/root/etc/machine-id" # without one systemd takes this for a first boot, and asks
+
+timeout 400 systemd-nspawn --quiet --directory="$work/m/root" --boot --private-network --register=no --keep-unit \
+    --console=pipe --bind-ro="$home:/opt/python" --bind-ro="$packages:/opt/packages" --bind-ro="$root:/opt/rostersync" \
+    --bind="$work/out:/mnt/out" systemd.unit=probe.target </dev/null >"$work/console" 2>&1 || true
+
+if [ ! -e "$work/out/status" ]; then
+    echo "systemd: the container ended before the probe did; the end of its console:" >&2
+    tail -n 30 "$work/console" >&2
+    [ ! -e "$work/out/report" ] || cat "$work/out/report" >&2
+    exit 1
+fi
+cat "$work/out/report"
+exit "$(cat "$work/out/status")"
