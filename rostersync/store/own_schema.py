@@ -37,7 +37,8 @@ SELECT pg_get_userbyid(nspowner) AS owner, nspowner IN (TABLE ours) AS is_ours,
 
 _LACKING = text(f"""
 SELECT quote_ident(current_user) AS role,
-       to_regnamespace('{SCHEMA}') IS NULL AND NOT has_database_privilege(current_database(), 'CREATE') AS own,
+       to_regnamespace('{SCHEMA}') IS NULL AS schema,
+       has_database_privilege(current_database(), 'CREATE') AS may_create,
        has_schema_privilege(to_regnamespace('{OF_VIEWS}'), 'CREATE') IS NOT TRUE AS of_views
 """)
 
@@ -84,14 +85,16 @@ def prepare(connection: Connection) -> None:
     Raises `StoreError`, with the statements for an administrator, where the role lacks a privilege.
     """
     lacking = connection.execute(_LACKING).one()
+    may_not_create = lacking.schema and not lacking.may_create
     statements = [
-        *([f"CREATE SCHEMA {SCHEMA} AUTHORIZATION {lacking.role};"] if lacking.own else []),
+        *([f"CREATE SCHEMA {SCHEMA} AUTHORIZATION {lacking.role};"] if may_not_create else []),
         *([f"GRANT CREATE ON SCHEMA {OF_VIEWS} TO {lacking.role};"] if lacking.of_views else []),
     ]
     if statements:
         hint = f"let an administrator run, in this database: {' '.join(statements)}"
         raise StoreError(f"the role {lacking.role} may not set up the tables and views of rostersync", hint)
-    connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+    if lacking.schema:  # IF NOT EXISTS would need the privilege even where the schema exists
+        connection.exec_driver_sql(f"CREATE SCHEMA {SCHEMA}")
 
 
 def require_names(connection: Connection, views: list[str]) -> None:
