@@ -48,6 +48,7 @@ def test_without_the_privileges_the_error_has_the_statements_for_the_administrat
         f"GRANT CREATE ON SCHEMA public TO {roles.owner};",
     ]
     assert hint.endswith(" ".join(statements))
+    assert " ".join(statements) in roles.run("check").stdout
     roles.ask("", statements[0])
     assert statements[0] not in roles.run("db", "upgrade").stderr
     assert statements[1] in roles.run("db", "upgrade").stderr
