@@ -112,15 +112,16 @@ class PostgresServer:
     def create(self, template: str = "template0") -> str:
         """Create a database, empty or like `template` (the name of one without connections), and return its url."""
         name = f"rostersync_{uuid.uuid4().hex[:16]}"
-        self._execute("CREATE DATABASE {} TEMPLATE {}", name, template)
+        self.execute("CREATE DATABASE {} TEMPLATE {}", name, template)
         return self._admin.set(database=name).render_as_string(hide_password=False)
 
     def drop(self, url: str) -> None:
         """Drop the database at `url`, whoever is still connected; what is in it is searched first."""
         canary.SEARCH.postgres(url)
-        self._execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", make_url(url).database or "")
+        self.execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", make_url(url).database or "")
 
-    def _execute(self, statement: Any, *names: str) -> None:
+    def execute(self, statement: Any, *names: str) -> None:
+        """Run a statement as the administrator, with names in place of its {}."""
         # libpq reads the same url once the name of the driver is taken out of it
         conninfo = self._admin.set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(conninfo, autocommit=True) as connection:

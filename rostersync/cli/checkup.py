@@ -76,7 +76,10 @@ def _database(config: Config) -> Iterator[Finding]:
         if path is None and (weakness := tls.weakness(url)):
             hint = "remove sslmode from database.url; for an authority of your own add sslrootcert=FILE"
             yield Finding("database", weakness, hint, warning=True)
-        yield _level(config, probe.level(url), path)
+        level = probe.level(url)
+        if path is None and level in {Level.EMPTY, Level.OLDER}:
+            probe.require_privileges(url)
+        yield _level(config, level, path)
         if path is None:
             yield _session(url)
         elif mode := exposure(path):

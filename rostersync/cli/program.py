@@ -39,11 +39,17 @@ VERBS = {
     "runs": "List recent runs, or show one",
     "source": "Forget a source that is no longer configured",
     "db": "Set up, upgrade and check the database",
+    "grant-reader": "Let a role of PostgreSQL read the views only",
+    "revoke-reader": "Take that from it again",
     "students": "Read and write students straight at the API",
     "simulator": "Serve a stand-in ManageBac",
     "demo": "Show everything, with invented students",
 }
 _BROKEN_PIPE = 128 + 13  # what a shell reports of a program that a closed pipe has ended
+
+
+def _module(verb: str) -> str:
+    return f"rostersync.cli.{verb.replace('-', '_')}"
 
 
 class Program(click.Group):
@@ -55,7 +61,7 @@ class Program(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - the same
         if cmd_name not in VERBS:
             return None
-        command: click.Command = importlib.import_module(f"rostersync.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(_module(cmd_name)).command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - the same

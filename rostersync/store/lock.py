@@ -105,10 +105,9 @@ def acquire(engine: Engine, database: Path | None, source: str, clock: Clock, pu
     try:
         lock = _FileLock(lock_path(database, source)) if database else _SessionLock(connection, source)
     except BlockingIOError:
-        holder = _holder(connection, source)
+        error = _locked(connection, database, source)
         connection.close()
-        hint = "wait until it ends, or use a longer --wait"
-        raise LockHeld(f"source {source} is locked by {holder or 'another process'}", hint) from None
+        raise error from None
     except BaseException:
         connection.close()
         raise
@@ -137,15 +136,19 @@ def advisory_key(source: str) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
+_HOLDER = text("""
+SELECT pid, usename AS role, usename = current_user AS is_ours
+  FROM pg_locks LEFT JOIN (SELECT pid, usename FROM pg_stat_activity) a USING (pid)
+ WHERE locktype = 'advisory' AND granted AND objsubid = 1
+   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+   AND ((classid::bigint << 32) | objid::bigint) = :key
+""")
+
+
 def is_held(connection: Connection, database: Path | None, source: str) -> bool:
     """Return whether any process holds the lock of `source` now."""
     if database is None:
-        held = text(
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
-            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-            " AND ((classid::bigint << 32) | objid::bigint) = :key"
-        )
-        return bool(connection.scalar(held, {"key": advisory_key(source)}))
+        return connection.execute(_HOLDER, {"key": advisory_key(source)}).first() is not None
     return _file_is_locked(lock_path(database, source))
 
 
@@ -190,6 +193,15 @@ def ensure_source(connection: Connection, source: str) -> None:
     connection.execute(new.on_conflict_do_nothing())
 
 
-def _holder(connection: Connection, source: str) -> str | None:
+def _locked(connection: Connection, database: Path | None, source: str) -> LockHeld:
+    """Return the error that names the holder: the process that said so, or on PostgreSQL a role that is not ours."""
     with connection.begin():
-        return connection.scalar(select(Source.holder).where(Source.name == source))
+        if database is None:  # the key is no secret: whoever may connect can take the lock
+            session = connection.execute(_HOLDER, {"key": advisory_key(source)}).first()
+            if session and session.is_ours is False:
+                message = f"source {source} is locked by the database role {session.role} (server pid {session.pid})"
+                hint = f"if that is not rostersync, end it: SELECT pg_terminate_backend({session.pid})"
+                return LockHeld(message, hint)
+        holder = connection.scalar(select(Source.holder).where(Source.name == source))
+    hint = "wait until it ends, or use a longer --wait"
+    return LockHeld(f"source {source} is locked by {holder or 'another process'}", hint)

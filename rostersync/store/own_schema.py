@@ -35,10 +35,10 @@ SELECT pg_get_userbyid(nspowner) AS owner, nspowner IN (TABLE ours) AS is_ours,
   FROM pg_namespace WHERE nspname = '{SCHEMA}'
 """)
 
-_LACKING = text(f"""
-SELECT quote_ident(current_user) AS role,
-       to_regnamespace('{SCHEMA}') IS NULL AND NOT has_database_privilege(current_database(), 'CREATE') AS own,
-       has_schema_privilege(to_regnamespace('{OF_VIEWS}'), 'CREATE') IS NOT TRUE AS of_views
+_PRIVILEGES = text(f"""
+SELECT quote_ident(current_user) AS role, to_regnamespace('{SCHEMA}') IS NULL AS is_missing,
+       has_database_privilege(current_database(), 'CREATE') AS makes_schemas,
+       has_schema_privilege(to_regnamespace('{OF_VIEWS}'), 'CREATE') IS TRUE AS makes_views
 """)
 
 _EARLIER = text(f"""{_OURS}
@@ -79,19 +79,26 @@ def check(connection: Connection) -> None:
 
 
 def prepare(connection: Connection) -> None:
-    """Create the schema where there is none.
+    """Create the schema where there is none. Raises `StoreError` as `require_privileges`."""
+    require_privileges(connection)
+    if connection.execute(_PRIVILEGES).one().is_missing:  # IF NOT EXISTS needs the privilege even where it exists
+        connection.exec_driver_sql(f"CREATE SCHEMA {SCHEMA}")
 
-    Raises `StoreError`, with the statements for an administrator, where the role lacks a privilege.
-    """
-    lacking = connection.execute(_LACKING).one()
+
+def require_privileges(connection: Connection) -> None:
+    """Raise `StoreError`, with the statements for an administrator, where the role may not set the database up."""
+    found = connection.execute(_PRIVILEGES).one()
     statements = [
-        *([f"CREATE SCHEMA {SCHEMA} AUTHORIZATION {lacking.role};"] if lacking.own else []),
-        *([f"GRANT CREATE ON SCHEMA {OF_VIEWS} TO {lacking.role};"] if lacking.of_views else []),
+        *(
+            [f"CREATE SCHEMA {SCHEMA} AUTHORIZATION {found.role};"]
+            if found.is_missing and not found.makes_schemas
+            else []
+        ),
+        *([f"GRANT CREATE ON SCHEMA {OF_VIEWS} TO {found.role};"] if not found.makes_views else []),
     ]
     if statements:
         hint = f"let an administrator run, in this database: {' '.join(statements)}"
-        raise StoreError(f"the role {lacking.role} may not set up the tables and views of rostersync", hint)
-    connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+        raise StoreError(f"the role {found.role} may not set up the tables and views of rostersync", hint)
 
 
 def require_names(connection: Connection, views: list[str]) -> None:

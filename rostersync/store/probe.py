@@ -9,7 +9,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
-from rostersync.store import schema
+from rostersync.store import own_schema, schema
 from rostersync.store.engine import open_engine, sqlite_path
 from rostersync.store.file_mode import keep_private
 from rostersync.store.files import database_exists
@@ -39,6 +39,12 @@ def level(url: str) -> Level:
         return Level.EMPTY
     with open_engine(url, read_only=True).connect() as connection, connection.begin():
         return schema.level(connection)
+
+
+def require_privileges(url: str) -> None:
+    """Raise `StoreError` where the role of a PostgreSQL url may not set up or upgrade the tables and views."""
+    with open_engine(url, read_only=True).connect() as connection, connection.begin():
+        own_schema.require_privileges(connection)
 
 
 def revision(url: str) -> str | None:

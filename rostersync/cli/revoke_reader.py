@@ -1,0 +1,32 @@
+"""`rostersync revoke-reader`: a role of PostgreSQL that may read the views no longer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from rostersync.cli.grant_reader import open_postgresql
+from rostersync.cli.options import configured
+from rostersync.store import readers
+
+if TYPE_CHECKING:
+    from rostersync.cli.options import Session
+
+
+@click.command()
+@click.argument("role")
+@configured
+def command(session: Session, role: str) -> int:
+    """Take from a role of PostgreSQL whatever it was granted of rostersync's views and tables.
+
+    Exit status: 0 it can read no view now, 1 it still can, through another role or a grant to PUBLIC.
+    """
+    store = open_postgresql(session, "revoke-reader")
+    with store.writing() as connection:
+        left = readers.revoke(connection, role)
+    if left:
+        click.echo(f"role {role} can still read {', '.join(left)}: through another role, or a grant to PUBLIC")
+        return 1
+    click.echo(f"role {role} can read no view")
+    return 0

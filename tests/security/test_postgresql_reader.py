@@ -1,0 +1,279 @@
+"""A reader of the views can read these and nothing else, by no function of its own either, before and after an upgrade.
+
+It runs on the PostgreSQL of the development dependencies and on the one of this machine, and prints what the role can
+and cannot read: `./dev test tests/security/test_postgresql_reader.py -rP`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from conftest import ManualClock, PostgresServer, postgres_of_this_machine, running_postgres
+from harness import World
+from roles import Roles, roles_on, set_up
+
+from rostersync.store.models import Base
+from rostersync.store.readers import NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module", params=["wheel", "machine"])
+def server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    if request.param == "wheel":
+        yield request.getfixturevalue("postgres_server")
+        return
+    programs = postgres_of_this_machine()
+    if programs is None:
+        pytest.skip("no PostgreSQL is installed on this machine")
+    temporary = tempfile.TemporaryDirectory(prefix="rs-pg-", ignore_cleanup_errors=True)
+    with temporary as folder, running_postgres(Path(folder), programs=programs) as admin:
+        yield PostgresServer(admin)
+
+
+@pytest.fixture
+def empty(server: PostgresServer, tmp_path: Path) -> Iterator[Roles]:
+    with roles_on(server, tmp_path) as roles:
+        set_up(roles)
+        yield roles
+
+
+@pytest.fixture
+def roles(empty: Roles, clock: ManualClock) -> Roles:
+    """A replica in which one student is withdrawn and one deleted."""
+    World(empty.url(empty.owner), clock).sync()
+    first, second = (row[0] for row in empty.ask("", "SELECT id FROM public.enrolled_student ORDER BY id LIMIT 2"))
+    empty.ask("", f"UPDATE rostersync.student SET status = 'withdrawn' WHERE id = {first}")
+    empty.ask("", f"UPDATE rostersync.student SET deleted_at = now(), deletion_source = 'sweep' WHERE id = {second}")
+    empty.ask("", "ANALYZE")
+    return empty
+
+
+# What it can and cannot ------------------------------------------------------------------------------------------
+
+PEEK = """
+CREATE FUNCTION pg_temp.peek(id bigint) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS
+  $$ BEGIN RAISE NOTICE '%', id; RETURN true; END $$
+"""
+TABLES = (*Base.metadata.tables, "alembic_version")
+ATTEMPTS = {
+    "COPY rostersync.student TO STDOUT": "read a table by COPY",
+    "TABLE rostersync.run_run_id_seq": "read a sequence",
+    "TABLE pg_statistic": "read the statistics",
+    "SELECT pg_read_file('PG_VERSION')": "read a file of the server",
+    "SELECT query_to_xml('TABLE rostersync.student', true, false, '')": "read a table by a function of the server",
+    "INSERT INTO public.current_student (source, id) VALUES ('main', 1)": "insert by a view",
+    "UPDATE public.current_student SET last_name = ''": "update by a view",
+    "DELETE FROM public.current_student": "delete by a view",
+    "TRUNCATE rostersync.student": "empty a table",
+    "ALTER VIEW public.enrolled_student SET (security_barrier = false)": "take a view's barrier away",
+    "CREATE OR REPLACE VIEW public.sync_run AS SELECT 1 AS run_id": "replace a view",
+    "CREATE TABLE rostersync.planted (id bigint)": "create something among the tables",
+    "SET ROLE {owner}": "become the owner",
+}
+
+
+def outcome(roles: Roles, query: str) -> str:
+    try:
+        roles.ask(roles.reader, query)
+    except psycopg.errors.InsufficientPrivilege:
+        return "no"
+    return "yes"
+
+
+def access(roles: Roles) -> dict[str, str]:
+    """Return what the reader can do, each thing tried."""
+    found = {f"read the view {view}": outcome(roles, f"SELECT count(*) FROM public.{view}") for view in NAMES}
+    found |= {f"read the table {table}": outcome(roles, f"SELECT count(*) FROM rostersync.{table}") for table in TABLES}
+    found |= {what: outcome(roles, attempt.format(owner=roles.owner)) for attempt, what in ATTEMPTS.items()}
+    stats = roles.ask(roles.reader, "SELECT count(*) FROM pg_stats WHERE schemaname = 'rostersync'")
+    found["see the tables' rows in pg_stats"] = "yes" if stats != [(0,)] else "no"
+    for view in ("enrolled_student", "current_student"):
+        what = f"see rows that are not in {view} by a function of its own"
+        found[what] = "yes" if peeked(roles, view) else "no"
+    return found
+
+
+def peeked(roles: Roles, view: str) -> set[str]:
+    """Return the students of whom a function of the reader's, cheaper than the view's own condition, hears too much."""
+    notices: list[str] = []
+    query = f"SELECT id FROM public.{view} WHERE pg_temp.peek(id)"
+    try:
+        shown = {str(row[0]) for row in roles.ask(roles.reader, PEEK, query, notices=notices)}
+    except psycopg.errors.InsufficientPrivilege:
+        return set()
+    assert shown
+    return {*notices} - shown
+
+
+def expected(*views: str) -> dict[str, str]:
+    return {
+        **{f"read the view {view}": "yes" if view in views else "no" for view in NAMES},
+        **{f"read the table {table}": "no" for table in TABLES},
+        **dict.fromkeys(ATTEMPTS.values(), "no"),
+        "see the tables' rows in pg_stats": "no",
+        "see rows that are not in enrolled_student by a function of its own": "no",
+        "see rows that are not in current_student by a function of its own": "no",
+    }
+
+
+def test_a_reader_can_read_the_views_and_nothing_else(roles: Roles) -> None:
+    assert access(roles) == expected()
+    assert roles.ok("grant-reader", roles.reader).startswith(f"role {roles.reader} can read current_student, enrolled")
+    found = access(roles)
+    ((version,),) = roles.ask("", "SHOW server_version")
+    lines = [f"PostgreSQL {version}: what a reader can do", *(f"{can:4}{what}" for what, can in found.items())]
+    print("\n".join(lines))  # noqa: T201 - shown by -rP
+    assert found == expected(*NAMES)
+
+
+def test_a_reader_of_some_views_can_read_these_only(roles: Roles) -> None:
+    roles.ok("grant-reader", roles.reader, "--view", "enrolled_student", "--view", "sync_health")
+    assert access(roles) == expected("enrolled_student", "sync_health")
+
+
+def test_a_function_of_the_readers_own_would_see_too_much_without_the_barrier(roles: Roles) -> None:
+    """It shows that the attack is one."""
+    roles.ok("grant-reader", roles.reader)
+    roles.ask("", "ALTER VIEW public.enrolled_student SET (security_barrier = false)")
+    assert peeked(roles, "enrolled_student")
+
+
+# Over upgrades ---------------------------------------------------------------------------------------------------
+
+OLDER = "UPDATE rostersync.alembic_version SET version_num = '0004'"
+
+
+@pytest.mark.parametrize("views", [(), ("enrolled_student", "sync_run")], ids=["all", "two"])
+def test_an_upgrade_keeps_what_a_reader_can_read_also_of_views_that_it_creates_again(
+    roles: Roles, views: tuple[str, ...]
+) -> None:
+    roles.ok("grant-reader", roles.reader, *(word for view in views for word in ("--view", view)))
+    roles.ask(
+        "",
+        "ALTER VIEW public.sync_run RENAME run_id TO number",  # it has to be dropped
+        "ALTER VIEW public.enrolled_student SET (security_barrier = false)",
+        f"GRANT USAGE, CREATE ON SCHEMA public TO {roles.owner}",
+        OLDER,
+    )
+    roles.ok("db", "upgrade")
+    assert access(roles) == expected(*(views or NAMES))
+
+
+def test_a_view_that_a_later_version_adds_is_not_read_until_it_is_granted(roles: Roles) -> None:
+    roles.ok("grant-reader", roles.reader)
+    roles.ask("", "DROP VIEW public.audit_log", OLDER)
+    roles.ok("db", "upgrade")
+    assert access(roles) == expected(*(name for name in NAMES if name != "audit_log"))
+    roles.ok("grant-reader", roles.reader)
+    assert access(roles) == expected(*NAMES)
+
+
+# The commands ----------------------------------------------------------------------------------------------------
+
+PRIVILEGES = """
+SELECT n.nspname, relname, relacl::text FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+ WHERE nspname IN ('public', 'rostersync') ORDER BY 1, 2
+"""
+
+
+def test_granting_and_revoking_twice_changes_nothing_more(empty: Roles) -> None:
+    for verb in ("grant-reader", "revoke-reader"):
+        said = empty.ok(verb, empty.reader)
+        before = empty.ask("", PRIVILEGES)
+        assert empty.ok(verb, empty.reader) == said
+        assert empty.ask("", PRIVILEGES) == before
+
+
+def test_granting_less_takes_the_rest_away(empty: Roles) -> None:
+    empty.ok("grant-reader", empty.reader)
+    empty.ask("", f"GRANT ALL ON rostersync.student, public.sync_run TO {empty.reader}")
+    empty.ask("", f"GRANT USAGE ON SCHEMA rostersync TO {empty.reader}")
+    said = empty.ok("grant-reader", empty.reader, "--view", "sync_run")
+    assert said == f"role {empty.reader} can read sync_run\n"
+    assert outcome(empty, "SELECT 1 FROM public.current_student") == "no"
+    assert outcome(empty, "SELECT 1 FROM rostersync.student") == "no"
+    assert outcome(empty, "DELETE FROM public.sync_run") == "no"
+
+
+def test_revoking_leaves_a_reader_with_nothing(empty: Roles) -> None:
+    empty.ok("grant-reader", empty.reader)
+    assert empty.ok("revoke-reader", empty.reader) == f"role {empty.reader} can read no view\n"
+    assert {outcome(empty, f"SELECT 1 FROM public.{view}") for view in NAMES} == {"no"}
+
+
+def test_revoking_tells_what_is_read_by_other_ways(empty: Roles) -> None:
+    empty.ask("", "GRANT SELECT ON public.sync_run TO PUBLIC")
+    result = empty.run("revoke-reader", empty.reader)
+    assert result.exit_code == 1
+    assert "can still read sync_run" in result.stdout
+
+
+@pytest.mark.parametrize("verb", ["grant-reader", "revoke-reader"])
+def test_a_role_that_is_not_there_is_told_with_those_that_are(empty: Roles, verb: str) -> None:
+    result = empty.run(verb, 'nobody\'s "role"')
+    assert result.exit_code == 2
+    assert "no such role" in result.stderr
+    assert empty.reader in result.stderr
+    assert "CREATE ROLE" in result.stderr
+
+
+def test_a_view_that_is_not_there_is_told_with_those_that_are(empty: Roles) -> None:
+    result = empty.run("grant-reader", empty.reader, "--view", "student")
+    assert result.exit_code == 2
+    assert "current_student" in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["grant-reader", "revoke-reader"])
+def test_the_owner_its_members_and_superusers_are_no_readers(empty: Roles, verb: str) -> None:
+    empty.ask("", f"GRANT {empty.owner} TO {empty.stranger}")
+    before = empty.ask("", PRIVILEGES)
+    for role in (empty.owner, empty.stranger, "postgres"):
+        result = empty.run(verb, role)
+        assert result.exit_code == 2
+        assert "may do everything that rostersync may" in result.stderr
+    assert empty.ask("", PRIVILEGES) == before
+
+
+@pytest.mark.parametrize("way", ["GRANT {stranger} TO {reader}", "GRANT pg_read_all_data TO {reader}"])
+def test_a_role_that_reaches_the_tables_by_another_one_is_no_reader_and_gets_nothing(empty: Roles, way: str) -> None:
+    empty.ask("", f"GRANT USAGE ON SCHEMA rostersync TO {empty.stranger}")
+    empty.ask("", way.format(stranger=empty.stranger, reader=empty.reader))
+    before = empty.ask("", PRIVILEGES)
+    result = empty.run("grant-reader", empty.reader)
+    assert result.exit_code == 2
+    assert "through another role" in result.stderr
+    assert empty.ask("", PRIVILEGES) == before
+
+
+def test_who_cannot_be_let_in_by_rostersync_is_told_with_the_statements(empty: Roles) -> None:
+    ((database,),) = empty.ask("", "SELECT current_database()")
+    empty.ask("", "REVOKE USAGE ON SCHEMA public FROM PUBLIC", f"GRANT USAGE ON SCHEMA public TO {empty.owner}")
+    empty.ask(
+        "",
+        f"REVOKE CONNECT ON DATABASE {database} FROM PUBLIC",
+        f"GRANT CONNECT ON DATABASE {database} TO {empty.owner}",
+    )
+    result = empty.run("grant-reader", empty.reader)
+    assert result.exit_code == 1
+    statements = [
+        f"GRANT CONNECT ON DATABASE {database} TO {empty.reader};",
+        f"GRANT USAGE ON SCHEMA public TO {empty.reader};",
+    ]
+    assert " ".join(statements) in result.stderr
+    empty.ask("", *statements[:1], f"GRANT USAGE ON SCHEMA public TO {empty.owner} WITH GRANT OPTION")
+    empty.ok("grant-reader", empty.reader)
+    assert outcome(empty, "SELECT 1 FROM public.current_student") == "yes"
+
+
+@pytest.mark.parametrize("verb", ["grant-reader", "revoke-reader"])
+def test_an_sqlite_file_has_no_readers(empty: Roles, tmp_path: Path, verb: str) -> None:
+    result = empty.run(verb, "analyst", url=f"sqlite:///{tmp_path}/roster.db")
+    assert result.exit_code == 2
+    assert "SQLite" in result.stderr
+    assert "PostgreSQL" in result.stderr
