@@ -9,7 +9,7 @@ TEMPLATE = """\
 [database]
 # Where the students are stored. A SQLite file needs nothing installed; its path is relative to this file. For a
 # service that systemd runs:  "sqlite:////var/lib/rostersync/roster.db"
-# For PostgreSQL (first: pip install 'rostersync[postgresql]'):  "postgresql+psycopg://USER@HOST/DATABASE"
+# For PostgreSQL (its driver is among requirements.txt):  "postgresql+psycopg://USER@HOST/DATABASE"
 # ${NAME} is replaced by the environment variable NAME, so that no password needs to be in this file; a password with
 # special characters must be percent-encoded (@ is %40).
 url = "sqlite:///roster.db"
