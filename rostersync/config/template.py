@@ -9,7 +9,7 @@ TEMPLATE = """\
 [database]
 # Where the students are stored. A SQLite file needs nothing installed; its path is relative to this file. For a
 # service that systemd runs:  "sqlite:////var/lib/rostersync/roster.db"
-# For PostgreSQL (first: pip install 'rostersync[postgresql]'):  "postgresql+psycopg://USER@HOST/DATABASE"
+# For PostgreSQL (its driver is among requirements.txt):  "postgresql+psycopg://USER@HOST/DATABASE"
 # A server on another machine must prove by TLS that it is HOST; if its certificate is of an authority of your own, add
 # ?sslrootcert=FILE to the address.
 # ${NAME} is replaced by the environment variable NAME, so that no password needs to be in this file; a password with

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FORMS = '"sqlite:///FILE" or "postgresql+psycopg://USER@HOST/DATABASE"'
+_DRIVER = "pip install --require-hashes -r requirements.txt"
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -72,5 +73,5 @@ def _postgresql(rest: str) -> str:
         )
     split(f"postgresql://{rest}", 'an address such as "postgresql+psycopg://USER@HOST/DATABASE"')
     if find_spec("psycopg") is None:
-        raise Wrong("PostgreSQL, but its driver is not installed", "the driver: pip install 'rostersync[postgresql]'")
+        raise Wrong("PostgreSQL, but its driver is not installed", f"the driver: {_DRIVER}")
     return f"postgresql+psycopg://{rest}"

@@ -220,7 +220,7 @@ def _explained(error: Exception, host: str, timeout: float) -> ApiError:
     """Return what a library's error means to people; they need not know the library."""
     failed = f"connection to {host} failed"
     if isinstance(error, NameResolutionError):
-        return Unreachable(f"{failed} (DNS: no such name)", "check base_url, and the DNS of this machine")
+        return Unreachable(f"{failed} (DNS: no such name)", f"check base_url, and the DNS of this machine; {_PROXY}")
     timed_out = isinstance(error, (requests.Timeout, ReadTimeoutError, ConnectTimeoutError))
     if timed_out and not isinstance(error, NewConnectionError):  # a refusal, which the library counts among them
         return _too_late(host, timeout)
@@ -231,7 +231,9 @@ def _explained(error: Exception, host: str, timeout: float) -> ApiError:
         return Unreachable(f"{failed} (proxy)", "check HTTPS_PROXY and NO_PROXY")
     if isinstance(error, DecodeError):
         return Malformed(f"the answer of {host} is not compressed as it says")
-    return Unreachable(f"{failed} ({_how_it_failed(error)})", "check the network of this machine, and base_url")
+    return Unreachable(
+        f"{failed} ({_how_it_failed(error)})", f"check the network of this machine, and base_url; {_PROXY}"
+    )
 
 
 def _how_it_failed(error: Exception) -> str:
@@ -245,6 +247,8 @@ def _how_it_failed(error: Exception) -> str:
         cause = cause.__cause__ or cause.__context__
     return "cut off" if isinstance(error, ProtocolError) else "not valid HTTP"  # the former while the body is read
 
+
+_PROXY = "behind a proxy set network.proxy_from_env = true"
 
 _ENDINGS = {errno.ECONNREFUSED: "refused", errno.ECONNRESET: "reset", errno.EPIPE: "reset"}
 

@@ -71,7 +71,7 @@ def _postgres_engine(url: str) -> Engine:
             connect_args={"connect_timeout": 10, **tls.parameters(tls.url_parameters(parsed))},
         ).execution_options(schema_translate_map={None: SCHEMA, "stage": "pg_temp"})
     except (NoSuchModuleError, ImportError) as error:
-        hint = "pip install 'rostersync[postgresql]'"
+        hint = "pip install --require-hashes -r requirements.txt"
         raise DatabaseUnreachable("the PostgreSQL driver is not installed", hint) from error
     # without its query, which may contain a password as well
     _translate_errors(engine, make_url(url).set(query={}).render_as_string(hide_password=True))

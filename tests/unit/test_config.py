@@ -258,7 +258,7 @@ def test_a_missing_variable_is_named(folder: Path) -> None:
 def test_without_the_driver_the_line_says_how_to_install_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(urls, "find_spec", lambda _name: None)
     (line,) = mistakes(folder, "[database]\nurl = 'postgresql://u@h/d'")
-    assert "pip install 'rostersync[postgresql]'" in line
+    assert "pip install --require-hashes -r requirements.txt" in line
 
 
 # The API's address -----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from rostersync.config import TEMPLATE, load
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "systemd" / "rostersync.service"
-LOCKS = ("requirements.txt", "requirements-dev.txt")
+LOCKS = ("requirements.txt", "requirements-build.txt", "requirements-dev.txt")
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
 
@@ -65,7 +65,9 @@ def test_the_locks_hold_every_dependency_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"].values()
     asked = {"requirements.txt": [*project["project"]["dependencies"], *(item for extra in extras for item in extra)]}
-    asked["requirements-dev.txt"] = [*asked["requirements.txt"], *project["dependency-groups"]["dev"]]
+    asked["requirements-build.txt"] = project["dependency-groups"]["build"]
+    dev = [item for item in project["dependency-groups"]["dev"] if item != {"include-group": "build"}]
+    asked["requirements-dev.txt"] = [*asked["requirements.txt"], *asked["requirements-build.txt"], *dev]
     for name, dependencies in asked.items():
         held = set(re.findall(r"^([a-z0-9.-]+)==", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE))
         missing = {re.split(r"[\[<>=~!; ]", dependency)[0].lower() for dependency in dependencies} - held
