@@ -14,13 +14,13 @@ import msgspec
 
 from rostersync.clock import to_text
 from rostersync.errors import Malformed, NotFound
+from rostersync.managebac.answers import decode_page, decode_single, is_error, says_done
 from rostersync.managebac.limits import server_time
-from rostersync.managebac.records import decode_page, decode_single, is_error, says_done
 from rostersync.managebac.wire import ABSENT, Call
 from rostersync.records import Gone, Moment, Rejected, Student
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from rostersync.managebac.transport import Transport
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from rostersync.records import Page, Query, Row
 
 JSON = "application/json"
+
+SPARE_ROWS = 20
+"""So many more rows than were asked for, and than its meta says, a page may have: some serializers repeat a row."""
 
 
 class Endpoints:
@@ -40,7 +43,8 @@ class Endpoints:
     def page(self, query: Query, number: int, per_page: int) -> Page | None:
         """GET one page (from 1) of a list; None for one beyond its end: a 404 or 410, or no rows."""
         call = Call(self._path, _parameters(query, number, per_page))
-        return self._transport.request(call, partial(_read_page, number=number), absent_ok=number > 1)
+        read = partial(_read_page, number=number, per_page=per_page, check=self._transport.check)
+        return self._transport.request(call, read, absent_ok=number > 1)
 
     def get(self, key: int) -> Row | Gone:
         """GET one student; `Gone` for the API's own 404 or 410."""
@@ -113,11 +117,13 @@ def _time(moment: datetime | None) -> str | None:
 # Reading answers -------------------------------------------------------------------------------------------------
 
 
-def _read_page(reply: Reply, number: int) -> Page | None:
+def _read_page(reply: Reply, number: int, per_page: int, check: Callable[[], None]) -> Page | None:
     if reply.status in ABSENT:
         return None
-    page = decode_page(reply.body, number, moment_of(reply))
-    return page if page.rows or number == 1 else None
+    page = decode_page(reply.body, number, moment_of(reply), check)
+    if len(page.listed) > max(per_page, page.per_page) + SPARE_ROWS:
+        raise Malformed(f"{len(page.listed):,} records on a page of {max(per_page, page.per_page):,}")
+    return page if page.listed or number == 1 else None
 
 
 def _read_student(reply: Reply, key: int) -> Row | Gone:

@@ -1,4 +1,4 @@
-"""The vendor's JSON, read leniently and without losing anything: a Student, or a Rejected that says why.
+"""The vendor's records, read leniently and without losing anything: a Student, or a Rejected that says why.
 
 What the API is known or suspected to vary in (integers as text, booleans as numbers, offsets of timestamps, null for
 absent) is understood. What cannot be understood, or could not be stored, rejects its own record and no other. A reason
@@ -10,43 +10,25 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import Counter
-from dataclasses import replace
 from datetime import UTC, date, datetime
-from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from itertools import filterfalse
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from rostersync import clock
-from rostersync.errors import Malformed
-from rostersync.records import FIELDS, LARGEST_ID, Kind, ListedRow, Page, Rejected, Student, derive_status, row_key
+from rostersync.managebac.parts import LARGEST, LONGEST_INTEGER, Members, Numeral, UnusableError, decode_strictly, value
+from rostersync.records import FIELDS, LARGEST_ID, Kind, Rejected, Student, derive_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from rostersync.records import Moment, Row
+    from rostersync.records import Row
 
-_META = ("current_page", "total_pages", "total_count", "per_page")
-_LONGEST_INTEGER = 20  # characters: more cannot fit 64 bits
-_LONGEST_MESSAGE = 500  # characters of an error's text
 _DEEPEST = 64  # levels of an unknown key's value: every reader of the database can take as many
 _NOBODY_KNOWS_WHEN = datetime(1970, 1, 1, tzinfo=UTC)
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
-
-
-class Numeral(float):
-    """A JSON number with a fraction or an exponent, and how it was written: the text `1.10` is not the text `1.1`."""
-
-    __slots__ = ("text",)
-
-    def __new__(cls, text: str) -> Self:
-        number = super().__new__(cls, text)
-        number.text = text
-        return number
-
-    text: str
 
 
 class _WrongShapeError(ValueError):
@@ -57,166 +39,84 @@ class _UnreadableError(ValueError):
     """A date or timestamp whose text says nothing that can be read."""
 
 
-# Documents -------------------------------------------------------------------------------------------------------
+# The head of a record --------------------------------------------------------------------------------------------
 
 
-def decode_page(body: bytes, number: int, moment: Moment) -> Page:
-    """Return the page `number` that `body` holds, made at `moment`; records that cannot be decoded stand in it too.
+class Head(msgspec.Struct):
+    """What is known of a record without decoding it. Of one that is not as documented the values may be of any kind."""
 
-    A page may have more rows than its total_count: that is what a student created between the server's count and its
-    select looks like. It proves nothing, so what to make of it is left to `sync.lists`.
-
-    Raises `Malformed` when this is no list of students with a usable meta, or an empty first page that claims rows.
-    """
-    document = _document(body)
-    rows, meta = document.get("students"), document.get("meta")
-    if not isinstance(rows, list):
-        raise Malformed("the answer holds no list of students")
-    if not isinstance(meta, dict):
-        raise Malformed("the answer has no meta, so nothing says how many students there are")
-    counts = {key: _count(key, meta.get(key)) for key in _META}
-    if not rows and number == 1 and counts["total_count"] > 0:
-        raise Malformed("the first page is empty, and yet its meta counts students")
-    return Page(
-        number=number,
-        listed=tuple(_listed(rows)),
-        total_count=counts["total_count"],
-        total_pages=counts["total_pages"],
-        per_page=counts["per_page"],
-        moment=moment,
-    )
+    id: int | None = None
+    updated_at: str | None = None
+    deleted_at: str | None = None
 
 
-def _listed(records: list[Any]) -> Iterator[ListedRow]:
-    """Yield the rows of a page undecoded, but for records without a readable id.
-
-    Of these, equal ones get different digests: a list counts each.
-    """
-    copies: Counter[bytes] = Counter()
-    for record in records:
-        if (key := _readable_id(record)) is not None:
-            yield ListedRow(key, _stamp(record), partial(decode_student, record))
-            continue
-        row = decode_student(record)
-        assert isinstance(row, Rejected), "a record without an id is no student"
-        digest = hashlib.blake2b(row.digest + b"%d" % copies[row.digest], digest_size=16).digest()
-        copies[row.digest] += 1
-        row = replace(row, digest=digest)
-        yield ListedRow(row_key(row), None, partial(_same, row))
-
-
-def _same(row: Row) -> Row:
-    return row
-
-
-def _readable_id(record: Any) -> int | None:
+def head_of(record: bytes) -> Head:
+    """Return the head of a record; nothing is in it for what is no object."""
     try:
-        return _id(record.get("id")) if isinstance(record, dict) else None
+        return _QUICK_HEAD.decode(record)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        members = _HEAD.of(record)
+    except ValueError:
+        return Head()
+    return Head(**{name: _value_or_list(part) for name, part in members.items()})
+
+
+def _value_or_list(part: bytes) -> Any:
+    try:
+        return value(part)
+    except UnusableError:
+        return []  # there, and of no use to any of the three
+
+
+def readable_id(head: Head) -> int | None:
+    """Return the id of a record, None where it is missing or cannot be one."""
+    try:
+        return _id(head.id)
     except _WrongShapeError:
         return None
 
 
-def _stamp(record: dict[str, Any]) -> datetime | None:
+def stamp(head: Head) -> datetime | None:
     """Return what tells that a row is newer than another: see `ListedRow`."""
-    if record.get("deleted_at") is not None:
+    if head.deleted_at is not None:
         return None
     try:
-        return _timestamp(record.get("updated_at"))
+        return _timestamp(head.updated_at)
     except ValueError:
         return None
 
 
-def decode_single(body: bytes) -> Row:
-    """Return the record of an answer to a request for one student. Raises `Malformed` when there is none in it."""
-    record = _document(body).get("student")
-    if not isinstance(record, dict):
-        raise Malformed("the answer holds no student")
-    return decode_student(record)
-
-
-def is_error(body: bytes) -> bool:
-    """Say whether `body` is the API's own way to say no: a JSON object with `error` or `errors`."""
-    try:
-        return not {"error", "errors"}.isdisjoint(_document(body))
-    except Malformed:
-        return False
-
-
-def says_done(body: bytes) -> bool:
-    """Say whether `body` may be the API's answer to a write that returns no record: an object, no error, or nothing."""
-    try:
-        return not body.strip() or {"error", "errors"}.isdisjoint(_document(body))
-    except Malformed:
-        return False
-
-
-def field_messages(body: bytes) -> dict[str, tuple[str, ...]]:
-    """Return what an error says of each field; under `base`, what is about none of them.
-
-    The vendor documents `errors` with lists by field, and `error` with a text or, elsewhere, with such lists, beside
-    `allowed_params` where a field is not permitted. Nothing for any other body.
-    """
-    try:
-        document = _document(body)
-    except Malformed:
-        return {}
-    found = [document.get("errors"), document.get("error"), document.get("allowed_params")]
-    errors, error, allowed = (_messages(value) for value in found)
-    messages = errors | error
-    if allowed:
-        messages["base"] = (*messages.get("base", ()), "allowed are: " + ", ".join(allowed["base"]))
-    return messages
-
-
-def _messages(value: Any) -> dict[str, tuple[str, ...]]:
-    by_field = value if isinstance(value, dict) else {"base": value}
-    lists = {name: texts if isinstance(texts, list) else [texts] for name, texts in by_field.items()}
-    readable = {_printable(name): tuple(_printable(text) for text in texts if text) for name, texts in lists.items()}
-    return {name: texts for name, texts in readable.items() if texts}
-
-
-def _printable(value: Any) -> str:
-    """Return a text of the server's for people to read: no control characters, and not without end."""
-    return "".join(character if character.isprintable() else " " for character in str(value)[:_LONGEST_MESSAGE])
-
-
-def _document(body: bytes) -> dict[str, Any]:
-    try:
-        document = _DECODER.decode(body)
-    except (ValueError, RecursionError):
-        document = _decode_leniently(body)
-    if not isinstance(document, dict):
-        raise Malformed("the answer is JSON, but no object")
-    return document
-
-
-def _decode_leniently(body: bytes) -> Any:
-    """Read what msgspec refuses as a whole, so that a bad character in one record does not lose the others."""
-    try:
-        return _LENIENT.decode(body.decode("utf-8-sig", "surrogateescape"))
-    except (ValueError, RecursionError) as error:
-        raise Malformed("the answer is no JSON, or not the whole of it") from error
-
-
-def _numeral_if_long(text: str) -> int | float:
-    return int(text) if len(text) <= _LONGEST_INTEGER else Numeral(text)
-
-
-_DECODER = msgspec.json.Decoder(float_hook=Numeral)
-_LENIENT = json.JSONDecoder(parse_float=Numeral, parse_int=_numeral_if_long, strict=False)
-
-
-def _count(key: str, value: Any) -> int:
-    try:
-        number = _integer(value)
-    except _WrongShapeError as error:
-        raise Malformed(f"meta.{key}: {error}") from error
+def count(served: Any) -> int:
+    """Return a count of a list's meta. Raises `ValueError` for what is none."""
+    number = _integer(served)
     if number < 0:
-        raise Malformed(f"meta.{key}: expected no negative number")
+        raise _WrongShapeError("expected no negative number")
     return number
 
 
 # Records ---------------------------------------------------------------------------------------------------------
+
+
+def decode_record(text: bytes) -> Row:
+    """Return what `decode_student` makes of a record's text; of one that cannot be decoded its id is read at least."""
+    try:
+        if len(text) <= LARGEST and (student := _decode_documented(decode_strictly(text), text)):
+            return student
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return decode_student(value(text))
+    except UnusableError as error:
+        return _refuse(text, f"the record: {error}")
+
+
+def _refuse(text: bytes, reason: str) -> Row:
+    head = head_of(text)
+    key = readable_id(head)
+    deleted = None if key is None else _deleted(key, {"deleted_at": head.deleted_at})
+    return deleted or Rejected(key, hashlib.blake2b(text, digest_size=16).digest(), reason)
 
 
 def decode_student(record: Any) -> Row:
@@ -230,24 +130,24 @@ def decode_student(record: Any) -> Row:
     return _decode_documented(record) or _decode_lenient(record)
 
 
-def _decode_documented(record: dict[str, Any]) -> Student | None:
+def _decode_documented(record: Any, text: bytes | None = None) -> Student | None:
     """Return the student of a record that is as the vendor documents it, or None for the patient way.
 
-    It agrees with the patient way in a quarter of the time: nearly all the work is done by msgspec.
+    It agrees with the patient way in a quarter of the time: nearly all the work is done by msgspec. `text` is what
+    msgspec has read the record from, where it has: then it is known to be Unicode.
     """
-    if record.get("deleted_at") is not None:
+    if not isinstance(record, dict) or record.get("deleted_at") is not None:
         return None
     try:
-        if _NUL in _ENCODER.encode(record):  # and what is no Unicode cannot be encoded
+        if _NUL in (text or _ENCODER.encode(record)):  # and what is no Unicode cannot be encoded
             return None
         changes: dict[str, Any] = {
             name: _timestamp(text)
             for name in _TIMESTAMPS
             if (text := record.get(name)) is not None and not _is_documented_timestamp(text)
         }
-        changes["extra"] = {
-            name: _plain(value, 0) for name, value in record.items() if name not in _KNOWN and value is not None
-        }
+        unknown = filterfalse(_KNOWN.__contains__, record)
+        changes["extra"] = {name: _plain(record[name], 0) for name in unknown if record[name] is not None}
         if record.get("status") in _NO_STATUS:
             changes["status"] = derive_status(record)
         return msgspec.convert(record | changes, Student)
@@ -357,7 +257,7 @@ def _integer(value: Any) -> int:
         digits = value.strip()
         if not (digits.isascii() and digits.removeprefix("-").isdigit()):
             raise _wrong("an integer", value)
-        value = int(digits) if len(digits) <= _LONGEST_INTEGER else LARGEST_ID + 1
+        value = int(digits) if len(digits) <= LONGEST_INTEGER else LARGEST_ID + 1
     elif type(value) is not int:
         raise _wrong("an integer", value)
     if not -LARGEST_ID - 1 <= value <= LARGEST_ID:
@@ -478,7 +378,9 @@ _DECODERS["deleted_at"] = _deleted_at
 # The id has its own reader. A password is write-only; should it ever be served, it stays on the wire.
 _NOT_KEPT = frozenset({"id", "password"})
 
-_KNOWN = _DECODERS.keys() | _NOT_KEPT
+_HEAD = Members(*Head.__struct_fields__)
+_QUICK_HEAD = msgspec.json.Decoder(Head)
+_KNOWN = frozenset(_DECODERS) | _NOT_KEPT
 _TIMESTAMPS = tuple(field.name for field in FIELDS if field.kind is Kind.TIMESTAMP)
 _NO_STATUS = (None, "")
 _NUL = rb"\u0000"

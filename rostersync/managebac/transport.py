@@ -27,8 +27,8 @@ from rostersync.errors import (
     Unauthorized,
 )
 from rostersync.logger import get_logger
+from rostersync.managebac.answers import field_messages
 from rostersync.managebac.limits import advised_wait
-from rostersync.managebac.records import field_messages
 from rostersync.managebac.wire import ABSENT
 
 if TYPE_CHECKING:
@@ -66,6 +66,11 @@ class Deadline:
         if left <= 0:
             raise self._passed()
         return left
+
+    def check(self) -> None:
+        """Raise `OutOfTime` when the deadline has passed, `Stopped` when the process is to end."""
+        self.remaining()
+        self._clock.check()
 
     def sleep(self, seconds: float) -> None:
         """Wait. Raises `OutOfTime`, at once, when the deadline comes first; `Stopped` when the process is to end."""
@@ -122,6 +127,7 @@ class Transport:
         self._deadline = deadline
         self._policy = policy
         self._rng = rng or random.Random()  # noqa: S311 - spreads waits, keeps no secret
+        self.check = deadline.check
 
     def request(self, call: Call, read: Callable[[Reply], T], *, absent_ok: bool = False) -> T:
         """Return what `read` makes of the 2xx (or the 404 or 410, with `absent_ok`) that answers `call`.

@@ -12,6 +12,7 @@ import socket
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from http.client import IncompleteRead, RemoteDisconnected
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlencode, urlsplit
@@ -45,7 +46,14 @@ if TYPE_CHECKING:
     from rostersync.clock import Clock
     from rostersync.secret import Secret
 
-MAX_BYTES = 16 * 2**20  # of one answer, decoded; 200 students are some 200 kB
+MAX_BYTES = 2 * 2**20
+"""Bytes of one answer, decompressed: 200 students, the most that v2p3 puts on a page, have some 250 kB.
+
+What an answer holds may take thirty times as much in memory while it is staged, and four answers are under way.
+"""
+
+MAX_ERROR_BYTES = 64 * 2**10
+"""So much of an error is read; what is longer is none of the API's own."""
 
 _CHUNK = 2**16
 
@@ -79,7 +87,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A complete answer: `body` is decoded, and empty for a status that says all there is to say.
+    """An answer: `body` is decoded, empty for a status that says all there is to say, and cut off in a long error.
 
     `sent_at` is our clock (UTC) when the request was sent, `duration` the seconds until the body was complete.
     """
@@ -188,17 +196,22 @@ class RequestsWire:
         return {name: re.sub(token, "***", value, flags=re.IGNORECASE) for name, value in response.headers.items()}
 
     def _body(self, response: requests.Response) -> bytes:
-        """Return the whole decoded body. Raises `TooLarge` before more than the limit is in memory."""
+        """Return the decoded body, of an error only its beginning.
+
+        Raises `TooLarge` before more than the limit is in memory.
+        """
         if response.status_code not in _READ:
             return b""
-        chunks, size = [], 0
+        is_error = response.status_code >= HTTPStatus.BAD_REQUEST
+        body = bytearray()  # one for all: a server may send a million pieces
         for chunk in response.raw.stream(_CHUNK, decode_content=True):
-            size += len(chunk)
-            if size > self._max_bytes:
+            body += chunk
+            if is_error and len(body) > MAX_ERROR_BYTES:
+                break
+            if len(body) > self._max_bytes:
                 message = f"the answer of {self._host} is larger than {self._max_bytes:,} bytes"
                 raise TooLarge(message, "choose a smaller sync.per_page")
-            chunks.append(chunk)
-        return b"".join(chunks)
+        return bytes(body[:MAX_ERROR_BYTES] if is_error else body)
 
 
 def _request(token: Secret) -> requests.PreparedRequest:

@@ -1,0 +1,185 @@
+"""The bodies of the API's answers: pages of a list, single students, and what an error says.
+
+No answer is decoded as a whole (see `parts`): rows stay text until they are asked for, one at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from rostersync.errors import Malformed
+from rostersync.managebac.parts import Elements, Members, UnusableError, value
+from rostersync.managebac.records import count, decode_record, head_of, readable_id, stamp
+from rostersync.records import ListedRow, Page, Rejected, row_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from rostersync.records import Moment, Row
+
+MOST_ROWS = 1_000
+"""Rows of one page: v2p3 documents 200."""
+MOST_PAGES = 10_000
+"""Pages of one list: a million students, 100 on each."""
+
+_META = ("current_page", "total_pages", "total_count", "per_page")
+_LONGEST_MESSAGE = 500  # characters of an error's text
+_MOST_MESSAGES = 100  # fields that an error names, and texts about each
+
+_PAGE = Members("meta", students=Elements(MOST_ROWS))
+_ANSWER = Members("student", "error", "errors", "allowed_params")
+
+
+def decode_page(body: bytes, number: int, moment: Moment, check: Callable[[], None] = lambda: None) -> Page:
+    """Return the page `number` that `body` holds, made at `moment`; records that cannot be decoded stand in it too.
+
+    `check` is called before each record is looked at, and again before it is decoded: what it raises ends that.
+    A page may have more rows than its total_count: that is what a student created between the server's count and its
+    select looks like. It proves nothing, so what to make of it is left to `sync.lists`.
+
+    Raises `Malformed` when this is no list of students with a usable meta, an empty first page that claims rows, or
+    more than can be: `MOST_ROWS`, `MOST_PAGES`.
+    """
+    page = _members(body, _PAGE)
+    if "students" not in page:
+        raise Malformed("the answer holds no list of students")
+    rows, counts = page["students"], _counts(page.get("meta", b"null"))
+    if not rows and number == 1 and counts["total_count"] > 0:
+        raise Malformed("the first page is empty, and yet its meta counts students")
+    if counts["total_pages"] > MOST_PAGES:
+        message = f"its meta counts {counts['total_pages']:,} pages, and no list has more than {MOST_PAGES:,}"
+        raise Malformed(message, "check base_url; where the school is as large as that, choose a larger sync.per_page")
+    return Page(
+        number=number,
+        listed=tuple(_listed(rows, check)),
+        total_count=counts["total_count"],
+        total_pages=counts["total_pages"],
+        per_page=counts["per_page"],
+        moment=moment,
+    )
+
+
+def _counts(part: bytes) -> dict[str, int]:
+    try:
+        meta = value(part)
+    except UnusableError as error:
+        raise Malformed(f"meta: {error}") from error
+    if not isinstance(meta, dict):
+        raise Malformed("the answer has no meta, so nothing says how many students there are")
+    return {key: _count(key, meta.get(key)) for key in _META}
+
+
+def _count(key: str, served: Any) -> int:
+    try:
+        return count(served)
+    except ValueError as error:
+        raise Malformed(f"meta.{key}: {error}") from error
+
+
+def _listed(rows: Iterable[bytes], check: Callable[[], None]) -> Iterator[ListedRow]:
+    """Yield the rows of a page undecoded, but for records without a readable id.
+
+    Of these, equal ones get different digests: a list counts each.
+    """
+    copies: Counter[bytes] = Counter()
+    for text in rows:
+        check()
+        head = head_of(text)
+        if (key := readable_id(head)) is not None:
+            yield ListedRow(key, stamp(head), partial(_decode, text, check))
+            continue
+        row = decode_record(text)
+        if isinstance(row, Rejected):
+            digest = hashlib.blake2b(row.digest + b"%d" % copies[row.digest], digest_size=16).digest()
+            copies[row.digest] += 1
+            row = replace(row, digest=digest)
+        yield ListedRow(row_key(row), None, partial(_same, row))
+
+
+def _decode(text: bytes, check: Callable[[], None]) -> Row:
+    check()
+    return decode_record(text)
+
+
+def _same(row: Row) -> Row:
+    return row
+
+
+def decode_single(body: bytes) -> Row:
+    """Return the record of an answer to a request for one student. Raises `Malformed` when there is none in it."""
+    record = _members(body).get("student", b"")
+    if record[:1] != b"{":
+        raise Malformed("the answer holds no student")
+    return decode_record(record)
+
+
+def is_error(body: bytes) -> bool:
+    """Say whether `body` is the API's own way to say no: a JSON object with `error` or `errors`."""
+    try:
+        return not {"error", "errors"}.isdisjoint(_members(body))
+    except Malformed:
+        return False
+
+
+def says_done(body: bytes) -> bool:
+    """Say whether `body` may be the API's answer to a write that returns no record: an object, no error, or nothing."""
+    try:
+        return not body.strip() or {"error", "errors"}.isdisjoint(_members(body))
+    except Malformed:
+        return False
+
+
+def _members(body: bytes, members: Members = _ANSWER) -> dict[str, Any]:
+    try:
+        return members.of(body)
+    except ValueError as error:
+        raise Malformed(f"the answer cannot be read: {error}") from error
+
+
+# Errors ----------------------------------------------------------------------------------------------------------
+
+
+def field_messages(body: bytes) -> dict[str, tuple[str, ...]]:
+    """Return what an error says of each field; under `base`, what is about none of them.
+
+    The vendor documents `errors` with lists by field, and `error` with a text or, elsewhere, with such lists, beside
+    `allowed_params` where a field is not permitted. Nothing for any other body.
+    """
+    try:
+        answer = _members(body)
+    except Malformed:
+        return {}
+    errors, error, allowed = (_messages(answer.get(name)) for name in ("errors", "error", "allowed_params"))
+    messages = errors | error
+    if "base" in allowed:
+        messages["base"] = (*messages.get("base", ()), "allowed are: " + ", ".join(allowed["base"]))
+    return messages
+
+
+def _messages(part: bytes | None) -> dict[str, tuple[str, ...]]:
+    try:
+        told = value(part or b"null")
+    except UnusableError:
+        return {}
+    by_field = told if isinstance(told, dict) else {"base": told}
+    lists = {_printable(name): _texts(texts) for name, texts in islice(by_field.items(), _MOST_MESSAGES)}
+    return {name: texts for name, texts in lists.items() if texts}
+
+
+def _texts(told: Any) -> tuple[str, ...]:
+    texts = told if isinstance(told, list) else [told]
+    return tuple(_printable(text) for text in texts[:_MOST_MESSAGES] if text)
+
+
+def _printable(told: Any) -> str:
+    """Return a text of the server's for people to read: no control characters, and not without end."""
+    try:
+        text = str(told)[:_LONGEST_MESSAGE]
+    except RecursionError:
+        text = "..."
+    return "".join(character if character.isprintable() else " " for character in text)
