@@ -18,7 +18,7 @@ from rostersync.cli.students import carrying_out
 from rostersync.errors import ConfigError, RostersyncError, Stopped
 from rostersync.runs import bulk, wiring
 from rostersync.runs.writing import Writer
-from rostersync.store.files import open_plain
+from rostersync.store.files import NotPlain, open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -131,7 +131,7 @@ _COLUMNS = ("line", "id", "outcome", "reason")
 def _check_target(target: Path, path: Path) -> None:
     """Raise `ConfigError` where the result file would take the place of a file that is none."""
     try:
-        with target.open(encoding="utf-8", errors="replace") as file:
+        with os.fdopen(open_plain(target, os.O_RDONLY), encoding="utf-8", errors="replace") as file:
             ours = file.readline().strip() == ",".join(_COLUMNS)
     except FileNotFoundError:
         return
@@ -160,7 +160,8 @@ def _created(target: Path) -> Iterator[IO[str]]:
 
 
 def _not_writable(target: Path, error: OSError) -> ConfigError:
-    return ConfigError([f"cannot write {target}: {error.strerror}"], "name another file with --result")
+    why = f"it is {error.strerror}" if isinstance(error, NotPlain) else error.strerror
+    return ConfigError([f"cannot write {target}: {why}"], "name another file with --result")
 
 
 def _row(result: Result) -> tuple[Any, ...]:
