@@ -12,7 +12,7 @@ command -v systemd-nspawn >/dev/null || { echo "systemd: no systemd-nspawn; apt 
 
 work=$(mktemp -d)
 clean_up() {
-    umount "$work/m/root" 2>/dev/null || true
+    umount "$work/m/tree" 2>/dev/null || true
     umount "$work/m" 2>/dev/null || true
     rm -rf "$work"
 }
@@ -21,23 +21,23 @@ trap 'exit 130' INT TERM
 
 mkdir "$work/m" "$work/out"
 mount -t tmpfs -o size=512m tmpfs "$work/m"
-mkdir "$work/m/upper" "$work/m/work" "$work/m/root"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$work/m/upper,workdir=$work/m/work" "$work/m/root"
+mkdir "$work/m/upper" "$work/m/work" "$work/m/tree"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$work/m/upper,workdir=$work/m/work" "$work/m/tree"
 
 # The program as it may be installed on a server: where the service can see it, and under the path of the unit.
 home=$("$python" -c 'import sys; print(sys.base_prefix)')
 packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 name=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
-mkdir -p "$work/m/root/usr/local/bin"
-rm -f "$work/m/root/usr/local/bin/rostersync"
-cat >"$work/m/root/usr/local/bin/rostersync" <<END
+mkdir -p "$work/m/tree/usr/local/bin"
+rm -f "$work/m/tree/usr/local/bin/rostersync"
+cat >"$work/m/tree/usr/local/bin/rostersync" <<END
 #!/bin/sh
 export PYTHONHOME=/opt/python PYTHONPATH=/opt/rostersync:/opt/packages PYTHONDONTWRITEBYTECODE=1
 exec /opt/python/bin/$name -m rostersync "\$@"
 END
-chmod 755 "$work/m/root/usr/local/bin/rostersync"
+chmod 755 "$work/m/tree/usr/local/bin/rostersync"
 
-units=$work/m/root/etc/systemd/system
+units=$work/m/tree/etc/systemd/system
 cat >"$units/simulator.service" <<'END'
 [Service]
 Type=exec
@@ -59,9 +59,9 @@ Requires=basic.target probe.service
 After=basic.target
 AllowIsolate=yes
 END
-systemd-id128 new >"$work/m/root/etc/machine-id" # without one systemd takes this for a first boot, and asks
+systemd-id128 new >"$work/m/tree/etc/machine-id" # without one systemd takes this for a first boot, and asks
 
-timeout 400 systemd-nspawn --quiet --directory="$work/m/root" --boot --private-network --register=no --keep-unit \
+timeout 400 systemd-nspawn --quiet --directory="$work/m/tree" --boot --private-network --register=no --keep-unit \
     --console=pipe --bind-ro="$home:/opt/python" --bind-ro="$packages:/opt/packages" --bind-ro="$root:/opt/rostersync" \
     --bind="$work/out:/mnt/out" systemd.unit=probe.target </dev/null >"$work/console" 2>&1 || true
 
