@@ -2,7 +2,7 @@
 # Runs as root inside the container that boot.sh boots: installs the service as the top of the unit says, starts it
 # beside the simulator, and runs commands of root next to it. A line for each thing; exit status 1 when one went wrong.
 # The service manager passes no HOME, and no PATH that holds what was installed.
-export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export HOME=/ PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 failed=0
 
 good() { echo "ok    $*"; }
