@@ -165,7 +165,7 @@ def _too_many() -> Iterator[Attack]:
     yield Attack("150,000 tiny records", always(page(_tiny(150_000), 150_000)))
     yield Attack("1,000,000 rows that are numbers", always(page(filled(SIZE, b"1"), MIB)))
     yield Attack("300 rows on a page of 100", always(page(b",".join(student(n) for n in range(1, 301)), 300)))
-    yield Attack("total_pages of 2^63 - 1", pages_of(GOOD, 2**63 - 1))
+    yield Attack("total_pages of 2^63 - 1", pages_of(GOOD.replace(b'count": 100', b'count": 999'), 2**63 - 1))
     total = GOOD.replace(b'count": 100', b'count": %d' % (2**63 - 1))
     yield Attack("total_count of 2^63 - 1", always(total), "incomplete", 100)
     keys = b"0" + b"".join(b', "k%d": 1' % n for n in range(100_000))
