@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rostersync.cli.checkup import Finding, examine, failed
+from rostersync.cli.checkup import Finding, examine, examine_file, failed
 from rostersync.cli.options import config_named, config_option, json_option, start_log
 from rostersync.cli.output import document, echo, mark
 from rostersync.cli.ownership import as_owner
@@ -49,12 +49,13 @@ def _findings(named: Path | None, clock: Clock) -> Iterator[Finding]:
         yield from failed("config", error)
         return
     start_log(config)
+    yield from examine_file(config, path)  # before its reader is the owner of the database's folder
     try:
         config = as_owner(config)
     except DatabaseUnreachable as error:
         yield from failed("database", error)
     else:
-        yield from examine(config, path, clock)
+        yield from examine(config, clock)
 
 
 def _json(finding: Finding) -> dict[str, object]:

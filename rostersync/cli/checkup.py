@@ -45,13 +45,17 @@ def failed(what: str, error: RostersyncError) -> list[Finding]:
     return [Finding(what, line.removeprefix(f"{what}: "), error.hint, error.exit_status) for line in lines]
 
 
-def examine(config: Config, path: Path, clock: Clock) -> Iterator[Finding]:
-    """Yield the findings about the configuration, which was read from `path`, and about everything that it names."""
+def examine_file(config: Config, path: Path) -> Iterator[Finding]:
+    """Yield the findings about the configuration, which was read from `path`."""
     yield Finding("config", str(path))
     yield from (Finding("config", line, warning=True) for line in warnings(config))
     if mode := exposed_password(path):
         said = f"others can read {path} (mode {mode}), which holds the database's password"
         yield Finding("config", said, f"run: chmod 600 {path}; or write ${{VARIABLE}} for the password", warning=True)
+
+
+def examine(config: Config, clock: Clock) -> Iterator[Finding]:
+    """Yield the findings about everything that the configuration names."""
     yield from _database(config)
     quick = config.sync.model_copy(
         update={"per_page": 1, "retries": 1, "run_deadline": min(config.sync.run_deadline, _TIME_LIMIT)}

@@ -32,8 +32,6 @@ _IMPORTED_LATER = (
 )
 """Modules that are otherwise imported at their first use: by then Python's own folder may be closed to this user."""
 
-_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
-
 
 def as_owner(config: Config) -> Config:
     """Become the owner of the SQLite database's folder, and return `config` with the tokens read before.
@@ -75,7 +73,7 @@ def _become(owner: os.stat_result, folder: Path) -> None:
 def _require_unshared(folder: Path) -> None:
     """Raise `DatabaseUnreachable` where somebody but root may put files into `folder`, or exchange it as a whole."""
     for place, found in _way_to(folder):
-        others_write = found.st_mode & _OTHERS_MAY_WRITE
+        others_write = found.st_mode & (stat.S_IWOTH if found.st_gid == 0 else stat.S_IWOTH | stat.S_IWGRP)
         exempt = place != folder and found.st_mode & stat.S_ISVTX  # in /tmp nobody renames what is another's
         if found.st_uid != 0 or (others_write and not exempt):
             message = f"{folder} is root's, and not safe: others than root may write {place}"

@@ -8,6 +8,7 @@ import click
 
 from rostersync.cli.grant_reader import open_postgresql
 from rostersync.cli.options import configured
+from rostersync.cli.output import echo
 from rostersync.store import readers
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def command(session: Session, role: str) -> int:
     with store.writing() as connection:
         left = readers.revoke(connection, role)
     if left:
-        click.echo(f"role {role} can still read {', '.join(left)}: through another role, or a grant to PUBLIC")
+        echo(f"role {role} can still read {', '.join(left)}: through another role, or a grant to PUBLIC")
         return 1
-    click.echo(f"role {role} can read no view")
+    echo(f"role {role} can read no view")
     return 0

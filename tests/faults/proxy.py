@@ -68,7 +68,7 @@ class _Handler(BaseRequestHandler):
         self.answers.start()
         records_a_run = False
         for message in _messages(self.request):
-            records_a_run = records_a_run or b"INSERT INTO run " in message
+            records_a_run = records_a_run or b"INSERT INTO rostersync.run " in message
             if records_a_run and b"COMMIT" in message and (cut := self.server.cut):
                 self.server.cut = None
                 self._break(cut, message)

@@ -237,7 +237,7 @@ def test_what_was_exported_can_be_sent_back_and_changes_nothing(site: Site) -> N
     chosen = [word for key in keys for word in ("--id", str(key))]
     file = site.folder / "many.csv"
     file.write_text(site.ok("students", "list", "--csv", "--fields", "id,nickname", *chosen), encoding="utf-8")
-    said = site.json("students", "update", "--from-csv", str(file), "--expect", "6")
+    said = site.json("students", "update", "--from-csv", str(file), "--expect", "6", "--yes")
     assert said["counts"] == {"unchanged": 6}
 
 
@@ -245,7 +245,7 @@ def test_the_result_of_many_writes_holds_no_formula_and_nothing_that_steers(site
     site.faults.add(lambda _: invalid(**{"=1+1": HOSTILE}), faults.on_write, times=1)
     file = site.folder / "many.csv"
     file.write_text(f"id,nickname\n{victim(site)},x\n", encoding="utf-8")
-    assert site.run("students", "update", "--from-csv", str(file), "--expect", "1").exit_code == 1
+    assert site.run("students", "update", "--from-csv", str(file), "--expect", "1", "--yes").exit_code == 1
     with (site.folder / "many.result.csv").open(encoding="utf-8", newline="") as result:
         text = result.read()
     assert_harmless(text)
