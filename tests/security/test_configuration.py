@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pwd
+import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,16 +120,23 @@ def mode(path: Path) -> int:
 
 @pytest.mark.parametrize("words", ["sync", "status", "runs", "verify", "db upgrade", "resync --no-wait"])
 def test_a_database_that_others_may_read_is_taken_away_from_them(site: Site, database: Path, words: str) -> None:
-    wal = database.with_name(f"{database.name}-wal")
-    wal.touch()
-    for path in (database, wal):
-        path.chmod(0o664)
+    database.chmod(0o664)
     result = site.run(*words.split())
     assert result.exit_code == 0
     assert mode(database) == 0o600
-    assert not wal.exists() or mode(wal) == 0o600
     assert "database_made_private" in result.stderr
     assert "database_made_private" not in site.run(*words.split()).stderr
+
+
+def test_so_are_the_files_in_which_sqlite_keeps_what_is_new(site: Site, database: Path) -> None:
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("UPDATE source SET holder = NULL")
+        connection.commit()
+        beside = [database.with_name(f"{database.name}{suffix}") for suffix in ("-wal", "-shm")]
+        for path in beside:
+            path.chmod(0o644)
+        site.ok("status")
+        assert [mode(path) for path in beside] == [0o600, 0o600]
 
 
 def test_one_that_cannot_be_taken_away_from_others_is_refused(
