@@ -100,9 +100,7 @@ def test_an_id_that_is_too_deep_or_too_large_is_none(key: bytes) -> None:
     assert (first.id, bad.id) == (1, None)
 
 
-@pytest.mark.parametrize(
-    "value", [nested(2_000), b'"' + b"a" * LARGEST + b'"', b"[" + nested(400) + b', "told"]']
-)
+@pytest.mark.parametrize("value", [nested(2_000), b'"' + b"a" * LARGEST + b'"', b"[" + nested(400) + b', "told"]'])
 def test_what_an_error_says_is_read_as_far_as_people_can_read_it(value: bytes) -> None:
     messages = field_messages(b'{"errors": {"email": %s}, "error": "no"}' % value)
     assert messages["base"] == ("no",)
