@@ -129,8 +129,13 @@ def refuse(messages: Messages) -> None:
 
 def invalid(messages: Messages) -> Invalid:
     """Return the error for what must not be sent: the messages by field, those about no single field under `base`."""
+    return Invalid("; ".join(lines(messages)), fields=messages)
+
+
+def lines(messages: Messages) -> list[str]:
+    """Return a line for each message."""
     pairs = [(name, text) for name, texts in messages.items() for text in texts]
-    return Invalid("; ".join(text if name == "base" else f"{name} {text}" for name, text in pairs), fields=messages)
+    return [text if name == "base" else f"{name} {text}" for name, text in pairs]
 
 
 def check_id(student_id: int) -> None:

@@ -131,9 +131,9 @@ class Students:
         """Return the students that match all filters: an iterator over all pages, or over `page` (from 1) alone.
 
         Without filters these are all students, archived ones too, deleted ones not; a filter that is an empty list is
-        refused, since it would not be one. `q` searches names, e-mail and
-        student_id. `modified_since` and `deleted_since` need a time zone; whether they include the very moment is not
-        documented for v2p1 (v2p3 includes it), and a deletion counts as no modification, so ask for the two separately.
+        refused, since it would not be one. `q` searches names, e-mail and student_id. `modified_since` and
+        `deleted_since` need a time zone; whether they include the very moment is not documented for v2p1 (v2p3 includes
+        it), and a deletion counts as no modification, so ask for the two separately.
         What a deleted student's record holds is not documented: rely on `id` alone. `per_page` is from 1 to 200 (v2p3's
         maximum); the server may put fewer on a page. Filters are those of the Students page; v2p1 does not say what
         becomes of one that it does not know, and public clients suggest that it returns everybody.

@@ -9,7 +9,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rostersync.errors import ApiError, ConfigError, Invalid, NotFound, Refused
 from rostersync.managebac.fields import WRITABLE, typed
@@ -30,7 +30,6 @@ MOST_MISTAKES = 50
 """So many mistakes of a file are told; of more, how many there are."""
 
 _AT_ONCE = 100  # students asked for in one request of the list
-_LOOKS = 3
 _MOST_DOUBTS = 3  # in a row: then the network or the server is out of order, and the rest can wait
 
 Make = Callable[[int, Mapping[str, str]], "Write"]
@@ -57,6 +56,11 @@ class Result:
     def good(self) -> bool:
         """Whether the student is as asked."""
         return self.outcome in {"unchanged", str(Outcome.DONE)}
+
+    @property
+    def accepted(self) -> bool:
+        """Whether ManageBac has accepted the write, whether or not it took every field."""
+        return self.outcome in {Outcome.DONE, Outcome.NOT_TAKEN}
 
 
 # Reading the file ------------------------------------------------------------------------------------------------
@@ -223,8 +227,8 @@ class Bulk:
 
     def _confirmed(self, results: list[Result], writer: Writer) -> list[Result]:
         """Look at everybody who was written, through the list; what answers reads may lag behind what takes writes."""
-        for look in range(_LOOKS):
-            done = [r.line.write.key for r in results if r.written and r.outcome in {Outcome.DONE, Outcome.NOT_TAKEN}]
+        for look in range(writing.LOOKS):
+            done = [result.line.write.key for result in results if result.accepted]
             if not done:
                 break
             self._clock.sleep(look)
@@ -251,7 +255,7 @@ class Bulk:
 
 
 def _confirm(result: Result, student: Student | None, writer: Writer) -> Result:
-    if result.written is None or student is None or result.outcome not in {Outcome.DONE, Outcome.NOT_TAKEN}:
+    if result.written is None or student is None or not result.accepted:
         return result
     return _result(result.line, writer.confirm(result.line.write, result.written, student))
 
@@ -277,11 +281,11 @@ def _reason(written: Written) -> str:
 
 def _gave_up(results: Sequence[Result]) -> bool:
     """Tell whether the next line would fare no better than the last ones."""
-    last: Any = results[-1].written.error if results and results[-1].written else None
-    if results and results[-1].outcome == "not_sent":
+    if not results:
+        return False
+    last, latest = results[-1], [result.outcome for result in results[-_MOST_DOUBTS:]]
+    if last.outcome == "not_sent" or latest == [Outcome.UNKNOWN] * _MOST_DOUBTS:
         return True
-    doubts = [result.outcome == Outcome.UNKNOWN for result in results[-_MOST_DOUBTS:]]
-    if len(doubts) == _MOST_DOUBTS and all(doubts):
-        return True
-    refused = results and results[-1].outcome == Outcome.REFUSED
-    return bool(refused) and not isinstance(last, (Invalid, NotFound, Refused))
+    # What is wrong with one student says nothing of the next.
+    about_one = last.written is not None and isinstance(last.written.error, (NotFound, Refused))
+    return last.outcome == Outcome.REFUSED and not about_one

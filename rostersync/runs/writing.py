@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-_LOOKS = 3
+LOOKS = 3
 """So often is a student looked at, with 1 and 2 seconds between, before it is said that a write was not taken: what
 answers reads may lag behind what takes writes.
 """
@@ -191,7 +191,7 @@ class Writer:
     def _created(self, write: Write) -> int:
         """Return the id of the student whose creation was not answered; 0 where nobody, or more than one, is found."""
         found: list[Student] = []
-        for look in range(_LOOKS):
+        for look in range(LOOKS):
             self._clock.sleep(look)
             try:
                 found = self.find_by_email(write.sent["email"])
@@ -204,7 +204,7 @@ class Writer:
     def _read_back(self, write: Write, key: int) -> Written:
         """Fetch the student until the record shows what was sent, and tell what it does not show in the end."""
         written = Written(key, Outcome.DONE)
-        for look in range(_LOOKS):
+        for look in range(LOOKS):
             self._clock.sleep(look)
             try:
                 student = self._students.get(key)

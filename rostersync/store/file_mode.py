@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 from rostersync.errors import DatabaseUnreachable
 from rostersync.logger import get_logger
+from rostersync.store.files import JOURNALS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 log = get_logger(__name__)
-
-_SUFFIXES = ("", "-wal", "-shm", "-journal")  # SQLite gives what it makes beside a database the same mode
 
 
 def keep_private(database: Path) -> None:
@@ -21,7 +20,7 @@ def keep_private(database: Path) -> None:
 
     Raises `DatabaseUnreachable` where that cannot be, as for somebody who is not the owner.
     """
-    for suffix in _SUFFIXES:
+    for suffix in ("", *JOURNALS):  # which SQLite makes with the mode of the database
         _narrow(database.with_name(database.name + suffix))
 
 

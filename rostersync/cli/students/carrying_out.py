@@ -85,7 +85,7 @@ def require_allowed(session: Session, source: Source) -> None:
 def confirm(options: WriteOptions, question: str, warning: str = "") -> None:
     """Ask on a terminal, below a `warning`; not where --yes was given.
 
-    Raises `ConfigError` without a terminal, `RostersyncError` for no.
+    Raises `ConfigError` without a terminal, `click.Abort` for no.
     """
     if options.yes:
         return

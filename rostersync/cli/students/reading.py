@@ -89,8 +89,7 @@ def list_students(
     elif as_json:
         _print_json(students, found.unreadable, names or NAMES)
     else:
-        table(names or _COLUMNS, [[json_value(getattr(student, n)) for n in names or _COLUMNS] for student in students])
-        print_stderr(count(len(students), "student"))
+        _print_table(students, names or _COLUMNS)
     for row in found.unreadable:
         print_stderr(f"student {row.id or 'without an id'} cannot be read: {row.reason}")
 
@@ -150,6 +149,11 @@ def show_student(student: Student) -> None:
 def _print_json(students: list[Student], rejected: list[Rejected], names: Sequence[str]) -> None:
     unreadable = [{"id": row.id, "reason": row.reason} for row in rejected]
     document({"students": [as_json_object(student, names) for student in students], "unreadable": unreadable})
+
+
+def _print_table(students: list[Student], names: Sequence[str]) -> None:
+    table(names, [[json_value(getattr(student, name)) for name in names] for student in students])
+    print_stderr(count(len(students), "student"))
 
 
 def _print_csv(students: list[Student], names: Sequence[str], *, raw: bool) -> None:

@@ -14,7 +14,7 @@ from rostersync.cli.students import bulk, carrying_out
 from rostersync.cli.students.carrying_out import WriteOptions, carry_out
 from rostersync.cli.students.source import one_source_option
 from rostersync.errors import ConfigError, Invalid
-from rostersync.managebac.fields import typed
+from rostersync.managebac.fields import lines, typed
 from rostersync.runs import writing
 
 if TYPE_CHECKING:
@@ -155,13 +155,7 @@ def _checked(make: Callable[[], Write]) -> Write:
     try:
         return make()
     except Invalid as error:
-        raise ConfigError(mistakes(error), "nothing was sent") from None
-
-
-def mistakes(error: Invalid) -> list[str]:
-    """Return a line for each thing that is wrong."""
-    pairs = [(name, text) for name, texts in error.fields.items() for text in texts]
-    return [text if name == "base" else f"{name} {text}" for name, text in pairs]
+        raise ConfigError(lines(error.fields), "nothing was sent") from None
 
 
 def _required(key: int | None) -> int:
@@ -184,7 +178,7 @@ def _fields(assignments: Sequence[str], file: Any) -> dict[str, Any]:
         try:
             fields[name] = typed(name, text)
         except Invalid as error:
-            wrong += mistakes(error)
+            wrong += lines(error.fields)
     if wrong:
         raise ConfigError(wrong, "nothing was sent")
     return (_read_json(file) if file is not None else {}) | fields
