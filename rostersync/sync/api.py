@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
+from rostersync.records import is_alive
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -37,3 +39,16 @@ def ask(api: Api, stage: Stage, questions: Iterable[Sequence[int]]) -> None:
     for ids in questions:
         for key, answer in api.answers(ids):
             stage.put_answer(key, answer)
+
+
+def stage_living(api: Api, stage: Stage, ids: Sequence[int]) -> set[int] | None:
+    """Have a list request show which of `ids` live, and stage them: it proves life, and only life.
+
+    Return the ids that it shows; None when the server does not honour the filter, so that GET has to answer.
+    """
+    rows = api.by_ids(ids)
+    if rows is None:
+        return None
+    living = [row for row in rows if is_alive(row)]
+    stage.students.put_rows(living)
+    return {row.id for row in living if row.id is not None}

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rostersync.records import Student, is_alive
+from rostersync.records import Student
 from rostersync.report import RunKind
-from rostersync.sync.api import ask
+from rostersync.sync.api import ask, stage_living
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,15 +106,13 @@ class Removals:
         return [key for ids in self._stage.removals(planned=True) for key in ids]
 
     def _drop_the_living(self) -> None:
-        """Let go of the candidates whom a list request by ids still shows: it proves life, and only life."""
+        """Let go of the candidates whom a list request by ids still shows."""
         for chunk in self._stage.removals(proved=False):
             for start in range(0, len(chunk), BATCH):
-                rows = self._api.by_ids(chunk[start : start + BATCH])
-                if rows is None:
-                    return  # the filter is ignored: GET has to answer
-                living = [row for row in rows if is_alive(row)]
-                self._stage.students.put_rows(living)
-                self._stage.drop_living_candidates(row.id for row in living if row.id is not None)
+                living = stage_living(self._api, self._stage, chunk[start : start + BATCH])
+                if living is None:
+                    return
+                self._stage.drop_living_candidates(living)
 
     def _prove(self, *, planned: bool) -> None:
         """Ask for each candidate by GET; only those who are gone stay candidates."""

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from rostersync.clock import to_milliseconds
 from rostersync.errors import ApiError, RunFailed
 from rostersync.logger import get_logger
-from rostersync.records import Query, Rejected, Student, is_alive
+from rostersync.records import Query, Rejected, Student
 from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
 from rostersync.store import runs
 from rostersync.store.comparison import Comparison
 from rostersync.sync import guard, plan
-from rostersync.sync.api import ask
+from rostersync.sync.api import ask, stage_living
 from rostersync.sync.lists import ListReader
 from rostersync.sync.removals import BATCH, Removals
 
@@ -145,10 +145,8 @@ class Run:
         """Stage single students: many by the list, as far as it shows them alive, and whom it does not by GET."""
         for start in range(0, len(ids), BATCH):
             batch = ids[start : start + BATCH]
-            rows = self._api.by_ids(batch) if len(batch) > 1 else None
-            living = [row for row in rows or () if is_alive(row)]
-            self._stage.students.put_rows(living)
-            ask(self._api, self._stage, [sorted(set(batch) - {row.id for row in living})])
+            living = stage_living(self._api, self._stage, batch) if len(batch) > 1 else None
+            ask(self._api, self._stage, [sorted(set(batch) - (living or set()))])
         ask(self._api, self._stage, self._stage.unproved_restores())
 
     def _require_open_plan(self, request: RunRequest) -> None:
