@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-from conftest import ManualClock, PostgresServer, _running
+from conftest import ManualClock, PostgresServer, running_postgres
 from histories import Diverged, History
 from sessions import kept_sessions
 from sqlalchemy import make_url
@@ -83,7 +83,7 @@ def simulate(database: str, first: int, last: int) -> int:
     memory = "/dev/shm" if os.path.isdir("/dev/shm") and not postgres else None  # noqa: PTH112
     with (
         tempfile.TemporaryDirectory(prefix="rs-sim-", dir=memory) as folder,
-        _running(Path(folder)) if postgres else nullcontext(folder) as place,
+        running_postgres(Path(folder)) if postgres else nullcontext(folder) as place,
     ):
         figures, diverged = spread(database, str(place), first, last)
     told = ", ".join(f"{value} {name}" for name, value in sorted(figures.items()))
