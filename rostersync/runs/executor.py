@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from rostersync.report import ProgressCallback, RunReport
     from rostersync.store import Store
     from rostersync.store.lock import Lease
-    from rostersync.store.runs import RunResult
     from rostersync.sync.api import Connect
     from rostersync.sync.plan import SyncPolicy
 
@@ -141,9 +140,6 @@ class Executor:
             raise
 
     def _execute(self, lease: Lease, request: RunRequest, progress: ProgressCallback) -> RunReport:
-        def commit(result: RunResult, apply: bool) -> int:
-            return runs.commit(lease, result, apply=apply)
-
         with self._connect(lease.source) as api:
             stage = self._store.stage(lease.connection, lease.source)
             run = Run(
@@ -154,7 +150,7 @@ class Executor:
                 policy=self._policy,
                 clock=self._clock,
                 progress=progress,
-                commit=commit,
+                commit=partial(runs.commit, lease),
             )
             return run.execute(request)
 

@@ -8,10 +8,10 @@ from sqlalchemy import BigInteger, and_, bindparam, case, exists, func, or_, sel
 
 from rostersync.records import Student, changed_fields
 from rostersync.report import Counts
-from rostersync.store.models import student
-from rostersync.store.stage import Statements
-from rostersync.store.stage.queries import CHUNK, IDS, LAST, PAYLOAD, SOURCE, chunk, lives
+from rostersync.store.models import PAYLOAD, student
+from rostersync.store.stage.queries import lives
 from rostersync.store.stage.tables import answers, deletions, staged
+from rostersync.store.statements import CHUNK, IDS, LAST, SOURCE, Statements, chunk
 from rostersync.store.types import JsonTuple, Timestamp
 
 if TYPE_CHECKING:

@@ -12,8 +12,11 @@ from typing import Any, ClassVar
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from rostersync.records import FIELDS
+from rostersync.records import FIELD_NAMES, FIELDS
 from rostersync.store.types import COLUMN_TYPES, Json, JsonTuple, Timestamp
+
+PAYLOAD = (*FIELD_NAMES, "extra")
+"""The columns for what the API says of a student, `id` aside."""
 
 Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only INTEGER keys by itself
 
@@ -36,7 +39,7 @@ class Base(DeclarativeBase):
 
 
 def student_columns() -> list[Column[Any]]:
-    """Return new columns for what the API says of a student, `id` aside: the typed fields and `extra`."""
+    """Return new columns for `PAYLOAD`."""
     typed: list[Column[Any]] = [Column(field.name, COLUMN_TYPES[field.kind]) for field in FIELDS]
     return [*typed, Column("extra", Json, nullable=False)]
 

@@ -136,18 +136,18 @@ def held(connection: Connection, source: str) -> list[int]:
         return list(connection.scalars(unnamed.distinct().order_by(HeldRemoval.id)))
 
 
-def commit(lease: Lease, result: RunResult, *, apply: bool) -> int:
+def commit(lease: Lease, result: RunResult) -> int:
     """Write everything a run has to say in ONE transaction, or nothing; return its number.
 
-    `apply` is False for a failed run, which leaves students and watermarks as they are. Raises `LockLost` when
-    another process has become the source's writer, `StoreError` when the database refuses.
+    A failed run leaves students and watermarks as they are. Raises `LockLost` when another process has become the
+    source's writer, `StoreError` when the database refuses.
     """
     connection, run_id = lease.connection, None
     try:
         with writing(connection):
             lease.pass_fence()
             run_id = _record_run(connection, result)
-            if apply:
+            if result.report.state is not RunState.FAILED:
                 _plan_or_apply(connection, result, run_id)
                 _update_source(connection, lease.source, result)
                 _end_holds(connection, result, run_id)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     BigInteger,
-    Text,
     and_,
     bindparam,
     case,
@@ -26,9 +25,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from rostersync.records import FIELD_NAMES
-from rostersync.store.models import Quarantine, student, student_version
+from rostersync.store.models import PAYLOAD, Quarantine, student, student_version
 from rostersync.store.stage.tables import answers, removals, staged
+from rostersync.store.statements import SOURCE
 from rostersync.store.types import JsonTuple, Timestamp
 
 if TYPE_CHECKING:
@@ -36,16 +35,13 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection
 
-_PAYLOAD = (*FIELD_NAMES, "extra")
-
-_SOURCE = bindparam("run_source", type_=Text)
 _RUN_ID = bindparam("this_run", type_=BigInteger)
 _NOW = bindparam("now", type_=Timestamp)
 
-_MINE = and_(student.c.source == _SOURCE, student.c.id == staged.c.id)
+_MINE = and_(student.c.source == SOURCE, student.c.id == staged.c.id)
 _CHANGED = and_(_MINE, staged.c.verdict.in_(("updated", "restored")))
 _VERSIONED = or_(staged.c.versioned, staged.c.verdict == "restored")
-_REMOVED = and_(student.c.source == _SOURCE, student.c.id == removals.c.id)
+_REMOVED = and_(student.c.source == SOURCE, student.c.id == removals.c.id)
 
 
 def apply(connection: Connection, source: str, *, run_id: int, now: datetime) -> None:
@@ -96,7 +92,7 @@ def _supersede(begins: ColumnElement[Any], which: ColumnElement[bool], stage: An
 
 def _update_changed(begins: ColumnElement[Any]) -> Any:
     """Replace, never merge: what is absent upstream becomes NULL."""
-    values: dict[str, Any] = {name: staged.c[name] for name in (*_PAYLOAD, "content_hash")}
+    values: dict[str, Any] = {name: staged.c[name] for name in (*PAYLOAD, "content_hash")}
     values |= {"deleted_at": None, "deletion_source": None}
     facts = {
         "valid_from": begins,
@@ -110,9 +106,9 @@ def _update_changed(begins: ColumnElement[Any]) -> Any:
 
 def _insert_new() -> Any:
     facts: dict[str, Any] = {
-        "source": _SOURCE,
+        "source": SOURCE,
         "id": staged.c.id,
-        **{name: staged.c[name] for name in (*_PAYLOAD, "content_hash")},
+        **{name: staged.c[name] for name in (*PAYLOAD, "content_hash")},
         "first_seen_at": _NOW,
         "valid_from": _NOW,
         "op": literal("insert"),
@@ -139,7 +135,7 @@ def _tombstone(begins: ColumnElement[Any]) -> Any:
 def _quarantine(dialect: str) -> Any:
     """Put into quarantine what could not be decoded."""
     make = sqlite.insert if dialect == "sqlite" else postgresql.insert
-    bad = select(_SOURCE, staged.c.id, staged.c.rejected, _NOW, _NOW).where(staged.c.verdict == "quarantined")
+    bad = select(SOURCE, staged.c.id, staged.c.rejected, _NOW, _NOW).where(staged.c.verdict == "quarantined")
     new = make(Quarantine).from_select(["source", "id", "reason", "first_seen_at", "last_seen_at"], bad)
     again = {"reason": new.excluded.reason, "last_seen_at": new.excluded.last_seen_at}
     return new.on_conflict_do_update(index_elements=["source", "id"], set_=again)
@@ -149,11 +145,11 @@ def _release_quarantined() -> Any:
     """Let go of what decodes now, and of what is gone: but not of those whose removal is held, who are still living."""
     decoded = exists().where(staged.c.id == Quarantine.id, staged.c.verdict != "quarantined")
     gone = exists().where(answers.c.id == Quarantine.id, answers.c.answer == "gone")
-    living = exists().where(student.c.source == _SOURCE, student.c.id == Quarantine.id, student.c.deleted_at.is_(None))
-    return delete(Quarantine).where(Quarantine.source == _SOURCE, or_(decoded, and_(gone, ~living)))
+    living = exists().where(student.c.source == SOURCE, student.c.id == Quarantine.id, student.c.deleted_at.is_(None))
+    return delete(Quarantine).where(Quarantine.source == SOURCE, or_(decoded, and_(gone, ~living)))
 
 
 def _requeue_unanswered() -> Any:
     """Let those in quarantine who were asked for in vain wait behind the others."""
     asked = exists().where(answers.c.id == Quarantine.id, answers.c.answer == "unanswered")
-    return update(Quarantine).where(Quarantine.source == _SOURCE, asked).values(last_seen_at=_NOW)
+    return update(Quarantine).where(Quarantine.source == SOURCE, asked).values(last_seen_at=_NOW)

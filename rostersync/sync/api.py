@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from rostersync.records import Answer, Page, Query, Row
     from rostersync.store.stage import Stage
 
+BATCH = 50
+"""How many ids one list request asks for: a plausible cap of its answer, and of the address's length."""
+
 
 class Api(Protocol):
     """The students of one source, for the time of one run: see `managebac.students.Students`."""
@@ -41,14 +44,17 @@ def ask(api: Api, stage: Stage, questions: Iterable[Sequence[int]]) -> None:
             stage.put_answer(key, answer)
 
 
-def stage_living(api: Api, stage: Stage, ids: Sequence[int]) -> set[int] | None:
-    """Have a list request show which of `ids` live, and stage them: it proves life, and only life.
+def stage_living(api: Api, stage: Stage, ids: Sequence[int]) -> set[int]:
+    """Have list requests show which of `ids` live, and stage them: they prove life, and only life.
 
-    Return the ids that it shows; None when the server does not honour the filter, so that GET has to answer.
+    Return the ids that they show: of a server that does not honour the filter, none, so that GET has to answer.
     """
-    rows = api.by_ids(ids)
-    if rows is None:
-        return None
-    living = [row for row in rows if is_alive(row)]
-    stage.students.put_rows(living)
-    return {row.id for row in living if row.id is not None}
+    found: set[int] = set()
+    for start in range(0, len(ids), BATCH):
+        rows = api.by_ids(ids[start : start + BATCH])
+        if rows is None:
+            break
+        living = [row for row in rows if is_alive(row)]
+        stage.students.put_rows(living)
+        found.update(row.id for row in living if row.id is not None)
+    return found

@@ -21,7 +21,7 @@ in time: read replicas that lag differently can defeat it, as such a Y can. A la
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rostersync.records import Query, Student
@@ -42,18 +42,20 @@ class ListResult:
     """How a list was read.
 
     `moment` is when the first page of the reading was made that the result is as of; `total` is how many records the
-    list has. Of a deleted feed that ignores its filter (`ignored`) only some rows of the first page were kept.
+    list has. Of a deleted feed that ignores its filter (`ignored`) only some rows of the first page were kept; in one
+    that is `without_ids` are records that lack a readable id, so that it is unknown whom they mean.
     """
 
     clean: bool
     moment: Moment
     total: int
     ignored: bool = False
+    without_ids: bool = False
 
     @property
     def complete(self) -> bool:
         """Whether nothing of the list can be missing."""
-        return self.clean and not self.ignored
+        return self.clean and not self.ignored and not self.without_ids
 
     @property
     def start(self) -> datetime | None:
@@ -86,7 +88,8 @@ class ListReader:
         if first.total_count and self._api.ignores_deleted_since(first):
             self._stage.deletions.put(_marked(first))
             return ListResult(True, first.moment, first.total_count, ignored=True)
-        return self._read(query, first, self._stage.deletions)
+        feed = self._read(query, first, self._stage.deletions)
+        return replace(feed, without_ids=self._stage.deletions.lack_ids())
 
     def deletions_until(self, roster: ListResult, watermark: datetime | None, overlap: timedelta) -> ListResult:
         """Read the deleted feed from `watermark` to `roster`: absence from a roster tells neither when nor how."""

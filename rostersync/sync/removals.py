@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from rostersync.store.stage import Stage
     from rostersync.sync.api import Api
 
-BATCH = 50
-"""How many ids one list request asks for: a plausible cap of its answer, and of the address's length."""
-
 CONTROLS = 3
 """How many living students are tried as a control of the endpoint that proves removals."""
 
@@ -108,11 +105,7 @@ class Removals:
     def _drop_the_living(self) -> None:
         """Let go of the candidates whom a list request by ids still shows."""
         for chunk in self._stage.removals(proved=False):
-            for start in range(0, len(chunk), BATCH):
-                living = stage_living(self._api, self._stage, chunk[start : start + BATCH])
-                if living is None:
-                    return
-                self._stage.drop_living_candidates(living)
+            self._stage.drop_living_candidates(stage_living(self._api, self._stage, chunk))
 
     def _prove(self, *, planned: bool) -> None:
         """Ask for each candidate by GET; only those who are gone stay candidates."""

@@ -18,13 +18,13 @@ from rostersync.records import Query, Rejected, Student
 from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
 from rostersync.store import runs
 from rostersync.store.comparison import Comparison
-from rostersync.sync import guard, plan
-from rostersync.sync.api import ask, stage_living
+from rostersync.sync import guard, plan, refresh
+from rostersync.sync.api import ask
 from rostersync.sync.lists import ListReader
-from rostersync.sync.removals import BATCH, Removals
+from rostersync.sync.removals import Removals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rostersync.clock import Clock
     from rostersync.records import Page
     from rostersync.report import ProgressCallback, RunRequest
-    from rostersync.store.stage import Stage
+    from rostersync.store.stage import Stage, UnclearCounts
     from rostersync.sync.api import Api
     from rostersync.sync.lists import ListResult
     from rostersync.sync.removals import RemovalOutcome
@@ -84,7 +84,7 @@ class Run:
         policy: plan.SyncPolicy,
         clock: Clock,
         progress: ProgressCallback,
-        commit: Callable[[runs.RunResult, bool], int] | None,
+        commit: Callable[[runs.RunResult], int] | None,
     ) -> None:
         """Prepare a run. `commit` writes a result and returns the run's number; None makes it a dry run."""
         self._source = source
@@ -109,9 +109,12 @@ class Run:
             self._require_open_plan(request)
             self._require_same_school()
             result = self._refresh(request) if kind is RunKind.REFRESH else self._sync(kind, request)
-        except (ApiError, RunFailed) as error:
-            return self._fail(kind, request, error)
-        return self._close(result, apply=True)
+        except (ApiError, RunFailed) as error:  # it read something it must not apply, or could not read
+            report = self._report(kind, RunState.FAILED, Counts(), self._state.watermarks, error.message)
+            result = runs.RunResult(replace(report, hint=error.hint), self._state, request.request_id)
+        if self._commit is None:
+            return replace(result.report, state=RunState.DRY_RUN)
+        return replace(result.report, run_id=self._commit(result))
 
     def _sync(self, kind: RunKind, request: RunRequest) -> runs.RunResult:
         """Read what is to be read of the whole school, and draw up what the run will write."""
@@ -122,32 +125,19 @@ class Run:
         return self._reconcile(crawl, request)
 
     def _refresh(self, request: RunRequest) -> runs.RunResult:
-        """Ask GET for single students, and draw up what it shows of the living.
+        """Fetch single students, and draw up what was shown of the living. What is known of the source stays as it is.
 
-        A student who is gone stays as stored until a run that reads lists: here are no control and no guard. What is
-        known of the source stays as well. Raises `RunFailed` where no run has stored anything yet, for a replica of
-        these students alone would be taken for the school.
+        Raises `RunFailed` where no run has stored anything yet, for a replica of these students alone would be taken
+        for the school.
         """
         if self._state.history_starts_at is None:
             raise RunFailed(f"source {self._source} has no replica yet", "the first run brings it: rostersync sync")
-        self._fetch(request.ids)
-        stage = self._stage
-        unclear, gone = stage.unclear().total, sum(len(ids) for ids in stage.gone_ids())
-        stage.reject_absence_proofs(keep_plan=False)
+        fetched = refresh.fetch(self._api, self._stage, request.ids)
         counts = Comparison(self._connection, self._source).judge()
-        state = RunState.INCOMPLETE if unclear else RunState.SUCCEEDED
-        reason = f"{_UNCLEAR}: {unclear}" if unclear else None
+        state = RunState.INCOMPLETE if fetched.unclear else RunState.SUCCEEDED
+        reason = f"{_UNCLEAR}: {fetched.unclear}" if fetched.unclear else None
         report = self._report(request.kind, state, counts, self._state.watermarks, reason)
-        notices = (f"students who were not found, and stay as stored until the next run: {gone}",) if gone else ()
-        return runs.RunResult(replace(report, notices=notices), self._state, request.request_id)
-
-    def _fetch(self, ids: Sequence[int]) -> None:
-        """Stage single students: many by the list, as far as it shows them alive, and whom it does not by GET."""
-        for start in range(0, len(ids), BATCH):
-            batch = ids[start : start + BATCH]
-            living = stage_living(self._api, self._stage, batch) if len(batch) > 1 else None
-            ask(self._api, self._stage, [sorted(set(batch) - (living or set()))])
-        ask(self._api, self._stage, self._stage.unproved_restores())
+        return runs.RunResult(replace(report, notices=fetched.notices), self._state, request.request_id)
 
     def _require_open_plan(self, request: RunRequest) -> None:
         """Raise `RunFailed` when the plan to be approved was closed while its approval waited."""
@@ -252,9 +242,10 @@ class Run:
     def _draw_up(
         self, crawl: CrawlResult, request: RunRequest, removals: RemovalOutcome, counts: Counts
     ) -> runs.RunResult:
-        incomplete = self._incomplete_reasons(crawl)
+        unclear = self._stage.unclear()
+        incomplete = _incomplete_reasons(crawl, unclear.total)
         state = RunState.INCOMPLETE if incomplete else RunState.HELD if removals.held else RunState.SUCCEEDED
-        after = self._state_after(crawl, removals)
+        after = self._state_after(crawl, removals, unclear)
         reasons = "; ".join(filter(None, (*incomplete, removals.reason)))
         report = self._report(crawl.kind, state, counts, after.watermarks, reasons or None)
         return runs.RunResult(
@@ -268,24 +259,10 @@ class Run:
             clean_full=crawl.swept,
         )
 
-    def _incomplete_reasons(self, crawl: CrawlResult) -> list[str]:
-        """Return why the run is incomplete, nothing when it is not."""
-        incremental, reasons = crawl.kind is RunKind.INCREMENTAL, []
-        if not crawl.modified.clean:
-            what = "the modified feed" if incremental else "the roster"
-            reasons.append(f"{what} kept changing while it was read")
-        if incremental and not crawl.deleted.clean:
-            reasons.append("the deleted feed kept changing while it was read")
-        if not crawl.swept and self._stage.deletions.lack_ids():
-            reasons.append("the deleted feed lists records without a readable id")
-        if unclear := self._stage.unclear().total:
-            reasons.append(f"{_UNCLEAR}: {unclear}")
-        return reasons
-
-    def _state_after(self, crawl: CrawlResult, removals: RemovalOutcome) -> SourceState:
+    def _state_after(self, crawl: CrawlResult, removals: RemovalOutcome, unclear: UnclearCounts) -> SourceState:
         """Return what is known of the source after the run."""
         before = self._state
-        modified_read, deleted_read = self._streams_read(crawl, removals)
+        modified_read, deleted_read = _streams_read(crawl, removals, unclear)
         full_read = crawl.swept and modified_read and deleted_read
         salt = before.salt or secrets.token_bytes(16)
         return SourceState(
@@ -298,23 +275,6 @@ class Run:
             salt=salt,
             fingerprint=self._api.fingerprint(salt),
         )
-
-    def _streams_read(self, crawl: CrawlResult, removals: RemovalOutcome) -> tuple[bool, bool]:
-        """Tell of the modified and of the deleted stream whether all of it was read, and applied."""
-        incremental, stage = crawl.kind is RunKind.INCREMENTAL, self._stage
-        # 1. The list must be clean, and not empty. Deletions are known by a sweep, or else by the deleted feed.
-        modified = crawl.modified.clean and not crawl.empty
-        deleted = crawl.swept or (crawl.deleted.complete and (incremental or modified))
-        # 2. An id for which GET had no clear answer holds back the stream that named it; in a full run both, for both
-        #    are dated from one list.
-        unclear = stage.unclear()
-        if unclear.total and not incremental:
-            return False, False
-        modified = modified and not unclear.received
-        deleted = deleted and not unclear.in_deleted_feed
-        # 3. Removals that are held come again from the watermark, and so do entries without a readable id.
-        unknown = not crawl.swept and stage.deletions.lack_ids()
-        return modified, deleted and not removals.held and not unknown
 
     def _watermarks(self, crawl: CrawlResult, *, modified_read: bool, deleted_read: bool) -> Watermarks:
         """Return the watermarks after the run.
@@ -342,17 +302,6 @@ class Run:
             log.info("unknown_keys", source=self._source, keys=new, kept_in="extra")
         return after
 
-    def _fail(self, kind: RunKind, request: RunRequest, error: ApiError | RunFailed) -> RunReport:
-        """Record a run that read something it must not apply, or that could not read."""
-        report = self._report(kind, RunState.FAILED, Counts(), self._state.watermarks, error.message)
-        result = runs.RunResult(replace(report, hint=error.hint), self._state, request.request_id)
-        return self._close(result, apply=False)
-
-    def _close(self, result: runs.RunResult, *, apply: bool) -> RunReport:
-        if self._commit is None:
-            return replace(result.report, state=RunState.DRY_RUN)
-        return replace(result.report, run_id=self._commit(result, apply))
-
     def _report(
         self, kind: RunKind, state: RunState, counts: Counts, marks: Watermarks, error: str | None
     ) -> RunReport:
@@ -374,6 +323,36 @@ class Run:
 
     def _now(self) -> datetime:
         return to_milliseconds(self._clock.now())
+
+
+def _incomplete_reasons(crawl: CrawlResult, unclear: int) -> list[str]:
+    """Return why the run is incomplete, nothing when it is not."""
+    incremental, reasons = crawl.kind is RunKind.INCREMENTAL, []
+    if not crawl.modified.clean:
+        what = "the modified feed" if incremental else "the roster"
+        reasons.append(f"{what} kept changing while it was read")
+    if incremental and not crawl.deleted.clean:
+        reasons.append("the deleted feed kept changing while it was read")
+    if crawl.deleted.without_ids and not crawl.swept:
+        reasons.append("the deleted feed lists records without a readable id")
+    if unclear:
+        reasons.append(f"{_UNCLEAR}: {unclear}")
+    return reasons
+
+
+def _streams_read(crawl: CrawlResult, removals: RemovalOutcome, unclear: UnclearCounts) -> tuple[bool, bool]:
+    """Tell of the modified and of the deleted stream whether all of it was read, and applied."""
+    incremental = crawl.kind is RunKind.INCREMENTAL
+    # 1. The list must be clean, and not empty. Deletions are known by a sweep, or else by a deleted feed that names
+    #    everybody whom it means.
+    modified = crawl.modified.clean and not crawl.empty
+    deleted = crawl.swept or (crawl.deleted.complete and (incremental or modified))
+    # 2. An id for which GET had no clear answer holds back the stream that named it; in a full run both, for both are
+    #    dated from one list.
+    if unclear.total and not incremental:
+        return False, False
+    # 3. Removals that are held come again from the watermark.
+    return modified and not unclear.received, deleted and not unclear.in_deleted_feed and not removals.held
 
 
 def _notices(crawl: CrawlResult, removals: RemovalOutcome) -> tuple[str, ...]:

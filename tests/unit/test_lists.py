@@ -338,9 +338,16 @@ def test_a_record_of_the_deleted_feed_that_cannot_be_decoded_still_names_who_lef
     school = ModelSchool(3)
     bad = [Rejected(7, b"digest" * 2, "status: expected a text"), Rejected(None, b"digest" * 2, "id: missing")]
     school.rows = lambda query: bad if query.deleted_since else []  # type: ignore[method-assign]
-    assert read_deleted(school, stage).clean
+    result = read_deleted(school, stage)
     assert 7 in staged(stage, "deletions")
-    assert stage.deletions.lack_ids()
+    assert (result.clean, result.without_ids) == (True, True)
+
+
+def test_a_deleted_feed_with_a_record_without_an_id_is_not_complete_so_its_watermark_stays(stage: Stage) -> None:
+    school = ModelSchool(3)
+    school.rows = lambda query: [Rejected(None, b"digest" * 2, "id: missing")]  # type: ignore[method-assign]
+    result = read_deleted(school, stage)
+    assert (result.complete, result.start) == (False, None)
 
 
 def test_a_deleted_feed_that_ignores_its_filter_is_read_no_further_than_its_first_page(stage: Stage) -> None:

@@ -1,7 +1,7 @@
 """What is asked of the stage, and of the stored students beside it.
 
 Each query is made once and only run again and again: to build one takes longer than to run it. Their parameters are
-`run_source`, `last` (the id behind which a chunk begins), and those that the stage's methods name.
+those of `statements`, and those that the stage's methods name.
 """
 
 from __future__ import annotations
@@ -9,27 +9,18 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Integer, Text, and_, bindparam, case, delete, exists, func, or_, select, text, update
+from sqlalchemy import Integer, and_, bindparam, case, delete, exists, func, or_, select, text, update
 
-from rostersync.records import FIELD_NAMES
 from rostersync.store.models import Quarantine, student
 from rostersync.store.stage.tables import answers, deletions, removals, staged
+from rostersync.store.statements import IDS, SOURCE, chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import BindParameter, ColumnElement, Select, Table
+    from sqlalchemy import ColumnElement, Select, Table
 
-CHUNK = 500
-"""Rows taken from the stage at a time."""
-
-PAYLOAD = (*FIELD_NAMES, "extra")
-"""The columns that make a `Student`, `id` aside."""
-
-SOURCE = bindparam("run_source", type_=Text)
 _READING = bindparam("reading", type_=Integer)
-LAST = bindparam("last", type_=BigInteger)
-IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 _LIMIT = bindparam("at_most", type_=Integer)
 
 _ALIVE = and_(staged.c.rejected.is_(None), staged.c.deleted_at.is_(None))
@@ -49,11 +40,6 @@ def _answered(key: ColumnElement[int], *which: str) -> ColumnElement[bool]:
 
 def _count(table: Any, *conditions: ColumnElement[bool]) -> Select[Any]:
     return select(func.count()).select_from(table).where(*conditions)
-
-
-def chunk(ids: Select[Any]) -> Select[Any]:
-    key = ids.selected_columns[0]
-    return ids.where(key > LAST).order_by(key).limit(CHUNK)
 
 
 # Readings of a list, each in a table of its own -------------------------------------------------------------------
@@ -216,15 +202,11 @@ def _surest_first(key: ColumnElement[int]) -> ColumnElement[int]:
     return case((_answered(key, "alive"), 0), (exists().where(staged.c.id == key, _ALIVE), 1), else_=2)
 
 
-STORED_CONTROLS = (
-    select(student.c.id)
-    .where(_LIVING, _not_in_question(student.c.id))
-    .order_by(_surest_first(student.c.id), student.c.content_hash)
-    .limit(_LIMIT)
-)
-NEW_CONTROLS = (
-    select(staged.c.id)
-    .where(_ALIVE, _not_in_question(staged.c.id))
-    .order_by(_surest_first(staged.c.id), staged.c.content_hash)
-    .limit(_LIMIT)
-)
+def _controls(living: Table, *conditions: ColumnElement[bool]) -> Select[Any]:
+    key = living.c.id
+    chosen = select(key).where(*conditions, _not_in_question(key))
+    return chosen.order_by(_surest_first(key), living.c.content_hash).limit(_LIMIT)
+
+
+STORED_CONTROLS = _controls(student, _LIVING)
+NEW_CONTROLS = _controls(staged, _ALIVE)

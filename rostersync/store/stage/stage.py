@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy.dialects import postgresql, sqlite
-
 from rostersync.records import FIELD_NAMES, Rejected, Student, Unclear, content_hash, is_alive, row_key
+from rostersync.store.models import PAYLOAD
 from rostersync.store.stage import queries as q
 from rostersync.store.stage import tables
+from rostersync.store.statements import Statements
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import datetime
 
-    from sqlalchemy import Connection, CursorResult, Select, Table
+    from sqlalchemy import Connection, Table
 
     from rostersync.records import Answer, ListedRow, Row
 
@@ -38,42 +38,6 @@ class UnclearCounts(NamedTuple):
     total: int
     received: int
     in_deleted_feed: int
-
-
-class Statements:
-    """Executes statements on the stage, each in a transaction of its own."""
-
-    def __init__(self, connection: Connection, source: str) -> None:
-        self._connection = connection
-        self._source = source
-        self._dialect = connection.dialect.name
-        self._insert = sqlite.insert if self._dialect == "sqlite" else postgresql.insert
-
-    def _do(self, statement: Any, **parameters: Any) -> CursorResult[Any]:
-        with self._connection.begin():
-            return self._connection.execute(statement, {"run_source": self._source, **parameters})
-
-    def _put_all(self, statement: Any, values: list[dict[str, Any]]) -> None:
-        """Execute one statement for each of `values`."""
-        if values:
-            with self._connection.begin():
-                self._connection.execute(statement, values)
-
-    def _rows(self, query: Any, **parameters: Any) -> list[Any]:
-        return list(self._do(query, **parameters))
-
-    def _count(self, query: Select[Any], **parameters: Any) -> int:
-        return int(self._rows(query, **parameters)[0][0])
-
-    def _chunks(self, query: Select[Any]) -> Iterator[list[Any]]:
-        """Run a query whose rows begin with an id in chunks, so that requests can be made between them."""
-        last, more = -(2**63), True
-        while more and (rows := self._rows(query, last=last)):
-            yield rows
-            last, more = rows[-1][0], len(rows) == q.CHUNK
-
-    def _ids(self, query: Select[Any]) -> Iterator[list[int]]:
-        return ([row[0] for row in rows] for rows in self._chunks(query))
 
 
 class StagedList(Statements):
@@ -135,9 +99,9 @@ class StagedStudents(StagedList):
             "changed_fields": (),
         }
         if isinstance(row, Rejected):
-            nothing = dict.fromkeys(q.PAYLOAD)
+            nothing = dict.fromkeys(PAYLOAD)
             return values | nothing | {"rejected": row.reason, "deleted_at": None, "content_hash": None}
-        payload = {name: getattr(row, name) for name in q.PAYLOAD}
+        payload = {name: getattr(row, name) for name in PAYLOAD}
         digest = content_hash(row)
         return values | payload | {"rejected": None, "deleted_at": row.deleted_at, "content_hash": digest}
 
