@@ -15,13 +15,14 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from sqlalchemy import select, text, update
+from sqlalchemy import and_, bindparam, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from rostersync.errors import DatabaseUnreachable, LockHeld, LockLost
 from rostersync.store.engine import writing
 from rostersync.store.files import NotPlain, open_plain
-from rostersync.store.models import Source
+from rostersync.store.models import Base, Source
+from rostersync.store.types import Timestamp
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +30,21 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from rostersync.clock import Clock
+
+
+_TABLE = Base.metadata.tables[Source.__tablename__]
+_source = _TABLE.c
+_NAMED = _source.name == bindparam("of")
+_MINE = and_(_NAMED, _source.fence == bindparam("mine"))
+_PASS_FENCE = update(_TABLE).where(_MINE).values(fence=_source.fence)
+_GIVE_UP = update(_TABLE).where(_MINE).values(holder=None, held_since=None)
+_RAISE_FENCE = (
+    update(_TABLE)
+    .where(_NAMED)
+    .values(fence=_source.fence + 1, holder=bindparam("by"), held_since=bindparam("now", type_=Timestamp))
+    .returning(_source.fence)
+)
+_LOCK_ROW = select(_source.name).where(_NAMED).with_for_update()
 
 
 class _Lock(Protocol):
@@ -76,11 +92,11 @@ class Lease:
         self.source = source
         self.fence = fence
         self._lock = lock
+        self._mine = {"of": source, "mine": fence}
 
     def pass_fence(self) -> None:
         """Begin a commit: raise `LockLost` unless this lease is the source's latest. Call it inside a transaction."""
-        mine = update(Source).where(Source.name == self.source, Source.fence == self.fence).values(fence=self.fence)
-        if self.connection.execute(mine).rowcount != 1:
+        if self.connection.execute(_PASS_FENCE, self._mine).rowcount != 1:
             message = f"source {self.source}: another process has taken over as its writer"
             raise LockLost(message, "nothing of this run was applied; run it again")
 
@@ -88,11 +104,7 @@ class Lease:
         """Give the source up. Never raises: the next holder does not depend on it."""
         try:
             with suppress(Exception), writing(self.connection):  # a dead connection gives the source up as well
-                self.connection.execute(
-                    update(Source)
-                    .where(Source.name == self.source, Source.fence == self.fence)
-                    .values(holder=None, held_since=None)
-                )
+                self.connection.execute(_GIVE_UP, self._mine)
         finally:
             self.connection.invalidate()
             self.connection.close()
@@ -175,22 +187,22 @@ def _planted(path: Path, error: NotPlain) -> DatabaseUnreachable:
 
 def _raise_fence(connection: Connection, source: str, clock: Clock, purpose: str) -> int:
     holder = f"{purpose} (pid {os.getpid()} on {socket.gethostname()})"
+    claim = {"of": source, "by": holder, "now": clock.now()}
     with writing(connection):
-        ensure_source(connection, source)
-        raised = (
-            update(Source)
-            .where(Source.name == source)
-            .values(fence=Source.fence + 1, holder=holder, held_since=clock.now())
-            .returning(Source.fence)
-        )
-        return connection.execute(raised).scalar_one()
+        fence = connection.scalar(_RAISE_FENCE, claim)
+        if fence is None:
+            lock_source(connection, source)
+            fence = connection.execute(_RAISE_FENCE, claim).scalar_one()
+    return int(fence)
 
 
-def ensure_source(connection: Connection, source: str) -> None:
-    """Insert the source's row, if there is none yet."""
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    new = insert(Source).values(name=source, fence=0, unknown_keys=[])
-    connection.execute(new.on_conflict_do_nothing())
+def lock_source(connection: Connection, source: str) -> None:
+    """Keep others from the source's row until the transaction ends; there is one afterwards."""
+    if connection.scalar(_LOCK_ROW, {"of": source}) is None:
+        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+        new = insert(Source).values(name=source, fence=0, unknown_keys=[])
+        connection.execute(new.on_conflict_do_nothing())
+        connection.execute(_LOCK_ROW, {"of": source})
 
 
 def _locked(connection: Connection, database: Path | None, source: str) -> LockHeld:

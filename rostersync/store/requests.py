@@ -3,21 +3,69 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, case, func, insert, or_, select, update
+from sqlalchemy import BigInteger, and_, bindparam, case, func, insert, or_, select, update
 
 from rostersync.report import RunKind, RunRequest
 from rostersync.store.engine import writing
-from rostersync.store.lock import ensure_source
-from rostersync.store.models import RequestRow, Source
+from rostersync.store.lock import lock_source
+from rostersync.store.models import Base, RequestRow
+from rostersync.store.types import JsonTuple, Timestamp
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from sqlalchemy import Connection
+    from sqlalchemy import BindParameter, Connection
 
     from rostersync.store.lock import Lease
+
+# Statements are made once: to make one takes longer than to run it.
+
+_TABLE = Base.metadata.tables[RequestRow.__tablename__]
+_request = _TABLE.c
+_OF: BindParameter[Any] = bindparam("of")
+_ID = _request.request_id == bindparam("number", type_=BigInteger)
+_NOT_EXPIRED = or_(_request.expires_at.is_(None), _request.expires_at > bindparam("now", type_=Timestamp))
+_PENDING = (
+    select(_request.request_id, _request.expires_at, _request.ids)
+    .where(_request.source == _OF, _request.kind == bindparam("like"))
+    .where(_request.approves.is_(None), _request.state == "pending", _NOT_EXPIRED)
+)
+_FILE = insert(_TABLE).returning(_request.request_id)
+_JOIN = (
+    update(_TABLE)
+    .where(_ID, _request.state == "pending")
+    .values(
+        waiters=_request.waiters + 1,
+        expires_at=bindparam("later", type_=Timestamp),
+        ids=bindparam("all_ids", type_=JsonTuple),
+    )
+)
+_CLOSE = update(_TABLE).where(_ID).values(state="done", run_id=bindparam("by"), waiters=0)
+_PROGRESS = select(_request.state, _request.run_id).where(_ID)
+
+
+def _taking(*, refresh: bool) -> Any:
+    """Return the statement that takes the oldest open request for a refresh, or for a run.
+
+    It waits for whoever is joining the request, and returns the ids as they have left them: once it is taken nobody
+    joins it, so no student is lost between the two.
+    """
+    mine = _request.request_id == bindparam("number", type_=BigInteger)
+    is_open = or_(_request.state == "taken", and_(_request.state == "pending", or_(_NOT_EXPIRED, mine)))
+    wanted = (_request.kind == str(RunKind.REFRESH)) if refresh else (_request.kind != str(RunKind.REFRESH))
+    oldest = select(func.min(_request.request_id)).where(_request.source == _OF, wanted, is_open)
+    return (
+        update(_TABLE)
+        .where(_request.request_id == oldest.correlate(None).scalar_subquery())
+        .where(_request.state.in_(("pending", "taken")))
+        .values(state="taken")
+        .returning(_request.request_id, _request.kind, _request.approves, _request.ids)
+    )
+
+
+_TAKE_RUN, _TAKE_REFRESH = _taking(refresh=False), _taking(refresh=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +82,21 @@ def file(connection: Connection, request: RunRequest, now: datetime) -> int:
     A request that is not taken within its `wait` expires, so a caller that died leaves none behind. The students of a
     refresh are added to those of the pending one, so of these a source has one at a time.
     """
-    ensure_source(connection, request.source)
-    # one process files at a time
-    connection.execute(select(Source.name).where(Source.name == request.source).with_for_update())
+    lock_source(connection, request.source)  # one process files at a time
     expires_at = None if request.wait is None else now + request.wait
     if request.approves is None and (joined := _join(connection, request, now, expires_at)) is not None:
         return joined
-    return connection.execute(
-        insert(RequestRow)
-        .values(
-            source=request.source,
-            kind=str(request.kind),
-            approves=request.approves,
-            ids=request.ids or None,
-            state="pending",
-            requested_at=now,
-            expires_at=expires_at,
-            waiters=1,
-        )
-        .returning(RequestRow.request_id)
-    ).scalar_one()
+    row = {
+        "source": request.source,
+        "kind": str(request.kind),
+        "approves": request.approves,
+        "ids": request.ids or None,
+        "state": "pending",
+        "requested_at": now,
+        "expires_at": expires_at,
+        "waiters": 1,
+    }
+    return int(connection.execute(_FILE, row).scalar_one())
 
 
 def _join(connection: Connection, request: RunRequest, now: datetime, expires_at: datetime | None) -> int | None:
@@ -63,21 +106,13 @@ def _join(connection: Connection, request: RunRequest, now: datetime, expires_at
         return None
     ids = tuple(dict.fromkeys((*(found.ids or ()), *request.ids))) or None
     later = None if found.expires_at is None or expires_at is None else max(found.expires_at, expires_at)
-    joined = connection.execute(
-        update(RequestRow)
-        .where(RequestRow.request_id == found.request_id, RequestRow.state == "pending")
-        .values(waiters=RequestRow.waiters + 1, expires_at=later, ids=ids)
-    )
+    joined = connection.execute(_JOIN, {"number": found.request_id, "later": later, "all_ids": ids})
     return int(found.request_id) if joined.rowcount == 1 else None
 
 
-def _pending(connection: Connection, request: RunRequest, now: datetime):  # type: ignore[no-untyped-def] # noqa: ANN202 - a Row of three columns
-    return connection.execute(
-        select(RequestRow.request_id, RequestRow.expires_at, RequestRow.ids)
-        .where(RequestRow.source == request.source, RequestRow.kind == str(request.kind))
-        .where(RequestRow.approves.is_(None))
-        .where(RequestRow.state == "pending", or_(RequestRow.expires_at.is_(None), RequestRow.expires_at > now))
-    ).first()
+def _pending(connection: Connection, request: RunRequest, now: datetime) -> Any:
+    """Return number, expiry and ids of the request that this one may join; None where there is none."""
+    return connection.execute(_PENDING, {"of": request.source, "like": str(request.kind), "now": now}).first()
 
 
 def take(lease: Lease, now: datetime, mine: int, *, refresh: bool = False) -> RunRequest | None:
@@ -86,23 +121,9 @@ def take(lease: Lease, now: datetime, mine: int, *, refresh: bool = False) -> Ru
     One that is already `taken` was taken by a process that died, since this one holds the lock. The holder's own
     request, `mine`, does not expire for it, however long the requests before it took.
     """
-    alive = or_(RequestRow.expires_at.is_(None), RequestRow.expires_at > now, RequestRow.request_id == mine)
-    is_open = or_(RequestRow.state == "taken", and_(RequestRow.state == "pending", alive))
-    wanted = (RequestRow.kind == str(RunKind.REFRESH)) if refresh else (RequestRow.kind != str(RunKind.REFRESH))
-    oldest = select(func.min(RequestRow.request_id)).where(RequestRow.source == lease.source, wanted, is_open)
-    # One statement, which waits for whoever is joining the request and returns the ids as they have left them: once it
-    # is taken nobody joins it, so no student is lost between the two.
-    taking = (
-        update(RequestRow)
-        .where(
-            RequestRow.request_id == oldest.correlate(None).scalar_subquery(),
-            RequestRow.state.in_(("pending", "taken")),
-        )
-        .values(state="taken")
-        .returning(RequestRow.request_id, RequestRow.kind, RequestRow.approves, RequestRow.ids)
-    )
+    taking = _TAKE_REFRESH if refresh else _TAKE_RUN
     with writing(lease.connection):
-        row = lease.connection.execute(taking).first()
+        row = lease.connection.execute(taking, {"of": lease.source, "now": now, "number": mine}).first()
     if row is None:
         return None
     return RunRequest(lease.source, RunKind(row.kind), row.approves, ids=row.ids or (), request_id=row.request_id)
@@ -110,9 +131,7 @@ def take(lease: Lease, now: datetime, mine: int, *, refresh: bool = False) -> Ru
 
 def close(connection: Connection, request_id: int, run_id: int) -> None:
     """Mark a request as done by `run_id`, in the transaction that records the run."""
-    connection.execute(
-        update(RequestRow).where(RequestRow.request_id == request_id).values(state="done", run_id=run_id, waiters=0)
-    )
+    connection.execute(_CLOSE, {"number": request_id, "by": run_id})
 
 
 def leave(connection: Connection, request_id: int, *, taken: bool) -> bool:
@@ -135,7 +154,5 @@ def leave(connection: Connection, request_id: int, *, taken: bool) -> bool:
 def progress(connection: Connection, request_id: int) -> Progress:
     """Return the state of a request; one that was purged with its source counts as withdrawn."""
     with connection.begin():
-        row = connection.execute(
-            select(RequestRow.state, RequestRow.run_id).where(RequestRow.request_id == request_id)
-        ).first()
+        row = connection.execute(_PROGRESS, {"number": request_id}).first()
     return Progress(row.state, row.run_id) if row else Progress("withdrawn", None)

@@ -7,24 +7,61 @@ from datetime import timedelta
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, delete, func, insert, select, text, update
+from sqlalchemy import and_, bindparam, delete, func, insert, select, text, update
 
 from rostersync.errors import DatabaseUnreachable
 from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
 from rostersync.store import requests, students
 from rostersync.store.engine import writing
-from rostersync.store.models import HeldRemoval, Quarantine, Run, Source, student
+from rostersync.store.models import Base, HeldRemoval, Quarantine, Run, Source, student
 from rostersync.store.stage.tables import removals, staged
+from rostersync.store.types import Timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection, Engine
+    from sqlalchemy import BindParameter, Connection, Engine
 
     from rostersync.store.lock import Lease
 
 GUARD_WINDOW = timedelta(hours=24)
+
+# Statements that every run makes are made once: to make one takes longer than to run it.
+
+_source, _run = (Base.metadata.tables[model.__tablename__] for model in (Source, Run))
+_OF: BindParameter[Any] = bindparam("of")
+_LIVING = and_(student.c.source == _OF, student.c.deleted_at.is_(None))
+
+_STATE = select(_source).where(_source.c.name == _OF)
+_COUNT_LIVING = select(func.count()).where(_LIVING)
+_SOME_LIVING = select(student.c.id).where(_LIVING).order_by(student.c.content_hash).limit(bindparam("at_most"))
+_RECENT_REMOVALS = select(func.sum(_run.c.guarded)).where(
+    _run.c.source == _OF,
+    _run.c.finished_at.between(bindparam("earliest", type_=Timestamp), bindparam("latest", type_=Timestamp)),
+)
+_QUARANTINED = (
+    select(Quarantine.id)
+    .where(Quarantine.source == _OF, Quarantine.id > 0, Quarantine.id.not_in(select(staged.c.id)))
+    .order_by(Quarantine.last_seen_at, Quarantine.id)
+    .limit(bindparam("at_most"))
+)
+_HELD = (
+    select(HeldRemoval.id)
+    .join(Run, Run.run_id == HeldRemoval.run_id)
+    .join(student, and_(student.c.source == Run.source, student.c.id == HeldRemoval.id))
+    .where(Run.source == _OF, Run.kind == str(RunKind.INCREMENTAL), Run.plan == "open", student.c.deleted_at.is_(None))
+    .where(HeldRemoval.id.not_in(select(removals.c.id)))
+    .distinct()
+    .order_by(HeldRemoval.id)
+)
+_RECORD = insert(_run).returning(_run.c.run_id)
+_UPDATE_SOURCE = update(_source).where(_source.c.name == _OF)
+_OPEN_PLANS = (
+    select(_run.c.run_id)
+    .where(_run.c.source == _OF, _run.c.kind.in_(bindparam("kinds", expanding=True)), _run.c.plan == "open")
+    .where(_run.c.run_id != bindparam("this_run"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +93,7 @@ class Hold:
 def state(connection: Connection, source: str) -> SourceState:
     """Return what is known of a source; of one that never ran, nothing."""
     with connection.begin():
-        row = connection.execute(select(Source.__table__).where(Source.name == source)).first()
+        row = connection.execute(_STATE, {"of": source}).first()
     if row is None:
         return SourceState()
     known = {f.name: getattr(row, f.name) for f in fields(SourceState) if f.name not in {"watermarks", "unknown_keys"}}
@@ -72,15 +109,13 @@ def with_digests(known: tuple[str, ...], names: Iterable[str], salt: bytes) -> t
 def live_students(connection: Connection, source: str) -> int:
     """Return how many students the replica of a source holds."""
     with connection.begin():
-        living = select(func.count()).where(student.c.source == source, student.c.deleted_at.is_(None))
-        return int(connection.scalar(living) or 0)
+        return int(connection.scalar(_COUNT_LIVING, {"of": source}) or 0)
 
 
 def some_living(connection: Connection, source: str, limit: int) -> list[int]:
     """Return ids of living students, as if drawn by chance, so spread over the ids."""
     with connection.begin():
-        living = select(student.c.id).where(student.c.source == source, student.c.deleted_at.is_(None))
-        return list(connection.scalars(living.order_by(student.c.content_hash).limit(limit)))
+        return list(connection.scalars(_SOME_LIVING, {"of": source, "at_most": limit}))
 
 
 def last(connection: Connection, source: str) -> int:
@@ -94,18 +129,15 @@ def recent_removals(connection: Connection, source: str, now: datetime) -> int:
 
     A run that ended ahead of now counts as well, for the clock may have gone back; further than that it was wrong then.
     """
-    near = Run.finished_at.between(now - GUARD_WINDOW, now + GUARD_WINDOW)
+    near = {"earliest": now - GUARD_WINDOW, "latest": now + GUARD_WINDOW}
     with connection.begin():
-        counted = select(func.sum(Run.guarded)).where(Run.source == source, near)
-        return int(connection.scalar(counted) or 0)
+        return int(connection.scalar(_RECENT_REMOVALS, {"of": source, **near}) or 0)
 
 
 def quarantined(connection: Connection, source: str, limit: int) -> list[int]:
     """Return ids in quarantine that this run has not received, those that wait longest since last seen first."""
     with connection.begin():
-        unseen = select(Quarantine.id).where(Quarantine.source == source, Quarantine.id > 0)
-        unseen = unseen.where(Quarantine.id.not_in(select(staged.c.id)))
-        return list(connection.scalars(unseen.order_by(Quarantine.last_seen_at, Quarantine.id).limit(limit)))
+        return list(connection.scalars(_QUARANTINED, {"of": source, "at_most": limit}))
 
 
 def open_hold(connection: Connection, run_id: int) -> Hold | None:
@@ -128,12 +160,8 @@ def plan(connection: Connection, run_id: int) -> list[tuple[int, str, datetime |
 
 def held(connection: Connection, source: str) -> list[int]:
     """Return the ids of living students whom open plans of incremental runs hold, the stage's candidates aside."""
-    mine = and_(Run.source == source, Run.kind == str(RunKind.INCREMENTAL), Run.plan == "open")
-    living = and_(student.c.source == source, student.c.id == HeldRemoval.id, student.c.deleted_at.is_(None))
     with connection.begin():
-        planned = select(HeldRemoval.id).join(Run, Run.run_id == HeldRemoval.run_id).join(student, living)
-        unnamed = planned.where(mine, HeldRemoval.id.not_in(select(removals.c.id)))
-        return list(connection.scalars(unnamed.distinct().order_by(HeldRemoval.id)))
+        return list(connection.scalars(_HELD, {"of": source}))
 
 
 def commit(lease: Lease, result: RunResult) -> int:
@@ -189,7 +217,7 @@ def _record_run(connection: Connection, result: RunResult) -> int:
         "notices": list(report.notices),
         "plan": "open" if result.holds else None,
     }
-    return connection.execute(insert(Run).values(**figures, **row).returning(Run.run_id)).scalar_one()
+    return int(connection.execute(_RECORD, {**figures, **row}).scalar_one())
 
 
 def _plan_or_apply(connection: Connection, result: RunResult, run_id: int) -> None:
@@ -198,44 +226,41 @@ def _plan_or_apply(connection: Connection, result: RunResult, run_id: int) -> No
         wanted = planned.where(removals.c.planned.is_(False))
         connection.execute(insert(HeldRemoval).from_select(["run_id", "id", "deletion_source", "deleted_at"], wanted))
         connection.execute(delete(removals).where(removals.c.planned.is_(False)))
-    students.apply(connection, result.report.source, run_id=run_id, now=result.report.finished_at)
+    report = result.report
+    students.apply(connection, report.source, report.counts, run_id=run_id, now=report.finished_at)
     if result.clean_full:
-        students.release_those_without_id(connection, result.report.source)
+        students.release_those_without_id(connection, report.source)
 
 
 def _update_source(connection: Connection, source: str, result: RunResult) -> None:
     after = result.state
-    connection.execute(
-        update(Source)
-        .where(Source.name == source)
-        .values(
-            modified_watermark=after.watermarks.modified,
-            deleted_watermark=after.watermarks.deleted,
-            last_clean_modified_at=after.last_clean_modified_at,
-            last_clean_full_at=after.last_clean_full_at,
-            history_starts_at=after.history_starts_at,
-            deleted_feed_ignored=after.deleted_feed_ignored,
-            unknown_keys=list(after.unknown_keys),
-            salt=after.salt,
-            fingerprint=after.fingerprint,
-        )
-    )
+    known = {
+        "modified_watermark": after.watermarks.modified,
+        "deleted_watermark": after.watermarks.deleted,
+        "last_clean_modified_at": after.last_clean_modified_at,
+        "last_clean_full_at": after.last_clean_full_at,
+        "history_starts_at": after.history_starts_at,
+        "deleted_feed_ignored": after.deleted_feed_ignored,
+        "unknown_keys": list(after.unknown_keys),
+        "salt": after.salt,
+        "fingerprint": after.fingerprint,
+    }
+    connection.execute(_UPDATE_SOURCE, {"of": source, **known})
 
 
 def _end_holds(connection: Connection, result: RunResult, run_id: int) -> None:
     """Close the plans that this run carried out or made pointless. Their lists of ids go with them."""
     if result.approves is not None:
-        _close_plans(connection, Run.run_id == result.approves, "approved")
-    for kind in result.supersedes_holds:
-        mine = and_(Run.source == result.report.source, Run.kind == str(kind), Run.run_id != run_id)
-        _close_plans(connection, mine, "superseded")
+        _close_plans(connection, [result.approves], "approved")
+    if kinds := [str(kind) for kind in result.supersedes_holds]:
+        others = {"of": result.report.source, "kinds": kinds, "this_run": run_id}
+        _close_plans(connection, list(connection.scalars(_OPEN_PLANS, others)), "superseded")
 
 
-def _close_plans(connection: Connection, which: ColumnElement[bool], end: str) -> None:
-    numbers = list(connection.scalars(select(Run.run_id).where(which, Run.plan == "open")))
-    if numbers:
-        connection.execute(update(Run).where(Run.run_id.in_(numbers)).values(plan=end))
-        connection.execute(delete(HeldRemoval).where(HeldRemoval.run_id.in_(numbers)))
+def _close_plans(connection: Connection, run_ids: list[int], end: str) -> None:
+    if run_ids:
+        connection.execute(update(Run).where(Run.run_id.in_(run_ids)).values(plan=end))
+        connection.execute(delete(HeldRemoval).where(HeldRemoval.run_id.in_(run_ids)))
 
 
 def report(connection: Connection, run_id: int) -> RunReport:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection
 
+    from rostersync.report import Counts
+
 _RUN_ID = bindparam("this_run", type_=BigInteger)
 _NOW = bindparam("now", type_=Timestamp)
 
@@ -43,36 +45,39 @@ _CHANGED = and_(_MINE, staged.c.verdict.in_(("updated", "restored")))
 _VERSIONED = or_(staged.c.versioned, staged.c.verdict == "restored")
 _REMOVED = and_(student.c.source == SOURCE, student.c.id == removals.c.id)
 
+_RELEASE_THOSE_WITHOUT_ID = delete(Quarantine).where(
+    Quarantine.source == SOURCE, Quarantine.id < 0, ~exists().where(staged.c.id == Quarantine.id)
+)
 
-def apply(connection: Connection, source: str, *, run_id: int, now: datetime) -> None:
-    """Carry out the stage's verdicts and removals. Call it inside the run's transaction.
+
+def apply(connection: Connection, source: str, counts: Counts, *, run_id: int, now: datetime) -> None:
+    """Carry out the stage's verdicts and removals, of which there are so many. Call it inside the run's transaction.
 
     A version begins at `now`, or a millisecond after the student's previous one where our clock has gone back.
     """
     parameters = {"run_source": source, "this_run": run_id, "now": now}
-    for statement in _statements(connection.dialect.name):
-        connection.execute(statement, parameters)
+    for concerned, statements in _statements(connection.dialect.name).items():
+        if any(getattr(counts, name) for name in concerned) or not concerned:
+            for statement in statements:
+                connection.execute(statement, parameters)
 
 
 def release_those_without_id(connection: Connection, source: str) -> None:
     """Let go of the records without an id that a clean full crawl no longer showed."""
-    still = exists().where(staged.c.id == Quarantine.id)
-    connection.execute(delete(Quarantine).where(Quarantine.source == source, Quarantine.id < 0, ~still))
+    connection.execute(_RELEASE_THOSE_WITHOUT_ID, {"run_source": source})
 
 
 @cache
-def _statements(dialect: str) -> tuple[Any, ...]:
+def _statements(dialect: str) -> dict[tuple[str, ...], tuple[Any, ...]]:
+    """Return the statements by what there must be some of; the last ones are always needed."""
     begins = _version_start(dialect)
-    return (
-        _supersede(begins, and_(_CHANGED, _VERSIONED), staged),
-        _update_changed(begins),
-        _insert_new(),
-        _supersede(begins, _REMOVED, removals),
-        _tombstone(begins),
-        _quarantine(dialect),
-        _release_quarantined(),
-        _requeue_unanswered(),
-    )
+    return {
+        ("updated", "restored"): (_supersede(begins, and_(_CHANGED, _VERSIONED), staged), _update_changed(begins)),
+        ("inserted",): (_insert_new(),),
+        ("deleted",): (_supersede(begins, _REMOVED, removals), _tombstone(begins)),
+        ("quarantined",): (_quarantine(dialect),),
+        (): (_release_quarantined(), _requeue_unanswered()),
+    }
 
 
 def _version_start(dialect: str) -> ColumnElement[Any]:

@@ -114,9 +114,10 @@ class ListReader:
         """Stage one reading of a list, and tell whether it is steady."""
         into.begin_reading()
         into.put(first.listed)
+        if first.whole:
+            return True
         rows, alike = len(first.listed), True
-        numbers = range(2, 2 if first.whole else first.total_pages + 1)
-        for page in self._api.pages(query, numbers):
+        for page in self._api.pages(query, range(2, first.total_pages + 1)):
             if page is None:  # it fell off the end of a list that has become shorter
                 alike = False
                 continue

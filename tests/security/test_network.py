@@ -17,7 +17,7 @@ from rostersync.clock import SystemClock
 from rostersync.managebac.network import proxies_for, tls_context
 from rostersync.simulator import App, School, Server
 from rostersync.store import Store
-from rostersync.store.lock import ensure_source
+from rostersync.store.lock import lock_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -216,7 +216,7 @@ def test_the_same_on_postgresql(tmp_path: Path, postgres_url: str, name: str) ->
 def assert_works(site: Site, name: str) -> None:
     site.ok("sync")
     with Store(site.database_url, SystemClock()).writing() as connection:
-        ensure_source(connection, name)
+        lock_source(connection, name)
     assert "no longer configured; still in the database: 0 students" in site.ok("status")
     assert name in {source["source"] for source in site.json("status")["sources"]}
     for words in (["sync"], ["runs"], ["verify"], ["check"]):

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from rostersync.errors import LockHeld, StoreError
 from rostersync.store import Store
 from rostersync.store.engine import open_engine
-from rostersync.store.lock import advisory_key, ensure_source
+from rostersync.store.lock import advisory_key, lock_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,7 +139,7 @@ def test_a_session_that_a_pooler_has_reset_writes_into_ours_all_the_same(roles: 
     roles.ask("", "CREATE TABLE public.source (LIKE rostersync.source)", "GRANT ALL ON public.source TO PUBLIC")
     with Store(roles.url(roles.owner), clock).writing() as connection:
         connection.exec_driver_sql("RESET search_path")
-        ensure_source(connection, "main")
+        lock_source(connection, "main")
     assert roles.ask("", "SELECT count(*) FROM public.source") == [(0,)]
 
 

@@ -66,7 +66,8 @@ class StagedList(Statements):
 
     def keep_this_reading(self) -> None:
         """Drop the rows that this reading has not brought."""
-        self._do(q.DROP_OTHERS[self._table], reading=self._reading)
+        if self._reading > 1:
+            self._do(q.DROP_OTHERS[self._table], reading=self._reading)
 
 
 class StagedStudents(StagedList):
