@@ -6,7 +6,6 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from crashes import Crash, CrashInjector
 from harness import World
 from sqlalchemy import make_url, select, text
 from steps import asked_by_id, settled
@@ -148,35 +147,6 @@ def test_a_tombstone_bears_the_moment_that_the_deleted_feed_tells(migrated_url: 
 
 
 # One transaction -------------------------------------------------------------------------------------------------
-
-
-def test_a_kill_between_any_two_statements_of_a_run_leaves_the_old_state(world: World) -> None:
-    churn(world.school, random.Random(4), 12)
-    world.pass_time(minutes=5)
-    before = world.snapshot()
-    step = 1
-    while crashes(world, step):
-        after = world.snapshot()
-        if after != before:  # the transaction is through: all of it is there, and what follows is tidying up
-            assert after["watermarks"] != before["watermarks"]
-            assert world.replica() == world.upstream()
-            break
-        step += 1
-    assert step > 30
-    world.sync()
-    assert world.replica() == world.upstream()
-
-
-def crashes(world: World, step: int) -> bool:
-    """Have a run done by a process that dies at this step; tell whether the run got so far."""
-    injector = CrashInjector(world.store.engine, step)
-    try:
-        world.sync()
-    except Crash:
-        return True
-    finally:
-        injector.remove()
-    return False
 
 
 def test_two_processes_cannot_write_one_source(world: World) -> None:
