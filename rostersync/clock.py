@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rostersync.errors import Stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Clock(Protocol):
@@ -55,6 +59,46 @@ class SystemClock:
         """End every sleep, now and later, with `Stopped(signal)`. Not for a signal handler: it takes a lock."""
         self._signal = signal
         self._stop.set()
+
+
+class WatchedClock:
+    """A clock that remembers when the threads that are watched last asked it anything: whoever hangs does not."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._asked: dict[int, float] = {}
+
+    @contextmanager
+    def watched(self) -> Iterator[int]:
+        """Watch the thread that calls this; lends its number for `silent_for`."""
+        thread = threading.get_ident()
+        self._asked[thread] = self._clock.monotonic()
+        try:
+            yield thread
+        finally:
+            del self._asked[thread]
+
+    def silent_for(self, thread: int) -> float:
+        """Return for how many seconds a thread has not asked; 0 for one that is not watched."""
+        asked = self._asked.get(thread)
+        return 0.0 if asked is None else self._clock.monotonic() - asked
+
+    def now(self) -> datetime:
+        return self._clock.now()
+
+    def monotonic(self) -> float:
+        now, thread = self._clock.monotonic(), threading.get_ident()
+        if thread in self._asked:
+            self._asked[thread] = now
+        return now
+
+    def sleep(self, seconds: float) -> None:
+        self.monotonic()
+        self._clock.sleep(seconds)
+
+    def check(self) -> None:
+        self.monotonic()
+        self._clock.check()
 
 
 def to_milliseconds(moment: datetime) -> datetime:

@@ -27,6 +27,12 @@ class RostersyncError(Exception):
         self.hint = hint
 
 
+def unexpected(error: BaseException) -> RostersyncError:
+    """Return what a person is told of an error that nobody foresaw: its text may hold anything."""
+    hint = 'run it again with logging.level = "debug" for details'
+    return RostersyncError(f"unexpected: {type(error).__name__}", hint)
+
+
 class Stopped(Exception):
     """The process was asked to end; `signal` is the number of the signal that it got (0: none)."""
 
@@ -35,6 +41,8 @@ class Stopped(Exception):
         self.signal = signal
         self.in_doubt = False
         """Whether a write may have been carried out, whose answer nobody waited for."""
+        self.left_running = False
+        """Whether a run goes on that this process has only waited for, because another one does it."""
 
 
 class ConfigError(RostersyncError):
@@ -181,6 +189,10 @@ class LockHeld(StoreError):
 
 class LockLost(StoreError):
     """Another process has become the writer of a source during a run of ours."""
+
+
+class RequestFailed(StoreError):
+    """Another process took a request of ours, and no run came of it: the message is that of its error."""
 
 
 # What a run found ------------------------------------------------------------------------------------------------

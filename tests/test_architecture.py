@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 # Values, and one door each to settings, failures, logs, time and threads. Everybody may import them; they import each
 # other only.
-LEAVES = ("errors", "address", "clock", "pool", "secret", "records", "report", "config", "logger")
+LEAVES = ("errors", "address", "clock", "pool", "secret", "records", "report", "config", "logger", "words")
 
 # What each part may import besides itself and the leaves. The longest name that fits a module decides.
 PARTS: dict[str, tuple[str, ...]] = {

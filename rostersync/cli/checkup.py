@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from rostersync.cli.output import count
 from rostersync.config import exposed_password, warnings
 from rostersync.config.token import exposure
 from rostersync.errors import ConfigError, Forbidden, RostersyncError, Unauthorized
@@ -16,6 +15,7 @@ from rostersync.runs import wiring
 from rostersync.store import probe, tls
 from rostersync.store.engine import sqlite_path
 from rostersync.store.schema import HEAD, Level
+from rostersync.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

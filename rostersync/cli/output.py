@@ -142,38 +142,6 @@ def _cell(value: Any) -> str:
     return clean(str(value))
 
 
-# Words -----------------------------------------------------------------------------------------------------------
-
-
-def moment(when: datetime | None) -> str:
-    """Return a time for people to read, in UTC; "never" for None."""
-    return to_text(when)[:19].replace("T", " ") + "Z" if when else "never"
-
-
-def count(number: int, noun: str) -> str:
-    """Return how many there are of something, such as `1 request` or `1,200 students`; for people, never in JSON."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {_plural(noun)}"
-
-
-def _plural(noun: str) -> str:
-    return noun[:-1] + "ies" if noun.endswith("y") else f"{noun}s"
-
-
-def ago(seconds: float) -> str:
-    """Return how long ago something was, such as `just now` or `8 s ago`."""
-    return f"{span(int(seconds))} ago" if seconds >= 1 else "just now"
-
-
-def span(seconds: float) -> str:
-    """Return a duration in its two largest units, such as `3 h 20 min`; a fraction, where there is one, below 10 s."""
-    if seconds < 60:  # noqa: PLR2004 - seconds of a minute
-        in_full = isinstance(seconds, int) or seconds >= 10  # noqa: PLR2004 - from there on all is slow
-        return f"{seconds:.0f} s" if in_full else f"{seconds:.2f} s"
-    minutes = int(seconds) // 60
-    parts = ((minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min"))
-    return " ".join([f"{number} {unit}" for number, unit in parts if number][:2])
-
-
 @contextmanager
 def progress() -> Iterator[Callable[[str], ProgressCallback]]:
     """Lend what makes a source's progress bar, on standard error; where that is not a terminal, it shows nothing."""

@@ -96,7 +96,9 @@ def _end(error: Exception) -> int:
             print_error(error)
             status = error.exit_status
         case Stopped():
-            print_stderr(f"stopped by {_name(error.signal)}; nothing unfinished was applied")
+            goes_on = "the run goes on in the process that does it: see `rostersync status`"
+            rest = goes_on if error.left_running else "nothing unfinished was applied"
+            print_stderr(f"stopped by {_name(error.signal)}; {rest}")
             status = 128 + error.signal
         case click.Abort():
             status = 128 + Signals.SIGINT

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rostersync.cli.output import count, echo, mark, moment, span
+from rostersync.cli.output import echo, mark
 from rostersync.cli.program import print_error, print_stderr
 from rostersync.report import Counts, RunState
+from rostersync.words import count, moment, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def command(session: Session, names: tuple[str, ...], no_wait: bool, as_json: bool) -> int:
     """Read everything again: the same as `sync --full`.
 
-    With --no-wait the request is queued, and the next run of the source carries it out, in whichever process.
+    With --no-wait the request is queued: the daemon, or whoever else syncs the source next, carries it out.
     """
     sources = session.chosen(names)
     if not no_wait:
@@ -38,11 +38,9 @@ def command(session: Session, names: tuple[str, ...], no_wait: bool, as_json: bo
         document({"requests": queued})
         return 0
     for request in queued:
-        now = "a run is in progress" if request["lock_held"] else "no run in progress"
-        echo(
-            f"{request['source']}: request {request['request_id']} queued; "
-            f"the next run of this source will carry it out ({now})"
-        )
+        taken = "the process that holds this source carries it out, a daemon at once"
+        waits = "the next run of this source will carry it out (no run in progress)"
+        echo(f"{request['source']}: request {request['request_id']} queued; {taken if request['lock_held'] else waits}")
     return 0
 
 

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import click
 
 from rostersync.cli.options import configured, start_log
-from rostersync.daemon.service import serve
+from rostersync.cli.signals import on_signals
+from rostersync.config import load
+from rostersync.daemon.service import Daemon
 
 if TYPE_CHECKING:
     from rostersync.cli.options import Session
+    from rostersync.config import Config
 
 
 @click.command()
 @configured
 def command(session: Session) -> int:
-    """Run the daemon, in the foreground: sync each source on the [schedule], until SIGTERM or Ctrl-C."""
+    """Run the daemon, in the foreground: sync each source on the [schedule], until SIGTERM or Ctrl-C.
+
+    Beside it `sync`, `resync` and approvals are carried out by the daemon. A second daemon stands by, and takes over
+    when the first one ends. SIGHUP has the configuration read again, SIGUSR1 has every source synced now.
+    """
     start_log(session.config, daemon=True)
-    serve(session.config, session.clock)
+
+    def reload() -> Config:
+        config = load(session.path)
+        start_log(config, daemon=True)
+        return config
+
+    daemon = Daemon(session.config, reload, session.clock)
+    with on_signals(session.clock, {signal.SIGHUP: daemon.reload, signal.SIGUSR1: daemon.sync_now}):
+        daemon.serve()
     return 0

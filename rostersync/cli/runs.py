@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rostersync.cli.options import Natural, config_option, configured, json_option
-from rostersync.cli.output import as_json_values, count, document, echo, moment, span, table
+from rostersync.cli.output import as_json_values, document, echo, table
 from rostersync.cli.reports import figures, show_reasons, show_run
 from rostersync.errors import RostersyncError
 from rostersync.report import RunState
 from rostersync.runs import wiring
 from rostersync.store.runs import recent
 from rostersync.store.status import run_details
+from rostersync.words import count, moment, span
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from rostersync.cli.options import configured
-from rostersync.cli.output import confirm, count, echo
+from rostersync.cli.output import confirm, echo
 from rostersync.errors import ConfigError
 from rostersync.runs import wiring
 from rostersync.store.forget import forget, holdings
+from rostersync.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,37 +1,55 @@
-"""`rostersync status`: how fresh each source is, and what needs attention."""
+"""`rostersync status`: how fresh each source is, who syncs it, what is queued and due, and what needs attention."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rostersync.cli.options import configured, json_option
-from rostersync.cli.output import ago, as_json_values, count, document, echo, mark, moment
+from rostersync.cli.options import Duration, configured, json_option
+from rostersync.cli.output import as_json_values, document, echo, mark
+from rostersync.cli.program import print_stderr
 from rostersync.cli.reports import show_reasons
+from rostersync.errors import StoreError
 from rostersync.report import RunState
 from rostersync.runs import wiring
+from rostersync.store import daemons, requests
+from rostersync.store.failures import failures_file, read_failures
 from rostersync.store.status import health
+from rostersync.words import ago, count, moment, span
 
 if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
+    from sqlalchemy import Connection
+
     from rostersync.cli.options import Session
     from rostersync.store import Store
+    from rostersync.store.daemons import Watch
+    from rostersync.store.failures import Failure
+    from rostersync.store.requests import OpenRequest
     from rostersync.store.status import Health
 
 
 @click.command()
+@click.option(
+    "--max-age", type=Duration(), help="Exit with 1 when a configured source is staler than this, or never synced."
+)
 @json_option
 @configured
-def command(session: Session, as_json: bool) -> None:
-    """Show how fresh each source is, which process is syncing it, and what needs attention.
+def command(session: Session, max_age: timedelta | None, as_json: bool) -> int:
+    """Show how fresh each source is, which process is syncing it, what is queued and due, and what needs attention.
 
     Also shows why its last run failed, which removals wait for approval, and how many records are in quarantine.
+    Exit status: 0; with --max-age 1 when a configured source is too old.
     """
+    sources = _sources(session)
     if as_json:
-        document({"sources": [_json(source) for source in _sources(session)]})
+        document({"sources": [_json(source) for source in sources]})
     else:
-        show_all(session)
+        _show(sources, session)
+    return 0 if max_age is None else _judge(sources, max_age)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,35 +58,128 @@ class _Source:
     is_configured: bool
     health: Health | None
     holder: str | None
+    """Who holds the lock now."""
+    daemon: str | None = None
+    """The daemon that holds the source, which may be idle."""
+    standing_by: tuple[str, ...] = ()
+    next_runs: dict[str, datetime] = field(default_factory=dict)
+    requests: tuple[OpenRequest, ...] = ()
+    failure: Failure | None = None
 
 
 def _sources(session: Session) -> list[_Source]:
-    """Return the configured sources, in their order, and behind them those that only the database knows."""
-    store = wiring.open_store(session.config, session.clock, create=False)
-    with store.reading() as connection:
-        known = {row.source: row for row in health(connection)}
+    """Return the configured sources, in their order, and behind them those that only the database knows.
+
+    Raises `StoreError`, when a failure of the daemon, which may be the same, has been told.
+    """
+    failures = {failure.source: failure for failure in read_failures(failures_file(session.config.database.url))}
+    try:
+        store = wiring.open_store(session.config, session.clock, create=False)
+        with store.reading() as connection:
+            return _gather(session, store, connection, failures)
+    except StoreError:
+        if "" in failures:
+            print_stderr(_failed(failures[""], session.clock.now()))
+        raise
+
+
+def _gather(session: Session, store: Store, connection: Connection, failures: dict[str, Failure]) -> list[_Source]:
+    now = session.clock.now()
+    known = {row.source: row for row in health(connection)}
+    watches = daemons.alive(connection, now)
+    waiting = requests.open_requests(connection, now)
     wanted = [source.name for source in session.config.sources]
-    names = dict.fromkeys([*wanted, *known])
-    return [_Source(name, name in wanted, known.get(name), _holder(store, name, known.get(name))) for name in names]
+    found = []
+    for name in dict.fromkeys([*wanted, *known]):
+        row = known.get(name)
+        of_source = {daemon.name: daemon.sources[name] for daemon in watches if name in daemon.sources}
+        holder = ((row and row.holder) or "another process") if store.is_held(name) else None
+        active = of_source.get(holder or "")
+        source = _Source(
+            name,
+            name in wanted,
+            row,
+            holder,
+            daemon=holder if active else None,
+            standing_by=tuple(daemon for daemon, watch in of_source.items() if watch.standby and daemon != holder),
+            next_runs=_next_runs(active),
+            requests=tuple(request for request in waiting if request.source == name),
+            failure=failures.get(name) or failures.get(""),
+        )
+        found.append(source)
+    return found
 
 
-def _holder(store: Store, name: str, row: Health | None) -> str | None:
-    """Return who holds the lock now; None when nobody does."""
-    return ((row and row.holder) or "another process") if store.is_held(name) else None
+def _next_runs(watch: Watch | None) -> dict[str, datetime]:
+    return {str(kind): at for kind, at in watch.next_runs.items()} if watch else {}
 
 
 def _json(source: _Source) -> dict[str, Any]:
     facts = asdict(source.health) if source.health else {"source": source.name}
     facts.pop("holder", None)
-    return {**as_json_values(facts), "configured": source.is_configured, "lock_holder": source.holder}
+    return {
+        **as_json_values(facts),
+        "configured": source.is_configured,
+        "lock_holder": source.holder,
+        "daemon": source.daemon,
+        "standing_by": list(source.standing_by),
+        "next_runs": as_json_values(source.next_runs),
+        "requests": [as_json_values(asdict(request)) for request in source.requests],
+        "failure": as_json_values(asdict(source.failure)) if source.failure else None,
+    }
+
+
+def _judge(sources: list[_Source], max_age: timedelta) -> int:
+    """Name the configured sources that are too old; return the exit status."""
+    status, limit = 0, max_age.total_seconds()
+    for source in sources:
+        age = source.health.age_seconds if source.health else None
+        if source.is_configured and (age is None or age > limit):
+            how = "it was never synced" if age is None else f"last success {ago(age)}"
+            print_stderr(f"{source.name}: older than {span(int(limit))}: {how}")
+            status = 1
+    return status
 
 
 def show_all(session: Session) -> None:
     """Print the state of every source. Raises `NoDatabase` where there is none."""
-    for source in _sources(session):
+    _show(_sources(session), session)
+
+
+def _show(sources: list[_Source], session: Session) -> None:
+    now = session.clock.now()
+    for source in sources:
         _show_health(source, session)
-        if source.holder:
-            echo(f"  sync in progress: {source.holder}")
+        if source.failure:
+            echo("  ", mark("failing", "red"), f": {_failed(source.failure, now)}")
+        _show_work(source, now)
+
+
+def _failed(failure: Failure, now: datetime) -> str:
+    advice = f" (hint: {failure.hint})" if failure.hint else ""
+    return f"the daemon, {ago((now - failure.at).total_seconds())}: {failure.error}{advice}"
+
+
+def _show_work(source: _Source, now: datetime) -> None:
+    """Print who syncs the source, what is queued, and when the next runs are due."""
+    if source.daemon:
+        due = [
+            f"next {kind} run {_in(at, now)}" for kind, at in sorted(source.next_runs.items(), key=lambda due: due[1])
+        ]
+        echo("  ", "; ".join([f"daemon: {source.daemon}", *due]))
+    elif source.holder:
+        echo(f"  sync in progress: {source.holder}")
+    for daemon in source.standing_by:
+        echo(f"  standing by: {daemon}")
+    for request in source.requests:
+        state = "in progress" if request.state == "taken" else "queued"
+        asked = f"request {request.request_id}, {ago((now - request.requested_at).total_seconds())}"
+        echo(f"  {state}: {request.kind} run ({asked})")
+
+
+def _in(at: datetime, now: datetime) -> str:
+    seconds = int((at - now).total_seconds())
+    return f"in {span(seconds)}" if seconds > 0 else "now"
 
 
 def _show_health(source: _Source, session: Session) -> None:

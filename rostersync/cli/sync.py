@@ -18,7 +18,7 @@ from rostersync.runs.batch import run_all, worst
 from rostersync.store.runs import open_hold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from rostersync.cli.options import Session
     from rostersync.report import ProgressCallback, RunReport
@@ -69,6 +69,8 @@ def carry_out(session: Session, requests: Sequence[RunRequest], *, dry_run: bool
     wanted = {request.source for request in requests}
     sources = [source for source in session.config.sources if source.name in wanted]
     refused = wiring.token_mistakes(sources)
+    if refused and not dry_run:  # a process that holds a source has its token
+        refused = {name: refused[name] for name in refused.keys() - _held(session, refused)}
     if len(refused) == len(sources):  # then nothing is created, not even a database
         return run_all(requests, _never, at_once=1, clock=session.clock, refused=refused)
     run = _dry_run(session) if dry_run else _run(session)
@@ -89,6 +91,15 @@ def show_outcomes(session: Session, outcomes: Sequence[Outcome], *, as_json: boo
     for outcome in outcomes:
         (explain if as_json else show)(outcome, session)
     return worst(outcomes)
+
+
+def _held(session: Session, names: Iterable[str]) -> set[str]:
+    """Return which of these sources another process holds, a daemon for instance."""
+    try:
+        store = wiring.open_store(session.config, session.clock, create=False)
+    except NoDatabase:
+        return set()
+    return {name for name in names if store.is_held(name)}
 
 
 def _run(session: Session) -> Callable[[RunRequest, ProgressCallback], RunReport]:

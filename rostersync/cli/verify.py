@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import click
 
 from rostersync.cli.options import configured, json_option, source_option
-from rostersync.cli.output import count, document, echo, mark, progress
+from rostersync.cli.output import document, echo, mark, progress
 from rostersync.runs import wiring
 from rostersync.sync.verify import verify
+from rostersync.words import count
 
 if TYPE_CHECKING:
     from rostersync.cli.options import Session

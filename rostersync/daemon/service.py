@@ -1,101 +1,181 @@
-"""The daemon: start, run what is due until asked to stop, stop in order."""
+"""The daemon: start, do what is due until asked to stop, stop in order; and what systemd is told meanwhile."""
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from rostersync.daemon.schedule import LastRuns, scheduler
-from rostersync.errors import TRY_AGAIN_LATER, ConfigError, RostersyncError, Stopped
+from rostersync.clock import WatchedClock
+from rostersync.daemon.condition import Condition
+from rostersync.daemon.dispatcher import PURPOSE, Dispatcher
+from rostersync.daemon.systemd import Systemd
+from rostersync.errors import ConfigError, RostersyncError, Stopped, StoreError
 from rostersync.logger import get_logger
-from rostersync.pool import SHUTDOWN_S, DaemonExecutor
-from rostersync.report import RunRequest, RunState, ignore_progress
 from rostersync.runs import wiring
-from rostersync.store.status import health
+from rostersync.store import daemons
+from rostersync.store.failures import failures_file
+from rostersync.store.lock import this_process
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rostersync.clock import Clock
     from rostersync.config import Config
-    from rostersync.report import RunKind, RunReport
     from rostersync.store import Store
 
 log = get_logger(__name__)
 
-_WHILE = 3600.0
+TICK_S = 0.5
+"""How often the daemon looks what there is to do."""
+
+TELL_EVERY_S = 10.0
+"""How often it tells in the database that it is there."""
+
+DATABASE_RETRY_S = 5.0
+"""How long it waits for a database that cannot be used."""
+
+_DAEMON = ""  # in place of a source: the daemon itself
 
 
-def serve(config: Config, clock: Clock) -> None:
-    """Run the configured sources when they are due, until the clock is stopped; then return, with nothing half done.
+class Daemon:
+    """Keeps the configured sources in step, until its clock is stopped."""
 
-    Raises `StoreError` when the database cannot be used at the start, `ConfigError` when no source has a token.
-    """
+    def __init__(self, config: Config, load: Callable[[], Config], clock: Clock) -> None:
+        """`load` reads the configuration again, and raises `ConfigError` when it is wrong."""
+        self._config, self._load = config, load
+        self._clock = WatchedClock(clock)
+        self._systemd = Systemd(clock)
+        self._condition = Condition(self._clock, failures_file(config.database.url))
+        self._wants_reload, self._wants_sync = threading.Event(), threading.Event()
+        self._told_at = float("-inf")
+
+    def reload(self) -> None:
+        """Ask for the configuration to be read again; returns at once."""
+        self._wants_reload.set()
+
+    def sync_now(self) -> None:
+        """Ask for a sync of every source; returns at once."""
+        self._wants_sync.set()
+
+    def serve(self) -> None:
+        """Run the sources when they are due, or when somebody asks; return when the clock is stopped.
+
+        Nothing is half done then. A database that cannot be used is waited for. Raises `ConfigError` when no source has
+        a token.
+        """
+        _require_a_token(self._config)
+        try:
+            store = self._wait_for_database()
+        except Stopped as stopped:
+            log.info("stopped", signal=stopped.signal)
+            return
+        dispatcher = Dispatcher(self._config, self._clock, store, self._condition)
+        log.info("started", sources=[source.name for source in self._config.sources])
+        try:
+            while True:
+                self._do_what_there_is(dispatcher, store)
+        except Stopped as stopped:
+            log.info("stopping", signal=stopped.signal)
+        self._systemd.stopping()
+        dispatcher.stop()
+        _take_row_away(store)
+        log.info("stopped")
+
+    def _wait_for_database(self) -> Store:
+        """Open the database as soon as it can be: it may start later than this service, or need an upgrade."""
+        while True:
+            try:
+                store = wiring.open_store(self._config, self._clock, create=True)
+            except StoreError as error:
+                self._condition.failed(_DAEMON, error)
+                self._systemd.starting(f"waiting for the database: {error.message}", 4 * DATABASE_RETRY_S)
+                self._clock.sleep(DATABASE_RETRY_S)
+            else:
+                self._condition.recovered(_DAEMON)
+                return store
+
+    def _do_what_there_is(self, dispatcher: Dispatcher, store: Store) -> None:
+        """Do one round. What goes wrong in it is a reason to try again, and no more."""
+        try:
+            if _was_set(self._wants_reload):
+                self._reload(dispatcher)
+            if _was_set(self._wants_sync):
+                dispatcher.sync_now()
+            dispatcher.tick()
+            self._tell_database(dispatcher, store)
+        except RostersyncError as error:
+            self._condition.failed(_DAEMON, error)
+            self._systemd.starting(error.message, 4 * DATABASE_RETRY_S)
+            self._systemd.alive()
+            self._clock.sleep(DATABASE_RETRY_S)
+        else:
+            self._condition.recovered(_DAEMON)
+            self._tell_systemd(dispatcher)
+            self._clock.sleep(TICK_S)
+
+    def _reload(self, dispatcher: Dispatcher) -> None:
+        """Go on with the configuration as it is in the file now; with the old one, where that is wrong."""
+        self._systemd.reloading()
+        try:
+            config = self._load()
+            _require_same_database(self._config, config)
+            _require_a_token(config)
+        except ConfigError as error:
+            log.exception("reload_failed", error="; ".join(error.mistakes), hint="the daemon goes on as before")
+        else:
+            for source, mistake in wiring.token_mistakes(config.sources).items():
+                hint = "a new or rotated systemd credential needs a restart: systemctl restart rostersync"
+                log.warning("token_missing", source=source, error=mistake.message, hint=hint)
+            self._config = config
+            dispatcher.configure(config)
+            log.info("reloaded", sources=[source.name for source in config.sources])
+        self._systemd.ready(self._status_line(dispatcher))
+
+    def _tell_database(self, dispatcher: Dispatcher, store: Store) -> None:
+        if self._clock.monotonic() - self._told_at < TELL_EVERY_S:
+            return
+        with store.writing() as connection:
+            daemons.tell(connection, this_process(PURPOSE), dispatcher.watches(), self._clock.now())
+        self._told_at = self._clock.monotonic()
+
+    def _tell_systemd(self, dispatcher: Dispatcher) -> None:
+        """Keep the status line, and the watchdog: a run that hangs lets it end this process, a long one does not."""
+        self._systemd.ready(self._status_line(dispatcher))
+        hung = dispatcher.hung(self._systemd.watchdog_s) if self._systemd.watchdog_s else []
+        if hung:
+            log.error("run_hangs", sources=hung, hint="the watchdog of systemd restarts the service")
+        else:
+            self._systemd.alive()
+
+    def _status_line(self, dispatcher: Dispatcher) -> str:
+        due = {
+            source: min(watch.next_runs.values(), default=None)
+            for source, watch in dispatcher.watches().items()
+            if not watch.standby
+        }
+        return self._condition.status_line(due, dispatcher.holders(), self._config.schedule.timezone)
+
+
+def _was_set(wish: threading.Event) -> bool:
+    was_set = wish.is_set()
+    wish.clear()
+    return was_set
+
+
+def _require_a_token(config: Config) -> None:
+    """Raise `ConfigError` when no source has a token; one that lacks its own fails alone, in each of its slots."""
     mistakes = wiring.token_mistakes(config.sources)
     if len(mistakes) == len(config.sources):
         lines = [line for error in mistakes.values() for line in error.mistakes]
         raise ConfigError(lines, next(iter(mistakes.values())).hint)
-    store = wiring.open_store(config, clock, create=True)
-    pool = DaemonExecutor("run", config.sync.sources_at_once)
-    runner = Runner(config, clock, store)
-    planned = scheduler(config.schedule, _past(config, store), clock.now(), pool, runner.run)
-    planned.start()
-    log.info("started", sources=[source.name for source in config.sources])
-    try:
-        while True:
-            clock.sleep(_WHILE)
-    except Stopped as stopped:
-        log.info("stopping", signal=stopped.signal)
-    planned.shutdown(wait=False)  # and with it the pool
-    if not pool.join(SHUTDOWN_S):
-        log.warning("shutdown_timed_out")
-    log.info("stopped")
 
 
-def _past(config: Config, store: Store) -> dict[str, LastRuns]:
-    with store.reading() as connection:
-        known = {row.source: LastRuns(row.last_success_at, row.last_clean_full_at) for row in health(connection)}
-    return {source.name: known.get(source.name, LastRuns()) for source in config.sources}
+def _require_same_database(old: Config, new: Config) -> None:
+    if old.database != new.database:
+        raise ConfigError(["[database] has changed, which needs a restart: systemctl restart rostersync"])
 
 
-class Runner:
-    """Carries out runs, and logs how each of them ended: a failure is a line in the log, never the daemon's end."""
-
-    def __init__(self, config: Config, clock: Clock, store: Store) -> None:
-        self._executor = wiring.executor(config, clock, store, "rostersync run")
-        self._wait = config.sync.run_deadline  # for another run of the same source, which may be in progress
-        self._clock = clock
-
-    def run(self, source: str, kind: RunKind) -> None:
-        """Run `source`, here or in the process that holds its lock; raises nothing."""
-        try:
-            self._clock.check()  # it may have waited for its place until the process was to end
-            _log_report(self._executor.run(RunRequest(source, kind, wait=self._wait), ignore_progress))
-        except Stopped:
-            log.info("run_stopped", source=source, kind=str(kind))
-        except RostersyncError as error:
-            log.exception(
-                "run_failed", source=source, kind=str(kind), error=error.message, hint=_daemon_hint(error.hint)
-            )
-        except Exception:  # whatever it is, there is another slot
-            log.exception("run_crashed", source=source, kind=str(kind))
-
-
-def _log_report(report: RunReport) -> None:
-    """Log a run in one line: ids and counts, no more."""
-    write = {RunState.SUCCEEDED: log.info, RunState.FAILED: log.error}.get(report.state, log.warning)
-    facts = report.to_json()
-    marks = facts.pop("watermarks")
-    facts |= {f"{stream}_watermark": mark for stream, mark in marks.items()}
-    write("run_finished", **{key: value for key, value in facts.items() if value is not None}, **_advice(report))
-
-
-def _advice(report: RunReport) -> dict[str, str]:
-    if report.counts.removals_held:
-        see, approve = (f"rostersync {verb} {report.run_id}" for verb in ("runs show", "sync --approve"))
-        return {"hint": f"see which students: {see}; if they are gone, approve: {approve}"}
-    if report.notices:
-        return {"notice": "; ".join(report.notices)}
-    return {"hint": _daemon_hint(report.hint)} if report.hint else {}
-
-
-def _daemon_hint(hint: str) -> str:
-    """Return a hint as it fits the log of a daemon, which tries again by itself."""
-    return "will try again at the next slot" if hint == TRY_AGAIN_LATER else hint
+def _take_row_away(store: Store) -> None:
+    with suppress(StoreError), store.writing() as connection:  # else it is known to be gone a minute later
+        daemons.forget(connection, this_process(PURPOSE))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rostersync.errors import RostersyncError, Stopped
+from rostersync.errors import RostersyncError, Stopped, unexpected
 from rostersync.logger import get_logger
 from rostersync.pool import SHUTDOWN_S, DaemonExecutor, wait_for
 
@@ -43,12 +43,6 @@ def worst(outcomes: Iterable[Outcome]) -> int:
     return min((outcome.exit_status for outcome in outcomes), key=WORST_FIRST.index, default=0)
 
 
-def unexpected(error: BaseException) -> RostersyncError:
-    """Return what a person is told of an error that nobody foresaw: its text may hold anything."""
-    hint = 'run it again with logging.level = "debug" for details'
-    return RostersyncError(f"unexpected: {type(error).__name__}", hint)
-
-
 def run_all(
     requests: Sequence[RunRequest],
     run: Callable[[RunRequest], RunReport],
@@ -72,8 +66,9 @@ def run_all(
     pool.shutdown(wait=False)
     try:
         wait_for(futures.values(), clock)
-    except Stopped:
+    except Stopped as stopped:
         pool.join(SHUTDOWN_S)
+        stopped.left_running = any(map(_left_running, futures.values()))
         raise
     return [
         _outcome(request, futures[request])
@@ -81,6 +76,11 @@ def run_all(
         else Outcome(request.source, error=refused[request.source])
         for request in requests
     ]
+
+
+def _left_running(future: Future[RunReport]) -> bool:
+    error = future.exception() if future.done() and not future.cancelled() else None
+    return isinstance(error, Stopped) and error.left_running
 
 
 def _outcome(request: RunRequest, future: Future[RunReport]) -> Outcome:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import cycle
 from typing import TYPE_CHECKING
 
-from rostersync.errors import LockHeld, Stopped, StoreError
+from rostersync.errors import LockHeld, LockLost, RequestFailed, RostersyncError, Stopped, StoreError, unexpected
 from rostersync.logger import get_logger
 from rostersync.report import RunKind, RunRequest, ignore_progress
 from rostersync.store import requests, runs
 from rostersync.store.dry_run import unchanged_database
+from rostersync.store.engine import writing
 from rostersync.sync.run import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import timedelta
 
     from rostersync.clock import Clock
@@ -29,6 +32,9 @@ log = get_logger(__name__)
 
 POLL_S = 0.5
 """How often a caller looks whether the lock is free, or the run that another process does for it is over."""
+
+NOTE_S = 1.0
+"""How often a daemon notes how far a run is."""
 
 
 class Executor:
@@ -69,13 +75,30 @@ class Executor:
         """
         filed = self._file(RunRequest(source, RunKind.REFRESH, wait=None, ids=tuple(ids)))
         try:
-            return self._see_through(filed, patience, lambda: self._done_elsewhere(filed.request_id) is None, progress)
+            return self._see_through(filed, patience, lambda: not self._is_done(filed.request_id), progress)
         except LockHeld:
             return None
+
+    def _is_done(self, request_id: int) -> bool:
+        with self._store.reading() as connection:
+            return requests.progress(connection, request_id).run_id is not None
 
     def _file(self, request: RunRequest) -> RunRequest:
         with self._store.writing() as connection:
             return replace(request, request_id=requests.file(connection, request, self._clock.now()))
+
+    def execute_all(self, source: str) -> Iterator[RunReport]:
+        """Execute the open requests of a source whose lock this process holds, and yield the reports.
+
+        Runs and refreshes take turns: a write is not to wait for many runs, nor a run for many writes. How far a run
+        is, is noted in the database for those who wait. An error ends it, when whoever waits for the run can learn why.
+        """
+        with self._store.lease(source, self._purpose, held=True) as lease:
+            for refresh in cycle((True, False)):
+                request = self._take(lease, refresh=refresh) or self._take(lease, refresh=not refresh)
+                if request is None:
+                    return
+                yield self._execute(lease, request, self._noting(lease, request))
 
     def _see_through(
         self, request: RunRequest, wait: timedelta | None, give_up: Callable[[], bool], progress: ProgressCallback
@@ -90,62 +113,75 @@ class Executor:
                 if self._clock.monotonic() > give_up_at and give_up():
                     raise
                 reports = {}
-            report = reports.get(request.request_id) or self._done_elsewhere(request.request_id)
+            report = reports.get(request.request_id) or self._wait_for_another(request.request_id, progress)
             if report is not None:
                 return report
+
+    def _wait_for_another(self, request_id: int, progress: ProgressCallback) -> RunReport | None:
+        """Return the report of a run that another process did; else show how far it is, wait a little, return None."""
+        with self._store.reading() as connection:
+            so_far = requests.progress(connection, request_id)
+            if so_far.run_id is not None:
+                return runs.report(connection, so_far.run_id)
+        _require_open(so_far)
+        if so_far.reads is not None:
+            progress(so_far.reads, so_far.rows_done or 0, so_far.rows_total or 0)
+        try:
             self._clock.sleep(POLL_S)
+        except Stopped as stopped:
+            stopped.left_running = so_far.state == "taken"
+            raise
+        return None
 
     def _execute_open(self, lease: Lease, mine: RunRequest, progress: ProgressCallback) -> dict[int, RunReport]:
         """Execute the open requests of the lease's source, oldest first, up to the caller's own.
 
-        For a run these are the runs, with the refresh that waits behind them; for a refresh the refreshes only, because
-        a write is not to wait for a run of the whole school.
+        For a run these are the runs, with the refresh that waits behind them, for the run may have read these students
+        before they were written; for a refresh the refreshes only, because a write is not to wait for a run of the
+        whole school. What becomes of the requests of others is not the caller's concern.
         """
         refresh = mine.kind is RunKind.REFRESH
-        execute = self._execute_refresh if refresh else self._execute
         reports: dict[int, RunReport] = {}
-        while mine.request_id not in reports and (
-            request := requests.take(lease, self._clock.now(), mine.request_id, refresh=refresh)
-        ):
-            reports[request.request_id] = execute(lease, request, progress)
-        if not refresh and mine.request_id in reports:
-            self._refresh_after_run(lease)
+        while mine.request_id not in reports and (request := self._take(lease, mine.request_id, refresh=refresh)):
+            if request.request_id == mine.request_id:
+                reports[request.request_id] = self._execute(lease, request, progress)
+            else:
+                self._execute_for_others(lease, request, progress)
+        if not refresh and mine.request_id in reports and (request := self._take(lease, refresh=True)):
+            self._execute_for_others(lease, request, ignore_progress)
         return reports
 
-    def _refresh_after_run(self, lease: Lease) -> None:
-        """Execute the refresh that waits, or was filed during the run.
+    def _take(self, lease: Lease, mine: int = 0, *, refresh: bool) -> RunRequest | None:
+        return requests.take(lease, self._clock.now(), mine, refresh=refresh)
 
-        It comes after the run, under the same lock, for the run may have read these students before they were written.
-        One is enough: later ones have joined it. So the holder comes to an end, however busy the writers are.
-        """
+    def _execute_for_others(self, lease: Lease, request: RunRequest, progress: ProgressCallback) -> None:
         try:
-            if request := requests.take(lease, self._clock.now(), 0, refresh=True):
-                self._execute_refresh(lease, request, ignore_progress)
-        except Stopped:
+            self._execute(lease, request, progress)
+        except (Stopped, LockLost):
             raise
-        except Exception as error:  # noqa: BLE001 - the run is done, and its caller is to learn how
-            log.warning("refresh_failed", source=lease.source, reason=type(error).__name__)
-
-    def _execute_refresh(self, lease: Lease, request: RunRequest, progress: ProgressCallback) -> RunReport:
-        """Execute a refresh. Where it raises an error one of its callers leaves it, so that it cannot do so for ever.
-
-        Nothing is lost with it: the next run brings the same.
-        """
-        try:
-            return self._execute(lease, request, progress)
-        except Stopped:
-            raise  # the next holder takes it again
-        except Exception:
-            self._abandon(request.request_id)
-            raise
+        except Exception as error:  # noqa: BLE001 - they learn of it from the request
+            kind, reason = str(request.kind), type(error).__name__
+            log.warning("request_failed", source=lease.source, kind=kind, request=request.request_id, reason=reason)
 
     def _execute(self, lease: Lease, request: RunRequest, progress: ProgressCallback) -> RunReport:
+        """Execute a request that was taken. Where that raises no run comes of it, and whoever waits learns why.
+
+        A process that ends, or that has lost the lock, leaves the request to the next holder.
+        """
+        try:
+            return self._run(lease, request, progress)
+        except (Stopped, LockLost):
+            raise
+        except Exception as error:
+            self._fail(request.request_id, error)
+            raise
+
+    def _run(self, lease: Lease, request: RunRequest, progress: ProgressCallback) -> RunReport:
         with self._connect(lease.source) as api:
-            stage = self._store.stage(lease.connection, lease.source)
             run = Run(
                 lease.source,
                 lease.connection,
-                stage,
+                self._store.stage(lease.connection, lease.source),
                 api,
                 policy=self._policy,
                 clock=self._clock,
@@ -154,15 +190,19 @@ class Executor:
             )
             return run.execute(request)
 
-    def _done_elsewhere(self, request_id: int) -> RunReport | None:
-        """Return the report of the run that another process did. Raises `StoreError` when none will ever be done."""
-        with self._store.reading() as connection:
-            done = requests.progress(connection, request_id)
-            if done.run_id is not None:
-                return runs.report(connection, done.run_id)
-        if done.state == "withdrawn":
-            raise StoreError("the request for this run was withdrawn, or went with its source", "run it again")
-        return None
+    def _noting(self, lease: Lease, request: RunRequest) -> ProgressCallback:
+        """Return what notes the progress of a run in its request, once a second at most."""
+        noted_at = self._clock.monotonic()
+
+        def note(what: str, done: int, total: int) -> None:
+            nonlocal noted_at
+            if (now := self._clock.monotonic()) - noted_at < NOTE_S:
+                return
+            noted_at = now
+            with suppress(StoreError), writing(lease.connection):  # a run does not fail for it
+                requests.note_progress(lease.connection, request.request_id, what, done, total)
+
+        return note
 
     def _leave(self, request_id: int, *, taken: bool) -> bool:
         with self._store.writing() as connection:
@@ -174,6 +214,23 @@ class Executor:
             self._leave(request_id, taken=True)
         except Exception as error:  # noqa: BLE001 - what ended the run matters more; the request expires by itself
             log.debug("request_not_withdrawn", reason=type(error).__name__)
+
+    def _fail(self, request_id: int, error: Exception) -> None:
+        """Tell those who wait for a request why no run comes of it; where that cannot be told either, it is retried."""
+        told = error if isinstance(error, RostersyncError) else unexpected(error)
+        try:
+            with self._store.writing() as connection:
+                requests.fail(connection, request_id, told.message, told.hint)
+        except Exception as another:  # noqa: BLE001 - the first error matters more
+            log.debug("request_not_closed", reason=type(another).__name__)
+
+
+def _require_open(so_far: requests.Progress) -> None:
+    """Raise `RequestFailed` when no run will come of a request any more."""
+    if so_far.state == "failed":
+        raise RequestFailed(so_far.error or "the run failed", so_far.hint or "")
+    if so_far.state == "withdrawn":
+        raise RequestFailed("the request for this run was withdrawn, or went with its source", "run it again")
 
 
 def dry_run(

@@ -9,6 +9,7 @@ from rostersync.errors import NoDatabase
 from rostersync.store import lock, schema, stage
 from rostersync.store.engine import open_engine, sqlite_path, writing
 from rostersync.store.file_mode import keep_private
+from rostersync.store.lock import HeldLocks
 from rostersync.store.schema import Level
 from rostersync.store.stage import Stage
 
@@ -59,13 +60,20 @@ class Store:
             yield connection
 
     @contextmanager
-    def lease(self, source: str, purpose: str) -> Iterator[Lease]:
-        """Be the writer of `source` for a while. Raises `LockHeld` when another process is."""
-        lease = lock.acquire(self.engine, self.path, source, self.clock, purpose)
+    def lease(self, source: str, purpose: str, *, held: bool = False) -> Iterator[Lease]:
+        """Be the writer of `source` for a while. Raises `LockHeld` when another process is.
+
+        With `held` this process has the lock for longer: see `held_locks`.
+        """
+        lease = lock.acquire(self.engine, self.path, source, self.clock, purpose, held=held)
         try:
             yield lease
         finally:
             lease.release()
+
+    def held_locks(self, purpose: str) -> HeldLocks:
+        """Return what holds the locks of a daemon."""
+        return HeldLocks(self.engine, self.path, self.clock, purpose)
 
     def is_held(self, source: str) -> bool:
         """Return whether any process is the writer of `source` now."""

@@ -12,19 +12,20 @@ import hashlib
 import os
 import re
 import socket
-from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import and_, bindparam, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from rostersync.errors import DatabaseUnreachable, LockHeld, LockLost
+from rostersync.errors import DatabaseUnreachable, LockHeld, LockLost, StoreError
 from rostersync.store.engine import writing
 from rostersync.store.files import NotPlain, open_plain
 from rostersync.store.models import Base, Source
 from rostersync.store.types import Timestamp
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from sqlalchemy import Connection, Engine
@@ -48,7 +49,17 @@ _LOCK_ROW = select(_source.name).where(_NAMED).with_for_update()
 
 
 class _Lock(Protocol):
-    def release(self) -> None: ...
+    def is_held(self) -> bool:
+        """Tell whether it still keeps others away."""
+        ...
+
+    def unlock(self) -> None:
+        """Give it up, and leave the session that it is in as it is."""
+        ...
+
+    def release(self) -> None:
+        """Give it up; never raises."""
+        ...
 
 
 class _FileLock:
@@ -65,6 +76,16 @@ class _FileLock:
         except BlockingIOError:
             os.close(self._fd)
             raise
+        self._path = path
+
+    def is_held(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.lstat(self._path))
+        except OSError:
+            return False
+
+    def unlock(self) -> None:
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def release(self) -> None:
         os.close(self._fd)
@@ -77,8 +98,15 @@ class _SessionLock:
             if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": self._key}):
                 raise BlockingIOError
 
+    def is_held(self) -> bool:
+        return True  # or its session would have ended
+
+    def unlock(self) -> None:
+        with self._connection.begin():
+            self._connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": self._key})
+
     def release(self) -> None:
-        """Do nothing: the lock ends with the session, which ends with the lease."""
+        """Do nothing: the lock ends with the session, which ends with the lease, or with all that is held."""
 
 
 class Lease:
@@ -87,12 +115,13 @@ class Lease:
     No transaction is open on the connection except inside one of the store's functions.
     """
 
-    def __init__(self, connection: Connection, source: str, fence: int, lock: _Lock) -> None:
+    def __init__(self, connection: Connection, source: str, fence: int, lock: _Lock | None) -> None:
+        """`lock` is given up with the lease; None: the process holds it for longer, by `HeldLocks`."""
         self.connection = connection
         self.source = source
         self.fence = fence
         self._lock = lock
-        self._mine = {"of": source, "mine": fence}
+        self._mine: dict[str, Any] = {"of": source, "mine": fence}
 
     def pass_fence(self) -> None:
         """Begin a commit: raise `LockLost` unless this lease is the source's latest. Call it inside a transaction."""
@@ -101,25 +130,32 @@ class Lease:
             raise LockLost(message, "nothing of this run was applied; run it again")
 
     def release(self) -> None:
-        """Give the source up. Never raises: the next holder does not depend on it."""
+        """Give the source up, as far as it goes with the lease. Never raises: the next holder does not depend on it."""
         try:
-            with suppress(Exception), writing(self.connection):  # a dead connection gives the source up as well
-                self.connection.execute(_GIVE_UP, self._mine)
+            if self._lock is not None:
+                _forget_holder(self.connection, self._mine)
         finally:
             self.connection.invalidate()
             self.connection.close()
-            self._lock.release()
+            if self._lock is not None:
+                self._lock.release()
 
 
-def acquire(engine: Engine, database: Path | None, source: str, clock: Clock, purpose: str) -> Lease:
-    """Become the writer of `source`, or raise `LockHeld`, naming the holder. A file lock is beside `database`."""
+def _forget_holder(connection: Connection, mine: dict[str, Any]) -> None:
+    with suppress(Exception), writing(connection):  # a dead connection gives the source up as well
+        connection.execute(_GIVE_UP, mine)
+
+
+def acquire(
+    engine: Engine, database: Path | None, source: str, clock: Clock, purpose: str, *, held: bool = False
+) -> Lease:
+    """Become the writer of `source`, or raise `LockHeld`, naming the holder. A file lock is beside `database`.
+
+    With `held` the process has the lock already: see `HeldLocks`.
+    """
     connection = engine.connect()
     try:
-        lock = _FileLock(lock_path(database, source)) if database else _SessionLock(connection, source)
-    except BlockingIOError:
-        error = _locked(connection, database, source)
-        connection.close()
-        raise error from None
+        lock = None if held else _take(connection, database, source)
     except BaseException:
         connection.close()
         raise
@@ -128,8 +164,92 @@ def acquire(engine: Engine, database: Path | None, source: str, clock: Clock, pu
     except BaseException:
         connection.invalidate()
         connection.close()
-        lock.release()
+        if lock is not None:
+            lock.release()
         raise
+
+
+def _take(connection: Connection, database: Path | None, source: str) -> _Lock:
+    try:
+        return _FileLock(lock_path(database, source)) if database else _SessionLock(connection, source)
+    except BlockingIOError:
+        raise _locked(connection, database, source) from None
+
+
+class HeldLocks:
+    """The locks that a daemon holds for as long as it lives; on PostgreSQL all of them in one session.
+
+    For one thread. The locks go with the session, and with the process; that they are still there `require` tells.
+    """
+
+    def __init__(self, engine: Engine, database: Path | None, clock: Clock, purpose: str) -> None:
+        """Hold nothing yet; `purpose` tells others who holds a source."""
+        self._engine, self._database, self._clock, self._purpose = engine, database, clock, purpose
+        self._session: Connection | None = None
+        self._locks: dict[str, tuple[_Lock, int]] = {}
+
+    def __contains__(self, source: str) -> bool:
+        return source in self._locks
+
+    def sources(self) -> list[str]:
+        """Return the sources that are held."""
+        return list(self._locks)
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """Lend the connection that the locks are in; on SQLite, whose locks are files, a new one.
+
+        Raises `DatabaseUnreachable`; where that ended the session, the locks are lost.
+        """
+        if self._database is not None:
+            with self._engine.connect() as connection:
+                yield connection
+            return
+        if self._session is None:
+            self._session = self._engine.connect()
+        try:
+            yield self._session
+        except DatabaseUnreachable:
+            self.drop()
+            raise
+
+    def take(self, source: str) -> None:
+        """Take the lock of `source`. Raises `LockHeld`, naming the holder, and `StoreError`."""
+        with self.connection() as connection:
+            lock = _take(connection, self._database, source)
+            try:
+                self._locks[source] = lock, _raise_fence(connection, source, self._clock, self._purpose)
+            except BaseException:
+                lock.release()
+                raise
+
+    def require(self) -> None:
+        """Give up the locks that others may have taken meanwhile: the database went away, or a file was exchanged.
+
+        Raises `DatabaseUnreachable`.
+        """
+        with self.connection() as connection, connection.begin():
+            connection.exec_driver_sql("SELECT 1")
+        for source in [source for source, (lock, _) in self._locks.items() if not lock.is_held()]:
+            self._locks.pop(source)[0].release()
+
+    def release(self, source: str) -> None:
+        """Give up one source."""
+        lock, fence = self._locks.pop(source)
+        with suppress(StoreError), self.connection() as connection:
+            _forget_holder(connection, {"of": source, "mine": fence})
+            lock.unlock()
+        lock.release()
+
+    def drop(self) -> None:
+        """Give up everything at once. Never raises."""
+        for lock, _ in self._locks.values():
+            lock.release()
+        self._locks.clear()
+        if self._session is not None:
+            self._session.invalidate()
+            self._session.close()
+            self._session = None
 
 
 def lock_path(database: Path, source: str) -> Path:
@@ -185,9 +305,13 @@ def _planted(path: Path, error: NotPlain) -> DatabaseUnreachable:
     return DatabaseUnreachable(f"the lock file {path} is {error.strerror}", NotPlain.HINT)
 
 
+def this_process(purpose: str) -> str:
+    """Return how others are told of this process, as in `rostersync run (pid 12 on school)`."""
+    return f"{purpose} (pid {os.getpid()} on {socket.gethostname()})"
+
+
 def _raise_fence(connection: Connection, source: str, clock: Clock, purpose: str) -> int:
-    holder = f"{purpose} (pid {os.getpid()} on {socket.gethostname()})"
-    claim = {"of": source, "by": holder, "now": clock.now()}
+    claim = {"of": source, "by": this_process(purpose), "now": clock.now()}
     with writing(connection):
         fence = connection.scalar(_RAISE_FENCE, claim)
         if fence is None:

@@ -116,7 +116,7 @@ class HeldRemoval(Base):
 
 
 class RequestRow(Base):
-    """A request for a run: `pending` until taken, `taken` until `done`, or `withdrawn`."""
+    """A request for a run: `pending`, `taken`, and `done`; or `withdrawn`, or `failed` without a run."""
 
     __tablename__ = "run_request"
     __table_args__ = (Index(None, "source", "state"), {"sqlite_autoincrement": True})
@@ -132,6 +132,25 @@ class RequestRow(Base):
     expires_at: Mapped[datetime | None]
     waiters: Mapped[int]
     run_id: Mapped[int | None] = mapped_column(Key)
+    error: Mapped[str | None]
+    """Why it failed; `hint` is what to do next."""
+    hint: Mapped[str | None]
+    reads: Mapped[str | None]
+    """How far a daemon's run is: what it reads, how many of its rows it has, and how many there are."""
+    rows_done: Mapped[int | None]
+    rows_total: Mapped[int | None]
+
+
+class Daemon(Base):
+    """A daemon, as it was last seen: it writes its row every few seconds, and takes it away at its end."""
+
+    __tablename__ = "daemon"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    """As in `Source.holder`: it tells host and process."""
+    seen_at: Mapped[datetime]
+    sources: Mapped[dict[str, Any]] = mapped_column(Json)
+    """By source: whether it is `standby`, and when each kind of run is next due, in ISO 8601, or null."""
 
 
 class Audit(Base):

@@ -43,7 +43,15 @@ _JOIN = (
     )
 )
 _CLOSE = update(_TABLE).where(_ID).values(state="done", run_id=bindparam("by"), waiters=0)
-_PROGRESS = select(_request.state, _request.run_id).where(_ID)
+_FAIL = update(_TABLE).where(_ID, _request.state == "taken").values(state="failed", waiters=0)
+_NOTE = update(_TABLE).where(_ID)
+_FACTS = ("state", "run_id", "error", "hint", "reads", "rows_done", "rows_total")
+_PROGRESS = select(*(_request[name] for name in _FACTS)).where(_ID)
+_OPEN = (
+    select(*(_request[name] for name in ("request_id", "source", "kind", "approves", "state", "requested_at")))
+    .where(or_(_request.state == "taken", and_(_request.state == "pending", _NOT_EXPIRED)))
+    .order_by(_request.request_id)
+)
 
 
 def _taking(*, refresh: bool) -> Any:
@@ -70,10 +78,30 @@ _TAKE_RUN, _TAKE_REFRESH = _taking(refresh=False), _taking(refresh=True)
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The state of a request; `run_id` is set when it is done."""
+    """The state of a request: `run_id` is set when it is done, `error` and `hint` when it failed.
+
+    `reads`, `rows_done` and `rows_total` tell how far a daemon's run is, once it has told.
+    """
 
     state: str
-    run_id: int | None
+    run_id: int | None = None
+    error: str | None = None
+    hint: str | None = None
+    reads: str | None = None
+    rows_done: int | None = None
+    rows_total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """A request that somebody has taken, or may take."""
+
+    request_id: int
+    source: str
+    kind: RunKind
+    approves: int | None
+    state: str
+    requested_at: datetime
 
 
 def file(connection: Connection, request: RunRequest, now: datetime) -> int:
@@ -134,6 +162,23 @@ def close(connection: Connection, request_id: int, run_id: int) -> None:
     connection.execute(_CLOSE, {"number": request_id, "by": run_id})
 
 
+def fail(connection: Connection, request_id: int, message: str, hint: str) -> None:
+    """Mark a request that was taken as one that no run will come of."""
+    connection.execute(_FAIL, {"number": request_id, "error": message, "hint": hint})
+
+
+def note_progress(connection: Connection, request_id: int, reads: str, done: int, total: int) -> None:
+    """Note how far the run of a request is, for whoever waits for it."""
+    connection.execute(_NOTE, {"number": request_id, "reads": reads, "rows_done": done, "rows_total": total})
+
+
+def open_requests(connection: Connection, now: datetime) -> list[OpenRequest]:
+    """Return all requests that are taken or pending, of every source, the oldest first."""
+    with connection.begin():
+        rows = connection.execute(_OPEN, {"now": now}).mappings()
+        return [OpenRequest(**{**row, "kind": RunKind(row["kind"])}) for row in rows]
+
+
 def leave(connection: Connection, request_id: int, *, taken: bool) -> bool:
     """Stop waiting for a request; with its last waiter it is withdrawn. Return whether it was.
 
@@ -154,5 +199,5 @@ def leave(connection: Connection, request_id: int, *, taken: bool) -> bool:
 def progress(connection: Connection, request_id: int) -> Progress:
     """Return the state of a request; one that was purged with its source counts as withdrawn."""
     with connection.begin():
-        row = connection.execute(_PROGRESS, {"number": request_id}).first()
-    return Progress(row.state, row.run_id) if row else Progress("withdrawn", None)
+        row = connection.execute(_PROGRESS, {"number": request_id}).mappings().first()
+    return Progress(**row) if row else Progress("withdrawn")

@@ -12,13 +12,14 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from rostersync.cli.options import Natural
-from rostersync.cli.output import count, csv_lines, document, echo, progress
+from rostersync.cli.output import csv_lines, document, echo, progress
 from rostersync.cli.program import print_stderr
 from rostersync.cli.students import carrying_out
 from rostersync.errors import ConfigError, RostersyncError, Stopped
 from rostersync.runs import bulk, wiring
 from rostersync.runs.writing import Writer
 from rostersync.store.files import NotPlain, open_plain
+from rostersync.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

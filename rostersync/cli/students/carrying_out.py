@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rostersync.cli import output
-from rostersync.cli.output import count, document, echo
+from rostersync.cli.output import document, echo
 from rostersync.cli.program import print_error, print_stderr
 from rostersync.cli.students.reading import as_json_object
 from rostersync.cli.students.source import chosen_source
@@ -22,6 +22,7 @@ from rostersync.report import RunState
 from rostersync.runs import wiring
 from rostersync.runs.writing import Writer
 from rostersync.store.audit import Outcome
+from rostersync.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

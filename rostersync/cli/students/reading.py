@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rostersync.cli.options import Moment, Natural, configured_as_caller, json_option
-from rostersync.cli.output import count, csv_lines, document, progress, table
+from rostersync.cli.output import csv_lines, document, progress, table
 from rostersync.cli.program import print_stderr
 from rostersync.cli.students.source import one_source_option, opened
 from rostersync.clock import to_text
 from rostersync.managebac.students import STATUSES
 from rostersync.records import FIELD_NAMES, json_value
+from rostersync.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

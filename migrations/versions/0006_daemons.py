@@ -1,0 +1,29 @@
+"""What daemons tell others: how far their runs are, why a request came to nothing, and when they will run next.
+
+Revision ID: 0006
+Revises: 0005
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+from rostersync.store.types import Json, Timestamp
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    for name, kind in (("error", sa.Text()), ("hint", sa.Text()), ("reads", sa.Text())):
+        op.add_column("run_request", sa.Column(name, kind, nullable=True))
+    for name in ("rows_done", "rows_total"):
+        op.add_column("run_request", sa.Column(name, sa.BigInteger(), nullable=True))
+    op.create_table(
+        "daemon",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("seen_at", Timestamp(), nullable=False),
+        sa.Column("sources", Json, nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_daemon")),
+    )

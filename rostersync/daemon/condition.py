@@ -1,0 +1,152 @@
+"""How the daemon is: a line in the log for each run, the status line of `systemctl status`, and a file of failures.
+
+A failure that leaves no run in the database, such as a full disk, would be seen in the log only. So it is kept, told in
+the status line, and written to a small file beside the daemon's state, until a run of that source has ended.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from rostersync.errors import TRY_AGAIN_LATER, RostersyncError, unexpected
+from rostersync.logger import get_logger
+from rostersync.report import RunState
+from rostersync.store.failures import Failure, write_failures
+from rostersync.words import ago, count
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+    from rostersync.clock import Clock
+    from rostersync.report import RunReport
+    from rostersync.store.status import Health
+
+log = get_logger(__name__)
+
+MOST_SOURCES = 3
+"""So many sources have words of their own in the status line."""
+
+_IN_STEP = (RunState.SUCCEEDED, RunState.HELD)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    students: int = 0
+    in_step_at: datetime | None = None
+    trouble: str = ""
+
+
+class Condition:
+    """What is known of the daemon and its sources. May be used by several threads."""
+
+    def __init__(self, clock: Clock, file: Path | None) -> None:
+        """`file` is where failures are written; None: nowhere."""
+        self._clock, self._file = clock, file
+        self._sources: dict[str, _Source] = {}
+        self._failures: dict[str, Failure] = {}
+        self._lock = threading.Lock()
+        self._began = False
+
+    def began(self) -> None:
+        """Take away, once, what an earlier daemon has written: from now on this one knows better."""
+        if not self._began:
+            self._began = True
+            self._write()
+
+    def known(self, source: str, row: Health | None) -> None:
+        """Learn what the database knows of a source; None: it was never run."""
+        if row is None:
+            return
+        good = row.last_state in {None, RunState.SUCCEEDED}
+        trouble = "" if good else f"{row.last_state}: {row.last_error}"
+        self._sources[source] = _Source(row.live_students, row.last_success_at, trouble)
+
+    def ended(self, report: RunReport, students: int) -> None:
+        """Log a run in one line, and remember how it ended; `students` are those of the replica now."""
+        _log_report(report)
+        before = self._sources.get(report.source, _Source())
+        at = report.finished_at if report.state in _IN_STEP else before.in_step_at
+        trouble = "" if report.state is RunState.SUCCEEDED else f"{report.state}: {report.error}"
+        self._sources[report.source] = _Source(students, at, trouble)
+        self.recovered(report.source)
+
+    def failed(self, source: str, error: Exception) -> None:
+        """Log a failure that leaves no run in the database, and keep it. An empty `source` is the daemon itself."""
+        told = error if isinstance(error, RostersyncError) else unexpected(error)
+        known = self._failures.get(source)
+        if known is None or known.error != told.message:  # one that lasts is a line when it begins
+            log.error("run_failed", source=source or None, error=told.message, hint=_hint(told.hint), exc_info=error)
+        with self._lock:
+            self._failures[source] = Failure(source, self._clock.now(), told.message, _hint(told.hint))
+            self._write()
+
+    def recovered(self, source: str) -> None:
+        """Forget the failure of a source, or of the daemon itself."""
+        with self._lock:
+            if self._failures.pop(source, None):
+                self._write()
+
+    def status_line(self, sources: Mapping[str, datetime | None], standing_by: Mapping[str, str], zone: str) -> str:
+        """Return what `systemctl status` shows: `sources` are those held, with when they are next due."""
+        if (failure := self._failures.get("")) is not None:
+            return failure.error
+        parts = [f"{source}: standing by: {holder}" for source, holder in standing_by.items()]
+        parts += [f"{source}: {self._of(source)}" for source in sources]
+        if len(parts) > MOST_SOURCES:
+            parts = [self._in_short(sources, len(standing_by))]
+        due = min((at for at in sources.values() if at), default=None)
+        return "; ".join([*parts, *([f"next {_time(due, zone)}"] if due else [])])
+
+    def _of(self, source: str) -> str:
+        known, now = self._sources.get(source, _Source()), self._clock.now()
+        if known.in_step_at is None:
+            in_step = "never synced"
+        else:
+            age = (now - known.in_step_at).total_seconds() // 60 * 60  # a line that changes with each second is noise
+            in_step = f"{count(known.students, 'student')}, in step {ago(age)}"
+        return ", ".join(filter(None, (in_step, self._trouble(source))))
+
+    def _trouble(self, source: str) -> str:
+        failure = self._failures.get(source)
+        return failure.error if failure else self._sources.get(source, _Source()).trouble
+
+    def _in_short(self, sources: Mapping[str, datetime | None], standing_by: int) -> str:
+        troubled = [f"{source}: {self._trouble(source)}" for source in sources if self._trouble(source)]
+        parts = [count(len(sources), "source"), *([f"standing by for {standing_by}"] if standing_by else [])]
+        return ", ".join([*parts, f"{len(troubled)} in trouble: {troubled[0]}" if troubled else "all in step"])
+
+    def _write(self) -> None:
+        if self._file is not None:
+            write_failures(self._file, self._failures.values())
+
+
+def _time(at: datetime, zone: str) -> str:
+    return f"{at.astimezone(ZoneInfo(zone)):%H:%M} {zone}"
+
+
+def _log_report(report: RunReport) -> None:
+    """Log a run in one line: ids and counts, no more."""
+    write = {RunState.SUCCEEDED: log.info, RunState.FAILED: log.error}.get(report.state, log.warning)
+    facts = report.to_json()
+    marks = facts.pop("watermarks")
+    facts |= {f"{stream}_watermark": mark for stream, mark in marks.items()}
+    write("run_finished", **{key: value for key, value in facts.items() if value is not None}, **_advice(report))
+
+
+def _advice(report: RunReport) -> dict[str, str]:
+    if report.counts.removals_held:
+        see, approve = (f"rostersync {verb} {report.run_id}" for verb in ("runs show", "sync --approve"))
+        return {"hint": f"see which students: {see}; if they are gone, approve: {approve}"}
+    if report.notices:
+        return {"notice": "; ".join(report.notices)}
+    return {"hint": _hint(report.hint)} if report.hint else {}
+
+
+def _hint(hint: str) -> str:
+    """Return a hint as it fits the log of a daemon, which tries again by itself."""
+    return "will try again at the next slot" if hint == TRY_AGAIN_LATER else hint

@@ -1,0 +1,210 @@
+"""The daemon's work: it holds its sources' locks, files what is due, and has every request executed.
+
+Relies on being called every second or less, by one thread. Runs go on in a pool of `sources_at_once` threads; what
+waits for its turn is a row in the database, or a source in the pool's queue, and needs no thread.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rostersync.daemon.schedule import LastRuns, Timetable
+from rostersync.errors import LockHeld, Stopped
+from rostersync.logger import get_logger
+from rostersync.pool import SHUTDOWN_S, DaemonExecutor
+from rostersync.report import RunKind, RunRequest
+from rostersync.runs import wiring
+from rostersync.store import requests, runs
+from rostersync.store.daemons import Watch
+from rostersync.store.status import health
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rostersync.clock import WatchedClock
+    from rostersync.config import Config
+    from rostersync.daemon.condition import Condition
+    from rostersync.store import Store
+    from rostersync.store.requests import OpenRequest
+
+log = get_logger(__name__)
+
+PURPOSE = "rostersync run"
+
+TAKE_EVERY_S = 2.0
+"""How often a daemon that stands by tries to take a source."""
+
+RETRY_S = 30.0
+"""How long a source rests after an error that left no run, such as a full disk: requests are tried again then."""
+
+CLOCK_STEP_S = 60.0
+"""When the wall clock has moved against the other one by more, all slots are planned anew."""
+
+
+class Dispatcher:
+    """Runs the configured sources: those whose locks it gets, and the others as soon as it does."""
+
+    def __init__(self, config: Config, clock: WatchedClock, store: Store, condition: Condition) -> None:
+        """Begin with nothing; `condition` is told how runs end."""
+        self._clock, self._store, self._condition = clock, store, condition
+        self._locks = store.held_locks(PURPOSE)
+        self._standing_by: dict[str, str] = {}  # source -> who holds it
+        self._busy: dict[str, int] = {}  # source -> the thread of its run, 0 while it waits for one
+        self._resting: dict[str, float] = {}  # source -> until when
+        self._unfiled: dict[tuple[str, RunKind], None] = {}  # runs that are due, in their order
+        self._offset, self._tried_at = self._clock_offset(), float("-inf")
+        self._use(config)
+
+    def configure(self, config: Config) -> None:
+        """Go on with another configuration. Runs under way end with the one that they began with."""
+        self._timetable.stop()
+        self._pool.shutdown(wait=False)
+        self._use(config)
+        self._plan(self._held())
+
+    def _use(self, config: Config) -> None:
+        self._sources = tuple(source.name for source in config.sources)
+        self._executor = wiring.executor(config, self._clock, self._store, PURPOSE)
+        self._pool = DaemonExecutor("run", config.sync.sources_at_once)
+        self._timetable = Timetable(config.schedule)
+
+    def tick(self) -> None:
+        """Do what there is to do now. Raises `StoreError` where the database cannot be used; nothing is lost then."""
+        self._unfiled |= dict.fromkeys(self._timetable.due())
+        self._locks.require()
+        self._give_up_sources()
+        self._take_sources()
+        if abs(self._clock_offset() - self._offset) > CLOCK_STEP_S:
+            log.warning("clock_stepped")
+            self._plan(self._held())
+        self._file_what_is_due()
+        self._dispatch()
+
+    def sync_now(self) -> None:
+        """Have every source that this daemon holds synced now."""
+        self._unfiled |= {(source, RunKind.INCREMENTAL): None for source in self._held()}
+
+    def hung(self, seconds: float) -> list[str]:
+        """Return the sources whose run has shown no sign of life for so many seconds."""
+        return [source for source, thread in self._busy.items() if self._clock.silent_for(thread) > seconds]
+
+    def watches(self) -> dict[str, Watch]:
+        """Return what others are to know of each source."""
+        return {
+            source: Watch(standby=source not in self._locks, next_runs=self._timetable.next_runs(source))
+            for source in self._sources
+        }
+
+    def holders(self) -> dict[str, str]:
+        """Return who holds the sources that this daemon stands by for."""
+        return {source: self._standing_by[source] for source in self._sources if source in self._standing_by}
+
+    def stop(self) -> None:
+        """Let runs under way end, which were asked to, and give up all sources."""
+        self._timetable.stop()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if not self._pool.join(SHUTDOWN_S):
+            log.warning("shutdown_timed_out")
+        for source in self._held():
+            self._locks.release(source)
+        self._locks.drop()
+
+    # Locks -------------------------------------------------------------------------------------------------------
+
+    def _held(self) -> list[str]:
+        return [source for source in self._sources if source in self._locks]
+
+    def _give_up_sources(self) -> None:
+        """Plan no longer what is not held any more, and give up what is not configured any more."""
+        for source in self._locks.sources():
+            if source not in self._sources and source not in self._busy:
+                self._locks.release(source)
+        for source in self._sources:
+            if source not in self._locks:
+                self._timetable.forget(source)
+
+    def _take_sources(self) -> None:
+        if self._clock.monotonic() - self._tried_at < TAKE_EVERY_S:
+            return
+        self._tried_at = self._clock.monotonic()
+        taken = [source for source in self._sources if source not in self._locks and self._take(source)]
+        if taken:
+            self._plan(taken)
+
+    def _take(self, source: str) -> bool:
+        try:
+            self._locks.take(source)
+        except LockHeld as error:
+            if self._standing_by.get(source) != error.message:
+                log.info("standing_by", source=source, reason=error.message)
+            self._standing_by[source] = error.message
+            return False
+        self._condition.began()
+        if self._standing_by.pop(source, None):
+            log.info("taken_over", source=source)
+        return True
+
+    # Slots -------------------------------------------------------------------------------------------------------
+
+    def _clock_offset(self) -> float:
+        return self._clock.now().timestamp() - self._clock.monotonic()
+
+    def _plan(self, sources: Iterable[str]) -> None:
+        self._offset = self._clock_offset()
+        with self._store.reading() as connection:
+            known = {row.source: row for row in health(connection)}
+        for source in sources:
+            row = known.get(source)
+            past = LastRuns(row.last_success_at, row.last_clean_full_at) if row else LastRuns()
+            self._timetable.plan(source, past, self._clock.now())
+            self._condition.known(source, row)
+
+    def _file_what_is_due(self) -> None:
+        """File the runs that are due, all in one transaction, but for those that would only repeat another."""
+        due = [run for run in self._unfiled if run[0] in self._locks]
+        if not due:
+            return
+        now = self._clock.now()
+        with self._store.reading() as connection:
+            waiting = {(request.source, request.kind) for request in requests.open_requests(connection, now)}
+        with self._store.writing() as connection:
+            for source, kind in due:
+                if (source, kind) in waiting or (kind is RunKind.INCREMENTAL and (source, RunKind.FULL) in waiting):
+                    log.info("slot_skipped", source=source, kind=str(kind), reason="the run before is still going")
+                else:
+                    requests.file(connection, RunRequest(source, kind, wait=None), now)
+        self._unfiled.clear()
+
+    # Runs --------------------------------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        with self._locks.connection() as connection:
+            waiting = requests.open_requests(connection, self._clock.now())
+        for source in dict.fromkeys(request.source for request in waiting if self._may_begin(request)):
+            self._busy[source] = 0
+            self._pool.submit(self._work, source)
+
+    def _may_begin(self, request: OpenRequest) -> bool:
+        source = request.source
+        rested = self._clock.monotonic() >= self._resting.get(source, 0.0)
+        return rested and source in self._locks and source in self._sources and source not in self._busy
+
+    def _work(self, source: str) -> None:
+        """Execute the requests of a source; whatever happens is a line in the log, never the daemon's end."""
+        try:
+            with self._clock.watched() as thread:
+                self._busy[source] = thread
+                self._clock.check()  # it may have waited for its place until the process was to end
+                for report in self._executor.execute_all(source):
+                    self._condition.ended(report, self._students(source))
+        except Stopped:
+            log.info("run_stopped", source=source)
+        except Exception as error:  # noqa: BLE001 - whatever it is, there is another slot
+            self._condition.failed(source, error)
+            self._resting[source] = self._clock.monotonic() + RETRY_S
+        finally:
+            del self._busy[source]
+
+    def _students(self, source: str) -> int:
+        with self._store.reading() as connection:
+            return runs.live_students(connection, source)

@@ -1,0 +1,79 @@
+"""What daemons tell others of themselves: which sources they hold or stand by for, and when they will run next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from rostersync.clock import from_text, to_text
+from rostersync.report import RunKind
+from rostersync.store.models import Daemon
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+ALIVE_FOR = timedelta(seconds=60)
+"""A daemon that was not seen for so long is gone: it was killed, or its machine was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """One source, as a daemon has it: as its `standby`, or with the times at which each kind of run is next due."""
+
+    standby: bool = False
+    next_runs: Mapping[RunKind, datetime] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonRow:
+    """A daemon that was seen lately. `name` tells host and process."""
+
+    name: str
+    seen_at: datetime
+    sources: Mapping[str, Watch]
+
+
+def tell(connection: Connection, name: str, sources: Mapping[str, Watch], now: datetime) -> None:
+    """Write the row of the daemon `name`, in a transaction of the caller's. Those who are gone are taken away."""
+    connection.execute(delete(Daemon).where(Daemon.name != name, _is_gone(now)))
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    row = {"name": name, "seen_at": now, "sources": {source: _to_json(watch) for source, watch in sources.items()}}
+    new = insert(Daemon).values(row)
+    again = {"seen_at": new.excluded.seen_at, "sources": new.excluded.sources}
+    connection.execute(new.on_conflict_do_update(index_elements=["name"], set_=again))
+
+
+def forget(connection: Connection, name: str) -> None:
+    """Take the row of the daemon `name` away, in a transaction of the caller's."""
+    connection.execute(delete(Daemon).where(Daemon.name == name))
+
+
+def alive(connection: Connection, now: datetime) -> list[DaemonRow]:
+    """Return the daemons that were seen lately, by name."""
+    with connection.begin():
+        rows = connection.execute(select(Daemon.__table__).where(~_is_gone(now)).order_by(Daemon.name)).all()
+    return [DaemonRow(row.name, row.seen_at, _watches(row.sources)) for row in rows]
+
+
+def _is_gone(now: datetime) -> Any:
+    """Return the condition that a daemon was last seen long ago, or in a future that a wrong clock has dated."""
+    return or_(Daemon.seen_at < now - ALIVE_FOR, Daemon.seen_at > now + ALIVE_FOR)
+
+
+def _to_json(watch: Watch) -> dict[str, Any]:
+    due = {str(kind): to_text(at) for kind, at in watch.next_runs.items()}
+    return {"standby": watch.standby, "next": due}
+
+
+def _watches(sources: dict[str, Any]) -> dict[str, Watch]:
+    return {
+        source: Watch(facts["standby"], {RunKind(kind): from_text(at) for kind, at in facts["next"].items()})
+        for source, facts in sources.items()
+    }
