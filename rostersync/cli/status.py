@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,8 +21,6 @@ from rostersync.words import ago, count, moment, span
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
-
-    from sqlalchemy import Connection
 
     from rostersync.cli.options import Session
     from rostersync.store import Store
@@ -59,12 +57,27 @@ class _Source:
     health: Health | None
     holder: str | None
     """Who holds the lock now."""
-    daemon: str | None = None
-    """The daemon that holds the source, which may be idle."""
-    standing_by: tuple[str, ...] = ()
-    next_runs: dict[str, datetime] = field(default_factory=dict)
-    requests: tuple[OpenRequest, ...] = ()
-    failure: Failure | None = None
+    daemons: dict[str, Watch]
+    """Those that have the source, by name: the holder, which may be idle, and those that stand by."""
+    requests: tuple[OpenRequest, ...]
+    failure: Failure | None
+
+    @property
+    def daemon(self) -> str | None:
+        """The daemon that holds the source."""
+        return self.holder if self.holder in self.daemons else None
+
+    @property
+    def standing_by(self) -> list[str]:
+        """The daemons that stand by."""
+        return [name for name, watch in self.daemons.items() if watch.standby and name != self.holder]
+
+    @property
+    def next_runs(self) -> dict[str, datetime]:
+        """When each kind of run is next due, the first one first."""
+        watch = self.daemons.get(self.holder or "")
+        due = sorted(watch.next_runs.items(), key=lambda run: run[1]) if watch else []
+        return {str(kind): at for kind, at in due}
 
 
 def _sources(session: Session) -> list[_Source]:
@@ -74,44 +87,36 @@ def _sources(session: Session) -> list[_Source]:
     """
     failures = {failure.source: failure for failure in read_failures(failures_file(session.config.database.url))}
     try:
-        store = wiring.open_store(session.config, session.clock, create=False)
-        with store.reading() as connection:
-            return _gather(session, store, connection, failures)
+        return _gather(session, wiring.open_store(session.config, session.clock, create=False), failures)
     except StoreError:
         if "" in failures:
             print_stderr(_failed(failures[""], session.clock.now()))
         raise
 
 
-def _gather(session: Session, store: Store, connection: Connection, failures: dict[str, Failure]) -> list[_Source]:
+def _gather(session: Session, store: Store, failures: dict[str, Failure]) -> list[_Source]:
     now = session.clock.now()
-    known = {row.source: row for row in health(connection)}
-    watches = daemons.alive(connection, now)
-    waiting = requests.open_requests(connection, now)
+    with store.reading() as connection:
+        known = {row.source: row for row in health(connection)}
+        watches, waiting = daemons.alive(connection, now), requests.open_requests(connection, now)
     wanted = [source.name for source in session.config.sources]
-    found = []
-    for name in dict.fromkeys([*wanted, *known]):
-        row = known.get(name)
-        of_source = {daemon.name: daemon.sources[name] for daemon in watches if name in daemon.sources}
-        holder = ((row and row.holder) or "another process") if store.is_held(name) else None
-        active = of_source.get(holder or "")
-        source = _Source(
+    return [
+        _Source(
             name,
             name in wanted,
-            row,
-            holder,
-            daemon=holder if active else None,
-            standing_by=tuple(daemon for daemon, watch in of_source.items() if watch.standby and daemon != holder),
-            next_runs=_next_runs(active),
+            known.get(name),
+            _holder(store, name, known.get(name)),
+            daemons={daemon.name: daemon.sources[name] for daemon in watches if name in daemon.sources},
             requests=tuple(request for request in waiting if request.source == name),
             failure=failures.get(name) or failures.get(""),
         )
-        found.append(source)
-    return found
+        for name in dict.fromkeys([*wanted, *known])
+    ]
 
 
-def _next_runs(watch: Watch | None) -> dict[str, datetime]:
-    return {str(kind): at for kind, at in watch.next_runs.items()} if watch else {}
+def _holder(store: Store, name: str, row: Health | None) -> str | None:
+    """Return who holds the lock now; None when nobody does."""
+    return ((row and row.holder) or "another process") if store.is_held(name) else None
 
 
 def _json(source: _Source) -> dict[str, Any]:
@@ -122,7 +127,7 @@ def _json(source: _Source) -> dict[str, Any]:
         "configured": source.is_configured,
         "lock_holder": source.holder,
         "daemon": source.daemon,
-        "standing_by": list(source.standing_by),
+        "standing_by": source.standing_by,
         "next_runs": as_json_values(source.next_runs),
         "requests": [as_json_values(asdict(request)) for request in source.requests],
         "failure": as_json_values(asdict(source.failure)) if source.failure else None,

@@ -124,7 +124,7 @@ def test_a_run_that_waits_for_its_place_is_not_begun_when_the_daemon_ends(site: 
     seconds, told = end(process)
     assert (process.returncode, seconds < 5) == (0, True)
     assert logged(told)[-1]["event"] == "stopped"
-    assert len(site.rows("SELECT 1 FROM run_request")) == 1
+    assert len(site.rows("SELECT 1 FROM run_request WHERE state = 'taken'")) == 1
 
 
 def test_the_daemon_does_not_run_a_source_that_is_still_fresh(site: Site, start: Any) -> None:
@@ -178,12 +178,19 @@ def test_what_nobody_foresaw_is_logged_by_its_name_and_is_not_the_daemons_end(si
     assert "exception" not in impossible[0]
 
 
-def test_the_daemon_does_not_start_without_its_database(site: Site, start: Any) -> None:
-    site.configure(url="sqlite:///missing/folder/roster.db")
+def test_the_daemon_waits_for_a_database_that_is_not_there_yet_and_says_so_once(site: Site, start: Any) -> None:
+    site.configure(url=f"sqlite:///{site.folder}/later/roster.db")
     process = start("run")
-    out, told = process.communicate(timeout=20)
-    assert (process.returncode, out) == (1, "")
-    assert "cannot create the database" in told
+    time.sleep(7)  # until it has tried twice
+    (site.folder / "later").mkdir()
+    wait_until((site.folder / "later" / "roster.db").exists)
+    time.sleep(1)
+    _, told = end(process)
+    events = logged(told)
+    waiting = [event for event in events if event["event"] == "run_failed"]
+    assert ["cannot create the database" in event["error"] for event in waiting] == [True]
+    assert "started" in [event["event"] for event in events]
+    assert process.returncode == 0
 
 
 def test_the_daemon_does_not_start_when_no_source_has_a_token(site: Site, start: Any) -> None:

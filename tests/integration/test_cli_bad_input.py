@@ -157,7 +157,7 @@ def test_what_nobody_foresaw_is_one_line_without_the_text_of_the_error(
     def broken(*_: object) -> None:
         raise LookupError("Zorla Brindlequay")
 
-    monkeypatch.setattr("rostersync.cli.status.show_all", broken)
+    monkeypatch.setattr("rostersync.cli.status._sources", broken)
     result = site.run("status")
     assert result.exit_code == 1
     assert result.stderr == 'unexpected error: LookupError; run again with logging.level = "debug" for details\n'

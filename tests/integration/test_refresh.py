@@ -17,7 +17,7 @@ from sqlalchemy import text
 from steps import GUARD_AT_FIVE, asked_by_id, delete, held_run, settled
 
 from rostersync.errors import ConfigError, Stopped
-from rostersync.report import RunKind, RunRequest, RunState
+from rostersync.report import RunKind, RunRequest, RunState, ignore_progress
 from rostersync.simulator import faults as make
 from rostersync.simulator.app import App
 from rostersync.simulator.state import School
@@ -281,7 +281,8 @@ def test_a_caller_with_patience_ends_with_the_report_of_whoever_executed_its_ref
 
         def do_it(_seconds: float) -> None:
             clock.advance(0.1)
-            executor._refresh_after_run(lease)
+            if request := executor._take(lease, refresh=True):
+                executor._execute(lease, request, ignore_progress)
 
         clock.sleep = do_it  # type: ignore[method-assign]
         assert refresh(world, key).counts.updated == 1
@@ -373,7 +374,7 @@ def test_a_refresh_that_raises_an_error_does_not_do_so_for_ever(world: World, mo
     world.requests()
     world.sync()
     assert not asked_by_id(world)
-    assert [row["state"] for row in world.rows("SELECT state FROM run_request WHERE kind = 'refresh'")] == ["withdrawn"]
+    assert [row["state"] for row in world.rows("SELECT state FROM run_request WHERE kind = 'refresh'")] == ["failed"]
 
 
 def test_a_runs_report_survives_what_becomes_of_the_refresh_behind_it(
@@ -382,7 +383,7 @@ def test_a_runs_report_survives_what_becomes_of_the_refresh_behind_it(
     connects, refreshed = iter([world.connect, without_token]), file(world, min(world.upstream()))
     monkeypatch.setattr(world, "connect", lambda source: next(connects)(source))  # noqa: PLW0108 - the next at each call
     assert world.sync().state is RunState.SUCCEEDED
-    assert state(world, refreshed) == "withdrawn"
+    assert state(world, refreshed) == "failed"
 
 
 # Two processes on PostgreSQL: on SQLite one waits for the other before it has read anything --------------------------

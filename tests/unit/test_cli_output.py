@@ -14,7 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from rostersync import __version__
+from rostersync import __version__, words
 from rostersync.cli import output
 from rostersync.cli.options import Duration, Moment, Session
 from rostersync.cli.program import VERBS, program
@@ -87,12 +87,12 @@ def test_characters_that_steer_a_terminal_are_replaced(text: str) -> None:
     [(0.25, "0.25 s"), (8, "8 s"), (59, "59 s"), (61, "1 min"), (3600 * 3 + 1200, "3 h 20 min"), (90000, "1 d 1 h")],
 )
 def test_durations_are_told_in_their_two_largest_units(seconds: float, spelled: str) -> None:
-    assert output.span(seconds) == spelled
+    assert words.span(seconds) == spelled
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0, "just now"), (8, "8 s ago"), (12000, "3 h 20 min ago")])
 def test_an_age_is_told_as_people_say_it(seconds: int, said: str) -> None:
-    assert output.ago(seconds) == said
+    assert words.ago(seconds) == said
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_an_age_is_told_as_people_say_it(seconds: int, said: str) -> None:
     ],
 )
 def test_a_number_of_things_is_told_with_the_noun_in_its_right_form(number: int, noun: str, said: str) -> None:
-    assert output.count(number, noun) == said
+    assert words.count(number, noun) == said
 
 
 def test_a_progress_bar_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,8 +212,8 @@ def test_every_verb_has_help_and_takes_the_configuration(verb: str) -> None:
 
 def test_the_configuration_may_be_named_before_the_verb_as_well(tmp_path: Path) -> None:
     missing = str(tmp_path / "nowhere.toml")
-    for words in (["-c", missing, "status"], ["status", "-c", missing]):
-        assert f"no configuration at {missing}" in CliRunner().invoke(program, words).stderr
+    for line in (["-c", missing, "status"], ["status", "-c", missing]):
+        assert f"no configuration at {missing}" in CliRunner().invoke(program, line).stderr
 
 
 def test_the_version_is_told() -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from rostersync.config import Cron, Schedule
-from rostersync.daemon.schedule import LastRuns, first_full, first_incremental, scheduler
-from rostersync.pool import DaemonExecutor
+from rostersync.daemon.schedule import LastRuns, Timetable, first_full, first_incremental, trigger_of
 from rostersync.report import RunKind
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BERLIN = ZoneInfo("Europe/Berlin")
 NOW = datetime(2026, 3, 2, 8, 30, tzinfo=UTC)
 HOURLY = Schedule(incremental="1h", full="7d", jitter="0s")
 AT_EIGHT = Schedule(incremental="0 8 * * *", full="0 2 * * *", jitter="0s")
@@ -47,63 +51,77 @@ def test_a_cron_slot_that_was_missed_is_made_up_for_at_the_start(hours: float, d
 def test_a_full_interval_outlives_the_daemons_restarts() -> None:
     assert first_full(HOURLY, ago(days=6), NOW) == NOW + timedelta(days=1)
     assert first_full(HOURLY, LastRuns(), NOW) is None  # the first run is full by itself
-    assert first_full(AT_EIGHT, ago(days=6), NOW) is None
+
+
+def test_a_full_run_whose_cron_slot_was_missed_is_made_up_for_at_the_start() -> None:
+    assert first_full(AT_EIGHT, ago(hours=6), NOW) is None  # at 2:30, after its last slot
+    assert first_full(AT_EIGHT, ago(hours=7), NOW) == NOW - timedelta(hours=6, minutes=30)
 
 
 def test_cron_lines_are_understood_as_cron_does_in_the_zone_that_is_set() -> None:
-    schedule = Schedule(incremental="30 7 * * 0", full="0 2 * * 1", jitter="0s", timezone="Europe/Berlin")
-    planned = scheduler(schedule, {"main": ago(minutes=1)}, NOW, DaemonExecutor("run", 1), lambda *_: None)
-    triggers = {job.id: job.trigger for job in planned.get_jobs()}
-    sunday = triggers["main incremental"].get_next_fire_time(None, NOW)
-    monday = triggers["main full"].get_next_fire_time(None, NOW)
+    sunday = trigger_of(Cron("30 7 * * 0"), BERLIN, timedelta(0)).get_next_fire_time(None, NOW)
+    monday = trigger_of(Cron("0 2 * * 1"), BERLIN, timedelta(0)).get_next_fire_time(None, NOW)
     assert sunday.astimezone(UTC) == datetime(2026, 3, 8, 6, 30, tzinfo=UTC)
     assert monday.astimezone(UTC) == datetime(2026, 3, 9, 1, 0, tzinfo=UTC)
 
 
+def fires(line: str, since: datetime, number: int) -> list[str]:
+    """Return the next times of a cron line in Berlin, in UTC."""
+    trigger, found = trigger_of(Cron(line), BERLIN, timedelta(0)), []
+    last = None
+    for _ in range(number):
+        last = trigger.get_next_fire_time(last, last or since)
+        found.append(f"{last.astimezone(UTC):%d %H:%M}")
+    return found
+
+
+def test_a_slot_in_the_hour_that_the_clocks_skip_comes_an_hour_later_by_the_clock_and_none_is_lost() -> None:
+    """On 29 March 2026 in Berlin 02:00 is followed by 03:00."""
+    assert fires("30 2 * * *", datetime(2026, 3, 28, 0, tzinfo=UTC), 3) == ["28 01:30", "29 01:30", "30 00:30"]
+
+
+def test_a_slot_in_the_hour_that_the_clocks_repeat_comes_in_both_of_them() -> None:
+    """On 25 October 2026 in Berlin 02:59 is followed by 02:00."""
+    slots = fires("30 2 * * *", datetime(2026, 10, 24, 0, tzinfo=UTC), 4)
+    assert slots == ["24 00:30", "25 00:30", "25 01:30", "26 01:30"]
+
+
 def test_slots_are_put_off_by_the_jitter_at_most() -> None:
-    schedule = Schedule(incremental="1h", full=Cron("0 2 * * *"), jitter="2m")
-    planned = scheduler(schedule, {"main": ago(minutes=1)}, NOW, DaemonExecutor("run", 1), lambda *_: None)
-    (trigger,) = [job.trigger for job in planned.get_jobs() if job.id == "main incremental"]
+    trigger = trigger_of(timedelta(hours=1), BERLIN, timedelta(minutes=2))
     waits = [trigger.get_next_fire_time(NOW, NOW) - NOW - timedelta(hours=1) for _ in range(50)]
     assert all(timedelta(0) <= wait <= timedelta(minutes=2) for wait in waits)
     assert max(waits) > timedelta(seconds=10)
 
 
-def test_the_scheduler_lets_the_pool_run_each_source_that_is_due_and_its_end_waits_for_no_run() -> None:
-    ran: list[tuple[str, RunKind]] = []
-    both, leave = threading.Barrier(3, timeout=20), threading.Event()
-
-    def run(source: str, kind: RunKind) -> None:
-        ran.append((source, kind))
-        both.wait()
-        leave.wait(20)
-
-    pool = DaemonExecutor("run", 2)
-    planned = scheduler(HOURLY, {"a": LastRuns(), "b": LastRuns()}, datetime.now(UTC), pool, run)
-    planned.start()
-    both.wait()
-    planned.shutdown(wait=False)
-    assert sorted(ran) == [("a", RunKind.INCREMENTAL), ("b", RunKind.INCREMENTAL)]
-    assert not pool.join(0.05)
-    leave.set()
-    assert pool.join(20)
+@pytest.fixture
+def timetable() -> Iterator[Timetable]:
+    timetable = Timetable(HOURLY)
+    yield timetable
+    timetable.stop()
 
 
-def test_a_slot_is_skipped_while_the_run_before_is_under_way_or_waits_for_its_place() -> None:
-    ran: list[str] = []
-    go = threading.Event()
+def due(timetable: Timetable) -> list[tuple[str, RunKind]]:
+    deadline = time.monotonic() + 10
+    while not (found := timetable.due()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
 
-    def run(source: str, _: RunKind) -> None:
-        ran.append(source)
-        go.wait(20)
 
-    pool = DaemonExecutor("run", 1)
-    every_second = Schedule(incremental="1s", full="7d", jitter="0s")
-    planned = scheduler(every_second, {"a": LastRuns(), "b": LastRuns()}, datetime.now(UTC), pool, run)
-    planned.start()
-    time.sleep(2.5)  # two more slots of each
-    assert len(ran) == 1
-    planned.shutdown(wait=False)
-    go.set()
-    assert pool.join(20)
-    assert sorted(ran) == ["a", "b"]
+def test_what_is_due_is_told_once_and_each_source_has_its_own_slots(timetable: Timetable) -> None:
+    now = datetime.now(UTC)
+    timetable.plan("late", LastRuns(now - timedelta(hours=2), now), now)
+    assert due(timetable) == [("late", RunKind.INCREMENTAL)]
+    assert timetable.due() == []
+    timetable.plan("fresh", LastRuns(now, now), now)
+    assert timetable.next_runs("fresh")[RunKind.INCREMENTAL] == now + timedelta(hours=1)
+    assert timetable.next_runs("fresh")[RunKind.FULL] == now + timedelta(days=7)
+    timetable.forget("fresh")
+    assert timetable.next_runs("fresh") == {}
+
+
+def test_a_source_that_is_planned_anew_keeps_no_slot_of_before(timetable: Timetable) -> None:
+    now = datetime.now(UTC)
+    timetable.plan("main", LastRuns(now + timedelta(days=900) - timedelta(hours=1), None), now + timedelta(days=900))
+    timetable.plan("main", LastRuns(now, now), now)
+    assert timetable.next_runs("main")[RunKind.INCREMENTAL] == now + timedelta(hours=1)
