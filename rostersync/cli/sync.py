@@ -15,10 +15,11 @@ from rostersync.errors import ConfigError, NoDatabase
 from rostersync.report import RunKind, RunRequest
 from rostersync.runs import executor, wiring
 from rostersync.runs.batch import run_all, worst
+from rostersync.store import daemons
 from rostersync.store.runs import open_hold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from rostersync.cli.options import Session
     from rostersync.report import ProgressCallback, RunReport
@@ -68,12 +69,13 @@ def carry_out(session: Session, requests: Sequence[RunRequest], *, dry_run: bool
     """Carry out the requests, with a progress bar each on a terminal; return how they ended, in their order."""
     wanted = {request.source for request in requests}
     sources = [source for source in session.config.sources if source.name in wanted]
-    refused = wiring.token_mistakes(sources)
-    if refused and not dry_run:  # a process that holds a source has its token
-        refused = {name: refused[name] for name in refused.keys() - _held(session, refused)}
+    mistakes = wiring.token_mistakes(sources)
+    # Whose token is missing here may be in the hands of a daemon, which has it.
+    elsewhere = set() if dry_run or not mistakes else _in_other_hands(session, mistakes)
+    refused = {name: error for name, error in mistakes.items() if name not in elsewhere}
     if len(refused) == len(sources):  # then nothing is created, not even a database
         return run_all(requests, _never, at_once=1, clock=session.clock, refused=refused)
-    run = _dry_run(session) if dry_run else _run(session)
+    run = _dry_run(session) if dry_run else _run(session, elsewhere)
     with progress() as progress_of:
         return run_all(
             requests,
@@ -93,19 +95,22 @@ def show_outcomes(session: Session, outcomes: Sequence[Outcome], *, as_json: boo
     return worst(outcomes)
 
 
-def _held(session: Session, names: Iterable[str]) -> set[str]:
-    """Return which of these sources another process holds, a daemon for instance."""
+def _in_other_hands(session: Session, names: Iterable[str]) -> set[str]:
+    """Return those of these sources that another process holds, or that a daemon stands by for."""
     try:
         store = wiring.open_store(session.config, session.clock, create=False)
     except NoDatabase:
         return set()
-    return {name for name in names if store.is_held(name)}
+    with store.reading() as connection:
+        watched = {name for daemon in daemons.alive(connection, session.clock.now()) for name in daemon.sources}
+    return {name for name in names if name in watched or store.is_held(name)}
 
 
-def _run(session: Session) -> Callable[[RunRequest, ProgressCallback], RunReport]:
+def _run(session: Session, elsewhere: Collection[str]) -> Callable[[RunRequest, ProgressCallback], RunReport]:
     config, clock = session.config, session.clock
     store = wiring.open_store(config, clock, create=True)
-    return wiring.executor(config, clock, store, "rostersync sync").run
+    run = wiring.executor(config, clock, store, "rostersync sync").run
+    return lambda request, progress: run(request, progress, elsewhere=request.source in elsewhere)
 
 
 def _dry_run(session: Session) -> Callable[[RunRequest, ProgressCallback], RunReport]:

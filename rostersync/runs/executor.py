@@ -48,16 +48,16 @@ class Executor:
         self._connect = connect
         self._purpose = purpose
 
-    def run(self, request: RunRequest, progress: ProgressCallback) -> RunReport:
+    def run(self, request: RunRequest, progress: ProgressCallback, *, elsewhere: bool = False) -> RunReport:
         """Have one run done, here or by whoever holds the source, and return its report.
 
-        Raises `LockHeld` when nobody took the request within `request.wait`; it is withdrawn then, as it is when the
-        caller is stopped.
+        With `elsewhere` it is left to others, because this process could not do it. Raises `LockHeld` when nobody took
+        the request within `request.wait`; it is withdrawn then, as it is when the caller is stopped.
         """
         filed = self._file(request)
         try:
             give_up = partial(self._leave, filed.request_id, taken=False)
-            return self._see_through(filed, request.wait, give_up, progress)
+            return self._see_through(filed, request.wait, give_up, progress, elsewhere=elsewhere)
         except LockHeld:
             raise  # the request is withdrawn already
         except BaseException:
@@ -101,21 +101,34 @@ class Executor:
                 yield self._execute(lease, request, self._noting(lease, request))
 
     def _see_through(
-        self, request: RunRequest, wait: timedelta | None, give_up: Callable[[], bool], progress: ProgressCallback
+        self,
+        request: RunRequest,
+        wait: timedelta | None,
+        give_up: Callable[[], bool],
+        progress: ProgressCallback,
+        *,
+        elsewhere: bool = False,
     ) -> RunReport:
         """Return the report of a filed request. Raises `LockHeld` when after `wait` it may be given up."""
         give_up_at = math.inf if wait is None else self._clock.monotonic() + wait.total_seconds()
         while True:
+            report = None
             try:
-                with self._store.lease(request.source, self._purpose) as lease:
-                    reports = self._execute_open(lease, request, progress)
+                report = self._execute_here(request, progress, elsewhere=elsewhere)
             except LockHeld:
                 if self._clock.monotonic() > give_up_at and give_up():
                     raise
-                reports = {}
-            report = reports.get(request.request_id) or self._wait_for_another(request.request_id, progress)
+            report = report or self._wait_for_another(request.request_id, progress)
             if report is not None:
                 return report
+
+    def _execute_here(self, request: RunRequest, progress: ProgressCallback, *, elsewhere: bool) -> RunReport | None:
+        """Get the lock and execute what is open. Raises `LockHeld`, also where the run is to be made `elsewhere`."""
+        if elsewhere:
+            message = f"source {request.source}: no daemon has taken the request"
+            raise LockHeld(message, "see whether one is at work: rostersync status")
+        with self._store.lease(request.source, self._purpose) as lease:
+            return self._execute_open(lease, request, progress).get(request.request_id)
 
     def _wait_for_another(self, request_id: int, progress: ProgressCallback) -> RunReport | None:
         """Return the report of a run that another process did; else show how far it is, wait a little, return None."""

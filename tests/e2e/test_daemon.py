@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from daemons import end, logged, wait_until
 from school_site import Site, serve
 
 from rostersync.simulator import faults
@@ -42,28 +42,9 @@ def start(site: Site) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate()
 
 
-def wait_until(fact: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not fact():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
-
-
 def at_work(process: subprocess.Popen[str]) -> bool:
     """Tell whether a sync has begun its run: beside the main thread and that for signals there is the run's."""
     return len(list(Path(f"/proc/{process.pid}/task").iterdir())) >= 3
-
-
-def end(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> tuple[float, str]:
-    """Send a signal; return the seconds until the end, and what was written to standard error."""
-    begun = time.monotonic()
-    process.send_signal(number)
-    _, told = process.communicate(timeout=20)
-    return time.monotonic() - begun, told
-
-
-def logged(told: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in told.splitlines()]
 
 
 def finished_runs(site: Site) -> int:

@@ -1,0 +1,217 @@
+"""Commands beside a daemon, and a second daemon beside the first: one path for every run, on both databases."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from canary import TOKEN
+from daemons import Notices, end, logged, wait_until
+from school_site import Site, serve
+
+from rostersync.simulator import faults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from canary import Process
+
+SELDOM = '[schedule]\nincremental = "1h"\njitter = "0s"\n'
+SLOW = '[sync]\ntimeout = "60s"\nretries = 0\nper_page = 5\nconcurrency = 1\n'
+
+
+@pytest.fixture
+def site(tmp_path: Path, migrated_url: str) -> Iterator[Site]:
+    with serve(tmp_path, migrated_url) as site:
+        site.configure(SELDOM)
+        yield site
+
+
+@pytest.fixture
+def start(site: Site) -> Iterator[Callable[..., Process]]:
+    started: list[Process] = []
+
+    def begin(*words: str) -> Process:
+        started.append(site.start(*words))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def daemon(site: Site, start: Callable[..., Process]) -> Process:
+    """A daemon that has made its first run; whoever calls a command beside it has no token."""
+    process = start("run")
+    wait_until(lambda: runs(site) >= 1)
+    site.environ = {}
+    return process
+
+
+def runs(site: Site, kind: str = "") -> int:
+    where = f"WHERE kind = '{kind}'" if kind else ""
+    return len(site.rows(f"SELECT 1 FROM sync_run {where}"))
+
+
+def states(site: Site) -> list[str]:
+    return [row.state for row in site.rows("SELECT state FROM run_request ORDER BY request_id")]
+
+
+@pytest.mark.usefixtures("daemon")
+def test_commands_beside_a_daemon_have_it_do_the_run_and_end_with_its_result_and_need_no_token(site: Site) -> None:
+    key = site.school.create(first_name="Zorla", last_name="Brindlequay")
+    (report,) = site.json("sync")["runs"]
+    assert (report["kind"], report["state"], report["inserted"]) == ("incremental", "succeeded", 1)
+    (report,) = site.json("resync")["runs"]
+    assert (report["kind"], report["state"], report["unchanged"]) == ("full", "succeeded", 31)
+    assert site.rows(f"SELECT 1 FROM current_student WHERE id = {key}")
+    site.faults.add(faults.html_200(), times=1)
+    failed = site.run("sync")
+    assert (failed.exit_code, "a web page" in failed.stderr) == (1, True)
+    (source,) = site.json("status")["sources"]
+    assert source["daemon"] == source["lock_holder"]
+    assert set(source["next_runs"]) == {"incremental", "full"}
+
+
+@pytest.mark.usefixtures("daemon")
+def test_an_approval_beside_a_daemon_is_carried_out_by_it(site: Site) -> None:
+    for key in list(site.school.truth())[:10]:
+        site.school.delete(key)
+    (held,) = site.json("sync")["runs"]
+    assert (held["state"], held["removals_held"]) == ("held", 10)
+    (approved,) = site.json("sync", "--approve", str(held["run_id"]))["runs"]
+    assert (approved["state"], approved["deleted"]) == ("succeeded", 10)
+
+
+@pytest.mark.usefixtures("daemon")
+def test_whoever_wants_the_same_while_the_daemon_is_busy_gets_one_run(site: Site) -> None:
+    site.faults.add(faults.delayed(4), times=1)
+    site.ok("resync", "--no-wait")
+    wait_until(lambda: "taken" in states(site))
+    one, another = (site.json("resync", "--no-wait")["requests"][0]["request_id"] for _ in range(2))
+    assert one == another
+    (report,) = site.json("resync")["runs"]
+    assert (report["kind"], report["run_id"]) == ("full", 3)
+    assert states(site) == ["done"] * 3  # the first run of all, the one that was going, and one for three
+
+
+def test_how_far_a_daemons_run_is_is_noted_for_those_who_wait(site: Site, start: Any) -> None:
+    site.configure(SELDOM + SLOW)
+    site.faults.add(faults.delayed(0.5), faults.on_page(3), times=None)
+    site.faults.add(faults.delayed(0.7), faults.on_page(4), times=None)
+    start("run")
+    wait_until(lambda: site.rows("SELECT 1 FROM run_request WHERE reads = 'roster' AND rows_total = 30"))
+
+
+def test_ctrl_c_beside_a_daemon_leaves_its_run_going_and_says_so(site: Site, daemon: Process, start: Any) -> None:
+    site.faults.add(faults.delayed(4), times=1)
+    caller = start("sync")
+    wait_until(lambda: "taken" in states(site))
+    time.sleep(1)  # until the caller has seen that it is taken
+    seconds, told = end(caller, signal.SIGINT)
+    assert (caller.returncode, seconds < 2) == (130, True)
+    assert "the run goes on in the process that does it" in told
+    wait_until(lambda: runs(site) == 2)
+    assert daemon.poll() is None
+
+
+def test_a_request_that_is_queued_survives_the_daemon_and_is_executed_once(
+    site: Site, daemon: Process, start: Any
+) -> None:
+    site.faults.add(faults.delayed(30), times=1)
+    assert "a daemon at once" in site.ok("resync", "--no-wait")
+    wait_until(lambda: "taken" in states(site))
+    daemon.kill()
+    daemon.communicate()
+    site.faults.clear()
+    (source,) = site.json("status")["sources"]
+    assert [(request["kind"], request["state"]) for request in source["requests"]] == [("full", "taken")]
+    site.environ = {"ROSTERSYNC_TOKEN": TOKEN}
+    start("run")
+    wait_until(lambda: runs(site) == 2)
+    time.sleep(1)
+    assert (runs(site, "full"), states(site)) == (2, ["done", "done"])
+
+
+def test_a_second_daemon_stands_by_and_takes_over(site: Site, daemon: Process, start: Any) -> None:
+    site.environ = {"ROSTERSYNC_TOKEN": TOKEN}
+    second = start("run")
+    wait_until(lambda: site.json("status")["sources"][0]["standing_by"])
+    assert "standing by: rostersync run" in site.ok("status")
+    daemon.kill()
+    daemon.communicate()
+    begun = time.monotonic()
+    site.environ = {}
+    site.ok("sync", "--wait", "20s")
+    assert time.monotonic() - begun < 10
+    _, told = end(second)
+    assert {"standing_by", "taken_over"} <= {event["event"] for event in logged(told)}
+    assert second.returncode == 0
+
+
+# systemd ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def notices(site: Site, tmp_path: Path) -> Iterator[Notices]:
+    """What the service manager is told, as by sd_notify."""
+    with Notices(tmp_path / "notify") as notices:
+        site.environ |= {"NOTIFY_SOCKET": str(notices.path), "WATCHDOG_USEC": "2000000"}
+        yield notices
+
+
+@pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)
+def test_systemd_is_told_when_the_service_works_how_it_is_and_when_it_ends(
+    site: Site, notices: Notices, start: Any
+) -> None:
+    process = start("run")
+    notices.wait_for("READY=1")
+    notices.wait_for("STATUS=main: 30 students, in step just now; next ")
+    notices.wait_for("WATCHDOG=1")
+    process.send_signal(signal.SIGUSR1)
+    wait_until(lambda: runs(site) == 2)
+    end(process)
+    notices.wait_for("STOPPING=1")
+
+
+@pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)
+def test_a_reload_takes_a_good_configuration_and_goes_on_with_the_old_one_where_it_is_wrong(
+    site: Site, notices: Notices, start: Any
+) -> None:
+    process = start("run")
+    wait_until(lambda: runs(site) == 1)
+    site.configure("[guard]\nfloor = 'many'\n")
+    process.send_signal(signal.SIGHUP)
+    notices.wait_for("RELOADING=1\nMONOTONIC_USEC=")
+    time.sleep(1)
+    site.configure(SELDOM, sources=("main", "annex"))
+    process.send_signal(signal.SIGHUP)
+    wait_until(lambda: site.rows("SELECT 1 FROM sync_run WHERE source = 'annex'"))
+    site.configure(SELDOM, sources=("annex",))
+    process.send_signal(signal.SIGHUP)
+    wait_until(lambda: [s["lock_holder"] for s in site.json("status")["sources"] if s["source"] == "main"] == [None])
+    site.configure(SELDOM, url="sqlite:///another.db")
+    process.send_signal(signal.SIGHUP)
+    time.sleep(1)
+    _, told = end(process)
+    events = [event for event in logged(told) if event["event"].startswith("reload")]
+    assert [event["event"] for event in events] == ["reload_failed", "reloaded", "reloaded", "reload_failed"]
+    assert "guard.floor" in events[0]["error"]
+    assert "needs a restart" in events[3]["error"]
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)
+def test_a_run_that_hangs_gets_no_sign_of_life_and_a_long_one_does(site: Site, notices: Notices, start: Any) -> None:
+    site.configure(SELDOM + '[sync]\ntimeout = "60s"\n')
+    site.faults.add(faults.delayed(6), times=1)
+    start("run")
+    wait_until(lambda: site.app.log)
+    for _ in range(5):  # the run waits for an answer all the while
+        notices.wait_for("WATCHDOG=1")
+    wait_until(lambda: runs(site) == 1)
