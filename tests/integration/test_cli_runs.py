@@ -11,6 +11,7 @@ from school_site import Site, serve
 from rostersync.clock import SystemClock, to_text
 from rostersync.simulator import Switches, faults
 from rostersync.store import Store
+from rostersync.store.failures import Failure, failures_file, write_failures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +59,25 @@ def test_status_says_why_the_last_run_failed(site: Site) -> None:
     assert source["last_state"] == "failed"
     assert "(401 for /v2p1/students)" in source["last_error"]
     assert f"  why: {source['last_error']}\n" in site.ok("status")
+
+
+def test_with_a_largest_age_status_fails_for_a_configured_source_that_is_older_or_was_never_synced(site: Site) -> None:
+    site.ok("sync")
+    assert site.ok("status", "--max-age", "1h")
+    site.configure(sources=("main", "annex"))
+    result = site.run("status", "--max-age", "1h")
+    assert (result.exit_code, result.stderr) == (1, "annex: older than 1 h: it was never synced\n")
+    wrong = site.run("status", "--max-age", "soon")
+    assert (wrong.exit_code, "not a duration" in wrong.stderr) == (2, True)
+
+
+def test_status_tells_of_a_failure_that_left_no_run(quick_site: Site) -> None:
+    quick_site.ok("sync")
+    failures = failures_file(quick_site.database_url)
+    assert failures is not None
+    write_failures(failures, [Failure("main", SystemClock().now(), "the disk is full", "free some space")])
+    assert "failing: the daemon, just now: the disk is full (hint: free some space)" in quick_site.ok("status")
+    assert quick_site.json("status")["sources"][0]["failure"]["error"] == "the disk is full"
 
 
 def test_status_says_nothing_of_why_behind_a_run_that_succeeded(site: Site) -> None:
