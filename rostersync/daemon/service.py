@@ -80,13 +80,14 @@ class Daemon:
         self._systemd.stopping()
         dispatcher.stop()
         _take_row_away(store)
+        store.close()
         log.info("stopped")
 
     def _wait_for_database(self) -> Store:
         """Open the database as soon as it can be: it may start later than this service, or need an upgrade."""
         while True:
             try:
-                store = wiring.open_store(self._config, self._clock, create=True)
+                store = wiring.open_store(self._config, self._clock, create=True, keep_sessions=True)
             except StoreError as error:
                 self._condition.failed(_DAEMON, error)
                 self._systemd.starting(f"waiting for the database: {error.message}", 4 * DATABASE_RETRY_S)

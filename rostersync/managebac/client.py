@@ -76,13 +76,16 @@ class ManageBac:
             raise ConfigError(["token: found none; expected a text"])
         secret = token if isinstance(token, Secret) else Secret(token)
         self._address, self._token = address, secret
-        self.ordered_map = OrderedMap(concurrency, clock or SystemClock())
+        clock = clock or SystemClock()
+        self._shares_limiter = limiter is not None
+        self._limiter = limiter = limiter or HostLimiter(concurrency, clock)
+        self.ordered_map = OrderedMap(concurrency, clock, limiter.pages)
         clock = self.ordered_map.clock
-        self._wire = wire or RequestsWire(address, secret, clock, proxy_from_env=proxy_from_env)
+        self._wire = wire or RequestsWire(address, secret, clock, limiter.exchanges, proxy_from_env=proxy_from_env)
         self._transport = Transport(
             self._wire,
             urlsplit(address).netloc,
-            limiter or HostLimiter(concurrency, clock),
+            limiter,
             Deadline(clock, run_seconds),
             policy=RetryPolicy(timeout, retries),
             rng=rng,
@@ -108,9 +111,10 @@ class ManageBac:
 
     def close(self) -> None:
         """Close idle connections and let the threads end. May be called twice."""
-        self.ordered_map.close()
         if isinstance(self._wire, RequestsWire):
             self._wire.close()
+        if not self._shares_limiter:
+            self._limiter.close()
 
     def __enter__(self) -> Self:
         return self

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Protocol
 
-from rostersync.pool import STOP_CHECK_S
+from rostersync.pool import STOP_CHECK_S, DaemonExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,19 +91,28 @@ class Sleeper(Protocol):
 
 
 class HostLimiter:
-    """The pace of one host: `concurrency` requests in flight, and no hurry after a 429. Shared by threads.
+    """The pace of one host: `concurrency` requests in flight, and no hurry after a 429. Shared by clients and threads.
 
     Nothing is paced until the first 429. For an hour from each, requests are spread evenly over time at 80 % of the
     rate that it advertised.
     """
 
     def __init__(self, concurrency: int, clock: Clock) -> None:
+        self.pages = DaemonExecutor("page", concurrency)
+        """The threads that fetch pages: of all clients no more than may be in flight."""
+        self.exchanges = DaemonExecutor("exchange")
+        """The threads of single exchanges, one of which may hang."""
         self._clock = clock
         self._free = threading.Semaphore(concurrency)
         self._lock = threading.Lock()
         self._next = float("-inf")  # when the next request may start, by clock.monotonic()
         self._interval = 0.0
         self._paced_until = float("-inf")
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self.pages.shutdown(wait=False)
+        self.exchanges.shutdown(wait=False)
 
     @contextmanager
     def slot(self, sleeper: Sleeper) -> Iterator[None]:

@@ -8,11 +8,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from rostersync.errors import Stopped
-from rostersync.pool import STOP_CHECK_S, DaemonExecutor, wait_for
+from rostersync.pool import STOP_CHECK_S, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from concurrent.futures import Future
+    from concurrent.futures import Executor, Future
     from datetime import datetime
 
     from rostersync.clock import Clock
@@ -27,10 +27,11 @@ class OrderedMap:
     `clock` is for the code that is called: it stops that code also when the caller has stopped iterating.
     """
 
-    def __init__(self, width: int, clock: Clock) -> None:
+    def __init__(self, width: int, clock: Clock, pool: Executor) -> None:
+        """Have `pool` do the calls; others may use it as well."""
         self.clock: Clock = _CallersClock(clock)
         self._width = width
-        self._pool = DaemonExecutor("page")
+        self._pool = pool
 
     def each(self, work: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
         """Yield `work(item)` for each item, in order, being at most `width` items ahead.
@@ -52,10 +53,6 @@ class OrderedMap:
                 yield future.result()
         finally:
             abandoned.set()
-
-    def close(self) -> None:
-        """Let the threads end."""
-        self._pool.shutdown(wait=False)
 
     def _start(self, work: Callable[[Item], T], item: Item, abandoned: threading.Event) -> Future[T]:
         def call() -> T:

@@ -36,11 +36,12 @@ from urllib3.exceptions import (
 from rostersync import __version__
 from rostersync.errors import ApiError, ConfigError, Malformed, Stopped, TimedOut, TooLarge, Unreachable
 from rostersync.managebac.network import proxies_for, tls_context
-from rostersync.pool import DaemonExecutor, wait_for
+from rostersync.pool import wait_for
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
+    from concurrent.futures import Executor
     from datetime import datetime
 
     from rostersync.clock import Clock
@@ -128,11 +129,12 @@ class RequestsWire:
         base_url: str,
         token: Secret,
         clock: Clock,
+        threads: Executor,
         *,
         max_bytes: int = MAX_BYTES,
         proxy_from_env: bool = False,
     ) -> None:
-        """Prepare the wire; nothing is sent.
+        """Prepare the wire; nothing is sent. `threads` do the exchanges: any number, for one may hang.
 
         Raises `ConfigError` for a token that no header can carry, and for certificates that cannot be read.
         """
@@ -144,13 +146,13 @@ class RequestsWire:
         self._request = _request(token)
         self._adapter = _Adapter(tls_context() if self._base.startswith("https:") else None)
         self._proxies = proxies_for(self._base) if proxy_from_env else {}
-        self._pool = DaemonExecutor("exchange")
+        self._threads = threads
 
     def send(self, call: Call, timeout: float) -> Reply:
         sent_at, started = self._clock.now(), self._clock.monotonic()
         exchange = _Exchange()
         # In a thread of its own, because a DNS look-up cannot be interrupted, only left behind.
-        future = self._pool.submit(self._exchange, exchange, call, timeout)
+        future = self._threads.submit(self._exchange, exchange, call, timeout)
         try:
             in_time = wait_for([future], self._clock, started + timeout)
         except Stopped as stopped:
@@ -169,9 +171,8 @@ class RequestsWire:
         return Reply(status, headers, body, sent_at, self._clock.monotonic() - started)
 
     def close(self) -> None:
-        """Close the idle connections and let the threads end."""
+        """Close the idle connections."""
         self._adapter.close()
-        self._pool.shutdown(wait=False)
 
     def _exchange(self, exchange: _Exchange, call: Call, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
         request = self._request.copy()

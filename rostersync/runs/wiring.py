@@ -74,9 +74,10 @@ def connector(config: Config, clock: Clock) -> Callable[[str], AbstractContextMa
     return connect
 
 
-def open_store(config: Config, clock: Clock, *, create: bool) -> Store:
+def open_store(config: Config, clock: Clock, *, create: bool, keep_sessions: bool = False) -> Store:
     """Open the configured database; with `create` it is set up or upgraded where that is allowed. See `Store`."""
-    return Store(config.database.url, clock, create=create, auto_upgrade=config.database.auto_upgrade)
+    database = config.database
+    return Store(database.url, clock, create=create, auto_upgrade=database.auto_upgrade, keep_sessions=keep_sessions)
 
 
 def executor(config: Config, clock: Clock, store: Store, purpose: str) -> Executor:

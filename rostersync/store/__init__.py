@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 class Store:
     """A database whose schema is this version's."""
 
-    def __init__(self, url: str, clock: Clock, *, create: bool = False, auto_upgrade: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        clock: Clock,
+        *,
+        create: bool = False,
+        auto_upgrade: bool = False,
+        keep_sessions: bool = False,
+    ) -> None:
         """Open the database at `url`.
 
         With `create` a missing or empty one is set up, and an older schema is upgraded: on SQLite always, on
@@ -34,7 +42,7 @@ class Store:
         """
         self.clock = clock
         self.path = sqlite_path(url)
-        self.engine = open_engine(url, create=create)
+        self.engine = open_engine(url, create=create, keep_sessions=keep_sessions)
         with self.engine.connect() as connection, connection.begin():
             level = schema.level(connection)
         if self.path:  # now known to be a database, and not any file that somebody named by mistake
@@ -46,6 +54,10 @@ class Store:
         elif level is not Level.CURRENT:
             with self.engine.connect() as connection, connection.begin():
                 schema.require_current(connection)
+
+    def close(self) -> None:
+        """End the sessions that are kept, where any are: for a store with `keep_sessions`, see `open_engine`."""
+        self.engine.dispose()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry
 
+_KEPT = {"pool_size": 4, "max_overflow": -1, "pool_pre_ping": True}
+"""Up to four sessions of PostgreSQL that nobody uses are kept, and nobody waits for one."""
+
 BUSY_TIMEOUT_S = 30
 """How long to wait for a lock that another session holds, on either database."""
 
@@ -38,16 +41,19 @@ def sqlite_path(url: str) -> Path | None:
     return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
 
 
-def open_engine(url: str, *, create: bool = False, read_only: bool = False) -> Engine:
-    """Return an engine for `url`; connections are opened when they are needed, and never pooled.
+def open_engine(url: str, *, create: bool = False, read_only: bool = False, keep_sessions: bool = False) -> Engine:
+    """Return an engine for `url`; connections are opened when they are needed.
 
-    With `create` a missing SQLite file is created, readable by its owner only. Raises `NoDatabase` where there is none,
-    `DatabaseUnreachable` where the file or its folder cannot be used, or something else is in the file's place;
-    `ConfigError` where the way to a server is not protected (`tls`).
+    With `keep_sessions` some of PostgreSQL are kept for the next who needs one: a new one costs as much as a small run.
+    Whoever asks for this disposes of the engine in the end. With `create` a missing SQLite file is created, readable by
+    its owner only.
+
+    Raises `NoDatabase` where there is no file, `DatabaseUnreachable` where the file or its folder cannot be used, or
+    something else is in the file's place; `ConfigError` where the way to a server is not protected (`tls`).
     """
     path = sqlite_path(url)
     if path is None:
-        return _postgres_engine(url)
+        return _postgres_engine(url, keep_sessions=keep_sessions)
     if not database_exists(path):
         if not create:
             raise NoDatabase(f"there is no database at {path} yet", "the first `rostersync sync` creates it")
@@ -61,13 +67,13 @@ def open_memory() -> Engine:
     return _sqlite_engine("file::memory:", None, read_only=False)
 
 
-def _postgres_engine(url: str) -> Engine:
+def _postgres_engine(url: str, *, keep_sessions: bool) -> Engine:
     try:
         parsed = make_url(url)
         engine = create_engine(
             parsed,
-            poolclass=NullPool,
             hide_parameters=True,
+            **(_KEPT if keep_sessions else {"poolclass": NullPool}),
             connect_args={"connect_timeout": 10, **tls.parameters(tls.url_parameters(parsed))},
         ).execution_options(schema_translate_map={None: SCHEMA, "stage": "pg_temp"})
     except (NoSuchModuleError, ImportError) as error:

@@ -131,18 +131,23 @@ class Lease:
 
     def release(self) -> None:
         """Give the source up, as far as it goes with the lease. Never raises: the next holder does not depend on it."""
+        is_usable = False
         try:
-            if self._lock is not None:
-                _forget_holder(self.connection, self._mine)
+            with suppress(Exception):  # a session that is dead gives the source up as well
+                if self._lock is not None:
+                    _forget_holder(self.connection, self._mine)
+                    self._lock.unlock()
+                is_usable = True
         finally:
-            self.connection.invalidate()
+            if not is_usable:
+                self.connection.invalidate()
             self.connection.close()
             if self._lock is not None:
                 self._lock.release()
 
 
 def _forget_holder(connection: Connection, mine: dict[str, Any]) -> None:
-    with suppress(Exception), writing(connection):  # a dead connection gives the source up as well
+    with writing(connection):
         connection.execute(_GIVE_UP, mine)
 
 

@@ -108,7 +108,7 @@ def test_a_session_that_the_server_ends_at_any_statement_leaves_the_old_roster_a
             with noting(f"the session ended at step {step}"):
                 failure, so_far = sync_terminated(world, step, through)
                 assert not world.store.is_held(SOURCE)
-                assert {row["state"] for row in world.rows("SELECT state FROM run_request")} <= {"done", "withdrawn"}
+                assert {row["state"] for row in world.rows("SELECT state FROM run_request")} <= {"done", "failed"}
                 if failure is None:
                     assert world.replica() == world.upstream()
                 else:
@@ -142,7 +142,7 @@ def test_a_run_whose_connection_breaks_at_its_commit_is_told_as_what_it_is(url: 
         observer.wait_for_the_lock()
         assert observer.tells_of_a_whole_run(before) == (cut is not Cut.BEFORE)
         last = observer.rows("SELECT state FROM run_request ORDER BY request_id")[-1]
-        assert last["state"] == ("withdrawn" if cut is Cut.BEFORE else "done")
+        assert last["state"] == ("failed" if cut is Cut.BEFORE else "done")
         site.ok("sync")
         assert observer.is_exact()
 

@@ -41,6 +41,7 @@ from rostersync.managebac.limits import HostLimiter
 from rostersync.managebac.reader import StudentReader
 from rostersync.managebac.records import decode_student
 from rostersync.managebac.wire import Call, RequestsWire
+from rostersync.pool import DaemonExecutor
 from rostersync.records import Gone, Query, Student, Unclear
 from rostersync.secret import Secret
 from rostersync.simulator import App, Faults, School, Server, Switches, faults
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 NAME = "fizz marrowgate"  # somebody searched for, whom nothing may name
 
 Answer = Callable[[socket.socket, str], None]
+
+THREADS = DaemonExecutor("exchange")
 
 
 class Bytes:
@@ -233,7 +236,7 @@ def test_headers_that_cannot_be_read_are_logged_without_what_is_in_them(serve: S
 @pytest.mark.parametrize("token", ["", "two words", "new\nline", "naïve", "tab\t"])
 def test_a_token_that_no_header_can_carry_is_a_mistake_of_the_configuration(token: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        RequestsWire("http://127.0.0.1:1", Secret(token), SystemClock())
+        RequestsWire("http://127.0.0.1:1", Secret(token), SystemClock(), DaemonExecutor("exchange"))
     assert not token.strip() or token.strip() not in str(caught.value)
 
 
@@ -384,7 +387,13 @@ def test_a_refusal_is_known_by_its_status_whatever_its_body(serve: Serve, connec
 
 
 def test_an_answer_beyond_the_limit_is_not_read(serve: Serve) -> None:
-    wire = RequestsWire(serve(always(reply(b" " * 2_000))).url, Secret(TOKEN), SystemClock(), max_bytes=1_000)
+    wire = RequestsWire(
+        serve(always(reply(b" " * 2_000))).url,
+        Secret(TOKEN),
+        SystemClock(),
+        DaemonExecutor("exchange"),
+        max_bytes=1_000,
+    )
     with pytest.raises(TooLarge):
         wire.send(Call("/"), 5)
     wire.close()
@@ -395,6 +404,7 @@ import gzip, io, resource, socket, threading, zlib
 from rostersync.clock import SystemClock
 from rostersync.errors import TooLarge
 from rostersync.managebac.wire import Call, RequestsWire
+from rostersync.pool import DaemonExecutor
 from rostersync.secret import Secret
 
 def pack(chunks):
@@ -416,7 +426,8 @@ def serve():
                        f"Content-Encoding: {{encoding}}\\r\\n\\r\\n".encode() + bomb)
 
 threading.Thread(target=serve, daemon=True).start()
-wire = RequestsWire(f"http://127.0.0.1:{{listener.getsockname()[1]}}", Secret("x"), SystemClock())
+threads = DaemonExecutor("exchange")
+wire = RequestsWire(f"http://127.0.0.1:{{listener.getsockname()[1]}}", Secret("x"), SystemClock(), threads)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     wire.send(Call("/"), 30)
@@ -524,8 +535,9 @@ def test_a_request_that_hangs_does_not_keep_the_process_alive(serve: Serve) -> N
 import threading
 from rostersync.clock import SystemClock
 from rostersync.managebac.wire import Call, RequestsWire
+from rostersync.pool import DaemonExecutor
 from rostersync.secret import Secret
-wire = RequestsWire({server.url!r}, Secret("x"), SystemClock())
+wire = RequestsWire({server.url!r}, Secret("x"), SystemClock(), DaemonExecutor("exchange"))
 threading.Thread(target=wire.send, args=[Call("/"), 60], daemon=True).start()
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=10, env=os.environ)

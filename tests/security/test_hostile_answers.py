@@ -22,6 +22,7 @@ from rostersync.managebac.endpoints import SPARE_ROWS
 from rostersync.managebac.parts import LARGEST, Elements, Members, split
 from rostersync.managebac.reader import StudentReader
 from rostersync.managebac.wire import MAX_ERROR_BYTES, Call, Reply, RequestsWire
+from rostersync.pool import DaemonExecutor
 from rostersync.records import Moment, Query, Rejected, Student
 from rostersync.secret import Secret
 
@@ -198,7 +199,7 @@ def test_the_deadline_is_looked_at_before_each_row() -> None:
 def test_of_a_long_error_the_beginning_is_read() -> None:
     server = HostileServer(lambda: response(b"a" * (MAX_ERROR_BYTES + 9), "404 Not Found"))
     with server.serving():
-        wire = RequestsWire(f"http://127.0.0.1:{server.port}", Secret("x"), SystemClock())
+        wire = RequestsWire(f"http://127.0.0.1:{server.port}", Secret("x"), SystemClock(), DaemonExecutor("exchange"))
         assert len(wire.send(Call("/"), 30).body) == MAX_ERROR_BYTES
         wire.close()
 

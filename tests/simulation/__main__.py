@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,6 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 from conftest import ManualClock, PostgresServer, running_postgres
 from histories import Diverged, History
-from sessions import kept_sessions
 from sqlalchemy import make_url
 
 from rostersync.cli.output import progress
@@ -39,16 +38,14 @@ def play(job: tuple[str, int, int]) -> tuple[Counter[str], list[str]]:
     place, first, last = job
     figures: Counter[str] = Counter()
     diverged = []
-    with database_at(place) as url:
-        store = Store(url, ManualClock(), create=True)
-        with kept_sessions(store.engine):
-            for seed in range(first, last):
-                try:
-                    stats = asdict(History(seed, url, store).play())
-                except Diverged as error:
-                    diverged.append(str(error))
-                else:
-                    figures.update({name: int(value) for name, value in stats.items() if name != "seed"})
+    with database_at(place) as url, closing(Store(url, ManualClock(), create=True, keep_sessions=True)) as store:
+        for seed in range(first, last):
+            try:
+                stats = asdict(History(seed, url, store).play())
+            except Diverged as error:
+                diverged.append(str(error))
+            else:
+                figures.update({name: int(value) for name, value in stats.items() if name != "seed"})
     return figures, diverged
 
 

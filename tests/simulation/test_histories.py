@@ -5,10 +5,11 @@ A failure names its seed; `./dev simulate --from SEED 1` plays it again.
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 from conftest import ManualClock
 from histories import History
-from sessions import kept_sessions
 
 from rostersync.store import Store
 
@@ -20,8 +21,8 @@ PARTS = 10
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_after_any_history_the_replica_equals_upstream(migrated_url: str, part: int) -> None:
-    store = Store(migrated_url, ManualClock())
-    with kept_sessions(store.engine):
+    store = Store(migrated_url, ManualClock(), keep_sessions=True)
+    with closing(store):
         for seed in range(part, HISTORIES, PARTS):
             History(seed, migrated_url, store).play()
 

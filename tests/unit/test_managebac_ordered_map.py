@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 
 from rostersync.clock import SystemClock
 from rostersync.errors import Stopped
 from rostersync.managebac.ordered_map import OrderedMap
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from rostersync.pool import DaemonExecutor
 
 
 @pytest.fixture
-def ordered_map() -> Iterator[OrderedMap]:
-    ordered_map = OrderedMap(4, SystemClock())
-    yield ordered_map
-    ordered_map.close()
+def ordered_map() -> OrderedMap:
+    return OrderedMap(4, SystemClock(), DaemonExecutor("page"))
 
 
 def test_results_come_in_order(ordered_map: OrderedMap) -> None:
@@ -52,7 +47,7 @@ def test_with_a_width_of_one_everything_happens_in_the_callers_thread_when_it_is
         begun.append(item)
         return threading.current_thread()
 
-    results = OrderedMap(1, SystemClock()).each(work, range(3))
+    results = OrderedMap(1, SystemClock(), DaemonExecutor("page")).each(work, range(3))
     assert next(results) is threading.current_thread()
     assert begun == [0]
 
@@ -79,7 +74,7 @@ def test_a_failure_comes_in_its_turn_and_ends_the_others(ordered_map: OrderedMap
 
 def test_a_stop_is_noticed_while_waiting() -> None:
     clock = SystemClock()
-    ordered_map = OrderedMap(2, clock)
+    ordered_map = OrderedMap(2, clock, DaemonExecutor("page"))
     released = threading.Event()
     threading.Timer(0.2, clock.stop, [15]).start()
     started = time.monotonic()
@@ -91,7 +86,7 @@ def test_a_stop_is_noticed_while_waiting() -> None:
 
 def test_the_clock_outside_a_call_is_the_clock_itself() -> None:
     clock = SystemClock()
-    ordered_map = OrderedMap(2, clock)
+    ordered_map = OrderedMap(2, clock, DaemonExecutor("page"))
     ordered_map.clock.sleep(0)
     clock.stop(15)
     with pytest.raises(Stopped):

@@ -81,9 +81,13 @@ def attach(connection: Connection, database: Path | None) -> None:
 
 def clear(connection: Connection) -> None:
     """Empty the stage for another run."""
+    use_steps(connection)
     with connection.begin():
-        for table in TABLES:
-            connection.execute(delete(table))
+        if connection.dialect.name == "postgresql":  # what is deleted from a temporary table takes up room for ever
+            connection.exec_driver_sql(f"TRUNCATE {', '.join(f'pg_temp.{table.name}' for table in TABLES)}")
+        else:
+            for table in TABLES:
+                connection.execute(delete(table))
 
 
 @cache
