@@ -22,6 +22,7 @@ from rostersync.cli.output import echo
 from rostersync.cli.signals import on_signals
 from rostersync.clock import SystemClock
 from rostersync.errors import ConfigError, RostersyncError, Stopped
+from rostersync.observe.journal import is_journal, priority
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +107,8 @@ def _end(error: Exception) -> int:
         case _:  # unforeseen; a traceback might name people
             log.debug("unexpected", exc_info=error)
             print_stderr(
-                f'unexpected error: {type(error).__name__}; run again with logging.level = "debug" for details'
+                f'unexpected error: {type(error).__name__}; run again with logging.level = "debug" for details',
+                logging.ERROR,
             )
     return status
 
@@ -117,26 +119,26 @@ def _show_usage_error(error: click.ClickException) -> None:
     error.show(shown)
     usage, word, message = f"\n{shown.getvalue()}".partition("\nError: ")
     for line in usage.split("\n")[1:]:
-        print_stderr(line)
-    print_stderr(f"{word}{message}".strip())
+        print_stderr(line, logging.ERROR)
+    print_stderr(f"{word}{message}".strip(), logging.ERROR)
 
 
 def _name(number: int) -> str:
     return Signals(number).name if number else "itself"
 
 
-def print_stderr(line: str) -> None:
-    """Write a line to standard error."""
-    echo(line, err=True)
+def print_stderr(line: str, level: int = logging.INFO) -> None:
+    """Write a line to standard error; systemd's journal gets it with the priority of `level`."""
+    echo(priority(level) if is_journal(sys.stderr) else "", line, err=True)
 
 
 def print_error(error: RostersyncError, about: str = "") -> None:
     """Write an error to standard error: a line, or one for each mistake, and what to do next."""
     lines = error.mistakes if isinstance(error, ConfigError) else (error.message,)
     for line in lines:
-        print_stderr(f"{about}: {line}" if about else line)
+        print_stderr(f"{about}: {line}" if about else line, logging.ERROR)
     if error.hint:
-        print_stderr(f"hint: {error.hint}")
+        print_stderr(f"hint: {error.hint}", logging.ERROR)
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from rostersync.cli.output import count, echo, mark, moment, span
@@ -58,11 +59,11 @@ def explain(outcome: Outcome, session: Session) -> None:
             _print_error(outcome.error, outcome.source)
         return
     for notice in report.notices:
-        print_stderr(f"{report.source}: {notice}")
+        print_stderr(f"{report.source}: {notice}", logging.WARNING)
     if outcome.exit_status:
-        print_stderr(f"{report.source}: {_ending(report)}: {report.error or 'for an unknown reason'}")
+        print_stderr(f"{report.source}: {_ending(report)}: {report.error or 'for an unknown reason'}", logging.ERROR)
         if hint := _hint(report, session):
-            print_stderr(f"hint: {hint}")
+            print_stderr(f"hint: {hint}", logging.ERROR)
 
 
 def _print_error(error: RostersyncError, source: str) -> None:
