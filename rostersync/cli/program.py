@@ -20,6 +20,7 @@ import click
 from rostersync import __version__
 from rostersync.cli.output import echo
 from rostersync.cli.signals import on_signals
+from rostersync.cli.verbosity import is_quiet, verbosity_options
 from rostersync.clock import SystemClock
 from rostersync.errors import ConfigError, RostersyncError, Stopped
 from rostersync.observe.journal import is_journal, priority
@@ -97,7 +98,7 @@ def _end(error: Exception) -> int:
             print_error(error)
             status = error.exit_status
         case Stopped():
-            print_stderr(f"stopped by {_name(error.signal)}; nothing unfinished was applied")
+            print_stderr(f"stopped by {_name(error.signal)}; nothing unfinished was applied", logging.INFO)
             status = 128 + error.signal
         case click.Abort():
             status = 128 + Signals.SIGINT
@@ -107,8 +108,7 @@ def _end(error: Exception) -> int:
         case _:  # unforeseen; a traceback might name people
             log.debug("unexpected", exc_info=error)
             print_stderr(
-                f'unexpected error: {type(error).__name__}; run again with logging.level = "debug" for details',
-                logging.ERROR,
+                f'unexpected error: {type(error).__name__}; run again with logging.level = "debug" for details'
             )
     return status
 
@@ -119,16 +119,18 @@ def _show_usage_error(error: click.ClickException) -> None:
     error.show(shown)
     usage, word, message = f"\n{shown.getvalue()}".partition("\nError: ")
     for line in usage.split("\n")[1:]:
-        print_stderr(line, logging.ERROR)
-    print_stderr(f"{word}{message}".strip(), logging.ERROR)
+        print_stderr(line)
+    print_stderr(f"{word}{message}".strip())
 
 
 def _name(number: int) -> str:
     return Signals(number).name if number else "itself"
 
 
-def print_stderr(line: str, level: int = logging.INFO) -> None:
-    """Write a line to standard error; systemd's journal gets it with the priority of `level`."""
+def print_stderr(line: str, level: int = logging.ERROR) -> None:
+    """Write a line to standard error, with -q only an error; systemd's journal gets the priority of `level` as well."""
+    if is_quiet() and level < logging.ERROR:
+        return
     echo(priority(level) if is_journal(sys.stderr) else "", line, err=True)
 
 
@@ -136,13 +138,14 @@ def print_error(error: RostersyncError, about: str = "") -> None:
     """Write an error to standard error: a line, or one for each mistake, and what to do next."""
     lines = error.mistakes if isinstance(error, ConfigError) else (error.message,)
     for line in lines:
-        print_stderr(f"{about}: {line}" if about else line, logging.ERROR)
+        print_stderr(f"{about}: {line}" if about else line)
     if error.hint:
-        print_stderr(f"hint: {error.hint}", logging.ERROR)
+        print_stderr(f"hint: {error.hint}")
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("-c", "--config", "named", type=click.Path(path_type=Path), metavar="FILE", help="The configuration.")
+@verbosity_options
 @click.version_option(__version__, prog_name="rostersync", message="%(prog)s %(version)s")
 def program(named: Path | None) -> None:
     """Keep an exact local replica of a school's ManageBac students, in SQLite or PostgreSQL.
