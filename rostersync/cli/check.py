@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from rostersync.cli.checkup import Finding, examine, examine_file, failed
-from rostersync.cli.options import config_named, config_option, json_option, start_log
-from rostersync.cli.output import document, echo, mark
+from rostersync.cli.options import common_options, config_named, json_option, start_log
+from rostersync.cli.output import document, echo, mark, note
 from rostersync.cli.ownership import as_owner
 from rostersync.config import find_config, load
 from rostersync.errors import ConfigError, DatabaseUnreachable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @json_option
-@config_option
+@common_options
 @click.pass_context
 def command(ctx: click.Context, named: Path | None, as_json: bool) -> int:
     """Check whether configuration, secrets, database and each source's API work, and how to fix what does not.
@@ -66,6 +66,7 @@ def _show(finding: Finding) -> None:
     word, colour = (
         ("fail", "red") if finding.exit_status else ("warn", "yellow") if finding.warning else ("ok", "green")
     )
-    echo(mark(word.ljust(4), colour), f"  {finding.what}: {finding.said}")
+    say = note if word == "ok" else echo
+    say(mark(word.ljust(4), colour), f"  {finding.what}: {finding.said}")
     if finding.hint:
-        echo(f"      {finding.hint}")
+        say(f"      {finding.hint}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rostersync.cli.options import configured
-from rostersync.cli.output import echo
+from rostersync.cli.output import echo, note
 from rostersync.errors import SchemaOutdated, StoreError
 from rostersync.store import probe
 from rostersync.store.schema import HEAD, Level
@@ -26,7 +26,7 @@ def command() -> None:
 def upgrade(session: Session) -> None:
     """Create the tables, or upgrade those of an older version."""
     probe.upgrade(session.config.database.url)
-    echo(f"schema {HEAD}: up to date")
+    note(f"schema {HEAD}: up to date")
 
 
 @command.command()
@@ -48,4 +48,4 @@ def check(session: Session) -> None:
         )
     if drift := probe.drift(url):
         raise StoreError(f"tables were changed by hand: {'; '.join(drift)}", "undo these changes")
-    echo(f"schema {HEAD}: up to date")
+    note(f"schema {HEAD}: up to date")

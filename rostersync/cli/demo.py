@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rostersync.cli.options import Session, config_option, start_log
+from rostersync.cli.options import Session, common_options, start_log
 from rostersync.cli.output import echo, mark, table
 from rostersync.cli.simulator import serving
 from rostersync.cli.status import show_all
@@ -60,7 +60,7 @@ _SHARE_OF_A_DAY = 20  # one student in so many has something happen
 @click.command()
 @click.option("--students", type=click.IntRange(100, 100_000), default=1200, show_default=True, help="How many.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same school.")
-@config_option
+@common_options
 @click.pass_obj
 def command(clock: SystemClock, /, *, students: int, seed: int, named: Path | None) -> int:  # noqa: ARG001 - see simulator
     """Show everything with invented students: a first sync, a day at school, a second sync, and some queries."""

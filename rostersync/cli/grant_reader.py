@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rostersync.cli.options import configured
-from rostersync.cli.output import echo
+from rostersync.cli.output import note
 from rostersync.errors import ConfigError
 from rostersync.runs import wiring
 from rostersync.store import readers
@@ -38,7 +38,7 @@ def command(session: Session, role: str, views: tuple[str, ...]) -> None:
     store = open_postgresql(session, "grant-reader")
     with store.writing() as connection:
         readable = readers.grant(connection, role, views)
-    echo(f"role {role} can read {', '.join(readable)}")
+    note(f"role {role} can read {', '.join(readable)}")
 
 
 def open_postgresql(session: Session, verb: str) -> Store:

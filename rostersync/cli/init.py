@@ -7,15 +7,15 @@ from pathlib import Path
 
 import click
 
-from rostersync.cli.options import config_named, config_option
-from rostersync.cli.output import echo
+from rostersync.cli.options import common_options, config_named
+from rostersync.cli.output import note
 from rostersync.config import TEMPLATE
 from rostersync.errors import ConfigError
 
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path), required=False)
-@config_option
+@common_options
 @click.pass_context
 def command(ctx: click.Context, path: Path | None, named: Path | None) -> None:
     """Write a commented configuration to PATH (default: ./config.toml); an existing file is not overwritten."""
@@ -30,4 +30,4 @@ def command(ctx: click.Context, path: Path | None, named: Path | None) -> None:
         raise ConfigError([f"cannot write {path}: the folder {path.parent} does not exist"], hint) from error
     except OSError as error:
         raise ConfigError([f"cannot write {path}: {os.strerror(error.errno or 0)}"], "choose another path") from error
-    echo(f"wrote {path}; now set base_url in it, put the token where it says, and run: rostersync check")
+    note(f"wrote {path}; now set base_url in it, put the token where it says, and run: rostersync check")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rostersync.cli.ownership import as_owner
+from rostersync.cli.verbosity import log_level, verbosity_options
 from rostersync.clock import from_text
 from rostersync.config import find_config, load, parse_duration
 from rostersync.errors import ConfigError
@@ -57,7 +58,7 @@ def _unknown(name: str, known: list[str]) -> str:
     return f"--source {name}: no such source; known: {', '.join(known)}{meant}"
 
 
-config_option = click.option(
+_config_option = click.option(
     "-c",
     "--config",
     "named",
@@ -65,6 +66,11 @@ config_option = click.option(
     metavar="FILE",
     help="The configuration. Default: $ROSTERSYNC_CONFIG, ./config.toml or /etc/rostersync/config.toml.",
 )
+
+
+def common_options(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that all have: --config, which reaches it as `named`, -v and -q."""
+    return _config_option(verbosity_options(verb))
 
 
 def config_named(ctx: click.Context, named: Path | None) -> Path | None:
@@ -76,7 +82,7 @@ def config_named(ctx: click.Context, named: Path | None) -> Path | None:
 
 
 def configured(verb: Callable[..., int | None]) -> Callable[..., Any]:
-    """Give a command the option --config, and the session that it leads to as its first argument.
+    """Give a command the options that all have, and the session that --config leads to as its first argument.
 
     It may touch the database's folder: see `Session.as_owner`.
     """
@@ -92,7 +98,7 @@ def configured(verb: Callable[..., int | None]) -> Callable[..., Any]:
 def configured_as_caller(verb: Callable[..., int | None]) -> Callable[..., Any]:
     """Do the same for a command without a database, or one that reads more files before it calls `as_owner` itself."""
 
-    @config_option
+    @common_options
     @click.pass_context
     @functools.wraps(verb)
     def command(ctx: click.Context, /, named: Path | None, **options: Any) -> int | None:
@@ -106,10 +112,10 @@ def configured_as_caller(verb: Callable[..., int | None]) -> Callable[..., Any]:
 
 
 def start_log(config: Config, *, daemon: bool = False) -> None:
-    """Log as configured; a command that a person watches logs warnings only, unless at level debug."""
+    """Log as configured, or as -v and -q say; a command that a person watches logs by itself no mere information."""
     level = config.logging.level
     level = "warning" if level == "info" and not daemon else level
-    log.configure(level, config.logging.format, redact=_secrets(config))
+    log.configure(log_level(level), config.logging.format, redact=_secrets(config))
 
 
 def _secrets(config: Config) -> tuple[str, ...]:

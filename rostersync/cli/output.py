@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from rostersync.cli.verbosity import is_quiet
 from rostersync.clock import to_text
 from rostersync.report import ignore_progress
 from rostersync.runs.formulas import guarded
@@ -61,6 +62,12 @@ def mark(text: str, colour: str) -> Marked:
 def echo(*parts: str | Marked, err: bool = False) -> None:
     """Print one line, made of `parts`; with `err` to standard error."""
     click.echo("".join(map(_shown, parts)), err=err)
+
+
+def note(*parts: str | Marked) -> None:
+    """Print one line that says what was done; with -q not, for it was not asked for."""
+    if not is_quiet():
+        echo(*parts)
 
 
 def _shown(part: str | Marked) -> str:
@@ -144,8 +151,8 @@ def _cell(value: Any) -> str:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], ProgressCallback]]:
-    """Lend what makes a source's progress bar, on standard error; where that is not a terminal, it shows nothing."""
-    if not sys.stderr.isatty():
+    """Lend what makes a source's progress bar, on standard error; with -q or without a terminal, nothing is shown."""
+    if is_quiet() or not sys.stderr.isatty():
         yield lambda _source: ignore_progress
         return
     from rich import progress as bars  # noqa: PLC0415 - slow to import, and not needed when piped

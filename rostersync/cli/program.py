@@ -20,8 +20,10 @@ import click
 from rostersync import __version__
 from rostersync.cli.output import echo
 from rostersync.cli.signals import on_signals
+from rostersync.cli.verbosity import is_quiet, verbosity_options
 from rostersync.clock import SystemClock
 from rostersync.errors import ConfigError, RostersyncError, Stopped
+from rostersync.observe.journal import is_journal, priority
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +100,7 @@ def _end(error: Exception) -> int:
         case Stopped():
             goes_on = "the run goes on in the process that does it: see `rostersync status`"
             rest = goes_on if error.left_running else "nothing unfinished was applied"
-            print_stderr(f"stopped by {_name(error.signal)}; {rest}")
+            print_stderr(f"stopped by {_name(error.signal)}; {rest}", logging.INFO)
             status = 128 + error.signal
         case click.Abort():
             status = 128 + Signals.SIGINT
@@ -127,9 +129,11 @@ def _name(number: int) -> str:
     return Signals(number).name if number else "itself"
 
 
-def print_stderr(line: str) -> None:
-    """Write a line to standard error."""
-    echo(line, err=True)
+def print_stderr(line: str, level: int = logging.ERROR) -> None:
+    """Write a line to standard error, with -q only an error; systemd's journal gets the priority of `level` as well."""
+    if is_quiet() and level < logging.ERROR:
+        return
+    echo(priority(level) if is_journal(sys.stderr) else "", line, err=True)
 
 
 def print_error(error: RostersyncError, about: str = "") -> None:
@@ -143,6 +147,7 @@ def print_error(error: RostersyncError, about: str = "") -> None:
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("-c", "--config", "named", type=click.Path(path_type=Path), metavar="FILE", help="The configuration.")
+@verbosity_options
 @click.version_option(__version__, prog_name="rostersync", message="%(prog)s %(version)s")
 def program(named: Path | None) -> None:
     """Keep an exact local replica of a school's ManageBac students, in SQLite or PostgreSQL.

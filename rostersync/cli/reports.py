@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from rostersync.cli.output import echo, mark
 from rostersync.cli.program import print_error, print_stderr
+from rostersync.cli.verbosity import is_quiet
 from rostersync.report import Counts, RunState
 from rostersync.words import count, moment, span
 
@@ -23,9 +25,13 @@ _PARTS = ("inserted", "updated", "unchanged", "restored", "quarantined", "ignore
 
 
 def show(outcome: Outcome, session: Session) -> None:
-    """Print how a source's run ended: its figures on standard output, what went wrong on standard error."""
+    """Print how a source's run ended: its figures on standard output, what went wrong on standard error.
+
+    With -q only the latter, but for a dry run.
+    """
     if outcome.report is not None:
-        show_run(outcome.report)
+        if not is_quiet() or outcome.report.state is RunState.DRY_RUN:  # whose figures were asked for
+            show_run(outcome.report)
         explain(outcome, session)
     elif outcome.error is not None:
         _print_error(outcome.error, outcome.source)
@@ -59,7 +65,7 @@ def explain(outcome: Outcome, session: Session) -> None:
             _print_error(outcome.error, outcome.source)
         return
     for notice in report.notices:
-        print_stderr(f"{report.source}: {notice}")
+        print_stderr(f"{report.source}: {notice}", logging.WARNING)
     if outcome.exit_status:
         print_stderr(f"{report.source}: {_ending(report)}: {report.error or 'for an unknown reason'}")
         if hint := _hint(report, session):

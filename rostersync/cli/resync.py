@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rostersync.cli.options import configured, json_option, source_option
-from rostersync.cli.output import document, echo
+from rostersync.cli.output import document, note
 from rostersync.cli.sync import carry_out, show_outcomes
 from rostersync.report import RunKind, RunRequest
 from rostersync.runs import wiring
@@ -40,7 +40,7 @@ def command(session: Session, names: tuple[str, ...], no_wait: bool, as_json: bo
     for request in queued:
         taken = "the process that holds this source carries it out, a daemon at once"
         waits = "the next run of this source will carry it out (no run in progress)"
-        echo(f"{request['source']}: request {request['request_id']} queued; {taken if request['lock_held'] else waits}")
+        note(f"{request['source']}: request {request['request_id']} queued; {taken if request['lock_held'] else waits}")
     return 0
 
 

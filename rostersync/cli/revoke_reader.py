@@ -8,7 +8,7 @@ import click
 
 from rostersync.cli.grant_reader import open_postgresql
 from rostersync.cli.options import configured
-from rostersync.cli.output import echo
+from rostersync.cli.output import echo, note
 from rostersync.store import readers
 
 if TYPE_CHECKING:
@@ -29,5 +29,5 @@ def command(session: Session, role: str) -> int:
     if left:
         echo(f"role {role} can still read {', '.join(left)}: through another role, or a grant to PUBLIC")
         return 1
-    echo(f"role {role} can read no view")
+    note(f"role {role} can read no view")
     return 0

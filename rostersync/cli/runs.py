@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rostersync.cli.options import Natural, config_option, configured, json_option
+from rostersync.cli.options import Natural, common_options, configured, json_option
 from rostersync.cli.output import as_json_values, document, echo, table
 from rostersync.cli.reports import figures, show_reasons, show_run
 from rostersync.errors import RostersyncError
@@ -30,7 +30,7 @@ _HEADERS = ("run", "source", "kind", "state", "finished", "took", "outcome")
 @click.group(invoke_without_command=True)
 @click.option("--limit", type=Natural(), default=20, show_default=True, help="How many, newest first.")
 @json_option
-@config_option
+@common_options
 @click.pass_context
 def command(ctx: click.Context, named: Path | None, limit: int, as_json: bool) -> None:
     """List recent runs of all sources, newest first; or show one of them."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rostersync.cli.options import config_option
+from rostersync.cli.options import common_options
 from rostersync.cli.output import echo
 from rostersync.cli.program import print_stderr
 from rostersync.config import parse_duration
@@ -117,7 +118,7 @@ class _PlannedFault(click.ParamType[tuple[str, float]]):
     "--late-commit", type=float, default=0.0, metavar="SECONDS", help="Delay from a change to its appearance."
 )
 @click.option("--nulls", is_flag=True, help="Render fields without a value as null.")
-@config_option
+@common_options
 @click.pass_obj
 def command(
     clock: Clock,
@@ -150,11 +151,11 @@ def command(
     app = App(school, token, plan, read_only_token=read_only_token, rate_limit=rate_limit)
     with serving(app, port) as base_url:
         _show_source(base_url, token)
-        print_stderr(f"{students:,} students at {base_url}; Ctrl-C to stop")
+        print_stderr(f"{students:,} students at {base_url}; Ctrl-C to stop", logging.INFO)
         try:
             _live(school, clock, churn, _random(seed))
         except Stopped:
-            print_stderr("stopped")
+            print_stderr("stopped", logging.INFO)
 
 
 def _show_source(base_url: str, token: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rostersync.cli.options import configured
-from rostersync.cli.output import confirm, echo
+from rostersync.cli.output import confirm, echo, note
 from rostersync.errors import ConfigError
 from rostersync.runs import wiring
 from rostersync.store.forget import forget, holdings
@@ -53,7 +53,7 @@ def forget_source(session: Session, name: str, dry_run: bool, yes: bool) -> None
     _confirm(name, figures, yes=yes)
     with store.lease(name, "rostersync source forget") as lease:
         purged = forget(lease)
-    echo(f"{name}: purged {_figures(purged)}")
+    note(f"{name}: purged {_figures(purged)}")
 
 
 def _figures(rows: Mapping[str, int]) -> str:

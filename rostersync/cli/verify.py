@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rostersync.cli.options import configured, json_option, source_option
-from rostersync.cli.output import document, echo, mark, progress
+from rostersync.cli.output import document, echo, mark, note, progress
 from rostersync.runs import wiring
 from rostersync.sync.verify import verify
 from rostersync.words import count
@@ -57,7 +57,7 @@ def _show(verdict: Verdict) -> None:
     elif verdict.error:
         echo(f"{verdict.source}: ", mark("cannot tell", "yellow"), f": {verdict.error}")
     else:
-        echo(f"{verdict.source}: ", mark("replica matches ManageBac", "green"), f": {students}{waits}")
+        note(f"{verdict.source}: ", mark("replica matches ManageBac", "green"), f": {students}{waits}")
 
 
 def _show_differences(verdict: Verdict) -> None:

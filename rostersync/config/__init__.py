@@ -6,6 +6,7 @@ from rostersync.config.model import (
     Config,
     Database,
     Guard,
+    Hooks,
     Http,
     Logging,
     Network,
@@ -19,14 +20,17 @@ from rostersync.config.model import (
 from rostersync.config.rules import warnings
 from rostersync.config.template import TEMPLATE
 from rostersync.config.timing import Cron, parse_duration, spell_duration
+from rostersync.config.token import DEFAULT_VARIABLE
 
 __all__ = [
+    "DEFAULT_VARIABLE",
     "TEMPLATE",
     "Alerts",
     "Config",
     "Cron",
     "Database",
     "Guard",
+    "Hooks",
     "Http",
     "Logging",
     "Network",

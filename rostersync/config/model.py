@@ -101,6 +101,16 @@ def _path(value: Any, info: ValidationInfo) -> Any:
     return _context(info).folder.absolute() / value if isinstance(value, str) and value else value
 
 
+def _command(words: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    """Return a command whose program, where it is named by a path, is sought from the file's folder."""
+    if not words:
+        return words
+    if not words[0] or any("\0" in word for word in words):
+        raise ValueError("not a command")
+    program = str(_context(info).folder.absolute() / words[0]) if "/" in words[0] else words[0]
+    return (program, *words[1:])
+
+
 def _database_url(value: str, info: ValidationInfo) -> str:
     context = _context(info)
     return database_url(value, context.folder, context.environ)
@@ -287,6 +297,15 @@ class Alerts(Section):
     ping_url: str = Field(default="", repr=False, description="an address")
 
 
+class Hooks(Section):
+    """What is called besides; its words may hold a secret of somebody else's."""
+
+    after_run: Annotated[Texts, AfterValidator(_command)] = Field(
+        default=(), repr=False, description='a list of strings: a command and its arguments, such as ["./notify.sh"]'
+    )
+    timeout: Duration = _lasting("30s", "1s", "1h")
+
+
 class Config(Section):
     """The whole file. Made by `rostersync.config.load`."""
 
@@ -304,6 +323,7 @@ class Config(Section):
     http: Http = Http()
     logging: Logging = Logging()
     alerts: Alerts = Alerts()
+    hooks: Hooks = Hooks()
 
     def with_tokens(self) -> Config:
         """Return the same configuration with the tokens of all sources read: see `Source.with_token`."""

@@ -73,4 +73,14 @@ base_url = "https://api.managebac.com"
 [logging]
 # level = "info"                       # debug, info, warning or error
 # format = "auto"                      # console on a terminal, json otherwise
+
+[hooks]
+# A command that is called after each run that inserted, updated, removed, restored or quarantined a student: by the
+# service, and by commands that do a run themselves. A path is relative to this file; no shell is involved. It gets the
+# run on standard input, as one line of JSON with the keys of `runs` in `rostersync sync --json`: ids and counts. It
+# does not get the token, its source is locked until it ends, and its failure changes nothing of the run; then the last
+# lines that it printed are in the log, so it must not print names. It is called once a run, or, if the machine goes
+# down, not at all.
+# after_run = []                       # such as ["./notify.sh", "--quiet"]
+# timeout = "30s"                      # it is killed after this, with all that it has started
 """

@@ -1,5 +1,7 @@
 """Logs: one pipeline for ours and the libraries', coloured lines on a terminal and JSON elsewhere.
 
+In systemd's journal each line has its priority.
+
 No log contains a token or personal data, at any level. The code that logs keeps to ids and counts; this module is the
 second line of defence: objects are shown as their type only, libraries' messages lose the values in them, exceptions
 their texts (except our own, which are written to be read), and known secrets are replaced at the end.
@@ -22,6 +24,7 @@ import structlog
 
 from rostersync.clock import to_text
 from rostersync.errors import RostersyncError
+from rostersync.observe.journal import is_journal, priority
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +74,13 @@ class _Handler(logging.StreamHandler[TextIO]):
     def __init__(self, stream: TextIO, lowest: int) -> None:
         super().__init__(stream)
         self._lowest = lowest
+        self._journal = is_journal(stream)
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if not self._journal:
+            return text
+        return re.sub("^", priority(record.levelno), text, flags=re.MULTILINE)  # each line is an entry of the journal
 
     def emit(self, record: logging.LogRecord) -> None:
         record = _in_our_words(record)

@@ -40,13 +40,26 @@ NOTE_S = 1.0
 class Executor:
     """Files requests, and executes those of every source whose lock it gets."""
 
-    def __init__(self, store: Store, clock: Clock, policy: SyncPolicy, connect: Connect, purpose: str) -> None:
-        """`purpose` tells others who holds a source, as in "rostersync sync"."""
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        policy: SyncPolicy,
+        connect: Connect,
+        purpose: str,
+        *,
+        after_run: Callable[[RunReport], None] = lambda _report: None,
+    ) -> None:
+        """`purpose` tells others who holds a source, as in "rostersync sync".
+
+        `after_run` gets the report of each run that was executed here, once it is committed.
+        """
         self._store = store
         self._clock = clock
         self._policy = policy
         self._connect = connect
         self._purpose = purpose
+        self._after_run = after_run
 
     def run(self, request: RunRequest, progress: ProgressCallback, *, elsewhere: bool = False) -> RunReport:
         """Have one run done, here or by whoever holds the source, and return its report.
@@ -201,7 +214,9 @@ class Executor:
                 progress=progress,
                 commit=partial(runs.commit, lease),
             )
-            return run.execute(request)
+            report = run.execute(request)
+        self._after_run(report)
+        return report
 
     def _noting(self, lease: Lease, request: RunRequest) -> ProgressCallback:
         """Return what notes the progress of a run in its request, once a second at most."""

@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from rostersync.config import DEFAULT_VARIABLE
 from rostersync.errors import ConfigError
 from rostersync.managebac.client import ManageBac
 from rostersync.managebac.limits import HostLimiters
 from rostersync.managebac.reader import StudentReader
 from rostersync.runs.executor import Executor
+from rostersync.runs.hooks import Hooks
 from rostersync.store import Store
 from rostersync.sync.guard import GuardPolicy
 from rostersync.sync.plan import SyncPolicy
@@ -82,7 +84,14 @@ def open_store(config: Config, clock: Clock, *, create: bool, keep_sessions: boo
 
 def executor(config: Config, clock: Clock, store: Store, purpose: str) -> Executor:
     """Return the executor of the configured sources; `purpose` tells others who holds a source's lock."""
-    return Executor(store, clock, policy(config), connector(config, clock), purpose)
+    after_run = hooks(config, clock).after_run
+    return Executor(store, clock, policy(config), connector(config, clock), purpose, after_run=after_run)
+
+
+def hooks(config: Config, clock: Clock) -> Hooks:
+    """Return what calls the commands in `[hooks]`, without the variables that hold tokens."""
+    secrets = {DEFAULT_VARIABLE, *(source.token_env for source in config.sources if source.token_env)}
+    return Hooks(config.hooks.after_run, config.hooks.timeout, clock, secrets)
 
 
 def token_mistakes(sources: Iterable[Source]) -> dict[str, ConfigError]:

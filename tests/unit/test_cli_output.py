@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -214,6 +215,20 @@ def test_the_configuration_may_be_named_before_the_verb_as_well(tmp_path: Path) 
     missing = str(tmp_path / "nowhere.toml")
     for line in (["-c", missing, "status"], ["status", "-c", missing]):
         assert f"no configuration at {missing}" in CliRunner().invoke(program, line).stderr
+
+
+@pytest.mark.parametrize("words", [["run", "-c", "nowhere.toml"], ["rnu"]])
+def test_in_the_journal_the_error_that_ends_a_process_has_its_priority(tmp_path: Path, words: list[str]) -> None:
+    with (tmp_path / "journal").open("w+", encoding="utf-8") as journal:
+        found = os.fstat(journal.fileno())
+        environ = {**os.environ, "JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
+        command = [sys.executable, "-m", "rostersync", *words]
+        done = subprocess.run(command, cwd=ROOT, env=environ, stderr=journal, check=False)
+        journal.seek(0)
+        told = journal.read().splitlines()
+    assert done.returncode == 2
+    assert len(told) >= 2
+    assert [line for line in told if not line.startswith("<3>")] == []
 
 
 def test_the_version_is_told() -> None:

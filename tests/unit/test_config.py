@@ -72,6 +72,22 @@ def test_a_whole_number_does_for_the_percentage(folder: Path) -> None:
     assert read(folder, "[guard]\nmax_deletion_percent = 100").guard.max_deletion_percent == 100
 
 
+def test_a_hook_that_is_a_path_is_sought_from_the_files_folder(folder: Path) -> None:
+    for words, program in (("./notify", f"{folder}/notify"), ("/opt/notify", "/opt/notify"), ("notify", "notify")):
+        hooks = read(folder, f'[hooks]\nafter_run = ["{words}", "./a"]\ntimeout = "5s"').hooks
+        assert hooks.after_run == (program, "./a")
+        assert hooks.timeout == timedelta(seconds=5)
+    assert read(folder, "[hooks]\nafter_run = []").hooks.after_run == ()
+
+
+@pytest.mark.parametrize("value", [f'"curl {SECRET}"', f'["", "{SECRET}"]', f'["curl", "{SECRET}\\u0000"]', "[1]"])
+def test_a_hook_that_is_no_command_is_told_without_its_words(folder: Path, value: str) -> None:
+    (line,) = mistakes(folder, f"[hooks]\nafter_run = {value}")
+    assert line.startswith("hooks.after_run")
+    assert 'expected a list of strings: a command and its arguments, such as ["./notify.sh"]' in line
+    assert SECRET not in line
+
+
 # The file --------------------------------------------------------------------------------------------------------
 
 

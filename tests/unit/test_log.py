@@ -6,10 +6,11 @@ import io
 import itertools
 import json
 import logging
+import os
 import threading
 import time
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -188,6 +189,65 @@ def test_a_librarys_warning_loses_its_query_string(stream: io.StringIO) -> None:
     configure("info", "json", stream)
     logging.getLogger("urllib3").warning("Failed to parse headers (url=https://h/students?q=Person&page=1): x")
     assert lines(stream)[0]["event"] == "Failed to parse headers (url=https://h/students?***): x"
+
+
+# The journal -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TextIO]:
+    """A stream of which systemd would say that it leads to the journal."""
+    with (tmp_path / "journal").open("w+", encoding="utf-8") as stream:
+        found = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        yield stream
+
+
+def written(stream: TextIO) -> list[str]:
+    stream.flush()
+    stream.seek(0)
+    return stream.read().splitlines()
+
+
+def test_in_the_journal_a_line_begins_with_its_priority_and_json_follows(journal: TextIO) -> None:
+    configure("debug", "auto", journal)
+    for method in ("debug", "info", "warning", "error", "critical"):
+        getattr(log(), method)(method)
+    logging.getLogger("urllib3").warning("a library's")
+    told = written(journal)
+    assert [line[:3] for line in told] == ["<7>", "<6>", "<4>", "<3>", "<2>", "<4>"]
+    assert [json.loads(line[3:])["level"] for line in told[:2]] == ["debug", "info"]
+
+
+def test_in_the_journal_each_line_of_an_event_has_its_priority(journal: TextIO) -> None:
+    configure("debug", "console", journal)
+    try:
+        fail()
+    except RunFailed:
+        log().exception("job failed")
+    told = written(journal)
+    assert len(told) > 3
+    assert {line[:3] for line in told} == {"<3>"}
+
+
+@pytest.mark.parametrize("named", ["", "1:2", "nonsense", None])
+def test_a_stream_that_is_not_the_journal_has_no_priorities(
+    journal: TextIO, monkeypatch: pytest.MonkeyPatch, named: str | None
+) -> None:
+    if named is None:
+        monkeypatch.delenv("JOURNAL_STREAM")
+    else:
+        monkeypatch.setenv("JOURNAL_STREAM", named)
+    configure("info", "auto", journal)
+    log().info("started")
+    assert written(journal)[0].startswith("{")
+
+
+def test_a_stream_that_is_no_file_has_no_priorities(journal: TextIO, stream: io.StringIO) -> None:
+    configure("info", "auto", stream)
+    log().info("started")
+    assert lines(stream)[0]["event"] == "started"
+    assert not written(journal)
 
 
 # Secrets and persons ---------------------------------------------------------------------------------------------

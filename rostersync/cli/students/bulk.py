@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from rostersync.cli.options import Natural
-from rostersync.cli.output import csv_lines, document, echo, progress
+from rostersync.cli.output import csv_lines, document, note, progress
 from rostersync.cli.program import print_stderr
 from rostersync.cli.students import carrying_out
 from rostersync.errors import ConfigError, RostersyncError, Stopped
@@ -197,7 +197,7 @@ def _print_results(options: WriteOptions, results: Sequence[Result], target: Pat
         document({"source": options.source.name, "counts": dict(figures), "result_file": str(target), "lines": rows})
     else:
         told = ", ".join(f"{number:,} {outcome.replace('_', ' ')}" for outcome, number in sorted(figures.items()))
-        echo(f"{options.source.name}: {told}; what became of each line: {target}")
+        note(f"{options.source.name}: {told}; what became of each line: {target}")
     bad = [result for result in results if not result.good]
     for result in bad[:_MOST_TOLD]:
         print_stderr(f"line {result.line.number}: student {result.line.write.key}: {result.outcome}: {result.reason}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rostersync.cli import output
-from rostersync.cli.output import document, echo
+from rostersync.cli.output import document, echo, note
 from rostersync.cli.program import print_error, print_stderr
 from rostersync.cli.students.reading import as_json_object
 from rostersync.cli.students.source import chosen_source
@@ -131,9 +132,10 @@ def show_requests(options: WriteOptions, source: Source, writes: Sequence[Write]
         for call in calls:
             for line in _as_lines(source, call):
                 echo(line)
-    print_stderr(f"{count(len(calls), 'request')}, nothing sent")
+    print_stderr(f"{count(len(calls), 'request')}, nothing sent", logging.INFO)
     if not source.allow_writes:
-        print_stderr(f"source {source.name} is not open for writes: to send this, set allow_writes = true")
+        closed = f"source {source.name} is not open for writes: to send this, set allow_writes = true"
+        print_stderr(closed, logging.WARNING)
     return 0
 
 
@@ -186,22 +188,22 @@ def open_store(session: Session) -> Store | None:
 def refresh(session: Session, source: Source, store: Store | None, keys: Sequence[int]) -> int:
     """Have the replica store what was written, and say so where it does not yet; return 0, or 128 + a signal."""
     if store is None:
-        print_stderr("there is no database yet: neither the replica nor the audit log has it")
+        print_stderr("there is no database yet: neither the replica nor the audit log has it", logging.WARNING)
         return 0
     later = f"the replica has it with the next run of {source.name}"
     executor = wiring.executor(session.config, session.clock, store, "rostersync students")
     try:
         report = executor.refresh(source.name, keys, PATIENCE)
     except RostersyncError as error:
-        print_stderr(f"{later} ({error.message})")
+        print_stderr(f"{later} ({error.message})", logging.WARNING)
     except Stopped as stopped:
-        print_stderr(later)
+        print_stderr(later, logging.WARNING)
         return 128 + stopped.signal
     else:
         if report is None:
-            print_stderr(f"{later}, for another process is syncing it now")
+            print_stderr(f"{later}, for another process is syncing it now", logging.WARNING)
         elif report.state is not RunState.SUCCEEDED:
-            print_stderr(f"{later} ({report.error})")
+            print_stderr(f"{later} ({report.error})", logging.WARNING)
     return 0
 
 
@@ -223,7 +225,8 @@ def _print_result(options: WriteOptions, source: Source, write: Write, written: 
             }
         )
     elif written.outcome is Outcome.DONE:
-        echo(f"{source.name}: student {written.key}: {_PAST[write.verb]}")
+        say = echo if write.verb == "create" else note  # nobody else tells the new student's id
+        say(f"{source.name}: student {written.key}: {_PAST[write.verb]}")
     _explain(write, written)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -154,7 +155,7 @@ def _print_json(students: list[Student], rejected: list[Rejected], names: Sequen
 
 def _print_table(students: list[Student], names: Sequence[str]) -> None:
     table(names, [[json_value(getattr(student, name)) for name in names] for student in students])
-    print_stderr(count(len(students), "student"))
+    print_stderr(count(len(students), "student"), logging.INFO)
 
 
 def _print_csv(students: list[Student], names: Sequence[str], *, raw: bool) -> None:
