@@ -67,8 +67,8 @@ class Daemon:
         _require_a_token(self._config)
         try:
             store = self._wait_for_database()
-        except Stopped as stopped:
-            log.info("stopped", signal=stopped.signal)
+        except Stopped:
+            log.info("stopped")
             return
         dispatcher = Dispatcher(self._config, self._clock, store, self._condition)
         log.info("started", sources=[source.name for source in self._config.sources])

@@ -95,9 +95,6 @@ def _in_our_words(record: logging.LogRecord) -> logging.LogRecord:
     """Return a library's record as an administrator can use it; the others as they are."""
     if record.name == "alembic.runtime.migration" and not record.msg.startswith("Running"):
         return _changed(record, levelno=logging.DEBUG, levelname="DEBUG")  # what it has found out about the database
-    if record.name.startswith("apscheduler") and "maximum number of running instances" in record.msg:
-        source = record.args[0].args[0]  # type: ignore[index, union-attr] # the job, and the source that it runs
-        return _changed(record, msg=f"slot skipped: the previous run of {source} is still going", args=())
     return record
 
 

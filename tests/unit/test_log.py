@@ -7,13 +7,10 @@ import itertools
 import json
 import logging
 import os
-import threading
-import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
-from apscheduler.schedulers.background import BackgroundScheduler
 
 from rostersync.errors import RunFailed
 from rostersync.logger import get_logger
@@ -152,24 +149,6 @@ def test_what_alembic_says_of_itself_is_for_debugging_only(stream: io.StringIO, 
     migrated()
     said = [line for line in lines(stream) if line["event"].startswith(("Context impl", "Will assume"))]
     assert [line["level"] for line in said] == ["debug", "debug"]
-
-
-def test_a_slot_that_is_skipped_is_told_with_the_source_whose_run_goes_on(stream: io.StringIO) -> None:
-    configure("info", "json", stream)
-    running, leave = threading.Event(), threading.Event()
-    planned = BackgroundScheduler(timezone="UTC")
-    planned.add_job(lambda *_: (running.set(), leave.wait(20)), "interval", ("main", "full"), seconds=0.1)
-    planned.start()
-    try:
-        running.wait(20)
-        deadline = time.monotonic() + 20
-        while not stream.getvalue() and time.monotonic() < deadline:
-            time.sleep(0.05)
-    finally:
-        leave.set()
-        planned.shutdown()
-    line = lines(stream)[0]
-    assert (line["level"], line["event"]) == ("warning", "slot skipped: the previous run of main is still going")
 
 
 def test_what_libraries_say_below_a_warning_is_not_heard_even_at_debug(stream: io.StringIO) -> None:
