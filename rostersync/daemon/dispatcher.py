@@ -35,7 +35,7 @@ TAKE_EVERY_S = 2.0
 """How often a daemon that stands by tries to take a source."""
 
 RETRY_S = 30.0
-"""How long a source rests after an error that left no run, such as a full disk: requests are tried again then."""
+"""How long a request waits that was taken and could not even be closed, as on a full disk, before it is taken again."""
 
 CLOCK_STEP_S = 60.0
 """When the wall clock has moved against the other one by more, all slots are planned anew."""
@@ -186,7 +186,7 @@ class Dispatcher:
 
     def _may_begin(self, request: OpenRequest) -> bool:
         source = request.source
-        rested = self._clock.monotonic() >= self._resting.get(source, 0.0)
+        rested = request.state == "pending" or self._clock.monotonic() >= self._resting.get(source, 0.0)
         return rested and source in self._locks and source in self._sources and source not in self._busy
 
     def _work(self, source: str) -> None:

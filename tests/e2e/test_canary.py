@@ -150,7 +150,7 @@ def test_nothing_that_is_written_in_a_bad_week_names_a_student_or_the_token(week
     wait_until(lambda: len(site.app.log) >= 5)
     daemon.send_signal(signal.SIGTERM)
     _, told = daemon.communicate(timeout=20)
-    assert "run_crashed" in told
+    assert "run_failed" in told
     assert "in changed_fields" in told
 
     told_of_it = damage(week)
