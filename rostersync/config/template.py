@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 TEMPLATE = """\
 # The configuration of rostersync. Lines that start with # are explanations, or settings at their default: remove the #
 # to change one. `rostersync check` tests whether everything in here works.
@@ -74,3 +77,12 @@ base_url = "https://api.managebac.com"
 # level = "info"                       # debug, info, warning or error
 # format = "auto"                      # console on a terminal, json otherwise
 """
+
+
+def service_template(url: str, base_url: str, token_file: str) -> str:
+    """Return `TEMPLATE` with these settings: what `service install` writes."""
+    text = TEMPLATE
+    for key, value in (("url", url), ("base_url", base_url), ("token_file", token_file)):
+        before, _, rest = re.split(rf"^(# )?{key} = .*$", text, maxsplit=1, flags=re.MULTILINE)
+        text = f"{before}{key} = {json.dumps(value)}{rest}"
+    return text
