@@ -78,7 +78,8 @@ def uninstall(dry_run: bool) -> None:
     Configuration, data and the user rostersync stay, and so does a unit that somebody edited.
     """
     _require_root("uninstall", dry_run)
-    _carry_out(installation.plan_uninstall(MACHINE), dry_run=dry_run, nothing="no service here: nothing to take away")
+    plan = installation.plan_uninstall(MACHINE, installation.state())
+    _carry_out(plan, dry_run=dry_run, nothing="no service here: nothing to take away")
 
 
 def _require_root(verb: str, dry_run: bool) -> None:

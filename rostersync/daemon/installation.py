@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from rostersync.daemon.settings import Settings
     from rostersync.secret import Secret
 
+_RESET = Call(("systemctl", "reset-failed", "rostersync"))
+"""After five failed starts systemd refuses another; and a failed service leaves a trace when its unit has gone."""
+
 _PATIENCE_S = 30
 """How long a start is waited for: systemd goes on with it, for instance until there is a database."""
 
@@ -51,7 +54,12 @@ class State:
 
     @property
     def runs(self) -> bool:
-        return self.properties.get("ActiveState") in {"active", "activating", "reloading"}
+        return self.properties.get("ActiveState") in {"active", "activating", "reloading"} and not self.failed
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last start failed: systemd may be waiting to try again, or have given up."""
+        return self.properties.get("ActiveState") == "failed" or self.properties.get("SubState") == "auto-restart"
 
     @property
     def enabled(self) -> bool:
@@ -64,12 +72,13 @@ class State:
     @property
     def line(self) -> str:
         status = self.properties.get("StatusText")
-        return f"the service is {self.properties.get('ActiveState', 'unknown')}" + (f": {status}" if status else "")
+        word = "failed" if self.failed else self.properties.get("ActiveState", "unknown")
+        return f"state of the service: {word}" + (f" ({status})" if status else "")
 
 
 def state() -> State:
     """Ask systemd about the service."""
-    asked = "LoadState,ActiveState,UnitFileState,NeedDaemonReload,StatusText"
+    asked = "LoadState,ActiveState,SubState,UnitFileState,NeedDaemonReload,StatusText"
     try:
         lines = call("systemctl", "show", "rostersync", f"--property={asked}").splitlines()
     except ServiceError as error:
@@ -104,6 +113,8 @@ def plan_install(
         steps.append(Call(("systemctl", "daemon-reload")))
     if not now.enabled:
         steps.append(Call(("systemctl", "enable", "rostersync")))
+    if now.failed:
+        steps.append(_RESET)
     if steps or not now.runs:
         steps.append(Call(("systemctl", "restart", "rostersync"), _PATIENCE_S))
     return Plan(tuple(steps), tuple(settings.notes))
@@ -147,7 +158,7 @@ def is_edited(path: Path) -> bool:
 # Taking away -----------------------------------------------------------------------------------------------------
 
 
-def plan_uninstall(machine: Machine) -> Plan:
+def plan_uninstall(machine: Machine, now: State) -> Plan:
     """Return what is to be done until nothing of the service is left but configuration, data, user, and edited files.
 
     The unit goes last: as long as it is there, another attempt knows that there is something to take away.
@@ -159,7 +170,8 @@ def plan_uninstall(machine: Machine) -> Plan:
     removals = [step for path in (*tokens, *ours) if (step := Removal(path)).needed()]
     steps: list[Step] = [*removals]
     if machine.unit.is_symlink() or machine.unit.exists():
-        steps.insert(0, Call(("systemctl", "disable", "--now", "rostersync")))
+        disable = Call(("systemctl", "disable", "--now", "rostersync"))
+        steps = [*([_RESET] if now.failed else []), disable, *removals]
         steps.append(Call(("systemctl", "daemon-reload")))
     return Plan(tuple(steps), (*_left(edited), *_staying(machine)))
 
@@ -174,4 +186,5 @@ def _staying(machine: Machine) -> list[str]:
         "the data": machine.at(STATE),
         "what `systemctl edit` wrote": machine.overrides,
     }
-    return [f"{what} stays: {path}" for what, path in kept.items() if path.exists()]
+    lines = [f"{what} stays: {path}" for what, path in kept.items() if path.exists()]
+    return [*lines, *(["the user rostersync stays"] if machine.has_user else [])]

@@ -33,12 +33,14 @@ case $1 in
 show)
     [ ! -e broken ] || { echo "System has not been booted with systemd" >&2; exit 1; }
     echo "ActiveState=$(cat active 2>/dev/null || echo inactive)"
+    echo "SubState=$(cat sub 2>/dev/null)"
     echo "UnitFileState=$(cat enabled 2>/dev/null)"
     echo LoadState=loaded
     echo "NeedDaemonReload=$(cat reload 2>/dev/null || echo no)"
     echo "StatusText=main: in step"
     ;;
 daemon-reload) rm -f reload ;;
+reset-failed) rm -f active sub ;;
 enable) echo enabled >enabled ;;
 restart) cat after-start >active 2>/dev/null || echo active >active ;;
 disable) rm -f enabled active ;;
@@ -141,7 +143,7 @@ def test_install_writes_all_that_the_service_needs_and_starts_it(server: Server)
     assert (mode(server.unit), mode(server.sysusers)) == (0o644, 0o644)
     assert server.token.read_text() == f"{TOKEN}\n"
     assert server.changes() == [f"systemd-sysusers {server.sysusers}", *START]
-    assert told.endswith("the service is active: main: in step\n")
+    assert told.endswith("state of the service: active (main: in step)\n")
     assert not (server.folder / "var").exists()  # the state's folder is made by systemd
 
 
@@ -176,6 +178,13 @@ def test_a_dry_run_shows_every_text_but_the_token_and_touches_nothing_even_witho
     assert "    ExecStart=/opt/rostersync/bin/rostersync run" in told
     assert '    token_file = "/etc/rostersync/main-token"' in told
     assert [line.removeprefix("would run ") for line in told.splitlines()][-3:] == START
+
+
+def test_a_dry_run_does_not_show_a_token_that_it_has(server: Server, tmp_path: Path) -> None:
+    given = server.write(tmp_path / "given-token", f"{TOKEN}\n", 0o600)
+    told = server.install("--dry-run", "--token-file", str(given))
+    assert f"would write {server.token} (0600): the token in {given}\nwould write {server.unit}" in told
+    assert TOKEN not in told
 
 
 def test_a_dry_run_and_the_installation_take_the_same_steps(server: Server) -> None:
@@ -219,7 +228,7 @@ def test_a_second_time_changes_nothing_asks_nothing_and_says_so(server: Server) 
     before, _ = server.files(), server.changes()
     told = server.install("--base-url", "https://api.managebac.cn", given=None)
     assert (server.files(), server.changes()) == (before, [])
-    assert told == "installed already: nothing to change\nthe service is active: main: in step\n"
+    assert told == "installed already: nothing to change\nstate of the service: active (main: in step)\n"
 
 
 @pytest.mark.parametrize("lost", ["active", "enabled"])
@@ -229,6 +238,18 @@ def test_a_service_that_is_stopped_or_disabled_is_put_right(server: Server, lost
     (server.state / lost).unlink()
     server.install(given=None)
     assert server.changes() == (START[2:] if lost == "active" else START[1:])
+
+
+@pytest.mark.parametrize(("name", "text"), [("active", "failed\n"), ("sub", "auto-restart\n")])
+def test_a_service_that_failed_is_started_again_whatever_the_number_of_its_failures(
+    server: Server, name: str, text: str
+) -> None:
+    server.install()
+    server.changes()
+    (server.state / name).write_text(text)
+    told = server.install(given=None)
+    assert server.changes() == ["systemctl reset-failed rostersync", START[2]]
+    assert told.endswith("state of the service: active (main: in step)\n")
 
 
 def test_an_installation_that_ended_before_systemd_read_the_unit_is_completed(server: Server) -> None:
@@ -357,7 +378,7 @@ def test_without_root_nothing_is_done(server: Server, monkeypatch: pytest.Monkey
         assert server.refused(verb).startswith(f"service {verb} needs root\nhint: run it with sudo")
 
 
-@pytest.mark.parametrize("place", ["/home/somebody/venv", "/root/.venv", "/tmp/venv", "/opt/../home/venv"])
+@pytest.mark.parametrize("place", ["/home/somebody/venv", "/root", "/tmp/venv", "/opt/../home/venv"])
 def test_a_program_that_the_service_cannot_see_is_refused(
     server: Server, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -368,13 +389,19 @@ def test_a_program_that_the_service_cannot_see_is_refused(
     assert "/opt/rostersync" in told
 
 
-def test_a_link_to_a_place_that_the_service_cannot_see_is_refused(
+def test_a_link_from_or_to_a_place_that_the_service_cannot_see_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "_HIDDEN", (tmp_path / "home",))
-    (tmp_path / "python").symlink_to(tmp_path / "home" / "python")
-    with pytest.raises(ServiceError, match="the service cannot see .*/home/python/bin"):
-        Program((), (tmp_path / "python" / "bin",)).require_visible()
+    home, seen = tmp_path / "home", tmp_path / "seen"
+    home.mkdir()
+    seen.mkdir()
+    (seen / "link").symlink_to(home)
+    (home / "link").symlink_to(seen)
+    monkeypatch.setattr(places, "_HIDDEN", (home,))
+    Program((), (seen,)).require_visible()
+    for link in (seen / "link", home / "link"):
+        with pytest.raises(ServiceError, match="the service cannot see"):
+            Program((), (link,)).require_visible()
 
 
 def test_this_program_needs_its_interpreter_its_environment_and_its_package() -> None:
@@ -437,7 +464,9 @@ def test_a_service_that_does_not_start_ends_with_where_to_look(server: Server) -
     (server.state / "after-start").write_text("failed\n")
     result = server.run("install", given=f"{TOKEN}\n")
     assert result.exit_code == 1
-    assert result.stderr == "the service is failed: main: in step\nhint: see why: journalctl -u rostersync -n 20\n"
+    assert (
+        result.stderr == "state of the service: failed (main: in step)\nhint: see why: journalctl -u rostersync -n 20\n"
+    )
 
 
 @pytest.mark.parametrize("given", ["", "two words\n", "x" * 5000])
@@ -468,7 +497,17 @@ def test_uninstall_takes_away_what_install_wrote_and_leaves_configuration_and_da
     assert server.changes() == ["systemctl disable --now rostersync", "systemctl daemon-reload"]
     assert not any(path.exists() for path in (server.unit, server.sysusers, server.token))
     assert (data.read_text(), server.config.read_text()) == ("students", written)
-    assert f"the configuration stays: {server.config}\nthe data stays: {data.parent}\n" in told
+    assert (
+        f"the configuration stays: {server.config}\nthe data stays: {data.parent}\nthe user rostersync stays\n" in told
+    )
+
+
+def test_of_a_service_that_failed_systemd_keeps_no_trace(server: Server) -> None:
+    server.install()
+    server.changes()
+    (server.state / "active").write_text("failed\n")
+    server.run("uninstall")
+    assert server.changes()[0] == "systemctl reset-failed rostersync"
 
 
 def test_a_second_uninstall_has_nothing_to_take_away_and_says_so(server: Server) -> None:
