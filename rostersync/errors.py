@@ -55,6 +55,10 @@ class ConfigError(RostersyncError):
         self.mistakes = tuple(mistakes)
 
 
+class ServiceError(RostersyncError):
+    """The service cannot be installed, or not be taken away; what is there was left as it is."""
+
+
 # What the API did ------------------------------------------------------------------------------------------------
 
 

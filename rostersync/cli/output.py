@@ -81,6 +81,12 @@ def confirm(question: str, *, err: bool = False) -> None:
     click.confirm(clean(question), abort=True, err=err)
 
 
+def ask_secret(question: str) -> str:
+    """Ask on the terminal for something that is not shown while it is typed."""
+    answer: str = click.prompt(clean(question), hide_input=True, err=True)
+    return answer
+
+
 def document(value: Any) -> None:
     """Print a JSON document; what would be harmful in a text is escaped."""
     text = json.dumps(value, ensure_ascii=False, indent=2)

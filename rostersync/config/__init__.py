@@ -1,6 +1,6 @@
 """The one way to the settings: `load` returns a frozen `Config`, or raises `ConfigError` with every mistake."""
 
-from rostersync.config.load import exposed_password, find_config, load
+from rostersync.config.load import exposed_password, find_config, load, load_content
 from rostersync.config.model import (
     Alerts,
     Config,
@@ -18,7 +18,7 @@ from rostersync.config.model import (
     Sync,
 )
 from rostersync.config.rules import warnings
-from rostersync.config.template import TEMPLATE
+from rostersync.config.template import TEMPLATE, service_template
 from rostersync.config.timing import Cron, parse_duration, spell_duration
 from rostersync.config.token import DEFAULT_VARIABLE
 
@@ -43,7 +43,9 @@ __all__ = [
     "exposed_password",
     "find_config",
     "load",
+    "load_content",
     "parse_duration",
+    "service_template",
     "spell_duration",
     "warnings",
 ]

@@ -58,7 +58,12 @@ def exposed_password(path: Path) -> str | None:
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     """Return the configuration in the file at `path`; `ConfigError` with a line for every mistake in it."""
-    raw = _parse(path, _read(path))
+    return load_content(_read(path), path, environ)
+
+
+def load_content(content: bytes, path: Path, environ: Mapping[str, str] = os.environ) -> Config:
+    """Return the configuration that `content` is as the file at `path`; raises as `load` does."""
+    raw = _parse(path, content)
     raw.setdefault("database", {})  # so that its default is relative to the file's folder, too
     context = ConfigContext(path.absolute().parent, environ)
     config: Config | None = None

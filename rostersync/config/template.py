@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 TEMPLATE = """\
 # The configuration of rostersync. Lines that start with # are explanations, or settings at their default: remove the #
 # to change one. `rostersync check` tests whether everything in here works.
@@ -84,3 +87,12 @@ base_url = "https://api.managebac.com"
 # after_run = []                       # such as ["./notify.sh", "--quiet"]
 # timeout = "30s"                      # it is killed after this, with all that it has started
 """
+
+
+def service_template(url: str, base_url: str, token_file: str) -> str:
+    """Return `TEMPLATE` with these settings: what `service install` writes."""
+    text = TEMPLATE
+    for key, value in (("url", url), ("base_url", base_url), ("token_file", token_file)):
+        before, _, rest = re.split(rf"^(# )?{key} = .*$", text, maxsplit=1, flags=re.MULTILINE)
+        text = f"{before}{key} = {json.dumps(value)}{rest}"
+    return text

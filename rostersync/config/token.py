@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 DEFAULT_VARIABLE = "ROSTERSYNC_TOKEN"
 
-_LARGEST = 4096  # bytes; longer than any token, shorter than most files named by mistake
+LARGEST_TOKEN = 4096  # bytes; longer than any token, shorter than most files named by mistake
 
 
 def token_from_environment(name: str, environ: Mapping[str, str], key: str) -> Secret:
@@ -27,7 +27,7 @@ def token_from_environment(name: str, environ: Mapping[str, str], key: str) -> S
         shown = name if name.isupper() else "that token_env names"
         hint = "set it, or name another place with token_env or token_file (never put the token itself there)"
         raise ConfigError([f"{key}: the environment variable {shown} is not set or empty"], hint)
-    return _checked(environ[name], f"{key}: the token in the environment")
+    return token_from_text(environ[name], f"{key}: the token in the environment")
 
 
 def token_from_file(path: Path, key: str) -> Secret:
@@ -40,7 +40,7 @@ def token_from_file(path: Path, key: str) -> Secret:
         raise ConfigError([f"{key}: cannot read {shown}: {error.strerror}"], hint) from error
     except UnicodeDecodeError:
         raise ConfigError([f"{key}: {path} is not a text file"], hint) from None  # the cause would show its bytes
-    return _checked(text, f"{key}: the token in {path}")
+    return token_from_text(text, f"{key}: the token in {path}")
 
 
 def credential_path(source: str, environ: Mapping[str, str]) -> Path | None:
@@ -62,15 +62,16 @@ def exposure(path: Path) -> str | None:
 def _read(path: Path) -> str:
     # A pipe without a writer must not block.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        return file.read(_LARGEST + 1).decode()
+        return file.read(LARGEST_TOKEN + 1).decode()
 
 
-def _checked(text: str, what: str) -> Secret:
+def token_from_text(text: str, what: str) -> Secret:
+    """Return the token that is the only line of `text`; `ConfigError`, about `what`, when it is not one."""
     token = text.rstrip("\r\n")
     hint = "copy it again from ManageBac: Settings > Develop > API Manager"
     if not token:
         raise ConfigError([f"{what} is empty"], hint)
-    if len(token) > _LARGEST:
+    if len(token) > LARGEST_TOKEN:
         raise ConfigError([f"{what} is longer than any token"], hint)
     if not re.fullmatch(r"[!-~]+", token):
         raise ConfigError([f"{what} contains spaces, line breaks or other characters that no token has"], hint)
