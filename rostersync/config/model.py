@@ -27,13 +27,7 @@ from pydantic import (
 
 from rostersync.address import api_url
 from rostersync.config.timing import Cron, parse_duration
-from rostersync.config.token import (
-    DEFAULT_VARIABLE,
-    credential_path,
-    exposure,
-    token_from_environment,
-    token_from_file,
-)
+from rostersync.config.token import exposure, find_token
 from rostersync.config.urls import database_url, mask_url
 from rostersync.errors import ConfigError
 from rostersync.secret import Secret  # noqa: TC001 - the same
@@ -180,7 +174,7 @@ class Database(Section):
 
 
 class Source(Section):
-    """One school. Without `token_env` and `token_file` its token is systemd's credential, else ROSTERSYNC_TOKEN."""
+    """One school. Its token is systemd's credential, else in `token_file`, else in `token_env` or ROSTERSYNC_TOKEN."""
 
     name: SourceName = Field(
         description="up to 64 letters, digits, dots, hyphens and underscores, beginning with a letter or digit"
@@ -204,21 +198,15 @@ class Source(Section):
         return source
 
     def token(self, environ: Mapping[str, str] = os.environ) -> Secret:
-        """Return the token, read now (unless `with_token` has done so), from the first of these places that is named.
+        """Return the token, read now (unless `with_token` has done so), from where `find_token` finds it.
 
-        `token_env`; `token_file`; systemd's credential `<name>-token`, if the service was given it; the variable
-        ROSTERSYNC_TOKEN. (A credential belongs to one source, the variable to all: so the credential comes first.)
-        Raises `ConfigError` when the token is missing there, or is not one.
+        Raises `ConfigError` when it is missing there, or is not a token.
         """
         if isinstance(self._read, ConfigError):
             raise self._read
         if self._read is not None:
             return self._read
-        if self.token_env:
-            return token_from_environment(self.token_env, environ, f"source {self.name}")
-        if path := self.token_file or credential_path(self.name, environ):
-            return token_from_file(path, f"source {self.name}")
-        return token_from_environment(DEFAULT_VARIABLE, environ, f"source {self.name}")
+        return find_token(self.name, self.token_file, self.token_env, environ)
 
     def token_warnings(self) -> list[str]:
         """Return a line when others than its owner can read the token's file."""

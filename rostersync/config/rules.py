@@ -145,7 +145,7 @@ def _about_tokens(config: Config) -> list[str]:
     shared = [source for source in config.sources if source.token_file is None]
     uses = Counter((source.token_env or DEFAULT_VARIABLE, source.base_url) for source in shared if source.token_env)
     lines = [
-        f"sources: {count} of them use the same token_env, so they are the same school"
+        f"sources: {count} of them use the same token_env: without credentials of their own they are the same school"
         for count in uses.values()
         if count > 1
     ]

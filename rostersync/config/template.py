@@ -33,10 +33,11 @@ name = "main"
 base_url = "https://api.managebac.com"
 # api_version = "v2p1"
 
-# The token (in ManageBac: Settings > Develop > API Manager) does not belong in this file. By default it is read from
-# systemd's credential "main-token", where the service has one, else from the environment variable ROSTERSYNC_TOKEN.
-# token_env = "ROSTERSYNC_TOKEN"       # the name of another variable; or:
-# token_file = "main-token"            # a file with nothing but the token, readable by its owner only (chmod 600)
+# The token (in ManageBac: Settings > Develop > API Manager) does not belong in this file. It is read from the first of
+# these that there is: systemd's credential "main-token", which the service is given when it starts (so after a change
+# restart it); the file that token_file names; the environment variable that token_env names.
+# token_env = "ROSTERSYNC_TOKEN"
+# token_file = "main-token"            # instead: a file with nothing but the token, only for its owner (chmod 600)
 
 # Whether `rostersync students create`, `update`, `archive` and the like may change this school's students.
 # allow_writes = false

@@ -20,20 +20,52 @@ DEFAULT_VARIABLE = "ROSTERSYNC_TOKEN"
 LARGEST_TOKEN = 4096  # bytes; longer than any token, shorter than most files named by mistake
 
 
-def token_from_environment(name: str, environ: Mapping[str, str], key: str) -> Secret:
-    """Return the token in the variable `name`; `ConfigError` when it is missing or not one. `key` is for messages."""
+def find_token(source: str, file: Path | None, variable: str | None, environ: Mapping[str, str]) -> Secret:
+    """Return the token of `source` from the first of these places that there is.
+
+    systemd's credential `<source>-token`, if the process was given it; `file`; `variable`, or ROSTERSYNC_TOKEN. So one
+    configuration serves the service, which has the credential, and root, who has the file.
+    Raises `ConfigError` when the token is missing there, or is not one.
+    """
+    key = f"source {source}"
+    credential = _credential(source, environ)
+    if credential and credential.exists():
+        return _from_file(credential, key)
+    # A service reads no file of root's: what it lacks is the credential.
+    missing = _missing_credential(source, file) if credential else ""
+    if file:
+        return _from_file(file, key, missing)
+    return _from_environment(variable or DEFAULT_VARIABLE, environ, key, missing)
+
+
+def _credential(source: str, environ: Mapping[str, str]) -> Path | None:
+    """Return where systemd's credential of `source` would be; None for a process that was given no credentials."""
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    return Path(folder, f"{source}-token") if folder else None
+
+
+def _missing_credential(source: str, file: Path | None) -> str:
+    path = file if file and not may_be_a_token(file.name) else f"/etc/rostersync/{source}-token"
+    return (
+        f"put the token into {path}, and run `rostersync service install` again, or add this line to the unit and "
+        f"restart the service: LoadCredential={source}-token:{path}"
+    )
+
+
+def _from_environment(name: str, environ: Mapping[str, str], key: str, missing: str) -> Secret:
+    """Return the token in the variable `name`; `missing` is the hint if it is not set, in place of the usual one."""
     if not environ.get(name):
         # A name in lower case may be a token that was pasted by mistake: it is not repeated.
         shown = name if name.isupper() else "that token_env names"
         hint = "set it, or name another place with token_env or token_file (never put the token itself there)"
-        raise ConfigError([f"{key}: the environment variable {shown} is not set or empty"], hint)
+        raise ConfigError([f"{key}: the environment variable {shown} is not set or empty"], missing or hint)
     return token_from_text(environ[name], f"{key}: the token in the environment")
 
 
-def token_from_file(path: Path, key: str) -> Secret:
-    """Return the token that is the only line of `path`; `ConfigError` when it cannot be read or is not one."""
+def _from_file(path: Path, key: str, missing: str = "") -> Secret:
+    """Return the token that is the only line of `path`; `missing` is the hint if it cannot be read."""
     shown = "the file that token_file names" if may_be_a_token(path.name) else str(path)
-    hint = f"put the token and nothing else into {shown}, and make it readable for this user"
+    hint = missing or f"put the token and nothing else into {shown}, and make it readable for this user"
     try:
         text = _read(path)
     except OSError as error:
@@ -41,13 +73,6 @@ def token_from_file(path: Path, key: str) -> Secret:
     except UnicodeDecodeError:
         raise ConfigError([f"{key}: {path} is not a text file"], hint) from None  # the cause would show its bytes
     return token_from_text(text, f"{key}: the token in {path}")
-
-
-def credential_path(source: str, environ: Mapping[str, str]) -> Path | None:
-    """Return the file of systemd's credential `<source>-token`, None when the service was not given one."""
-    folder = environ.get("CREDENTIALS_DIRECTORY")
-    path = Path(folder, f"{source}-token") if folder else None
-    return path if path and path.exists() else None
 
 
 def exposure(path: Path) -> str | None:

@@ -248,7 +248,7 @@ _REFUSALS: dict[int, tuple[type[ApiError], str, str]] = {
         "rejected the token",
         (
             "make a new one in ManageBac (Settings > Develop > API Manager) and put it where the configuration says; "
-            "systemd credential: restart the service afterwards"
+            "a service reads its systemd credential when it starts: restart it afterwards"
         ),
     ),
     403: (

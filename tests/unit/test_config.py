@@ -363,16 +363,38 @@ def token_mistake(folder: Path, environ: dict[str, str], setting: str = "") -> s
     return line
 
 
-def test_what_the_source_names_comes_before_the_credential_and_that_before_the_common_variable(folder: Path) -> None:
+def test_a_credential_comes_before_the_file_and_that_before_the_environment(folder: Path) -> None:
     credentials = folder / "credentials"
     credentials.mkdir()
     (folder / "token").write_text("from-file\n")
     environ = {"ROSTERSYNC_TOKEN": "common", "OWN": "own", "CREDENTIALS_DIRECTORY": str(credentials)}
     assert token_of(folder, environ) == "common"
-    (credentials / "main-token").write_text("credential\r\n")
-    assert token_of(folder, environ) == "credential"
     assert token_of(folder, environ, "token_env = 'OWN'") == "own"
     assert token_of(folder, environ, "token_file = 'token'") == "from-file"
+    (credentials / "main-token").write_text("credential\r\n")
+    for setting in ("", "token_env = 'OWN'", "token_file = 'token'", "token_file = 'none'"):
+        assert token_of(folder, environ, setting) == "credential"
+
+
+@pytest.mark.parametrize("setting", ["", "token_env = 'NONE'", "token_file = '/etc/rostersync/annex-token'"])
+def test_a_service_that_lacks_a_credential_is_told_the_line_that_its_unit_lacks(folder: Path, setting: str) -> None:
+    source = read(folder, "", source=SOURCE.replace("main", "annex") + setting).sources[0]
+    (folder / "main-token").write_text("of the other source")
+    with pytest.raises(ConfigError) as caught:
+        source.token({"CREDENTIALS_DIRECTORY": str(folder)})
+    assert caught.value.hint.endswith(
+        "the unit and restart the service: LoadCredential=annex-token:/etc/rostersync/annex-token"
+    )
+    with pytest.raises(ConfigError) as caught:
+        source.token({})
+    assert "LoadCredential" not in caught.value.hint
+
+
+def test_what_is_wrong_with_a_credential_itself_is_not_told_as_one_that_is_missing(folder: Path) -> None:
+    (folder / "main-token").write_text("a b")
+    with pytest.raises(ConfigError, match="contains spaces") as caught:
+        token_of(folder, {"CREDENTIALS_DIRECTORY": str(folder)})
+    assert "LoadCredential" not in caught.value.hint
 
 
 @pytest.mark.parametrize(
