@@ -1,5 +1,6 @@
 """The one way to the settings: `load` returns a frozen `Config`, or raises `ConfigError` with every mistake."""
 
+from rostersync.config.cron import Cron
 from rostersync.config.load import exposed_password, find_config, load, load_content
 from rostersync.config.model import (
     Alerts,
@@ -19,7 +20,7 @@ from rostersync.config.model import (
 )
 from rostersync.config.rules import warnings
 from rostersync.config.template import TEMPLATE, service_template
-from rostersync.config.timing import Cron, parse_duration, spell_duration
+from rostersync.config.timing import parse_duration, spell_duration
 from rostersync.config.token import DEFAULT_VARIABLE
 
 __all__ = [

@@ -26,7 +26,8 @@ from pydantic import (
 )
 
 from rostersync.address import api_url
-from rostersync.config.timing import Cron, parse_duration
+from rostersync.config.cron import Cron, is_meant_as_cron
+from rostersync.config.timing import parse_duration
 from rostersync.config.token import exposure, find_token
 from rostersync.config.urls import database_url, mask_url
 from rostersync.errors import ConfigError
@@ -59,7 +60,7 @@ def _duration(value: Any) -> timedelta:
 def _slot(value: Any) -> timedelta | Cron:
     if isinstance(value, Cron):
         return value
-    if isinstance(value, str) and len(value.split()) > 1:
+    if isinstance(value, str) and is_meant_as_cron(value):
         return Cron(value)
     interval = _duration(value)
     if not timedelta(seconds=1) <= interval <= timedelta(days=366):

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from rostersync.config.cron import Cron
 from rostersync.config.mistakes import find_field, spell_key
 from rostersync.config.model import Config
-from rostersync.config.timing import Cron, spell_duration
+from rostersync.config.timing import spell_duration
 from rostersync.config.token import DEFAULT_VARIABLE
 
 if TYPE_CHECKING:

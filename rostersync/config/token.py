@@ -30,11 +30,11 @@ def find_token(source: str, file: Path | None, variable: str | None, environ: Ma
     key = f"source {source}"
     credential = _credential(source, environ)
     if credential and credential.exists():
-        return _from_file(credential, key)
+        return token_from_file(credential, key)
     # A service reads no file of root's: what it lacks is the credential.
     missing = _missing_credential(source, file) if credential else ""
     if file:
-        return _from_file(file, key, missing)
+        return token_from_file(file, key, missing)
     return _from_environment(variable or DEFAULT_VARIABLE, environ, key, missing)
 
 
@@ -62,7 +62,7 @@ def _from_environment(name: str, environ: Mapping[str, str], key: str, missing: 
     return token_from_text(environ[name], f"{key}: the token in the environment")
 
 
-def _from_file(path: Path, key: str, missing: str = "") -> Secret:
+def token_from_file(path: Path, key: str, missing: str = "") -> Secret:
     """Return the token that is the only line of `path`; `missing` is the hint if it cannot be read."""
     shown = "the file that token_file names" if may_be_a_token(path.name) else str(path)
     hint = missing or f"put the token and nothing else into {shown}, and make it readable for this user"

@@ -108,7 +108,8 @@ def test_a_session_that_the_server_ends_at_any_statement_leaves_the_old_roster_a
             with noting(f"the session ended at step {step}"):
                 failure, so_far = sync_terminated(world, step, through)
                 assert not world.store.is_held(SOURCE)
-                assert {row["state"] for row in world.rows("SELECT state FROM run_request")} <= {"done", "failed", "withdrawn"}
+                states = {row["state"] for row in world.rows("SELECT state FROM run_request")}
+                assert states <= {"done", "failed", "withdrawn"}
                 if failure is None:
                     assert world.replica() == world.upstream()
                 else:

@@ -543,10 +543,82 @@ def test_a_cron_line_suits_the_scheduler(line: str) -> None:
     , * * * *
     a * * * *
     @daily x
+    @reboot
+    */90 * * * *
+    0 2 L * *
     """.strip().split("\n"),
 )
 def test_what_is_no_cron_line_or_never_comes_is_refused(folder: Path, line: str) -> None:
     assert [text[:20] for text in mistakes(folder, f"[schedule]\nfull = '{line}'")] == ["schedule.full: found"]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("61 * * * *", """found '61' as the minute; expected 0 to 59, such as "30", "0,30", "10-40" or "*/15\""""),
+        ("0 24 * * *", """found '24' as the hour; expected 0 to 23, such as "2", "8,20", "8-17" or "*/6\""""),
+        ("0 2 32 * *", """found '32' as the day of the month; expected 1 to 31, such as "1", "1,15" or "1-7\""""),
+        (
+            "0 2 * 0 *",
+            """found '0' as the month; expected 1 to 12 or jan to dec, such as "9", "jan,jul" or "jan-jun\"""",
+        ),
+        (
+            "0 2 * * 8",
+            """found '8' as the day of the week; expected 0 to 7 or sun to sat, such as "sun", "sat,sun" or \"""",
+        ),
+        ("0 2 * * Monday", "found 'monday' as the day of the week; expected 0 to 7 or sun to sat, "),
+        ("0 2 * mon *", "found 'mon' as the month, which is a day of the week; expected 1 to 12 or jan to dec, "),
+        ("0 2 * * jan", "found 'jan' as the day of the week, which is a month; expected 0 to 7 or sun to sat, "),
+        ("0 2 mon-fri * *", "found 'mon' as the day of the month, which is a day of the week; expected 1 to 31, "),
+        ("0 2 L * *", "found 'l' as the day of the month, and this cron does not know L, W and #; expected 1 to 31, "),
+        (
+            "0 2 15W * *",
+            "found '15w' as the day of the month, and this cron does not know L, W and #; expected 1 to 31",
+        ),
+        ("0 2 * * 5L", "found '5l' as the day of the week, and this cron does not know L, W and #; expected 0 to 7"),
+        ("0 2 * * mon#1", "found 'mon#1' as the day of the week, and this cron does not know L, W and #; expected 0"),
+        ("0 2 ? * 1", """found '?' as the day of the month, which this cron does not know; expected "*\""""),
+        ("0 22-2 * * *", """found '22-2' as the hour, a range that runs backward; expected two ranges: "22-23,0-2\""""),
+        ("0 2 * * sat-sun", """a range that runs backward; expected two ranges: "6-7,0\""""),
+        ("*/90 * * * *", """found '*/90' as the minute, a step of 90; expected a step from 1 to 59, such as "*/2\""""),
+        ("0,,30 2 * * *", "found nothing as the minute; expected 0 to 59, "),
+        ("0 2 30 2 *", "found day '30' of month '2', which never comes; expected a day that the month has"),
+        (
+            "0 2 1 * mon",
+            """found both a day of the month ('1') and a day of the week ('mon'); expected "*" as one of them""",
+        ),
+        (
+            "0 0 2 * * *",
+            "found six fields, as if the first were seconds; expected five fields (minute, hour, day of the month, ",
+        ),
+        (
+            "0 0 2 * * *",
+            """month, day of the week), such as "0 2 * * *\"""",
+        ),
+        (
+            "0 2 * *",
+            """found 4 fields; expected five fields (minute, hour, day of the month, month, day of the week), """,
+        ),
+        ("1h 30m", """such as "0 2 * * *", or an interval such as "1h30m\""""),
+        (
+            "@daily",
+            """found '@daily'; expected five fields (minute, hour, day of the month, month, day of the week), """,
+        ),
+        ("@weekly", """such as "0 0 * * 0\""""),
+        ("@every 1h", """found '@every'; expected five fields"""),
+    ],
+)
+def test_a_mistake_in_a_cron_line_names_the_field_and_the_find_and_what_is_allowed_there(
+    folder: Path, line: str, told: str
+) -> None:
+    (mistake,) = mistakes(folder, f"[schedule]\nincremental = '{line}'")
+    assert told in mistake
+    assert mistake.startswith("schedule.incremental: found ")
+
+
+def test_a_token_that_was_pasted_into_a_cron_line_is_not_repeated(folder: Path) -> None:
+    (mistake,) = mistakes(folder, f"[schedule]\nfull = '0 {TOKEN} * * *'")
+    assert TOKEN[:10].lower() not in mistake.lower()
 
 
 # Cost ------------------------------------------------------------------------------------------------------------

@@ -65,27 +65,6 @@ def test_cron_lines_are_understood_as_cron_does_in_the_zone_that_is_set() -> Non
     assert monday.astimezone(UTC) == datetime(2026, 3, 9, 1, 0, tzinfo=UTC)
 
 
-def fires(line: str, since: datetime, number: int) -> list[str]:
-    """Return the next times of a cron line in Berlin, in UTC."""
-    trigger, found = trigger_of(Cron(line), BERLIN, timedelta(0)), []
-    last = None
-    for _ in range(number):
-        last = trigger.get_next_fire_time(last, last or since)
-        found.append(f"{last.astimezone(UTC):%d %H:%M}")
-    return found
-
-
-def test_a_slot_in_the_hour_that_the_clocks_skip_comes_an_hour_later_by_the_clock_and_none_is_lost() -> None:
-    """On 29 March 2026 in Berlin 02:00 is followed by 03:00."""
-    assert fires("30 2 * * *", datetime(2026, 3, 28, 0, tzinfo=UTC), 3) == ["28 01:30", "29 01:30", "30 00:30"]
-
-
-def test_a_slot_in_the_hour_that_the_clocks_repeat_comes_in_both_of_them() -> None:
-    """On 25 October 2026 in Berlin 02:59 is followed by 02:00."""
-    slots = fires("30 2 * * *", datetime(2026, 10, 24, 0, tzinfo=UTC), 4)
-    assert slots == ["24 00:30", "25 00:30", "25 01:30", "26 01:30"]
-
-
 def test_slots_are_put_off_by_the_jitter_at_most() -> None:
     trigger = trigger_of(timedelta(hours=1), BERLIN, timedelta(minutes=2))
     waits = [trigger.get_next_fire_time(NOW, NOW) - NOW - timedelta(hours=1) for _ in range(50)]

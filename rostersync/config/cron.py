@@ -1,0 +1,166 @@
+"""Cron lines with the meaning that cron(8) gives them, and what is wrong with those that have none."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from rostersync.address import Wrong, may_be_a_token
+
+_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_LONGEST_MONTHS = dict(zip(range(1, 13), (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One of the five fields: APScheduler's name for it, people's, its bounds, examples, the names of its numbers."""
+
+    name: str
+    title: str
+    low: int
+    high: int
+    examples: str
+    names: tuple[str, ...] = ()
+
+    def wrong(self, item: str, why: str = "", better: str = "") -> Wrong:
+        """Return the error of an item of this field: `why` says more about it, `better` what was probably meant."""
+        names = f" or {self.names[0]} to {self.names[-1]}" if self.names else ""
+        expected = f"{self.low} to {self.high}{names}, such as {self.examples}"
+        return Wrong(f"{_shown(item)} as the {self.title}{why and f', {why}'}", better or expected)
+
+
+_PARTS = (
+    _Part("minute", "minute", 0, 59, '"30", "0,30", "10-40" or "*/15"'),
+    _Part("hour", "hour", 0, 23, '"2", "8,20", "8-17" or "*/6"'),
+    _Part("day", "day of the month", 1, 31, '"1", "1,15" or "1-7"'),
+    _Part("month", "month", 1, 12, '"9", "jan,jul" or "jan-jun"', _MONTHS),
+    _Part("day_of_week", "day of the week", 0, 7, '"sun", "sat,sun" or "mon-fri"', _WEEKDAYS),  # 0 and 7 are Sunday
+)
+_FIVE = f"five fields ({', '.join(part.title for part in _PARTS)}), such as"
+_OR_INTERVAL = f'{_FIVE} "0 2 * * *", or an interval such as "1h30m"'
+
+_NICKNAMES = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+
+
+def is_meant_as_cron(text: str) -> bool:
+    """Return whether a string is, or is meant to be, a cron line and not an interval."""
+    return len(text.split()) > 1 or text.startswith("@")
+
+
+@dataclass(frozen=True, slots=True)
+class Cron:
+    """A five-field cron line, with the meaning that cron(8) gives it: 0 and 7 are Sunday."""
+
+    line: str
+
+    def __post_init__(self) -> None:
+        """Raise `Wrong` for a line that is not valid, or that never comes due."""
+        self._require_five_fields()
+        numbers = {part.name: self._numbers(part.name) for part in _PARTS}
+        day, weekday = self._field("day"), self._field("day_of_week")
+        if all(min(numbers["day"]) > _LONGEST_MONTHS[month] for month in numbers["month"]):
+            raise Wrong(
+                f"day {_shown(day)} of month {_shown(self._field('month'))}, which never comes",
+                "a day that the month has",
+            )
+        if "*" not in (day, weekday):
+            found = f"both a day of the month ({_shown(day)}) and a day of the week ({_shown(weekday)})"
+            raise Wrong(found, '"*" as one of them')
+
+    def fields(self) -> dict[str, str]:
+        """Return keyword arguments for APScheduler's `CronTrigger`, which numbers weekdays differently."""
+        return {part.name: self._spelled(part) for part in _PARTS}
+
+    def per_day(self) -> int:
+        """Return how often the line comes due on a day on which it does at all."""
+        return len(self._numbers("minute")) * len(self._numbers("hour"))
+
+    def _require_five_fields(self) -> None:
+        fields = self.line.lower().split()
+        if fields and fields[0].startswith("@"):
+            meant = _NICKNAMES.get(fields[0])
+            raise Wrong(_shown(fields[0]), f'{_FIVE} "{meant}"' if meant else _OR_INTERVAL)
+        if len(fields) == len(_PARTS) + 1:
+            raise Wrong("six fields, as if the first were seconds", f'{_FIVE} "{" ".join(fields[1:])}"')
+        if len(fields) != len(_PARTS):
+            raise Wrong("one field" if len(fields) == 1 else f"{len(fields)} fields", _OR_INTERVAL)
+
+    def _spelled(self, part: _Part) -> str:
+        if self._field(part.name) == "*":
+            return "*"
+        numbers = self._numbers(part.name)
+        if part.name == "day_of_week":
+            return ",".join(dict.fromkeys(_WEEKDAYS[number % 7] for number in numbers))
+        return ",".join(map(str, numbers))
+
+    def _field(self, name: str) -> str:
+        return self.line.lower().split()[[part.name for part in _PARTS].index(name)]
+
+    def _numbers(self, name: str) -> list[int]:
+        part = next(part for part in _PARTS if part.name == name)
+        numbers = {number for item in self._field(name).split(",") for number in _range(item, part)}
+        return sorted(numbers)
+
+
+_ITEM = re.compile(r"(?:(?P<all>\*)|(?P<first>\w+)(?:-(?P<last>\w+))?)(?:/(?P<step>\d{1,4}))?", re.ASCII)
+
+
+def _range(item: str, part: _Part) -> range:
+    """Return the numbers of `*`, `5`, `1-5`, `mon-fri`, `*/15`, `10-40/10` or `10/15`."""
+    match = _ITEM.fullmatch(item)
+    if not match:
+        raise _unreadable(item, part)
+    step = int(match["step"] or 1)
+    if not 1 <= step <= part.high:
+        raise part.wrong(item, f"a step of {step}", f'a step from 1 to {part.high}, such as "*/2"')
+    if match["all"]:
+        return range(part.low, part.high + 1, step)
+    first = _number(match["first"], part)
+    open_ended = match["step"] and not match["last"]
+    last = part.high if open_ended else _number(match["last"] or match["first"], part)
+    if last < first:
+        two = f"{_span(first, part.high)},{_span(part.low, last)}"
+        raise part.wrong(item, "a range that runs backward", f'two ranges: "{two}"')
+    return range(first, last + 1, step)
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _number(text: str, part: _Part) -> int:
+    if text in part.names:
+        return part.names.index(text) + part.low
+    if not text.isdigit():
+        raise _unreadable(text, part)
+    if not part.low <= int(text) <= part.high:
+        raise part.wrong(text)
+    return int(text)
+
+
+def _unreadable(item: str, part: _Part) -> Wrong:
+    """Return the error of an item that is neither a number nor a range, saying what it may have been meant for."""
+    if item == "?":
+        return part.wrong(item, "which this cron does not know", '"*"')
+    homes = [other for other in _PARTS if other is not part and item[:3] in other.names]
+    if homes:
+        return part.wrong(item, f"which is a {homes[0].title}")
+    if re.fullmatch(r"l|l-\d+|lw|\d+w|\w+l|\w+#\d+", item):
+        return part.wrong(item, "and this cron does not know L, W and #")
+    return part.wrong(item)
+
+
+def _shown(text: str) -> str:
+    """Return a part of the line as an error may repeat it."""
+    if not text:
+        return "nothing"
+    return "a string" if may_be_a_token(text) else repr(text[:20])
