@@ -42,7 +42,11 @@ show)
 daemon-reload) rm -f reload ;;
 reset-failed) rm -f active sub ;;
 enable) echo enabled >enabled ;;
-restart) cat after-start >active 2>/dev/null || echo active >active ;;
+restart)
+    echo active >active
+    cp starts-as/* . 2>/dev/null
+    exit 0
+    ;;
 disable) rm -f enabled active ;;
 esac
 """
@@ -460,8 +464,14 @@ def test_a_machine_without_systemd_is_told_so_before_anything_is_written(server:
     server.install("--dry-run")
 
 
-def test_a_service_that_does_not_start_ends_with_where_to_look(server: Server) -> None:
-    (server.state / "after-start").write_text("failed\n")
+@pytest.mark.parametrize(
+    "found",
+    [{"active": "failed\n"}, {"active": "activating\n", "sub": "auto-restart\n"}],
+    ids=["failed", "tried again"],
+)
+def test_a_service_that_does_not_start_ends_with_where_to_look(server: Server, found: dict[str, str]) -> None:
+    for name, text in found.items():
+        server.write(server.state / "starts-as" / name, text)
     result = server.run("install", given=f"{TOKEN}\n")
     assert result.exit_code == 1
     assert (

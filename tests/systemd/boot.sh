@@ -42,6 +42,7 @@ sys.dont_write_bytecode = True
 sys.exit(program())
 END
 chmod 755 "$venv/bin/rostersync"
+echo /opt/python/lib >"$work/m/tree/etc/ld.so.conf.d/0-python.conf" # an interpreter may have a library of its own
 rm -f "$work/m/tree/usr/local/bin/rostersync"
 ln -s /opt/rostersync/bin/rostersync "$work/m/tree/usr/local/bin/rostersync"
 
@@ -49,6 +50,7 @@ units=$work/m/tree/etc/systemd/system
 cat >"$units/simulator.service" <<'END'
 [Service]
 Type=exec
+ExecStartPre=+/sbin/ldconfig
 ExecStart=/usr/local/bin/rostersync simulator --port 8099 --students 300 --token invented-token
 DynamicUser=yes
 END

@@ -207,7 +207,7 @@ def test_commands_to_be_typed_name_the_configuration_where_it_was_named(tmp_path
 def test_every_verb_has_help_and_takes_the_configuration(verb: str) -> None:
     result = CliRunner().invoke(program, [verb, "--help"])
     assert result.exit_code == 0
-    if verb not in {"db", "source", "students"}:  # groups, whose commands take it
+    if verb not in {"db", "service", "source", "students"}:  # groups, whose commands take it
         assert "--config" in result.stdout
 
 
