@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, NoSuchModuleError
 
 from rostersync.errors import DatabaseUnreachable, NoDatabase, StoreError
 from rostersync.store import tls
+from rostersync.store.connecting import no_connection
 from rostersync.store.files import database_exists
 from rostersync.store.own_schema import SCHEMA, SEARCH_PATH
 
@@ -229,15 +230,7 @@ def translate_error(error: BaseException, place: str) -> StoreError:
         return _translate_postgres(cause, str(state), place)
     if type(cause).__name__ not in _CONNECTION_ERRORS:
         return StoreError(f"{place}: the driver cannot handle a value ({type(cause).__name__})")
-    # The connection failed or broke: the text names host and user, never rows, and its first line is enough.
-    lines = str(cause).strip().splitlines() or [type(cause).__name__]
-    hint = "check that the server is running, and database.url"
-    if "SSL" in lines[0] or "certificate" in lines[0]:
-        hint = (
-            "the server must prove by TLS that it is the host in database.url; for an authority of your own add "
-            "sslrootcert=FILE to the url"
-        )
-    return DatabaseUnreachable(f"cannot reach {place}: {lines[0].strip()}", hint)
+    return no_connection(str(cause), place, make_url(place).username)  # or it broke
 
 
 def _translate_postgres(cause: Any, state: str, place: str) -> StoreError:

@@ -67,12 +67,15 @@ WRONG = {
     "an unreachable database": Wrong(
         lambda site: site.configure(url=f"postgresql+psycopg://u:hunter2@127.0.0.1:{unused_port()}/x"),
         1,
-        ("cannot reach postgresql+psycopg://u:***@127.0.0.1", "Connection refused\nhint: check that the server"),
+        (
+            "cannot reach postgresql+psycopg://u:***@127.0.0.1",
+            "does not answer: Connection refused\nhint: is the server running",
+        ),
     ),
     "an unreachable database, the password behind its name": Wrong(
         lambda site: site.configure(url=f"postgresql+psycopg://u@127.0.0.1:{unused_port()}/x?password=hunter2"),
         1,
-        ("cannot reach postgresql+psycopg://u@127.0.0.1", "hint: check that the server"),
+        ("cannot reach postgresql+psycopg://u@127.0.0.1", "hint: is the server running"),
     ),
     "a folder for the database that is not there": Wrong(
         lambda site: site.configure(url="sqlite:///missing/folder/roster.db"), 1, ("cannot create", "hint: create")
