@@ -88,7 +88,7 @@ try "a reload with a broken file" systemctl reload rostersync
 try "is refused, and says why" within 10 log_has '"reload_failed"'
 equal "the service after it" "$(show ActiveState)" active
 cp /tmp/config.toml $config
-printf '[schedule]\nincremental = "1s"\njitter = "0s"\n' >>$config
+sed -i 's/^[# ]*incremental = .*/incremental = "1s"/; s/^[# ]*jitter = .*/jitter = "0s"/' $config
 try "a reload with a good file" systemctl reload rostersync
 try "is taken" within 10 log_has '"reloaded"'
 before=$(runs)
