@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 TRY_AGAIN_LATER = "try again later"
 """The hint of failures that pass by themselves; the daemon says instead that it will."""
 
+CREDENTIALS_NEED_A_RESTART = "a systemd credential is read when the service starts: systemctl restart rostersync"
+"""The end of hints about a token that is to be replaced."""
+
 
 class RostersyncError(Exception):
     """A failure that is reported in one line, with a hint about what to do next."""

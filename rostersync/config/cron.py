@@ -163,4 +163,4 @@ def _shown(text: str) -> str:
     """Return a part of the line as an error may repeat it."""
     if not text:
         return "nothing"
-    return "a string" if may_be_a_token(text) else repr(text[:20])
+    return "a string" if may_be_a_token(text.lstrip("@")) else repr(text[:20])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rostersync.address import may_be_a_token
-from rostersync.errors import ConfigError
+from rostersync.errors import CREDENTIALS_NEED_A_RESTART, ConfigError
 from rostersync.secret import Secret
 
 if TYPE_CHECKING:
@@ -30,7 +30,11 @@ def find_token(source: str, file: Path | None, variable: str | None, environ: Ma
     key = f"source {source}"
     credential = _credential(source, environ)
     if credential and credential.exists():
-        return token_from_file(credential, key)
+        try:
+            return token_from_file(credential, key)
+        except ConfigError as error:
+            hint = f"put the token and nothing else into {_origin(source, file)}; {CREDENTIALS_NEED_A_RESTART}"
+            raise ConfigError(error.mistakes, hint) from error
     # A service reads no file of root's: what it lacks is the credential.
     missing = _missing_credential(source, file) if credential else ""
     if file:
@@ -44,11 +48,16 @@ def _credential(source: str, environ: Mapping[str, str]) -> Path | None:
     return Path(folder, f"{source}-token") if folder else None
 
 
+def _origin(source: str, file: Path | None) -> str:
+    """Return the file that systemd makes the credential from: a service sees its copy only."""
+    return str(file) if file and not may_be_a_token(file.name) else f"/etc/rostersync/{source}-token"
+
+
 def _missing_credential(source: str, file: Path | None) -> str:
-    path = file if file and not may_be_a_token(file.name) else f"/etc/rostersync/{source}-token"
+    path = _origin(source, file)
     return (
-        f"put the token into {path}, and run `rostersync service install` again, or add this line to the unit and "
-        f"restart the service: LoadCredential={source}-token:{path}"
+        f"put the token into {path}, and run `rostersync service install` again, or add the line "
+        f"LoadCredential={source}-token:{path} to the unit, and then: systemctl restart rostersync"
     )
 
 

@@ -126,8 +126,7 @@ class Daemon:
             log.exception("reload_failed", error="; ".join(error.mistakes), hint="the daemon goes on as before")
         else:
             for source, mistake in wiring.token_mistakes(config.sources).items():
-                hint = "a new or rotated systemd credential needs a restart: systemctl restart rostersync"
-                log.warning("token_missing", source=source, error=mistake.message, hint=hint)
+                log.warning("token_missing", source=source, error=mistake.message, hint=mistake.hint)
             self._config = config
             dispatcher.configure(config)
             log.info("reloaded", sources=[source.name for source in config.sources])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from rostersync.errors import (
+    CREDENTIALS_NEED_A_RESTART,
     TRY_AGAIN_LATER,
     ApiError,
     Forbidden,
@@ -248,7 +249,7 @@ _REFUSALS: dict[int, tuple[type[ApiError], str, str]] = {
         "rejected the token",
         (
             "make a new one in ManageBac (Settings > Develop > API Manager) and put it where the configuration says; "
-            "a service reads its systemd credential when it starts: restart it afterwards"
+            + CREDENTIALS_NEED_A_RESTART
         ),
     ),
     403: (

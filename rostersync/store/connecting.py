@@ -18,6 +18,7 @@ _REFUSALS = (
         f"database {_NAME} does not exist",
         'create it, as PostgreSQL\'s administrator: CREATE DATABASE "{0}" OWNER "{role}";',
     ),
+    (f"role {_NAME} is not permitted to log in", 'let it, as PostgreSQL\'s administrator: ALTER ROLE "{0}" LOGIN;'),
     (
         f"[Pp]eer authentication failed for user {_NAME}",
         'run this as the system user "{0}", or let this user be that role by a line in pg_ident.conf',
@@ -38,7 +39,8 @@ _CERTIFICATE = (
     "sslrootcert=FILE to the url"
 )
 _IS_IT_RUNNING = (
-    "is the server running? see: systemctl status postgresql; if it is, check host and port in database.url"
+    "is the server running? see: systemctl status postgresql; if it is, check host (a socket's folder) and port in "
+    "database.url"
 )
 
 
@@ -50,13 +52,18 @@ def no_connection(text: str, place: str, role: str | None) -> DatabaseUnreachabl
         return DatabaseUnreachable(f"cannot reach {place}: {_reason(lines[0])}", _CERTIFICATE)
     if refusal is None:  # of several addresses, each has a line
         return DatabaseUnreachable(
-            f"cannot reach {place}: the server does not answer: {_reason(lines[0])}", _IS_IT_RUNNING
+            f"cannot reach {place}: the server does not answer: {_where_and_why(lines[0])}", _IS_IT_RUNNING
         )
     for pattern, hint in _REFUSALS:
         if found := re.search(pattern, refusal):
             fitting = hint.format(*found.groups(), role=role or "ROLE")
             return DatabaseUnreachable(f"{place} refused the connection: {_reason(refusal)}", fitting)
     return DatabaseUnreachable(f"{place} refused the connection: {_reason(refusal)}", "see the server's log")
+
+
+def _where_and_why(line: str) -> str:
+    """Return a line of libpq with the socket, or host and port: the url may name neither."""
+    return re.sub(r"^connection (?:failed|is bad): ", "", line.strip())
 
 
 def _reason(line: str) -> str:

@@ -69,7 +69,7 @@ WRONG = {
         1,
         (
             "cannot reach postgresql+psycopg://u:***@127.0.0.1",
-            "does not answer: Connection refused\nhint: is the server running",
+            "Connection refused\nhint: is the server running",
         ),
     ),
     "an unreachable database, the password behind its name": Wrong(

@@ -81,6 +81,16 @@ def test_a_role_that_is_not_there_is_told_with_the_statement_that_makes_it(serve
     assert probe.level(server.url(role="nobody-there"))
 
 
+def test_a_role_that_may_not_log_in_is_told_with_the_statement_that_lets_it(server: Server) -> None:
+    server.admit("local all all trust")
+    with server.session() as connection:
+        connection.execute("CREATE ROLE locked")
+        error = refused(server.url(role="locked"))
+        assert error.message.endswith('refused the connection: role "locked" is not permitted to log in')
+        connection.execute(error.hint.partition(": ")[2].encode())
+    assert probe.level(server.url(role="locked"))
+
+
 def test_a_database_that_is_not_there_is_told_with_the_statement_that_makes_it(server: Server) -> None:
     server.admit("local all all trust")
     error = refused(server.url(database="nowhere"))
@@ -93,9 +103,14 @@ def test_a_database_that_is_not_there_is_told_with_the_statement_that_makes_it(s
 
 
 def test_a_server_that_is_not_there_is_no_role_that_is_not_there(server: Server) -> None:
-    for host in ("host=/nonexistent", "host=127.0.0.1&port=1", "host=no-such-host.invalid&sslmode=disable"):
+    for host, where in (
+        ("host=/nonexistent", '"/nonexistent/.s.PGSQL.5432"'),
+        ("host=127.0.0.1&port=1", '"127.0.0.1", port 1 '),
+        ("host=no-such-host.invalid&sslmode=disable", "'no-such-host.invalid'"),
+    ):
         error = refused(f"postgresql+psycopg://{ROLE}@/postgres?{host}")
         assert "the server does not answer: " in error.message
+        assert where in error.message
         assert "is the server running?" in error.hint
 
 

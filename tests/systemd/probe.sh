@@ -26,9 +26,9 @@ holds() { # WHAT TEXT PART: the text must contain the part
     case $2 in *"$3"*) good "$1: $2" ;; *) bad "$1: no \"$3\" in: $2" ;; esac
 }
 within() { # SECONDS COMMAND...: wait until the command succeeds
-    limit=$1
+    limit=$1 until=$(($(date +%s) + $1))
     shift
-    for _ in $(seq $((limit * 5))); do
+    while [ "$(date +%s)" -le "$until" ]; do
         "$@" >/dev/null 2>&1 && return 0
         sleep 0.2
     done
@@ -157,8 +157,8 @@ if [ -n "$(command -v pg_ctl)" ]; then
         -c 'CREATE DATABASE rostersync OWNER rostersync'
     try "the service is there" within 30 is ActiveState active
     equal "restarts meanwhile" "$(show NRestarts)" 0
-    try "and runs" within 30 json '"last_state": "succeeded"'
-    try "root: rostersync resync" rostersync resync
+    try "and runs" within 30 sh -c 'runuser -u rostersync -- rostersync status --json | grep -q "\"last_state\": \"succeeded\""'
+    try "its user, without the token: rostersync resync" runuser -u rostersync -- rostersync resync
     systemctl stop rostersync late-postgresql
     cp /tmp/config.toml $config
 fi

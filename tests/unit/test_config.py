@@ -382,9 +382,8 @@ def test_a_service_that_lacks_a_credential_is_told_the_line_that_its_unit_lacks(
     (folder / "main-token").write_text("of the other source")
     with pytest.raises(ConfigError) as caught:
         source.token({"CREDENTIALS_DIRECTORY": str(folder)})
-    assert caught.value.hint.endswith(
-        "the unit and restart the service: LoadCredential=annex-token:/etc/rostersync/annex-token"
-    )
+    assert "the line LoadCredential=annex-token:/etc/rostersync/annex-token to the unit" in caught.value.hint
+    assert caught.value.hint.endswith("systemctl restart rostersync")
     with pytest.raises(ConfigError) as caught:
         source.token({})
     assert "LoadCredential" not in caught.value.hint
@@ -395,6 +394,8 @@ def test_what_is_wrong_with_a_credential_itself_is_not_told_as_one_that_is_missi
     with pytest.raises(ConfigError, match="contains spaces") as caught:
         token_of(folder, {"CREDENTIALS_DIRECTORY": str(folder)})
     assert "LoadCredential" not in caught.value.hint
+    assert caught.value.hint.startswith("put the token and nothing else into /etc/rostersync/main-token; ")
+    assert caught.value.hint.endswith("systemctl restart rostersync")
 
 
 @pytest.mark.parametrize(
@@ -616,8 +617,9 @@ def test_a_mistake_in_a_cron_line_names_the_field_and_the_find_and_what_is_allow
     assert mistake.startswith("schedule.incremental: found ")
 
 
-def test_a_token_that_was_pasted_into_a_cron_line_is_not_repeated(folder: Path) -> None:
-    (mistake,) = mistakes(folder, f"[schedule]\nfull = '0 {TOKEN} * * *'")
+@pytest.mark.parametrize("line", [f"0 {TOKEN} * * *", f"@{TOKEN}", f"@{TOKEN} 2 * * *"])
+def test_a_token_that_was_pasted_into_a_cron_line_is_not_repeated(folder: Path, line: str) -> None:
+    (mistake,) = mistakes(folder, f"[schedule]\nfull = '{line}'")
     assert TOKEN[:10].lower() not in mistake.lower()
 
 
