@@ -8,7 +8,8 @@ from sqlalchemy import BigInteger, and_, bindparam, case, exists, func, or_, sel
 
 from rostersync.records import Student, changed_fields
 from rostersync.report import Counts
-from rostersync.store.models import PAYLOAD, student
+from rostersync.store.models import student
+from rostersync.store.rows import NAMES, student_of
 from rostersync.store.stage.queries import lives
 from rostersync.store.stage.tables import answers, deletions, staged
 from rostersync.store.statements import CHUNK, IDS, LAST, SOURCE, Statements, chunk
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy import Select
-    from sqlalchemy.engine import Row as SqlRow
 
-_NAMES = ("id", *PAYLOAD)
 _KEY = bindparam("key", type_=BigInteger)
 
 _STORED = and_(student.c.source == SOURCE, student.c.id == staged.c.id)
@@ -46,7 +45,7 @@ _JUDGE = _judge()
 _VERDICTS = select(staged.c.verdict, func.count(), func.count().filter(staged.c.stale)).group_by(staged.c.verdict)
 
 _PAIRS = (
-    select(*(student.c[name] for name in _NAMES), *(staged.c[name] for name in _NAMES))
+    select(*(student.c[name] for name in NAMES), *(staged.c[name] for name in NAMES))
     .join(staged, _STORED)
     .where(staged.c.id > LAST)
     .order_by(staged.c.id)
@@ -108,8 +107,4 @@ class Comparison(Statements):
 
     def _pairs(self, query: Select[Any]) -> Iterator[list[tuple[Student, Student]]]:
         pairs = self._chunks(query)
-        return ([(_student(row, 0), _student(row, len(_NAMES))) for row in rows] for rows in pairs)
-
-
-def _student(row: SqlRow[Any], offset: int) -> Student:
-    return Student(**{name: row[offset + index] for index, name in enumerate(_NAMES)})
+        return ([(student_of(row, 0), student_of(row, len(NAMES))) for row in rows] for rows in pairs)

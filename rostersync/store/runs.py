@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 GUARD_WINDOW = timedelta(hours=24)
 
+MAX_REPORTED_KEYS = 1_000
+"""After this many unknown keys no more are reported."""
+
 # Statements that every run makes are made once: to make one takes longer than to run it.
 
 _source, _run = (Base.metadata.tables[model.__tablename__] for model in (Source, Run))
@@ -103,6 +106,8 @@ def state(connection: Connection, source: str) -> SourceState:
 
 def with_digests(known: tuple[str, ...], names: Iterable[str], salt: bytes) -> tuple[str, ...]:
     """Return `known` with the salted digests of `names`: a key may be an address, and must not outlive its student."""
+    if len(known) >= MAX_REPORTED_KEYS:
+        return known
     return tuple(sorted({*known, *(blake2b(name.encode(), digest_size=8, key=salt).hexdigest() for name in names)}))
 
 

@@ -39,9 +39,8 @@ class SyncPolicy:
 def choose(requested: RunKind, state: SourceState, now: datetime, policy: SyncPolicy) -> RunKind:
     """Return the kind of run that `requested` must be: full without watermarks, or after too long (our clock).
 
-    A refresh reads no list, so it stays one.
-
-    A last clean reading that lies in the future says that our clock was wrong, and not how long ago it was.
+    A refresh reads no list, so it stays one. A last clean reading that lies in the future says that our clock was
+    wrong, and not how long ago it was.
     """
     marks, clean = state.watermarks, state.last_clean_modified_at
     if requested is RunKind.REFRESH:

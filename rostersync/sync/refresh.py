@@ -30,10 +30,7 @@ class Fetched(NamedTuple):
 
 
 def fetch(api: Api, stage: Stage, ids: Sequence[int]) -> Fetched:
-    """Stage students: several by list requests, as far as these show them alive, and whom they do not show by GET.
-
-    Raises `ApiError` and `Stopped`.
-    """
+    """Stage students: several by list requests, as far as these show them alive, and whom they do not show by GET."""
     living = stage_living(api, stage, ids) if len(ids) > 1 else set()
     ask(api, stage, [sorted(set(ids) - living)])
     ask(api, stage, stage.unproved_restores())

@@ -45,9 +45,6 @@ QUARANTINE_LIMIT = 100
 KNOWN_STUDENT_SAMPLE = 20
 """How many known students are asked for when a source's token or address is new."""
 
-MAX_REPORTED_KEYS = 1_000
-"""After this many unknown keys no more are reported."""
-
 _UNCLEAR = "students who could not be fetched, and stay as they are"
 
 
@@ -296,9 +293,8 @@ class Run:
 
     def _report_keys(self, salt: bytes) -> tuple[str, ...]:
         """Report each key that rostersync does not know once; return digests of all that were ever reported."""
-        known = self._state.unknown_keys
-        after = runs.with_digests(known, self._stage.extra_keys() if len(known) < MAX_REPORTED_KEYS else (), salt)
-        if new := len(after) - len(known):
+        after = runs.with_digests(self._state.unknown_keys, self._stage.extra_keys(), salt)
+        if new := len(after) - len(self._state.unknown_keys):
             log.info("unknown_keys", source=self._source, keys=new, kept_in="extra")
         return after
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Select, Table
 
 _READING = bindparam("reading", type_=Integer)
-_LIMIT = bindparam("at_most", type_=Integer)
 
 _ALIVE = and_(staged.c.rejected.is_(None), staged.c.deleted_at.is_(None))
 _LIVING = and_(student.c.source == SOURCE, student.c.deleted_at.is_(None))
@@ -53,10 +52,9 @@ def replace_row(make: Callable[[Table], Any], table: Table) -> Any:
     return new.on_conflict_do_update(index_elements=["id"], set_=changes)
 
 
-_LISTS = (staged, deletions)
-BROUGHT = {table: _count(table, table.c.reading == _READING) for table in _LISTS}
-MARK_BROUGHT = {table: update(table).where(table.c.id.in_(IDS)).values(reading=_READING) for table in _LISTS}
-DROP_OTHERS = {table: delete(table).where(table.c.reading != _READING) for table in _LISTS}
+BROUGHT = {table: _count(table, table.c.reading == _READING) for table in (staged, deletions)}
+MARK_BROUGHT = update(staged).where(staged.c.id.in_(IDS)).values(reading=_READING)
+DROP_OTHERS = {table: delete(table).where(table.c.reading != _READING) for table in (staged, deletions)}
 
 
 # Students --------------------------------------------------------------------------------------------------------
@@ -94,7 +92,6 @@ DELETIONS_LACK_IDS = _count(deletions, deletions.c.id < 0)
 
 
 # Answers ---------------------------------------------------------------------------------------------------------
-
 
 GONE_IDS = chunk(select(answers.c.id).where(answers.c.answer == "gone"))
 
@@ -205,7 +202,7 @@ def _surest_first(key: ColumnElement[int]) -> ColumnElement[int]:
 def _controls(living: Table, *conditions: ColumnElement[bool]) -> Select[Any]:
     key = living.c.id
     chosen = select(key).where(*conditions, _not_in_question(key))
-    return chosen.order_by(_surest_first(key), living.c.content_hash).limit(_LIMIT)
+    return chosen.order_by(_surest_first(key), living.c.content_hash).limit(bindparam("at_most", type_=Integer))
 
 
 STORED_CONTROLS = _controls(student, _LIVING)

@@ -6,10 +6,10 @@ statement stands by itself, for nobody else sees the stage.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from rostersync.records import FIELD_NAMES, Rejected, Student, Unclear, content_hash, is_alive, row_key
-from rostersync.store.models import PAYLOAD
+from rostersync.records import FIELD_NAMES, Student, Unclear, is_alive
+from rostersync.store.rows import columns_of
 from rostersync.store.stage import queries as q
 from rostersync.store.stage import tables
 from rostersync.store.statements import Statements
@@ -85,26 +85,11 @@ class StagedStudents(StagedList):
                 newest[row.key] = row
         self.put_rows(row.decode() for row in newest.values())
         if others := known - set(newest):
-            self._do(q.MARK_BROUGHT[self._table], ids=list(others), reading=self._reading)
+            self._do(q.MARK_BROUGHT, ids=list(others), reading=self._reading)
 
     def put_rows(self, rows: Iterable[Row]) -> None:
         """Stage rows, each in the place of an earlier one with its id."""
-        self._put_all(q.replace_row(self._insert, self._table), [self._values(row) for row in rows])
-
-    def _values(self, row: Row) -> dict[str, Any]:
-        values: dict[str, Any] = {
-            "id": row_key(row),
-            "reading": self._reading,
-            "stale": False,
-            "versioned": True,
-            "changed_fields": (),
-        }
-        if isinstance(row, Rejected):
-            nothing = dict.fromkeys(PAYLOAD)
-            return values | nothing | {"rejected": row.reason, "deleted_at": None, "content_hash": None}
-        payload = {name: getattr(row, name) for name in PAYLOAD}
-        digest = content_hash(row)
-        return values | payload | {"rejected": None, "deleted_at": row.deleted_at, "content_hash": digest}
+        self._put_all(q.replace_row(self._insert, self._table), [columns_of(row, self._reading) for row in rows])
 
 
 class StagedDeletions(StagedList):
