@@ -173,9 +173,15 @@ class Executor:
                 reports[request.request_id] = self._execute(lease, request, progress)
             else:
                 self._execute_for_others(lease, request, progress)
-        if not refresh and mine.request_id in reports and (request := self._take(lease, refresh=True)):
-            self._execute_for_others(lease, request, ignore_progress)
+        if not refresh and mine.request_id in reports:
+            self._refresh_behind_run(lease)
         return reports
+
+    def _refresh_behind_run(self, lease: Lease) -> None:
+        """Execute the refresh that waits. The run is done: whatever becomes of this, its caller is to learn how."""
+        with suppress(StoreError):
+            if request := self._take(lease, refresh=True):
+                self._execute_for_others(lease, request, ignore_progress)
 
     def _take(self, lease: Lease, mine: int = 0, *, refresh: bool) -> RunRequest | None:
         return requests.take(lease, self._clock.now(), mine, refresh=refresh)

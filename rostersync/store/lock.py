@@ -161,7 +161,9 @@ def acquire(
     connection = engine.connect()
     try:
         lock = None if held else _take(connection, database, source)
-    except BaseException:
+    except BaseException as error:
+        if not isinstance(error, LockHeld):  # the session may have the lock: it must end, not wait for another use
+            connection.invalidate()
         connection.close()
         raise
     try:
