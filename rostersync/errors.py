@@ -36,6 +36,11 @@ def unexpected(error: BaseException) -> RostersyncError:
     return RostersyncError(f"unexpected: {type(error).__name__}", hint)
 
 
+def reported(error: Exception) -> RostersyncError:
+    """Return an error as a person is told of it: itself, where it is made to be read."""
+    return error if isinstance(error, RostersyncError) else unexpected(error)
+
+
 class Stopped(Exception):
     """The process was asked to end; `signal` is the number of the signal that it got (0: none)."""
 

@@ -7,14 +7,17 @@ import signal
 import socket
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from canary import Process
+    from school_site import Site
 
 
 def wait_until(fact: Callable[[], object]) -> None:
@@ -23,6 +26,21 @@ def wait_until(fact: Callable[[], object]) -> None:
     while not fact():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.05)
+
+
+@contextmanager
+def started(site: Site) -> Iterator[Callable[..., Process]]:
+    """Lend what starts the program as a process of its own; those that it started end with the test."""
+    processes: list[Process] = []
+
+    def start(*words: str) -> Process:
+        processes.append(site.start(*words))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 def end(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> tuple[float, str]:

@@ -12,10 +12,10 @@ import click
 from rostersync.address import Wrong, api_url
 from rostersync.cli.options import config_named
 from rostersync.cli.output import ask_secret, echo
-from rostersync.config.token import LARGEST_TOKEN, token_from_file, token_from_text
+from rostersync.config.token import LARGEST_TOKEN, credential_file, token_from_file, token_from_text
 from rostersync.daemon import installation
 from rostersync.daemon.installation import Token
-from rostersync.daemon.places import CONFIG, Machine, credential, this_program
+from rostersync.daemon.places import CONFIG, Machine, this_program
 from rostersync.daemon.settings import API, absent_credentials, settings
 from rostersync.errors import ConfigError, ServiceError
 
@@ -141,7 +141,7 @@ def _only(names: list[str]) -> str:
     """Return the one source that a single token is for."""
     if len(names) == 1:
         return names[0]
-    files = " and ".join(credential(name) for name in names)
+    files = " and ".join(credential_file(name) for name in names)
     raise ConfigError([f"one token, and {len(names)} sources: {', '.join(names)}"], f"put their tokens into {files}")
 
 

@@ -15,7 +15,7 @@ from rostersync.errors import StoreError
 from rostersync.report import RunState
 from rostersync.runs import wiring
 from rostersync.store import daemons, requests
-from rostersync.store.failures import failures_file, read_failures
+from rostersync.store.failures import THE_DAEMON, failures_file, read_failures
 from rostersync.store.status import health
 from rostersync.words import ago, count, moment, span
 
@@ -89,8 +89,8 @@ def _sources(session: Session) -> list[_Source]:
     try:
         return _gather(session, wiring.open_store(session.config, session.clock, create=False), failures)
     except StoreError:
-        if "" in failures:
-            print_stderr(_failed(failures[""], session.clock.now()))
+        if THE_DAEMON in failures:
+            print_stderr(_failed(failures[THE_DAEMON], session.clock.now()))
         raise
 
 
@@ -108,7 +108,7 @@ def _gather(session: Session, store: Store, failures: dict[str, Failure]) -> lis
             _holder(store, name, known.get(name)),
             daemons={daemon.name: daemon.sources[name] for daemon in watches if name in daemon.sources},
             requests=tuple(request for request in waiting if request.source == name),
-            failure=failures.get(name) or failures.get(""),
+            failure=failures.get(name) or failures.get(THE_DAEMON),
         )
         for name in dict.fromkeys([*wanted, *known])
     ]

@@ -42,6 +42,11 @@ def find_token(source: str, file: Path | None, variable: str | None, environ: Ma
     return _from_environment(variable or DEFAULT_VARIABLE, environ, key, missing)
 
 
+def credential_file(source: str) -> str:
+    """Return the file of root's that the service's credential is made from, where nothing else is said."""
+    return f"/etc/rostersync/{source}-token"
+
+
 def _credential(source: str, environ: Mapping[str, str]) -> Path | None:
     """Return where systemd's credential of `source` would be; None for a process that was given no credentials."""
     folder = environ.get("CREDENTIALS_DIRECTORY")
@@ -50,7 +55,7 @@ def _credential(source: str, environ: Mapping[str, str]) -> Path | None:
 
 def _origin(source: str, file: Path | None) -> str:
     """Return the file that systemd makes the credential from: a service sees its copy only."""
-    return str(file) if file and not may_be_a_token(file.name) else f"/etc/rostersync/{source}-token"
+    return str(file) if file and not may_be_a_token(file.name) else credential_file(source)
 
 
 def _missing_credential(source: str, file: Path | None) -> str:

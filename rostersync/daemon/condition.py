@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from rostersync.errors import TRY_AGAIN_LATER, RostersyncError, unexpected
+from rostersync.errors import TRY_AGAIN_LATER, reported
 from rostersync.logger import get_logger
 from rostersync.report import RunState
-from rostersync.store.failures import Failure, write_failures
+from rostersync.store.failures import THE_DAEMON, Failure, write_failures
 from rostersync.words import ago, count
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ class Condition:
         self.recovered(report.source)
 
     def failed(self, source: str, error: Exception) -> None:
-        """Log a failure that leaves no run in the database, and keep it. An empty `source` is the daemon itself."""
-        told = error if isinstance(error, RostersyncError) else unexpected(error)
+        """Log a failure that leaves no run in the database, and keep it. `source` may be `THE_DAEMON`."""
+        told = reported(error)
         known = self._failures.get(source)
         if known is None or known.error != told.message:  # one that lasts is a line when it begins
             log.error("run_failed", source=source or None, error=told.message, hint=_hint(told.hint), exc_info=error)
@@ -93,7 +93,7 @@ class Condition:
 
     def status_line(self, sources: Mapping[str, datetime | None], standing_by: Mapping[str, str], zone: str) -> str:
         """Return what `systemctl status` shows: `sources` are those held, with when they are next due."""
-        if (failure := self._failures.get("")) is not None:
+        if (failure := self._failures.get(THE_DAEMON)) is not None:
             return failure.error
         parts = [f"{source}: standing by: {holder}" for source, holder in standing_by.items()]
         parts += [f"{source}: {self._of(source)}" for source in sources]

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rostersync.config.token import credential_file
 from rostersync.daemon import unit
-from rostersync.daemon.places import STATE, credential
 from rostersync.daemon.steps import Call, File, Folder, Private, Removal, SecretFile, Step, call, exists, read_plain
 from rostersync.errors import ServiceError
+from rostersync.store.failures import STATE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -130,14 +131,14 @@ def _files(machine: Machine, program: Program, settings: Settings, tokens: Mappi
     if settings.content is not None:
         steps.append(File(machine.config, settings.content, owner))
     names = [source.name for source in settings.config.sources]
-    steps += [_credential(machine.at(credential(name)), tokens.get(name), owner) for name in names]
+    steps += [_credential(machine.at(credential_file(name)), tokens.get(name), owner) for name in names]
     steps.append(File(machine.unit, _unit(program, settings).encode(), owner))
     return steps
 
 
 def _unit(program: Program, settings: Settings) -> str:
     names = [source.name for source in settings.config.sources]
-    credentials = [f"{name}-token:{credential(name)}" for name in names]
+    credentials = [f"{name}-token:{credential_file(name)}" for name in names]
     return unit.unit(program.words, credentials, ["postgresql.service"] if settings.local_postgresql else [])
 
 
@@ -183,7 +184,7 @@ def _left(edited: Sequence[Path]) -> list[str]:
 def _staying(machine: Machine) -> list[str]:
     kept = {
         "the configuration": machine.config,
-        "the data": machine.at(STATE),
+        "the data": machine.at(str(STATE)),
         "what `systemctl edit` wrote": machine.overrides,
     }
     lines = [f"{what} stays: {path}" for what, path in kept.items() if path.exists()]

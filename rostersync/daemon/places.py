@@ -10,15 +10,9 @@ from pathlib import Path
 from rostersync.errors import ServiceError
 
 CONFIG = "/etc/rostersync/config.toml"
-STATE = "/var/lib/rostersync"
 
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - not used, but told from others
 """What the unit hides from the service: ProtectHome and PrivateTmp."""
-
-
-def credential(source: str) -> str:
-    """Return the path of the file with a source's token."""
-    return f"/etc/rostersync/{source}-token"
 
 
 @dataclass(frozen=True, slots=True)

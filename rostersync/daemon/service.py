@@ -14,7 +14,7 @@ from rostersync.errors import ConfigError, RostersyncError, Stopped, StoreError
 from rostersync.logger import get_logger
 from rostersync.runs import wiring
 from rostersync.store import daemons
-from rostersync.store.failures import failures_file
+from rostersync.store.failures import THE_DAEMON, failures_file
 from rostersync.store.lock import this_process
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ TELL_EVERY_S = 10.0
 
 DATABASE_RETRY_S = 5.0
 """How long it waits for a database that cannot be used."""
-
-_DAEMON = ""  # in place of a source: the daemon itself
 
 
 class Daemon:
@@ -89,11 +87,11 @@ class Daemon:
             try:
                 store = wiring.open_store(self._config, self._clock, create=True, keep_sessions=True)
             except StoreError as error:
-                self._condition.failed(_DAEMON, error)
+                self._condition.failed(THE_DAEMON, error)
                 self._systemd.starting(f"waiting for the database: {error.message}", 4 * DATABASE_RETRY_S)
                 self._clock.sleep(DATABASE_RETRY_S)
             else:
-                self._condition.recovered(_DAEMON)
+                self._condition.recovered(THE_DAEMON)
                 return store
 
     def _do_what_there_is(self, dispatcher: Dispatcher, store: Store) -> None:
@@ -106,12 +104,12 @@ class Daemon:
             dispatcher.tick()
             self._tell_database(dispatcher, store)
         except RostersyncError as error:
-            self._condition.failed(_DAEMON, error)
+            self._condition.failed(THE_DAEMON, error)
             self._systemd.starting(error.message, 4 * DATABASE_RETRY_S)
             self._systemd.alive()
             self._clock.sleep(DATABASE_RETRY_S)
         else:
-            self._condition.recovered(_DAEMON)
+            self._condition.recovered(THE_DAEMON)
             self._tell_systemd(dispatcher)
             self._clock.sleep(TICK_S)
 

@@ -12,12 +12,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from rostersync.address import is_loopback
 from rostersync.config import load, load_content, service_template
-from rostersync.config.token import token_from_file
+from rostersync.config.token import credential_file, token_from_file
 from rostersync.config.urls import holds_password
-from rostersync.daemon.places import CONFIG, STATE, Machine, credential
+from rostersync.daemon.places import CONFIG, Machine
 from rostersync.daemon.steps import exists
 from rostersync.errors import ConfigError, ServiceError
 from rostersync.store.engine import sqlite_path
+from rostersync.store.failures import STATE
 
 if TYPE_CHECKING:
     from rostersync.config import Config, Source
@@ -48,7 +49,7 @@ class Settings:
     def notes(self) -> list[str]:
         """What works inside the service only."""
         return [
-            f'source {source.name}: for commands outside the service add token_file = "{credential(source.name)}"'
+            f'source {source.name}: for commands outside the service add token_file = "{credential_file(source.name)}"'
             for source in self.config.sources
             if not (source.token_file or source.token_env)
         ]
@@ -75,7 +76,7 @@ def settings(machine: Machine, named: Path | None, base_url: str | None) -> Sett
         chosen = Settings(config, config, None)
         _require_readable(there)
     else:
-        content = service_template(f"sqlite:///{STATE}/roster.db", base_url or API, credential("main")).encode()
+        content = service_template(f"sqlite:///{STATE}/roster.db", base_url or API, credential_file("main")).encode()
         config = load_content(content, Path(CONFIG))
         chosen = Settings(config, config, content)
     if base_url and base_url not in {source.base_url for source in chosen.config.sources}:
@@ -105,9 +106,9 @@ def _copied(there: Path, named: Path) -> Settings:
 
 
 def _require_absolute(before: Source, after: Source, named: Path) -> None:
-    if after.token_file not in {before.token_file, Path(credential(after.name))}:
+    if after.token_file not in {before.token_file, Path(credential_file(after.name))}:
         message = f"source {after.name}: token_file is relative to {named}, and its copy would lead elsewhere"
-        raise ServiceError(message, f'set token_file = "{credential(after.name)}"')
+        raise ServiceError(message, f'set token_file = "{credential_file(after.name)}"')
 
 
 def _require_readable(path: Path) -> None:
@@ -147,7 +148,7 @@ def absent_credentials(machine: Machine, chosen: Settings) -> dict[str, Secret |
 
 
 def _has_credential(machine: Machine, source: str) -> bool:
-    path = machine.at(credential(source))
+    path = machine.at(credential_file(source))
     if not exists(path):
         return False
     if not os.access(path, os.R_OK):  # for the one that a dry run without root sees
@@ -160,7 +161,7 @@ def _has_credential(machine: Machine, source: str) -> bool:
 
 
 def _known_token(source: Source) -> Secret | None:
-    if source.token_file == Path(credential(source.name)):  # which is what is missing
+    if source.token_file == Path(credential_file(source.name)):  # which is what is missing
         source = source.model_copy(update={"token_file": None})
     try:
         return source.token()

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from rostersync.errors import LockHeld, LockLost, RequestFailed, RostersyncError, Stopped, StoreError, unexpected
+from rostersync.errors import LockHeld, LockLost, RequestFailed, Stopped, StoreError, reported
 from rostersync.logger import get_logger
 from rostersync.report import RunKind, RunRequest, ignore_progress
 from rostersync.store import requests, runs
@@ -141,7 +141,7 @@ class Executor:
             message = f"source {request.source}: no daemon has taken the request"
             raise LockHeld(message, "see whether one is at work: rostersync status")
         with self._store.lease(request.source, self._purpose) as lease:
-            return self._execute_open(lease, request, progress).get(request.request_id)
+            return self._execute_open(lease, request, progress)
 
     def _wait_for_another(self, request_id: int, progress: ProgressCallback) -> RunReport | None:
         """Return the report of a run that another process did; else show how far it is, wait a little, return None."""
@@ -159,23 +159,23 @@ class Executor:
             raise
         return None
 
-    def _execute_open(self, lease: Lease, mine: RunRequest, progress: ProgressCallback) -> dict[int, RunReport]:
-        """Execute the open requests of the lease's source, oldest first, up to the caller's own.
+    def _execute_open(self, lease: Lease, mine: RunRequest, progress: ProgressCallback) -> RunReport | None:
+        """Execute the open requests of the lease's source, oldest first, up to the caller's own; return its report.
 
         For a run these are the runs, with the refresh that waits behind them, for the run may have read these students
         before they were written; for a refresh the refreshes only, because a write is not to wait for a run of the
         whole school. What becomes of the requests of others is not the caller's concern.
         """
         refresh = mine.kind is RunKind.REFRESH
-        reports: dict[int, RunReport] = {}
-        while mine.request_id not in reports and (request := self._take(lease, mine.request_id, refresh=refresh)):
-            if request.request_id == mine.request_id:
-                reports[request.request_id] = self._execute(lease, request, progress)
-            else:
+        while request := self._take(lease, mine.request_id, refresh=refresh):
+            if request.request_id != mine.request_id:
                 self._execute_for_others(lease, request, progress)
-        if not refresh and mine.request_id in reports:
-            self._refresh_behind_run(lease)
-        return reports
+                continue
+            report = self._execute(lease, request, progress)
+            if not refresh:
+                self._refresh_behind_run(lease)
+            return report
+        return None
 
     def _refresh_behind_run(self, lease: Lease) -> None:
         """Execute the refresh that waits. The run is done: whatever becomes of this, its caller is to learn how."""
@@ -251,7 +251,7 @@ class Executor:
 
     def _fail(self, request_id: int, error: Exception) -> None:
         """Tell those who wait for a request why no run comes of it; where that cannot be told either, it is retried."""
-        told = error if isinstance(error, RostersyncError) else unexpected(error)
+        told = reported(error)
         try:
             with self._store.writing() as connection:
                 requests.fail(connection, request_id, told.message, told.hint)

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 STATE = Path("/var/lib/rostersync")
 """Where the service keeps its state, as its unit says."""
 
+THE_DAEMON = ""
+"""In place of a source's name: the failure is the daemon's own."""
+
 _LARGEST = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What went wrong, without a run that would tell. An empty `source` is the daemon itself."""
+    """What went wrong, without a run that would tell. `source` may be `THE_DAEMON`."""
 
     source: str
     at: datetime

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from canary import TOKEN
-from daemons import Notices, end, logged, wait_until
+from daemons import Notices, end, logged, started, wait_until
 from school_site import Site, serve
 
 from rostersync.simulator import faults
@@ -32,16 +32,8 @@ def site(tmp_path: Path, migrated_url: str) -> Iterator[Site]:
 
 @pytest.fixture
 def start(site: Site) -> Iterator[Callable[..., Process]]:
-    started: list[Process] = []
-
-    def begin(*words: str) -> Process:
-        started.append(site.start(*words))
-        return started[-1]
-
-    yield begin
-    for process in started:
-        process.kill()
-        process.communicate()
+    with started(site) as start:
+        yield start
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import itertools
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 from canary import TOKEN
+from daemons import wait_until
 from school_site import Site, serve
 
 from rostersync.simulator import churn, faults
@@ -20,7 +20,7 @@ from rostersync.simulator.messages import json_response, text_response
 from rostersync.store.engine import open_engine, sqlite_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from canary import Process
@@ -84,13 +84,6 @@ class Week:
 def week(tmp_path: Path, database_url: str) -> Iterator[Week]:
     with serve(tmp_path, database_url) as site:
         yield Week(site)
-
-
-def wait_until(fact: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not fact():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def damage(week: Week) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from daemons import end, logged, wait_until
+from daemons import end, logged, started, wait_until
 from school_site import Site, serve
 
 from rostersync.simulator import faults
@@ -29,17 +29,8 @@ def site(tmp_path: Path, sqlite_url: str) -> Iterator[Site]:
 
 @pytest.fixture
 def start(site: Site) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start programs, and end them with the test."""
-    started = []
-
-    def begin(*words: str) -> subprocess.Popen[str]:
-        started.append(site.start(*words))
-        return started[-1]
-
-    yield begin
-    for process in started:
-        process.kill()
-        process.communicate()
+    with started(site) as start:
+        yield start
 
 
 def at_work(process: subprocess.Popen[str]) -> bool:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from canary import TOKEN
+from daemons import wait_until
 from school_site import Site, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -39,13 +40,6 @@ def configure(site: Site, script: str, more: str = "", **changes: str) -> None:
 def told(site: Site) -> list[dict[str, Any]]:
     path = site.folder / "told"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def wait_until(fact: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not fact():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def test_a_sync_tells_the_hook_what_it_prints_itself_when_it_has_changed_something(site: Site) -> None:
