@@ -227,6 +227,8 @@ class HeldLocks:
             try:
                 self._locks[source] = lock, _raise_fence(connection, source, self._clock, self._purpose)
             except BaseException:
+                with suppress(StoreError):  # or the session would keep it, and nobody know
+                    lock.unlock()
                 lock.release()
                 raise
 
@@ -235,8 +237,9 @@ class HeldLocks:
 
         Raises `DatabaseUnreachable`.
         """
-        with self.connection() as connection, connection.begin():
-            connection.exec_driver_sql("SELECT 1")
+        if self._session is not None:
+            with self.connection() as connection, connection.begin():
+                connection.exec_driver_sql("SELECT 1")
         for source in [source for source, (lock, _) in self._locks.items() if not lock.is_held()]:
             self._locks.pop(source)[0].release()
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rostersync.errors import DatabaseUnreachable, LockHeld
+from rostersync.errors import DatabaseUnreachable, LockHeld, StoreError
 from rostersync.report import RunKind
-from rostersync.store import Store, daemons
+from rostersync.store import Store, daemons, lock
 from rostersync.store.daemons import Watch
 from rostersync.store.lock import lock_path
 
@@ -54,6 +54,20 @@ def test_a_source_that_is_released_is_free_and_the_others_are_not(store: Store, 
     assert (store.is_held("main"), store.is_held("annex")) == (False, True)
     with store.lease("main", "rostersync sync"):
         pass
+
+
+def test_a_source_that_could_not_be_taken_in_the_end_is_not_kept(
+    store: Store, locks: HeldLocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise StoreError("refused")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(lock, "_raise_fence", refuse)
+        with pytest.raises(StoreError, match="refused"):
+            locks.take("main")
+    assert locks.sources() == []
+    assert not store.is_held("main")
 
 
 @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
