@@ -11,7 +11,8 @@ import click
 
 from rostersync.address import Wrong, api_url
 from rostersync.cli.options import config_named
-from rostersync.cli.output import ask_secret, echo
+from rostersync.cli.output import ask_secret, echo, note
+from rostersync.cli.verbosity import verbosity_options
 from rostersync.config.token import LARGEST_TOKEN, credential_file, token_from_file, token_from_text
 from rostersync.daemon import installation
 from rostersync.daemon.installation import Token
@@ -47,6 +48,7 @@ def command() -> None:
 )
 @click.option("--token-file", type=click.Path(path_type=Path), metavar="FILE", help="The token; also to replace it.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done and written, and change nothing.")
+@verbosity_options
 @click.pass_context
 def install(
     ctx: click.Context, base_url: str | None, named: Path | None, token_file: Path | None, dry_run: bool
@@ -72,6 +74,7 @@ def install(
 
 @command.command("uninstall")
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
+@verbosity_options
 def uninstall(dry_run: bool) -> None:
     """Stop the service, and take away its unit and the tokens; needs root.
 
@@ -90,13 +93,15 @@ def _require_root(verb: str, dry_run: bool) -> None:
 def _carry_out(plan: Plan, *, dry_run: bool, nothing: str) -> None:
     for step in plan.steps:
         infinitive, past = step.verb
-        if not dry_run:
+        if dry_run:
+            echo(f"would {infinitive} {step.what}")
+            for line in step.text.splitlines():
+                echo(f"    {line}")
+        else:
             _do(step)
-        echo(f"would {infinitive} {step.what}" if dry_run else f"{past} {step.what}")
-        for line in step.text.splitlines() if dry_run else ():
-            echo(f"    {line}")
+            note(f"{past} {step.what}")
     for line in (*(() if plan.steps else (nothing,)), *plan.notes):
-        echo(line)
+        note(line)
 
 
 def _do(step: Step) -> None:
@@ -112,7 +117,7 @@ def _tell_state() -> int:
     now = installation.state()
     if not now.runs:
         raise ServiceError(now.line, "see why: journalctl -u rostersync -n 20")
-    echo(now.line)
+    note(now.line)
     return 0
 
 
