@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from rostersync.errors import Stopped
@@ -124,6 +124,15 @@ def from_text(text: str) -> datetime:
         return to_milliseconds(moment)
     except OverflowError as error:  # the offset leads out of the years 1 to 9999
         raise ValueError("out of range") from error
+
+
+def to_epoch_ms(moment: datetime) -> int:
+    """Return the whole milliseconds from 1970 to `moment`: the cheapest form of a time that can be compared."""
+    return (moment - _EPOCH) // _MILLISECOND
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 def floor_seconds(moment: datetime) -> datetime:

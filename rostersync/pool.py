@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import threading
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import CancelledError, Executor, Future, wait
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -98,8 +99,17 @@ def wait_for(futures: Collection[Future[Any]], clock: Clock, until: float = math
 
     Raises `Stopped`, soon after the clock was stopped.
     """
-    while wait(futures, max(0.0, min(STOP_CHECK_S, until - clock.monotonic()))).not_done:
-        clock.check()
-        if clock.monotonic() >= until:
-            return False
+    for future in futures:
+        while not _is_done(future, max(0.0, min(STOP_CHECK_S, until - clock.monotonic()))):
+            clock.check()
+            if clock.monotonic() >= until:
+                return False
     return True
+
+
+def _is_done(future: Future[Any], seconds: float) -> bool:
+    """Wait for one future, which costs less than to wait for several."""
+    if not future.done():
+        with suppress(TimeoutError, CancelledError):
+            future.exception(seconds)
+    return future.done()

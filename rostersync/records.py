@@ -28,7 +28,18 @@ Texts = tuple[str, ...] | None
 Integers = tuple[Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)], ...] | None
 
 
-class Student(msgspec.Struct, frozen=True, kw_only=True):
+EXTRA = "\ue000extra"
+"""The name of `extra` in JSON: of private use, so that no key that the API serves is taken for it."""
+
+
+class Student(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+    rename={"extra": EXTRA},
+):
     """One student as the API served it: absent (or null) is None, and only `id` is certain.
 
     Timestamps are aware, UTC, whole milliseconds. `status` is the served one, or derived by `derive_status`.
@@ -231,24 +242,37 @@ def is_alive(answer: Answer) -> TypeGuard[Student | Rejected]:
     return isinstance(answer, Rejected) or (isinstance(answer, Student) and answer.deleted_at is None)
 
 
-def derive_status(student: dict[str, Any]) -> str:
-    """Return the status of a record of typed fields: the served one, else what dates and `archived` say.
+def derive_status(status: Any, graduated_on: Any, withdrawn_on: Any, archived: Any) -> str:
+    """Return the status of a student: the served one, else what dates and `archived` say.
 
     A student whose year group was archived bears no date: that is `archived`, reason unknown.
     """
-    if student.get("status"):
-        return str(student["status"])
-    if student.get("graduated_on") is not None:
+    if status:
+        return str(status)
+    if graduated_on is not None:
         return "graduated"
-    if student.get("withdrawn_on") is not None:
+    if withdrawn_on is not None:
         return "withdrawn"
-    return "archived" if student.get("archived") else "enrolled"
+    return "archived" if archived else "enrolled"
 
 
-def content_hash(student: Student) -> bytes:
-    """Return 16 bytes that differ when anything stored of the student differs."""
-    values = [getattr(student, name) for name in FIELD_NAMES]
-    return hashlib.blake2b(_canonical([values, student.extra]), digest_size=16).digest()
+def encode(student: Student) -> bytes:
+    """Return the one JSON text of all that is known of a student; `decode` reads it."""
+    return _ENCODER.encode(student)
+
+
+def decode(encoded: bytes) -> Student:
+    """Return the student whose text `encode` has made."""
+    return _DECODER.decode(encoded)
+
+
+_ENCODER = msgspec.json.Encoder(order="deterministic")
+_DECODER = msgspec.json.Decoder(Student)
+
+
+def content_hash(encoded: bytes) -> bytes:
+    """Return 16 bytes that differ when anything known of an encoded student differs."""
+    return hashlib.blake2b(encoded, digest_size=16).digest()
 
 
 def _canonical(value: Any) -> bytes:

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rostersync.clock import to_text
 
@@ -82,6 +82,23 @@ class SourceState:
     unknown_keys: tuple[str, ...] = ()
     salt: bytes | None = None
     fingerprint: bytes | None = None
+
+
+class Received(NamedTuple):
+    """How many distinct records were received. Those in quarantine do not count as news: they are bad as ever."""
+
+    news: int
+    undecodable_news: int
+    undecodable: int
+    without_id: int
+
+
+class UnclearCounts(NamedTuple):
+    """For how many ids GET had neither a student nor a 404, and how many of these which list had named."""
+
+    total: int
+    received: int
+    in_deleted_feed: int
 
 
 @dataclass(frozen=True, slots=True)

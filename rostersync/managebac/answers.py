@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rostersync.errors import Malformed
 from rostersync.managebac.parts import Elements, Members, UnusableError, value
-from rostersync.managebac.records import count, decode_record, head_of, readable_id, stamp
+from rostersync.managebac.records import count, decode_record, key_and_stamp
 from rostersync.records import ListedRow, Page, Rejected, row_key
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _ANSWER = Members("student", "error", "errors", "allowed_params")
 def decode_page(body: bytes, number: int, moment: Moment, check: Callable[[], None] = lambda: None) -> Page:
     """Return the page `number` that `body` holds, made at `moment`; records that cannot be decoded stand in it too.
 
-    `check` is called before each record is looked at, and again before it is decoded: what it raises ends that.
+    `check` is called before any record that takes time to be looked at, or to be decoded: what it raises ends that.
     A page may have more rows than its total_count: that is what a student created between the server's count and its
     select looks like. It proves nothing, so what to make of it is left to `sync.lists`.
 
@@ -88,10 +88,9 @@ def _listed(rows: Iterable[bytes], check: Callable[[], None]) -> Iterator[Listed
     """
     copies: Counter[bytes] = Counter()
     for text in rows:
-        check()
-        head = head_of(text)
-        if (key := readable_id(head)) is not None:
-            yield ListedRow(key, stamp(head), partial(_decode, text, check))
+        key, updated_at = key_and_stamp(text, check)
+        if key is not None:
+            yield ListedRow(key, updated_at, partial(decode_record, text, check))
             continue
         row = decode_record(text)
         if isinstance(row, Rejected):
@@ -99,11 +98,6 @@ def _listed(rows: Iterable[bytes], check: Callable[[], None]) -> Iterator[Listed
             copies[row.digest] += 1
             row = replace(row, digest=digest)
         yield ListedRow(row_key(row), None, partial(_same, row))
-
-
-def _decode(text: bytes, check: Callable[[], None]) -> Row:
-    check()
-    return decode_record(text)
 
 
 def _same(row: Row) -> Row:

@@ -11,14 +11,15 @@ import hashlib
 import json
 import math
 from datetime import UTC, date, datetime
-from itertools import filterfalse
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from rostersync import clock
-from rostersync.managebac.parts import LARGEST, LONGEST_INTEGER, Members, Numeral, UnusableError, decode_strictly, value
-from rostersync.records import FIELDS, LARGEST_ID, Kind, Rejected, Student, derive_status
+from rostersync.managebac.parts import LARGEST, LONGEST_INTEGER, Members, Numeral, UnusableError, value
+from rostersync.records import FIELDS, LARGEST_ID, Kind, Rejected, Student, Timestamp, decode, derive_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,17 +46,37 @@ class _UnreadableError(ValueError):
 class Head(msgspec.Struct):
     """What is known of a record without decoding it. Of one that is not as documented the values may be of any kind."""
 
-    id: int | None = None
-    updated_at: str | None = None
-    deleted_at: str | None = None
+    id: Any = None
+    updated_at: Any = None
+    deleted_at: Any = None
+
+
+class _PlainHead(msgspec.Struct):
+    """The head of a record that is as documented, and of a student who is living."""
+
+    id: Annotated[int, msgspec.Meta(ge=1, le=LARGEST_ID)]
+    updated_at: Timestamp = None
+    deleted_at: None = None
+
+
+def key_and_stamp(record: bytes, check: Callable[[], None]) -> tuple[int | None, datetime | None]:
+    """Return the id of a record, None where it is missing or cannot be one; and what tells whether a row is newer.
+
+    See `ListedRow`. `check` is called before a record that is not as documented, for that takes time.
+    """
+    try:
+        plain = _PLAIN_HEAD.decode(record)
+        if plain.updated_at is None or _is_plain(plain.updated_at):
+            return plain.id, plain.updated_at
+    except (ValueError, RecursionError):
+        pass
+    check()
+    head = head_of(record)
+    return readable_id(head), stamp(head)
 
 
 def head_of(record: bytes) -> Head:
     """Return the head of a record; nothing is in it for what is no object."""
-    try:
-        return _QUICK_HEAD.decode(record)
-    except (ValueError, RecursionError):
-        pass
     try:
         members = _HEAD.of(record)
     except ValueError:
@@ -99,13 +120,14 @@ def count(served: Any) -> int:
 # Records ---------------------------------------------------------------------------------------------------------
 
 
-def decode_record(text: bytes) -> Row:
-    """Return what `decode_student` makes of a record's text; of one that cannot be decoded its id is read at least."""
-    try:
-        if len(text) <= LARGEST and (student := _decode_documented(decode_strictly(text), text)):
-            return student
-    except (ValueError, RecursionError):
-        pass
+def decode_record(text: bytes, check: Callable[[], None] = lambda: None) -> Row:
+    """Return what `decode_student` makes of a record's text; of one that cannot be decoded its id is read at least.
+
+    `check` is called before a record that is not as documented, for that takes time.
+    """
+    if student := _decode_documented(text):
+        return student
+    check()
     try:
         return decode_student(value(text))
     except UnusableError as error:
@@ -127,36 +149,33 @@ def decode_student(record: Any) -> Row:
     """
     if not isinstance(record, dict):
         return _reject(None, record, f"the record: expected an object, found {_kind_of(record)}")
-    return _decode_documented(record) or _decode_lenient(record)
+    return _decode_lenient(record)
 
 
-def _decode_documented(record: Any, text: bytes | None = None) -> Student | None:
-    """Return the student of a record that is as the vendor documents it, or None for the patient way.
+def _decode_documented(text: bytes) -> Student | None:
+    """Return the student of a record that is just as the vendor documents it, or None for the patient way.
 
-    It agrees with the patient way in a quarter of the time: nearly all the work is done by msgspec. `text` is what
-    msgspec has read the record from, where it has: then it is known to be Unicode.
+    It agrees with the patient way in a tenth of the time: msgspec does all the work.
     """
-    if not isinstance(record, dict) or record.get("deleted_at") is not None:
+    if len(text) > LARGEST or _NUL in text:
         return None
     try:
-        if _NUL in (text or _ENCODER.encode(record)):  # and what is no Unicode cannot be encoded
-            return None
-        changes: dict[str, Any] = {
-            name: _timestamp(text)
-            for name in _TIMESTAMPS
-            if (text := record.get(name)) is not None and not _is_documented_timestamp(text)
-        }
-        unknown = filterfalse(_KNOWN.__contains__, record)
-        changes["extra"] = {name: _plain(record[name], 0) for name in unknown if record[name] is not None}
-        if record.get("status") in _NO_STATUS:
-            changes["status"] = derive_status(record)
-        return msgspec.convert(record | changes, Student)
-    except (ValueError, TypeError, RecursionError):  # msgspec's errors are ValueErrors
+        student = decode(text)
+    except (ValueError, RecursionError):
         return None
+    if student.extra or student.deleted_at is not None:
+        return None
+    for moment in _TIMES_OF(student):
+        if moment is not None and not _is_plain(moment):
+            return None
+    if not student.status:
+        force_setattr(student, "status", derive_status(*_STATUS_OF(student)))  # nobody has seen it yet
+    return student
 
 
-def _is_documented_timestamp(text: Any) -> bool:
-    return type(text) is str and len(text) == len("2021-06-28T12:40:05.000Z") and text[-1] == "Z"
+def _is_plain(moment: datetime) -> bool:
+    """Tell whether a time needs no conversion: it is in UTC, and in whole milliseconds."""
+    return moment.tzinfo is UTC and moment.microsecond % 1000 == 0
 
 
 def _decode_lenient(record: dict[str, Any]) -> Row:
@@ -200,14 +219,18 @@ def _student(key: int, record: dict[str, Any]) -> Student:
     except _WrongShapeError as error:
         raise _WrongShapeError(f"{name if name in _DECODERS else 'an unknown key'}: {error}") from error
     if not unreadable:
-        typed["status"] = derive_status(typed)
+        typed["status"] = _status(typed)
         return Student(id=key, extra=extra, **typed)
     if "deleted_at" in unreadable:
         typed["deleted_at"] = typed.get("updated_at") or typed.get("created_at") or _NOBODY_KNOWS_WHEN
     # A graduation on a day that cannot be read is a graduation all the same; one on no day is none.
     present = {name: text for name, text in unreadable.items() if text.strip()}
-    typed["status"] = derive_status(present | typed)
+    typed["status"] = _status(present | typed)
     return Student(id=key, extra=extra | unreadable, **typed)
+
+
+def _status(fields: dict[str, Any]) -> str:
+    return derive_status(*map(fields.get, _STATUS_FIELDS))
 
 
 def _reject(key: int | None, record: Any, reason: str) -> Rejected:
@@ -379,9 +402,8 @@ _DECODERS["deleted_at"] = _deleted_at
 _NOT_KEPT = frozenset({"id", "password"})
 
 _HEAD = Members(*Head.__struct_fields__)
-_QUICK_HEAD = msgspec.json.Decoder(Head)
-_KNOWN = frozenset(_DECODERS) | _NOT_KEPT
-_TIMESTAMPS = tuple(field.name for field in FIELDS if field.kind is Kind.TIMESTAMP)
-_NO_STATUS = (None, "")
+_PLAIN_HEAD = msgspec.json.Decoder(_PlainHead)
+_STATUS_FIELDS = ("status", "graduated_on", "withdrawn_on", "archived")
+_STATUS_OF = attrgetter(*_STATUS_FIELDS)
+_TIMES_OF = attrgetter(*(field.name for field in FIELDS if field.kind is Kind.TIMESTAMP))
 _NUL = rb"\u0000"
-_ENCODER = msgspec.json.Encoder()

@@ -20,6 +20,7 @@ from urllib.parse import urlencode, urlsplit
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
@@ -142,8 +143,8 @@ class RequestsWire:
         self._host = urlsplit(self._base).netloc
         self._clock = clock
         self._max_bytes = max_bytes
-        self._token = token
-        self._request = _request(token)
+        self._own_headers = _headers(token)
+        self._token_anywhere = re.compile(re.escape(token.reveal()), re.IGNORECASE)
         self._adapter = _Adapter(tls_context() if self._base.startswith("https:") else None)
         self._proxies = proxies_for(self._base) if proxy_from_env else {}
         self._threads = threads
@@ -175,8 +176,9 @@ class RequestsWire:
         self._adapter.close()
 
     def _exchange(self, exchange: _Exchange, call: Call, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
-        request = self._request.copy()
+        request = requests.PreparedRequest()
         request.method = call.method
+        request.headers = self._own_headers if call.reads else self._own_headers.copy()
         if not call.reads:
             request.body = call.body
             request.headers["Content-Length"] = str(len(call.body))
@@ -193,8 +195,7 @@ class RequestsWire:
 
     def _headers(self, response: requests.Response) -> Mapping[str, str]:
         """Return the headers without the token, should they repeat it: of a redirect's target the host is shown."""
-        token = re.escape(self._token.reveal())
-        return {name: re.sub(token, "***", value, flags=re.IGNORECASE) for name, value in response.headers.items()}
+        return {name: self._token_anywhere.sub("***", value) for name, value in response.headers.items()}
 
     def _body(self, response: requests.Response) -> bytes:
         """Return the decoded body, of an error only its beginning.
@@ -215,19 +216,20 @@ class RequestsWire:
         return bytes(body[:MAX_ERROR_BYTES] if is_error else body)
 
 
-def _request(token: Secret) -> requests.PreparedRequest:
+def _headers(token: Secret) -> CaseInsensitiveDict[str]:
     if not re.fullmatch(r"[\x21-\x7e]+", token.reveal()):
         raise ConfigError(
             ["the API token is empty, or contains spaces or other characters that an HTTP header cannot carry"],
             "copy the token again from ManageBac: Settings > Develop > API Manager",
         )
-    headers = {
-        "auth-token": token.reveal(),
-        "Accept": "application/json",
-        "Accept-Encoding": "gzip",
-        "User-Agent": f"rostersync/{__version__}",
-    }
-    return requests.Request("GET", "http://localhost/", headers=headers).prepare()
+    return CaseInsensitiveDict(
+        {
+            "auth-token": token.reveal(),
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip",
+            "User-Agent": f"rostersync/{__version__}",
+        }
+    )
 
 
 def _explained(error: Exception, host: str, timeout: float) -> ApiError:

@@ -91,11 +91,13 @@ def _set_session(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> No
     """Set the session's time zone: in another one the first and the last day of the calendar could not be read back.
 
     And its lock timeout: a session whose client has vanished unnoticed by the server keeps its locks for hours.
-    And where names are looked up, whatever the role, the database or the url would have (`own_schema`).
+    And where names are looked up, whatever the role, the database or the url would have (`own_schema`). And that each
+    execution is planned: a plan for the stage when it was empty takes hours when it is full.
     """
     cursor = connection.cursor()
     cursor.execute(f"SET search_path = {SEARCH_PATH}")
     cursor.execute("SET TIME ZONE 'UTC'")
+    cursor.execute("SET plan_cache_mode = force_custom_plan")
     cursor.execute(f"SET lock_timeout = '{BUSY_TIMEOUT_S}s'")
     cursor.close()
     connection.commit()
@@ -173,7 +175,7 @@ def attach_scratch_file(connection: Connection, folder: Path) -> None:
     try:
         cursor.execute("ATTACH DATABASE ? AS stage", (f"file:{quote(name)}?mode=rw",))
         _require_same(made, Path(name))
-        for pragma in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
+        for pragma in ("page_size = 16384", "journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
             cursor.execute(f"PRAGMA stage.{pragma}")
         cursor.execute("CREATE TABLE stage.opened (id INTEGER)")  # opens the file before it loses its name
     except sqlite3.Error as error:  # the driver's own, which no engine has translated
@@ -195,15 +197,17 @@ def _require_same(made: os.stat_result, path: Path) -> None:
 
 
 def use_steps(connection: Connection) -> None:
-    """Let each statement outside `writing` be a transaction of its own: cheap, for what no other session sees."""
+    """Let each of PostgreSQL's statements outside `writing` be a transaction of its own: nobody else sees the stage."""
     connection.execution_options(begin="step")
 
 
 def _begin_sqlite(connection: Connection) -> None:
     """Begin as the caller wants: a transaction that will write takes SQLite's write lock at once, and waits for it."""
-    how = connection.get_execution_options().get("begin", "read")
-    if how != "step":
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if how == "write" else "BEGIN")
+    if connection.get_execution_options().get("begin") == "write":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        driver: Any = connection.connection.driver_connection
+        driver.execute("BEGIN")  # it takes no lock, so it cannot fail; and each small step of a run begins so
 
 
 def _begin_postgres(connection: Connection) -> None:

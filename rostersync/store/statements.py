@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Text, bindparam
+import msgspec
+from sqlalchemy import BigInteger, Boolean, ColumnElement, Text, TypeDecorator, bindparam
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.visitors import InternalTraversal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from sqlalchemy import BindParameter, Connection, CursorResult, Select
+    from sqlalchemy import Connection, Dialect, Select
+    from sqlalchemy.types import TypeEngine
 
 CHUNK = 500
 """How many rows are taken at a time, so that requests can be made between them, and memory stays small."""
@@ -21,13 +25,55 @@ SOURCE = bindparam("run_source", type_=Text)
 LAST = bindparam("last", type_=BigInteger)
 """Bound to the id behind which a chunk begins."""
 
-IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+
+class _Ids(TypeDecorator[list[int]]):
+    """A list of ids as one parameter: JSON for SQLite, an array for PostgreSQL."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(postgresql.ARRAY(BigInteger) if dialect.name == "postgresql" else Text())
+
+    def process_bind_param(self, value: list[int] | None, dialect: Dialect) -> Any:
+        return value if dialect.name == "postgresql" else msgspec.json.encode(value).decode()
+
+
+class _EachId(ColumnElement[int]):
+    """The ids of the parameter `ids`, as a subquery."""
+
+    inherit_cache = True
+    type = BigInteger()
+    _traverse_internals = [("ids", InternalTraversal.dp_clauseelement)]  # noqa: RUF012 - as SQLAlchemy has it
+
+    def __init__(self) -> None:
+        self.ids = bindparam("ids", type_=_Ids())
+
+
+@compiles(_EachId)
+def _compile_ids(element: _EachId, compiler: Any, **options: Any) -> str:
+    ids = compiler.process(element.ids, **options)
+    each = f"unnest({ids})" if compiler.dialect.name == "postgresql" else f"value FROM json_each({ids})"
+    return f"(SELECT {each})"
+
+
+def among_ids(key: ColumnElement[int]) -> ColumnElement[bool]:
+    """Return the condition that an id is among `ids`: one parameter, however many there are."""
+    return key.op("IN", is_comparison=True, return_type=Boolean())(_EachId())
 
 
 def chunk(ids: Select[Any]) -> Select[Any]:
     """Return a query for the next chunk of what `ids` asks for."""
     key = ids.selected_columns[0]
     return ids.where(key > LAST).order_by(key).limit(CHUNK)
+
+
+def in_chunks(fetch: Callable[[int], list[Any]]) -> Iterator[list[Any]]:
+    """Yield the rows of a `chunk` query in chunks; `fetch` returns those behind an id."""
+    last, more = -(2**63), True
+    while more and (rows := fetch(last)):
+        yield rows
+        last, more = rows[-1][0], len(rows) == CHUNK
 
 
 class Statements:
@@ -39,9 +85,9 @@ class Statements:
         self._dialect = connection.dialect.name
         self._insert = sqlite.insert if self._dialect == "sqlite" else postgresql.insert
 
-    def _do(self, statement: Any, **parameters: Any) -> CursorResult[Any]:
+    def _do(self, statement: Any, **parameters: Any) -> None:
         with self._connection.begin():
-            return self._connection.execute(statement, {"run_source": self._source, **parameters})
+            self._connection.execute(statement, {"run_source": self._source, **parameters})
 
     def _put_all(self, statement: Any, values: list[dict[str, Any]]) -> None:
         """Execute one statement for each of `values`."""
@@ -50,17 +96,15 @@ class Statements:
                 self._connection.execute(statement, values)
 
     def _rows(self, query: Any, **parameters: Any) -> list[Any]:
-        return list(self._do(query, **parameters))
+        with self._connection.begin():
+            return list(self._connection.execute(query, {"run_source": self._source, **parameters}))
 
     def _count(self, query: Select[Any], **parameters: Any) -> int:
         return int(self._rows(query, **parameters)[0][0])
 
     def _chunks(self, query: Select[Any]) -> Iterator[list[Any]]:
         """Run a query whose rows begin with an id in chunks, so that requests can be made between them."""
-        last, more = -(2**63), True
-        while more and (rows := self._rows(query, last=last)):
-            yield rows
-            last, more = rows[-1][0], len(rows) == CHUNK
+        return in_chunks(lambda last: self._rows(query, last=last))
 
     def _ids(self, query: Select[Any]) -> Iterator[list[int]]:
         return ([row[0] for row in rows] for rows in self._chunks(query))

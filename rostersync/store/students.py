@@ -1,15 +1,17 @@
-"""From the stage into the tables: the statements of a run's one transaction that change students.
+"""From the stage into the tables: what a run's one transaction changes of students.
 
-They have some sixty columns each and are made once; `source`, `run_id` and `now` are their parameters.
+Whoever is new is written once, from their staged record; of whoever has changed, the stored row becomes a superseded
+version and is then replaced. `source`, `run_id` and `now` are parameters of the statements, which are made once.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     and_,
     bindparam,
     case,
@@ -25,25 +27,37 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from rostersync.records import changed_fields, decode
+from rostersync.store.comparison import VERDICT, judged
 from rostersync.store.models import PAYLOAD, Quarantine, student, student_version
-from rostersync.store.stage.tables import answers, removals, staged
-from rostersync.store.statements import SOURCE
+from rostersync.store.rows import NAMES, insert_all, student_of, timestamp, values_of
+from rostersync.store.stage.tables import answers, records, removals, staged
+from rostersync.store.statements import CHUNK, SOURCE, among_ids
 from rostersync.store.types import JsonTuple, Timestamp
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection
+    from sqlalchemy import ColumnElement, Connection, Select
 
     from rostersync.report import Counts
 
 _RUN_ID = bindparam("this_run", type_=BigInteger)
 _NOW = bindparam("now", type_=Timestamp)
 
-_MINE = and_(student.c.source == SOURCE, student.c.id == staged.c.id)
-_CHANGED = and_(_MINE, staged.c.verdict.in_(("updated", "restored")))
-_VERSIONED = or_(staged.c.versioned, staged.c.verdict == "restored")
-_REMOVED = and_(student.c.source == SOURCE, student.c.id == removals.c.id)
+_MINE = student.c.source == SOURCE
+_REMOVED = and_(_MINE, student.c.id == removals.c.id)
+
+_NEW = judged(staged.c.content_hash, records.c.record, verdicts=("inserted",))
+_CHANGED = judged(
+    staged.c.content_hash,
+    records.c.record,
+    VERDICT.label("verdict"),
+    *(student.c[name] for name in NAMES),
+    verdicts=("updated", "restored"),
+)
+_COLUMNS = ("source", *NAMES, "content_hash", "first_seen_at", "valid_from", "op", "changed_fields", "run_id")
 
 _RELEASE_THOSE_WITHOUT_ID = delete(Quarantine).where(
     Quarantine.source == SOURCE, Quarantine.id < 0, ~exists().where(staged.c.id == Quarantine.id)
@@ -55,11 +69,17 @@ def apply(connection: Connection, source: str, counts: Counts, *, run_id: int, n
 
     A version begins at `now`, or a millisecond after the student's previous one where our clock has gone back.
     """
-    parameters = {"run_source": source, "this_run": run_id, "now": now}
-    for concerned, statements in _statements(connection.dialect.name).items():
-        if any(getattr(counts, name) for name in concerned) or not concerned:
-            for statement in statements:
-                connection.execute(statement, parameters)
+    write = _Write(connection, {"run_source": source, "this_run": run_id, "now": now})
+    if counts.updated or counts.restored:
+        write.changed()
+    if counts.inserted:
+        write.new()
+    if counts.deleted:
+        write.removals()
+    if counts.quarantined:
+        write.do(_quarantine(write.dialect))
+    write.do(_release_quarantined())
+    write.do(_requeue_unanswered())
 
 
 def release_those_without_id(connection: Connection, source: str) -> None:
@@ -67,17 +87,64 @@ def release_those_without_id(connection: Connection, source: str) -> None:
     connection.execute(_RELEASE_THOSE_WITHOUT_ID, {"run_source": source})
 
 
-@cache
-def _statements(dialect: str) -> dict[tuple[str, ...], tuple[Any, ...]]:
-    """Return the statements by what there must be some of; the last ones are always needed."""
-    begins = _version_start(dialect)
-    return {
-        ("updated", "restored"): (_supersede(begins, and_(_CHANGED, _VERSIONED), staged), _update_changed(begins)),
-        ("inserted",): (_insert_new(),),
-        ("deleted",): (_supersede(begins, _REMOVED, removals), _tombstone(begins)),
-        ("quarantined",): (_quarantine(dialect),),
-        (): (_release_quarantined(), _requeue_unanswered()),
-    }
+class _Write:
+    """The statements of one run's transaction."""
+
+    def __init__(self, connection: Connection, parameters: dict[str, Any]) -> None:
+        self.dialect = connection.dialect.name
+        self._connection = connection
+        self._parameters = parameters
+
+    def do(self, statement: Any, **parameters: Any) -> Any:
+        return self._connection.execute(statement, {**self._parameters, **parameters})
+
+    def _chunks(self, query: Select[Any]) -> Iterator[Sequence[Any]]:
+        """Run a query once, and fetch its rows as they are needed."""
+        with self.do(query.execution_options(yield_per=CHUNK)) as rows:
+            yield from rows.partitions()
+
+    def new(self) -> None:
+        """Insert whoever is not stored at all."""
+        values, now = values_of(self.dialect), timestamp(self.dialect)(self._parameters["now"])
+        source, facts = self._parameters["run_source"], (now, now, "insert", "[]", self._parameters["this_run"])
+        for rows in self._chunks(_NEW):
+            made = ((source, *values(row.record), row.content_hash, *facts) for row in rows)
+            insert_all(self._connection, student, made, _COLUMNS)
+
+    def changed(self) -> None:
+        """Replace whoever is stored otherwise, with a version of what was.
+
+        Any change is written. It makes a version when it is more than a login or a newly signed avatar address, which
+        are no events in a student's life.
+        """
+        supersede, replace = _supersede_changed(self.dialect), _replace(self.dialect)
+        for rows in self._chunks(_CHANGED):
+            pairs = [(row, decode(row.record)) for row in rows]
+            changes = {row.id: changed_fields(student_of(row, 4), new) for row, new in pairs}
+            versioned = [row.id for row in rows if changes[row.id] or row.verdict == "restored"]
+            if versioned:
+                self.do(supersede, ids=versioned)
+            self._connection.execute(
+                replace,
+                [
+                    {
+                        **self._parameters,
+                        **{f"new_{name}": getattr(new, name) for name in PAYLOAD},
+                        "key": row.id,
+                        "new_hash": row.content_hash,
+                        "versioned": row.id in versioned,
+                        "new_op": "restore" if row.verdict == "restored" else "update",
+                        "new_changes": changes[row.id],
+                    }
+                    for row, new in pairs
+                ],
+            )
+
+    def removals(self) -> None:
+        """Make tombstones of those whose removal is proved, or approved."""
+        supersede, tombstone = _remove(self.dialect)
+        self.do(supersede)
+        self.do(tombstone)
 
 
 def _version_start(dialect: str) -> ColumnElement[Any]:
@@ -88,72 +155,75 @@ def _version_start(dialect: str) -> ColumnElement[Any]:
     return case((student.c.valid_from < _NOW, _NOW), else_=text(later))
 
 
-def _supersede(begins: ColumnElement[Any], which: ColumnElement[bool], stage: Any) -> Any:
+def _supersede(dialect: str, stored: Any, which: ColumnElement[bool]) -> Any:
     """Copy the stored rows that are about to change to the superseded versions."""
+    begins = _version_start(dialect)
     columns = [column.name for column in student_version.c]
-    stored = (begins if name == "valid_to" else student.c[name] for name in columns)
-    return insert(student_version).from_select(columns, select(*stored).join_from(student, stage, which))
+    values = (begins if name == "valid_to" else student.c[name] for name in columns)
+    return insert(student_version).from_select(columns, select(*values).select_from(stored).where(which))
 
 
-def _update_changed(begins: ColumnElement[Any]) -> Any:
+@cache
+def _supersede_changed(dialect: str) -> Any:
+    return _supersede(dialect, student, and_(_MINE, among_ids(student.c.id)))
+
+
+@cache
+def _replace(dialect: str) -> Any:
     """Replace, never merge: what is absent upstream becomes NULL."""
-    values: dict[str, Any] = {name: staged.c[name] for name in (*PAYLOAD, "content_hash")}
-    values |= {"deleted_at": None, "deletion_source": None}
+    made = partial(bindparam, required=True)
+    values: dict[str, Any] = {name: made(f"new_{name}", type_=student.c[name].type) for name in PAYLOAD}
+    values |= {"content_hash": made("new_hash"), "deleted_at": None, "deletion_source": None}
     facts = {
-        "valid_from": begins,
-        "op": case((staged.c.verdict == "restored", "restore"), else_="update"),
-        "changed_fields": staged.c.changed_fields,
+        "valid_from": _version_start(dialect),
+        "op": made("new_op"),
+        "changed_fields": made("new_changes", type_=JsonTuple),
         "run_id": _RUN_ID,
     }
-    values |= {name: case((_VERSIONED, value), else_=student.c[name]) for name, value in facts.items()}
-    return update(student).where(_CHANGED).values(values)
+    versioned = made("versioned", type_=Boolean)
+    values |= {name: case((versioned, value), else_=student.c[name]) for name, value in facts.items()}
+    return update(student).where(_MINE, student.c.id == made("key", type_=BigInteger)).values(values)
 
 
-def _insert_new() -> Any:
-    facts: dict[str, Any] = {
-        "source": SOURCE,
-        "id": staged.c.id,
-        **{name: staged.c[name] for name in (*PAYLOAD, "content_hash")},
-        "first_seen_at": _NOW,
-        "valid_from": _NOW,
-        "op": literal("insert"),
-        "changed_fields": literal((), JsonTuple),
-        "run_id": _RUN_ID,
-    }
-    return insert(student).from_select(list(facts), select(*facts.values()).where(staged.c.verdict == "inserted"))
+@cache
+def _remove(dialect: str) -> tuple[Any, Any]:
+    """Return what copies the removed to the versions, and what makes tombstones of them.
 
-
-def _tombstone(begins: ColumnElement[Any]) -> Any:
-    """Make tombstones: the last known fields stay, for rows of the deleted feed may be stubs."""
+    Their last known fields stay, for rows of the deleted feed may be stubs.
+    """
     given = select(answers.c.deleted_at).where(answers.c.id == removals.c.id).scalar_subquery()
     facts = {
         "deleted_at": func.coalesce(removals.c.deleted_at, given, _NOW),
         "deletion_source": removals.c.deletion_source,
-        "valid_from": begins,
+        "valid_from": _version_start(dialect),
         "op": "delete",
         "changed_fields": literal((), JsonTuple),
         "run_id": _RUN_ID,
     }
-    return update(student).where(_REMOVED).values(facts)
+    both = student.join(removals, _REMOVED)
+    return _supersede(dialect, both, _MINE), update(student).where(_REMOVED).values(facts)
 
 
+@cache
 def _quarantine(dialect: str) -> Any:
     """Put into quarantine what could not be decoded."""
     make = sqlite.insert if dialect == "sqlite" else postgresql.insert
-    bad = select(SOURCE, staged.c.id, staged.c.rejected, _NOW, _NOW).where(staged.c.verdict == "quarantined")
+    bad = select(SOURCE, staged.c.id, staged.c.rejected, _NOW, _NOW).where(staged.c.rejected.is_not(None))
     new = make(Quarantine).from_select(["source", "id", "reason", "first_seen_at", "last_seen_at"], bad)
     again = {"reason": new.excluded.reason, "last_seen_at": new.excluded.last_seen_at}
     return new.on_conflict_do_update(index_elements=["source", "id"], set_=again)
 
 
+@cache
 def _release_quarantined() -> Any:
     """Let go of what decodes now, and of what is gone: but not of those whose removal is held, who are still living."""
-    decoded = exists().where(staged.c.id == Quarantine.id, staged.c.verdict != "quarantined")
+    decoded = exists().where(staged.c.id == Quarantine.id, staged.c.rejected.is_(None))
     gone = exists().where(answers.c.id == Quarantine.id, answers.c.answer == "gone")
-    living = exists().where(student.c.source == SOURCE, student.c.id == Quarantine.id, student.c.deleted_at.is_(None))
+    living = exists().where(_MINE, student.c.id == Quarantine.id, student.c.deleted_at.is_(None))
     return delete(Quarantine).where(Quarantine.source == SOURCE, or_(decoded, and_(gone, ~living)))
 
 
+@cache
 def _requeue_unanswered() -> Any:
     """Let those in quarantine who were asked for in vain wait behind the others."""
     asked = exists().where(answers.c.id == Quarantine.id, answers.c.answer == "unanswered")

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from rostersync.clock import Clock
     from rostersync.records import Page
-    from rostersync.report import ProgressCallback, RunRequest
-    from rostersync.store.stage import Stage, UnclearCounts
+    from rostersync.report import ProgressCallback, RunRequest, UnclearCounts
+    from rostersync.store.stage import Stage
     from rostersync.sync.api import Api
     from rostersync.sync.lists import ListResult
     from rostersync.sync.removals import RemovalOutcome
@@ -220,7 +220,7 @@ class Run:
         approved = None if request.approves is None else runs.plan(self._connection, request.approves)
         removals = Removals(self._api, stage, held, self._guard).settle(crawl.kind, sweep=crawl.swept, plan=approved)
         counts = Comparison(self._connection, self._source).judge()
-        counts = replace(counts, deleted=removals.removed, removals_held=removals.held)
+        counts = replace(counts, stale=stage.stale_count, deleted=removals.removed, removals_held=removals.held)
         return self._draw_up(crawl, request, removals, counts)
 
     def _guard(self, removals: int) -> str:
@@ -293,7 +293,7 @@ class Run:
 
     def _report_keys(self, salt: bytes) -> tuple[str, ...]:
         """Report each key that rostersync does not know once; return digests of all that were ever reported."""
-        after = runs.with_digests(self._state.unknown_keys, self._stage.extra_keys(), salt)
+        after = runs.with_digests(self._state.unknown_keys, self._stage.students.extra_keys, salt)
         if new := len(after) - len(self._state.unknown_keys):
             log.info("unknown_keys", source=self._source, keys=new, kept_in="extra")
         return after

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from model import EPOCH, ORDERS, ModelSchool, listed
 
-from rostersync.records import Query, Rejected, Student, Unclear
+from rostersync.records import Query, Rejected, Student, Unclear, decode
 from rostersync.report import ignore_progress
 from rostersync.store.dry_run import unchanged_database
 from rostersync.store.stage import clear
@@ -213,8 +213,8 @@ def test_records_without_an_id_are_counted_and_come_again(stage: Stage) -> None:
 
 def nicknames(stage: Stage) -> dict[int, str | None]:
     with stage._connection.begin():
-        rows = stage._connection.exec_driver_sql("SELECT id, nickname FROM stage.staged")
-        return {row.id: row.nickname for row in rows}
+        records = stage._connection.exec_driver_sql("SELECT record FROM stage.records").scalars()
+        return {student.id: student.nickname for student in map(decode, records)}
 
 
 def test_a_row_that_is_newer_in_the_second_reading_takes_the_place_of_the_first(stage: Stage) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rostersync.store.stage.stage import Stage, StagedList, UnclearCounts
+from rostersync.store.stage.stage import Stage, StagedList
 from rostersync.store.stage.tables import attach, clear
 
-__all__ = ["Stage", "StagedList", "UnclearCounts", "attach", "clear"]
+__all__ = ["Stage", "StagedList", "attach", "clear"]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Integer, and_, bindparam, case, delete, exists, func, or_, select, text, update
 
 from rostersync.store.models import Quarantine, student
-from rostersync.store.stage.tables import answers, deletions, removals, staged
-from rostersync.store.statements import IDS, SOURCE, chunk
+from rostersync.store.stage.tables import answers, deletions, records, removals, staged
+from rostersync.store.statements import SOURCE, among_ids, chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,22 +44,15 @@ def _count(table: Any, *conditions: ColumnElement[bool]) -> Select[Any]:
 # Readings of a list, each in a table of its own -------------------------------------------------------------------
 
 
-@cache
-def replace_row(make: Callable[[Table], Any], table: Table) -> Any:
-    """Return the upsert of a row: it replaces an earlier one, and keeps the mark of a stale one."""
-    new = make(table)
-    changes = {c.name: new.excluded[c.name] for c in table.c if c.name not in {"id", "stale"}}
-    return new.on_conflict_do_update(index_elements=["id"], set_=changes)
-
-
 BROUGHT = {table: _count(table, table.c.reading == _READING) for table in (staged, deletions)}
-MARK_BROUGHT = update(staged).where(staged.c.id.in_(IDS)).values(reading=_READING)
 DROP_OTHERS = {table: delete(table).where(table.c.reading != _READING) for table in (staged, deletions)}
+NOTE_BROUGHT = (
+    update(staged).where(among_ids(staged.c.id)).values(reading=_READING).returning(staged.c.id, staged.c.updated_ms)
+)
+DROP = tuple(delete(table).where(among_ids(table.c.id)) for table in (staged, records))
 
 
 # Students --------------------------------------------------------------------------------------------------------
-
-STAMPS = select(staged.c.id, staged.c.updated_at).where(staged.c.id.in_(IDS))
 
 _NEWS = ~exists().where(Quarantine.source == SOURCE, Quarantine.id == staged.c.id)
 _BAD = staged.c.rejected.is_not(None)
@@ -69,12 +62,6 @@ RECEIVED = select(
     func.count(staged.c.rejected),
     func.count().filter(staged.c.id < 0),
 ).select_from(staged)
-
-_EXTRA_KEYS = {
-    "sqlite": "SELECT DISTINCT e.key FROM stage.staged s, json_each(s.extra) e LIMIT 200",
-    "postgresql": "SELECT DISTINCT e.key FROM pg_temp.staged s, jsonb_object_keys(s.extra) AS e(key) LIMIT 200",
-}
-EXTRA_KEYS = {dialect: text(query) for dialect, query in _EXTRA_KEYS.items()}
 
 
 # Deletions -------------------------------------------------------------------------------------------------------
@@ -92,6 +79,15 @@ DELETIONS_LACK_IDS = _count(deletions, deletions.c.id < 0)
 
 
 # Answers ---------------------------------------------------------------------------------------------------------
+
+
+@cache
+def put_answer(make: Callable[[Table], Any]) -> Any:
+    """Return the upsert of what GET answered for an id."""
+    new = make(answers)
+    answer = {"answer": new.excluded.answer, "deleted_at": new.excluded.deleted_at}
+    return new.on_conflict_do_update(index_elements=["id"], set_=answer)
+
 
 GONE_IDS = chunk(select(answers.c.id).where(answers.c.answer == "gone"))
 
@@ -118,14 +114,9 @@ UNPLAN = update(removals).values(planned=False)
 _UNPROVED = select(staged.c.id).where(_ALIVE, ~_answered(staged.c.id))
 UNPROVED_RESTORES = chunk(_UNPROVED.join(student, _STORED).where(student.c.deleted_at.is_not(None)))
 UNPROVED_NEWCOMERS = chunk(_UNPROVED.join(deletions, deletions.c.id == staged.c.id).where(~lives(staged.c.id)))
-MARK_STALE = (
-    update(staged)
-    .where(
-        _ALIVE, ~_answered(staged.c.id), exists().where(_STORED, _LIVING, staged.c.updated_at < student.c.updated_at)
-    )
-    .values(stale=True)
+UNPROVED_STAMPS = chunk(
+    _UNPROVED.add_columns(staged.c.updated_ms, student.c.updated_at).join(student, and_(_STORED, _LIVING))
 )
-STALE = chunk(_UNPROVED.where(staged.c.stale))
 
 
 # Removals --------------------------------------------------------------------------------------------------------
@@ -187,7 +178,7 @@ def plan_removal(make: Callable[[Table], Any]) -> Any:
 
 DROP_DISPROVED = delete(removals).where(_answered(removals.c.id, "alive", "unclear"))
 DROP_UNSTORED = delete(removals).where(~lives(removals.c.id))
-DROP_LIVING = delete(removals).where(removals.c.id.in_(IDS))
+DROP_LIVING = delete(removals).where(among_ids(removals.c.id))
 
 
 def _not_in_question(key: ColumnElement[int]) -> ColumnElement[bool]:

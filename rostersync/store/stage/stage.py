@@ -6,10 +6,13 @@ statement stands by itself, for nobody else sees the stage.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import islice
+from typing import TYPE_CHECKING
 
-from rostersync.records import FIELD_NAMES, Student, Unclear, is_alive
-from rostersync.store.rows import columns_of
+from rostersync.clock import to_epoch_ms
+from rostersync.records import FIELD_NAMES, Student, Unclear, encode, is_alive, row_key
+from rostersync.report import Received, UnclearCounts
+from rostersync.store.rows import insert_all, staged_values
 from rostersync.store.stage import queries as q
 from rostersync.store.stage import tables
 from rostersync.store.statements import Statements
@@ -21,23 +24,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Table
 
     from rostersync.records import Answer, ListedRow, Row
-
-
-class Received(NamedTuple):
-    """How many distinct records were received. Those in quarantine do not count as news: they are bad as ever."""
-
-    news: int
-    undecodable_news: int
-    undecodable: int
-    without_id: int
-
-
-class UnclearCounts(NamedTuple):
-    """For how many ids GET had neither a student nor a 404, and how many of these which list had named."""
-
-    total: int
-    received: int
-    in_deleted_feed: int
 
 
 class StagedList(Statements):
@@ -73,23 +59,46 @@ class StagedList(Statements):
 class StagedStudents(StagedList):
     """The rows of the roster, or of the modified feed."""
 
+    def __init__(self, connection: Connection, source: str) -> None:
+        super().__init__(connection, source, tables.staged)
+        self.extra_keys: set[str] = set()
+        """Names of the keys that rostersync does not know, at most 200."""
+
     def put(self, listed: Iterable[ListedRow]) -> None:
         """Decode and stage the rows that are new, or newer than the staged ones; of the others note that they came."""
         rows = list(listed)
-        staged = {row.id: row.updated_at for row in self._rows(q.STAMPS, ids=[row.key for row in rows])}
-        known = set(staged)
+        brought = self._rows(q.NOTE_BROUGHT, ids=[row.key for row in rows], reading=self._reading)
+        stamps: dict[int, int | None] = dict(brought)
         newest: dict[int, ListedRow] = {}
         for row in rows:
-            if row.key not in staged or _is_newer(row.updated_at, staged[row.key]):
-                staged[row.key] = row.updated_at
+            stamp = None if row.updated_at is None else to_epoch_ms(row.updated_at)
+            staged = stamps.get(row.key, 0)
+            if row.key not in stamps or stamp is None or staged is None or stamp > staged:  # without one the later row
+                stamps[row.key] = stamp
                 newest[row.key] = row
-        self.put_rows(row.decode() for row in newest.values())
-        if others := known - set(newest):
-            self._do(q.MARK_BROUGHT, ids=list(others), reading=self._reading)
+        if newest:
+            self._replace([row.decode() for row in newest.values()], [key for key, _ in brought if key in newest])
 
     def put_rows(self, rows: Iterable[Row]) -> None:
-        """Stage rows, each in the place of an earlier one with its id."""
-        self._put_all(q.replace_row(self._insert, self._table), [columns_of(row, self._reading) for row in rows])
+        """Stage rows, each with an id of its own, in the place of earlier ones."""
+        by_key = {row_key(row): row for row in rows}
+        self._replace(list(by_key.values()), list(by_key))
+
+    def _replace(self, rows: list[Row], known: list[int]) -> None:
+        with self._connection.begin():
+            for drop in q.DROP if known else ():
+                self._connection.execute(drop, {"ids": known})
+            records = {row.id: encode(row) for row in rows if isinstance(row, Student)}
+            insert_all(self._connection, tables.records, records.items())
+            staged = staged_values(self._dialect, self._reading)
+            insert_all(self._connection, tables.staged, (staged(row, records) for row in rows))
+        for row in rows:
+            if isinstance(row, Student) and row.extra:
+                new = row.extra.keys() - FIELD_NAMES - self.extra_keys
+                self.extra_keys.update(islice(new, _MOST_KEYS - len(self.extra_keys)))
+
+
+_MOST_KEYS = 200
 
 
 class StagedDeletions(StagedList):
@@ -114,20 +123,18 @@ class Stage(Statements):
     def __init__(self, connection: Connection, source: str) -> None:
         """Use the empty stage of `connection` (see `tables`)."""
         super().__init__(connection, source)
-        self.students = StagedStudents(connection, source, tables.staged)
+        self.students = StagedStudents(connection, source)
         self.deletions = StagedDeletions(connection, source, tables.deletions)
         self.absence_unconfirmed = False
         """Whether GET has said that somebody is gone, and has not shown a living student since."""
+        self.stale_count = 0
+        """How many students were first received older than they are stored."""
 
     # What was received ---------------------------------------------------------------------------------------
 
     def received(self) -> Received:
         """Count what lists and answers have brought."""
         return Received(*self._rows(q.RECEIVED)[0])
-
-    def extra_keys(self) -> set[str]:
-        """Return the names of the keys that rostersync does not know, at most 200."""
-        return {row[0] for row in self._rows(q.EXTRA_KEYS[self._dialect])} - set(FIELD_NAMES)
 
     # Answers of GET ------------------------------------------------------------------------------------------
 
@@ -146,7 +153,7 @@ class Stage(Statements):
             found = "gone"
             self.absence_unconfirmed = True
         values = {"id": key, "answer": found, "deleted_at": _deleted_at(answer)}
-        self._put_all(q.replace_row(self._insert, tables.answers), [values])
+        self._put_all(q.put_answer(self._insert), [values])
 
     def gone_ids(self) -> Iterator[list[int]]:
         """Yield the ids of everybody who GET says is gone."""
@@ -172,9 +179,11 @@ class Stage(Statements):
         return self._ids(q.UNPROVED_RESTORES)
 
     def stale(self) -> Iterator[list[int]]:
-        """Yield the ids received older than they are stored, which count as stale from now on."""
-        self._do(q.MARK_STALE)
-        return self._ids(q.STALE)
+        """Yield the ids received older than they are stored, and count them."""
+        for rows in self._chunks(q.UNPROVED_STAMPS):
+            ids = [key for key, received, stored in rows if received and stored and received < to_epoch_ms(stored)]
+            self.stale_count += len(ids)
+            yield ids
 
     def unproved_newcomers(self) -> Iterator[list[int]]:
         """Yield the ids not stored as living that were received alive, and that the deleted feed lists as well."""
@@ -213,11 +222,6 @@ class Stage(Statements):
         """Return living students who are not in question; first those of whom it is surest that they live."""
         stored = self._rows(q.STORED_CONTROLS, at_most=limit)
         return [row[0] for row in stored or self._rows(q.NEW_CONTROLS, at_most=limit)]
-
-
-def _is_newer(stamp: datetime | None, staged: datetime | None) -> bool:
-    """Tell whether a row takes the place of a staged one; where one of them bears no stamp, the later row does."""
-    return stamp is None or staged is None or stamp > staged
 
 
 def _deleted_at(answer: Answer) -> datetime | None:

@@ -14,8 +14,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateTable
 
 from rostersync.store.engine import attach_scratch_file, use_steps
-from rostersync.store.models import student_columns
-from rostersync.store.types import JsonTuple, Timestamp
+from rostersync.store.models import Key
+from rostersync.store.types import Timestamp
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,22 +27,25 @@ _STAGE = MetaData(schema="stage")
 staged = Table(
     "staged",
     _STAGE,
-    Column("id", BigInteger, primary_key=True, autoincrement=False),  # negative: a record without an id
+    Column("id", Key, primary_key=True, autoincrement=False),  # negative: a record without an id
     Column("reading", Integer, nullable=False),  # the last reading of its list that brought it
     Column("rejected", Text),  # why it could not be decoded
     Column("deleted_at", Timestamp),
-    Column("stale", Boolean, nullable=False),  # first received older than stored
-    Column("verdict", Text),
-    Column("versioned", Boolean, nullable=False),  # whether its change makes a version in history
-    Column("changed_fields", JsonTuple, nullable=False),
-    *(Column(column.name, column.type) for column in student_columns()),
+    Column("updated_ms", BigInteger),  # `updated_at` of the record, in milliseconds since 1970
     Column("content_hash", LargeBinary),
+)
+
+records = Table(  # apart from `staged`, whose rows are small: each reading writes these again
+    "records",
+    _STAGE,
+    Column("id", Key, primary_key=True, autoincrement=False),
+    Column("record", LargeBinary, nullable=False),  # all that is known of a student: `records.encode`
 )
 
 deletions = Table(
     "deletions",
     _STAGE,
-    Column("id", BigInteger, primary_key=True, autoincrement=False),  # negative: a record without an id
+    Column("id", Key, primary_key=True, autoincrement=False),  # negative: a record without an id
     Column("reading", Integer, nullable=False),  # the last reading of the deleted feed that brought it
     Column("deleted_at", Timestamp),
 )
@@ -50,7 +53,7 @@ deletions = Table(
 answers = Table(
     "answers",
     _STAGE,
-    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("id", Key, primary_key=True, autoincrement=False),
     Column("answer", Text, nullable=False),  # what GET answered last: alive, gone, unclear or unanswered
     Column("deleted_at", Timestamp),  # as the record said that it brought
 )
@@ -58,7 +61,7 @@ answers = Table(
 removals = Table(
     "removals",
     _STAGE,
-    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("id", Key, primary_key=True, autoincrement=False),
     Column("deletion_source", Text, nullable=False),
     Column("deleted_at", Timestamp),
     Column("planned", Boolean, nullable=False),  # in the plan that is being approved
