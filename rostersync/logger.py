@@ -1,24 +1,60 @@
 """Loggers for every module: on top of the standard library's, below `rostersync`, and silent until configured.
 
 The program configures them in `rostersync.observe.log`. An application that embeds rostersync adds handlers of its own,
-as with any library; its own use of structlog is left as it is.
+as with any library; its own use of structlog is left as it is, and structlog is imported with the first event only.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
-import structlog
+if TYPE_CHECKING:
+    import structlog
 
 logging.getLogger("rostersync").addHandler(logging.NullHandler())  # else the standard library prints warnings by itself
 
 
-def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """Return the logger of the module `name`: an event is a word with values, as in `log.info("stopped", signal=2)`."""
-    logger = structlog.wrap_logger(
-        logging.getLogger(name),
-        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.stdlib.BoundLogger,
-    )
-    return cast("structlog.stdlib.BoundLogger", logger)
+class Logger:
+    """The logger of a module: an event is a word with values, as in `log.info("stopped", signal=2)`."""
+
+    def __init__(self, name: str) -> None:
+        self._standard = logging.getLogger(name)
+
+    @cached_property
+    def _structured(self) -> structlog.stdlib.BoundLogger:
+        import structlog  # noqa: PLC0415 - slow to import, and many a command logs nothing
+
+        logger = structlog.wrap_logger(
+            self._standard,
+            processors=[structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+            wrapper_class=structlog.stdlib.BoundLogger,
+        )
+        return cast("structlog.stdlib.BoundLogger", logger)
+
+    def debug(self, event: str, **values: Any) -> None:
+        if self._standard.isEnabledFor(logging.DEBUG):
+            self._structured.debug(event, **values)
+
+    def info(self, event: str, **values: Any) -> None:
+        if self._standard.isEnabledFor(logging.INFO):
+            self._structured.info(event, **values)
+
+    def warning(self, event: str, **values: Any) -> None:
+        if self._standard.isEnabledFor(logging.WARNING):
+            self._structured.warning(event, **values)
+
+    def error(self, event: str, **values: Any) -> None:
+        if self._standard.isEnabledFor(logging.ERROR):
+            self._structured.error(event, **values)
+
+    def exception(self, event: str, **values: Any) -> None:
+        """Log an error with the exception that is being handled."""
+        if self._standard.isEnabledFor(logging.ERROR):
+            self._structured.exception(event, **values)
+
+
+def get_logger(name: str) -> Logger:
+    """Return the logger of the module `name`."""
+    return Logger(name)

@@ -9,8 +9,7 @@ import click
 from rostersync.cli.options import configured
 from rostersync.cli.output import note
 from rostersync.errors import ConfigError
-from rostersync.runs import wiring
-from rostersync.store import readers
+from rostersync.store import open_store, readers
 from rostersync.store.engine import sqlite_path
 
 if TYPE_CHECKING:
@@ -46,4 +45,4 @@ def open_postgresql(session: Session, verb: str) -> Store:
     if sqlite_path(session.config.database.url):
         hint = "to let others read, use PostgreSQL, or give them a copy of the file"
         raise ConfigError([f"{verb}: database.url is an SQLite file, which has no roles"], hint)
-    return wiring.open_store(session.config, session.clock, create=False)
+    return open_store(session.config, session.clock, create=False)

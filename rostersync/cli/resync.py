@@ -10,8 +10,7 @@ from rostersync.cli.options import configured, json_option, source_option
 from rostersync.cli.output import document, note
 from rostersync.cli.sync import carry_out, show_outcomes
 from rostersync.report import RunKind, RunRequest
-from rostersync.runs import wiring
-from rostersync.store import requests
+from rostersync.store import open_store, requests
 
 if TYPE_CHECKING:
     from rostersync.cli.options import Session
@@ -32,7 +31,7 @@ def command(session: Session, names: tuple[str, ...], no_wait: bool, as_json: bo
     if not no_wait:
         outcomes = carry_out(session, [RunRequest(source.name, RunKind.FULL) for source in sources])
         return show_outcomes(session, outcomes, as_json=as_json)
-    store = wiring.open_store(session.config, session.clock, create=True)
+    store = open_store(session.config, session.clock, create=True)
     queued = [_queue(store, source.name) for source in sources]
     if as_json:
         document({"requests": queued})

@@ -12,7 +12,7 @@ from rostersync.cli.output import as_json_values, document, echo, table
 from rostersync.cli.reports import figures, show_reasons, show_run
 from rostersync.errors import RostersyncError
 from rostersync.report import RunState
-from rostersync.runs import wiring
+from rostersync.store import open_store
 from rostersync.store.runs import recent
 from rostersync.store.status import run_details
 from rostersync.words import count, moment, span
@@ -40,7 +40,7 @@ def command(ctx: click.Context, named: Path | None, limit: int, as_json: bool) -
 
 @configured
 def _list(session: Session, limit: int, as_json: bool) -> None:
-    store = wiring.open_store(session.config, session.clock, create=False)
+    store = open_store(session.config, session.clock, create=False)
     with store.reading() as connection:
         reports = recent(connection, limit)
     if as_json:
@@ -84,7 +84,7 @@ def show(session: Session, run_id: int, as_json: bool) -> None:
 
     Names are printed, with how and since when each removal is known, for whoever decides about the approval.
     """
-    store = wiring.open_store(session.config, session.clock, create=False)
+    store = open_store(session.config, session.clock, create=False)
     with store.reading() as connection:
         details = run_details(connection, run_id)
     if details is None:

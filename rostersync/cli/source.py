@@ -10,7 +10,7 @@ import click
 from rostersync.cli.options import configured
 from rostersync.cli.output import confirm, echo, note
 from rostersync.errors import ConfigError
-from rostersync.runs import wiring
+from rostersync.store import open_store
 from rostersync.store.forget import forget, holdings
 from rostersync.words import count
 
@@ -40,7 +40,7 @@ def forget_source(session: Session, name: str, dry_run: bool, yes: bool) -> None
         raise ConfigError(
             [f"source forget {name}: the source is configured, so the next run would bring it back"], hint
         )
-    store = wiring.open_store(session.config, session.clock, create=False)
+    store = open_store(session.config, session.clock, create=False)
     with store.reading() as connection:
         kept = holdings(connection, name)
     if kept is None:

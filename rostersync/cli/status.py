@@ -13,8 +13,7 @@ from rostersync.cli.program import print_stderr
 from rostersync.cli.reports import show_reasons
 from rostersync.errors import StoreError
 from rostersync.report import RunState
-from rostersync.runs import wiring
-from rostersync.store import daemons, requests
+from rostersync.store import daemons, open_store, requests
 from rostersync.store.failures import THE_DAEMON, failures_file, read_failures
 from rostersync.store.status import health
 from rostersync.words import ago, count, moment, span
@@ -87,7 +86,7 @@ def _sources(session: Session) -> list[_Source]:
     """
     failures = {failure.source: failure for failure in read_failures(failures_file(session.config.database.url))}
     try:
-        return _gather(session, wiring.open_store(session.config, session.clock, create=False), failures)
+        return _gather(session, open_store(session.config, session.clock, create=False), failures)
     except StoreError:
         if THE_DAEMON in failures:
             print_stderr(_failed(failures[THE_DAEMON], session.clock.now()))

@@ -15,7 +15,7 @@ from rostersync.errors import ConfigError, NoDatabase
 from rostersync.report import RunKind, RunRequest
 from rostersync.runs import executor, wiring
 from rostersync.runs.batch import run_all, worst
-from rostersync.store import daemons
+from rostersync.store import daemons, open_store
 from rostersync.store.runs import open_hold
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def show_outcomes(session: Session, outcomes: Sequence[Outcome], *, as_json: boo
 def _in_other_hands(session: Session, names: Iterable[str]) -> set[str]:
     """Return those of these sources that another process holds, or that a daemon stands by for."""
     try:
-        store = wiring.open_store(session.config, session.clock, create=False)
+        store = open_store(session.config, session.clock, create=False)
     except NoDatabase:
         return set()
     with store.reading() as connection:
@@ -108,7 +108,7 @@ def _in_other_hands(session: Session, names: Iterable[str]) -> set[str]:
 
 def _run(session: Session, elsewhere: Collection[str]) -> Callable[[RunRequest, ProgressCallback], RunReport]:
     config, clock = session.config, session.clock
-    store = wiring.open_store(config, clock, create=True)
+    store = open_store(config, clock, create=True)
     run = wiring.executor(config, clock, store, "rostersync sync").run
     return lambda request, progress: run(request, progress, elsewhere=request.source in elsewhere)
 
@@ -136,7 +136,7 @@ def _approval(session: Session, run_id: int) -> RunRequest:
 
 def _hold(session: Session, run_id: int) -> Hold | None:
     try:
-        store = wiring.open_store(session.config, session.clock, create=False)
+        store = open_store(session.config, session.clock, create=False)
     except NoDatabase:
         return None
     with store.reading() as connection:

@@ -9,6 +9,7 @@ import click
 from rostersync.cli.options import configured, json_option, source_option
 from rostersync.cli.output import document, echo, mark, note, progress
 from rostersync.runs import wiring
+from rostersync.store import open_store
 from rostersync.sync.verify import verify
 from rostersync.words import count
 
@@ -27,7 +28,7 @@ def command(session: Session, names: tuple[str, ...], as_json: bool) -> int:
     What changed since the last run is pending, not a difference. Differences are listed as ids and names of fields,
     never as values. Exit status: 0 the replica matches, 1 it differs, or that cannot be determined.
     """
-    wiring.open_store(session.config, session.clock, create=False)  # raises `NoDatabase` where there is none
+    open_store(session.config, session.clock, create=False)  # raises `NoDatabase` where there is none
     with progress() as progress_of:
         verdicts = [
             verify(

@@ -13,7 +13,7 @@ from rostersync.daemon.systemd import Systemd
 from rostersync.errors import ConfigError, RostersyncError, Stopped, StoreError
 from rostersync.logger import get_logger
 from rostersync.runs import wiring
-from rostersync.store import daemons
+from rostersync.store import daemons, open_store
 from rostersync.store.failures import THE_DAEMON, failures_file
 from rostersync.store.lock import this_process
 
@@ -85,7 +85,7 @@ class Daemon:
         """Open the database as soon as it can be: it may start later than this service, or need an upgrade."""
         while True:
             try:
-                store = wiring.open_store(self._config, self._clock, create=True, keep_sessions=True)
+                store = open_store(self._config, self._clock, create=True, keep_sessions=True)
             except StoreError as error:
                 self._condition.failed(THE_DAEMON, error)
                 self._systemd.starting(f"waiting for the database: {error.message}", 4 * DATABASE_RETRY_S)

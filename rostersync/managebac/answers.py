@@ -38,13 +38,15 @@ _ANSWER = Members("student", "error", "errors", "allowed_params")
 def decode_page(body: bytes, number: int, moment: Moment, check: Callable[[], None] = lambda: None) -> Page:
     """Return the page `number` that `body` holds, made at `moment`; records that cannot be decoded stand in it too.
 
-    `check` is called before any record that takes time to be looked at, or to be decoded: what it raises ends that.
+    `check` is called first, and before each record that takes time to be looked at, or to be decoded, because it is not
+    as documented: what it raises ends that.
     A page may have more rows than its total_count: that is what a student created between the server's count and its
     select looks like. It proves nothing, so what to make of it is left to `sync.lists`.
 
     Raises `Malformed` when this is no list of students with a usable meta, an empty first page that claims rows, or
     more than can be: `MOST_ROWS`, `MOST_PAGES`.
     """
+    check()
     page = _members(body, _PAGE)
     if "students" not in page:
         raise Malformed("the answer holds no list of students")

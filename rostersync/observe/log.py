@@ -16,11 +16,10 @@ import re
 import sys
 import traceback
 from datetime import date, datetime, timedelta
+from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import quote
-
-import structlog
 
 from rostersync.clock import to_text
 from rostersync.errors import RostersyncError
@@ -50,8 +49,26 @@ def configure(
     stream = stream or sys.stderr
     lowest = logging.getLevelNamesMapping()[level.upper()]
     handler = _Handler(stream, lowest)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+    handler.setFormatter(_Formatter(format, stream, lowest, redact))
+    _install(handler, lowest)
+
+
+class _Formatter(logging.Formatter):
+    """The pipeline, made for the first line: it is slow to import, and many a command logs nothing."""
+
+    def __init__(self, format_: str, stream: TextIO, lowest: int, redact: tuple[str, ...]) -> None:
+        super().__init__()
+        self._settings = format_, stream, lowest, redact
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._pipeline.format(record)
+
+    @cached_property
+    def _pipeline(self) -> logging.Formatter:
+        import structlog  # noqa: PLC0415 - see above
+
+        format_, stream, lowest, redact = self._settings
+        return structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[_without_values],
             processors=[
                 structlog.stdlib.add_log_level,
@@ -60,12 +77,10 @@ def configure(
                 _plain,
                 _without_meta,
                 _ordered,
-                _renderer(format, stream),
+                _renderer(format_, stream),
                 _Redactor(redact),
             ],
         )
-    )
-    _install(handler, lowest)
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -115,6 +130,8 @@ def _install(handler: _Handler, lowest: int) -> None:
 
 
 def _renderer(format_: str, stream: TextIO) -> Processor:
+    import structlog  # noqa: PLC0415 - see above
+
     terminal = stream.isatty()
     if format_ == "console" or (format_ == "auto" and terminal):
         return structlog.dev.ConsoleRenderer(colors=terminal and not os.environ.get("NO_COLOR"))

@@ -13,7 +13,6 @@ from rostersync.managebac.limits import HostLimiters
 from rostersync.managebac.reader import StudentReader
 from rostersync.runs.executor import Executor
 from rostersync.runs.hooks import Hooks
-from rostersync.store import Store
 from rostersync.sync.guard import GuardPolicy
 from rostersync.sync.plan import SyncPolicy
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from rostersync.clock import Clock
     from rostersync.config import Config, Source
+    from rostersync.store import Store
 
 
 def policy(config: Config) -> SyncPolicy:
@@ -74,12 +74,6 @@ def connector(config: Config, clock: Clock) -> Callable[[str], AbstractContextMa
             yield StudentReader(api, config.sync.per_page)
 
     return connect
-
-
-def open_store(config: Config, clock: Clock, *, create: bool, keep_sessions: bool = False) -> Store:
-    """Open the configured database; with `create` it is set up or upgraded where that is allowed. See `Store`."""
-    database = config.database
-    return Store(database.url, clock, create=create, auto_upgrade=database.auto_upgrade, keep_sessions=keep_sessions)
 
 
 def executor(config: Config, clock: Clock, store: Store, purpose: str) -> Executor:

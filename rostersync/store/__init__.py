@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from rostersync.clock import Clock
+    from rostersync.config import Config
     from rostersync.store.lock import Lease
+
+
+def open_store(config: Config, clock: Clock, *, create: bool, keep_sessions: bool = False) -> Store:
+    """Open the configured database; with `create` it is set up or upgraded where that is allowed. See `Store`."""
+    database = config.database
+    return Store(database.url, clock, create=create, auto_upgrade=database.auto_upgrade, keep_sessions=keep_sessions)
 
 
 class Store:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
+import trials
 from conftest import PostgresServer, running_postgres
 from daemons import logged
 from school_site import ROOT, Site, serve
@@ -48,8 +49,13 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=20, help="for each database  [20]")
     parser.add_argument("--sources", type=int, default=1, help="all due every second  [1]")
     parser.add_argument("--on", choices=["sqlite", "postgresql", "both"], default="both")
+    parser.add_argument("--trials", type=int, help="instead: so many resyncs beside a daemon, and take-overs of one")
     asked = parser.parse_args()
     kinds = ["sqlite", "postgresql"] if asked.on == "both" else [asked.on]
+    if asked.trials:
+        for kind in kinds:
+            try_commands(kind, asked.trials)
+        return 0
     return max(soak(kind, asked.minutes * 60, asked.sources) for kind in kinds)
 
 
@@ -73,6 +79,13 @@ def soak(kind: str, seconds: float, sources: int) -> int:
         tell(f"  {slots:,} slots: {verdict(folder / 'log')}")
         tell(f"  replicas that do not equal the school: {len(wrong)}; exit status of the daemon: {process.returncode}")
         return 1 if wrong or process.returncode else 0
+
+
+def try_commands(kind: str, times: int) -> None:
+    """Tell how soon a daemon does what a command asks for, and how soon another one takes over."""
+    with database(kind) as (folder, url), serve(folder, url, STUDENTS) as site:
+        tell(f"{kind}: {trials.tell('from a resync beside a daemon to its start', trials.resyncs, site, times)}")
+        tell(f"{kind}: {trials.tell('from the death of a daemon to the take-over', trials.take_overs, site, times)}")
 
 
 def watch(site: Site, pid: int, kind: str, seconds: float) -> None:

@@ -12,7 +12,7 @@ LOGGING_MODULES = ("managebac.transport", "sync.run", "runs.batch", "runs.execut
 SAY_EVERYTHING = """
 import importlib
 module = importlib.import_module("rostersync.{name}")
-for level in ("debug", "info", "warning", "error", "critical"):
+for level in ("debug", "info", "warning", "error"):
     getattr(module.log, level)("said", at=level)
 try:
     raise LookupError("a failure")

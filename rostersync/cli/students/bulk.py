@@ -96,7 +96,7 @@ def _carry_out(options: WriteOptions, path: Path, expect: int | None, result: Pa
             work.look_up(lines)
             with _created(target) as file:
                 session = session.as_owner()
-                store = carrying_out.open_store(session)
+                store = carrying_out.open_replica(session)
                 writer = Writer(source.name, api.students, store, session.clock)
                 try:
                     results = _send(work, writer, lines, file)

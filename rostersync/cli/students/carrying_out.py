@@ -22,6 +22,7 @@ from rostersync.managebac.endpoints import JSON
 from rostersync.report import RunState
 from rostersync.runs import wiring
 from rostersync.runs.writing import Writer
+from rostersync.store import open_store
 from rostersync.store.audit import Outcome
 from rostersync.words import count
 
@@ -65,7 +66,7 @@ def carry_out(options: WriteOptions, write: Write, warning: str = "") -> int:
     confirm(options, _question(write, source), warning)
     session = options.session.as_owner()
     with wiring.clients(session.config, session.clock)(source.name) as api:
-        store = open_store(session)
+        store = open_replica(session)
         writer = Writer(source.name, api.students, store, session.clock)
         written = writer.write(write)
     _print_result(options, source, write, written)
@@ -177,10 +178,10 @@ def _shown_body(call: Call) -> Any:
 # The replica -----------------------------------------------------------------------------------------------------
 
 
-def open_store(session: Session) -> Store | None:
+def open_replica(session: Session) -> Store | None:
     """Open the database; None where there is none yet, for a write does not create it. Raises `StoreError`."""
     try:
-        return wiring.open_store(session.config, session.clock, create=False)
+        return open_store(session.config, session.clock, create=False)
     except NoDatabase:
         return None
 
