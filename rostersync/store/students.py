@@ -6,6 +6,7 @@ version and is then replaced. `source`, `run_id` and `now` are parameters of the
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -71,9 +72,9 @@ def apply(connection: Connection, source: str, counts: Counts, *, run_id: int, n
     """
     write = _Write(connection, {"run_source": source, "this_run": run_id, "now": now})
     if counts.updated or counts.restored:
-        write.changed()
+        write.changed(counts.updated + counts.restored)
     if counts.inserted:
-        write.new()
+        write.new(counts.inserted)
     if counts.deleted:
         write.removals()
     if counts.quarantined:
@@ -98,47 +99,50 @@ class _Write:
     def do(self, statement: Any, **parameters: Any) -> Any:
         return self._connection.execute(statement, {**self._parameters, **parameters})
 
-    def _chunks(self, query: Select[Any]) -> Iterator[Sequence[Any]]:
-        """Run a query once, and fetch its rows as they are needed."""
-        with self.do(query.execution_options(yield_per=CHUNK)) as rows:
-            yield from rows.partitions()
+    @contextmanager
+    def _chunks(self, query: Select[Any], number: int) -> Iterator[Iterator[Sequence[Any]]]:
+        """Run a query once, and lend what fetches its `number` of rows in chunks; where they are many, as needed."""
+        with self.do(query.execution_options(stream_results=number > CHUNK, max_row_buffer=CHUNK)) as rows:
+            yield rows.partitions(CHUNK)
 
-    def new(self) -> None:
+    def new(self, number: int) -> None:
         """Insert whoever is not stored at all."""
         values, now = values_of(self.dialect), timestamp(self.dialect)(self._parameters["now"])
         source, facts = self._parameters["run_source"], (now, now, "insert", "[]", self._parameters["this_run"])
-        for rows in self._chunks(_NEW):
-            made = ((source, *values(row.record), row.content_hash, *facts) for row in rows)
-            insert_all(self._connection, student, made, _COLUMNS)
+        with self._chunks(_NEW, number) as chunks:
+            for rows in chunks:
+                made = ((source, *values(row.record), row.content_hash, *facts) for row in rows)
+                insert_all(self._connection, student, made, _COLUMNS)
 
-    def changed(self) -> None:
+    def changed(self, number: int) -> None:
         """Replace whoever is stored otherwise, with a version of what was.
 
         Any change is written. It makes a version when it is more than a login or a newly signed avatar address, which
         are no events in a student's life.
         """
-        supersede, replace = _supersede_changed(self.dialect), _replace(self.dialect)
-        for rows in self._chunks(_CHANGED):
-            pairs = [(row, decode(row.record)) for row in rows]
-            changes = {row.id: changed_fields(student_of(row, 4), new) for row, new in pairs}
-            versioned = [row.id for row in rows if changes[row.id] or row.verdict == "restored"]
-            if versioned:
-                self.do(supersede, ids=versioned)
-            self._connection.execute(
-                replace,
-                [
-                    {
-                        **self._parameters,
-                        **{f"new_{name}": getattr(new, name) for name in PAYLOAD},
-                        "key": row.id,
-                        "new_hash": row.content_hash,
-                        "versioned": row.id in versioned,
-                        "new_op": "restore" if row.verdict == "restored" else "update",
-                        "new_changes": changes[row.id],
-                    }
-                    for row, new in pairs
-                ],
-            )
+        with self._chunks(_CHANGED, number) as chunks:
+            for rows in chunks:
+                self._replace(rows)
+
+    def _replace(self, rows: Sequence[Any]) -> None:
+        received = {row.id: decode(row.record) for row in rows}
+        changes = {row.id: changed_fields(student_of(row, 4), received[row.id]) for row in rows}
+        versioned = {row.id for row in rows if changes[row.id] or row.verdict == "restored"}
+        if versioned:
+            self.do(_supersede_changed(self.dialect), ids=list(versioned))
+        values = [
+            {
+                **self._parameters,
+                **{f"new_{name}": getattr(received[row.id], name) for name in PAYLOAD},
+                "key": row.id,
+                "new_hash": row.content_hash,
+                "versioned": row.id in versioned,
+                "new_op": "restore" if row.verdict == "restored" else "update",
+                "new_changes": changes[row.id],
+            }
+            for row in rows
+        ]
+        self._connection.execute(_replace(self.dialect), values)
 
     def removals(self) -> None:
         """Make tombstones of those whose removal is proved, or approved."""

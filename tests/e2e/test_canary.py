@@ -44,7 +44,7 @@ ANSWERS: dict[str, Fault] = {
 
 # The program with a mistake in it: an error that nobody foresaw, and whose text holds all of a student.
 BROKEN = f"""
-from rostersync.store import comparison
+from rostersync.store import students
 
 def changed_fields(stored, received):
     try:
@@ -52,7 +52,7 @@ def changed_fields(stored, received):
     except KeyError as error:
         raise ValueError(f"{{stored}}, {TOKEN}") from error
 
-comparison.changed_fields = changed_fields
+students.changed_fields = changed_fields
 from rostersync.__main__ import main
 main()
 """

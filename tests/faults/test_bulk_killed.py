@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STUDENTS = 500
-KILLS = {"sqlite": 10, "postgresql": 2}
+KILLS = {"sqlite": 4, "postgresql": 2}
 """What a death leaves behind is the API's and the audit log's: so the other database is killed less often."""
 
 
@@ -48,9 +48,11 @@ def test_an_archive_of_500_killed_at_any_moments_and_run_again_archives_each_exa
 
 def _kill_after(site: Site, words: tuple[str, ...], writes: float, seconds: float) -> None:
     """Kill the process some time after the school has got so many writes in all."""
-    process = site.start(*words)
-    while process.poll() is None and sum(method == "PUT" for method, _, _ in list(site.app.log)) < writes:
+    process, seen, written = site.start(*words), 0, 0
+    while process.poll() is None and written < writes:
         time.sleep(0.002)
+        new = list(site.app.log)[seen:]  # no more than that: who counts all again keeps the school from answering
+        seen, written = seen + len(new), written + sum(method == "PUT" for method, _, _ in new)
     time.sleep(seconds)
     process.kill()
     process.communicate(timeout=20)
