@@ -67,7 +67,8 @@ class StagedStudents(StagedList):
     def put(self, listed: Iterable[ListedRow]) -> None:
         """Decode and stage the rows that are new, or newer than the staged ones; of the others note that they came."""
         rows = list(listed)
-        brought = self._rows(q.NOTE_BROUGHT, ids=[row.key for row in rows], reading=self._reading)
+        ids = [row.key for row in rows]
+        brought = self._rows(q.NOTE_BROUGHT, ids=ids, reading=self._reading) if ids else []
         stamps: dict[int, int | None] = dict(brought)
         newest: dict[int, ListedRow] = {}
         for row in rows:
