@@ -166,6 +166,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 def see_views(connection: Connection) -> None:
     """Let the views be named without their schema as well as the tables, until the transaction ends."""
     if connection.dialect.name == "postgresql":
+        connection.connection.driver_connection.autocommit = False  # type: ignore[union-attr] # it is psycopg's
         connection.exec_driver_sql("SET LOCAL search_path = rostersync, public")
 
 

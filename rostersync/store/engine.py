@@ -196,11 +196,6 @@ def _require_same(made: os.stat_result, path: Path) -> None:
         raise DatabaseUnreachable(f"the stage file {path} was exchanged while it was opened", hint)
 
 
-def use_steps(connection: Connection) -> None:
-    """Let each of PostgreSQL's statements outside `writing` be a transaction of its own: nobody else sees the stage."""
-    connection.execution_options(begin="step")
-
-
 def _begin_sqlite(connection: Connection) -> None:
     """Begin as the caller wants: a transaction that will write takes SQLite's write lock at once, and waits for it."""
     if connection.get_execution_options().get("begin") == "write":
@@ -211,10 +206,15 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _begin_postgres(connection: Connection) -> None:
+    """Begin with the first statement, where the caller will write. Else each statement stands by itself.
+
+    It sees what is committed when it begins, as in a transaction of this isolation level, and costs one message to the
+    server instead of three.
+    """
     driver: Any = connection.connection.driver_connection
-    steps = connection.get_execution_options().get("begin") == "step"
-    if driver.autocommit != steps:  # else the driver begins with the first statement
-        driver.autocommit = steps
+    alone = connection.get_execution_options().get("begin") != "write"
+    if driver.autocommit != alone:
+        driver.autocommit = alone
 
 
 def _translate_errors(engine: Engine, place: str) -> None:

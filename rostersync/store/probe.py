@@ -82,7 +82,7 @@ def keeps_sessions(url: str) -> bool:
 
     Behind a pooler in transaction mode it does not: the next transaction may be another session's.
     """
-    engine = open_engine(url)
+    engine = open_engine(url).execution_options(begin="write")  # a transaction keeps its session from the others
     with engine.connect() as first, engine.connect() as second:
         return is_one_session(first, second)
 

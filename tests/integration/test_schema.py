@@ -19,7 +19,7 @@ from sqlalchemy import create_engine, inspect, make_url, text
 from rostersync.errors import DatabaseUnreachable, NoDatabase, SchemaOutdated, SchemaTooNew, StoreError
 from rostersync.report import RunKind, RunRequest, SourceState
 from rostersync.store import Store, requests, runs, schema
-from rostersync.store.engine import open_engine
+from rostersync.store.engine import open_engine, writing
 from rostersync.store.models import Base
 from rostersync.store.view_upgrade import drop_views
 from rostersync.store.views import VIEWS
@@ -398,7 +398,7 @@ def test_an_upgrade_waits_for_no_reader_of_a_view_that_stays(postgres_url: str, 
             connection.exec_driver_sql(f"ALTER TABLE run_request DROP COLUMN {column}")
         connection.exec_driver_sql("DROP TABLE daemon")
     set_revision(store, "0005")
-    with store.engine.connect() as connection, connection.begin():
+    with store.writing() as connection:
         connection.execute(text("SELECT count(*) FROM public.current_student"))
         schema.upgrade(store.engine)
         assert connection.execute(text("SELECT count(*) FROM public.current_student")).scalar_one() == 0
@@ -409,7 +409,7 @@ def test_readers_who_come_while_an_upgrade_waits_are_let_in_afterwards(postgres_
     health = SYNC_HEALTH.query("postgresql")
     engine = first_schema(postgres_url, sync_health=f"SELECT * FROM ({health}) h WHERE source <> ''")
     with ThreadPoolExecutor() as pool:
-        with engine.connect() as connection, connection.begin():
+        with engine.connect() as connection, writing(connection):
             connection.execute(text("SELECT count(*) FROM public.sync_health"))
             upgrading = pool.submit(schema.upgrade, engine)
             wait_for_waiters(engine, 1)

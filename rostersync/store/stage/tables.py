@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, MetaDa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateTable
 
-from rostersync.store.engine import attach_scratch_file, use_steps
+from rostersync.store.engine import attach_scratch_file
 from rostersync.store.models import Key
 from rostersync.store.types import Timestamp
 
@@ -74,7 +74,6 @@ def attach(connection: Connection, database: Path | None) -> None:
     """Give the connection an empty stage: an unlinked file beside `database`, or the session's own temporary tables."""
     if database is not None:
         attach_scratch_file(connection, database.parent)
-    use_steps(connection)
     with connection.begin():
         if database is None:
             connection.exec_driver_sql("SET client_min_messages = warning")
@@ -84,7 +83,6 @@ def attach(connection: Connection, database: Path | None) -> None:
 
 def clear(connection: Connection) -> None:
     """Empty the stage for another run."""
-    use_steps(connection)
     with connection.begin():
         if connection.dialect.name == "postgresql":  # what is deleted from a temporary table takes up room for ever
             connection.exec_driver_sql(f"TRUNCATE {', '.join(f'pg_temp.{table.name}' for table in TABLES)}")

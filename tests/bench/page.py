@@ -1,0 +1,133 @@
+"""The page of figures, and its picture: docs/performance.md and docs/performance.svg."""
+
+from __future__ import annotations
+
+import math
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run of a program took: seconds by the clock and of the processor, MiB, requests and MB of answers."""
+
+    wall: float
+    cpu: float
+    memory: float
+    requests: float = 0.0
+    megabytes: float = 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the result: the work, its size, the database, the program, the median cost, and the first's seconds."""
+
+    work: str
+    size: int
+    latency_ms: int
+    database: str
+    program: str
+    cost: Cost
+    first: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times the seconds of the work's first program it took."""
+        return self.cost.wall / self.first
+
+
+INTRODUCTION = """# Performance
+
+What the work costs, beside the bare limit and the usual script. `./dev bench --write` has written this page and its
+picture: each figure is the median of {repeat} runs, each a process of its own, the programs taking turns; the largest
+loads by the ORM script ran once. Read the ratios. The seconds are those of one machine at one hour ({machine}); its
+server of 100 students a page served {pages:,.0f} pages a second to whoever only fetched them.
+
+In a daemon a run without changes takes {daemon}, all that the daemon does included.
+
+- **bare limit**: a raw socket, a JSON parser, `executemany` or `COPY`; no retries, no history, no guard, one reading.
+- **ORM script**: requests and `Session.merge` for each record. It knows no deletions, and reads a list once.
+- **bare script**: the same libraries, requests and rows as a small run of ours, and nothing done with them.
+- **rostersync**: `rostersync sync`, which reads a list twice when it has more than one page.
+
+![Seconds of a full load by the number of students](performance.svg)
+
+| work | students | database | program | seconds | ratio | processor | MiB | requests | MB |
+| --- | --: | --- | --- | --: | --: | --: | --: | --: | --: |
+"""
+
+
+def write_page(rows: list[Row], pages_a_second: float, repeat: int, daemon: dict[str, float]) -> None:
+    """Write both files."""
+    machine = f"{platform.machine()}, Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}"
+    told = ", ".join(f"{milliseconds:.0f} ms of processor on {kind}" for kind, milliseconds in daemon.items())
+    text = INTRODUCTION.format(repeat=repeat, machine=machine, pages=pages_a_second, daemon=told)
+    (DOCS / "performance.md").write_text(text + "".join(map(_line, rows)), encoding="utf-8")
+    (DOCS / "performance.svg").write_text(picture(rows), encoding="utf-8")
+
+
+def _line(row: Row) -> str:
+    cost, work = row.cost, row.work + (f" at {row.latency_ms} ms" if row.latency_ms else "")
+    figures = f"{cost.wall:.2f} | {row.ratio:.2f} | {cost.cpu:.2f} | {cost.memory:.0f}"
+    told = f"{figures} | {cost.requests:,.0f} | {cost.megabytes:,.1f}"
+    return f"| {work} | {row.size:,} | {row.database} | {row.program} | {told} |\n"
+
+
+# The picture -----------------------------------------------------------------------------------------------------
+
+_WIDTH, _HEIGHT, _LEFT, _TOP = 340, 260, 60, 40
+_COLOURS = {"bare limit": "#8a8f98", "rostersync": "#0b6e4f", "ORM script": "#c2571a"}
+
+
+def picture(rows: list[Row]) -> str:
+    """Return an SVG with a panel for each database: seconds of a full load over students, both on logarithmic axes."""
+    loads = [row for row in rows if row.work == "full load" and not row.latency_ms and row.program in _COLOURS]
+    databases = sorted({row.database for row in loads}, reverse=True)
+    panels = "".join(
+        _panel([row for row in loads if row.database == database], loads, database, place)
+        for place, database in enumerate(databases)
+    )
+    width, height = (_WIDTH + _LEFT) * len(databases) + 40, _HEIGHT + _TOP + 60
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+        f'font-size="12"><rect width="100%" height="100%" fill="#fff"/>{panels}</svg>\n'
+    )
+
+
+def _panel(rows: list[Row], loads: list[Row], title: str, place: int) -> str:
+    sizes, walls = [row.size for row in loads], [row.cost.wall for row in loads]
+    low, high = 10 ** math.floor(math.log10(min(walls))), 10 ** math.ceil(math.log10(max(walls)))
+    left = _LEFT + place * (_WIDTH + _LEFT)
+
+    def x(size: float) -> float:
+        return left + _WIDTH * _share(size, min(sizes), max(sizes))
+
+    def y(wall: float) -> float:
+        return _TOP + _HEIGHT * (1 - _share(wall, low, high))
+
+    drawn = [f'<text x="{left}" y="{_TOP - 16}" font-weight="bold">{title}: seconds of a full load</text>']
+    for power in range(round(math.log10(low)), round(math.log10(high)) + 1):
+        at = y(10.0**power)
+        drawn.append(f'<path d="M{left} {at:.1f}h{_WIDTH}" stroke="#ddd"/>')
+        drawn.append(f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end">{10.0**power:g}</text>')
+    drawn += [
+        f'<text x="{x(size):.1f}" y="{_TOP + _HEIGHT + 18}" text-anchor="middle">{size:,}</text>'
+        for size in sorted(set(sizes))
+    ]
+    for program, colour in _COLOURS.items():
+        points = sorted((row.size, row.cost.wall) for row in rows if row.program == program)
+        if points:
+            line = " ".join(f"{x(size):.1f},{y(wall):.1f}" for size, wall in points)
+            drawn.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+            size, wall = points[-1]
+            at = f'x="{x(size) - 4:.1f}" y="{y(wall) - 8:.1f}"'
+            drawn.append(f'<text {at} text-anchor="end" fill="{colour}">{program}</text>')
+    return "".join(drawn)
+
+
+def _share(value: float, low: float, high: float) -> float:
+    return math.log(value / low) / math.log(high / low) if high > low else 0.5

@@ -1,0 +1,56 @@
+"""What a command does not use is not imported: most of what a small one costs is imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from school_site import ROOT, Site, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NETWORK = {"requests", "urllib3", "rostersync.managebac", "rostersync.sync"}
+LOGS = {"structlog"}
+TERMINAL = {"rich", "pygments"}
+RARE = {"alembic", "apscheduler"}
+DATABASE = {"sqlalchemy", "rostersync.store"}
+
+
+@pytest.fixture
+def site(tmp_path: Path, sqlite_url: str) -> Iterator[Site]:
+    with serve(tmp_path, sqlite_url) as site:
+        site.ok("sync")
+        yield site
+
+
+def imported(site: Site, *words: str) -> set[str]:
+    """Return the modules that a command imports."""
+    command = [sys.executable, "-X", "importtime", "-m", "rostersync", *words]
+    done = subprocess.run(command, cwd=ROOT, env=site.environ, capture_output=True, text=True, check=True)
+    return {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+
+
+def test_status_imports_neither_what_asks_the_api_nor_what_sets_up_nor_what_logs(site: Site) -> None:
+    found = imported(site, "status", "-c", str(site.path))
+    assert "sqlalchemy" in found
+    assert not found & (NETWORK | LOGS | TERMINAL | RARE)
+
+
+def test_a_sync_imports_neither_what_sets_up_nor_the_scheduler(site: Site) -> None:
+    assert not imported(site, "sync", "-q", "-c", str(site.path)) & RARE
+
+
+def test_help_imports_no_database_and_no_configuration(site: Site) -> None:
+    assert not imported(site, "--help") & (NETWORK | LOGS | TERMINAL | RARE | DATABASE | {"pydantic"})
+
+
+@pytest.mark.parametrize("module", ["rostersync.managebac", "rostersync.store"])
+def test_the_client_and_the_store_do_without_each_other(site: Site, module: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-c", f"import {module}"]
+    done = subprocess.run(command, cwd=ROOT, env=site.environ, capture_output=True, text=True, check=True)
+    other = {"rostersync.managebac": "sqlalchemy", "rostersync.store": "requests"}[module]
+    assert f" {other}\n" not in done.stderr
