@@ -22,7 +22,7 @@ from rostersync.store.own_schema import SCHEMA, SEARCH_PATH
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import URL, Connection, Engine
     from sqlalchemy.engine import ExceptionContext
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -80,11 +80,15 @@ def _postgres_engine(url: str, *, keep_sessions: bool) -> Engine:
     except (NoSuchModuleError, ImportError) as error:
         hint = "pip install --require-hashes -r requirements.txt"
         raise DatabaseUnreachable("the PostgreSQL driver is not installed", hint) from error
-    # without its query, which may contain a password as well
-    _translate_errors(engine, make_url(url).set(query={}).render_as_string(hide_password=True))
+    _translate_errors(engine, _shown(parsed))
     event.listen(engine, "connect", _set_session)
     event.listen(engine, "begin", _begin_postgres)
     return engine
+
+
+def _shown(url: URL) -> str:
+    """Return an address for people: without its query, which may contain a password as well."""
+    return url.set(query={}).render_as_string(hide_password=True)
 
 
 def _set_session(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
@@ -223,6 +227,15 @@ def _translate_errors(engine: Engine, place: str) -> None:
         if isinstance(context.sqlalchemy_exception, DBAPIError):
             return translate_error(context.sqlalchemy_exception, place)
         return None
+
+
+@contextmanager
+def past_sqlalchemy(connection: Connection) -> Iterator[Any]:
+    """Lend the driver's connection; its errors are translated here, for SQLAlchemy does not see them."""
+    try:
+        yield connection.connection.driver_connection
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise translate_error(error, _shown(connection.engine.url)) from error
 
 
 def translate_error(error: BaseException, place: str) -> StoreError:

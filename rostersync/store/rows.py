@@ -14,6 +14,7 @@ from msgspec.structs import astuple
 
 from rostersync.clock import to_epoch_ms, to_text
 from rostersync.records import EXTRA, FIELDS, Kind, Rejected, Student, content_hash, row_key
+from rostersync.store.engine import past_sqlalchemy
 from rostersync.store.models import PAYLOAD
 from rostersync.store.own_schema import SCHEMA
 
@@ -108,7 +109,6 @@ def insert_all(
         if tuples := [tuple(row) for row in rows]:
             connection.exec_driver_sql(statement, tuples)
         return
-    driver: Any = connection.connection.driver_connection
-    with driver.cursor() as cursor, cursor.copy(statement) as copy:
+    with past_sqlalchemy(connection) as driver, driver.cursor() as cursor, cursor.copy(statement) as copy:
         for row in rows:
             copy.write_row(row)

@@ -14,9 +14,13 @@ import psycopg
 import pytest
 from conftest import running_postgres
 
-from rostersync.errors import DatabaseUnreachable
+from rostersync.errors import DatabaseUnreachable, StoreError
 from rostersync.store import probe
 from rostersync.store.connecting import no_connection
+from rostersync.store.engine import open_engine
+from rostersync.store.models import student
+from rostersync.store.rows import insert_all
+from rostersync.store.stage import tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,3 +198,26 @@ def test_other_texts_are_told_apart_too(text: str, said: str, hint: str) -> None
     error = no_connection(text, "PLACE", "x")
     assert said in error.message
     assert hint in error.hint
+
+
+# Rows in bulk, which go past SQLAlchemy --------------------------------------------------------------------------
+
+
+def test_a_session_that_ends_while_rows_are_copied_is_told_as_anywhere_else(server: Server) -> None:
+    with open_engine(server.url("postgres")).connect() as connection:
+        with connection.begin():
+            pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        with server.session() as other:
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+        with pytest.raises(DatabaseUnreachable, match=r"^cannot (use|reach) postgresql"), connection.begin():
+            insert_all(connection, student, [], ["id"])
+        connection.invalidate()
+
+
+def test_rows_that_the_server_does_not_take_are_told_without_their_values(server: Server) -> None:
+    engine = open_engine(server.url("postgres"))
+    with engine.connect() as connection:
+        tables.attach(connection, None)
+        with connection.begin(), pytest.raises(StoreError, match="refused a statement") as caught:
+            insert_all(connection, tables.deletions, [("Zorbella", 1, None)])
+    assert "Zorbella" not in f"{caught.value} {caught.value.hint}"
