@@ -181,6 +181,16 @@ class World:
         """
         return {key: msgspec.structs.replace(row, last_accessed_at=None) for key, row in upstream(self.school).items()}
 
+    def living_ids(self) -> set[int]:
+        """Return who lives upstream."""
+        return {int(key) for key in self.school.truth()}
+
+    def replica_ids(self) -> set[int]:
+        """Return who lives in the replica."""
+        living = select(student.c.id).where(student.c.source == self.source, student.c.deleted_at.is_(None))
+        with self.store.reading() as connection, connection.begin():
+            return set(connection.scalars(living))
+
     def replica(self) -> dict[int, Student]:
         """Return the living students of the replica, without the last login."""
         with self.store.reading() as connection:

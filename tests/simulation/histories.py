@@ -249,7 +249,7 @@ class History:
 
     def _written(self) -> list[int]:
         """Return some students who were written to: they may live, or be gone by now, or be unknown to the replica."""
-        known = sorted(self.world.upstream().keys() | self.world.school.deleted())
+        known = sorted(self.world.living_ids() | self.world.school.deleted())
         return self.writers.sample(known, min(len(known), self.writers.choice([1, 1, 2, 5])))
 
     def _refresh(self) -> None:
@@ -276,11 +276,11 @@ class History:
 
     def _kept(self) -> set[int]:
         """Return who lives, and lives in the replica."""
-        return self.world.upstream().keys() & self.world.replica().keys()
+        return self.world.living_ids() & self.world.replica_ids()
 
     def _require(self, kept: set[int], since: float) -> None:
         """Raise `Diverged` when one of these is missing who lives, and neither came nor went after `since`."""
-        missing = kept & self.world.upstream().keys() - self.world.replica().keys()
+        missing = kept & self.world.living_ids() - self.world.replica_ids()
         if wronged := {key for key in missing if self.moved.get(key, since) <= since}:
             raise Diverged(f"seed {self.stats.seed}: removed {sorted(wronged)}, who live ({self.stats})")
 
