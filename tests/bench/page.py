@@ -43,8 +43,8 @@ class Row:
 INTRODUCTION = """# Performance
 
 What the work costs, beside the bare limit and the usual script. `./dev bench --write` has written this page and its
-picture: each figure is the median of {repeat} runs, each a process of its own, the programs taking turns; the largest
-loads by the ORM script ran once. Read the ratios. The seconds are those of one machine at one hour ({machine}); its
+picture: each figure is the median of {repeat} runs, each a process of its own, the programs taking turns. Read the
+ratios. The seconds are those of one machine at one hour ({machine}); its
 server of 100 students a page served {pages:,.0f} pages a second to whoever only fetched them.
 
 In a daemon a run without changes takes {daemon}, all that the daemon does included.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 STUDENTS = 60
+ANOTHER_USER = 65_533
 LINES = 10
 """So many lines of figures are printed for each database."""
 
@@ -49,6 +50,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=20, help="for each database  [20]")
     parser.add_argument("--sources", type=int, default=1, help="all due every second  [1]")
     parser.add_argument("--on", choices=["sqlite", "postgresql", "both"], default="both")
+    parser.add_argument("--threads", type=int, help="the daemon gets a user of its own, and no more threads than these")
     parser.add_argument("--trials", type=int, help="instead: so many resyncs beside a daemon, and take-overs of one")
     asked = parser.parse_args()
     kinds = ["sqlite", "postgresql"] if asked.on == "both" else [asked.on]
@@ -56,17 +58,17 @@ def main() -> int:
         for kind in kinds:
             try_commands(kind, asked.trials)
         return 0
-    return max(soak(kind, asked.minutes * 60, asked.sources) for kind in kinds)
+    return max(soak(kind, asked.minutes * 60, asked.sources, asked.threads) for kind in kinds)
 
 
-def soak(kind: str, seconds: float, sources: int) -> int:
+def soak(kind: str, seconds: float, sources: int, threads: int | None) -> int:
     """Let a daemon work; tell what it costs, and return 1 where a replica does not equal the school in the end."""
     with database(kind) as (folder, url), serve(folder, url, STUDENTS) as site:
         names = tuple(f"school-{number}" for number in range(1, sources + 1))
         site.configure(EVERY_SECOND, sources=names)
         tell(f"{kind}: {count(sources, 'source')}, due every second, for {seconds:.0f} s")
         with (folder / "log").open("w") as log:
-            command = [sys.executable, "-m", "rostersync", "run", "-c", str(site.path)]
+            command = [*limited(folder, threads), sys.executable, "-m", "rostersync", "run", "-c", str(site.path)]
             process = subprocess.Popen(command, cwd=ROOT, env=os.environ | site.environ, stderr=log)
         try:
             watch(site, process.pid, kind, seconds)
@@ -79,6 +81,17 @@ def soak(kind: str, seconds: float, sources: int) -> int:
         tell(f"  {slots:,} slots: {verdict(folder / 'log')}")
         tell(f"  replicas that do not equal the school: {len(wrong)}; exit status of the daemon: {process.returncode}")
         return 1 if wrong or process.returncode else 0
+
+
+def limited(folder: Path, threads: int | None) -> list[str]:
+    """Return what starts a program with at most so many threads. The kernel counts them by user, and not root's."""
+    if threads is None:
+        return []
+    folder.parent.chmod(0o755)
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, ANOTHER_USER, ANOTHER_USER)
+    user = [f"--{name}={ANOTHER_USER}" for name in ("reuid", "regid")]
+    return ["prlimit", f"--nproc={threads}", "setpriv", *user, "--clear-groups"]
 
 
 def try_commands(kind: str, times: int) -> None:

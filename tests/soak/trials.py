@@ -27,7 +27,7 @@ class Daemon:
         with self.log.open("w") as log:
             command = [sys.executable, "-m", "rostersync", "run", "-c", str(site.path)]
             self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | site.environ, stderr=log)
-        wait_until(lambda: self.when("standing_by") or self.when("daemon_started"))
+        wait_until(lambda: self.when("started"))
 
     def when(self, event: str) -> float | None:
         """Return when an event was logged last, in seconds since 1970; None where it was not."""
