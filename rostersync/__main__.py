@@ -7,8 +7,10 @@ import gc
 from rostersync.cli.program import program
 
 OBJECTS_BETWEEN_COLLECTIONS = 100_000
-"""Imports and full runs make objects by the million, hardly any in cycles: to look after each 700, as Python does, takes
-a sixth of a full run."""
+"""Imports and full runs make objects by the million, hardly any in cycles.
+
+To look after each 700, as Python does by itself, takes a sixth of a full run.
+"""
 
 
 def main() -> None:
