@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STUDENTS = 500
-KILLS = {"sqlite": 4, "postgresql": 2}
+KILLS = {"sqlite": 3, "postgresql": 1}
 """What a death leaves behind is the API's and the audit log's: so the other database is killed less often."""
 
 
