@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Integer, and_, bindparam, case, delete, exists, func, or_, select, text, update
+from sqlalchemy import Integer, and_, bindparam, case, delete, exists, func, null, or_, select, text, update
 
 from rostersync.store.models import Quarantine, student
 from rostersync.store.stage.tables import answers, deletions, records, removals, staged
@@ -112,11 +112,10 @@ UNPLAN = update(removals).values(planned=False)
 # Questions -------------------------------------------------------------------------------------------------------
 
 _UNPROVED = select(staged.c.id).where(_ALIVE, ~_answered(staged.c.id))
-UNPROVED_RESTORES = chunk(_UNPROVED.join(student, _STORED).where(student.c.deleted_at.is_not(None)))
+UNPROVED_RESTORES = chunk(_UNPROVED.where(exists().where(_STORED, student.c.deleted_at.is_not(None))))
 UNPROVED_NEWCOMERS = chunk(_UNPROVED.join(deletions, deletions.c.id == staged.c.id).where(~lives(staged.c.id)))
-UNPROVED_STAMPS = chunk(
-    _UNPROVED.add_columns(staged.c.updated_ms, student.c.updated_at).join(student, and_(_STORED, _LIVING))
-)
+_STORED_AT = select(student.c.updated_at).where(_STORED, student.c.deleted_at.is_(None)).scalar_subquery()
+UNPROVED_STAMPS = chunk(_UNPROVED.add_columns(staged.c.updated_ms, _STORED_AT))
 
 
 # Removals --------------------------------------------------------------------------------------------------------
@@ -129,23 +128,21 @@ def candidates(make: Callable[[Table], Any]) -> dict[str, Any]:
     `listed` are all whom the deleted feed lists, `left` those of them whom no list shows alive.
     """
     stream, swept = text("'stream'"), text("'sweep'")
-    listed = select(deletions.c.id, stream, deletions.c.deleted_at).join(student, student.c.id == deletions.c.id)
-    marked = select(staged.c.id, stream, staged.c.deleted_at).join(student, student.c.id == staged.c.id)
-    proved = select(answers.c.id, stream, student.c.deleted_at).join(student, student.c.id == answers.c.id)
-    was_staged = exists().where(staged.c.id == student.c.id)
-    unseen = select(student.c.id, swept, student.c.deleted_at).where(~was_staged)
+    listed = select(deletions.c.id, stream, deletions.c.deleted_at)
+    not_staged = ~exists().where(staged.c.id == deletions.c.id)
     queries = {
         "listed": listed,
-        "left": listed.where(or_(~was_staged, _answered(student.c.id, "gone"))),
-        "marked": marked.where(staged.c.deleted_at.is_not(None)),
-        "proved": proved.where(answers.c.answer == "gone"),
-        "unseen": unseen,
+        "left": listed.where(or_(not_staged, _answered(deletions.c.id, "gone"))),
+        "marked": select(staged.c.id, stream, staged.c.deleted_at).where(staged.c.deleted_at.is_not(None)),
+        "proved": select(answers.c.id, stream, null()).where(answers.c.answer == "gone"),
+        "unseen": select(student.c.id, swept, null()).where(_LIVING, ~exists().where(staged.c.id == student.c.id)),
     }
     columns = ["id", "deletion_source", "deleted_at", "planned"]
     inserts = {}
     for why, query in queries.items():
-        open_question = ~_answered(query.selected_columns[0], "alive", "unclear")
-        chosen = query.add_columns(text("false")).where(_LIVING, open_question)
+        key = query.selected_columns[0]
+        stored = () if why == "unseen" else (lives(key),)  # looked up by id: the stage is small, the students are not
+        chosen = query.add_columns(text("false")).where(*stored, ~_answered(key, "alive", "unclear"))
         inserts[why] = make(removals).from_select(columns, chosen).on_conflict_do_nothing()
     return inserts
 
