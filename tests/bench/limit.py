@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import sys
 import threading
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -84,7 +85,7 @@ def load_postgresql(client: Client, url: str) -> None:
         database.execute(f"CREATE TABLE student ({columns}, PRIMARY KEY (id))")
         database.execute("CREATE TEMP TABLE staged (LIKE student)")
         with database.cursor().copy("COPY staged FROM STDIN") as copy:
-            for students in (first, *pulled):
+            for students in chain([first], pulled):
                 for student in students:
                     copy.write_row(values(student))
         database.execute("INSERT INTO student SELECT * FROM staged")
