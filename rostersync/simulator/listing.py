@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rostersync.clock import from_text
-from rostersync.simulator.versions import Version, status_of, to_ms
+from rostersync.clock import from_text, to_epoch_ms
+from rostersync.simulator.versions import Version, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -182,7 +182,7 @@ def _since(request: Request, name: str, switches: Switches) -> int | None:
     if (text := request.first(name)) is None:
         return None
     try:
-        return to_ms(from_text(text))
+        return to_epoch_ms(from_text(text))
     except ValueError as error:
         if switches.bad_timestamp == "ignored":
             return None

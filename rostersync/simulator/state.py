@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from rostersync.clock import to_epoch_ms
 from rostersync.simulator.people import Population, new_account
 from rostersync.simulator.switches import Switches
-from rostersync.simulator.versions import Version, render, spell, to_ms
+from rostersync.simulator.versions import Version, render, spell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -183,7 +184,7 @@ class School:
 
     def login(self, student_id: int) -> None:
         """Let the student log in: `last_accessed_at` is now, spelled with the offset -08:00."""
-        accessed = spell(to_ms(self.now()) // 1000 * 1000, "-08:00")
+        accessed = spell(to_epoch_ms(self.now()) // 1000 * 1000, "-08:00")
         self._set_quietly(student_id, self._switches.login_bumps, last_accessed_at=accessed)
 
     def set_photo(self, student_id: int, url: str | None) -> None:
@@ -235,7 +236,7 @@ class School:
     # Inside ------------------------------------------------------------------------------------------------------
 
     def _be_born(self, size: int) -> None:
-        born = to_ms(self.now())
+        born = to_epoch_ms(self.now())
         large = (size + _ONE_LARGE_ID_IN - 1) // _ONE_LARGE_ID_IN
         numbers = [self._take_id() for _ in range(size - large)]
         numbers += [_FIRST_LARGE_ID + 7 * turn for turn in range(large)]
@@ -302,7 +303,7 @@ class School:
     def _stamp(self) -> int:
         skews = self._switches.stamp_skews
         skew = skews[0] if len(skews) == 1 else self._rng.choice(skews)
-        return self._grained(to_ms(self.now()) + round(skew * 1000))
+        return self._grained(to_epoch_ms(self.now()) + round(skew * 1000))
 
     def _grained(self, stamp: int) -> int:
         return stamp - stamp % self._switches.grain_ms

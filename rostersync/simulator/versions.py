@@ -24,11 +24,6 @@ EVER = -(2**63)
 _KEYS_NEVER_NULL = {"status"}  # the vendor's samples do not show the key at all
 
 
-def to_ms(moment: datetime) -> int:
-    """Return the whole milliseconds from 1970 to `moment` (aware)."""
-    return (moment - _EPOCH) // _MILLISECOND
-
-
 def from_ms(stamp: int) -> datetime:
     """Return the time in UTC of a number of milliseconds since 1970."""
     return _EPOCH + stamp * _MILLISECOND

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SIZES = (1_000, 20_000, 100_000)
 CHANGED, LEFT = 100, 20
 WARM_UP_S, DAEMON_S = 8, 30
-TOKEN = "benchmark-" + "0" * 20
+ENVIRON = {**os.environ, "ROSTERSYNC_TOKEN": "benchmark-" + "0" * 20}
 
 
 class Upstream:
@@ -100,9 +100,8 @@ def databases(kind: str) -> Iterator[Databases]:
 def run(command: list[str], served: Upstream) -> Cost:
     """Run a program to its end. Raises `SystemExit` where it fails."""
     served.control("reset")
-    environ = {**os.environ, "ROSTERSYNC_TOKEN": TOKEN}
     measured = [sys.executable, "-S", "-E", str(HERE / "measured.py"), *command]
-    ended = subprocess.run(measured, env=environ, capture_output=True, text=True, check=False)
+    ended = subprocess.run(measured, env=ENVIRON, capture_output=True, text=True, check=False)
     if ended.returncode:
         raise SystemExit(f"{' '.join(command)} failed: {ended.stderr}")
     wall, cpu, memory = map(float, ended.stderr.splitlines()[-1].split())
@@ -113,7 +112,7 @@ def run(command: list[str], served: Upstream) -> Cost:
 def requests_of(command: list[str], served: Upstream) -> list[str]:
     """Run a program, and return what it asked for."""
     served.control("reset")
-    subprocess.run(command, check=True, env={**os.environ, "ROSTERSYNC_TOKEN": TOKEN}, capture_output=True)
+    subprocess.run(command, check=True, env=ENVIRON, capture_output=True)
     return list(served.control("asked")["asked"])
 
 
@@ -252,8 +251,7 @@ def daemon_run(kind: str, size: int) -> float:
         url = trial.filled(lambda url: trial.ours(url, "sync"))
         command = trial.ours(url, "run")
         Path(command[-1]).write_text(f'{Path(command[-1]).read_text()}[schedule]\nincremental = "1s"\njitter = "0s"\n')
-        environ = {**os.environ, "ROSTERSYNC_TOKEN": TOKEN}
-        process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, env=ENVIRON, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             time.sleep(WARM_UP_S)
             served.control("told")
@@ -267,8 +265,8 @@ def daemon_run(kind: str, size: int) -> float:
 
 
 def processor_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    user, system = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def throughput(size: int) -> float:

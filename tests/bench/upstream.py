@@ -69,7 +69,7 @@ class School:
         self.roster = list(self.living.values())
         self.changed: list[bytes] = []
         self.left: list[int] = []
-        self.changed_at = self.left_at = LONG_AGO
+        self.last_event = LONG_AGO
         self.asked: list[str] = []
         self.sent = 0
 
@@ -84,7 +84,7 @@ class School:
             del self.living[key]
             self.left.append(key)
         self.roster = list(self.living.values())
-        self.changed_at = self.left_at = now
+        self.last_event = now
 
     def answer(self, target: str) -> tuple[int, bytes]:
         url = urlsplit(target)
@@ -125,9 +125,9 @@ class School:
 
     def rows(self, raw: str, query: dict[str, str]) -> list[bytes]:
         if "modified_since" in query:
-            return self.changed if self.changed_at >= query["modified_since"] else []
+            return self.changed if self.last_event >= query["modified_since"] else []
         if "deleted_since" in query:
-            return [b'{"id":%d}' % key for key in self.left] if self.left_at >= query["deleted_since"] else []
+            return [b'{"id":%d}' % key for key in self.left] if self.last_event >= query["deleted_since"] else []
         if "ids[]" in query:
             asked = [int(key) for key in parse_qs(raw)["ids[]"]]
             return [self.living[key] for key in asked if key in self.living]

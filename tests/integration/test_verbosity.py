@@ -58,6 +58,7 @@ def test_every_command_takes_them(words: tuple[str, ...]) -> None:
     told = CliRunner().invoke(program, [*words, "--help"]).stdout
     assert "-v, --verbose" in told
     assert "-q, --quiet" in told
+    assert ("-c, --config" in told) is (words != ("service", "uninstall"))  # which needs none
 
 
 # What they mean --------------------------------------------------------------------------------------------------

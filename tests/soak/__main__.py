@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +22,7 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 import trials
 from conftest import PostgresServer, running_postgres
 from daemons import logged
-from school_site import ROOT, Site, serve
+from school_site import Site, serve
 
 from rostersync.words import count
 
@@ -67,9 +66,8 @@ def soak(kind: str, seconds: float, sources: int, threads: int | None) -> int:
         names = tuple(f"school-{number}" for number in range(1, sources + 1))
         site.configure(EVERY_SECOND, sources=names)
         tell(f"{kind}: {count(sources, 'source')}, due every second, for {seconds:.0f} s")
-        with (folder / "log").open("w") as log:
-            command = [*limited(folder, threads), sys.executable, "-m", "rostersync", "run", "-c", str(site.path)]
-            process = subprocess.Popen(command, cwd=ROOT, env=os.environ | site.environ, stderr=log)
+        daemon = trials.Daemon(site, 0, limited(folder, threads))
+        process = daemon.process
         try:
             watch(site, process.pid, kind, seconds)
             time.sleep(10)  # now the school rests
@@ -78,7 +76,7 @@ def soak(kind: str, seconds: float, sources: int, threads: int | None) -> int:
             process.terminate()
             process.wait(20)
         slots = int(seconds) * sources
-        tell(f"  {slots:,} slots: {verdict(folder / 'log')}")
+        tell(f"  {slots:,} slots: {verdict(daemon.log)}")
         tell(f"  replicas that do not equal the school: {len(wrong)}; exit status of the daemon: {process.returncode}")
         return 1 if wrong or process.returncode else 0
 

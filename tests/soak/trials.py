@@ -13,7 +13,7 @@ from daemons import logged, wait_until
 from school_site import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from school_site import Site
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 class Daemon:
     """A daemon as a process, with its log in a file."""
 
-    def __init__(self, site: Site, number: int) -> None:
+    def __init__(self, site: Site, number: int, prefix: Sequence[str] = ()) -> None:
+        """Start it, by the command `prefix` where there is one, and wait until it is there."""
         self.log = site.folder / f"log-{number}"
         with self.log.open("w") as log:
-            command = [sys.executable, "-m", "rostersync", "run", "-c", str(site.path)]
+            command = [*prefix, sys.executable, "-m", "rostersync", "run", "-c", str(site.path)]
             self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | site.environ, stderr=log)
         wait_until(lambda: self.when("started"))
 
