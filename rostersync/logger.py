@@ -34,25 +34,24 @@ class Logger:
         return cast("structlog.stdlib.BoundLogger", logger)
 
     def debug(self, event: str, **values: Any) -> None:
-        if self._standard.isEnabledFor(logging.DEBUG):
-            self._structured.debug(event, **values)
+        self._log(logging.DEBUG, event, values)
 
     def info(self, event: str, **values: Any) -> None:
-        if self._standard.isEnabledFor(logging.INFO):
-            self._structured.info(event, **values)
+        self._log(logging.INFO, event, values)
 
     def warning(self, event: str, **values: Any) -> None:
-        if self._standard.isEnabledFor(logging.WARNING):
-            self._structured.warning(event, **values)
+        self._log(logging.WARNING, event, values)
 
     def error(self, event: str, **values: Any) -> None:
-        if self._standard.isEnabledFor(logging.ERROR):
-            self._structured.error(event, **values)
+        self._log(logging.ERROR, event, values)
 
     def exception(self, event: str, **values: Any) -> None:
         """Log an error with the exception that is being handled."""
-        if self._standard.isEnabledFor(logging.ERROR):
-            self._structured.exception(event, **values)
+        self._log(logging.ERROR, event, {"exc_info": True, **values})
+
+    def _log(self, level: int, event: str, values: dict[str, Any]) -> None:
+        if self._standard.isEnabledFor(level):
+            self._structured.log(level, event, **values)
 
 
 def get_logger(name: str) -> Logger:

@@ -149,7 +149,14 @@ def decode_student(record: Any) -> Row:
     """
     if not isinstance(record, dict):
         return _reject(None, record, f"the record: expected an object, found {_kind_of(record)}")
-    return _decode_lenient(record)
+    try:
+        key = _id(record.get("id"))
+    except _WrongShapeError as error:
+        return _reject(None, record, f"id: {error}")
+    try:
+        return _student(key, record)
+    except _WrongShapeError as error:
+        return _deleted(key, record) or _reject(key, record, str(error))
 
 
 def _decode_documented(text: bytes) -> Student | None:
@@ -176,17 +183,6 @@ def _decode_documented(text: bytes) -> Student | None:
 def _is_plain(moment: datetime) -> bool:
     """Tell whether a time needs no conversion: it is in UTC, and in whole milliseconds."""
     return moment.tzinfo is UTC and moment.microsecond % 1000 == 0
-
-
-def _decode_lenient(record: dict[str, Any]) -> Row:
-    try:
-        key = _id(record.get("id"))
-    except _WrongShapeError as error:
-        return _reject(None, record, f"id: {error}")
-    try:
-        return _student(key, record)
-    except _WrongShapeError as error:
-        return _deleted(key, record) or _reject(key, record, str(error))
 
 
 def _deleted(key: int, record: dict[str, Any]) -> Student | None:

@@ -143,7 +143,7 @@ class RequestsWire:
         self._host = urlsplit(self._base).netloc
         self._clock = clock
         self._max_bytes = max_bytes
-        self._own_headers = _headers(token)
+        self._own_headers = _own_headers(token)
         self._token_anywhere = re.compile(re.escape(token.reveal()), re.IGNORECASE)
         self._adapter = _Adapter(tls_context() if self._base.startswith("https:") else None)
         self._proxies = proxies_for(self._base) if proxy_from_env else {}
@@ -178,12 +178,13 @@ class RequestsWire:
     def _exchange(self, exchange: _Exchange, call: Call, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
         request = requests.PreparedRequest()
         request.method = call.method
-        request.headers = self._own_headers if call.reads else self._own_headers.copy()
+        request.headers = self._own_headers
         if not call.reads:
             request.body = call.body
+            request.headers = self._own_headers.copy()  # those of reads are never changed, and serve all of them
             request.headers["Content-Length"] = str(len(call.body))
-        if call.content_type:
-            request.headers["Content-Type"] = call.content_type
+            if call.content_type:
+                request.headers["Content-Type"] = call.content_type
         request.url = f"{self._base}{call.path}" + (f"?{urlencode(call.query)}" if call.query else "")
         try:
             with exchange:
@@ -216,7 +217,7 @@ class RequestsWire:
         return bytes(body[:MAX_ERROR_BYTES] if is_error else body)
 
 
-def _headers(token: Secret) -> CaseInsensitiveDict[str]:
+def _own_headers(token: Secret) -> CaseInsensitiveDict[str]:
     if not re.fullmatch(r"[\x21-\x7e]+", token.reveal()):
         raise ConfigError(
             ["the API token is empty, or contains spaces or other characters that an HTTP header cannot carry"],

@@ -46,10 +46,11 @@ def judged(*columns: Any, verdicts: tuple[str, ...]) -> Select[Any]:
     return select(staged.c.id, *columns).select_from(beside).where(VERDICT.in_(verdicts))
 
 
-_LIVING = judged(*(student.c[name] for name in NAMES), records.c.record, verdicts=("updated", "unchanged")).where(
-    student.c.deleted_at.is_(None), records.c.record.is_not(None)
+_SHARED = chunk(
+    judged(*(student.c[name] for name in NAMES), records.c.record, verdicts=("updated", "unchanged")).where(
+        student.c.deleted_at.is_(None), records.c.record.is_not(None)
+    )
 )
-_SHARED = chunk(_LIVING)
 _MISSING = chunk(judged(verdicts=("inserted", "restored")))
 _MODIFIED_BETWEEN = select(staged.c.id).where(
     among_ids(staged.c.id),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -173,21 +173,16 @@ def attach_scratch_file(connection: Connection, folder: Path) -> None:
         raise DatabaseUnreachable(f"cannot stage rows in {folder}: {error.strerror}", hint) from error
     made = os.fstat(handle)
     os.close(handle)
-    driver = connection.connection.dbapi_connection
-    assert driver is not None
-    cursor = driver.cursor()
     try:
-        cursor.execute("ATTACH DATABASE ? AS stage", (f"file:{quote(name)}?mode=rw",))
-        _require_same(made, Path(name))
-        for pragma in ("page_size = 16384", "journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
-            cursor.execute(f"PRAGMA stage.{pragma}")
-        cursor.execute("CREATE TABLE stage.opened (id INTEGER)")  # opens the file before it loses its name
-    except sqlite3.Error as error:  # the driver's own, which no engine has translated
-        raise translate_error(error, str(folder)) from error
+        with past_sqlalchemy(connection, str(folder)) as driver, closing(driver.cursor()) as cursor:
+            cursor.execute("ATTACH DATABASE ? AS stage", (f"file:{quote(name)}?mode=rw",))
+            _require_same(made, Path(name))
+            for pragma in ("page_size = 16384", "journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
+                cursor.execute(f"PRAGMA stage.{pragma}")
+            cursor.execute("CREATE TABLE stage.opened (id INTEGER)")  # opens the file before it loses its name
     finally:
         with suppress(OSError):  # of what somebody else has put there, or taken away
             Path(name).unlink()
-        cursor.close()
 
 
 def _require_same(made: os.stat_result, path: Path) -> None:
@@ -230,12 +225,15 @@ def _translate_errors(engine: Engine, place: str) -> None:
 
 
 @contextmanager
-def past_sqlalchemy(connection: Connection) -> Iterator[Any]:
-    """Lend the driver's connection; its errors are translated here, for SQLAlchemy does not see them."""
+def past_sqlalchemy(connection: Connection, place: str = "") -> Iterator[Any]:
+    """Lend the driver's connection; its errors are translated here, for SQLAlchemy does not see them.
+
+    `place` is what they are told of; by default the address of the database.
+    """
     try:
         yield connection.connection.driver_connection
     except connection.dialect.loaded_dbapi.Error as error:
-        raise translate_error(error, _shown(connection.engine.url)) from error
+        raise translate_error(error, place or _shown(connection.engine.url)) from error
 
 
 def translate_error(error: BaseException, place: str) -> StoreError:

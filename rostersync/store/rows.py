@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import astuple
 
-from rostersync.clock import to_epoch_ms, to_text
+from rostersync.clock import to_epoch_ms
 from rostersync.records import EXTRA, FIELDS, Kind, Rejected, Student, content_hash, row_key
 from rostersync.store.engine import past_sqlalchemy
 from rostersync.store.models import PAYLOAD
-from rostersync.store.own_schema import SCHEMA
+from rostersync.store.types import Timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
-    from sqlalchemy import Connection, Table
+    from sqlalchemy import Connection, Dialect, Table
     from sqlalchemy.engine import Row as SqlRow
 
     from rostersync.records import Row
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 NAMES = ("id", *PAYLOAD)
 """The columns that make a `Student`."""
 
-_PLACES = {"sqlite": {None: "main", "stage": "stage"}, "postgresql": {None: SCHEMA, "stage": "pg_temp"}}
+TIMESTAMP = Timestamp()
 
 
 def student_of(row: SqlRow[Any], offset: int) -> Student:
@@ -74,40 +74,36 @@ _AS_READ: dict[Kind, Any] = {
 _WHOLE_SECONDS = len("2026-03-01T07:30:15Z")  # what `records.encode` writes; else with six digits more
 
 
-def timestamp(dialect: str) -> Callable[[Any], Any]:
-    """Return what makes of a time, or None, what `insert_all` needs."""
-    return (lambda moment: moment and to_text(moment)) if dialect == "sqlite" else (lambda moment: moment)
-
-
-def staged_values(dialect: str, reading: int) -> Callable[[Row, Mapping[int, bytes]], tuple[Any, ...]]:
+def staged_values(dialect: Dialect, reading: int) -> Callable[[Row, Mapping[int, bytes]], tuple[Any, ...]]:
     """Return what makes a row of the stage of a record that `reading` has brought; the students' texts are by id."""
-    time = timestamp(dialect)
 
     def values(row: Row, encoded: Mapping[int, bytes]) -> tuple[Any, ...]:
         if isinstance(row, Rejected):
             return row_key(row), reading, row.reason, None, None, None
         updated_ms = None if row.updated_at is None else to_epoch_ms(row.updated_at)
-        return row.id, reading, None, time(row.deleted_at), updated_ms, content_hash(encoded[row.id])
+        deleted_at = TIMESTAMP.process_bind_param(row.deleted_at, dialect)
+        return row.id, reading, None, deleted_at, updated_ms, content_hash(encoded[row.id])
 
     return values
 
 
 @cache
-def _insert(dialect: str, table: Table, names: tuple[str, ...]) -> str:
-    place = f"{_PLACES[dialect][table.schema]}.{table.name} ({', '.join(names)})"
+def _insert(dialect: str, place: str, names: tuple[str, ...]) -> str:
     if dialect == "postgresql":
-        return f"COPY {place} FROM STDIN"
-    return f"INSERT INTO {place} VALUES ({', '.join('?' * len(names))})"  # noqa: S608 - names of ours alone
+        return f"COPY {place} ({', '.join(names)}) FROM STDIN"
+    return f"INSERT INTO {place} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608 - our names
 
 
 def insert_all(
-    connection: Connection, table: Table, rows: Iterable[Sequence[Any]], names: Iterable[str] | None = None
+    connection: Connection, table: Table, rows: Iterable[tuple[Any, ...]], names: Iterable[str] | None = None
 ) -> None:
     """Insert rows, of which none may be there yet, into all columns, or `names`. Call it inside a transaction."""
-    statement = _insert(connection.dialect.name, table, tuple(names or table.c.keys()))
+    schemas = connection.get_execution_options().get("schema_translate_map", {})
+    place = ".".join(filter(None, (schemas.get(table.schema, table.schema), table.name)))
+    statement = _insert(connection.dialect.name, place, tuple(names or table.c.keys()))
     if connection.dialect.name == "sqlite":
-        if tuples := [tuple(row) for row in rows]:
-            connection.exec_driver_sql(statement, tuples)
+        if made := list(rows):
+            connection.exec_driver_sql(statement, made)
         return
     with past_sqlalchemy(connection) as driver, driver.cursor() as cursor, cursor.copy(statement) as copy:
         for row in rows:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.visitors import InternalTraversal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from sqlalchemy import Connection, Dialect, Select
     from sqlalchemy.types import TypeEngine
@@ -68,14 +68,6 @@ def chunk(ids: Select[Any]) -> Select[Any]:
     return ids.where(key > LAST).order_by(key).limit(CHUNK)
 
 
-def in_chunks(fetch: Callable[[int], list[Any]]) -> Iterator[list[Any]]:
-    """Yield the rows of a `chunk` query in chunks; `fetch` returns those behind an id."""
-    last, more = -(2**63), True
-    while more and (rows := fetch(last)):
-        yield rows
-        last, more = rows[-1][0], len(rows) == CHUNK
-
-
 class Statements:
     """Executes statements on the stage, each in a transaction of its own."""
 
@@ -104,7 +96,10 @@ class Statements:
 
     def _chunks(self, query: Select[Any]) -> Iterator[list[Any]]:
         """Run a query whose rows begin with an id in chunks, so that requests can be made between them."""
-        return in_chunks(lambda last: self._rows(query, last=last))
+        last, more = -(2**63), True
+        while more and (rows := self._rows(query, last=last)):
+            yield rows
+            last, more = rows[-1][0], len(rows) == CHUNK
 
     def _ids(self, query: Select[Any]) -> Iterator[list[int]]:
         return ([row[0] for row in rows] for rows in self._chunks(query))

@@ -31,7 +31,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from rostersync.records import changed_fields, decode
 from rostersync.store.comparison import VERDICT, judged
 from rostersync.store.models import PAYLOAD, Quarantine, student, student_version
-from rostersync.store.rows import NAMES, insert_all, student_of, timestamp, values_of
+from rostersync.store.rows import NAMES, TIMESTAMP, insert_all, student_of, values_of
 from rostersync.store.stage.tables import answers, records, removals, staged
 from rostersync.store.statements import CHUNK, SOURCE, among_ids
 from rostersync.store.types import JsonTuple, Timestamp
@@ -52,14 +52,24 @@ _REMOVED = and_(_MINE, student.c.id == removals.c.id)
 
 _NEW = judged(staged.c.content_hash, records.c.record, verdicts=("inserted",))
 _CHANGED = judged(
+    *(student.c[name] for name in NAMES),
     staged.c.content_hash,
     records.c.record,
     VERDICT.label("verdict"),
-    *(student.c[name] for name in NAMES),
     verdicts=("updated", "restored"),
 )
 _COLUMNS = ("source", *NAMES, "content_hash", "first_seen_at", "valid_from", "op", "changed_fields", "run_id")
 
+_DECODED = exists().where(staged.c.id == Quarantine.id, staged.c.rejected.is_(None))
+_GONE = exists().where(answers.c.id == Quarantine.id, answers.c.answer == "gone")
+_STORED = exists().where(_MINE, student.c.id == Quarantine.id, student.c.deleted_at.is_(None))
+_RELEASE_QUARANTINED = delete(Quarantine).where(  # whose removal is held is stored as living, and stays
+    Quarantine.source == SOURCE, or_(_DECODED, and_(_GONE, ~_STORED))
+)
+_ASKED_IN_VAIN = exists().where(answers.c.id == Quarantine.id, answers.c.answer == "unanswered")
+_REQUEUE_UNANSWERED = (  # so that they wait behind the others
+    update(Quarantine).where(Quarantine.source == SOURCE, _ASKED_IN_VAIN).values(last_seen_at=_NOW)
+)
 _RELEASE_THOSE_WITHOUT_ID = delete(Quarantine).where(
     Quarantine.source == SOURCE, Quarantine.id < 0, ~exists().where(staged.c.id == Quarantine.id)
 )
@@ -79,8 +89,8 @@ def apply(connection: Connection, source: str, counts: Counts, *, run_id: int, n
         write.removals()
     if counts.quarantined:
         write.do(_quarantine(write.dialect))
-    write.do(_release_quarantined())
-    write.do(_requeue_unanswered())
+    write.do(_RELEASE_QUARANTINED)
+    write.do(_REQUEUE_UNANSWERED)
 
 
 def release_those_without_id(connection: Connection, source: str) -> None:
@@ -107,7 +117,8 @@ class _Write:
 
     def new(self, number: int) -> None:
         """Insert whoever is not stored at all."""
-        values, now = values_of(self.dialect), timestamp(self.dialect)(self._parameters["now"])
+        values = values_of(self.dialect)
+        now = TIMESTAMP.process_bind_param(self._parameters["now"], self._connection.dialect)
         source, facts = self._parameters["run_source"], (now, now, "insert", "[]", self._parameters["this_run"])
         with self._chunks(_NEW, number) as chunks:
             for rows in chunks:
@@ -126,7 +137,7 @@ class _Write:
 
     def _replace(self, rows: Sequence[Any]) -> None:
         received = {row.id: decode(row.record) for row in rows}
-        changes = {row.id: changed_fields(student_of(row, 4), received[row.id]) for row in rows}
+        changes = {row.id: changed_fields(student_of(row, 1), received[row.id]) for row in rows}
         versioned = {row.id for row in rows if changes[row.id] or row.verdict == "restored"}
         if versioned:
             self.do(_supersede_changed(self.dialect), ids=list(versioned))
@@ -142,7 +153,7 @@ class _Write:
             }
             for row in rows
         ]
-        self._connection.execute(_replace(self.dialect), values)
+        self._connection.execute(_replacement(self.dialect), values)
 
     def removals(self) -> None:
         """Make tombstones of those whose removal is proved, or approved."""
@@ -173,7 +184,7 @@ def _supersede_changed(dialect: str) -> Any:
 
 
 @cache
-def _replace(dialect: str) -> Any:
+def _replacement(dialect: str) -> Any:
     """Replace, never merge: what is absent upstream becomes NULL."""
     made = partial(bindparam, required=True)
     values: dict[str, Any] = {name: made(f"new_{name}", type_=student.c[name].type) for name in PAYLOAD}
@@ -216,19 +227,3 @@ def _quarantine(dialect: str) -> Any:
     new = make(Quarantine).from_select(["source", "id", "reason", "first_seen_at", "last_seen_at"], bad)
     again = {"reason": new.excluded.reason, "last_seen_at": new.excluded.last_seen_at}
     return new.on_conflict_do_update(index_elements=["source", "id"], set_=again)
-
-
-@cache
-def _release_quarantined() -> Any:
-    """Let go of what decodes now, and of what is gone: but not of those whose removal is held, who are still living."""
-    decoded = exists().where(staged.c.id == Quarantine.id, staged.c.rejected.is_(None))
-    gone = exists().where(answers.c.id == Quarantine.id, answers.c.answer == "gone")
-    living = exists().where(_MINE, student.c.id == Quarantine.id, student.c.deleted_at.is_(None))
-    return delete(Quarantine).where(Quarantine.source == SOURCE, or_(decoded, and_(gone, ~living)))
-
-
-@cache
-def _requeue_unanswered() -> Any:
-    """Let those in quarantine who were asked for in vain wait behind the others."""
-    asked = exists().where(answers.c.id == Quarantine.id, answers.c.answer == "unanswered")
-    return update(Quarantine).where(Quarantine.source == SOURCE, asked).values(last_seen_at=_NOW)

@@ -79,7 +79,6 @@ def _compare(stage: Stage, comparison: Comparison, api: Api) -> Iterator[list[Di
     ask(api, stage, stage.gone_ids())  # once more: one 404 may be a fault of a moment
     for ids in stage.removals(proved=True):
         yield [Difference(key, "surplus") for key in ids]
-    comparison.judge()
     for ids in comparison.missing():
         yield [Difference(key, "missing") for key in ids]
     for pairs in comparison.shared():  # the rows themselves: a hash tells what was written, not what stands there now

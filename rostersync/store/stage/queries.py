@@ -130,19 +130,21 @@ def candidates(make: Callable[[Table], Any]) -> dict[str, Any]:
     stream, swept = text("'stream'"), text("'sweep'")
     listed = select(deletions.c.id, stream, deletions.c.deleted_at)
     not_staged = ~exists().where(staged.c.id == deletions.c.id)
-    queries = {
+    from_stage = {
         "listed": listed,
         "left": listed.where(or_(not_staged, _answered(deletions.c.id, "gone"))),
         "marked": select(staged.c.id, stream, staged.c.deleted_at).where(staged.c.deleted_at.is_not(None)),
         "proved": select(answers.c.id, stream, null()).where(answers.c.answer == "gone"),
-        "unseen": select(student.c.id, swept, null()).where(_LIVING, ~exists().where(staged.c.id == student.c.id)),
     }
+    # They look students up by id, and do not pass over all of them: the stage is small.
+    queries = {why: query.where(lives(query.selected_columns[0])) for why, query in from_stage.items()}
+    unseen = ~exists().where(staged.c.id == student.c.id)
+    queries["unseen"] = select(student.c.id, swept, null()).where(_LIVING, unseen)
     columns = ["id", "deletion_source", "deleted_at", "planned"]
     inserts = {}
     for why, query in queries.items():
-        key = query.selected_columns[0]
-        stored = () if why == "unseen" else (lives(key),)  # looked up by id: the stage is small, the students are not
-        chosen = query.add_columns(text("false")).where(*stored, ~_answered(key, "alive", "unclear"))
+        open_question = ~_answered(query.selected_columns[0], "alive", "unclear")
+        chosen = query.add_columns(text("false")).where(open_question)
         inserts[why] = make(removals).from_select(columns, chosen).on_conflict_do_nothing()
     return inserts
 

@@ -73,8 +73,8 @@ class StagedStudents(StagedList):
         newest: dict[int, ListedRow] = {}
         for row in rows:
             stamp = None if row.updated_at is None else to_epoch_ms(row.updated_at)
-            staged = stamps.get(row.key, 0)
-            if row.key not in stamps or stamp is None or staged is None or stamp > staged:  # without one the later row
+            staged = stamps.get(row.key)
+            if stamp is None or staged is None or stamp > staged:  # where one bears no stamp, the later row counts
                 stamps[row.key] = stamp
                 newest[row.key] = row
         if newest:
@@ -91,7 +91,7 @@ class StagedStudents(StagedList):
                 self._connection.execute(drop, {"ids": known})
             records = {row.id: encode(row) for row in rows if isinstance(row, Student)}
             insert_all(self._connection, tables.records, records.items())
-            staged = staged_values(self._dialect, self._reading)
+            staged = staged_values(self._connection.dialect, self._reading)
             insert_all(self._connection, tables.staged, (staged(row, records) for row in rows))
         for row in rows:
             if isinstance(row, Student) and row.extra:
