@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from rostersync.errors import Malformed
 from rostersync.managebac.parts import Elements, Members, UnusableError, value
-from rostersync.managebac.records import count, decode_record, key_and_stamp
+from rostersync.managebac.records import decode_record, key_and_stamp
+from rostersync.managebac.values import count
 from rostersync.records import ListedRow, Page, Rejected, row_key
 
 if TYPE_CHECKING:

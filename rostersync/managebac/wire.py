@@ -8,21 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import re
-import socket
-import threading
-from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import IncompleteRead, RemoteDisconnected
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlencode, urlsplit
 
 import requests
-import urllib3
-from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     ConnectTimeoutError,
     DecodeError,
@@ -36,11 +29,11 @@ from urllib3.exceptions import (
 
 from rostersync import __version__
 from rostersync.errors import ApiError, ConfigError, Malformed, Stopped, TimedOut, TooLarge, Unreachable
+from rostersync.managebac.connections import Adapter, Exchange
 from rostersync.managebac.network import proxies_for, tls_context
 from rostersync.pool import wait_for
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Mapping
     from concurrent.futures import Executor
     from datetime import datetime
@@ -145,13 +138,13 @@ class RequestsWire:
         self._max_bytes = max_bytes
         self._own_headers = _own_headers(token)
         self._token_anywhere = re.compile(re.escape(token.reveal()), re.IGNORECASE)
-        self._adapter = _Adapter(tls_context() if self._base.startswith("https:") else None)
+        self._adapter = Adapter(tls_context() if self._base.startswith("https:") else None)
         self._proxies = proxies_for(self._base) if proxy_from_env else {}
         self._threads = threads
 
     def send(self, call: Call, timeout: float) -> Reply:
         sent_at, started = self._clock.now(), self._clock.monotonic()
-        exchange = _Exchange()
+        exchange = Exchange()
         # In a thread of its own, because a DNS look-up cannot be interrupted, only left behind.
         future = self._threads.submit(self._exchange, exchange, call, timeout)
         try:
@@ -175,7 +168,7 @@ class RequestsWire:
         """Close the idle connections."""
         self._adapter.close()
 
-    def _exchange(self, exchange: _Exchange, call: Call, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
+    def _exchange(self, exchange: Exchange, call: Call, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
         request = requests.PreparedRequest()
         request.method = call.method
         request.headers = self._own_headers
@@ -272,131 +265,3 @@ _ENDINGS = {errno.ECONNREFUSED: "refused", errno.ECONNRESET: "reset", errno.EPIP
 
 def _too_late(host: str, timeout: float) -> TimedOut:
     return TimedOut(f"{host} did not answer in full within {timeout:.3g} s", "if it happens again, raise sync.timeout")
-
-
-# Ending an exchange from outside ---------------------------------------------------------------------------------
-
-
-class _Exchange:
-    """One exchange while it goes on: whoever waits for it may end it, at any instant, from another thread.
-
-    A timeout of the socket limits each wait for bytes, not their sum, and nothing but the end of its connection wakes
-    a thread that waits for bytes. So each connection tells the exchange of its thread which socket it uses.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._handle: socket.socket | None = None
-        self._ended = False
-        self.sent = False
-        """Whether anything may have gone out: an exchange that was ended before will send nothing any more."""
-
-    def __enter__(self) -> None:
-        _here.exchange = self
-
-    def __exit__(self, *_: object) -> None:
-        _here.exchange = None
-        with self._lock:
-            self._release()
-
-    def uses(self, connection: socket.socket) -> None:
-        """Keep a second handle to the connection, so that no close and reuse of the first can mislead `end`."""
-        with self._lock:
-            self._release()
-            self._handle = socket.socket(fileno=os.dup(connection.fileno()))
-            if self._ended:
-                self._shut()
-
-    def begin_to_send(self) -> None:
-        """Note that the request goes out now. Raises `OSError` where the exchange was ended before."""
-        with self._lock:
-            if self._ended and not self.sent:
-                raise ConnectionAbortedError(errno.ECONNABORTED, "ended before anything was sent")
-            self.sent = True
-
-    def end(self) -> None:
-        """End the exchange; one that has ended by itself is not disturbed."""
-        with self._lock:
-            self._ended = True
-            self._shut()
-
-    def _shut(self) -> None:
-        if self._handle is not None:
-            with suppress(OSError):  # the other side was faster
-                self._handle.shutdown(socket.SHUT_RDWR)
-
-    def _release(self) -> None:
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
-
-
-class _Here(threading.local):
-    exchange: _Exchange | None = None
-
-
-_here = _Here()
-
-
-class _Told(HTTPConnection):
-    """A connection that tells the exchange of its thread about its socket, from the first handshake on."""
-
-    def _new_conn(self) -> socket.socket:
-        connection = super()._new_conn()
-        if _here.exchange is not None:
-            _here.exchange.uses(connection)
-        return connection
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        if _here.exchange is not None and self.sock is not None:  # kept open since an earlier exchange
-            _here.exchange.uses(self.sock)
-        super().request(*args, **kwargs)
-
-    def send(self, data: Any) -> None:
-        if self.sock is None:  # here as the library does, so that a connection that fails has sent nothing
-            self.connect()
-        if _here.exchange is not None:
-            _here.exchange.begin_to_send()
-        super().send(data)
-
-
-class _ToldSecurely(_Told, HTTPSConnection):
-    """The same over TLS."""
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Told
-
-
-class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _ToldSecurely
-
-
-class _Adapter(HTTPAdapter):
-    """The library's adapter, over connections that can be ended. Its pools may be shared by threads.
-
-    TLS is by the given context alone: one that the library made would be told by the environment to log its keys.
-    """
-
-    def __init__(self, tls: ssl.SSLContext | None) -> None:
-        self._tls = tls
-        # Without retries of its own an error is raised as it is, not wrapped in one whose text holds the query.
-        super().__init__(pool_connections=2, pool_maxsize=32, max_retries=urllib3.Retry(total=False))
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs, ssl_context=self._tls)
-        _use_own_pools(self.poolmanager)
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> urllib3.ProxyManager:
-        if proxy.lower().startswith("https:"):
-            kwargs["proxy_ssl_context"] = self._tls
-        manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, ssl_context=self._tls, **kwargs)
-        _use_own_pools(manager)
-        return manager
-
-    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """Leave the check of certificates to the context: the library would add its own bundle to those named."""
-
-
-def _use_own_pools(manager: urllib3.PoolManager) -> None:
-    manager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
