@@ -1,4 +1,4 @@
-"""The level of the database's schema: reading it, and upgrading it to this version's with Alembic."""
+"""The level of the database's schema: reading it, and upgrading it to this version's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sqlalchemy import inspect, text
 
 from rostersync.errors import SchemaOutdated, SchemaTooNew, StoreError
 from rostersync.store import own_schema
+from rostersync.store.models import Base
 from rostersync.store.view_upgrade import upgraded_views
 
 if TYPE_CHECKING:
@@ -77,11 +78,10 @@ def require_current(connection: Connection) -> None:
 def upgrade(engine: Engine) -> None:
     """Upgrade the schema to this version's in one transaction; does nothing when it is up to date.
 
-    Raises `SchemaTooNew` when a later version wrote it, `StoreError` when something depends on a view that must go,
-    or a role of PostgreSQL lacks a privilege.
+    A database that is empty gets the tables of the models at once; the migrations lead to the same ones. Raises
+    `SchemaTooNew` when a later version wrote it, `StoreError` when something depends on a view that must go, or a role
+    of PostgreSQL lacks a privilege.
     """
-    from alembic import command  # noqa: PLC0415 - slow to import, and rarely needed
-
     with engine.connect().execution_options(begin="write") as connection, connection.begin():
         postgresql = connection.dialect.name == "postgresql"
         if postgresql:
@@ -96,7 +96,23 @@ def upgrade(engine: Engine) -> None:
         with upgraded_views(connection):
             if postgresql:
                 own_schema.move_tables(connection)
-            command.upgrade(alembic_config(connection), "head")
+            if found is Level.EMPTY:
+                _create(connection)
+            else:
+                _migrate(connection)
+
+
+def _create(connection: Connection) -> None:
+    Base.metadata.create_all(connection, checkfirst=False)
+    version = "version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)"
+    connection.exec_driver_sql(f"CREATE TABLE alembic_version ({version})")  # as Alembic has it
+    connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": HEAD})
+
+
+def _migrate(connection: Connection) -> None:
+    from alembic import command  # noqa: PLC0415 - slow to import, and rarely needed
+
+    command.upgrade(alembic_config(connection), "head")
 
 
 def alembic_config(connection: Connection) -> Config:

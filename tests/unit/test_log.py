@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
+from alembic import command
 
 from rostersync.errors import RunFailed
 from rostersync.logger import get_logger
@@ -18,7 +19,7 @@ from rostersync.observe.log import configure
 from rostersync.records import Student
 from rostersync.secret import Secret
 from rostersync.store import schema
-from rostersync.store.engine import open_engine
+from rostersync.store.engine import open_engine, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,9 +51,15 @@ def stream() -> io.StringIO:
 
 @pytest.fixture
 def migrated(tmp_path: Path) -> Callable[[], None]:
-    """Set up a database, each time another."""
+    """Run all migrations, each time in another database."""
     numbers = itertools.count()
-    return lambda: schema.upgrade(open_engine(f"sqlite:///{tmp_path}/{next(numbers)}.db", create=True))
+
+    def migrate() -> None:
+        engine = open_engine(f"sqlite:///{tmp_path}/{next(numbers)}.db", create=True)
+        with engine.connect() as connection, writing(connection):
+            command.upgrade(schema.alembic_config(connection), "head")
+
+    return migrate
 
 
 def log() -> Any:
