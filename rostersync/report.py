@@ -87,18 +87,18 @@ class SourceState:
 class Received(NamedTuple):
     """How many distinct records were received. Those in quarantine do not count as news: they are bad as ever."""
 
-    news: int
-    undecodable_news: int
-    undecodable: int
-    without_id: int
+    news: int = 0
+    undecodable_news: int = 0
+    undecodable: int = 0
+    without_id: int = 0
 
 
 class UnclearCounts(NamedTuple):
     """For how many ids GET had neither a student nor a 404, and how many of these which list had named."""
 
-    total: int
-    received: int
-    in_deleted_feed: int
+    total: int = 0
+    received: int = 0
+    in_deleted_feed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

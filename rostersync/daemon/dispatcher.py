@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rostersync.clock import WatchedClock
     from rostersync.config import Config
     from rostersync.daemon.condition import Condition
+    from rostersync.report import RunReport
     from rostersync.store import Store
     from rostersync.store.requests import OpenRequest
 
@@ -51,6 +52,7 @@ class Dispatcher:
         self._standing_by: dict[str, str] = {}  # source -> who holds it
         self._busy: dict[str, int] = {}  # source -> the thread of its run, 0 while it waits for one
         self._resting: dict[str, float] = {}  # source -> until when
+        self._living: dict[str, int] = {}  # source -> how many students its replica holds
         self._unfiled: dict[tuple[str, RunKind], None] = {}  # runs that are due, in their order
         self._offset, self._tried_at = self._clock_offset(), float("-inf")
         self._use(config)
@@ -158,6 +160,7 @@ class Dispatcher:
             past = LastRuns(row.last_success_at, row.last_clean_full_at) if row else LastRuns()
             self._timetable.plan(source, past, self._clock.now())
             self._condition.known(source, row)
+            self._living[source] = row.live_students if row else 0
 
     def _file_what_is_due(self) -> None:
         """File the runs that are due, all in one transaction, but for those that would only repeat another."""
@@ -196,7 +199,7 @@ class Dispatcher:
                 self._busy[source] = thread
                 self._clock.check()  # it may have waited for its place until the process was to end
                 for report in self._executor.execute_all(source):
-                    self._condition.ended(report, self._students(source))
+                    self._condition.ended(report, self._students(report))
         except Stopped:
             log.info("run_stopped", source=source)
         except Exception as error:  # noqa: BLE001 - whatever it is, there is another slot
@@ -205,6 +208,10 @@ class Dispatcher:
         finally:
             del self._busy[source]
 
-    def _students(self, source: str) -> int:
-        with self._store.reading() as connection:
-            return runs.live_students(connection, source)
+    def _students(self, report: RunReport) -> int:
+        """Return how many students the replica holds after a run. To count them takes as long as a small run."""
+        counts = report.counts
+        if counts.inserted or counts.restored or counts.deleted:
+            with self._store.reading() as connection:
+                self._living[report.source] = runs.live_students(connection, report.source)
+        return self._living[report.source]

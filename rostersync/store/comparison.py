@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, and_, bindparam, case, func, or_, select, text
+from sqlalchemy import BigInteger, and_, bindparam, case, func, literal_column, or_, select, text
 
 from rostersync.clock import to_epoch_ms
 from rostersync.records import decode
@@ -43,7 +43,11 @@ _VERDICTS = select(VERDICT, func.count()).select_from(_BESIDE).group_by(text("1"
 def judged(*columns: Any, verdicts: tuple[str, ...]) -> Select[Any]:
     """Return a query for the staged rows of some verdicts; the first column is the id."""
     beside = _BESIDE.outerjoin(records, records.c.id == staged.c.id)
-    return select(staged.c.id, *columns).select_from(beside).where(VERDICT.in_(verdicts))
+    return (
+        select(staged.c.id, *columns)
+        .select_from(beside)
+        .where(VERDICT.in_([literal_column(f"'{verdict}'") for verdict in verdicts]))
+    )
 
 
 _SHARED = chunk(
@@ -67,17 +71,17 @@ class Comparison(Statements):
 
     def judge(self) -> Counts:
         """Return how many staged students are new, changed, and so on."""
-        verdicts: dict[str, int] = dict(self._rows(_VERDICTS))
+        verdicts: dict[str, int] = dict(self._rows(_VERDICTS, staged))
         return Counts(fetched=sum(verdicts.values()), **verdicts)
 
     def shared(self) -> Iterator[list[tuple[Student, Student]]]:
         """Yield, in chunks, the students who live upstream and in the replica: as stored, and as received."""
-        for rows in self._chunks(_SHARED):
+        for rows in self._chunks(_SHARED, staged):
             yield [(student_of(row, 1), decode(row.record)) for row in rows]
 
     def missing(self) -> Iterator[list[int]]:
         """Yield the students who live upstream and not in the replica."""
-        return self._ids(_MISSING)
+        return self._ids(_MISSING, staged)
 
     def pending(self, ids: Iterable[int], *, since: datetime, until: datetime, last_run: int) -> set[int]:
         """Return those of `ids` whom the next incremental run will see, or whom one after `last_run` has written.
@@ -85,5 +89,5 @@ class Comparison(Statements):
         It will see who was modified between `since` and `until`, and who is stored as living and listed as deleted.
         """
         known = {"ids": list(ids), "since_ms": to_epoch_ms(since), "until_ms": to_epoch_ms(until), "last_run": last_run}
-        reasons = (_MODIFIED_BETWEEN, _LISTED_AMONG, _WRITTEN_AFTER)
-        return {row[0] for reason in reasons for row in self._rows(reason, **known)}
+        reasons = ((_MODIFIED_BETWEEN, staged), (_LISTED_AMONG, deletions), (_WRITTEN_AFTER, None))
+        return {row[0] for reason, of in reasons for row in self._rows(reason, of, **known)}

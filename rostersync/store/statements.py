@@ -13,7 +13,7 @@ from sqlalchemy.sql.visitors import InternalTraversal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection, Dialect, Select
+    from sqlalchemy import Connection, Dialect, Select, Table
     from sqlalchemy.types import TypeEngine
 
 CHUNK = 500
@@ -69,37 +69,54 @@ def chunk(ids: Select[Any]) -> Select[Any]:
 
 
 class Statements:
-    """Executes statements on the stage, each in a transaction of its own."""
+    """Executes statements on the stage, each in a transaction of its own.
+
+    Most runs fill few of the stage's tables, so it remembers which: what could only be of rows of the others is not
+    asked.
+    """
 
     def __init__(self, connection: Connection, source: str) -> None:
         self._connection = connection
         self._source = source
         self._dialect = connection.dialect.name
         self._insert = sqlite.insert if self._dialect == "sqlite" else postgresql.insert
+        self._filled: set[Table] = connection.info.setdefault("filled", set())
 
-    def _do(self, statement: Any, **parameters: Any) -> None:
+    def _is_empty(self, table: Table | None) -> bool:
+        """Tell whether nothing was ever put into this table of the stage; None stands for any other."""
+        return table is not None and table not in self._filled
+
+    def _do(self, statement: Any, of: Table | None = None, **parameters: Any) -> int:
+        """Execute a statement, and return of how many rows; of none where they are to be those of an empty table."""
+        if self._is_empty(of):
+            return 0
         with self._connection.begin():
-            self._connection.execute(statement, {"run_source": self._source, **parameters})
+            return self._connection.execute(statement, {"run_source": self._source, **parameters}).rowcount
 
     def _put_all(self, statement: Any, values: list[dict[str, Any]]) -> None:
         """Execute one statement for each of `values`."""
         if values:
+            self._filled.add(statement.table)
             with self._connection.begin():
                 self._connection.execute(statement, values)
 
-    def _rows(self, query: Any, **parameters: Any) -> list[Any]:
+    def _rows(self, query: Any, of: Table | None = None, **parameters: Any) -> list[Any]:
+        """Return what a query brings: nothing, without asking, where that can only be of rows of an empty table."""
+        if self._is_empty(of):
+            return []
         with self._connection.begin():
             return list(self._connection.execute(query, {"run_source": self._source, **parameters}))
 
-    def _count(self, query: Select[Any], **parameters: Any) -> int:
-        return int(self._rows(query, **parameters)[0][0])
+    def _count(self, query: Select[Any], of: Table, **parameters: Any) -> int:
+        rows = self._rows(query, of, **parameters)
+        return int(rows[0][0]) if rows else 0
 
-    def _chunks(self, query: Select[Any]) -> Iterator[list[Any]]:
+    def _chunks(self, query: Select[Any], of: Table) -> Iterator[list[Any]]:
         """Run a query whose rows begin with an id in chunks, so that requests can be made between them."""
         last, more = -(2**63), True
-        while more and (rows := self._rows(query, last=last)):
+        while more and (rows := self._rows(query, of, last=last)):
             yield rows
             last, more = rows[-1][0], len(rows) == CHUNK
 
-    def _ids(self, query: Select[Any]) -> Iterator[list[int]]:
-        return ([row[0] for row in rows] for rows in self._chunks(query))
+    def _ids(self, query: Select[Any], of: Table) -> Iterator[list[int]]:
+        return ([row[0] for row in rows] for rows in self._chunks(query, of))

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from rostersync.store.stage import Stage, StagedList
     from rostersync.sync.api import Api
 
+_AT_ONCE = 500  # rows of several pages that are staged together, which costs less
+
 
 @dataclass(frozen=True, slots=True)
 class ListResult:
@@ -113,19 +115,21 @@ class ListReader:
     def _read_once(self, query: Query, first: Page, into: StagedList) -> bool:
         """Stage one reading of a list, and tell whether it is steady."""
         into.begin_reading()
-        into.put(first.listed)
-        if first.whole:
-            return True
-        rows, alike = len(first.listed), True
-        for page in self._api.pages(query, range(2, first.total_pages + 1)):
+        waiting = list(first.listed)
+        rows, alike = len(waiting), True
+        for page in () if first.whole else self._api.pages(query, range(2, first.total_pages + 1)):
             if page is None:  # it fell off the end of a list that has become shorter
                 alike = False
                 continue
-            into.put(page.listed)
+            waiting += page.listed
             rows += len(page.listed)
             alike = alike and (page.total_count, page.per_page) == (first.total_count, first.per_page)
             self._progress(_name(query), rows, page.total_count)
-        return alike and rows == into.seen() == first.total_count
+            if len(waiting) >= _AT_ONCE:
+                into.put(waiting)
+                waiting = []
+        into.put(waiting)
+        return first.whole or (alike and rows == into.seen() == first.total_count)
 
 
 def _marked(page: Page) -> Iterator[ListedRow]:

@@ -34,7 +34,8 @@ def lives(key: ColumnElement[int]) -> ColumnElement[bool]:
 
 def _answered(key: ColumnElement[int], *which: str) -> ColumnElement[bool]:
     """Return the condition that GET has answered for an id, with one of `which` where any are given."""
-    return exists().where(answers.c.id == key, answers.c.answer.in_(which or ("alive", "gone", "unclear")))
+    answers_so = (answers.c.answer == text(f"'{answer}'") for answer in which or ("alive", "gone", "unclear"))
+    return exists().where(answers.c.id == key, or_(*answers_so))
 
 
 def _count(table: Any, *conditions: ColumnElement[bool]) -> Select[Any]:
@@ -119,6 +120,8 @@ UNPROVED_STAMPS = chunk(_UNPROVED.add_columns(staged.c.updated_ms, _STORED_AT))
 
 
 # Removals --------------------------------------------------------------------------------------------------------
+
+CANDIDATES_FROM = {"listed": deletions, "left": deletions, "marked": staged, "proved": answers}  # or in no table there
 
 
 @cache

@@ -6,7 +6,7 @@ statement stands by itself, for nobody else sees the stage.
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from rostersync.clock import to_epoch_ms
@@ -44,16 +44,16 @@ class StagedList(Statements):
 
     def seen(self) -> int:
         """Return how many distinct rows this reading has brought."""
-        return self._count(q.BROUGHT[self._table], reading=self._reading)
+        return self._count(q.BROUGHT[self._table], self._table, reading=self._reading)
 
     def missed(self) -> int:
         """Return how many rows of the previous reading this one has not brought again."""
-        return self._count(q.BROUGHT[self._table], reading=self._reading - 1)
+        return self._count(q.BROUGHT[self._table], self._table, reading=self._reading - 1)
 
     def keep_this_reading(self) -> None:
         """Drop the rows that this reading has not brought."""
         if self._reading > 1:
-            self._do(q.DROP_OTHERS[self._table], reading=self._reading)
+            self._do(q.DROP_OTHERS[self._table], self._table, reading=self._reading)
 
 
 class StagedStudents(StagedList):
@@ -68,7 +68,7 @@ class StagedStudents(StagedList):
         """Decode and stage the rows that are new, or newer than the staged ones; of the others note that they came."""
         rows = list(listed)
         ids = [row.key for row in rows]
-        brought = self._rows(q.NOTE_BROUGHT, ids=ids, reading=self._reading) if ids else []
+        brought = self._rows(q.NOTE_BROUGHT, self._table, ids=ids, reading=self._reading) if ids else []
         stamps: dict[int, int | None] = dict(brought)
         newest: dict[int, ListedRow] = {}
         for row in rows:
@@ -86,6 +86,7 @@ class StagedStudents(StagedList):
         self._replace(list(by_key.values()), list(by_key))
 
     def _replace(self, rows: list[Row], known: list[int]) -> None:
+        self._filled |= {tables.staged, tables.records}
         with self._connection.begin():
             for drop in q.DROP if known else ():
                 self._connection.execute(drop, {"ids": known})
@@ -107,15 +108,12 @@ class StagedDeletions(StagedList):
 
     def put(self, listed: Iterable[ListedRow]) -> None:
         """Stage the ids of rows."""
-        rows = [(row.key, row.decode()) for row in listed]
-        self._put_all(
-            q.stage_deletion(self._insert),
-            [{"id": key, "reading": self._reading, "deleted_at": _deleted_at(row)} for key, row in rows],
-        )
+        values = [{"id": row.key, "reading": self._reading, "deleted_at": _deleted_at(row.decode())} for row in listed]
+        self._put_all(q.stage_deletion(self._insert), values)
 
     def lack_ids(self) -> bool:
         """Tell whether the feed listed records without a readable id: it is unknown whom it meant."""
-        return self._count(q.DELETIONS_LACK_IDS) > 0
+        return self._count(q.DELETIONS_LACK_IDS, tables.deletions) > 0
 
 
 class Stage(Statements):
@@ -135,7 +133,7 @@ class Stage(Statements):
 
     def received(self) -> Received:
         """Count what lists and answers have brought."""
-        return Received(*self._rows(q.RECEIVED)[0])
+        return Received(*chain.from_iterable(self._rows(q.RECEIVED, tables.staged)))
 
     # Answers of GET ------------------------------------------------------------------------------------------
 
@@ -158,71 +156,72 @@ class Stage(Statements):
 
     def gone_ids(self) -> Iterator[list[int]]:
         """Yield the ids of everybody who GET says is gone."""
-        return self._ids(q.GONE_IDS)
+        return self._ids(q.GONE_IDS, tables.answers)
 
     def unclear(self) -> UnclearCounts:
         """Count the answers that prove neither life nor absence."""
-        return UnclearCounts(*self._rows(q.UNCLEAR)[0])
+        return UnclearCounts(*chain.from_iterable(self._rows(q.UNCLEAR, tables.answers)))
 
     def reject_absence_proofs(self, *, keep_plan: bool) -> None:
         """Believe no 404, or with `keep_plan` only those of the plan that is being approved.
 
         The other candidates become a plan, everybody else stays as stored.
         """
-        self._do(q.REJECT_OTHERS)
+        self._do(q.REJECT_OTHERS, tables.answers)
         if not keep_plan:
-            self._do(q.UNPLAN)
+            self._do(q.UNPLAN, tables.removals)
 
     # Questions for GET ---------------------------------------------------------------------------------------
 
     def unproved_restores(self) -> Iterator[list[int]]:
         """Yield the ids received alive that are stored as tombstones."""
-        return self._ids(q.UNPROVED_RESTORES)
+        return self._ids(q.UNPROVED_RESTORES, tables.staged)
 
     def stale(self) -> Iterator[list[int]]:
         """Yield the ids received older than they are stored, and count them."""
-        for rows in self._chunks(q.UNPROVED_STAMPS):
+        for rows in self._chunks(q.UNPROVED_STAMPS, tables.staged):
             ids = [key for key, received, stored in rows if received and stored and received < to_epoch_ms(stored)]
             self.stale_count += len(ids)
             yield ids
 
     def unproved_newcomers(self) -> Iterator[list[int]]:
         """Yield the ids not stored as living that were received alive, and that the deleted feed lists as well."""
-        return self._ids(q.UNPROVED_NEWCOMERS)
+        return self._ids(q.UNPROVED_NEWCOMERS, tables.deletions)
 
     # Removals ------------------------------------------------------------------------------------------------
 
     def collect_removals(self, *reasons: str) -> None:
         """Note as candidates the students stored as living who seem to have left, by `queries.candidates`."""
         for reason in reasons:
-            self._do(q.candidates(self._insert)[reason])
+            if self._do(q.candidates(self._insert)[reason], q.CANDIDATES_FROM.get(reason)):
+                self._filled.add(tables.removals)
 
     def plan_removals(self, plan: Iterable[tuple[int, str, datetime | None]]) -> None:
         """Note the removals of a plan that is being approved, as far as their students are stored as living."""
         values = [{"id": i, "deletion_source": s, "deleted_at": d, "planned": True} for i, s, d in plan]
         self._put_all(q.plan_removal(self._insert), values)
-        self._do(q.DROP_UNSTORED)
+        self._do(q.DROP_UNSTORED, tables.removals)
 
     def removals(self, *, planned: bool | None = None, proved: bool | None = None) -> Iterator[list[int]]:
         """Yield the candidates for removal in chunks, those of the approved plan, the proved ones, or all."""
-        return self._ids(q.list_removals(planned, proved))
+        return self._ids(q.list_removals(planned, proved), tables.removals)
 
     def count_removals(self, *, planned: bool | None = None) -> int:
         """Return how many candidates for removal there are."""
-        return self._count(q.count_removals(planned))
+        return self._count(q.count_removals(planned), tables.removals)
 
     def drop_disproved(self) -> None:
         """Let go of the candidates for whom GET has answered anything but that they are gone; others stay."""
-        self._do(q.DROP_DISPROVED)
+        self._do(q.DROP_DISPROVED, tables.removals)
 
     def drop_living_candidates(self, ids: Iterable[int]) -> None:
         """Let go of the candidates that a list has shown alive."""
-        self._do(q.DROP_LIVING, ids=list(ids))
+        self._do(q.DROP_LIVING, tables.removals, ids=list(ids))
 
     def controls(self, limit: int) -> list[int]:
         """Return living students who are not in question; first those of whom it is surest that they live."""
         stored = self._rows(q.STORED_CONTROLS, at_most=limit)
-        return [row[0] for row in stored or self._rows(q.NEW_CONTROLS, at_most=limit)]
+        return [row[0] for row in stored or self._rows(q.NEW_CONTROLS, tables.staged, at_most=limit)]
 
 
 def _deleted_at(answer: Answer) -> datetime | None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, MetaData, Table, Text, delete
+from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateTable
 
-from rostersync.store.engine import attach_scratch_file
+from rostersync.store.engine import attach_scratch_file, past_sqlalchemy
 from rostersync.store.models import Key
 from rostersync.store.types import Timestamp
 
@@ -74,21 +74,20 @@ def attach(connection: Connection, database: Path | None) -> None:
     """Give the connection an empty stage: an unlinked file beside `database`, or the session's own temporary tables."""
     if database is not None:
         attach_scratch_file(connection, database.parent)
-    with connection.begin():
-        if database is None:
-            connection.exec_driver_sql("SET client_min_messages = warning")
+    with connection.begin(), past_sqlalchemy(connection) as driver:
         for statement in _definitions(connection.dialect.name):
-            connection.exec_driver_sql(statement)
+            driver.execute(statement)
 
 
 def clear(connection: Connection) -> None:
     """Empty the stage for another run."""
+    # What is only deleted from a temporary table of PostgreSQL takes up room for ever.
+    empty = "TRUNCATE pg_temp." if connection.dialect.name == "postgresql" else "DELETE FROM stage."
+    filled = connection.info.get("filled", set())  # see `statements`
     with connection.begin():
-        if connection.dialect.name == "postgresql":  # what is deleted from a temporary table takes up room for ever
-            connection.exec_driver_sql(f"TRUNCATE {', '.join(f'pg_temp.{table.name}' for table in TABLES)}")
-        else:
-            for table in TABLES:
-                connection.execute(delete(table))
+        for table in filled:
+            connection.exec_driver_sql(f"{empty}{table.name}")
+    filled.clear()
 
 
 @cache
