@@ -16,7 +16,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("run_request", sa.Column("ids", JsonTuple(none_as_null=True), nullable=True))
+    op.add_column("run_request", sa.Column("ids", JsonTuple(), nullable=True))
     op.create_table(
         "audit",
         sa.Column("audit_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -25,8 +25,8 @@ def upgrade() -> None:
         sa.Column("who", sa.Text(), nullable=False),
         sa.Column("host", sa.Text(), nullable=False),
         sa.Column("verb", sa.Text(), nullable=False),
-        sa.Column("ids", JsonTuple(none_as_null=True), nullable=False),
-        sa.Column("fields", JsonTuple(none_as_null=True), nullable=False),
+        sa.Column("ids", JsonTuple(), nullable=False),
+        sa.Column("fields", JsonTuple(), nullable=False),
         sa.Column("counts", Json, nullable=False),
         sa.Column("outcome", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("audit_id", name=op.f("pk_audit")),

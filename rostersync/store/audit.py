@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import insert, update
 
-from rostersync.store.models import Audit
+from rostersync.store.models import audit
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -64,8 +64,8 @@ def caller() -> Caller:
 
 def begin(connection: Connection, entry: Entry, *, who: str, host: str, now: datetime) -> int:
     """Note that a write is about to be sent; return the number of its entry. Call it inside a transaction."""
-    return connection.execute(
-        insert(Audit)
+    number: int = connection.execute(
+        insert(audit)
         .values(
             source=entry.source,
             at=now,
@@ -76,8 +76,9 @@ def begin(connection: Connection, entry: Entry, *, who: str, host: str, now: dat
             fields=entry.fields,
             outcome=str(Outcome.SENDING),
         )
-        .returning(Audit.audit_id)
+        .returning(audit.c.audit_id)
     ).scalar_one()
+    return number
 
 
 def finish(connection: Connection, audit_id: int, outcome: Outcome, ids: tuple[int, ...] | None = None) -> None:
@@ -86,4 +87,4 @@ def finish(connection: Connection, audit_id: int, outcome: Outcome, ids: tuple[i
     Call it inside a transaction.
     """
     known = {} if ids is None else {"ids": ids}
-    connection.execute(update(Audit).where(Audit.audit_id == audit_id).values(outcome=str(outcome), **known))
+    connection.execute(update(audit).where(audit.c.audit_id == audit_id).values(outcome=str(outcome), **known))

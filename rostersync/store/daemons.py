@@ -7,11 +7,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from rostersync.clock import from_text, to_text
 from rostersync.report import RunKind
-from rostersync.store.models import Daemon
+from rostersync.store.models import daemon
+from rostersync.store.statements import upsert
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,29 +42,28 @@ class DaemonRow:
 
 def tell(connection: Connection, name: str, sources: Mapping[str, Watch], now: datetime) -> None:
     """Write the row of the daemon `name`, in a transaction of the caller's. Those who are gone are taken away."""
-    connection.execute(delete(Daemon).where(Daemon.name != name, _is_gone(now)))
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    connection.execute(delete(daemon).where(daemon.c.name != name, _is_gone(now)))
     row = {"name": name, "seen_at": now, "sources": {source: _to_json(watch) for source, watch in sources.items()}}
-    new = insert(Daemon).values(row)
+    new = upsert(connection.dialect.name, daemon).values(row)
     again = {"seen_at": new.excluded.seen_at, "sources": new.excluded.sources}
     connection.execute(new.on_conflict_do_update(index_elements=["name"], set_=again))
 
 
 def forget(connection: Connection, name: str) -> None:
     """Take the row of the daemon `name` away, in a transaction of the caller's."""
-    connection.execute(delete(Daemon).where(Daemon.name == name))
+    connection.execute(delete(daemon).where(daemon.c.name == name))
 
 
 def alive(connection: Connection, now: datetime) -> list[DaemonRow]:
     """Return the daemons that were seen lately, by name."""
     with connection.begin():
-        rows = connection.execute(select(Daemon.__table__).where(~_is_gone(now)).order_by(Daemon.name)).all()
+        rows = connection.execute(select(daemon).where(~_is_gone(now)).order_by(daemon.c.name)).all()
     return [DaemonRow(row.name, row.seen_at, _watches(row.sources)) for row in rows]
 
 
 def _is_gone(now: datetime) -> Any:
     """Return the condition that a daemon was last seen long ago, or in a future that a wrong clock has dated."""
-    return or_(Daemon.seen_at < now - ALIVE_FOR, Daemon.seen_at > now + ALIVE_FOR)
+    return or_(daemon.c.seen_at < now - ALIVE_FOR, daemon.c.seen_at > now + ALIVE_FOR)
 
 
 def _to_json(watch: Watch) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rostersync.store import schema
 from rostersync.store.engine import open_engine, open_memory, sqlite_path
 from rostersync.store.files import database_exists
-from rostersync.store.models import Base
+from rostersync.store.models import metadata
 from rostersync.store.schema import Level
 from rostersync.store.stage import Stage
 from rostersync.store.stage.tables import attach
@@ -49,6 +49,6 @@ def _require_tables(connection: Connection) -> None:
             schema.require_current(connection)
         elif connection.dialect.name == "postgresql":
             connection.execution_options(schema_translate_map={None: "pg_temp", "stage": "pg_temp"})
-            Base.metadata.create_all(connection, checkfirst=False)
+            metadata.create_all(connection, checkfirst=False)
         else:
-            Base.metadata.create_all(connection, checkfirst=False)
+            metadata.create_all(connection, checkfirst=False)

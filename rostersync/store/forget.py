@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, func, select
 
 from rostersync.store.engine import writing
-from rostersync.store.models import HeldRemoval, Quarantine, RequestRow, Run, Source, student, student_version
+from rostersync.store.models import held_removal, quarantine, run, run_request, student, student_version
+from rostersync.store.models import source as _source
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection
@@ -17,21 +18,21 @@ if TYPE_CHECKING:
 
 def _rows(source: str) -> dict[str, tuple[Any, ColumnElement[bool]]]:
     """Return the tables with rows of a source, and which these are, in an order that suits the foreign keys."""
-    runs = select(Run.run_id).where(Run.source == source)
+    runs = select(run.c.run_id).where(run.c.source == source)
     return {
-        "held removal": (HeldRemoval, HeldRemoval.run_id.in_(runs)),
-        "quarantined record": (Quarantine, Quarantine.source == source),
+        "held removal": (held_removal, held_removal.c.run_id.in_(runs)),
+        "quarantined record": (quarantine, quarantine.c.source == source),
         "earlier version": (student_version, student_version.c.source == source),
         "student": (student, student.c.source == source),
-        "request": (RequestRow, RequestRow.source == source),
-        "run": (Run, Run.source == source),
+        "request": (run_request, run_request.c.source == source),
+        "run": (run, run.c.source == source),
     }
 
 
 def holdings(connection: Connection, source: str) -> dict[str, int] | None:
     """Return how many rows of a source there are, by kind of row; None when the database does not know the source."""
     with connection.begin():
-        if connection.scalar(select(func.count()).where(Source.name == source)) == 0:
+        if connection.scalar(select(func.count()).where(_source.c.name == source)) == 0:
             return None
         counted = {
             kind: select(func.count()).select_from(table).where(which) for kind, (table, which) in _rows(source).items()
@@ -47,5 +48,5 @@ def forget(lease: Lease) -> dict[str, int]:
             kind: lease.connection.execute(delete(table).where(which)).rowcount
             for kind, (table, which) in _rows(lease.source).items()
         }
-        lease.connection.execute(delete(Source).where(Source.name == lease.source))
+        lease.connection.execute(delete(_source).where(_source.c.name == lease.source))
     return purged

@@ -16,12 +16,12 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import and_, bindparam, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from rostersync.errors import DatabaseUnreachable, LockHeld, LockLost, StoreError
 from rostersync.store.engine import writing
 from rostersync.store.files import NotPlain, open_plain
-from rostersync.store.models import Base, Source
+from rostersync.store.models import source as _table
+from rostersync.store.statements import upsert
 from rostersync.store.types import Timestamp
 
 if TYPE_CHECKING:
@@ -33,14 +33,13 @@ if TYPE_CHECKING:
     from rostersync.clock import Clock
 
 
-_TABLE = Base.metadata.tables[Source.__tablename__]
-_source = _TABLE.c
+_source = _table.c
 _NAMED = _source.name == bindparam("of")
 _MINE = and_(_NAMED, _source.fence == bindparam("mine"))
-_PASS_FENCE = update(_TABLE).where(_MINE).values(fence=_source.fence)
-_GIVE_UP = update(_TABLE).where(_MINE).values(holder=None, held_since=None)
+_PASS_FENCE = update(_table).where(_MINE).values(fence=_source.fence)
+_GIVE_UP = update(_table).where(_MINE).values(holder=None, held_since=None)
 _RAISE_FENCE = (
-    update(_TABLE)
+    update(_table)
     .where(_NAMED)
     .values(fence=_source.fence + 1, holder=bindparam("by"), held_since=bindparam("now", type_=Timestamp))
     .returning(_source.fence)
@@ -333,8 +332,7 @@ def _raise_fence(connection: Connection, source: str, clock: Clock, purpose: str
 def lock_source(connection: Connection, source: str) -> None:
     """Keep others from the source's row until the transaction ends; there is one afterwards."""
     if connection.scalar(_LOCK_ROW, {"of": source}) is None:
-        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-        new = insert(Source).values(name=source, fence=0, unknown_keys=[])
+        new = upsert(connection.dialect.name, _table).values(name=source, fence=0, unknown_keys=[])
         connection.execute(new.on_conflict_do_nothing())
         connection.execute(_LOCK_ROW, {"of": source})
 
@@ -348,6 +346,6 @@ def _locked(connection: Connection, database: Path | None, source: str) -> LockH
                 message = f"source {source} is locked by the database role {session.role} (server pid {session.pid})"
                 hint = f"if that is not rostersync, end it: SELECT pg_terminate_backend({session.pid})"
                 return LockHeld(message, hint)
-        holder = connection.scalar(select(Source.holder).where(Source.name == source))
+        holder = connection.scalar(select(_table.c.holder).where(_table.c.name == source))
     hint = "wait until it ends, or use a longer --wait"
     return LockHeld(f"source {source} is locked by {holder or 'another process'}", hint)

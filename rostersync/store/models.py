@@ -2,15 +2,28 @@
 
 A student's row is their newest version, living or tombstone, and carries the facts of that version (`valid_from`, `op`,
 `changed_fields`, `run_id`); `student_version` holds the superseded ones only. So the first load writes no history.
+
+They are SQLAlchemy's tables, and no classes are mapped to them: rows are written in bulk and read as they are, and to
+import the mapper takes as long as a sixth of a small command.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
 
 from rostersync.records import FIELD_NAMES, FIELDS
 from rostersync.store.types import COLUMN_TYPES, Json, JsonTuple, Timestamp
@@ -20,22 +33,13 @@ PAYLOAD = (*FIELD_NAMES, "extra")
 
 Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only INTEGER keys by itself
 
-
-class Base(DeclarativeBase):
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map: ClassVar[dict[Any, Any]] = {
-        str: Text(),
-        bytes: LargeBinary(),
-        int: BigInteger(),
-        bool: Boolean(create_constraint=False),
-        datetime: Timestamp(),
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
     }
+)
 
 
 def student_columns() -> list[Column[Any]]:
@@ -44,149 +48,135 @@ def student_columns() -> list[Column[Any]]:
     return [*typed, Column("extra", Json, nullable=False)]
 
 
-class Source(Base):
-    """A school: how far it was read, and who may write it."""
-
-    __tablename__ = "source"
-
-    name: Mapped[str] = mapped_column(primary_key=True)
-    fence: Mapped[int] = mapped_column(default=0)
-    """Grows with each holder of the lock; a commit by an earlier holder finds another number and changes nothing."""
-    holder: Mapped[str | None]
-    held_since: Mapped[datetime | None]
-    modified_watermark: Mapped[datetime | None]
-    deleted_watermark: Mapped[datetime | None]
-    last_clean_modified_at: Mapped[datetime | None]
-    last_clean_full_at: Mapped[datetime | None]
-    history_starts_at: Mapped[datetime | None]
-    deleted_feed_ignored: Mapped[bool] = mapped_column(default=False)
-    """Whether the deleted feed ignored its filter when it was last read."""
-    unknown_keys: Mapped[list[str]] = mapped_column(Json, default=list)
-    """Salted hashes of the keys of `extra` that a run has reported."""
-    salt: Mapped[bytes | None]
-    fingerprint: Mapped[bytes | None]
-    """Of token and base_url, salted: whether the name still means the same school."""
+def _figure(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, default=0)
 
 
-class Run(Base):
-    """One run of one source, ended. Its figures are those of `report.Counts`."""
+# A school: how far it was read, and who may write it.
+source = Table(
+    "source",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _figure("fence"),  # grows with each holder of the lock; a commit by an earlier one changes nothing
+    Column("holder", Text),
+    Column("held_since", Timestamp),
+    Column("modified_watermark", Timestamp),
+    Column("deleted_watermark", Timestamp),
+    Column("last_clean_modified_at", Timestamp),
+    Column("last_clean_full_at", Timestamp),
+    Column("history_starts_at", Timestamp),
+    Column("deleted_feed_ignored", Boolean, nullable=False, default=False),  # its filter, when it was last read
+    Column("unknown_keys", Json, nullable=False, default=list),  # salted hashes of keys of `extra` that were reported
+    Column("salt", LargeBinary),
+    Column("fingerprint", LargeBinary),  # of token and base_url, salted: whether the name still means the same school
+)
 
-    __tablename__ = "run"
-    __table_args__ = (Index(None, "source", "finished_at"), {"sqlite_autoincrement": True})
+# One run of one source, ended. Its figures are those of `report.Counts`.
+run = Table(
+    "run",
+    metadata,
+    Column("run_id", Key, primary_key=True),
+    Column("source", Text, ForeignKey("source.name"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("started_at", Timestamp, nullable=False),
+    Column("finished_at", Timestamp, nullable=False),
+    _figure("fetched"),
+    _figure("inserted"),
+    _figure("updated"),
+    _figure("unchanged"),
+    _figure("restored"),
+    _figure("quarantined"),
+    _figure("ignored"),
+    _figure("deleted"),
+    _figure("stale"),
+    _figure("removals_held"),
+    _figure("requests"),
+    _figure("retries"),
+    Column("duration_s", Double, nullable=False),
+    Column("modified_watermark", Timestamp),
+    Column("deleted_watermark", Timestamp),
+    Column("error", Text),
+    _figure("guarded"),  # its removals that nobody approved: what the guard counts over 24 hours
+    Column("notices", Json, nullable=False, default=list),  # what else its caller is to know, ids and counts only
+    Column("plan", Text),  # `open`, `approved` or `superseded` where the guard held removals of it
+    Index(None, "source", "finished_at"),
+    sqlite_autoincrement=True,
+)
 
-    run_id: Mapped[int] = mapped_column(Key, primary_key=True)
-    source: Mapped[str] = mapped_column(ForeignKey("source.name"))
-    kind: Mapped[str]
-    state: Mapped[str]
-    started_at: Mapped[datetime]
-    finished_at: Mapped[datetime]
-    fetched: Mapped[int] = mapped_column(default=0)
-    inserted: Mapped[int] = mapped_column(default=0)
-    updated: Mapped[int] = mapped_column(default=0)
-    unchanged: Mapped[int] = mapped_column(default=0)
-    restored: Mapped[int] = mapped_column(default=0)
-    quarantined: Mapped[int] = mapped_column(default=0)
-    ignored: Mapped[int] = mapped_column(default=0)
-    deleted: Mapped[int] = mapped_column(default=0)
-    stale: Mapped[int] = mapped_column(default=0)
-    removals_held: Mapped[int] = mapped_column(default=0)
-    requests: Mapped[int] = mapped_column(default=0)
-    retries: Mapped[int] = mapped_column(default=0)
-    duration_s: Mapped[float]
-    modified_watermark: Mapped[datetime | None]
-    deleted_watermark: Mapped[datetime | None]
-    error: Mapped[str | None]
-    guarded: Mapped[int] = mapped_column(default=0)
-    """Its removals that nobody approved: what the guard counts over 24 hours."""
-    notices: Mapped[list[str]] = mapped_column(Json, default=list)
-    """What else its caller is to know, ids and counts only."""
-    plan: Mapped[str | None]
-    """`open`, `approved` or `superseded` where the guard held removals of it."""
+# A removal in the plan of a held run.
+held_removal = Table(
+    "held_removal",
+    metadata,
+    Column("run_id", Key, ForeignKey("run.run_id"), primary_key=True),
+    Column("id", BigInteger, primary_key=True),
+    Column("deletion_source", Text, nullable=False),
+    Column("deleted_at", Timestamp),
+)
 
+# A request for a run: `pending`, `taken`, and `done`; or `withdrawn`, or `failed` without a run.
+run_request = Table(
+    "run_request",
+    metadata,
+    Column("request_id", Key, primary_key=True),
+    Column("source", Text, ForeignKey("source.name"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("approves", Key),
+    Column("ids", JsonTuple),  # the students of a refresh
+    Column("state", Text, nullable=False),
+    Column("requested_at", Timestamp, nullable=False),
+    Column("expires_at", Timestamp),
+    Column("waiters", BigInteger, nullable=False),
+    Column("run_id", Key),
+    Column("error", Text),  # why it failed; `hint` is what to do next
+    Column("hint", Text),
+    Column("reads", Text),  # how far a daemon's run is: what it reads, how many of its rows it has, and of how many
+    Column("rows_done", BigInteger),
+    Column("rows_total", BigInteger),
+    Index(None, "source", "state"),
+    sqlite_autoincrement=True,
+)
 
-class HeldRemoval(Base):
-    """A removal in the plan of a held run."""
+# A daemon, as it was last seen: it writes its row every few seconds, and takes it away at its end.
+daemon = Table(
+    "daemon",
+    metadata,
+    Column("name", Text, primary_key=True),  # as in the `holder` of a source: it tells host and process
+    Column("seen_at", Timestamp, nullable=False),
+    Column("sources", Json, nullable=False),  # by name: is it `standby`, and when are its runs next due (or null)
+)
 
-    __tablename__ = "held_removal"
+# Something that somebody did, or set out to do. It outlives its source, which is therefore no foreign key.
+audit = Table(
+    "audit",
+    metadata,
+    Column("audit_id", Key, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("at", Timestamp, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("verb", Text, nullable=False),
+    Column("ids", JsonTuple, nullable=False),
+    Column("fields", JsonTuple, nullable=False),  # their names: no value of a field is ever here
+    Column("counts", Json, nullable=False, default=dict),
+    Column("outcome", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
 
-    run_id: Mapped[int] = mapped_column(Key, ForeignKey("run.run_id"), primary_key=True)
-    id: Mapped[int] = mapped_column(primary_key=True)
-    deletion_source: Mapped[str]
-    deleted_at: Mapped[datetime | None]
-
-
-class RequestRow(Base):
-    """A request for a run: `pending`, `taken`, and `done`; or `withdrawn`, or `failed` without a run."""
-
-    __tablename__ = "run_request"
-    __table_args__ = (Index(None, "source", "state"), {"sqlite_autoincrement": True})
-
-    request_id: Mapped[int] = mapped_column(Key, primary_key=True)
-    source: Mapped[str] = mapped_column(ForeignKey("source.name"))
-    kind: Mapped[str]
-    approves: Mapped[int | None] = mapped_column(Key)
-    ids: Mapped[tuple[int, ...] | None] = mapped_column(JsonTuple)
-    """The students of a refresh."""
-    state: Mapped[str]
-    requested_at: Mapped[datetime]
-    expires_at: Mapped[datetime | None]
-    waiters: Mapped[int]
-    run_id: Mapped[int | None] = mapped_column(Key)
-    error: Mapped[str | None]
-    """Why it failed; `hint` is what to do next."""
-    hint: Mapped[str | None]
-    reads: Mapped[str | None]
-    """How far a daemon's run is: what it reads, how many of its rows it has, and how many there are."""
-    rows_done: Mapped[int | None]
-    rows_total: Mapped[int | None]
-
-
-class Daemon(Base):
-    """A daemon, as it was last seen: it writes its row every few seconds, and takes it away at its end."""
-
-    __tablename__ = "daemon"
-
-    name: Mapped[str] = mapped_column(primary_key=True)
-    """As in `Source.holder`: it tells host and process."""
-    seen_at: Mapped[datetime]
-    sources: Mapped[dict[str, Any]] = mapped_column(Json)
-    """By source: whether it is `standby`, and when each kind of run is next due, in ISO 8601, or null."""
-
-
-class Audit(Base):
-    """Something that somebody did, or set out to do. It outlives its source, which is therefore no foreign key."""
-
-    __tablename__ = "audit"
-    __table_args__ = ({"sqlite_autoincrement": True},)
-
-    audit_id: Mapped[int] = mapped_column(Key, primary_key=True)
-    source: Mapped[str]
-    at: Mapped[datetime]
-    who: Mapped[str]
-    host: Mapped[str]
-    verb: Mapped[str]
-    ids: Mapped[tuple[int, ...]] = mapped_column(JsonTuple)
-    fields: Mapped[tuple[str, ...]] = mapped_column(JsonTuple)
-    """Their names. No value of a field is ever here."""
-    counts: Mapped[dict[str, int]] = mapped_column(Json, default=dict)
-    outcome: Mapped[str]
-
-
-class Quarantine(Base):
-    """A record that could not be decoded; `id` is negative for one without a readable id."""
-
-    __tablename__ = "quarantine"
-
-    source: Mapped[str] = mapped_column(ForeignKey("source.name"), primary_key=True)
-    id: Mapped[int] = mapped_column(primary_key=True)
-    reason: Mapped[str]
-    first_seen_at: Mapped[datetime]
-    last_seen_at: Mapped[datetime]
-
+# A record that could not be decoded; `id` is negative for one without a readable id.
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("source", Text, ForeignKey("source.name"), primary_key=True),
+    Column("id", BigInteger, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("first_seen_at", Timestamp, nullable=False),
+    Column("last_seen_at", Timestamp, nullable=False),
+)
 
 student = Table(
     "student",
-    Base.metadata,
+    metadata,
     Column("source", Text, ForeignKey("source.name"), primary_key=True),
     Column("id", BigInteger, primary_key=True),
     *student_columns(),
@@ -202,7 +192,7 @@ student = Table(
 
 student_version = Table(
     "student_version",
-    Base.metadata,
+    metadata,
     Column("source", Text, ForeignKey("source.name"), primary_key=True),
     Column("id", BigInteger, primary_key=True),
     Column("valid_from", Timestamp, primary_key=True),
@@ -212,15 +202,3 @@ student_version = Table(
     Column("run_id", Key, nullable=False),
     *student_columns(),
 )
-
-
-class Student(Base):
-    """A student's newest version, living or tombstone."""
-
-    __table__ = student
-
-
-class StudentVersion(Base):
-    """A superseded version of a student."""
-
-    __table__ = student_version

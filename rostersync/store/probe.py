@@ -14,7 +14,7 @@ from rostersync.store.engine import open_engine, sqlite_path
 from rostersync.store.file_mode import keep_private
 from rostersync.store.files import database_exists
 from rostersync.store.lock import advisory_key
-from rostersync.store.models import Base
+from rostersync.store.models import metadata
 from rostersync.store.schema import Level
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def drift(url: str) -> list[str]:
     """
     with open_engine(url, read_only=True).connect() as connection, connection.begin():
         schema.require_current(connection)
-        return [_named(change) for change in compare_metadata(MigrationContext.configure(connection), Base.metadata)]
+        return [_named(change) for change in compare_metadata(MigrationContext.configure(connection), metadata)]
 
 
 def _named(change: Any) -> str:

@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, and_, bindparam, case, func, insert, or_, sel
 from rostersync.report import RunKind, RunRequest
 from rostersync.store.engine import writing
 from rostersync.store.lock import lock_source
-from rostersync.store.models import Base, RequestRow
+from rostersync.store.models import run_request
 from rostersync.store.types import JsonTuple, Timestamp
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 # Statements are made once: to make one takes longer than to run it.
 
-_TABLE = Base.metadata.tables[RequestRow.__tablename__]
-_request = _TABLE.c
+_request = run_request.c
 _OF: BindParameter[Any] = bindparam("of")
 _ID = _request.request_id == bindparam("number", type_=BigInteger)
 _NOT_EXPIRED = or_(_request.expires_at.is_(None), _request.expires_at > bindparam("now", type_=Timestamp))
@@ -32,9 +31,9 @@ _PENDING = (
     .where(_request.source == _OF, _request.kind == bindparam("like"))
     .where(_request.approves.is_(None), _request.state == "pending", _NOT_EXPIRED)
 )
-_FILE = insert(_TABLE).returning(_request.request_id)
+_FILE = insert(run_request).returning(_request.request_id)
 _JOIN = (
-    update(_TABLE)
+    update(run_request)
     .where(_ID, _request.state == "pending")
     .values(
         waiters=_request.waiters + 1,
@@ -42,9 +41,9 @@ _JOIN = (
         ids=bindparam("all_ids", type_=JsonTuple),
     )
 )
-_CLOSE = update(_TABLE).where(_ID).values(state="done", run_id=bindparam("by"), waiters=0)
-_FAIL = update(_TABLE).where(_ID, _request.state == "taken").values(state="failed", waiters=0)
-_NOTE = update(_TABLE).where(_ID)
+_CLOSE = update(run_request).where(_ID).values(state="done", run_id=bindparam("by"), waiters=0)
+_FAIL = update(run_request).where(_ID, _request.state == "taken").values(state="failed", waiters=0)
+_NOTE = update(run_request).where(_ID)
 _FACTS = ("state", "run_id", "error", "hint", "reads", "rows_done", "rows_total")
 _PROGRESS = select(*(_request[name] for name in _FACTS)).where(_ID)
 _OPEN = (
@@ -65,7 +64,7 @@ def _taking(*, refresh: bool) -> Any:
     wanted = (_request.kind == str(RunKind.REFRESH)) if refresh else (_request.kind != str(RunKind.REFRESH))
     oldest = select(func.min(_request.request_id)).where(_request.source == _OF, wanted, is_open)
     return (
-        update(_TABLE)
+        update(run_request)
         .where(_request.request_id == oldest.correlate(None).scalar_subquery())
         .where(_request.state.in_(("pending", "taken")))
         .values(state="taken")
@@ -187,10 +186,11 @@ def leave(connection: Connection, request_id: int, *, taken: bool) -> bool:
     """
     leavable = ("pending", "taken") if taken else ("pending",)
     left = connection.execute(
-        update(RequestRow)
-        .where(RequestRow.request_id == request_id, RequestRow.state.in_(leavable))
+        update(run_request)
+        .where(_request.request_id == request_id, _request.state.in_(leavable))
         .values(
-            waiters=RequestRow.waiters - 1, state=case((RequestRow.waiters > 1, RequestRow.state), else_="withdrawn")
+            waiters=_request.waiters - 1,
+            state=case((_request.waiters > 1, _request.state), else_="withdrawn"),
         )
     )
     return left.rowcount == 1

@@ -13,7 +13,9 @@ from rostersync.errors import DatabaseUnreachable
 from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
 from rostersync.store import requests, students
 from rostersync.store.engine import writing
-from rostersync.store.models import Base, HeldRemoval, Quarantine, Run, Source, student
+from rostersync.store.models import held_removal, quarantine, student
+from rostersync.store.models import run as _run
+from rostersync.store.models import source as _source
 from rostersync.store.stage.tables import removals, staged
 from rostersync.store.types import Timestamp
 
@@ -32,7 +34,6 @@ MAX_REPORTED_KEYS = 1_000
 
 # Statements that every run makes are made once: to make one takes longer than to run it.
 
-_source, _run = (Base.metadata.tables[model.__tablename__] for model in (Source, Run))
 _OF: BindParameter[Any] = bindparam("of")
 _LIVING = and_(student.c.source == _OF, student.c.deleted_at.is_(None))
 
@@ -44,19 +45,24 @@ _RECENT_REMOVALS = select(func.sum(_run.c.guarded)).where(
     _run.c.finished_at.between(bindparam("earliest", type_=Timestamp), bindparam("latest", type_=Timestamp)),
 )
 _QUARANTINED = (
-    select(Quarantine.id)
-    .where(Quarantine.source == _OF, Quarantine.id > 0, Quarantine.id.not_in(select(staged.c.id)))
-    .order_by(Quarantine.last_seen_at, Quarantine.id)
+    select(quarantine.c.id)
+    .where(quarantine.c.source == _OF, quarantine.c.id > 0, quarantine.c.id.not_in(select(staged.c.id)))
+    .order_by(quarantine.c.last_seen_at, quarantine.c.id)
     .limit(bindparam("at_most"))
 )
 _HELD = (
-    select(HeldRemoval.id)
-    .join(Run, Run.run_id == HeldRemoval.run_id)
-    .join(student, and_(student.c.source == Run.source, student.c.id == HeldRemoval.id))
-    .where(Run.source == _OF, Run.kind == str(RunKind.INCREMENTAL), Run.plan == "open", student.c.deleted_at.is_(None))
-    .where(HeldRemoval.id.not_in(select(removals.c.id)))
+    select(held_removal.c.id)
+    .join(_run, _run.c.run_id == held_removal.c.run_id)
+    .join(student, and_(student.c.source == _run.c.source, student.c.id == held_removal.c.id))
+    .where(
+        _run.c.source == _OF,
+        _run.c.kind == str(RunKind.INCREMENTAL),
+        _run.c.plan == "open",
+        student.c.deleted_at.is_(None),
+    )
+    .where(held_removal.c.id.not_in(select(removals.c.id)))
     .distinct()
-    .order_by(HeldRemoval.id)
+    .order_by(held_removal.c.id)
 )
 _RECORD = insert(_run).returning(_run.c.run_id)
 _UPDATE_SOURCE = update(_source).where(_source.c.name == _OF)
@@ -126,7 +132,7 @@ def some_living(connection: Connection, source: str, limit: int) -> list[int]:
 def last(connection: Connection, source: str) -> int:
     """Return the number of a source's last run, 0 when there was none."""
     with connection.begin():
-        return int(connection.scalar(select(func.max(Run.run_id)).where(Run.source == source)) or 0)
+        return int(connection.scalar(select(func.max(_run.c.run_id)).where(_run.c.source == source)) or 0)
 
 
 def recent_removals(connection: Connection, source: str, now: datetime) -> int:
@@ -148,7 +154,9 @@ def quarantined(connection: Connection, source: str, limit: int) -> list[int]:
 def open_hold(connection: Connection, run_id: int) -> Hold | None:
     """Return the held run `run_id`, None where there is no such run or its plan is not open."""
     with connection.begin():
-        row = connection.execute(select(Run.source, Run.kind).where(Run.run_id == run_id, Run.plan == "open")).first()
+        row = connection.execute(
+            select(_run.c.source, _run.c.kind).where(_run.c.run_id == run_id, _run.c.plan == "open")
+        ).first()
     return row and Hold(run_id, row.source, RunKind(row.kind))
 
 
@@ -156,8 +164,8 @@ def plan(connection: Connection, run_id: int) -> list[tuple[int, str, datetime |
     """Return the removals that a held run plans: id, deletion source, and when it happened where that is known."""
     with connection.begin():
         rows = connection.execute(
-            select(HeldRemoval.id, HeldRemoval.deletion_source, HeldRemoval.deleted_at).where(
-                HeldRemoval.run_id == run_id
+            select(held_removal.c.id, held_removal.c.deletion_source, held_removal.c.deleted_at).where(
+                held_removal.c.run_id == run_id
             )
         )
         return [(row.id, row.deletion_source, row.deleted_at) for row in rows]
@@ -197,10 +205,10 @@ def _is_recorded(engine: Engine, run_id: int, report: RunReport) -> bool:
 
     The server may be about to do it still: until then it keeps the source's row locked, which the fence has touched.
     """
-    mine = (Run.run_id == run_id) & (Run.source == report.source) & (Run.started_at == report.started_at)
+    mine = (_run.c.run_id == run_id) & (_run.c.source == report.source) & (_run.c.started_at == report.started_at)
     with engine.connect() as connection, writing(connection):
-        connection.execute(select(Source.name).where(Source.name == report.source).with_for_update())
-        return connection.scalar(select(func.count()).select_from(Run).where(mine)) == 1
+        connection.execute(select(_source.c.name).where(_source.c.name == report.source).with_for_update())
+        return connection.scalar(select(func.count()).select_from(_run).where(mine)) == 1
 
 
 def _record_run(connection: Connection, result: RunResult) -> int:
@@ -229,7 +237,7 @@ def _plan_or_apply(connection: Connection, result: RunResult, run_id: int) -> No
     if result.holds:
         planned = select(text(str(run_id)), removals.c.id, removals.c.deletion_source, removals.c.deleted_at)
         wanted = planned.where(removals.c.planned.is_(False))
-        connection.execute(insert(HeldRemoval).from_select(["run_id", "id", "deletion_source", "deleted_at"], wanted))
+        connection.execute(insert(held_removal).from_select(["run_id", "id", "deletion_source", "deleted_at"], wanted))
         connection.execute(delete(removals).where(removals.c.planned.is_(False)))
     report = result.report
     students.apply(connection, report.source, report.counts, run_id=run_id, now=report.finished_at)
@@ -264,21 +272,21 @@ def _end_holds(connection: Connection, result: RunResult, run_id: int) -> None:
 
 def _close_plans(connection: Connection, run_ids: list[int], end: str) -> None:
     if run_ids:
-        connection.execute(update(Run).where(Run.run_id.in_(run_ids)).values(plan=end))
-        connection.execute(delete(HeldRemoval).where(HeldRemoval.run_id.in_(run_ids)))
+        connection.execute(update(_run).where(_run.c.run_id.in_(run_ids)).values(plan=end))
+        connection.execute(delete(held_removal).where(held_removal.c.run_id.in_(run_ids)))
 
 
 def report(connection: Connection, run_id: int) -> RunReport:
     """Return a recorded run."""
     with connection.begin():
-        row = connection.execute(select(Run.__table__).where(Run.run_id == run_id)).one()
+        row = connection.execute(select(_run).where(_run.c.run_id == run_id)).one()
     return _report(row)
 
 
 def recent(connection: Connection, limit: int) -> list[RunReport]:
     """Return the newest runs, newest first."""
     with connection.begin():
-        rows = connection.execute(select(Run.__table__).order_by(Run.run_id.desc()).limit(limit)).all()
+        rows = connection.execute(select(_run).order_by(_run.c.run_id.desc()).limit(limit)).all()
     return [_report(row) for row in rows]
 
 

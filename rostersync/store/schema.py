@@ -10,7 +10,7 @@ from sqlalchemy import inspect, text
 
 from rostersync.errors import SchemaOutdated, SchemaTooNew, StoreError
 from rostersync.store import own_schema
-from rostersync.store.models import Base
+from rostersync.store.models import metadata
 from rostersync.store.view_upgrade import upgraded_views
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def upgrade(engine: Engine) -> None:
 
 
 def _create(connection: Connection) -> None:
-    Base.metadata.create_all(connection, checkfirst=False)
+    metadata.create_all(connection, checkfirst=False)
     version = "version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)"
     connection.exec_driver_sql(f"CREATE TABLE alembic_version ({version})")  # as Alembic has it
     connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": HEAD})

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import BigInteger, Boolean, ColumnElement, Text, TypeDecorator, bindparam
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ARRAY, BigInteger, Boolean, ColumnElement, Text, TypeDecorator, bindparam
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.visitors import InternalTraversal
 
@@ -33,7 +32,7 @@ class _Ids(TypeDecorator[list[int]]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        return dialect.type_descriptor(postgresql.ARRAY(BigInteger) if dialect.name == "postgresql" else Text())
+        return dialect.type_descriptor(ARRAY(BigInteger) if dialect.name == "postgresql" else Text())
 
     def process_bind_param(self, value: list[int] | None, dialect: Dialect) -> Any:
         return value if dialect.name == "postgresql" else msgspec.json.encode(value).decode()
@@ -68,6 +67,15 @@ def chunk(ids: Select[Any]) -> Select[Any]:
     return ids.where(key > LAST).order_by(key).limit(CHUNK)
 
 
+def upsert(dialect: str, table: Table) -> Any:
+    """Return an INSERT of a dialect's own, which knows ON CONFLICT. The other dialect is not imported."""
+    if dialect == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert  # noqa: PLC0415
+    else:
+        from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment] # noqa: PLC0415 # of its own
+    return insert(table)
+
+
 class Statements:
     """Executes statements on the stage, each in a transaction of its own.
 
@@ -79,7 +87,6 @@ class Statements:
         self._connection = connection
         self._source = source
         self._dialect = connection.dialect.name
-        self._insert = sqlite.insert if self._dialect == "sqlite" else postgresql.insert
         self._filled: set[Table] = connection.info.setdefault("filled", set())
 
     def _is_empty(self, table: Table | None) -> bool:

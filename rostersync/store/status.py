@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Boolean, and_, func, select, text
 
 from rostersync.store import runs
-from rostersync.store.models import HeldRemoval, Run, student
+from rostersync.store.models import held_removal, student
+from rostersync.store.models import run as _run
 from rostersync.store.types import JsonTuple, Timestamp
 from rostersync.store.views import SYNC_HEALTH
 
@@ -105,7 +106,7 @@ class RunDetails:
 def run_details(connection: Connection, run_id: int) -> RunDetails | None:
     """Return what is known of a run; None when there is none of this number."""
     with connection.begin():
-        run = connection.execute(select(Run.source, Run.plan).where(Run.run_id == run_id)).first()
+        run = connection.execute(select(_run.c.source, _run.c.plan).where(_run.c.run_id == run_id)).first()
         held = _held_students(connection, run.source, run_id) if run else ()
     return RunDetails(runs.report(connection, run_id), run.plan, held) if run else None
 
@@ -113,24 +114,24 @@ def run_details(connection: Connection, run_id: int) -> RunDetails | None:
 def _held_students(connection: Connection, source: str, run_id: int) -> tuple[HeldStudent, ...]:
     """Return the students that the plan of a run holds, by id; none where it is no longer open."""
     # Only open plans have removals: a plan that is closed loses them.
-    plans = select(HeldRemoval.id, func.min(Run.run_id).label("run_id")).join_from(
-        HeldRemoval, Run, and_(Run.run_id == HeldRemoval.run_id, Run.source == source)
+    plans = select(held_removal.c.id, func.min(_run.c.run_id).label("run_id")).join_from(
+        held_removal, _run, and_(_run.c.run_id == held_removal.c.run_id, _run.c.source == source)
     )
-    first = plans.group_by(HeldRemoval.id).subquery()
-    stored = and_(student.c.source == source, student.c.id == HeldRemoval.id)
+    first = plans.group_by(held_removal.c.id).subquery()
+    stored = and_(student.c.source == source, student.c.id == held_removal.c.id)
     rows = connection.execute(
         select(
-            HeldRemoval.id,
+            held_removal.c.id,
             student.c.last_name,
             student.c.first_name,
-            HeldRemoval.deletion_source,
-            Run.finished_at.label("known_since"),
-            HeldRemoval.deleted_at,
+            held_removal.c.deletion_source,
+            _run.c.finished_at.label("known_since"),
+            held_removal.c.deleted_at,
         )
-        .join(first, first.c.id == HeldRemoval.id)
-        .join(Run, Run.run_id == first.c.run_id)
+        .join(first, first.c.id == held_removal.c.id)
+        .join(_run, _run.c.run_id == first.c.run_id)
         .outerjoin(student, stored)
-        .where(HeldRemoval.run_id == run_id)
-        .order_by(HeldRemoval.id)
+        .where(held_removal.c.run_id == run_id)
+        .order_by(held_removal.c.id)
     )
     return tuple(HeldStudent(**row) for row in rows.mappings())

@@ -26,14 +26,13 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from rostersync.records import changed_fields, decode
 from rostersync.store.comparison import VERDICT, judged
-from rostersync.store.models import PAYLOAD, Quarantine, student, student_version
+from rostersync.store.models import PAYLOAD, quarantine, student, student_version
 from rostersync.store.rows import NAMES, TIMESTAMP, insert_all, student_of, values_of
 from rostersync.store.stage.tables import answers, records, removals, staged
-from rostersync.store.statements import CHUNK, SOURCE, among_ids
+from rostersync.store.statements import CHUNK, SOURCE, among_ids, upsert
 from rostersync.store.types import JsonTuple, Timestamp
 
 if TYPE_CHECKING:
@@ -60,18 +59,18 @@ _CHANGED = judged(
 )
 _COLUMNS = ("source", *NAMES, "content_hash", "first_seen_at", "valid_from", "op", "changed_fields", "run_id")
 
-_DECODED = exists().where(staged.c.id == Quarantine.id, staged.c.rejected.is_(None))
-_GONE = exists().where(answers.c.id == Quarantine.id, answers.c.answer == "gone")
-_STORED = exists().where(_MINE, student.c.id == Quarantine.id, student.c.deleted_at.is_(None))
-_RELEASE_QUARANTINED = delete(Quarantine).where(  # whose removal is held is stored as living, and stays
-    Quarantine.source == SOURCE, or_(_DECODED, and_(_GONE, ~_STORED))
+_DECODED = exists().where(staged.c.id == quarantine.c.id, staged.c.rejected.is_(None))
+_GONE = exists().where(answers.c.id == quarantine.c.id, answers.c.answer == "gone")
+_STORED = exists().where(_MINE, student.c.id == quarantine.c.id, student.c.deleted_at.is_(None))
+_RELEASE_QUARANTINED = delete(quarantine).where(  # whose removal is held is stored as living, and stays
+    quarantine.c.source == SOURCE, or_(_DECODED, and_(_GONE, ~_STORED))
 )
-_ASKED_IN_VAIN = exists().where(answers.c.id == Quarantine.id, answers.c.answer == "unanswered")
+_ASKED_IN_VAIN = exists().where(answers.c.id == quarantine.c.id, answers.c.answer == "unanswered")
 _REQUEUE_UNANSWERED = (  # so that they wait behind the others
-    update(Quarantine).where(Quarantine.source == SOURCE, _ASKED_IN_VAIN).values(last_seen_at=_NOW)
+    update(quarantine).where(quarantine.c.source == SOURCE, _ASKED_IN_VAIN).values(last_seen_at=_NOW)
 )
-_RELEASE_THOSE_WITHOUT_ID = delete(Quarantine).where(
-    Quarantine.source == SOURCE, Quarantine.id < 0, ~exists().where(staged.c.id == Quarantine.id)
+_RELEASE_THOSE_WITHOUT_ID = delete(quarantine).where(
+    quarantine.c.source == SOURCE, quarantine.c.id < 0, ~exists().where(staged.c.id == quarantine.c.id)
 )
 
 
@@ -222,8 +221,7 @@ def _remove(dialect: str) -> tuple[Any, Any]:
 @cache
 def _quarantine(dialect: str) -> Any:
     """Put into quarantine what could not be decoded."""
-    make = sqlite.insert if dialect == "sqlite" else postgresql.insert
     bad = select(SOURCE, staged.c.id, staged.c.rejected, _NOW, _NOW).where(staged.c.rejected.is_not(None))
-    new = make(Quarantine).from_select(["source", "id", "reason", "first_seen_at", "last_seen_at"], bad)
+    new = upsert(dialect, quarantine).from_select(["source", "id", "reason", "first_seen_at", "last_seen_at"], bad)
     again = {"reason": new.excluded.reason, "last_seen_at": new.excluded.last_seen_at}
     return new.on_conflict_do_update(index_elements=["source", "id"], set_=again)

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import JSON, BigInteger, Boolean, Date, DateTime, Text, TypeDecorator
-from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from rostersync.clock import from_text, to_milliseconds, to_text
 from rostersync.records import Kind
@@ -24,6 +23,8 @@ class Timestamp(TypeDecorator[datetime]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         if dialect.name == "postgresql":
+            from sqlalchemy.dialects.postgresql import TIMESTAMP  # noqa: PLC0415 - it would slow down SQLite's start
+
             return dialect.type_descriptor(TIMESTAMP(timezone=True, precision=3))
         return dialect.type_descriptor(Text())
 
@@ -38,8 +39,18 @@ class Timestamp(TypeDecorator[datetime]):
         return to_milliseconds(value) if dialect.name == "postgresql" else from_text(value)
 
 
-# None is SQL's NULL, never JSON's null: a missing array and an empty one stay apart.
-Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+class Json(TypeDecorator[Any]):
+    """JSON, on PostgreSQL `jsonb`. None is SQL's NULL, never JSON's: a missing array and an empty one stay apart."""
+
+    impl = JSON
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            from sqlalchemy.dialects.postgresql import JSONB  # noqa: PLC0415 - the same
+
+            return dialect.type_descriptor(JSONB(none_as_null=True))
+        return dialect.type_descriptor(JSON(none_as_null=True))
 
 
 class JsonTuple(TypeDecorator[tuple[Any, ...]]):

@@ -13,7 +13,7 @@ from steps import GUARD_AT_FIVE, before_page, settled
 
 from rostersync.report import RunKind, RunState, Watermarks
 from rostersync.simulator.switches import Switches
-from rostersync.store.models import Source
+from rostersync.store.models import source
 from rostersync.sync.guard import GuardPolicy
 from rostersync.sync.plan import SyncPolicy
 
@@ -33,7 +33,7 @@ def world(migrated_url: str, clock: ManualClock) -> World:
 
 def put_watermarks(world: World, moment: datetime) -> None:
     with world.store.writing() as connection:
-        connection.execute(update(Source).values(modified_watermark=moment, deleted_watermark=moment))
+        connection.execute(update(source).values(modified_watermark=moment, deleted_watermark=moment))
 
 
 def test_a_watermark_in_the_servers_future_makes_the_run_full_and_is_replaced(world: World) -> None:

@@ -20,7 +20,7 @@ from rostersync.errors import DatabaseUnreachable, NoDatabase, SchemaOutdated, S
 from rostersync.report import RunKind, RunRequest, SourceState
 from rostersync.store import Store, requests, runs, schema
 from rostersync.store.engine import open_engine, writing
-from rostersync.store.models import Base
+from rostersync.store.models import metadata
 from rostersync.store.view_upgrade import drop_views
 from rostersync.store.views import VIEWS
 
@@ -39,7 +39,7 @@ def test_the_migrations_make_the_tables_that_a_new_database_has(database_url: st
     migrated = Store(database_url, clock)
     with migrated.reading() as connection, connection.begin():
         context = MigrationContext.configure(connection)
-        assert compare_metadata(context, Base.metadata) == []
+        assert compare_metadata(context, metadata) == []
         led_to = tables_of(connection)
     with migrated.writing() as connection:
         drop_all(connection)
@@ -53,7 +53,7 @@ def drop_all(connection: Connection) -> None:
     postgres = connection.dialect.name == "postgresql"
     for view in VIEWS:
         connection.exec_driver_sql(f"DROP VIEW {'public.' if postgres else ''}{view.name}")
-    Base.metadata.drop_all(connection)
+    metadata.drop_all(connection)
     connection.exec_driver_sql("DROP TABLE alembic_version")
 
 

@@ -16,7 +16,7 @@ from conftest import ManualClock, PostgresServer, postgres_of_this_machine, runn
 from harness import World
 from roles import Roles, roles_on, set_up
 
-from rostersync.store.models import Base
+from rostersync.store.models import metadata
 from rostersync.store.readers import NAMES
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ PEEK = """
 CREATE FUNCTION pg_temp.peek(id bigint) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS
   $$ BEGIN RAISE NOTICE '%', id; RETURN true; END $$
 """
-TABLES = (*Base.metadata.tables, "alembic_version")
+TABLES = (*metadata.tables, "alembic_version")
 ATTEMPTS = {
     "COPY rostersync.student TO STDOUT": "read a table by COPY",
     "TABLE rostersync.run_run_id_seq": "read a sequence",

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Integer, and_, bindparam, case, delete, exists, func, null, or_, select, text, update
 
-from rostersync.store.models import Quarantine, student
+from rostersync.store.models import quarantine, student
 from rostersync.store.stage.tables import answers, deletions, records, removals, staged
-from rostersync.store.statements import SOURCE, among_ids, chunk
+from rostersync.store.statements import SOURCE, among_ids, chunk, upsert
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sqlalchemy import ColumnElement, Select, Table
 
 _READING = bindparam("reading", type_=Integer)
@@ -55,7 +53,7 @@ DROP = tuple(delete(table).where(among_ids(table.c.id)) for table in (staged, re
 
 # Students --------------------------------------------------------------------------------------------------------
 
-_NEWS = ~exists().where(Quarantine.source == SOURCE, Quarantine.id == staged.c.id)
+_NEWS = ~exists().where(quarantine.c.source == SOURCE, quarantine.c.id == staged.c.id)
 _BAD = staged.c.rejected.is_not(None)
 RECEIVED = select(
     func.count().filter(_NEWS),
@@ -69,9 +67,9 @@ RECEIVED = select(
 
 
 @cache
-def stage_deletion(make: Callable[[Table], Any]) -> Any:
+def stage_deletion(dialect: str) -> Any:
     """Return the upsert of an id that the deleted feed lists; a `deleted_at` once given is kept."""
-    new = make(deletions)
+    new = upsert(dialect, deletions)
     known = func.coalesce(new.excluded.deleted_at, deletions.c.deleted_at)
     return new.on_conflict_do_update(index_elements=["id"], set_={"reading": new.excluded.reading, "deleted_at": known})
 
@@ -83,9 +81,9 @@ DELETIONS_LACK_IDS = _count(deletions, deletions.c.id < 0)
 
 
 @cache
-def put_answer(make: Callable[[Table], Any]) -> Any:
+def put_answer(dialect: str) -> Any:
     """Return the upsert of what GET answered for an id."""
-    new = make(answers)
+    new = upsert(dialect, answers)
     answer = {"answer": new.excluded.answer, "deleted_at": new.excluded.deleted_at}
     return new.on_conflict_do_update(index_elements=["id"], set_=answer)
 
@@ -125,7 +123,7 @@ CANDIDATES_FROM = {"listed": deletions, "left": deletions, "marked": staged, "pr
 
 
 @cache
-def candidates(make: Callable[[Table], Any]) -> dict[str, Any]:
+def candidates(dialect: str) -> dict[str, Any]:
     """Return the inserts of living students as candidates, by why they are: a feed, a mark, a proof, or absence.
 
     `listed` are all whom the deleted feed lists, `left` those of them whom no list shows alive.
@@ -148,7 +146,7 @@ def candidates(make: Callable[[Table], Any]) -> dict[str, Any]:
     for why, query in queries.items():
         open_question = ~_answered(query.selected_columns[0], "alive", "unclear")
         chosen = query.add_columns(text("false")).where(open_question)
-        inserts[why] = make(removals).from_select(columns, chosen).on_conflict_do_nothing()
+        inserts[why] = upsert(dialect, removals).from_select(columns, chosen).on_conflict_do_nothing()
     return inserts
 
 
@@ -173,9 +171,9 @@ def count_removals(planned: bool | None) -> Select[Any]:
 
 
 @cache
-def plan_removal(make: Callable[[Table], Any]) -> Any:
+def plan_removal(dialect: str) -> Any:
     """Return the upsert of a removal that is in the plan being approved."""
-    return make(removals).on_conflict_do_update(index_elements=["id"], set_={"planned": True})
+    return upsert(dialect, removals).on_conflict_do_update(index_elements=["id"], set_={"planned": True})
 
 
 DROP_DISPROVED = delete(removals).where(_answered(removals.c.id, "alive", "unclear"))

@@ -109,7 +109,7 @@ class StagedDeletions(StagedList):
     def put(self, listed: Iterable[ListedRow]) -> None:
         """Stage the ids of rows."""
         values = [{"id": row.key, "reading": self._reading, "deleted_at": _deleted_at(row.decode())} for row in listed]
-        self._put_all(q.stage_deletion(self._insert), values)
+        self._put_all(q.stage_deletion(self._dialect), values)
 
     def lack_ids(self) -> bool:
         """Tell whether the feed listed records without a readable id: it is unknown whom it meant."""
@@ -152,7 +152,7 @@ class Stage(Statements):
             found = "gone"
             self.absence_unconfirmed = True
         values = {"id": key, "answer": found, "deleted_at": _deleted_at(answer)}
-        self._put_all(q.put_answer(self._insert), [values])
+        self._put_all(q.put_answer(self._dialect), [values])
 
     def gone_ids(self) -> Iterator[list[int]]:
         """Yield the ids of everybody who GET says is gone."""
@@ -193,13 +193,13 @@ class Stage(Statements):
     def collect_removals(self, *reasons: str) -> None:
         """Note as candidates the students stored as living who seem to have left, by `queries.candidates`."""
         for reason in reasons:
-            if self._do(q.candidates(self._insert)[reason], q.CANDIDATES_FROM.get(reason)):
+            if self._do(q.candidates(self._dialect)[reason], q.CANDIDATES_FROM.get(reason)):
                 self._filled.add(tables.removals)
 
     def plan_removals(self, plan: Iterable[tuple[int, str, datetime | None]]) -> None:
         """Note the removals of a plan that is being approved, as far as their students are stored as living."""
         values = [{"id": i, "deletion_source": s, "deleted_at": d, "planned": True} for i, s, d in plan]
-        self._put_all(q.plan_removal(self._insert), values)
+        self._put_all(q.plan_removal(self._dialect), values)
         self._do(q.DROP_UNSTORED, tables.removals)
 
     def removals(self, *, planned: bool | None = None, proved: bool | None = None) -> Iterator[list[int]]:

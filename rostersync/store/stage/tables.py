@@ -10,7 +10,6 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, MetaData, Table, Text
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateTable
 
 from rostersync.store.engine import attach_scratch_file, past_sqlalchemy
@@ -20,7 +19,7 @@ from rostersync.store.types import Timestamp
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Dialect
 
 _STAGE = MetaData(schema="stage")
 
@@ -75,7 +74,7 @@ def attach(connection: Connection, database: Path | None) -> None:
     if database is not None:
         attach_scratch_file(connection, database.parent)
     with connection.begin(), past_sqlalchemy(connection) as driver:
-        for statement in _definitions(connection.dialect.name):
+        for statement in _definitions(connection.dialect):
             driver.execute(statement)
 
 
@@ -91,10 +90,8 @@ def clear(connection: Connection) -> None:
 
 
 @cache
-def _definitions(dialect_name: str) -> list[str]:
-    postgres = dialect_name == "postgresql"
-    dialect = postgresql.dialect() if postgres else sqlite.dialect()  # type: ignore[no-untyped-call] # as SQLAlchemy has it
-    place = {"stage": "pg_temp" if postgres else "stage"}
+def _definitions(dialect: Dialect) -> list[str]:
+    place = {"stage": "pg_temp" if dialect.name == "postgresql" else "stage"}
     return [
         str(CreateTable(table).compile(dialect=dialect, schema_translate_map=place, render_schema_translate=True))
         for table in TABLES
