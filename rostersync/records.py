@@ -173,8 +173,7 @@ class Moment:
         return self.server and min(self.local, self.server)
 
 
-@dataclass(frozen=True, slots=True)
-class ListedRow:
+class ListedRow(msgspec.Struct, frozen=True):
     """A row of a page, not decoded yet.
 
     `key` is what the row is counted by (see `row_key`). `updated_at` is None where it is missing or cannot be read,

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from rostersync.errors import Malformed
 from rostersync.managebac.parts import Elements, Members, UnusableError, value
-from rostersync.managebac.records import decode_record, key_and_stamp
+from rostersync.managebac.records import decode_record, key_and_stamp, plain_heads
 from rostersync.managebac.values import count
 from rostersync.records import ListedRow, Page, Rejected, row_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
 
     from rostersync.records import Moment, Row
 
@@ -27,6 +28,8 @@ MOST_ROWS = 1_000
 """Rows of one page: v2p3 documents 200."""
 MOST_PAGES = 10_000
 """Pages of one list: a million students, 100 on each."""
+
+Head = tuple["int | None", "datetime | None"]
 
 _META = ("current_page", "total_pages", "total_count", "per_page")
 _LONGEST_MESSAGE = 500  # characters of an error's text
@@ -59,7 +62,7 @@ def decode_page(body: bytes, number: int, moment: Moment, check: Callable[[], No
         raise Malformed(message, "check base_url; where the school is as large as that, choose a larger sync.per_page")
     return Page(
         number=number,
-        listed=tuple(_listed(rows, check)),
+        listed=tuple(_listed(rows, plain_heads(body), check)),
         total_count=counts["total_count"],
         total_pages=counts["total_pages"],
         per_page=counts["per_page"],
@@ -84,14 +87,14 @@ def _count(key: str, served: Any) -> int:
         raise Malformed(f"meta.{key}: {error}") from error
 
 
-def _listed(rows: Iterable[bytes], check: Callable[[], None]) -> Iterator[ListedRow]:
+def _listed(rows: Sequence[bytes], heads: Sequence[Head], check: Callable[[], None]) -> Iterator[ListedRow]:
     """Yield the rows of a page undecoded, but for records without a readable id.
 
-    Of these, equal ones get different digests: a list counts each.
+    Of these, equal ones get different digests: a list counts each. `heads` are ids and stamps, where these could be
+    read all at once.
     """
     copies: Counter[bytes] = Counter()
-    for text in rows:
-        key, updated_at = key_and_stamp(text, check)
+    for text, (key, updated_at) in zip(rows, heads or (key_and_stamp(text, check) for text in rows), strict=True):
         if key is not None:
             yield ListedRow(key, updated_at, partial(decode_record, text, check))
             continue

@@ -55,6 +55,22 @@ class _PlainHead(msgspec.Struct):
     deleted_at: None = None
 
 
+class _PlainHeads(msgspec.Struct):
+    """The heads of a page whose records all are."""
+
+    students: list[_PlainHead]
+
+
+def plain_heads(page: bytes) -> list[tuple[int | None, datetime | None]]:
+    """Return what `key_and_stamp` does of each record of a page; nothing where one of them is not as documented."""
+    try:
+        heads: list[tuple[int | None, datetime | None]]
+        heads = [(head.id, head.updated_at) for head in _PLAIN_HEADS.decode(page).students]
+    except (ValueError, RecursionError):
+        return []
+    return heads if all(stamp is None or _is_plain(stamp) for _, stamp in heads) else []
+
+
 def key_and_stamp(record: bytes, check: Callable[[], None]) -> tuple[int | None, datetime | None]:
     """Return the id of a record, None where it is missing or cannot be one; and what tells whether a row is newer.
 
@@ -230,6 +246,7 @@ _NOT_KEPT = frozenset({"id", "password"})
 
 _HEAD = Members(*Head.__struct_fields__)
 _PLAIN_HEAD = msgspec.json.Decoder(_PlainHead)
+_PLAIN_HEADS = msgspec.json.Decoder(_PlainHeads)
 _STATUS_FIELDS = ("status", "graduated_on", "withdrawn_on", "archived")
 _STATUS_OF = attrgetter(*_STATUS_FIELDS)
 _TIMES_OF = attrgetter(*(field.name for field in FIELDS if field.kind is Kind.TIMESTAMP))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import traced
 from canary import SEARCH
-from conftest import MEMORY
+from conftest import memory
 from crash_observer import GUARDLESS, CrashObserver, is_told_well, noting
 from school_site import Site, serve
 
@@ -36,7 +36,7 @@ FAULTS = {
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder for the database; where strace plays the disk, a real one need not take its time."""
-    with tempfile.TemporaryDirectory(prefix="rs-", dir=MEMORY if MEMORY.is_dir() else None) as folder:
+    with tempfile.TemporaryDirectory(prefix="rs-", dir=memory()) as folder:
         yield Path(folder).resolve()
         SEARCH.folder(Path(folder))
 

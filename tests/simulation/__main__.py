@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-from conftest import ManualClock, PostgresServer, running_postgres
+from conftest import ManualClock, PostgresServer, memory, running_postgres
 from histories import Diverged, History
 from sqlalchemy import make_url
 
@@ -77,9 +77,8 @@ def simulate(database: str, first: int, last: int) -> int:
     """Play the histories on one kind of database and tell of them; return how many diverged."""
     started = time.monotonic()
     postgres = database == "postgresql"
-    memory = "/dev/shm" if os.path.isdir("/dev/shm") and not postgres else None  # noqa: PTH112
     with (
-        tempfile.TemporaryDirectory(prefix="rs-sim-", dir=memory) as folder,
+        tempfile.TemporaryDirectory(prefix="rs-sim-", dir=memory()) as folder,
         running_postgres(Path(folder)) if postgres else nullcontext(folder) as place,
     ):
         figures, diverged = spread(database, str(place), first, last)

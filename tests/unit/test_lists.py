@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from model import EPOCH, ORDERS, ModelSchool, listed
 
-from rostersync.records import Query, Rejected, Student, Unclear, decode
+from rostersync.records import ListedRow, Query, Rejected, Student, Unclear, decode
 from rostersync.report import ignore_progress
 from rostersync.store.dry_run import unchanged_database
 from rostersync.store.stage import clear
@@ -251,8 +251,8 @@ def count_decoding(school: ModelSchool) -> list[int]:
         found = page(query, number)
         return found and changed(found, listed=tuple(map(count, found.listed)))
 
-    def count(row: object) -> object:
-        return changed(row, decode=lambda: (decoded.append(row.key), row.decode())[1])  # type: ignore[attr-defined]
+    def count(row: ListedRow) -> ListedRow:
+        return ListedRow(row.key, row.updated_at, lambda: (decoded.append(row.key), row.decode())[1])
 
     school.page = counted  # type: ignore[method-assign,assignment]
     return decoded
