@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from dataclasses import dataclass
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, get_args, get_type_hints
 
@@ -111,8 +110,7 @@ class Kind(enum.Enum):
     INTEGERS = Integers
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(msgspec.Struct, frozen=True):
     """A typed field of a student, `id` and `extra` aside."""
 
     name: str
@@ -136,8 +134,7 @@ _LASTING = tuple(name for name in FIELD_NAMES if name not in VOLATILE)
 LARGEST_ID = 2**63 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(msgspec.Struct, frozen=True):
     """A record that could not be decoded: its id where that was readable, and why, without any value of it."""
 
     id: int | None
@@ -156,8 +153,7 @@ def row_key(row: Row) -> int:
     return -1 - int.from_bytes(row.digest[:8], "big") // 2
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(msgspec.Struct, frozen=True):
     """When a response was made, by both clocks; `server` is None where the response bore no `Date`.
 
     `local` is our clock when the request was sent. `server` is the `Date` less the request's duration, less one second
@@ -185,8 +181,7 @@ class ListedRow(msgspec.Struct, frozen=True):
     decode: Callable[[], Row]
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(msgspec.Struct, frozen=True):
     """One page of a list, with what its meta says the server really did."""
 
     number: int
@@ -207,8 +202,7 @@ class Page:
         return tuple(row.decode() for row in self.listed)
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(msgspec.Struct, frozen=True):
     """What a list request asks for; None or empty means that the parameter is not sent."""
 
     ids: tuple[int, ...] = ()
@@ -221,13 +215,11 @@ class Query:
     q: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Gone:
+class Gone(msgspec.Struct, frozen=True):
     """The answer to a request for one student: 404."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unclear:
+class Unclear(msgspec.Struct, frozen=True):
     """The answer to a request for one student was neither the student nor a 404."""
 
     reason: str

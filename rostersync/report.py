@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+from msgspec.structs import asdict
 
 from rostersync.clock import to_text
 
@@ -45,8 +47,7 @@ class RunState(enum.StrEnum):
         return {"failed": 1, "incomplete": 1, "held": 3}.get(self.value, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class RunRequest:
+class RunRequest(msgspec.Struct, frozen=True):
     """A run that somebody asks for.
 
     `approves` is the held run whose removals are to be carried out. A request that nobody has taken after `wait` is
@@ -62,16 +63,14 @@ class RunRequest:
     request_id: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Watermarks:
+class Watermarks(msgspec.Struct, frozen=True):
     """Up to where each stream is known to have been read; None: never."""
 
     modified: datetime | None = None
     deleted: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SourceState:
+class SourceState(msgspec.Struct, frozen=True):
     """What is known of a source between runs. All times are UTC."""
 
     watermarks: Watermarks = Watermarks()
@@ -101,8 +100,7 @@ class UnclearCounts(NamedTuple):
     in_deleted_feed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(msgspec.Struct, frozen=True):
     """Students by what became of them in one run.
 
     `fetched` counts the distinct students received as live, each of which is exactly one of inserted, updated,
@@ -127,8 +125,7 @@ class Counts:
             raise AssertionError(msg)
 
 
-@dataclass(frozen=True, slots=True)
-class RunReport:
+class RunReport(msgspec.Struct, frozen=True):
     """One run of one source, ended. `run_id` is None for a dry run only."""
 
     run_id: int | None
@@ -144,7 +141,7 @@ class RunReport:
     finished_at: datetime
     error: str | None = None
     hint: str = ""
-    notices: tuple[str, ...] = field(default=())
+    notices: tuple[str, ...] = ()
     exit_status: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -167,8 +164,7 @@ class RunReport:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(msgspec.Struct, frozen=True):
     """A student of whom the replica is wrong: `missing`, `surplus`, or `differs` in `fields`."""
 
     id: int
@@ -176,15 +172,14 @@ class Difference:
     fields: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class Verdict:
+class Verdict(msgspec.Struct):
     """What a comparison found. `pending` are changes that the next incremental run will bring, or one has brought."""
 
     source: str
     students: int = 0
     pending: int = 0
     found: int = 0
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[Difference] = msgspec.field(default_factory=list)
     error: str | None = None
 
     @property

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import asdict
 
 from rostersync.cli.options import Natural, common_options, configured, json_option
 from rostersync.cli.output import as_json_values, document, echo, table

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import asdict
 
 from rostersync.cli.options import Duration, configured, json_option
 from rostersync.cli.output import as_json_values, document, echo, mark

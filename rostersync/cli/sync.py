@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import click
+from msgspec.structs import replace
 
 from rostersync.cli.options import Duration, Natural, configured, json_option, source_option
 from rostersync.cli.output import document, progress

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from rostersync.errors import RostersyncError, Stopped, unexpected
 from rostersync.logger import get_logger
@@ -22,8 +23,7 @@ WORST_FIRST = (1, 2, 75, 3, 0)
 """Exit statuses: of several, the first in this order counts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """How a request ended: with a report, or with the error that left none."""
 
     source: str

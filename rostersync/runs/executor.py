@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from rostersync.errors import LockHeld, LockLost, RequestFailed, Stopped, StoreError, reported
 from rostersync.logger import get_logger

@@ -6,9 +6,9 @@ import enum
 import os
 import pwd
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 from sqlalchemy import insert, update
 
 from rostersync.store.models import audit
@@ -34,8 +34,7 @@ class Outcome(enum.StrEnum):
     """The answer was lost, so ManageBac may have it or not."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """A write: its verb, the students it is about, and the names of the fields that it sets."""
 
     source: str

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from sqlalchemy import delete, or_, select
 
 from rostersync.clock import from_text, to_text
@@ -23,16 +23,14 @@ ALIVE_FOR = timedelta(seconds=60)
 """A daemon that was not seen for so long is gone: it was killed, or its machine was."""
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
+class Watch(msgspec.Struct, frozen=True):
     """One source, as a daemon has it: as its `standby`, or with the times at which each kind of run is next due."""
 
     standby: bool = False
-    next_runs: Mapping[RunKind, datetime] = field(default_factory=dict)
+    next_runs: Mapping[RunKind, datetime] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class DaemonRow:
+class DaemonRow(msgspec.Struct, frozen=True):
     """A daemon that was seen lately. `name` tells host and process."""
 
     name: str

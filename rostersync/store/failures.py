@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from rostersync.clock import from_text, to_text
 from rostersync.store.engine import sqlite_path
@@ -26,8 +27,7 @@ THE_DAEMON = ""
 _LARGEST = 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """What went wrong, without a run that would tell. `source` may be `THE_DAEMON`."""
 
     source: str

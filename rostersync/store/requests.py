@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from sqlalchemy import BigInteger, and_, bindparam, case, func, insert, or_, select, update
 
 from rostersync.report import RunKind, RunRequest
@@ -75,8 +75,7 @@ def _taking(*, refresh: bool) -> Any:
 _TAKE_RUN, _TAKE_REFRESH = _taking(refresh=False), _taking(refresh=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(msgspec.Struct, frozen=True):
     """The state of a request: `run_id` is set when it is done, `error` and `hint` when it failed.
 
     `reads`, `rows_done` and `rows_total` tell how far a daemon's run is, once it has told.
@@ -91,8 +90,7 @@ class Progress:
     rows_total: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OpenRequest:
+class OpenRequest(msgspec.Struct, frozen=True):
     """A request that somebody has taken, or may take."""
 
     request_id: int

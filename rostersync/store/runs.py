@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from datetime import timedelta
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from sqlalchemy import and_, bindparam, delete, func, insert, select, text, update
 
 from rostersync.errors import DatabaseUnreachable
@@ -73,8 +73,7 @@ _OPEN_PLANS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RunResult:
+class RunResult(msgspec.Struct, frozen=True):
     """All that a run writes, the students in its stage aside."""
 
     report: RunReport
@@ -90,8 +89,7 @@ class RunResult:
     clean_full: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(msgspec.Struct, frozen=True):
     """A held run whose plan is open."""
 
     run_id: int
@@ -105,7 +103,9 @@ def state(connection: Connection, source: str) -> SourceState:
         row = connection.execute(_STATE, {"of": source}).first()
     if row is None:
         return SourceState()
-    known = {f.name: getattr(row, f.name) for f in fields(SourceState) if f.name not in {"watermarks", "unknown_keys"}}
+    known = {
+        name: getattr(row, name) for name in SourceState.__struct_fields__ if name not in {"watermarks", "unknown_keys"}
+    }
     watermarks = Watermarks(row.modified_watermark, row.deleted_watermark)
     return SourceState(watermarks=watermarks, unknown_keys=tuple(row.unknown_keys), **known)
 
@@ -213,7 +213,7 @@ def _is_recorded(engine: Engine, run_id: int, report: RunReport) -> bool:
 
 def _record_run(connection: Connection, result: RunResult) -> int:
     report = result.report
-    figures = {f.name: getattr(report.counts, f.name) for f in fields(Counts)}
+    figures = {name: getattr(report.counts, name) for name in Counts.__struct_fields__}
     row = {
         "source": report.source,
         "kind": str(report.kind),
@@ -296,7 +296,7 @@ def _report(row: Any) -> RunReport:
         source=row.source,
         kind=RunKind(row.kind),
         state=RunState(row.state),
-        counts=Counts(**{f.name: getattr(row, f.name) for f in fields(Counts)}),
+        counts=Counts(**{name: getattr(row, name) for name in Counts.__struct_fields__}),
         requests=row.requests,
         retries=row.retries,
         duration_s=row.duration_s,

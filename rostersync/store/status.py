@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from sqlalchemy import Boolean, and_, func, select, text
 
 from rostersync.store import runs
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from rostersync.report import RunReport
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(msgspec.Struct, frozen=True):
     """A row of the view `sync_health`, how the last run ended, and who was the last known writer. All times are UTC."""
 
     source: str
@@ -79,8 +78,7 @@ def health(connection: Connection) -> list[Health]:
         return [Health(**row) for row in connection.execute(_HEALTH[connection.dialect.name]).mappings()]
 
 
-@dataclass(frozen=True, slots=True)
-class HeldStudent:
+class HeldStudent(msgspec.Struct, frozen=True):
     """A student whose removal waits for approval: a row that names a person.
 
     `known_since` is when the earliest run ended whose open plan holds the student, `deleted_at` is what ManageBac said.
@@ -94,8 +92,7 @@ class HeldStudent:
     deleted_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class RunDetails:
+class RunDetails(msgspec.Struct, frozen=True):
     """A run, what became of its plan (`open`, `approved`, `superseded`; None: no plan), and the students still held."""
 
     report: RunReport

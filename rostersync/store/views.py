@@ -5,8 +5,9 @@ After every migration they are brought to the form that is declared here; `view_
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from rostersync.records import FIELDS
 from rostersync.store.own_schema import OF_VIEWS
@@ -26,8 +27,7 @@ SEEN = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(msgspec.Struct, frozen=True):
     """A view: its columns with their descriptions, and its query (by database where they differ)."""
 
     name: str

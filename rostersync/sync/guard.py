@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from rostersync.errors import RunFailed
 
@@ -10,8 +10,7 @@ TOLERATED = 20
 """Up to this many undecodable records are just bad records, however small the school."""
 
 
-@dataclass(frozen=True, slots=True)
-class GuardPolicy:
+class GuardPolicy(msgspec.Struct, frozen=True):
     """The limits, as configured in `[guard]`."""
 
     max_deletions: int = 25

@@ -21,8 +21,10 @@ in time: read replicas that lag differently can defeat it, as such a Y can. A la
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from rostersync.records import Query, Student
 from rostersync.sync.plan import filter_start
@@ -39,8 +41,7 @@ if TYPE_CHECKING:
 _AT_ONCE = 500  # rows of several pages that are staged together, which costs less
 
 
-@dataclass(frozen=True, slots=True)
-class ListResult:
+class ListResult(msgspec.Struct, frozen=True):
     """How a list was read.
 
     `moment` is when the first page of the reading was made that the result is as of; `total` is how many records the

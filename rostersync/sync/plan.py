@@ -11,9 +11,10 @@ runs. What is changed in between bears stamps from before the watermark, and wai
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from rostersync.clock import floor_seconds
 from rostersync.report import RunKind
@@ -26,14 +27,13 @@ if TYPE_CHECKING:
     from rostersync.report import SourceState, Watermarks
 
 
-@dataclass(frozen=True, slots=True)
-class SyncPolicy:
+class SyncPolicy(msgspec.Struct, frozen=True):
     """What the configuration says of reading, in `[sync]` and `[guard]`."""
 
     overlap: timedelta = timedelta(minutes=10)
     max_age: timedelta = timedelta(days=7)
     attempts: int = 3
-    guard: GuardPolicy = field(default_factory=GuardPolicy)
+    guard: GuardPolicy = msgspec.field(default_factory=GuardPolicy)
 
 
 def choose(requested: RunKind, state: SourceState, now: datetime, policy: SyncPolicy) -> RunKind:

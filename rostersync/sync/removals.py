@@ -6,8 +6,9 @@ comes twice, and when in between a living student was fetched.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from rostersync.records import Student
 from rostersync.report import RunKind
@@ -33,8 +34,7 @@ Plan = list[tuple[int, str, "datetime | None"]]
 """The removals of a held run: id, deletion source, and when it happened where that is known."""
 
 
-@dataclass(frozen=True, slots=True)
-class RemovalOutcome:
+class RemovalOutcome(msgspec.Struct, frozen=True):
     """What became of the candidates for removal; `reason` says why some are held."""
 
     held: int = 0

@@ -7,9 +7,11 @@ proof, `plan` for watermarks, and `store.runs.commit` for the one transaction.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from rostersync.clock import to_milliseconds
 from rostersync.errors import ApiError, RunFailed
@@ -48,8 +50,7 @@ KNOWN_STUDENT_SAMPLE = 20
 _UNCLEAR = "students who could not be fetched, and stay as they are"
 
 
-@dataclass(frozen=True, slots=True)
-class CrawlResult:
+class CrawlResult(msgspec.Struct, frozen=True):
     """What was read in a run: `modified` is the modified feed, or the roster in a full run."""
 
     kind: RunKind

@@ -10,12 +10,12 @@ import resource
 import signal
 import sys
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from rostersync.clock import SystemClock
 from rostersync.observe.log import configure

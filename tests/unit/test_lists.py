@@ -175,7 +175,7 @@ def unsteady_by(school: ModelSchool, **meta: int) -> None:
 
 
 def changed(page: object, **meta: int) -> object:
-    from dataclasses import replace  # noqa: PLC0415 - one use
+    from msgspec.structs import replace  # noqa: PLC0415 - one use
 
     return page and replace(page, **meta)
 
