@@ -210,8 +210,8 @@ class Dispatcher:
 
     def _students(self, report: RunReport) -> int:
         """Return how many students the replica holds after a run. To count them takes as long as a small run."""
-        counts = report.counts
-        if counts.inserted or counts.restored or counts.deleted:
+        source, counts = report.source, report.counts
+        if source not in self._living or counts.inserted or counts.restored or counts.deleted:
             with self._store.reading() as connection:
-                self._living[report.source] = runs.live_students(connection, report.source)
-        return self._living[report.source]
+                self._living[source] = runs.live_students(connection, source)
+        return self._living[source]

@@ -165,8 +165,10 @@ def test_systemd_is_told_when_the_service_works_how_it_is_and_when_it_ends(
     notices.wait_for("READY=1")
     notices.wait_for("STATUS=main: 30 students, in step just now; next ")
     notices.wait_for("WATCHDOG=1")
+    site.school.create()
     process.send_signal(signal.SIGUSR1)
     wait_until(lambda: runs(site) == 2)
+    notices.wait_for("STATUS=main: 31 students, in step just now; next ")
     end(process)
     notices.wait_for("STOPPING=1")
 
