@@ -30,6 +30,7 @@ from sqlalchemy import (
 from rostersync.records import changed_fields, decode
 from rostersync.store.comparison import VERDICT, judged
 from rostersync.store.models import PAYLOAD, quarantine, student, student_version
+from rostersync.store.own_schema import SCHEMA
 from rostersync.store.rows import NAMES, TIMESTAMP, insert_all, student_of, values_of
 from rostersync.store.stage.tables import answers, records, removals, staged
 from rostersync.store.statements import CHUNK, SOURCE, among_ids, upsert
@@ -123,6 +124,9 @@ class _Write:
             for rows in chunks:
                 made = ((source, *values(row.record), row.content_hash, *facts) for row in rows)
                 insert_all(self._connection, student, made, _COLUMNS)
+        if number > CHUNK and self.dialect == "postgresql":
+            # Else, until the server does it by itself, the next runs would pass over all students to find a few.
+            self._connection.exec_driver_sql(f"ANALYZE {SCHEMA}.{student.name}")
 
     def changed(self, number: int) -> None:
         """Replace whoever is stored otherwise, with a version of what was.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import see_views
-from harness import GUARD_OFF, SOURCE, TOKEN, replica, upstream
+from harness import GUARD_OFF, SOURCE, TOKEN, World, replica, upstream
 from sqlalchemy import text
 
 from rostersync.clock import SystemClock
@@ -26,6 +26,8 @@ from rostersync.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from conftest import ManualClock
 
 STUDENTS = 1_200
 
@@ -102,3 +104,12 @@ def test_the_views_say_the_same_on_both_databases(replicated: Replicated) -> Non
         assert count("SELECT count(*) FROM student_language") == sum(len(s.languages or ()) for s in truth)
         assert count("SELECT live_students FROM sync_health") == STUDENTS
         assert count("SELECT age_seconds FROM sync_health") < 60
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+def test_after_a_first_load_postgresql_knows_how_many_students_there_are(migrated_url: str, clock: ManualClock) -> None:
+    """Else it would pass over all of them to find a few, until it has counted them by itself."""
+    world = World(migrated_url, clock, size=600, per_page=200)
+    world.full()
+    (row,) = world.rows("SELECT reltuples FROM pg_class WHERE oid = 'rostersync.student'::regclass")
+    assert row["reltuples"] == 600
