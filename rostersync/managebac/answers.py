@@ -21,16 +21,14 @@ from rostersync.records import ListedRow, Page, Rejected, row_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from datetime import datetime
 
+    from rostersync.managebac.records import KeyAndStamp
     from rostersync.records import Moment, Row
 
 MOST_ROWS = 1_000
 """Rows of one page: v2p3 documents 200."""
 MOST_PAGES = 10_000
 """Pages of one list: a million students, 100 on each."""
-
-Head = tuple["int | None", "datetime | None"]
 
 _META = ("current_page", "total_pages", "total_count", "per_page")
 _LONGEST_MESSAGE = 500  # characters of an error's text
@@ -88,7 +86,7 @@ def _count(key: str, served: Any) -> int:
         raise Malformed(f"meta.{key}: {error}") from error
 
 
-def _listed(rows: Sequence[bytes], heads: Sequence[Head], check: Callable[[], None]) -> Iterator[ListedRow]:
+def _listed(rows: Sequence[bytes], heads: Sequence[KeyAndStamp], check: Callable[[], None]) -> Iterator[ListedRow]:
     """Yield the rows of a page undecoded, but for records without a readable id.
 
     Of these, equal ones get different digests: a list counts each. `heads` are ids and stamps, where these could be

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
     from rostersync.records import Row
 
+KeyAndStamp = tuple[int | None, datetime | None]
+"""What a row is known by before it is decoded: its id, and what tells whether it is newer. See `ListedRow`."""
+
 _NOBODY_KNOWS_WHEN = datetime(1970, 1, 1, tzinfo=UTC)
 
 # The head of a record --------------------------------------------------------------------------------------------
@@ -61,24 +64,23 @@ class _PlainHeads(msgspec.Struct):
     students: list[_PlainHead]
 
 
-def plain_heads(page: bytes) -> list[tuple[int | None, datetime | None]]:
+def plain_heads(page: bytes) -> list[KeyAndStamp]:
     """Return what `key_and_stamp` does of each record of a page; nothing where one of them is not as documented."""
     try:
-        heads: list[tuple[int | None, datetime | None]]
-        heads = [(head.id, head.updated_at) for head in _PLAIN_HEADS.decode(page).students]
+        heads: list[KeyAndStamp] = [(head.id, head.updated_at) for head in _PLAIN_HEADS.decode(page).students]
     except (ValueError, RecursionError):
         return []
-    return heads if all(stamp is None or _is_plain(stamp) for _, stamp in heads) else []
+    return heads if all(_is_plain(stamp) for _, stamp in heads) else []
 
 
-def key_and_stamp(record: bytes, check: Callable[[], None]) -> tuple[int | None, datetime | None]:
+def key_and_stamp(record: bytes, check: Callable[[], None]) -> KeyAndStamp:
     """Return the id of a record, None where it is missing or cannot be one; and what tells whether a row is newer.
 
     See `ListedRow`. `check` is called before a record that is not as documented, for that takes time.
     """
     try:
         plain = _PLAIN_HEAD.decode(record)
-        if plain.updated_at is None or _is_plain(plain.updated_at):
+        if _is_plain(plain.updated_at):
             return plain.id, plain.updated_at
     except (ValueError, RecursionError):
         pass
@@ -177,16 +179,16 @@ def _decode_documented(text: bytes) -> Student | None:
     if student.extra or student.deleted_at is not None:
         return None
     for moment in _TIMES_OF(student):
-        if moment is not None and not _is_plain(moment):
+        if not _is_plain(moment):
             return None
     if not student.status:
         force_setattr(student, "status", derive_status(*_STATUS_OF(student)))  # nobody has seen it yet
     return student
 
 
-def _is_plain(moment: datetime) -> bool:
-    """Tell whether a time needs no conversion: it is in UTC, and in whole milliseconds."""
-    return moment.tzinfo is UTC and moment.microsecond % 1000 == 0
+def _is_plain(moment: datetime | None) -> bool:
+    """Tell whether a time needs no conversion: it is in UTC, and in whole milliseconds, or there is none."""
+    return moment is None or (moment.tzinfo is UTC and moment.microsecond % 1000 == 0)
 
 
 def _deleted(key: int, record: dict[str, Any]) -> Student | None:

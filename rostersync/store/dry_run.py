@@ -47,8 +47,7 @@ def _require_tables(connection: Connection) -> None:
     with connection.begin():
         if schema.level(connection) is not Level.EMPTY:
             schema.require_current(connection)
-        elif connection.dialect.name == "postgresql":
+            return
+        if connection.dialect.name == "postgresql":
             connection.execution_options(schema_translate_map={None: "pg_temp", "stage": "pg_temp"})
-            metadata.create_all(connection, checkfirst=False)
-        else:
-            metadata.create_all(connection, checkfirst=False)
+        metadata.create_all(connection, checkfirst=False)

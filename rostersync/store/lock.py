@@ -346,6 +346,6 @@ def _locked(connection: Connection, database: Path | None, source: str) -> LockH
                 message = f"source {source} is locked by the database role {session.role} (server pid {session.pid})"
                 hint = f"if that is not rostersync, end it: SELECT pg_terminate_backend({session.pid})"
                 return LockHeld(message, hint)
-        holder = connection.scalar(select(_table.c.holder).where(_table.c.name == source))
+        holder = connection.scalar(select(_source.holder).where(_source.name == source))
     hint = "wait until it ends, or use a longer --wait"
     return LockHeld(f"source {source} is locked by {holder or 'another process'}", hint)

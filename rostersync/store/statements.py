@@ -76,6 +76,12 @@ def upsert(dialect: str, table: Table) -> Any:
     return insert(table)
 
 
+def filled(connection: Connection) -> set[Table]:
+    """Return the tables of a connection's stage that something was put into since it was empty."""
+    tables: set[Table] = connection.info.setdefault("filled", set())
+    return tables
+
+
 class Statements:
     """Executes statements on the stage, each in a transaction of its own.
 
@@ -87,7 +93,7 @@ class Statements:
         self._connection = connection
         self._source = source
         self._dialect = connection.dialect.name
-        self._filled: set[Table] = connection.info.setdefault("filled", set())
+        self._filled = filled(connection)
 
     def _is_empty(self, table: Table | None) -> bool:
         """Tell whether nothing was ever put into this table of the stage; None stands for any other."""

@@ -14,6 +14,7 @@ from sqlalchemy.schema import CreateTable
 
 from rostersync.store.engine import attach_scratch_file, past_sqlalchemy
 from rostersync.store.models import Key
+from rostersync.store.statements import filled
 from rostersync.store.types import Timestamp
 
 if TYPE_CHECKING:
@@ -82,11 +83,10 @@ def clear(connection: Connection) -> None:
     """Empty the stage for another run."""
     # What is only deleted from a temporary table of PostgreSQL takes up room for ever.
     empty = "TRUNCATE pg_temp." if connection.dialect.name == "postgresql" else "DELETE FROM stage."
-    filled = connection.info.get("filled", set())  # see `statements`
     with connection.begin():
-        for table in filled:
+        for table in filled(connection):
             connection.exec_driver_sql(f"{empty}{table.name}")
-    filled.clear()
+    filled(connection).clear()
 
 
 @cache
