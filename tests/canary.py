@@ -27,7 +27,7 @@ from sqlalchemy import make_url
 from rostersync.errors import RostersyncError
 from rostersync.observe import log
 from rostersync.simulator import people
-from rostersync.store.models import student_columns
+from rostersync.store.tables import student_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable

@@ -30,7 +30,7 @@ from rostersync.simulator.faults import on_deleted_feed
 from rostersync.simulator.messages import Manner, Request
 from rostersync.simulator.state import School
 from rostersync.store import Store
-from rostersync.store.models import student
+from rostersync.store.tables import student
 from rostersync.sync.guard import GuardPolicy
 from rostersync.sync.plan import SyncPolicy
 

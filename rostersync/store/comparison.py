@@ -9,11 +9,11 @@ from sqlalchemy import BigInteger, and_, bindparam, case, func, literal_column, 
 from rostersync.clock import to_epoch_ms
 from rostersync.records import decode
 from rostersync.report import Counts
-from rostersync.store.models import student
 from rostersync.store.rows import NAMES, student_of
 from rostersync.store.stage.queries import lives
 from rostersync.store.stage.tables import answers, deletions, records, staged
 from rostersync.store.statements import SOURCE, Statements, among_ids, chunk
+from rostersync.store.tables import student
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

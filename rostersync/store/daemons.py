@@ -10,8 +10,8 @@ from sqlalchemy import delete, or_, select
 
 from rostersync.clock import from_text, to_text
 from rostersync.report import RunKind
-from rostersync.store.models import daemon
 from rostersync.store.statements import upsert
+from rostersync.store.tables import daemon
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

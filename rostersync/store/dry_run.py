@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from rostersync.store import schema
 from rostersync.store.engine import open_engine, open_memory, sqlite_path
 from rostersync.store.files import database_exists
-from rostersync.store.models import metadata
 from rostersync.store.schema import Level
 from rostersync.store.stage import Stage
 from rostersync.store.stage.tables import attach
+from rostersync.store.tables import metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, func, select
 
 from rostersync.store.engine import writing
-from rostersync.store.models import held_removal, quarantine, run, run_request, student, student_version
-from rostersync.store.models import source as _source
+from rostersync.store.tables import held_removal, quarantine, run, run_request, student, student_version
+from rostersync.store.tables import source as _source
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection

@@ -20,8 +20,8 @@ from sqlalchemy import and_, bindparam, select, text, update
 from rostersync.errors import DatabaseUnreachable, LockHeld, LockLost, StoreError
 from rostersync.store.engine import writing
 from rostersync.store.files import NotPlain, open_plain
-from rostersync.store.models import source as _table
 from rostersync.store.statements import upsert
+from rostersync.store.tables import source as _table
 from rostersync.store.types import Timestamp
 
 if TYPE_CHECKING:

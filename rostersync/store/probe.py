@@ -14,8 +14,8 @@ from rostersync.store.engine import open_engine, sqlite_path
 from rostersync.store.file_mode import keep_private
 from rostersync.store.files import database_exists
 from rostersync.store.lock import advisory_key
-from rostersync.store.models import metadata
 from rostersync.store.schema import Level
+from rostersync.store.tables import metadata
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, and_, bindparam, case, func, insert, or_, sel
 from rostersync.report import RunKind, RunRequest
 from rostersync.store.engine import writing
 from rostersync.store.lock import lock_source
-from rostersync.store.models import run_request
+from rostersync.store.tables import run_request
 from rostersync.store.types import JsonTuple, Timestamp
 
 if TYPE_CHECKING:

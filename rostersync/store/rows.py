@@ -15,7 +15,7 @@ from msgspec.structs import astuple
 from rostersync.clock import to_epoch_ms
 from rostersync.records import EXTRA, FIELDS, Kind, Rejected, Student, content_hash, row_key
 from rostersync.store.engine import past_sqlalchemy
-from rostersync.store.models import PAYLOAD
+from rostersync.store.tables import PAYLOAD
 from rostersync.store.types import Timestamp
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from rostersync.errors import DatabaseUnreachable
 from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
 from rostersync.store import requests, students
 from rostersync.store.engine import writing
-from rostersync.store.models import held_removal, quarantine, student
-from rostersync.store.models import run as _run
-from rostersync.store.models import source as _source
 from rostersync.store.stage.tables import removals, staged
+from rostersync.store.tables import held_removal, quarantine, student
+from rostersync.store.tables import run as _run
+from rostersync.store.tables import source as _source
 from rostersync.store.types import Timestamp
 
 if TYPE_CHECKING:

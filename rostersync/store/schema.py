@@ -10,7 +10,7 @@ from sqlalchemy import inspect, text
 
 from rostersync.errors import SchemaOutdated, SchemaTooNew, StoreError
 from rostersync.store import own_schema
-from rostersync.store.models import metadata
+from rostersync.store.tables import metadata
 from rostersync.store.view_upgrade import upgraded_views
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def require_current(connection: Connection) -> None:
 def upgrade(engine: Engine) -> None:
     """Upgrade the schema to this version's in one transaction; does nothing when it is up to date.
 
-    A database that is empty gets the tables of the models at once; the migrations lead to the same ones. Raises
+    A database that is empty gets the tables of `tables.py` at once; the migrations lead to the same ones. Raises
     `SchemaTooNew` when a later version wrote it, `StoreError` when something depends on a view that must go, or a role
     of PostgreSQL lacks a privilege.
     """

@@ -8,8 +8,8 @@ import msgspec
 from sqlalchemy import Boolean, and_, func, select, text
 
 from rostersync.store import runs
-from rostersync.store.models import held_removal, student
-from rostersync.store.models import run as _run
+from rostersync.store.tables import held_removal, student
+from rostersync.store.tables import run as _run
 from rostersync.store.types import JsonTuple, Timestamp
 from rostersync.store.views import SYNC_HEALTH
 

@@ -29,11 +29,11 @@ from sqlalchemy import (
 
 from rostersync.records import changed_fields, decode
 from rostersync.store.comparison import VERDICT, judged
-from rostersync.store.models import PAYLOAD, quarantine, student, student_version
 from rostersync.store.own_schema import SCHEMA
 from rostersync.store.rows import NAMES, TIMESTAMP, insert_all, student_of, values_of
 from rostersync.store.stage.tables import answers, records, removals, staged
 from rostersync.store.statements import CHUNK, SOURCE, among_ids, upsert
+from rostersync.store.tables import PAYLOAD, quarantine, student, student_version
 from rostersync.store.types import JsonTuple, Timestamp
 
 if TYPE_CHECKING:

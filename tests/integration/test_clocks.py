@@ -13,7 +13,7 @@ from steps import GUARD_AT_FIVE, before_page, settled
 
 from rostersync.report import RunKind, RunState, Watermarks
 from rostersync.simulator.switches import Switches
-from rostersync.store.models import source
+from rostersync.store.tables import source
 from rostersync.sync.guard import GuardPolicy
 from rostersync.sync.plan import SyncPolicy
 

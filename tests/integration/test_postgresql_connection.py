@@ -18,9 +18,9 @@ from rostersync.errors import DatabaseUnreachable, StoreError
 from rostersync.store import probe
 from rostersync.store.connecting import no_connection
 from rostersync.store.engine import open_engine
-from rostersync.store.models import student
 from rostersync.store.rows import insert_all
 from rostersync.store.stage import tables
+from rostersync.store.tables import student
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

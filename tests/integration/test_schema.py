@@ -20,7 +20,7 @@ from rostersync.errors import DatabaseUnreachable, NoDatabase, SchemaOutdated, S
 from rostersync.report import RunKind, RunRequest, SourceState
 from rostersync.store import Store, requests, runs, schema
 from rostersync.store.engine import open_engine, writing
-from rostersync.store.models import metadata
+from rostersync.store.tables import metadata
 from rostersync.store.view_upgrade import drop_views
 from rostersync.store.views import VIEWS
 

@@ -17,7 +17,7 @@ from rostersync.simulator import churn
 from rostersync.simulator import faults as make
 from rostersync.simulator.switches import Switches
 from rostersync.store import Store, runs
-from rostersync.store.models import student
+from rostersync.store.tables import student
 
 if TYPE_CHECKING:
     from conftest import ManualClock

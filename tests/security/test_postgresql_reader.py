@@ -16,8 +16,8 @@ from conftest import ManualClock, PostgresServer, postgres_of_this_machine, runn
 from harness import World
 from roles import Roles, roles_on, set_up
 
-from rostersync.store.models import metadata
 from rostersync.store.readers import NAMES
+from rostersync.store.tables import metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

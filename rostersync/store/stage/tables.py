@@ -13,8 +13,8 @@ from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, MetaDa
 from sqlalchemy.schema import CreateTable
 
 from rostersync.store.engine import attach_scratch_file, past_sqlalchemy
-from rostersync.store.models import Key
 from rostersync.store.statements import filled
+from rostersync.store.tables import Key
 from rostersync.store.types import Timestamp
 
 if TYPE_CHECKING:
