@@ -94,7 +94,7 @@ class Student(
     uniq_student_id: Annotated[Text, "Unique student id"] = None
     photo_url: Annotated[Text, "Address of the avatar; it may be signed and expire"] = None
     status: Annotated[Text, "enrolled, withdrawn, graduated or archived (archived for a reason unknown)"] = None
-    extra: Annotated[dict[str, Any], "Keys that rostersync does not know, and dates that could not be read"] = {}
+    extra: Annotated[dict[str, Any], "Keys that rostersync does not know, and values that a field cannot hold"] = {}
     deleted_at: Timestamp = None  # no field of the roster: a row that bears it says of itself that it is gone
 
 
@@ -182,14 +182,29 @@ class ListedRow(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """One page of a list, with what its meta says the server really did."""
+    """One page of a list, with what its meta says the server really did.
+
+    `total_pages` and `per_page` are None on a later page if its meta leaves them out. `assumes_utc` says that a row has
+    an `updated_at` without an offset from UTC, which was read as UTC.
+    """
 
     number: int
     listed: tuple[ListedRow, ...]
     total_count: int
-    total_pages: int
-    per_page: int
+    total_pages: int | None
+    per_page: int | None
     moment: Moment
+    assumes_utc: bool = False
+
+    @property
+    def others(self) -> range:
+        """The numbers of the list's other pages, if this is the first one."""
+        return range(2, (self.total_pages or 0) + 1)
+
+    def contradicts(self, other: Page) -> bool:
+        """Return whether the two pages disagree about the list; a page that names no `per_page` agrees with any."""
+        sizes = {self.per_page, other.per_page} - {None}
+        return self.total_count != other.total_count or len(sizes) > 1
 
     @property
     def whole(self) -> bool:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rostersync.simulator.faults import Fault, Match
 
 _ORDERS = ("id", "-id", "updated_at", "-updated_at", "random")
-_FEEDS = ("full", "full_deleted_at", "stub", "ignored", "empty")
+_FEEDS = ("full", "full_deleted_at", "stub", "ids", "ignored", "empty")
 
 _DEFAULT_SHARE = 0.1
 

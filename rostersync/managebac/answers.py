@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from rostersync.errors import Malformed
-from rostersync.managebac.parts import Elements, Members, UnusableError, value
+from rostersync.managebac.parts import BYTE_ORDER_MARK, Elements, Members, UnusableError, value
 from rostersync.managebac.records import decode_record, key_and_stamp, plain_heads
 from rostersync.managebac.values import count
 from rostersync.records import ListedRow, Page, Rejected, row_key
@@ -30,21 +30,27 @@ MOST_ROWS = 1_000
 MOST_PAGES = 10_000
 """Pages of one list: a million students, 100 on each."""
 
-_META = ("current_page", "total_pages", "total_count", "per_page")
+_META = ("current_page", "total_pages", "per_page")
 _LONGEST_MESSAGE = 500  # characters of an error's text
 _MOST_MESSAGES = 100  # fields that an error names, and texts about each
 
 _PAGE = Members("meta", students=Elements(MOST_ROWS))
-_ANSWER = Members("student", "error", "errors", "allowed_params")
+_ANSWER = Members("student", "id", "error", "errors", "allowed_params")
 
 
-def decode_page(body: bytes, number: int, moment: Moment, check: Callable[[], None] = lambda: None) -> Page:
+def decode_page(
+    body: bytes, number: int, moment: Moment, check: Callable[[], None] = lambda: None, *, of_deleted: bool = False
+) -> Page:
     """Return the page `number` that `body` holds, made at `moment`; records that cannot be decoded stand in it too.
 
     `check` is called first, and before each record that takes time to be looked at, or to be decoded, because it is not
-    as documented: what it raises ends that.
+    as documented: what it raises ends that. In a list `of_deleted` students a record may be the bare id.
     A page may have more rows than its total_count: that is what a student created between the server's count and its
     select looks like. It proves nothing, so what to make of it is left to `sync.lists`.
+
+    The meta must have a total_count. If a first page's meta leaves out the other counts, they follow from the rows that
+    are there. The number of rows that was asked for says nothing: a server that silently puts fewer on a page would
+    have the rest of the list skipped.
 
     Raises `Malformed` when this is no list of students with a usable meta, an empty first page that claims rows, or
     more than can be: `MOST_ROWS`, `MOST_PAGES`.
@@ -53,30 +59,39 @@ def decode_page(body: bytes, number: int, moment: Moment, check: Callable[[], No
     page = _members(body, _PAGE)
     if "students" not in page:
         raise Malformed("the answer holds no list of students")
-    rows, counts = page["students"], _counts(page.get("meta", b"null"))
-    if not rows and number == 1 and counts["total_count"] > 0:
+    rows = list(map(_as_record, page["students"])) if of_deleted else page["students"]
+    total_count, counts = _counts(page.get("meta", b"null"))
+    if not rows and number == 1 and total_count > 0:
         raise Malformed("the first page is empty, and yet its meta counts students")
-    if counts["total_pages"] > MOST_PAGES:
-        message = f"its meta counts {counts['total_pages']:,} pages, and no list has more than {MOST_PAGES:,}"
+    heads = plain_heads(body) or [key_and_stamp(text, check) for text in rows]
+    listed = tuple(_listed(rows, heads, check))
+    total_pages, per_page = counts["total_pages"], counts["per_page"]
+    if number == 1:
+        distinct = len({row.key for row in listed})
+        per_page = distinct if per_page is None else per_page
+        total_pages = -(-total_count // max(distinct, 1)) if total_pages is None else total_pages
+    if total_pages is not None and total_pages > MOST_PAGES:
+        message = f"its meta counts {total_pages:,} pages, and no list has more than {MOST_PAGES:,}"
         raise Malformed(message, "check base_url; where the school is as large as that, choose a larger sync.per_page")
-    return Page(
-        number=number,
-        listed=tuple(_listed(rows, plain_heads(body), check)),
-        total_count=counts["total_count"],
-        total_pages=counts["total_pages"],
-        per_page=counts["per_page"],
-        moment=moment,
-    )
+    assumes_utc = any(assumed for _, _, assumed in heads)
+    return Page(number, listed, total_count, total_pages, per_page, moment, assumes_utc)
 
 
-def _counts(part: bytes) -> dict[str, int]:
+def _as_record(element: bytes) -> bytes:
+    """Return an element of a list of deleted students as a record."""
+    return element if element[:1] == b"{" else b'{"id":%b}' % element
+
+
+def _counts(part: bytes) -> tuple[int, dict[str, int | None]]:
+    """Return the total_count of a meta, and its other counts, None for one that it leaves out."""
     try:
         meta = value(part)
     except UnusableError as error:
         raise Malformed(f"meta: {error}") from error
     if not isinstance(meta, dict):
         raise Malformed("the answer has no meta, so nothing says how many students there are")
-    return {key: _count(key, meta.get(key)) for key in _META}
+    counts = {key: None if meta.get(key) is None else _count(key, meta[key]) for key in _META}
+    return _count("total_count", meta.get("total_count")), counts
 
 
 def _count(key: str, served: Any) -> int:
@@ -89,11 +104,10 @@ def _count(key: str, served: Any) -> int:
 def _listed(rows: Sequence[bytes], heads: Sequence[KeyAndStamp], check: Callable[[], None]) -> Iterator[ListedRow]:
     """Yield the rows of a page undecoded, but for records without a readable id.
 
-    Of these, equal ones get different digests: a list counts each. `heads` are ids and stamps, where these could be
-    read all at once.
+    Of these, equal ones get different digests: a list counts each. `heads` are what `key_and_stamp` returns for them.
     """
     copies: Counter[bytes] = Counter()
-    for text, (key, updated_at) in zip(rows, heads or (key_and_stamp(text, check) for text in rows), strict=True):
+    for text, (key, updated_at, _) in zip(rows, heads, strict=True):
         if key is not None:
             yield ListedRow(key, updated_at, partial(decode_record, text, check))
             continue
@@ -109,9 +123,15 @@ def _same(row: Row) -> Row:
     return row
 
 
-def decode_single(body: bytes) -> Row:
-    """Return the record of an answer to a request for one student. Raises `Malformed` when there is none in it."""
-    record = _members(body).get("student", b"")
+def decode_single(body: bytes, *, unwrapped: bool = False) -> Row:
+    """Return the record of an answer about one student. Raises `Malformed` when there is none in it.
+
+    If it may be `unwrapped`, an answer that has an integer `id` and neither `student` nor an error is the record.
+    """
+    members = _members(body)
+    record = members.get("student", b"")
+    if unwrapped and members.keys() == {"id"} and members["id"].isdigit():
+        record = body.removeprefix(BYTE_ORDER_MARK).strip()
     if record[:1] != b"{":
         raise Malformed("the answer holds no student")
     return decode_record(record)

@@ -14,7 +14,7 @@ import msgspec
 
 from rostersync.clock import to_text
 from rostersync.errors import Malformed, NotFound
-from rostersync.managebac.answers import decode_page, decode_single, is_error, says_done
+from rostersync.managebac.answers import MOST_ROWS, decode_page, decode_single, is_error, says_done
 from rostersync.managebac.limits import server_time
 from rostersync.managebac.wire import ABSENT, Call
 from rostersync.records import Gone, Moment, Rejected, Student
@@ -43,7 +43,9 @@ class Endpoints:
     def page(self, query: Query, number: int, per_page: int) -> Page | None:
         """GET one page (from 1) of a list; None for one beyond its end: a 404 or 410, or no rows."""
         call = Call(self._path, _parameters(query, number, per_page))
-        read = partial(_read_page, number=number, per_page=per_page, check=self._transport.check)
+        of_deleted = query.deleted_since is not None
+        check = self._transport.check
+        read = partial(_read_page, number=number, per_page=per_page, of_deleted=of_deleted, check=check)
         return self._transport.request(call, read, absent_ok=number > 1)
 
     def get(self, key: int) -> Row | Gone:
@@ -94,15 +96,15 @@ def _write(method: str, path: str, document: Mapping[str, Any]) -> Call:
 
 
 def _parameters(query: Query, number: int, per_page: int) -> tuple[tuple[str, str], ...]:
-    """Return the query's pairs as the API names them (its Students page; the styles of lists are those of v2p3)."""
+    """Return the query's pairs as the API's Students page names them. Lists are sent in the form with `[]`."""
     pairs: list[tuple[str, str | None]] = [
         *(("ids[]", str(key)) for key in query.ids),
         ("archived", None if query.archived is None else str(int(query.archived))),
         ("status", query.status),
         ("modified_since", _time(query.modified_since)),
         ("deleted_since", _time(query.deleted_since)),
-        ("year_group_ids", ",".join(map(str, query.year_group_ids)) or None),
-        ("homeroom_advisor_ids", ",".join(map(str, query.homeroom_advisor_ids)) or None),
+        *(("year_group_ids[]", str(key)) for key in query.year_group_ids),
+        *(("homeroom_advisor_ids[]", str(key)) for key in query.homeroom_advisor_ids),
         ("q", query.q),
         ("page", str(number)),
         ("per_page", str(per_page)),
@@ -117,12 +119,13 @@ def _time(moment: datetime | None) -> str | None:
 # Reading answers -------------------------------------------------------------------------------------------------
 
 
-def _read_page(reply: Reply, number: int, per_page: int, check: Callable[[], None]) -> Page | None:
+def _read_page(reply: Reply, number: int, per_page: int, *, of_deleted: bool, check: Callable[[], None]) -> Page | None:
     if reply.status in ABSENT:
         return None
-    page = decode_page(reply.body, number, moment_of(reply), check)
-    if len(page.listed) > max(per_page, page.per_page) + SPARE_ROWS:
-        raise Malformed(f"{len(page.listed):,} records on a page of {max(per_page, page.per_page):,}")
+    page = decode_page(reply.body, number, moment_of(reply), check, of_deleted=of_deleted)
+    most = max(per_page, page.per_page or MOST_ROWS)
+    if len(page.listed) > most + SPARE_ROWS:
+        raise Malformed(f"{len(page.listed):,} records on a page of {most:,}")
     return page if page.listed or number == 1 else None
 
 
@@ -131,7 +134,7 @@ def _read_student(reply: Reply, key: int) -> Row | Gone:
         if is_error(reply.body):
             return Gone()
         raise NotFound(f"a {reply.status} that is not the API's own, so it does not prove that the student is gone")
-    row = decode_single(reply.body)
+    row = decode_single(reply.body, unwrapped=True)
     if row.id != key:
         raise Malformed("the answer for one student is about another")
     return row

@@ -24,7 +24,7 @@ times as much leaves room for what a school defines itself, and little for anybo
 LONGEST_INTEGER = 20  # characters: more cannot fit 64 bits
 _BLANK = b" \t\r\n"
 _COMMA = ord(",")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 # The quantifiers are possessive: a text that is not closed is passed once, not again from each of its quotes.
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?'
@@ -133,7 +133,7 @@ class Members:
         return self._arrays[name].of(part) if name in self._arrays else bytes(part)
 
     def _scan(self, document: bytes) -> dict[str, bytes]:
-        document = document.removeprefix(_BYTE_ORDER_MARK).strip(_BLANK)
+        document = document.removeprefix(BYTE_ORDER_MARK).strip(_BLANK)
         if document[:1] != b"{":
             raise ValueError("not an object")
         found = {}

@@ -28,6 +28,8 @@ class StudentReader:
         self._endpoints = api.endpoints
         self._ordered_map = api.ordered_map
         self._per_page = per_page
+        self.assumes_utc = False
+        """Whether a list has shown an `updated_at` without an offset from UTC."""
 
     @property
     def requests(self) -> int:
@@ -54,7 +56,10 @@ class StudentReader:
 
         Raises `ApiError` where there is no such answer (`NotFound` for a 404 of page 1), `Stopped`.
         """
-        return self._endpoints.page(query, number, self._per_page)
+        page = self._endpoints.page(query, number, self._per_page)
+        if page is not None and page.assumes_utc:
+            self.assumes_utc = True
+        return page
 
     def pages(self, query: Query, numbers: Sequence[int]) -> Iterator[Page | None]:
         """Yield what `page` returns for each of `numbers`, in their order, several requests being in flight."""

@@ -1,8 +1,9 @@
 """The vendor's records, read leniently and without losing anything: a Student, or a Rejected that says why.
 
 What the API is known or suspected to vary in (integers as text, booleans as numbers, offsets of timestamps, null for
-absent) is understood. What cannot be understood, or could not be stored, rejects its own record and no other. A reason
-names fields and kinds of JSON values, never a value.
+absent) is understood. A few values that their fields cannot hold leave these fields empty. More of them, and values
+that could not be stored, reject their own record and no other. A reason names fields and kinds of JSON values, never a
+value.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rostersync.managebac.values import (
     UnreadableError,
     WrongShapeError,
     kind_of,
+    lacks_offset,
     read_id,
     read_text,
     read_timestamp,
@@ -34,8 +36,14 @@ if TYPE_CHECKING:
 
     from rostersync.records import Row
 
-KeyAndStamp = tuple[int | None, datetime | None]
-"""What a row is known by before it is decoded: its id, and what tells whether it is newer. See `ListedRow`."""
+KeyAndStamp = tuple[int | None, datetime | None, bool]
+"""What is known of a row before it is decoded: its id, the time that decides which of two rows is newer (see
+`ListedRow`), and whether its `updated_at` names no offset from UTC."""
+
+_Sorted = tuple[dict[str, Any], dict[str, str], dict[str, WrongShapeError], dict[str, Any]]
+
+_MOST_ODD = 3
+"""So many values of a record may be odd, that is of a kind that their fields cannot hold."""
 
 _NOBODY_KNOWS_WHEN = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -67,26 +75,26 @@ class _PlainHeads(msgspec.Struct):
 def plain_heads(page: bytes) -> list[KeyAndStamp]:
     """Return what `key_and_stamp` does of each record of a page; nothing where one of them is not as documented."""
     try:
-        heads: list[KeyAndStamp] = [(head.id, head.updated_at) for head in _PLAIN_HEADS.decode(page).students]
+        heads: list[KeyAndStamp] = [(head.id, head.updated_at, False) for head in _PLAIN_HEADS.decode(page).students]
     except (ValueError, RecursionError):
         return []
-    return heads if all(_is_plain(stamp) for _, stamp in heads) else []
+    return heads if all(_is_plain(stamp) for _, stamp, _ in heads) else []
 
 
 def key_and_stamp(record: bytes, check: Callable[[], None]) -> KeyAndStamp:
-    """Return the id of a record, None where it is missing or cannot be one; and what tells whether a row is newer.
+    """Return what is known of a record before it is decoded; the id is None if it is missing or cannot be one.
 
-    See `ListedRow`. `check` is called before a record that is not as documented, for that takes time.
+    `check` is called before a record that is not as documented, because such a record takes time.
     """
     try:
         plain = _PLAIN_HEAD.decode(record)
         if _is_plain(plain.updated_at):
-            return plain.id, plain.updated_at
+            return plain.id, plain.updated_at, False
     except (ValueError, RecursionError):
         pass
     check()
     head = head_of(record)
-    return readable_id(head), stamp(head)
+    return readable_id(head), stamp(head), lacks_offset(head.updated_at)
 
 
 def head_of(record: bytes) -> Head:
@@ -150,8 +158,9 @@ def _refuse(text: bytes, reason: str) -> Row:
 def decode_student(record: Any) -> Row:
     """Return the student that a decoded JSON value describes, or why it cannot be one.
 
-    `null` is absent; a `password` is dropped; a date or timestamp that cannot be read leaves its field None and its
-    text in `extra`. A `deleted_at` that cannot be read still says "gone": the time is then that of the last update.
+    `null` is absent; a `password` is dropped. A date or timestamp that cannot be read leaves its field None and its
+    text in `extra`; so does an odd value, of which a record may have `_MOST_ODD`. A `deleted_at` that cannot be read
+    still says "gone": the time is then that of the last update.
     """
     if not isinstance(record, dict):
         return _reject(None, record, f"the record: expected an object, found {kind_of(record)}")
@@ -201,8 +210,28 @@ def _deleted(key: int, record: dict[str, Any]) -> Student | None:
 
 
 def _student(key: int, record: dict[str, Any]) -> Student:
+    typed, unreadable, odd, extra = _sorted(record)
+    if odd:
+        _require_few(odd, unreadable | typed)
+    if not unreadable:
+        typed["status"] = _status(typed)
+        return Student(id=key, extra=extra, **typed)
+    if "deleted_at" in unreadable:
+        typed["deleted_at"] = typed.get("updated_at") or typed.get("created_at") or _NOBODY_KNOWS_WHEN
+    # A graduation on a day that cannot be read is a graduation all the same; one on no day is none.
+    present = {name: text for name, text in unreadable.items() if text.strip()}
+    typed["status"] = _status(present | typed)
+    return Student(id=key, extra=extra | unreadable, **typed)
+
+
+def _sorted(record: dict[str, Any]) -> _Sorted:
+    """Return the fields that were read, the texts of dates that cannot be, why others are odd, and what `extra` gets.
+
+    Raises `WrongShapeError` for a value that could not be stored.
+    """
     typed: dict[str, Any] = {}
-    unreadable: dict[str, Any] = {}
+    unreadable: dict[str, str] = {}
+    odd: dict[str, WrongShapeError] = {}
     extra: dict[str, Any] = {}
     name = ""
     try:
@@ -218,17 +247,28 @@ def _student(key: int, record: dict[str, Any]) -> Student:
                 typed[name] = decode(value)
             except UnreadableError:
                 unreadable[name] = read_text(value)
+            except WrongShapeError as error:
+                odd[name] = error
+                extra[name] = read_unknown(value, 0)
     except WrongShapeError as error:
         raise WrongShapeError(f"{name if name in DECODERS else 'an unknown key'}: {error}") from error
-    if not unreadable:
-        typed["status"] = _status(typed)
-        return Student(id=key, extra=extra, **typed)
-    if "deleted_at" in unreadable:
-        typed["deleted_at"] = typed.get("updated_at") or typed.get("created_at") or _NOBODY_KNOWS_WHEN
-    # A graduation on a day that cannot be read is a graduation all the same; one on no day is none.
-    present = {name: text for name, text in unreadable.items() if text.strip()}
-    typed["status"] = _status(present | typed)
-    return Student(id=key, extra=extra | unreadable, **typed)
+    return typed, unreadable, odd, extra
+
+
+def _require_few(odd: dict[str, WrongShapeError], readable: dict[str, Any]) -> None:
+    """Raise `WrongShapeError` if a record has too many odd values, or one that decides what became of the student.
+
+    The first of the status fields that says anything decides the status. If that one is odd, no reading of it is safe:
+    the student might be shown as enrolled who is not. A `deleted_at` decides as much.
+    """
+    for name in ("deleted_at", *_STATUS_FIELDS):
+        if name in odd:
+            raise WrongShapeError(f"{name}: {odd[name]}")
+        if name != "deleted_at" and str(readable.get(name) or "").strip():
+            break
+    if len(odd) > _MOST_ODD:
+        name, first = next(iter(odd.items()))
+        raise WrongShapeError(f"{name}: {first}; and {len(odd) - 1} more fields hold what they cannot")
 
 
 def _status(fields: dict[str, Any]) -> str:

@@ -61,30 +61,42 @@ class StudentList(Iterator[Student]):
     @property
     def total_pages(self) -> int:
         """How many pages there are."""
-        return self._first().total_pages
+        return self._counted("total_pages")
 
     @property
     def per_page(self) -> int:
         """How many students the server puts on a page: it may be fewer than were asked for."""
-        return self._first().per_page
+        return self._counted("per_page")
+
+    def _counted(self, name: Literal["total_pages", "per_page"]) -> int:
+        """Return a count of the list, from the first page if the one that was read does not have it."""
+        counted: int | None = getattr(self._first(), name)
+        if counted is None:
+            counted = getattr(self._first_of_all(), name)
+        assert counted is not None, "a first page has every count"
+        return counted
 
     def _first(self) -> Page:
         if self._read is None:
             number = self._page or 1
             page = self._endpoints.page(self._query, number, self._asked)
             # of a page beyond the end it is not documented what it looks like; the first one has the totals
-            page = page or self._endpoints.page(self._query, 1, self._asked)
-            assert page is not None, "a first page is there, or an error"
-            self._read = page
+            self._read = page or self._first_of_all()
         return self._read
+
+    def _first_of_all(self) -> Page:
+        page = self._endpoints.page(self._query, 1, self._asked)
+        assert page is not None, "a first page is there, or an error"
+        return page
 
     def _all(self) -> Iterator[Student]:
         first = self._first()
         if self._page is None or first.number == self._page:
             yield from self._students_of(first)
         if self._page is None:
-            others = range(2, first.total_pages + 1)
-            for page in self._ordered_map.each(lambda n: self._endpoints.page(self._query, n, self._asked), others):
+            for page in self._ordered_map.each(
+                lambda n: self._endpoints.page(self._query, n, self._asked), first.others
+            ):
                 yield from self._students_of(page) if page else ()
 
     def _students_of(self, page: Page) -> Iterator[Student]:

@@ -6,6 +6,7 @@ What cannot be understood, or could not be stored, raises an error that names ki
 from __future__ import annotations
 
 import math
+import re
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _DEEPEST = 64  # levels of an unknown key's value: every reader of the database can take as many
+
+_WITHOUT_OFFSET = re.compile(r"[0-9W-]{7,10}[Tt ][0-9:.,]+")
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -83,12 +86,19 @@ def _boolean(value: Any) -> bool:
 
 
 def read_timestamp(value: Any) -> datetime:
+    """Read a time. One that ends in ` UTC`, as Ruby prints them, or that names no offset is in UTC."""
     if type(value) is not str:
         raise _unreadable("a timestamp", value)
+    text = value.removesuffix(" UTC")
     try:
-        return clock.from_text(value)
+        return clock.from_text(f"{text}Z" if lacks_offset(text) else text)
     except ValueError:
         raise UnreadableError from None
+
+
+def lacks_offset(served: Any) -> bool:
+    """Return whether a value is a day and a time, and says nothing of an offset from UTC."""
+    return type(served) is str and _WITHOUT_OFFSET.fullmatch(served) is not None
 
 
 def _date(value: Any) -> date:

@@ -9,7 +9,7 @@ import msgspec
 from rostersync.simulator.listing import BadTimestamp, Filters, cut, read_filters, select, shows_deleted
 from rostersync.simulator.messages import JSON_TYPE, Response, json_response
 from rostersync.simulator.refusals import no_record
-from rostersync.simulator.versions import Version, render, render_deleted, render_stub, spell
+from rostersync.simulator.versions import Version, render, render_deleted, render_id, render_stub, spell
 
 if TYPE_CHECKING:
     from rostersync.simulator.listing import Cut
@@ -81,6 +81,8 @@ class Reading:
             return render(version, switches)
         if not shows_deleted(filters, switches) or switches.deleted_feed == "full_deleted_at":
             return render_deleted(version, switches)
+        if switches.deleted_feed == "ids":
+            return render_id(version, switches)
         return render_stub(version, switches) if switches.deleted_feed == "stub" else render(version, switches)
 
     def _meta(self, page: Cut, filters: Filters) -> dict[str, Any]:

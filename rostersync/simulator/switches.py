@@ -27,7 +27,7 @@ class Switches:
     meta_extra: bool = False  # next_page, prev_page and the since filters in meta
 
     # Deletions
-    deleted_feed: Literal["full", "full_deleted_at", "stub", "ignored", "empty"] = "full"
+    deleted_feed: Literal["full", "full_deleted_at", "stub", "ids", "ignored", "empty"] = "full"
     deleted_get: Literal["404", "record"] = "404"  # record: 200, and the record bears deleted_at
     deleted_listed: bool = False  # deleted students stay in the lists, with deleted_at
 

@@ -105,8 +105,13 @@ def render_deleted(version: Version, switches: Switches) -> bytes:
 
 
 def render_stub(version: Version, switches: Switches) -> bytes:
-    """Return nothing but the id."""
-    return msgspec.json.encode({"id": str(version.id) if switches.ids_as_text else version.id})
+    """Return a record of nothing but the id."""
+    return b'{"id":' + render_id(version, switches) + b"}"
+
+
+def render_id(version: Version, switches: Switches) -> bytes:
+    """Return the id, without a record around it."""
+    return msgspec.json.encode(str(version.id) if switches.ids_as_text else version.id)
 
 
 def _record(version: Version, switches: Switches) -> dict[str, Any]:

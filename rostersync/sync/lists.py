@@ -6,7 +6,8 @@ there is one rule for every list, the roster and both feeds:
 
 * A page that brings as many distinct records as its total_count is the whole list, and clean.
 * A reading is all pages. It is steady when every page gave the same total_count and per_page, and together they
-  brought exactly so many records, none twice.
+  brought exactly so many records, none twice. A page that gives no per_page agrees with the others: the proof below
+  does not need it. The pages then follow from the total_count and the rows of the first page.
 * A list is clean when the reading after a steady one, steady itself or not, brings all of its ids again. It is as of
   the start of the steady one: what changes after that is read again by the next run.
 
@@ -118,13 +119,13 @@ class ListReader:
         into.begin_reading()
         waiting = list(first.listed)
         rows, alike = len(waiting), True
-        for page in () if first.whole else self._api.pages(query, range(2, first.total_pages + 1)):
+        for page in () if first.whole else self._api.pages(query, first.others):
             if page is None:  # it fell off the end of a list that has become shorter
                 alike = False
                 continue
             waiting += page.listed
             rows += len(page.listed)
-            alike = alike and (page.total_count, page.per_page) == (first.total_count, first.per_page)
+            alike = alike and not page.contradicts(first)
             self._progress(_name(query), rows, page.total_count)
             if len(waiting) >= _AT_ONCE:
                 into.put(waiting)

@@ -7,7 +7,9 @@ proof, `plan` for watermarks, and `store.runs.commit` for the one transaction.
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,7 +28,7 @@ from rostersync.sync.lists import ListReader
 from rostersync.sync.removals import Removals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -247,7 +249,7 @@ class Run:
         reasons = "; ".join(filter(None, (*incomplete, removals.reason)))
         report = self._report(crawl.kind, state, counts, after.watermarks, reasons or None)
         return runs.RunResult(
-            report=replace(report, notices=_notices(crawl, removals)),
+            report=replace(report, notices=(*_notices(crawl, removals), *self._notices_of_values())),
             state=after,
             request_id=request.request_id,
             guarded=removals.guarded,
@@ -291,6 +293,14 @@ class Run:
             plan.advance(before.modified, modified, replace=crawl.replaces),
             plan.advance(before.deleted, deleted, replace=crawl.replaces),
         )
+
+    def _notices_of_values(self) -> Iterator[str]:
+        """Yield what is noticed of the values in records: names of fields and counts, and no value."""
+        if counts := Counter(chain.from_iterable(self._stage.students.odd_fields.values())):
+            by_field = ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))
+            yield f"values that their fields cannot hold are kept in extra; records by field: {by_field}"
+        if self._api.assumes_utc:
+            yield "the API sends an updated_at without an offset from UTC: it is taken as UTC"
 
     def _report_keys(self, salt: bytes) -> tuple[str, ...]:
         """Report each key that rostersync does not know once; return digests of all that were ever reported."""

@@ -32,7 +32,7 @@ class Day:
     def __init__(self, url: str, clock: ManualClock, seed: int) -> None:
         rng = random.Random(seed)
         switches = Switches(
-            deleted_feed=rng.choice(["full", "full_deleted_at", "stub"]),
+            deleted_feed=rng.choice(["full", "full_deleted_at", "stub", "ids"]),
             ids_filter=rng.choice(["honoured", "ignored"]),
             order=rng.choice(["id", "-updated_at"]),
         )

@@ -206,7 +206,7 @@ def test_status_tells_of_every_source_configured_or_not(site: Site) -> None:
 
 def test_status_tells_of_quarantine_and_of_a_deleted_feed_that_is_useless(site: Site) -> None:
     site.school.switches = Switches(deleted_feed="ignored")
-    site.school.inject(99, {"id": 99, "year_group_id": {"not": "a number"}})
+    site.school.inject(99, {"id": 99, "email": "no\0text"})
     for _ in range(2):
         site.ok("sync")
     (source,) = site.json("status")["sources"]

@@ -63,7 +63,7 @@ EIGHT: list[Row] = [
         lambda api: list(api.students.list(status="enrolled", year_group_ids=[7, 8])),
         page(),
         "GET",
-        "/v2p1/students?status=enrolled&year_group_ids=7%2C8&page=1&per_page=100",
+        "/v2p1/students?status=enrolled&year_group_ids%5B%5D=7&year_group_ids%5B%5D=8&page=1&per_page=100",
         None,
         b"",
     ),
@@ -162,7 +162,8 @@ def test_every_filter_of_the_students_page_is_sent() -> None:
     assert recorder.requests[0].target == (
         "/v2p3/students?ids%5B%5D=1&ids%5B%5D=2&archived=0&status=graduated"
         "&modified_since=2026-03-01T08%3A00%3A00.000Z&deleted_since=2026-03-01T08%3A00%3A00.000Z"
-        "&year_group_ids=3&homeroom_advisor_ids=4%2C5&q=marrow+%26+co&page=6&per_page=50"
+        "&year_group_ids%5B%5D=3&homeroom_advisor_ids%5B%5D=4&homeroom_advisor_ids%5B%5D=5"
+        "&q=marrow+%26+co&page=6&per_page=50"
     )
 
 
@@ -197,6 +198,23 @@ def test_a_page_beyond_the_end_is_empty_and_still_tells_the_totals() -> None:
         students = api.students.list(page=9)
         assert list(students) == []
         assert students.total_count == 2
+
+
+@pytest.mark.parametrize("left_out", ["per_page", "current_page", "total_pages", "all"])
+def test_a_list_whose_meta_leaves_counts_out_is_read_to_its_end(left_out: str) -> None:
+    pages = [page(1, 2, total=3, pages=2), page(3, total=3, number=2, pages=2)]
+    names = {"per_page", "current_page", "total_pages"} if left_out == "all" else {left_out}
+    for _, document, _ in (given for given in pages if given):
+        document["meta"] = {name: count for name, count in document["meta"].items() if name not in names}
+    size = 100 if left_out in {"current_page", "total_pages"} else 2
+    with Recorder(list(pages)) as recorder, client(recorder) as api:
+        students = api.students.list()
+        assert (students.total_count, students.total_pages, students.per_page) == (3, 2, size)
+        assert [student.id for student in students] == [1, 2, 3]
+        recorder.answers = [pages[1], pages[0]]
+        last = api.students.list(page=2)
+        assert (last.total_count, last.total_pages, last.per_page) == (3, 2, size)
+        assert [student.id for student in last] == [3]
 
 
 def test_a_record_that_cannot_be_read_is_passed_over_and_kept_with_its_reason() -> None:

@@ -168,7 +168,8 @@ def test_a_page_is_asked_for_in_the_vendors_words(serve: Serve, connect: Connect
     assert request == (
         "GET /v2p1/students?ids%5B%5D=5&ids%5B%5D=6&archived=0&status=enrolled"
         "&modified_since=2026-03-01T00%3A00%3A00.000Z&deleted_since=2026-03-01T07%3A00%3A00.000Z"
-        "&year_group_ids=7%2C8&homeroom_advisor_ids=9&q=a+b%26c&page=3&per_page=50 HTTP/1.1"
+        "&year_group_ids%5B%5D=7&year_group_ids%5B%5D=8&homeroom_advisor_ids%5B%5D=9&q=a+b%26c"
+        "&page=3&per_page=50 HTTP/1.1"
     )
     headers = {line.split(": ")[0].lower(): line.split(": ")[1] for line in lines}
     assert headers["auth-token"] == TOKEN
@@ -564,12 +565,15 @@ def test_one_student_is_there_or_gone_or_unclear(serve: Serve, connect: Connect)
                 "/v2p1/students/7": reply(gone, "401 Unauthorized"),
                 "/v2p1/students/8": reply(gone, "410 Gone"),
                 "/v2p1/students/9": reply(b"", "410 Gone"),
+                "/v2p1/students/10": reply(b'{"id": 10, "city": "Nowhereton"}'),
+                "/v2p1/students/11": reply(b'{"id": 10, "city": "Nowhereton"}'),
             }
         )
     )
     students = connect(server.url, concurrency=3)
-    answers = dict(students.answers(range(1, 10)))
+    answers = dict(students.answers(range(1, 12)))
     assert answers.pop(1) == Student(id=1, city="Nowhereton", status="enrolled")
+    assert answers.pop(10) == Student(id=10, city="Nowhereton", status="enrolled")
     assert (answers.pop(2), answers.pop(8)) == (Gone(), Gone())
     assert {type(answer) for answer in answers.values()} == {Unclear}
     with pytest.raises(NotFound):
@@ -649,7 +653,7 @@ class Served:
     def crawl(self) -> dict[int, Any]:
         first = self.students.page(Query(), 1)
         assert first is not None
-        others = self.students.pages(Query(), range(2, first.total_pages + 1))
+        others = self.students.pages(Query(), first.others)
         return {row.id or 0: row for page in (first, *others) if page for row in page.rows}
 
 

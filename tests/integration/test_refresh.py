@@ -149,7 +149,7 @@ def test_a_record_that_cannot_be_decoded_goes_to_quarantine_and_a_refresh_that_d
 ) -> None:
     key = min(world.upstream())
     good, before = world.school.truth()[key], world.replica()
-    world.school.inject(key, {**good, "year_group_id": {"nested": 1}})
+    world.school.inject(key, {**good, "nickname": "no\0text"})
     report = refresh(world, key)
     assert (report.state, report.counts.quarantined) == (RunState.SUCCEEDED, 1)
     assert [row["id"] for row in world.rows("SELECT id FROM quarantine")] == [key]
@@ -161,7 +161,7 @@ def test_a_record_that_cannot_be_decoded_goes_to_quarantine_and_a_refresh_that_d
 
 
 def test_a_single_404_lets_nobody_out_of_quarantine(world: World) -> None:
-    key = world.school.inject(900_000, {"id": 900_000, "email": ["not", "text"]})
+    key = world.school.inject(900_000, {"id": 900_000, "email": "no\0text"})
     world.pass_time(minutes=5)
     world.sync()
     world.app.faults.add(make.not_found(), make.on_student(key), times=None)
@@ -170,7 +170,7 @@ def test_a_single_404_lets_nobody_out_of_quarantine(world: World) -> None:
 
 
 def test_however_many_records_cannot_be_decoded_a_refresh_does_not_fail(world: World) -> None:
-    keys = [world.school.inject(900_000 + n, {"id": 900_000 + n, "email": ["not", "text"]}) for n in range(25)]
+    keys = [world.school.inject(900_000 + n, {"id": 900_000 + n, "email": "no\0text"}) for n in range(25)]
     report = refresh(world, *keys)
     assert (report.state, report.counts.quarantined) == (RunState.SUCCEEDED, 25)
 

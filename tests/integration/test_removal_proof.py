@@ -86,7 +86,7 @@ def test_a_student_whose_record_bears_deleted_at_and_cannot_be_decoded_is_remove
     world.sync()
     key = min(world.upstream())
     world.school.delete(key)
-    record = {"id": key, "email": ["not", "text"], "deleted_at": world.clock.now().isoformat()}
+    record = {"id": key, "email": "no\0text", "deleted_at": world.clock.now().isoformat()}
     world.app.faults.add(lambda _: json_response(200, {"student": record}), make.on_student(key), times=None)
     world.pass_time(minutes=1)
     assert world.sync().counts.deleted == 1

@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from harness import World
+from harness import GUARD_OFF, World
 from sqlalchemy import make_url, select, text
 from steps import asked_by_id, settled
 
@@ -21,6 +21,8 @@ from rostersync.store.tables import student
 
 if TYPE_CHECKING:
     from conftest import ManualClock
+
+META = ("per_page", "current_page", "total_pages")
 
 
 @pytest.fixture
@@ -123,7 +125,7 @@ def test_a_deletion_makes_a_tombstone_that_keeps_what_was_known(world: World) ->
     assert (tombstone["id"], tombstone["email"], tombstone["deletion_source"]) == (key, row.email, "stream")
 
 
-@pytest.mark.parametrize("style", ["stub", "full", "full_deleted_at"])
+@pytest.mark.parametrize("style", ["stub", "full", "full_deleted_at", "ids"])
 def test_each_style_of_the_deleted_feed_makes_the_same_tombstone(
     migrated_url: str, clock: ManualClock, style: str
 ) -> None:
@@ -134,6 +136,28 @@ def test_each_style_of_the_deleted_feed_makes_the_same_tombstone(
     world.sync()
     [tombstone] = world.rows("SELECT id, email FROM deleted_student")
     assert (tombstone["id"], tombstone["email"]) == (key, row.email)
+
+
+@pytest.mark.parametrize("left_out", [("per_page",), ("current_page",), ("total_pages",), META])
+@pytest.mark.parametrize("cap", [2, 200])
+def test_a_meta_that_leaves_counts_out_loses_nobody(
+    migrated_url: str, clock: ManualClock, left_out: tuple[str, ...], cap: int
+) -> None:
+    """Not even if the server silently puts fewer students on a page than it was asked for."""
+    switches = Switches(meta_without=left_out, per_page_cap=cap)
+    world = World(migrated_url, clock, size=13, per_page=5, switches=switches, policy=GUARD_OFF)
+    assert world.sync(RunKind.FULL).state is RunState.SUCCEEDED
+    assert len(world.replica()) == 13
+    assert world.replica() == world.upstream()
+    world.pass_time(hours=1)
+    for key in sorted(world.upstream())[:7]:
+        world.school.update(key, nickname="Seven")
+    for key in sorted(world.upstream())[-5:]:
+        world.school.delete(key)
+    world.pass_time(minutes=5)
+    assert (world.sync().state, world.reports[-1].kind) == (RunState.SUCCEEDED, RunKind.INCREMENTAL)
+    assert len(world.replica()) == 8
+    assert world.replica() == world.upstream()
 
 
 def test_a_tombstone_bears_the_moment_that_the_deleted_feed_tells(migrated_url: str, clock: ManualClock) -> None:

@@ -58,7 +58,7 @@ class Diverged(AssertionError):
 
 def draw_switches(rng: random.Random) -> Switches:
     """Return one of the plausible ManageBacs."""
-    feed = rng.choice(["full", "full_deleted_at", "stub", "full", "stub", "ignored", "empty"])
+    feed = rng.choice(["full", "full_deleted_at", "stub", "full", "ids", "ignored", "empty"])
     return Switches(
         order=rng.choice(["id", "id", "-id", "updated_at", "-updated_at", "random"]),
         since=rng.choice(["inclusive", "exclusive"]),

@@ -328,6 +328,11 @@ def test_deleted_rows_can_be_stubs(clock: ManualClock) -> None:
     assert client.crawl(("deleted_since", LONG_AGO)) == [{"id": number}]
 
 
+def test_deleted_rows_can_be_bare_ids(clock: ManualClock) -> None:
+    client, number, _ = with_one_deleted(clock, deleted_feed="ids")
+    assert client.page(("deleted_since", LONG_AGO))["students"] == [number]
+
+
 def test_deleted_since_can_be_ignored(clock: ManualClock) -> None:
     client, _, _ = with_one_deleted(clock, deleted_feed="ignored")
     assert client.ids(("deleted_since", LONG_AGO)) == sorted(client.school.truth())

@@ -7,7 +7,7 @@ statement stands by itself, for nobody else sees the stage.
 from __future__ import annotations
 
 from itertools import chain, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rostersync.clock import to_epoch_ms
 from rostersync.records import FIELD_NAMES, Student, Unclear, encode, is_alive, row_key
@@ -63,6 +63,8 @@ class StagedStudents(StagedList):
         super().__init__(connection, source, tables.staged)
         self.extra_keys: set[str] = set()
         """Names of the keys that rostersync does not know, at most 200."""
+        self.odd_fields: dict[int, list[str]] = {}
+        """By id, the fields whose values are in `extra` because the fields cannot hold them; at most 100,000 ids."""
 
     def put(self, listed: Iterable[ListedRow]) -> None:
         """Decode and stage the rows that are new, or newer than the staged ones; of the others note that they came."""
@@ -95,12 +97,22 @@ class StagedStudents(StagedList):
             staged = staged_values(self._connection.dialect, self._reading)
             insert_all(self._connection, tables.staged, (staged(row, records) for row in rows))
         for row in rows:
+            self.odd_fields.pop(row_key(row), None)
             if isinstance(row, Student) and row.extra:
-                new = row.extra.keys() - FIELD_NAMES - self.extra_keys
-                self.extra_keys.update(islice(new, _MOST_KEYS - len(self.extra_keys)))
+                self._note_extra(row.id, row.extra)
+
+    def _note_extra(self, key: int, extra: dict[str, Any]) -> None:
+        new = extra.keys() - _FIELDS - self.extra_keys
+        self.extra_keys.update(islice(new, _MOST_KEYS - len(self.extra_keys)))
+        # An empty text is not counted: for a date it is a way to say that there is none.
+        odd = [name for name, value in extra.items() if name in _FIELDS and str(value).strip()]
+        if odd and len(self.odd_fields) < _MOST_ODD:
+            self.odd_fields[key] = odd
 
 
+_FIELDS = frozenset(FIELD_NAMES)
 _MOST_KEYS = 200
+_MOST_ODD = 100_000
 
 
 class StagedDeletions(StagedList):
