@@ -11,6 +11,7 @@ What holds students by design is searched for the token only: those columns, an 
 
 from __future__ import annotations
 
+import logging
 import re
 import sqlite3
 import subprocess
@@ -240,7 +241,11 @@ class Process(subprocess.Popen[str]):
 
 
 def pytest_configure() -> None:
-    """Hear every error that the program makes, whether or not anybody shows it."""
+    """Hear every error that the program makes, whether or not anybody shows it, and what its HTTP library logs."""
+    for name in ("connection", "connectionpool", "poolmanager", "response", "util.retry"):
+        logger = logging.getLogger(f"urllib3.{name}")
+        logger.setLevel(logging.DEBUG)
+        logger.addFilter(_search_addresses)
     make = RostersyncError.__init__
 
     def make_and_search(error: RostersyncError, message: str, hint: str = "") -> None:
@@ -248,6 +253,14 @@ def pytest_configure() -> None:
         SEARCH.text(f"{message}\n{hint}", type(error).__name__)
 
     RostersyncError.__init__ = make_and_search  # type: ignore[method-assign] # until the tests end
+
+
+def _search_addresses(record: logging.LogRecord) -> bool:
+    """Search what an application would log that uses the client and logs everything; then drop it."""
+    if record.levelno > logging.DEBUG:  # it may quote a server, and is for the program's own pipeline
+        return True
+    SEARCH.data(record.getMessage().encode(), f"the log of {record.name}")
+    return False
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -67,6 +67,9 @@ def examine(config: Config, clock: Clock) -> Iterator[Finding]:
             with connect(source.name) as students:
                 yield _api(source, students)
         except RostersyncError as error:
+            if isinstance(error, Unauthorized):
+                other = "parameter" if source.auth == "header" else "header"
+                error.hint += f'; if the token is right, try auth = "{other}" for this source'
             yield from failed(f"source {source.name}", error)
 
 

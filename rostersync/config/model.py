@@ -182,6 +182,7 @@ class Source(Section):
     )
     base_url: ApiUrl = Field(description="the address of the API, such as https://api.managebac.com")
     api_version: Version = Field(default="v2p1", description='a version such as "v2p1"')
+    auth: Literal["header", "parameter"] = Field(default="header", description='"header" or "parameter"')
     token_env: Variable | None = Field(default=None, repr=False, description=_VARIABLE)
     token_file: File | None = Field(default=None, description="the path of a file")
     allow_writes: bool = _flag()

@@ -39,6 +39,10 @@ base_url = "https://api.managebac.com"
 # token_env = "ROSTERSYNC_TOKEN"
 # token_file = "main-token"            # instead: a file with nothing but the token, only for its owner (chmod 600)
 
+# How the token is sent: "header", or "parameter" if ManageBac answers 401 to that although the token is right. A
+# parameter is part of the address, so servers and inspecting proxies may write it to their logs.
+# auth = "header"
+
 # Whether `rostersync students create`, `update`, `archive` and the like may change this school's students.
 # allow_writes = false
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from rostersync.clock import Clock
-    from rostersync.managebac.wire import Wire
+    from rostersync.managebac.wire import Auth, Wire
 
 
 class ManageBac:
@@ -46,6 +46,7 @@ class ManageBac:
         token: str | Secret,
         *,
         api_version: str = "v2p1",
+        auth: Auth = "header",
         timeout: float = 30.0,
         retries: int = 5,
         concurrency: int = 4,
@@ -63,6 +64,7 @@ class ManageBac:
         ManageBac under Settings > Develop > API Manager. `timeout` (seconds) is for one request with its answer,
         `retries` for one request after its first failure, `concurrency` for the pages of a list in flight at once, and
         `run_seconds` for everything from now on.
+        The token is sent in a header, or with `auth="parameter"` as a parameter of the address.
         With `proxy_from_env` the proxy that the environment names is used, except for loopback.
 
         The rest is for programs that hold several clients: a `limiter` that all clients of a host share, a `clock`, a
@@ -71,7 +73,7 @@ class ManageBac:
         Raises `ConfigError` for an address, a token, or certificates of the environment that cannot be used.
         """
         address = _address(base_url)
-        _check_settings(api_version, timeout=timeout, retries=retries, concurrency=concurrency)
+        _check_settings(api_version, auth, timeout=timeout, retries=retries, concurrency=concurrency)
         if not isinstance(token, (str, Secret)):
             raise ConfigError(["token: found none; expected a text"])
         secret = token if isinstance(token, Secret) else Secret(token)
@@ -81,7 +83,9 @@ class ManageBac:
         self._limiter = limiter = limiter or HostLimiter(concurrency, clock)
         self.ordered_map = OrderedMap(concurrency, clock, limiter.pages)
         clock = self.ordered_map.clock
-        self._wire = wire or RequestsWire(address, secret, clock, limiter.exchanges, proxy_from_env=proxy_from_env)
+        self._wire = wire or RequestsWire(
+            address, secret, clock, limiter.exchanges, auth=auth, proxy_from_env=proxy_from_env
+        )
         self._transport = Transport(
             self._wire,
             urlsplit(address).netloc,
@@ -132,10 +136,12 @@ def _address(base_url: str) -> str:
         raise ConfigError([f"base_url: {wrong}"]) from None
 
 
-def _check_settings(api_version: str, *, timeout: float, retries: int, concurrency: int) -> None:
+def _check_settings(api_version: str, auth: str, *, timeout: float, retries: int, concurrency: int) -> None:
     mistakes = []
     if not re.fullmatch(r"v\d+(p\d+)?", api_version):
         mistakes.append('api_version: expected a version such as "v2p1"')
+    if auth not in {"header", "parameter"}:
+        mistakes.append('auth: expected "header" or "parameter"')
     if not (isinstance(timeout, (int, float)) and timeout > 0):
         mistakes.append("timeout: expected seconds, more than 0")
     if type(retries) is not int or retries < 0:

@@ -23,9 +23,14 @@ if TYPE_CHECKING:
 
 
 class Exchange:
-    """One exchange while it goes on: whoever waits for it may end it, at any instant, from another thread."""
+    """One exchange while it goes on: whoever waits for it may end it, at any instant, from another thread.
 
-    def __init__(self) -> None:
+    `secret` is a part of the query that is added only when the request goes out. So the HTTP library does not have it,
+    which logs addresses, and quotes them in its errors.
+    """
+
+    def __init__(self, secret: str = "") -> None:
+        self._secret = secret
         self._lock = threading.Lock()
         self._handle: socket.socket | None = None
         self._ended = False
@@ -39,6 +44,10 @@ class Exchange:
         _here.exchange = None
         with self._lock:
             self._release()
+
+    def target(self, url: str) -> str:
+        """Return the target of the request line: `url` with the secret."""
+        return f"{url}{'&' if '?' in url else '?'}{self._secret}" if self._secret else url
 
     def uses(self, connection: socket.socket) -> None:
         """Keep a second handle to the connection, so that no close and reuse of the first can mislead `end`."""
@@ -92,6 +101,10 @@ class _Told(HTTPConnection):
         if _here.exchange is not None and self.sock is not None:  # kept open since an earlier exchange
             _here.exchange.uses(self.sock)
         super().request(*args, **kwargs)
+
+    def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
+        target = url if _here.exchange is None else _here.exchange.target(url)
+        super().putrequest(method, target, *args, **kwargs)
 
     def send(self, data: Any) -> None:
         if self.sock is None:  # here as the library does, so that a connection that fails has sent nothing

@@ -8,11 +8,12 @@ from __future__ import annotations
 import errno
 import os
 import re
+import traceback
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import IncompleteRead, RemoteDisconnected
-from typing import TYPE_CHECKING, Protocol
-from urllib.parse import urlencode, urlsplit
+from typing import TYPE_CHECKING, Literal, Protocol
+from urllib.parse import quote_plus, urlencode, urlsplit
 
 import requests
 from requests.structures import CaseInsensitiveDict
@@ -51,6 +52,11 @@ MAX_ERROR_BYTES = 64 * 2**10
 """So much of an error is read; what is longer is none of the API's own."""
 
 _CHUNK = 2**16
+
+Auth = Literal["header", "parameter"]
+"""How the token is sent: in the header `auth-token`, or in the query as `auth_token`."""
+
+_HEADER = "auth-token"
 
 ABSENT = frozenset({404, 410})
 """With these an API may say that there is nothing here, or no longer."""
@@ -125,10 +131,13 @@ class RequestsWire:
         clock: Clock,
         threads: Executor,
         *,
+        auth: Auth = "header",
         max_bytes: int = MAX_BYTES,
         proxy_from_env: bool = False,
     ) -> None:
         """Prepare the wire; nothing is sent. `threads` do the exchanges: any number, for one may hang.
+
+        With `auth` "parameter" the token is sent in the query, and in no header.
 
         Raises `ConfigError` for a token that no header can carry, and for certificates that cannot be read.
         """
@@ -137,14 +146,19 @@ class RequestsWire:
         self._clock = clock
         self._max_bytes = max_bytes
         self._own_headers = _own_headers(token)
-        self._token_anywhere = re.compile(re.escape(token.reveal()), re.IGNORECASE)
+        self._secret = ""
+        if auth == "parameter":
+            del self._own_headers[_HEADER]
+            self._secret = urlencode({"auth_token": token.reveal()})
+        spellings = {token.reveal(), quote_plus(token.reveal())}
+        self._token_anywhere = re.compile("|".join(map(re.escape, spellings)), re.IGNORECASE)
         self._adapter = Adapter(tls_context() if self._base.startswith("https:") else None)
         self._proxies = proxies_for(self._base) if proxy_from_env else {}
         self._threads = threads
 
     def send(self, call: Call, timeout: float) -> Reply:
         sent_at, started = self._clock.now(), self._clock.monotonic()
-        exchange = Exchange()
+        exchange = Exchange(self._secret)
         # In a thread of its own, because a DNS look-up cannot be interrupted, only left behind.
         future = self._threads.submit(self._exchange, exchange, call, timeout)
         try:
@@ -185,14 +199,20 @@ class RequestsWire:
                 with response:
                     return response.status_code, self._headers(response), self._body(response)
         except (requests.RequestException, HTTPError) as error:
-            raise _explained(error, self._host, timeout) from error
+            failure = error
+        # Not in the `except`: there the error would be kept as the context, even if it is not told as the cause.
+        raise _explained(failure, self._host, timeout) from None if self._quotes_token(failure) else failure
+
+    def _quotes_token(self, error: Exception) -> bool:
+        """Return whether an error holds the token, as it does if a server answers with what it was sent."""
+        return self._token_anywhere.search("".join(traceback.format_exception(error))) is not None
 
     def _headers(self, response: requests.Response) -> Mapping[str, str]:
         """Return the headers without the token, should they repeat it: of a redirect's target the host is shown."""
         return {name: self._token_anywhere.sub("***", value) for name, value in response.headers.items()}
 
     def _body(self, response: requests.Response) -> bytes:
-        """Return the decoded body, of an error only its beginning.
+        """Return the decoded body, of an error only its beginning, and without the token.
 
         Raises `TooLarge` before more than the limit is in memory.
         """
@@ -207,7 +227,9 @@ class RequestsWire:
             if len(body) > self._max_bytes:
                 message = f"the answer of {self._host} is larger than {self._max_bytes:,} bytes"
                 raise TooLarge(message, "choose a smaller sync.per_page")
-        return bytes(body[:MAX_ERROR_BYTES] if is_error else body)
+        if not is_error:
+            return bytes(body)
+        return self._token_anywhere.sub("***", body[:MAX_ERROR_BYTES].decode("latin-1")).encode("latin-1")
 
 
 def _own_headers(token: Secret) -> CaseInsensitiveDict[str]:
@@ -218,7 +240,7 @@ def _own_headers(token: Secret) -> CaseInsensitiveDict[str]:
         )
     return CaseInsensitiveDict(
         {
-            "auth-token": token.reveal(),
+            _HEADER: token.reveal(),
             "Accept": "application/json",
             "Accept-Encoding": "gzip",
             "User-Agent": f"rostersync/{__version__}",

@@ -52,6 +52,7 @@ def clients(config: Config, clock: Clock) -> Callable[[str], ManageBac]:
             source.base_url,
             source.token(),
             api_version=source.api_version,
+            auth=source.auth,
             timeout=sync.timeout.total_seconds(),
             retries=sync.retries,
             concurrency=sync.concurrency,

@@ -270,6 +270,14 @@ def test_check_tells_each_thing_that_fails_with_its_fix(site: Site) -> None:
     assert "give the token permission" in result.stdout
 
 
+@pytest.mark.parametrize(("auth", "other"), [("header", "parameter"), ("parameter", "header")])
+def test_check_names_the_other_way_to_send_the_token_after_a_401(quick_site: Site, auth: str, other: str) -> None:
+    quick_site.configure(auth=auth)
+    assert "auth =" not in quick_site.ok("check")
+    quick_site.faults.add(faults.unauthorized(), times=None)
+    assert f'if the token is right, try auth = "{other}" for this source' in quick_site.run("check").stdout
+
+
 def test_check_warns_of_files_that_others_can_read(quick_site: Site) -> None:
     token = quick_site.folder / "token"
     token.write_text(TOKEN)

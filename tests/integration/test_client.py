@@ -143,6 +143,17 @@ def test_a_picture_goes_as_a_multipart_file_that_does_not_name_the_student(tmp_p
         assert b"fizz" not in request.body
 
 
+@pytest.mark.parametrize("row", EIGHT, ids=lambda row: row[0])
+def test_each_endpoint_takes_the_token_as_a_parameter(row: Row) -> None:
+    _, call, answered, method, target, _, _ = row
+    with Recorder([answered]) as recorder, client(recorder, auth="parameter") as api:
+        call(api)
+    [request] = recorder.requests
+    separator = "&" if "?" in target else "?"
+    assert (request.method, request.target) == (method, f"{target}{separator}auth_token={TOKEN}")
+    assert "auth-token" not in request.headers
+
+
 def test_every_filter_of_the_students_page_is_sent() -> None:
     with Recorder([page()]) as recorder, client(recorder, api_version="v2p3") as api:
         moment = datetime(2026, 3, 1, 8, tzinfo=UTC)

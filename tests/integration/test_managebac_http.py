@@ -24,8 +24,10 @@ from rostersync.errors import (
     ApiError,
     ConfigError,
     Forbidden,
+    Invalid,
     Malformed,
     NotFound,
+    OutcomeUnknown,
     RateLimited,
     Redirected,
     Refused,
@@ -232,6 +234,80 @@ def test_headers_that_cannot_be_read_are_logged_without_what_is_in_them(serve: S
     assert "Failed to parse headers" in logged
     assert "marrowgate" not in logged
     assert TOKEN not in logged
+
+
+# The token as a parameter -------------------------------------------------------------------------------------------
+
+PARAMETER = f"auth_token={TOKEN}"
+
+
+def test_a_token_that_is_sent_as_a_parameter_is_in_no_header(serve: Serve, connect: Connect) -> None:
+    server = serve(always(reply(page_of(1), "200 OK", "Connection: keep-alive")))
+    students = connect(server.url, auth="parameter")
+    assert students.page(Query(q="a b"), 1) is not None
+    with pytest.raises(Malformed):
+        students.get(1)
+    assert [head.split(" HTTP/")[0] for head in server.heads] == [
+        f"GET /v2p1/students?q=a+b&page=1&per_page=100&{PARAMETER}",
+        f"GET /v2p1/students/1?{PARAMETER}",
+    ]
+    assert not any("auth-token" in head.lower() for head in server.heads)
+
+
+def test_a_token_is_escaped_in_the_address(serve: Serve) -> None:
+    server = serve(always(reply(b"{}")))
+    token = Secret("canary-token+&=%/?#")
+    wire = RequestsWire(server.url, token, SystemClock(), DaemonExecutor("exchange"), auth="parameter")
+    wire.send(Call("/"), 5)
+    assert server.heads[0].startswith("GET /?auth_token=canary-token%2B%26%3D%25%2F%3F%23 HTTP/1.1")
+
+
+def echo(connection: socket.socket, path: str) -> None:
+    """Answer with the address that was asked for where a status should be."""
+    connection.sendall(f"GET {path} HTTP/1.1\r\n\r\n".encode())
+    connection.shutdown(socket.SHUT_RDWR)
+
+
+def echoing(status: str, *headers: str) -> Answer:
+    """Return an answer that repeats the address that was asked for, in its body and in `headers`."""
+
+    def answer(connection: socket.socket, path: str) -> None:
+        body = json.dumps({"error": f"No route matches {path}", "errors": {path: [path]}}).encode()
+        connection.sendall(reply(body, status, *(header.format(path=path) for header in headers)))
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "kinds"),
+    [
+        (echo, {Unreachable, OutcomeUnknown}),
+        (lambda connection, _: connection.shutdown(socket.SHUT_RDWR), {Unreachable, OutcomeUnknown}),
+        (always(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"), {TimedOut, OutcomeUnknown}),
+        (echoing("302 Found", "Location: https://elsewhere.invalid{path}"), {Redirected}),
+        (echoing("302 Found", f"Location: https://{TOKEN}.invalid/"), {Redirected}),
+        (echoing("401 Unauthorized", "WWW-Authenticate: {path}"), {Unauthorized}),
+        (echoing("429 Too Many", "Retry-After: {path}"), {RateLimited}),
+        (echoing("422 Unprocessable"), {Refused, Invalid}),
+        (echoing("500 Oops"), {ServerFailed, OutcomeUnknown}),
+    ],
+)
+def test_no_error_shows_a_token_that_is_sent_as_a_parameter(
+    serve: Serve, answer: Answer, kinds: set[type[ApiError]]
+) -> None:
+    """Not even if the server repeats the address. What the HTTP library logs is searched after each test."""
+    seen = set()
+    with ManageBac(serve(answer).url, TOKEN, retries=0, timeout=0.3, auth="parameter") as api:
+        for call in (lambda: list(api.students.list()), lambda: api.students.unarchive(1)):
+            with pytest.raises(ApiError) as caught:
+                call()
+            seen.add(type(caught.value))
+            assert TOKEN not in "".join(traceback.format_exception(caught.value))
+            error: BaseException | None = caught.value
+            while error is not None:
+                assert TOKEN not in f"{error!r} {vars(error)!r}"
+                error = error.__cause__ or error.__context__
+    assert seen == kinds
 
 
 @pytest.mark.parametrize("token", ["", "two words", "new\nline", "naïve", "tab\t"])

@@ -15,7 +15,7 @@ from school_site import Site, serve
 
 from rostersync.clock import SystemClock
 from rostersync.managebac.network import proxies_for, tls_context
-from rostersync.simulator import App, School, Server
+from rostersync.simulator import App, School, Server, faults
 from rostersync.store import Store
 from rostersync.store.lock import lock_source
 
@@ -109,6 +109,38 @@ def test_a_proxy_of_the_environment_is_used_when_the_configuration_says_so_only(
     assert "connection to students.invalid failed (proxy)" in site.run("students", "list").stderr
     assert proxy.heard.startswith(b"CONNECT students.invalid:443 ")
     assert TOKEN.encode() not in proxy.heard
+
+
+def test_a_token_in_the_address_is_for_the_configured_host_only(site: Site, proxy: Proxy) -> None:
+    """It is in no header then, and nothing that a command writes shows it: the canaries are searched for that."""
+    site.configure(auth="parameter", allow_writes="true")
+    heads: list[dict[str, str]] = []
+    site.app.on_request = lambda request: heads.append(request.headers)
+    for words in (["check"], ["sync"], ["students", "list"], ["verify"]):
+        site.ok(*words)
+    key = str(min(site.school.truth()))
+    site.ok("students", "update", key, "--set", "nickname=Quell", "--yes")
+    assert len(heads) == len(site.app.log) >= 10
+    assert not any("auth-token" in head for head in heads)
+    assert all(("auth_token", TOKEN) in query for _, _, query in site.app.log)
+
+    site.configure("[network]\nproxy_from_env = true\n", base_url="https://students.invalid", auth="parameter")
+    assert "(proxy)" in site.run("students", "list").stderr
+    assert proxy.heard.startswith(b"CONNECT students.invalid:443 ")
+    assert TOKEN.encode() not in proxy.heard
+
+
+@pytest.mark.parametrize("target", ["{base}{path}", "https://elsewhere.invalid{path}", "/{token}"])
+def test_a_redirect_that_repeats_an_address_with_the_token_shows_nothing_of_it(site: Site, target: str) -> None:
+    site.configure(auth="parameter")
+    path = f"/v2p1/students?page=1&auth_token={TOKEN}"
+    location = target.format(base=site.base_url, path=path, token=TOKEN)
+    site.faults.add(faults.redirect(location), times=None)
+    for words in (["sync"], ["students", "list"], ["check"]):
+        result = site.run(*words)
+        assert result.exit_code == 1
+        assert "redirects to" in result.output
+        assert TOKEN not in result.output
 
 
 def test_hosts_that_the_environment_excepts_are_asked_directly(
