@@ -472,7 +472,7 @@ def test_an_address_that_would_expose_the_token_or_is_none_is_refused(url: str) 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"concurrency": 0}, {"timeout": -1}, {"retries": -1}, {"api_version": "../x"}, {"timeout": "x"}],
+    [{"concurrency": 0}, {"timeout": -1}, {"retries": -1}, {"api_version": "../x"}, {"timeout": "x"}, {"auth": "body"}],
     ids=str,
 )
 def test_a_setting_that_cannot_work_is_refused(settings: dict[str, Any]) -> None:

@@ -47,6 +47,7 @@ def test_a_name_and_an_address_are_enough(folder: Path) -> None:
     config = read(folder, "")
     assert config.database.url == f"sqlite:///{folder}/roster.db"
     assert config.sources[0].api_version == "v2p1"
+    assert config.sources[0].auth == "header"
     assert (config.schedule.incremental, config.schedule.full) == (timedelta(hours=1), Cron("0 2 * * *"))
     assert (config.sync.overlap, config.sync.per_page, config.sync.max_age) == (
         timedelta(minutes=10),
@@ -185,6 +186,11 @@ keep_raw = true
 )
 def test_a_mistake_names_key_and_find_and_what_is_expected(folder: Path, text: str, line: str) -> None:
     assert mistakes(folder, text) == [line]
+
+
+def test_the_token_is_sent_in_one_of_two_ways(folder: Path) -> None:
+    (line,) = mistakes(folder, "", source=f"{SOURCE}auth = 'cookie'")
+    assert line == 'sources[0].auth: found \'cookie\'; expected "header" or "parameter"'
 
 
 @pytest.mark.parametrize("source", ["", "sources = []", "[sources]\nname = 'main'", "sources = 'main'"])

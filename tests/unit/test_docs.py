@@ -147,6 +147,42 @@ CLEARED_WITH = {
 }
 
 
+# The statements of the vendor's page -----------------------------------------------------------------------------
+
+ENDPOINTS = {
+    "GET /v2p1/students",
+    "GET /v2p1/students/{id}",
+    "POST /v2p1/students",
+    "PATCH /v2p1/students/{id}",
+    "PUT /v2p1/students/{id}/archive",
+    "PUT /v2p1/students/{id}/unarchive",
+    "PUT /v2p1/students/{id}/avatar",
+    "DELETE /v2p1/students/{id}/avatar",
+}
+PARAMETERS = {
+    *("ids[]", "archived", "status", "modified_since", "deleted_since", "page", "per_page", "q", "auth_token"),
+    *("year_group_ids", "year_group_ids[]", "homeroom_advisor_ids", "homeroom_advisor_ids[]"),
+}
+
+
+def test_each_statement_of_the_vendors_page_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "managebac-api.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\|.*\|$", text.partition("## Each statement")[2], re.MULTILINE)
+    parts: dict[str, set[str]] = {}
+    for statement, _, shown_by in ([cell.strip() for cell in row.split("|")[1:-1]] for row in table[2:]):
+        if heading := re.fullmatch(r"\*\*(.+)\*\*", statement):
+            statements = parts[heading[1]] = set()
+            continue
+        statements.add(statement.strip("`"))
+        tests = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", shown_by)
+        assert tests, statement
+        for path, name in tests:
+            assert f"\ndef {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{name}"
+    assert parts["Endpoints"] == ENDPOINTS
+    assert parts["Parameters of the list"] == PARAMETERS
+    assert {"Authorisation", "Prose"} < parts.keys()
+
+
 def test_the_page_about_the_api_has_every_field_and_what_clears_those_that_can_be_written() -> None:
     text = (ROOT / "docs" / "managebac-api.md").read_text(encoding="utf-8")
     section = text.partition("## The fields of a student\n")[2].partition("\n### ")[0]

@@ -16,7 +16,7 @@ from rostersync.store.stage import clear
 from rostersync.sync.lists import ListReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
     from rostersync.store.stage import Stage
@@ -166,7 +166,7 @@ def test_a_page_that_fell_off_the_end_makes_a_reading_unsteady_and_is_no_failure
     assert len(school.asked) == 3
 
 
-def unsteady_by(school: ModelSchool, **meta: int) -> None:
+def unsteady_by(school: ModelSchool, **meta: int | None) -> None:
     """Let every third request be answered with another meta."""
     page = school.page
     school.page = lambda query, number: (  # type: ignore[method-assign]
@@ -174,7 +174,7 @@ def unsteady_by(school: ModelSchool, **meta: int) -> None:
     )
 
 
-def changed(page: object, **meta: int) -> object:
+def changed(page: object, **meta: int | None) -> object:
     from msgspec.structs import replace  # noqa: PLC0415 - one use
 
     return page and replace(page, **meta)
@@ -185,6 +185,28 @@ def test_pages_of_another_size_or_total_make_a_reading_unsteady(stage: Stage, me
     school = ModelSchool(9)
     unsteady_by(school, **meta)
     assert not read_roster(school, stage).clean
+
+
+@pytest.mark.parametrize("silent", [{1, 2, 3}, {2, 3}, {3}, {1}])
+def test_a_page_that_gives_no_per_page_agrees_with_the_others(stage: Stage, silent: set[int]) -> None:
+    school = ModelSchool(9)
+    leave_out_per_page(school, silent)
+    assert read_roster(school, stage).clean
+    assert [number for _, number in school.asked] == [1, 2, 3] * 2
+
+
+def test_two_pages_that_give_different_sizes_disagree_whatever_a_third_leaves_out(stage: Stage) -> None:
+    school = ModelSchool(9)
+    unsteady_by(school, per_page=4)
+    leave_out_per_page(school, {2})
+    assert not read_roster(school, stage).clean
+
+
+def leave_out_per_page(school: ModelSchool, numbers: Collection[int]) -> None:
+    page = school.page
+    school.page = lambda query, number: (  # type: ignore[method-assign]
+        changed(page(query, number), per_page=None) if number in numbers else page(query, number)
+    )
 
 
 def test_a_row_that_a_reading_brings_twice_makes_it_unsteady(stage: Stage) -> None:
@@ -289,9 +311,10 @@ def live_on(school: ModelSchool, activity: float) -> None:
             school.delete(anyone)
 
 
+@pytest.mark.parametrize("per_page", ["given", "left out"])
 @pytest.mark.parametrize("activity", [0.02, 0.2])
 def test_no_clean_list_of_a_school_that_changes_between_all_requests_has_lost_a_student(
-    stage: Stage, activity: float
+    stage: Stage, activity: float, per_page: str
 ) -> None:
     clean = 0
     for seed in range(READINGS):
@@ -299,6 +322,8 @@ def test_no_clean_list_of_a_school_that_changes_between_all_requests_has_lost_a_
         rng = random.Random(seed)
         order = rng.choice([*ORDERS, "shuffled"])
         school = ModelSchool(rng.randrange(3, 40), order, rng.choice([2, 3, 4, 7]), rng)
+        if per_page == "left out":
+            leave_out_per_page(school, range(2, 100))
         before, start = set(school.living), school.time
         school.pass_time(1)
         school.happen = lambda school=school: live_on(school, activity)  # type: ignore[misc]
