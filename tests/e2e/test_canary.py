@@ -59,7 +59,10 @@ main()
 
 
 class Week:
-    """A site, and its commands. One writes its log as JSON, the next for eyes: on the other database vice versa."""
+    """A site, and its commands. One writes its log as JSON, the next for eyes: on the other database vice versa.
+
+    The token is sent in a header on one database, and in the address on the other.
+    """
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -69,7 +72,8 @@ class Week:
 
     def start(self, *words: str, more: str = "", program: str = "", sources: tuple[str, ...] = ("main",)) -> Process:
         form = next(self._forms)
-        self.site.configure(f'{more}[logging]\nlevel = "debug"\nformat = "{form}"\n', sources=sources)
+        auth = "header" if self.is_sqlite else "parameter"
+        self.site.configure(f'{more}[logging]\nlevel = "debug"\nformat = "{form}"\n', sources=sources, auth=auth)
         return self.site.start(*words, **({"program": ("-c", program)} if program else {}))
 
     def run(self, status: int, *words: str, **how: str) -> str:
