@@ -105,12 +105,14 @@ def test_nothing_that_is_written_in_a_bad_week_names_a_student_or_the_token(week
     site, school = week.site, week.site.school
     first, second, third, *_ = sorted(school.truth())
 
-    # a bad record, a date that cannot be read, keys that nobody knows
+    # a bad record, a date that cannot be read, a value that its field cannot hold, keys that nobody knows
     school.inject(first, {"id": first, "archived": NAME, "first_name": NAME})
+    school.update(third, class_grade_number=NAME)
     school.update(second, birthday=f"the day of {NAME}", **{ADDRESS: {NAME: TALKATIVE.replace(TOKEN, "")}})
     told = week.run(0, "sync")
     assert "request" in told
     assert "unknown_keys" in told
+    assert "records by field: birthday 1, class_grade_number 1" in told
     assert site.rows("SELECT reason FROM quarantine")
     assert site.rows(f"SELECT id FROM current_student WHERE last_name = '{school.truth()[third]['last_name']}'")
 

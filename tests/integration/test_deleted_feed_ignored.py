@@ -111,7 +111,7 @@ def the_feed_leaves_out_the_archived(world: World) -> None:
 
 
 def one_record_is_bad(world: World) -> None:
-    world.school.inject(99_000_001, {"id": 99_000_001, "first_name": ["no text"]})
+    world.school.inject(99_000_001, {"id": 99_000_001, "first_name": "no\0text"})
 
 
 def the_list_shows_the_deleted(world: World) -> None:
