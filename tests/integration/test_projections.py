@@ -15,6 +15,7 @@ from steps import asked_by_id, served, settled
 from rostersync.report import RunKind, RunState
 from rostersync.simulator import faults as make
 from rostersync.simulator.switches import Switches
+from rostersync.store.status import health
 from rostersync.sync.verify import verify
 
 if TYPE_CHECKING:
@@ -291,3 +292,12 @@ def test_a_verification_compares_what_lists_serve(world: World) -> None:
     world.school.change_unnoticed(key, nickname="Other")
     verdict = verify(world.url, world.source, policy=world.policy, connect=world.connect, progress=lambda *_: None)
     assert [(d.id, d.fields) for d in verdict.differences] == [(key, ("nickname",))]
+
+
+def test_status_tells_how_many_students_are_still_to_be_asked_for(migrated_url: str, clock: ManualClock) -> None:
+    world = settled(migrated_url, clock, switches=SPLIT, policy=with_values(GUARD_OFF, details_per_run=5))
+    for waiting_now in (7, 2, 0):
+        with world.store.reading() as connection:
+            (row,) = health(connection)
+        assert row.details_waiting == waiting_now
+        world.sync()
