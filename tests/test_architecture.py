@@ -30,19 +30,17 @@ PARTS: dict[str, tuple[str, ...]] = {
         "sync",
         "managebac",
         "store",
-        "privacy",
         "observe",
         "simulator",
     ),
-    "daemon": ("runs", "sync.run", "sync", "managebac", "store", "privacy", "observe"),
-    "runs": ("sync.run", "sync", "managebac", "store", "privacy", "observe"),
+    "daemon": ("runs", "sync.run", "sync", "managebac", "store", "observe"),
+    "runs": ("sync.run", "sync", "managebac", "store", "observe"),
     "sync.verify": ("sync.run", "sync", "store.stage", "store", "observe"),  # a run's reading, compared and not written
-    "sync.run": ("sync", "managebac", "store.stage", "store", "privacy", "observe"),  # where vendor and SQL meet
+    "sync.run": ("sync", "managebac", "store.stage", "store", "observe"),  # where vendor and SQL meet
     "sync": ("store.stage",),  # of SQL it knows the stage only
     "managebac": (),
     "store.stage": ("store",),
     "store": ("store.stage",),
-    "privacy": (),
     "observe": (),
     "simulator": (),
     **dict.fromkeys(LEAVES, ()),
