@@ -75,6 +75,8 @@ def draw_switches(rng: random.Random) -> Switches:
         login_bumps=rng.random() < 0.2,
         grain_ms=rng.choice([1, 1000]),
         nulls=rng.random() < 0.1,
+        status_key=rng.random() < 0.3,
+        unarchive_clears_dates=rng.random() < 0.7,
         clock_skew=rng.choice([0.0, 0.0, 0.0, 40.0, -40.0, 5000.0, -5000.0]),
         date_header=rng.random() < 0.85,
         stamp_skews=rng.choice([(0.0,), (0.0,), (0.0, -90.0), (0.0, 90.0, -90.0)]),
@@ -88,7 +90,8 @@ def draw_switches(rng: random.Random) -> Switches:
 STEPS = (-7200, -4000, -1000, -250, 250, 5000)
 """By how many seconds a clock is set."""
 
-ACTS = ("create", "update", "update", "clear", "archive", "delete", "delete", "restore", "login", "swap", "swap")
+ACTS = ("create", "update", "update", "clear", "archive", "unarchive", "delete", "delete", "restore", "login")
+ACTS += ("swap", "swap")
 """What happens at a school; in a swap one leaves and one comes, so that no total shows that rows have moved."""
 
 FAULTS: list[tuple[Callable[[], Fault], Match | None]] = [
@@ -212,8 +215,8 @@ class History:
             school.delete(someone)
             if act == "swap":
                 self.moved[school.create()] = now
-        elif act == "login":
-            school.login(someone)
+        elif act in {"login", "unarchive"}:
+            getattr(school, act)(someone)
 
     def _step_a_clock(self) -> None:
         """Set one of the clocks, once: what two steps undo between two runs nobody can see."""
