@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from datetime import date, timedelta
+from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
@@ -34,7 +36,6 @@ from rostersync.store.views import VIEWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from conftest import ManualClock
 
@@ -51,7 +52,7 @@ def world(migrated_url: str, clock: ManualClock) -> World:
     changed, gone, *_ = sorted(world.living_ids())
     world.school.update(changed, nickname="Fizz", city="Ljubljana")
     world.school.delete(gone)
-    world.school.create(nationalities=["SI", "NP"], parent_ids=[7, 8], birthday="2011-02-03", vaccinated=True)
+    world.school.create(nationalities=["SI", "NP"], parent_ids=[7, 10752980], birthday="2011-02-03", vaccinated=True)
     world.pass_time(minutes=5)
     world.sync()
     return world
@@ -139,7 +140,7 @@ def test_a_tombstone_has_its_history(session: Session) -> None:
 
 
 def test_students_are_found_by_a_parent_and_by_a_nationality(session: Session) -> None:
-    by_parent = select(EnrolledStudent).join(EnrolledStudent.parent_rows).where(StudentParent.parent_id == 8)
+    by_parent = select(EnrolledStudent).join(EnrolledStudent.parent_rows).where(StudentParent.parent_id == 10752980)
     by_nationality = (
         select(EnrolledStudent)
         .join(EnrolledStudent.nationality_rows)
@@ -147,8 +148,8 @@ def test_students_are_found_by_a_parent_and_by_a_nationality(session: Session) -
     )
     (child,) = session.scalars(by_parent)
     assert session.scalars(by_nationality).all() == [child]
-    assert child.parent_ids == (7, 8)
-    assert {row.parent_id for row in child.parent_rows} == {7, 8}
+    assert child.parent_ids == (7, 10752980)
+    assert {row.parent_id for row in child.parent_rows} == {7, 10752980}
 
 
 def test_a_value_that_a_list_has_twice_is_one_row_of_the_relationship(world: World, session: Session) -> None:
@@ -208,37 +209,33 @@ def test_a_flush_of_any_class_is_refused_with_advice_and_changes_nothing(
     assert world.snapshot() == before
 
 
-# mypy ------------------------------------------------------------------------------------------------------------
+# docs/python.md --------------------------------------------------------------------------------------------------
 
-RIGHT = """
-from datetime import date, datetime
+PAGE = Path(__file__).parents[2] / "docs" / "python.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
-from sqlalchemy import NullPool, create_engine, func, select
-from sqlalchemy.orm import Session
 
-from rostersync.models import CurrentStudent, EnrolledStudent, StudentHistory, StudentParent, SyncHealth
+def test_the_examples_of_the_page_run_one_after_the_other(world: World) -> None:
+    script = "".join(BLOCKS).replace("sqlite:////var/lib/rostersync/roster.db", world.url)
+    assert script.count(world.url) == 2
+    command = [sys.executable, "-W", "error", "-W", "ignore::ResourceWarning", "-c", script]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)  # it prints names: not to be shown
+    assert (ended.returncode, ended.stderr) == (0, "")
+    said = ended.stdout.splitlines()
+    truth = upstream(world.school).values()
+    (fizz,) = (s for s in truth if s.nickname == "Fizz")
+    (child,) = (s.id for s in truth if s.parent_ids and 10752980 in s.parent_ids)
+    (gone,) = world.school.deleted()
+    assert said[0] == f"{fizz.last_name} {fizz.birthday} {fizz.nationalities}"
+    assert {str(sum(s.status == "enrolled" for s in truth)), f"[{child}]"} <= set(said)
+    assert any(re.fullmatch(r"main \d+ None", line) for line in said)
+    assert said[-1] == f"{gone} delete ['insert']"
 
-def names(session: Session) -> list[str | None]:
-    return [student.last_name for student in session.scalars(select(CurrentStudent))]
 
-def siblings(session: Session, parent: int) -> list[EnrolledStudent]:
-    query = select(EnrolledStudent).join(EnrolledStudent.parent_rows).where(StudentParent.parent_id == parent)
-    return list(session.scalars(query))
+def test_every_class_of_a_view_is_on_the_page() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert [mapped.__name__ for mapped in OF_VIEWS.values() if f"`{mapped.__name__}`" not in page] == []
 
-def born(student: CurrentStudent) -> date | None:
-    return student.birthday
-
-def parents(student: CurrentStudent) -> tuple[int, ...]:
-    return student.parent_ids or ()
-
-def left(session: Session, since: datetime) -> int:
-    query = select(func.count()).where(StudentHistory.op == "delete", StudentHistory.valid_from >= since)
-    return session.scalars(query).one()
-
-def fresh(session: Session) -> datetime | None:
-    health = session.scalars(select(SyncHealth)).one()
-    return health.last_run.finished_at if health.last_run else None
-"""
 
 WRONG = """
 from sqlalchemy import select
@@ -253,8 +250,9 @@ def wrong(student: CurrentStudent, row: Student) -> int:
 """
 
 
-def test_mypy_accepts_a_users_script_and_finds_misspelt_attributes_and_wrong_types(tmp_path: Path) -> None:
-    (tmp_path / "right.py").write_text(RIGHT, encoding="utf-8")
+def test_mypy_accepts_the_examples_and_finds_misspelt_attributes_and_wrong_types(tmp_path: Path) -> None:
+    typed = (block for block in BLOCKS if "pandas" not in block)  # pandas has no types of its own
+    (tmp_path / "right.py").write_text("".join(typed), encoding="utf-8")
     (tmp_path / "wrong.py").write_text(WRONG, encoding="utf-8")
     checked = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--config-file=", "right.py", "wrong.py"],
