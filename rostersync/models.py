@@ -46,7 +46,7 @@ def _refuse(_mapper: Any, _connection: Any, target: Model) -> NoReturn:
 
 
 class _View(Table):
-    """A view: on PostgreSQL it is always named with its schema, whatever the search path or the engine's schema map."""
+    """A view. On PostgreSQL its schema is always part of its name: no search path and no schema map can change it."""
 
     inherit_cache = True
     _use_schema_map = False
@@ -200,7 +200,7 @@ class SyncHealth(_OfView):
 
 
 class StudentHistory(_Key, _Version, Fields, _OfView):
-    """A version of a student, valid from `valid_from` until before `valid_to`; None: it is the newest one."""
+    """A version of a student. `valid_to` is when the next version replaced it, None for the newest one."""
 
     __tablename__ = "student_history"
     valid_from: Mapped[datetime] = mapped_column(primary_key=True)
@@ -234,7 +234,7 @@ class StudentLanguage(_Key, _OfView):
 class CurrentStudent(_Key, Fields, _Seen, _OfView):
     """A student who is not deleted.
 
-    `parent_rows`, `nationality_rows` and `language_rows` are for joins; the lists themselves are `parent_ids`,
+    `parent_rows`, `nationality_rows` and `language_rows` are for joins. The lists themselves are `parent_ids`,
     `nationalities` and `languages`.
     """
 
@@ -246,7 +246,7 @@ class CurrentStudent(_Key, Fields, _Seen, _OfView):
 
 
 class EnrolledStudent(_Key, Fields, _Seen, _OfView):
-    """A current student whose status is `enrolled`; the relationships are those of `CurrentStudent`."""
+    """A current student whose status is `enrolled`. It has the same relationships as `CurrentStudent`."""
 
     __tablename__ = "enrolled_student"
     history: Mapped[list[StudentHistory]] = _of_student("EnrolledStudent", "StudentHistory", "valid_from")
@@ -256,7 +256,7 @@ class EnrolledStudent(_Key, Fields, _Seen, _OfView):
 
 
 class DeletedStudent(_Key, Fields, _Seen, _OfView):
-    """A tombstone: a student who was deleted, with what was last known of them."""
+    """A tombstone: a student who was deleted, with their last known fields."""
 
     __tablename__ = "deleted_student"
     deleted_at: Mapped[datetime]
