@@ -284,6 +284,7 @@ class Source(Model):
     unknown_keys: Mapped[list[str]]
     salt: Mapped[bytes | None]
     fingerprint: Mapped[bytes | None]
+    keys: Mapped[dict[str, Any] | None]
 
 
 class Run(_Run, Model):
