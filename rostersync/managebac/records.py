@@ -15,7 +15,6 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from msgspec.structs import force_setattr
 
 from rostersync.managebac.parts import LARGEST, Members, UnusableError, value
 from rostersync.managebac.values import (
@@ -29,7 +28,7 @@ from rostersync.managebac.values import (
     read_timestamp,
     read_unknown,
 )
-from rostersync.records import FIELDS, LARGEST_ID, Kind, Rejected, Student, Timestamp, decode, derive_status
+from rostersync.records import FIELDS, LARGEST_ID, Kind, Rejected, Student, Timestamp, decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -190,8 +189,6 @@ def _decode_documented(text: bytes) -> Student | None:
     for moment in _TIMES_OF(student):
         if not _is_plain(moment):
             return None
-    if not student.status:
-        force_setattr(student, "status", derive_status(*_STATUS_OF(student)))  # nobody has seen it yet
     return student
 
 
@@ -213,14 +210,8 @@ def _student(key: int, record: dict[str, Any]) -> Student:
     typed, unreadable, odd, extra = _sorted(record)
     if odd:
         _require_few(odd, unreadable | typed)
-    if not unreadable:
-        typed["status"] = _status(typed)
-        return Student(id=key, extra=extra, **typed)
     if "deleted_at" in unreadable:
         typed["deleted_at"] = typed.get("updated_at") or typed.get("created_at") or _NOBODY_KNOWS_WHEN
-    # A graduation on a day that cannot be read is a graduation all the same; one on no day is none.
-    present = {name: text for name, text in unreadable.items() if text.strip()}
-    typed["status"] = _status(present | typed)
     return Student(id=key, extra=extra | unreadable, **typed)
 
 
@@ -258,21 +249,22 @@ def _sorted(record: dict[str, Any]) -> _Sorted:
 def _require_few(odd: dict[str, WrongShapeError], readable: dict[str, Any]) -> None:
     """Raise `WrongShapeError` if a record has too many odd values, or one that decides what became of the student.
 
-    The first of the status fields that says anything decides the status. If that one is odd, no reading of it is safe:
-    the student might be shown as enrolled who is not. A `deleted_at` decides as much.
+    The first of the status fields that says anything decides the status: see `derive_status`. If that one is odd, no
+    reading of it is safe: the student might be shown as enrolled who is not. A `deleted_at` decides as much.
     """
     for name in ("deleted_at", *_STATUS_FIELDS):
         if name in odd:
             raise WrongShapeError(f"{name}: {odd[name]}")
-        if name != "deleted_at" and str(readable.get(name) or "").strip():
+        if name in _STATUS_FIELDS and _decides(name, readable.get(name)):
             break
     if len(odd) > _MOST_ODD:
         name, first = next(iter(odd.items()))
         raise WrongShapeError(f"{name}: {first}; and {len(odd) - 1} more fields hold what they cannot")
 
 
-def _status(fields: dict[str, Any]) -> str:
-    return derive_status(*map(fields.get, _STATUS_FIELDS))
+def _decides(name: str, value: Any) -> bool:
+    """Return whether a value of a status field leaves nothing for the fields after it to say."""
+    return value is False if name == "archived" else bool(str(value or "").strip())
 
 
 def _reject(key: int | None, record: Any, reason: str) -> Rejected:
@@ -289,7 +281,6 @@ _NOT_KEPT = frozenset({"id", "password"})
 _HEAD = Members(*Head.__struct_fields__)
 _PLAIN_HEAD = msgspec.json.Decoder(_PlainHead)
 _PLAIN_HEADS = msgspec.json.Decoder(_PlainHeads)
-_STATUS_FIELDS = ("status", "graduated_on", "withdrawn_on", "archived")
-_STATUS_OF = attrgetter(*_STATUS_FIELDS)
+_STATUS_FIELDS = ("status", "archived", "graduated_on", "withdrawn_on")
 _TIMES_OF = attrgetter(*(field.name for field in FIELDS if field.kind is Kind.TIMESTAMP))
 _NUL = rb"\u0000"

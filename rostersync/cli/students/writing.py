@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from rostersync.runs.writing import Write
 
 _WELCOME = "ManageBac may send a welcome mail to the student."
-_ARCHIVE = (
-    "It takes the student out of classes and groups, and may archive parents who have no other child at the school."
-)
 _UNARCHIVE = "What comes back besides is not documented: look at classes and year group afterwards."
 
 
