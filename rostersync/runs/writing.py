@@ -51,6 +51,11 @@ class Write:
         return tuple(self.sent)
 
     @property
+    def identities(self) -> dict[str, str]:
+        """What tells the student apart besides the id, as far as it is written: see `identities`."""
+        return identities(self.sent.get("email"), self.sent.get("student_id"))
+
+    @property
     def shows(self) -> bool:
         """Whether the student's record shows that it was carried out: of pictures and passwords it does not."""
         return bool(self.sent) and "password" not in self.sent
@@ -98,6 +103,15 @@ def delete_avatar(key: int) -> Write:
     """Return the write that takes a student's picture away."""
     check_id(key)
     return Write("delete-avatar", key, {}, lambda s: s.delete_avatar(key))
+
+
+def identities(email: str | None, student_id: str | None) -> dict[str, str]:
+    """Return what tells a student apart besides the id, as far as there is any: no second student is created with it.
+
+    The case of an e-mail address does not matter.
+    """
+    texts = {"email": (email or "").strip().casefold(), "student_id": (student_id or "").strip()}
+    return {name: text for name, text in texts.items() if text}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +169,16 @@ class Writer:
         confirmed = replace(written, outcome=outcome, student=student, not_taken=missing)
         return confirmed if outcome is written.outcome else self._finish(confirmed)
 
-    def find_by_email(self, email: str) -> list[Student]:
-        """Return the students with this e-mail address, whatever its case. Raises `ApiError`."""
-        wanted = email.strip().casefold()
-        return [student for student in self._students.list(q=email) if (student.email or "").casefold() == wanted]
+    def _holders(self, write: Write, name: str) -> list[Student]:
+        """Return the students who have the e-mail address or the student_id of a create. Raises `ApiError`."""
+        wanted = write.identities[name]
+        found = self._students.list(q=write.sent[name].strip())
+        return [student for student in found if identities(student.email, student.student_id).get(name) == wanted]
 
     def _send(self, write: Write, *, read_back: bool) -> Written:
         try:
             if not write.key:
-                self._require_new(write.sent["email"])
+                self._require_new(write)
             answer = write.send(self._students)
         except OutcomeUnknown as error:
             self._so_far = Written(write.key, Outcome.UNKNOWN, error=error)
@@ -173,10 +188,14 @@ class Writer:
         self._so_far = Written(write.key or (answer.id if answer else 0), Outcome.DONE)
         return self._read_back(write, self._so_far.key) if read_back else self._so_far
 
-    def _require_new(self, email: str) -> None:
-        """Raise `Invalid` where a student has the address: perhaps one whose creation was not answered last time."""
-        if found := self.find_by_email(email):
-            raise invalid({"email": (f"belongs to student {found[0].id} already",)})
+    def _require_new(self, write: Write) -> None:
+        """Raise `Invalid` if a student has the e-mail address or the student_id of a create.
+
+        That may be the student whose creation was not answered last time.
+        """
+        for name in write.identities:
+            if found := self._holders(write, name):
+                raise invalid({name: (f"belongs to student {found[0].id} already",)})
 
     def _resolve(self, write: Write, error: OutcomeUnknown) -> Written:
         """Look whether a write whose answer was lost was carried out; it may yet be, so "no" is not certain."""
@@ -194,7 +213,7 @@ class Writer:
         for look in range(LOOKS):
             self._clock.sleep(look)
             try:
-                found = self.find_by_email(write.sent["email"])
+                found = self._holders(write, "email")
             except ApiError as error:
                 log.debug("look_up_failed", reason=error.message)
             if found:

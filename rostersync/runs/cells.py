@@ -1,4 +1,4 @@
-"""Cells of CSV that a spreadsheet would take for a formula: how they are written, and how they are read again.
+"""Cells of CSV: how a value is written into one, and how a cell is read again.
 
 A formula in an exported cell is run by the spreadsheet that opens the file, with the rights of whoever opened it. By
 the usual rule such a cell gets an apostrophe in front, which makes it a text.
@@ -6,7 +6,11 @@ the usual rule such a cell gets an apostrophe in front, which makes it a text.
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
+
+from rostersync.words import clean
 
 # How a formula begins: also in the wide forms of East Asian keyboards, and behind blanks, which some programs drop.
 # Apostrophes in front of one are doubled, so that reading gives back what was written.
@@ -22,3 +26,19 @@ def guarded(text: str) -> str:
 def unguarded(text: str) -> str:
     """Return `text` without the apostrophe that `guarded` has put in front of it."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text[1:]) else text
+
+
+def as_cell(value: Any) -> Any:
+    """Return a value of JSON as a single cell can hold it: a list or an object is JSON text."""
+    if isinstance(value, bool | list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    return value
+
+
+def shows(cell: str, value: Any) -> bool:
+    """Return whether a cell, without blanks around it, is what `students list --csv` prints for a value of JSON.
+
+    It prints a value that looks like a formula with an apostrophe in front, or, with --raw, as it is.
+    """
+    text = "" if value is None else str(as_cell(value))
+    return cell in {clean(text).strip(), clean(guarded(text)).strip()}
