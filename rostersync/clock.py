@@ -66,7 +66,7 @@ class SystemClock:
 
 
 class Reprieve:
-    """A clock that goes on for some seconds after another one was stopped: time to finish what was begun."""
+    """A clock that goes on for some seconds after another clock was stopped, to let work in progress end."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         """Count the seconds from the moment at which this clock is first asked after the stop."""

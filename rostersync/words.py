@@ -1,4 +1,4 @@
-"""Numbers and times as people read them, never in JSON; and texts of others, made harmless."""
+"""Numbers and times as people read them, never in JSON; and how text from elsewhere is made harmless."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Many writes, one after the other: told line by line, and stopped after the line in progress.
+"""Send the writes of a CSV one after the other, note each result at once, and stop after the line in progress.
 
-What is to be done is in `bulk_plan`, and the form of the file in `bulk_file`.
+`bulk_file` reads the file, and `bulk_plan` decides what each line writes.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from rostersync.runs.writing import Writer, Written
 
 NOT_SENT = "not_sent"
-"""The outcome of a line that could not be sent, or whose turn did not come."""
+"""The outcome of a line that could not be sent, or that was left when the command stopped."""
 
 _MOST_DOUBTS = 3  # in a row: then the network or the server is out of order, and the rest can wait
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What has become of a line. `outcome` is one of the audit log's, `unchanged` or `not_sent`."""
+    """The result of a line. `outcome` is one of the audit log's outcomes, `unchanged` or `not_sent`."""
 
     task: Task
     outcome: str
@@ -40,7 +40,7 @@ class Result:
 
     @property
     def key(self) -> int:
-        """The student's id, also of one who was created; 0 if it is not known."""
+        """The student's id, also if the student was created; 0 if it is not known."""
         return (self.written.key if self.written else 0) or self.task.key
 
     @property
@@ -78,7 +78,7 @@ class Bulk:
         """Set if the process was asked to end meanwhile."""
 
     def carry_out(self, tasks: Sequence[Task], note: Callable[[Result], None]) -> list[Result]:
-        """Carry out the tasks in order, and return what has become of each.
+        """Carry out the tasks in order, and return their results.
 
         `note` is called with each result as soon as it is known; if it raises `OSError`, nothing more is sent.
         Nothing more is sent either if the process is asked to end, if the audit log cannot be kept, or if the next line
@@ -122,7 +122,7 @@ class Bulk:
         return _result(task, written)
 
     def _confirmed(self, results: list[Result]) -> list[Result]:
-        """Look at everybody who was written, through the list; what answers reads may lag behind what takes writes."""
+        """Read all written students back through the list, again if it does not show a write yet: it may lag behind."""
         for look in range(writing.LOOKS):
             done = [result.key for result in results if result.accepted]
             if not done:
@@ -130,7 +130,7 @@ class Bulk:
             try:
                 self._clock.sleep(look)
                 after = shown_by_id(self._students, done)
-            except ApiError:  # they are done by what was answered; that is what is known
+            except ApiError:  # we only know that ManageBac has accepted the writes
                 break
             except Stopped as stopped:  # the same
                 self.stopped = stopped
@@ -171,6 +171,6 @@ def _gave_up(results: Sequence[Result]) -> bool:
     last, latest = sent[-1], [result.outcome for result in sent[-_MOST_DOUBTS:]]
     if latest == [Outcome.UNKNOWN] * _MOST_DOUBTS:
         return True
-    # What is wrong with one student says nothing of the next.
+    # An error about one student says nothing about the next.
     about_one = last.written is not None and isinstance(last.written.error, (NotFound, Refused))
     return last.outcome == Outcome.REFUSED and not about_one

@@ -1,4 +1,4 @@
-"""The CSV of a bulk write: read as lines, each with its cells, before anything is asked or sent."""
+"""Read the CSV of a bulk write as lines of cells. Nothing is requested here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_MISTAKES = 50
-"""So many mistakes of a file are reported; of the others only their number."""
+"""The most mistakes of a file that are reported one by one; only the number of the others is."""
 
 _ANY_FIELD = (*WRITABLE, *(name for name in UNWRITABLE if name != "id"))
 
@@ -47,7 +47,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A CSV: its lines, and the mistakes of the others, which have no id or not as many cells as the header."""
+    """A CSV: its good lines, and a mistake for each bad line, which has no id or a wrong number of cells."""
 
     path: Path
     lines: Sequence[Line]
@@ -76,7 +76,7 @@ def read(path: Path, verb: str) -> File:
 
 
 def refuse(path: Path, mistakes: Sequence[Mistake]) -> None:
-    """Raise `ConfigError` for the mistakes of a file, if there are any: then nothing of it is sent."""
+    """Raise `ConfigError` if the file has mistakes, so that none of its lines is sent."""
     if mistakes:
         more = [f"and {len(mistakes) - MOST_MISTAKES} more"] if len(mistakes) > MOST_MISTAKES else []
         told = [f"{path}: line {number}: {text}" for number, text in sorted(mistakes)[:MOST_MISTAKES]]
@@ -93,7 +93,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
         line = error.object[: error.start].count(b"\n") + 1
         hint = "save the file as UTF-8; in Excel: Save as > CSV UTF-8"
         raise ConfigError([f"{path}: line {line}: not UTF-8"], hint) from None
-    if text.startswith("sep="):  # how Excel is told which character separates the columns
+    if text.startswith("sep="):  # this line tells Excel the character that separates the columns
         text = "\n" + text.partition("\n")[2]
     first = text.lstrip("\r\n").partition("\n")[0]
     delimiter = next((character for character in ",;\t" if character in first), ",")
@@ -105,7 +105,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _header(cells: Sequence[str]) -> list[str]:
-    """Return the names of the columns, without the nameless ones that a spreadsheet leaves behind the last."""
+    """Return the names of the columns, without the nameless columns that a spreadsheet adds after the last one."""
     names = [cell.strip().lower() for cell in cells]
     while names and not names[-1]:
         names.pop()

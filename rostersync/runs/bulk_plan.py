@@ -1,7 +1,7 @@
-"""What each line of a bulk write asks for, beside the student's record as the list shows it now.
+"""Decide what each line of a bulk write sends, by comparing it with the student's record in ManageBac.
 
-Only cells that differ from the record are written. So a file that `students list --csv` has made can be edited and sent
-back, and a file that was sent in part can be sent again.
+Only cells that differ from the record are sent. So a user can edit a file of `students list --csv` and send it back,
+and can send a file again after an interruption.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 UNCHANGED = "unchanged"
-"""The outcome of a line whose student is already as asked."""
+"""The outcome of a line that asks for nothing new: the record shows all of it already."""
 
 _AT_ONCE = 100  # students asked for in one request of the list
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is left to do for a line: `write`, or nothing, and then what has become of the line and why.
+    """The write of a line, or, if there is nothing to send, the line's outcome and the reason.
 
-    `key` is the student's id, 0 for a student who is yet to be created.
+    `key` is the student's id; 0 if the line creates a student.
     """
 
     number: int
@@ -50,7 +50,7 @@ class Task:
     outcome: str = UNCHANGED
     reason: str = ""
     stale: bool = False
-    """Whether the record was changed in ManageBac since the line was exported, and the line changes it as well."""
+    """Whether the line changes a record that has changed in ManageBac since the line was exported."""
 
 
 def plan(file: File, verb: str, students: Students, *, send_welcome_email: bool | None = None) -> list[Task]:
@@ -84,7 +84,7 @@ def columns(tasks: Sequence[Task]) -> tuple[str, ...]:
 
 
 def _of_each(file: File, make: Callable[[Line], T]) -> list[T]:
-    """Return what `make` returns for each line. Raises `ConfigError` for all mistakes: `make` raises `Invalid`."""
+    """Call `make` for each line and return the results. Raises `ConfigError` if it raises `Invalid` for any line."""
     made: list[T] = []
     mistakes = [*file.mistakes]
     for line in file.lines:
@@ -97,14 +97,14 @@ def _of_each(file: File, make: Callable[[Line], T]) -> list[T]:
 
 
 def _found(error: Invalid, cells: Mapping[str, str]) -> str:
-    """Return the content of the first wrong cell that has a form, such as a date or a number."""
+    """Return the first wrong cell for the message, but never a text, which may be a name or a password."""
     formed = (name for name in error.fields if WRITABLE.get(name, Kind.TEXT) is not Kind.TEXT)
     found = [cells[name] for name in formed if name in cells]
     return f", found {found[0][:40]!r}" if found else ""
 
 
 def _write(cells: Mapping[str, str], messages: dict[str, tuple[str, ...]], make: Callable[[dict[str, Any]], T]) -> T:
-    """Return what `make` makes of the cells' values. Raises `Invalid` for all mistakes and for `messages`."""
+    """Call `make` with the cells' values. Raises `Invalid` with `messages` and all further mistakes."""
     values: dict[str, Any] = {}
     for name, cell in cells.items():
         try:
@@ -114,13 +114,13 @@ def _write(cells: Mapping[str, str], messages: dict[str, tuple[str, ...]], make:
     try:
         write = make(values)
     except Invalid as error:
-        if values or not messages:  # else there is nothing to change because all cells are wrong
+        if values or not messages:  # otherwise the message would be that nothing changes, because every cell is wrong
             messages |= error.fields
     refuse(messages)
     return write
 
 
-# Students who are there ------------------------------------------------------------------------------------------
+# Existing students ------------------------------------------------------------------------------------------
 
 
 def _update(line: Line, student: Student | None) -> Task:
@@ -143,10 +143,7 @@ def _update(line: Line, student: Student | None) -> Task:
 
 
 def _changes(key: int, values: Mapping[str, Any], student: Student) -> Write | None:
-    """Return the write of those values that the record does not show, None if it shows all.
-
-    A record never shows a password.
-    """
+    """Return a write of the values that the record does not show, None if it shows all; it never shows a password."""
     changed = {*not_taken(writing.update(key, values).sent, student), "password"}
     left = {name: value for name, value in values.items() if name in changed}
     return writing.update(key, left) if left else None
@@ -170,10 +167,10 @@ def _value(student: Student, name: str) -> Any:
 
 
 def _changes_by_itself(name: str, cell: str, line: Line, student: Student) -> bool:
-    """Return whether a read-only cell may differ from the record although nobody has edited it since the export.
+    """Return whether a read-only cell may differ from the record although the user has not edited it.
 
-    A spreadsheet writes TRUE for true. Times of logins and of changes move on. The address of a picture may be signed
-    anew, behind its question mark, and is another one if there is a new picture, which is a change of the record.
+    Spreadsheets write TRUE for true. Logins and changes move the two times forward. ManageBac may sign the address of a
+    picture again, after its question mark, and a new picture, which changes the record, has another address.
     """
     match name:
         case "archived":
@@ -197,11 +194,11 @@ def _is_before(cell: str, moment: datetime | None) -> bool:
         return False
 
 
-# Students who are yet to be created ------------------------------------------------------------------------------
+# New students ------------------------------------------------------------------------------
 
 
 def _creates(file: File, students: Students, *, send_welcome_email: bool | None) -> list[Task]:
-    """Return the tasks of a file of creates. Nothing is asked before the whole file is right."""
+    """Return the tasks of a file of creates. Nothing is requested until the whole file is right."""
     seen: dict[tuple[str, str], int] = {}
 
     def make(line: Line) -> Write:
@@ -225,7 +222,7 @@ def _creates(file: File, students: Students, *, send_welcome_email: bool | None)
 
 
 def _create(number: int, write: Write, holders: Mapping[tuple[str, str], Student]) -> Task:
-    """Return the task of a create; nothing is left to do if a student has the e-mail address or the student_id."""
+    """Return the task of a create. It has no write if a student has the e-mail address or the student_id already."""
     held = {name: holders[name, text] for name, text in write.identities.items() if (name, text) in holders}
     if not held:
         return Task(number, 0, write)

@@ -1,7 +1,7 @@
 """Cells of CSV: how a value is written into one, and how a cell is read again.
 
-A formula in an exported cell is run by the spreadsheet that opens the file, with the rights of whoever opened it. By
-the usual rule such a cell gets an apostrophe in front, which makes it a text.
+A spreadsheet runs a formula in an exported cell with the rights of the user who opens the file. By the usual rule such
+a cell gets an apostrophe in front, which makes it plain text.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def as_cell(value: Any) -> Any:
 
 
 def shows(cell: str, value: Any) -> bool:
-    """Return whether a cell, without blanks around it, is what `students list --csv` prints for a value of JSON.
+    """Return whether `students list --csv` prints this cell, which has no blanks around it, for a value of JSON.
 
     It prints a value that looks like a formula with an apostrophe in front, or, with --raw, as it is.
     """

@@ -52,7 +52,7 @@ class Write:
 
     @property
     def identities(self) -> dict[str, str]:
-        """What tells the student apart besides the id, as far as it is written: see `identities`."""
+        """The values that no second student is created with: see `identities`."""
         return identities(self.sent.get("email"), self.sent.get("student_id"))
 
     @property
@@ -106,7 +106,7 @@ def delete_avatar(key: int) -> Write:
 
 
 def identities(email: str | None, student_id: str | None) -> dict[str, str]:
-    """Return what tells a student apart besides the id, as far as there is any: no second student is created with it.
+    """Return those values that no second student is created with, by field. Empty values are left out.
 
     The case of an e-mail address does not matter.
     """
@@ -191,7 +191,7 @@ class Writer:
     def _require_new(self, write: Write) -> None:
         """Raise `Invalid` if a student has the e-mail address or the student_id of a create.
 
-        That may be the student whose creation was not answered last time.
+        An earlier create may have made that student, and its answer was lost.
         """
         for name in write.identities:
             if found := self._holders(write, name):

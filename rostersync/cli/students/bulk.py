@@ -1,4 +1,4 @@
-"""`--from-csv`: the options of many writes at once, and how they are asked about and told."""
+"""The options of `--from-csv`, the question before many writes, and the report after them."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from rostersync.runs.bulk_plan import Task
 
 MANY = 25
-"""More lines than this, or more than 5 % of the students, must be counted by whoever sends them."""
+"""For more lines than this, or than 5 % of the students, the user must give the number of lines."""
 MANY_PERCENT = 5
 
 GUARDED = ("email", "password")
-"""Columns that a bulk update changes only if they are named: a prepared file could take over accounts."""
+"""Columns that a bulk update changes only with --allow-column: a prepared file could take over accounts."""
 
 _MOST_TOLD = 20  # lines that went wrong, on standard error; the result file has all
 
@@ -129,18 +129,18 @@ def _require_allowed(path: Path, tasks: Sequence[Task], allowed: Sequence[str]) 
 
 
 def _warn_of_stale(tasks: Sequence[Task]) -> None:
-    """Say how many lines may undo what was changed in ManageBac since they were exported."""
+    """Warn if lines may undo changes that were made in ManageBac after the export."""
     if number := sum(task.stale for task in tasks):
         older = (
             "line is older than its student's record" if number == 1 else "lines are older than their students' records"
         )
         print_stderr(
-            f"{number:,} {older} in ManageBac; what was changed there since the export may be undone", logging.WARNING
+            f"{number:,} {older} in ManageBac, and may undo changes made there since the export", logging.WARNING
         )
 
 
 def _send(options: WriteOptions, many: Many, tasks: Sequence[Task]) -> int:
-    """Carry out the tasks, tell what has become of them, refresh the replica, and return the exit status."""
+    """Carry out the tasks, report their results, refresh the replica, and return the exit status."""
     source = options.source
     with _created(many.target) as file, progress() as progress_of:
         session = options.session.as_owner()
@@ -161,7 +161,7 @@ def _send(options: WriteOptions, many: Many, tasks: Sequence[Task]) -> int:
 
 
 def _noted(work: Bulk, tasks: Sequence[Task], file: IO[str]) -> list[Result]:
-    """Carry out the tasks; what became of each stands in the result file at once, at the end as it was confirmed."""
+    """Carry out the tasks. The result file gets each result at once, and in the end the confirmed ones."""
     write = csv_lines(file)
 
     def note(result: Result) -> None:
@@ -184,7 +184,7 @@ _COLUMNS = ("line", "id", "outcome", "reason")
 
 
 def _check_target(target: Path, path: Path) -> None:
-    """Raise `ConfigError` where the result file would take the place of a file that is none."""
+    """Raise `ConfigError` if the result file would replace a file that holds no results."""
     try:
         with os.fdopen(open_plain(target, os.O_RDONLY), encoding="utf-8", errors="replace") as file:
             ours = file.readline().strip() == ",".join(_COLUMNS)
@@ -214,7 +214,7 @@ def _created(target: Path) -> Iterator[IO[str]]:
         csv_lines(file)(_COLUMNS)
         yield file
     finally:
-        with suppress(OSError):  # on a full disk, which `_noted` has told
+        with suppress(OSError):  # on a full disk, which `_noted` has reported
             file.close()
 
 
@@ -228,7 +228,7 @@ def _row(result: Result) -> tuple[Any, ...]:
 
 
 def _confirm(options: WriteOptions, api: ManageBac, verb: str, tasks: Sequence[Task], *, counted: bool) -> None:
-    """Ask about what is to be sent; the number of many lines is to be typed, if it was not given.
+    """Ask before anything is sent. For many lines the user must type their number, unless --expect gave it.
 
     Raises `ConfigError` if it cannot be asked on a terminal.
     """
@@ -243,7 +243,7 @@ def _confirm(options: WriteOptions, api: ManageBac, verb: str, tasks: Sequence[T
 
 
 def _what(verb: str, tasks: Sequence[Task], source: str) -> str:
-    """Return what is to be sent, as in `update 2 of 3 students of source main (columns: city)`."""
+    """Return the question without its mark, such as `update 2 of 3 students of source main (columns: city)`."""
     number, changed = len(tasks), sum(task.write is not None for task in tasks)
     whom = count(number, "student") if changed == number else f"{changed:,} of {count(number, 'student')}"
     columns = f" (columns: {', '.join(bulk_plan.columns(tasks))})" if verb != "unarchive" else ""
@@ -251,7 +251,7 @@ def _what(verb: str, tasks: Sequence[Task], source: str) -> str:
 
 
 def _count(verb: str, tasks: Sequence[Task], source: str, students: int) -> None:
-    """Have the number of lines typed. Raises `ConfigError` without a terminal, `RostersyncError` for another number."""
+    """Have the user type the number of lines. Raises `ConfigError` without a terminal, else `RostersyncError`."""
     number = len(tasks)
     if not sys.stdin.isatty():
         what = f"{verb} {count(number, 'student')} of {students:,}"

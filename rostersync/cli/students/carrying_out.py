@@ -44,7 +44,7 @@ _WARNINGS = {
     ),
     "unarchive": "What comes back besides is not documented: look at classes and year group afterwards.",
 }
-"""What a person must know before they agree to a write, by its verb."""
+"""The side effects of writes, by verb."""
 
 REPRIEVE_S = 3.0
 """How long a command that is asked to end may go on: to finish the line in progress, and to refresh the replica.
@@ -102,7 +102,7 @@ def require_allowed(session: Session, source: Source) -> None:
 
 
 def confirm(options: WriteOptions, question: str, verb: str) -> None:
-    """Ask on a terminal, below a warning of what the verb may do besides; not where --yes was given.
+    """Warn of the verb's side effects, and ask on a terminal; do neither if --yes was given.
 
     Raises `ConfigError` without a terminal, `click.Abort` for no.
     """
@@ -115,7 +115,7 @@ def confirm(options: WriteOptions, question: str, verb: str) -> None:
 
 
 def warn(verb: str) -> None:
-    """Say what a write may do besides what its name says."""
+    """Warn of the side effects of a verb, if it has any."""
     if verb in _WARNINGS:
         print_stderr(_WARNINGS[verb])
 
