@@ -131,7 +131,7 @@ def _update(line: Line, student: Student | None) -> Task:
         return Task(line.number, line.key, _write(known, {}, partial(writing.update, line.key)))
     edited = {name: cell for name, cell in line.cells.items() if not shows(cell, _value(student, name))}
     messages: dict[str, tuple[str, ...]] = {
-        name: (f"is not as in ManageBac, and cannot be written: {UNWRITABLE[name]}",)
+        name: (f"differs from ManageBac, and cannot be written: {UNWRITABLE[name]}",)
         for name, cell in edited.items()
         if name in UNWRITABLE and not _changes_by_itself(name, cell, line, student)
     }

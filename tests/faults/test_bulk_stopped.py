@@ -90,8 +90,8 @@ def test_a_signal_stops_after_the_line_in_progress_and_what_was_sent_is_in_the_r
     assert (sent(site), moved(site)) == (LINES, LINES)
 
 
-def test_a_line_whose_answer_takes_a_second_is_finished_before_the_command_stops(quick_site: Site) -> None:
-    quick_site.faults.add(faults.delayed(1), faults.on_write, skip=2)
+def test_a_line_whose_answer_takes_half_a_second_is_finished_before_the_command_stops(quick_site: Site) -> None:
+    quick_site.faults.add(faults.delayed(0.5), faults.on_write, skip=2)
     process = quick_site.start(*words(quick_site))
     wait_until(lambda: sent(quick_site) == 3)
     process.send_signal(signal.SIGINT)
@@ -109,7 +109,7 @@ def test_a_line_that_is_not_answered_in_time_is_unknown_and_the_command_still_re
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=20)
     assert (process.returncode, "3 of 60 lines were sent" in told) == (130, True)
-    assert time.monotonic() - begun < 4.5
+    assert time.monotonic() - begun < 10
     assert outcomes(quick_site) == ["done"] * 2 + ["unknown"] + ["not_sent"] * 57
 
 
@@ -140,10 +140,10 @@ def test_a_second_signal_ends_the_command_at_once(quick_site: Site) -> None:
     assert (process.returncode, "ended by SIGINT without waiting" in told) == (130, True)
 
 
-def test_a_single_write_that_takes_a_second_is_finished_and_refreshed_before_the_command_stops(
+def test_a_single_write_that_takes_half_a_second_is_finished_and_refreshed_before_the_command_stops(
     quick_site: Site,
 ) -> None:
-    quick_site.faults.add(faults.delayed(1), faults.on_write)
+    quick_site.faults.add(faults.delayed(0.5), faults.on_write)
     key = min(quick_site.school.truth())
     process = quick_site.start("students", "update", str(key), "--set", "city=Piran", "--yes")
     wait_until(lambda: sent(quick_site) == 1)
@@ -178,6 +178,7 @@ def test_a_database_that_fails_on_the_way_stops_the_sending_and_the_result_file_
     found = outcomes(quick_site)
     assert found == ["done"] * found.count("done") + ["not_sent"] * found.count("not_sent")
     assert found.count("done") == sent(quick_site) < LINES
+    assert f"{found.count('not_sent')} lines not sent: " in result.stderr
     assert moved(quick_site) == sent(quick_site)
 
 

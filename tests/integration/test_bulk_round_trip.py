@@ -127,7 +127,7 @@ def test_an_edited_read_only_cell_is_an_error_by_line_and_nothing_is_sent(
     rows[2][name] = text
     result = site.run(*saved(site, rows))
     assert result.exit_code == 2
-    assert f"roster.csv: line 4: {name} is not as in ManageBac, and cannot be written: {why}\n" in result.stderr
+    assert f"roster.csv: line 4: {name} differs from ManageBac, and cannot be written: {why}\n" in result.stderr
     assert "hint: nothing was sent" in result.stderr
     assert writes(site) == []
 

@@ -270,15 +270,18 @@ def _print_results(options: WriteOptions, results: Sequence[Result], target: Pat
     else:
         told = ", ".join(f"{number:,} {outcome.replace('_', ' ')}" for outcome, number in sorted(figures.items()))
         note(f"{options.source.name}: {told}; what became of each line: {target}")
-    bad = [result for result in results if not result.good and (result.outcome != NOT_SENT or result.written)]
+    bad = [result for result in results if not (result.good or result.outcome == NOT_SENT)]
     for result in bad[:_MOST_TOLD]:
         whom = f"student {result.key}: " if result.key else ""
         print_stderr(f"line {result.task.number}: {whom}{result.outcome}: {result.reason}")
     if len(bad) > _MOST_TOLD:
         print_stderr(f"and {len(bad) - _MOST_TOLD} more: see {target}")
+    if left := [result for result in results if result.outcome == NOT_SENT]:
+        print_stderr(f"{count(len(left), 'line')} not sent: {left[0].reason}")
 
 
 def _print_stopped(stopped: Stopped, results: Sequence[Result], target: Path) -> None:
     sent = f"{sum(result.sent for result in results):,} of {count(len(results), 'line')} were sent"
-    again = "run the same command again to send the rest"
-    print_stderr(f"stopped by {signal_name(stopped.signal)}: {sent}; what became of each line: {target}; {again}")
+    left = any(result.outcome == NOT_SENT for result in results)
+    again = "; run the same command again to send the rest" if left else ""
+    print_stderr(f"stopped by {signal_name(stopped.signal)}: {sent}; what became of each line: {target}{again}")

@@ -46,7 +46,7 @@ _WARNINGS = {
 }
 """The side effects of writes, by verb."""
 
-REPRIEVE_S = 3.0
+REPRIEVE_S = 2.0
 """How long a command that is asked to end may go on: to finish the line in progress, and to refresh the replica.
 
 After 4 seconds the process is ended, wherever it is: see `rostersync.cli.signals`.
