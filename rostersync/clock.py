@@ -164,10 +164,10 @@ def from_text(text: str) -> datetime:
 
 def to_epoch_ms(moment: datetime) -> int:
     """Return the whole milliseconds from 1970 to `moment`: the cheapest form of a time that can be compared."""
-    return (moment - _EPOCH) // _MILLISECOND
+    return (moment - EPOCH) // _MILLISECOND
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 

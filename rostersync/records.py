@@ -12,6 +12,7 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, get_args, get_type_hints
 
 import msgspec
+from msgspec.structs import replace
 
 from rostersync.clock import to_text
 
@@ -41,7 +42,7 @@ class Student(
 ):
     """One student as the API served it: absent (or null) is None, and only `id` is certain.
 
-    Timestamps are aware, UTC, whole milliseconds. `status` is the served one, or derived by `derive_status`.
+    Timestamps are aware, UTC, whole milliseconds. `status` is the served one; `with_status` derives it if none was.
     """
 
     id: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1), "ManageBac's key of the student: the only safe identity"]
@@ -233,18 +234,45 @@ def is_alive(answer: Answer) -> TypeGuard[Student | Rejected]:
     return isinstance(answer, Rejected) or (isinstance(answer, Student) and answer.deleted_at is None)
 
 
-def derive_status(status: Any, graduated_on: Any, withdrawn_on: Any, archived: Any) -> str:
-    """Return the status of a student: the served one, else what dates and `archived` say.
+def derive_status(status: Any, archived: Any, graduated_on: Any, withdrawn_on: Any) -> str:
+    """Return a student's status: the served one, or the one that `archived` and the dates imply.
 
-    A student whose year group was archived bears no date: that is `archived`, reason unknown.
+    A student who is not archived is enrolled, even if an old date remains from an earlier withdrawal. Without
+    `archived` the dates decide alone.
+
+    Args:
+        status: The served status; empty or None if the API served none.
+        archived: True, False, or None if the API did not serve it.
+        graduated_on: The day of graduation, in any form; None if there is none.
+        withdrawn_on: The day of withdrawal, in any form; None if there is none.
+
+    Returns:
+        The served status; otherwise enrolled, graduated, withdrawn, or archived (archived without a date).
+
     """
     if status:
         return str(status)
+    if archived is False:
+        return "enrolled"
     if graduated_on is not None:
         return "graduated"
     if withdrawn_on is not None:
         return "withdrawn"
     return "archived" if archived else "enrolled"
+
+
+def with_status(student: Student) -> Student:
+    """Return the student with a status: the served one, or one that is derived by `derive_status`."""
+    if student.status:
+        return student
+    dates = (_date_or_text(student, name) for name in ("graduated_on", "withdrawn_on"))
+    return replace(student, status=derive_status(None, student.archived, *dates))
+
+
+def _date_or_text(student: Student, name: str) -> Any:
+    """Return a date; or its text in `extra` if it could not be read, because a graduation on such a day is one too."""
+    unreadable = student.extra.get(name)
+    return getattr(student, name) or (None if isinstance(unreadable, str) and not unreadable.strip() else unreadable)
 
 
 def encode(student: Student) -> bytes:

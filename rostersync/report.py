@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import asdict
 
 from rostersync.clock import to_text
+from rostersync.projections import Keys
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -81,6 +82,9 @@ class SourceState(msgspec.Struct, frozen=True):
     unknown_keys: tuple[str, ...] = ()
     salt: bytes | None = None
     fingerprint: bytes | None = None
+    keys: Keys = Keys()
+    has_details: bool = False
+    """Whether the detail of any student is stored."""
 
 
 class Received(NamedTuple):

@@ -85,8 +85,8 @@ def _plainly(text: str) -> str:
 
 # Searching -------------------------------------------------------------------------------------------------------
 
-_STUDENT_TABLES = {"student", "student_version"}
-_STUDENT_COLUMNS = {column.name for column in student_columns()}
+_STUDENT_TABLES = {"student", "student_version", "student_detail"}
+_STUDENT_COLUMNS = {column.name for column in student_columns()} | {"record"}
 
 _SQLITE_COLUMNS = "SELECT t.name, c.name FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table'"
 _POSTGRES_COLUMNS = """\

@@ -22,7 +22,7 @@ from rostersync.managebac.limits import HostLimiter
 from rostersync.managebac.reader import StudentReader
 from rostersync.managebac.records import decode_student
 from rostersync.managebac.wire import Reply
-from rostersync.records import FIELD_NAMES, Student
+from rostersync.records import FIELD_NAMES, Student, with_status
 from rostersync.report import RunKind, RunRequest
 from rostersync.runs.executor import Executor, dry_run
 from rostersync.simulator.app import App
@@ -222,7 +222,7 @@ class World:
 def upstream(school: School) -> dict[int, Student]:
     decoded = {key: decode_student(record) for key, record in school.truth().items()}
     assert all(isinstance(row, Student) for row in decoded.values())
-    return {int(key): row for key, row in decoded.items() if isinstance(row, Student)}
+    return {int(key): with_status(row) for key, row in decoded.items() if isinstance(row, Student)}
 
 
 def replica(connection: Connection, source: str = SOURCE) -> dict[int, Student]:

@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[1]
 
 # Values, and one door each to settings, failures, logs, time and threads. Everybody may import them; they import each
 # other only.
-LEAVES = ("errors", "address", "clock", "pool", "secret", "records", "report", "config", "logger", "words")
+LEAVES = (
+    *("errors", "address", "clock", "pool", "secret", "records", "projections", "report", "config", "logger", "words"),
+)
 
 # What each part may import besides itself and the leaves. The longest name that fits a module decides.
 PARTS: dict[str, tuple[str, ...]] = {
@@ -34,10 +36,10 @@ PARTS: dict[str, tuple[str, ...]] = {
         "observe",
         "simulator",
     ),
-    "daemon": ("runs", "sync.run", "sync", "managebac", "store", "privacy", "observe"),
-    "runs": ("sync.run", "sync", "managebac", "store", "privacy", "observe"),
+    "daemon": ("runs", "sync.run", "sync", "managebac", "store", "observe"),
+    "runs": ("sync.run", "sync", "managebac", "store", "observe"),
     "sync.verify": ("sync.run", "sync", "store.stage", "store", "observe"),  # a run's reading, compared and not written
-    "sync.run": ("sync", "managebac", "store.stage", "store", "privacy", "observe"),  # where vendor and SQL meet
+    "sync.run": ("sync", "managebac", "store.stage", "store", "observe"),  # where vendor and SQL meet
     "sync": ("store.stage",),  # of SQL it knows the stage only
     "managebac": (),
     "store.stage": ("store",),

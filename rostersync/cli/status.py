@@ -225,5 +225,8 @@ def _show_troubles(row: Health, session: Session) -> None:
         echo("  ", mark("held", "yellow"), f": the removals of run {run_id} wait for approval")
         echo(f"    to see them:     {session.command(f'runs show {run_id}')}")
         echo(f"    to approve them: {session.command(f'sync --approve {run_id}')}")
+    if row.details_waiting:
+        waiting = count(row.details_waiting, "student")
+        echo(f"  {waiting} still to be asked for: ManageBac's lists lack some fields; sync.details_per_run in each run")
     if row.deleted_feed_ignored:
         echo("  the API does not report deletions: only full runs find them")

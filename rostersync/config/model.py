@@ -238,6 +238,7 @@ class Sync(Section):
     retries: int = _whole(5, 0, 20)
     run_deadline: Duration = _lasting("30m", "1s", "7d")
     crawl_attempts: int = _whole(3, 1, 20)
+    details_per_run: int = _whole(500, 0, 100_000)
 
 
 class Guard(Section):

@@ -62,6 +62,7 @@ base_url = "https://api.managebac.com"
 # retries = 5                          # of one request
 # run_deadline = "30m"                 # of one run
 # crawl_attempts = 3                   # attempts to read a list that keeps changing
+# details_per_run = 500                # students asked for singly in a run, if ManageBac's lists lack some fields
 
 [guard]
 # If more students than this disappear within a day, their removal is held until you approve it.

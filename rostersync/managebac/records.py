@@ -14,7 +14,6 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from msgspec.structs import force_setattr
 
 from rostersync.managebac.parts import LARGEST, Members, UnusableError, value
 from rostersync.managebac.values import (
@@ -27,7 +26,7 @@ from rostersync.managebac.values import (
     read_timestamp,
     read_unknown,
 )
-from rostersync.records import FIELDS, LARGEST_ID, Kind, Rejected, Student, Timestamp, decode, derive_status
+from rostersync.records import FIELDS, LARGEST_ID, Kind, Rejected, Student, Timestamp, decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,8 +180,6 @@ def _decode_documented(text: bytes) -> Student | None:
     for moment in _TIMES_OF(student):
         if not _is_plain(moment):
             return None
-    if not student.status:
-        force_setattr(student, "status", derive_status(*_STATUS_OF(student)))  # nobody has seen it yet
     return student
 
 
@@ -220,19 +217,9 @@ def _student(key: int, record: dict[str, Any]) -> Student:
                 unreadable[name] = read_text(value)
     except WrongShapeError as error:
         raise WrongShapeError(f"{name if name in DECODERS else 'an unknown key'}: {error}") from error
-    if not unreadable:
-        typed["status"] = _status(typed)
-        return Student(id=key, extra=extra, **typed)
     if "deleted_at" in unreadable:
         typed["deleted_at"] = typed.get("updated_at") or typed.get("created_at") or _NOBODY_KNOWS_WHEN
-    # A graduation on a day that cannot be read is a graduation all the same; one on no day is none.
-    present = {name: text for name, text in unreadable.items() if text.strip()}
-    typed["status"] = _status(present | typed)
     return Student(id=key, extra=extra | unreadable, **typed)
-
-
-def _status(fields: dict[str, Any]) -> str:
-    return derive_status(*map(fields.get, _STATUS_FIELDS))
 
 
 def _reject(key: int | None, record: Any, reason: str) -> Rejected:
@@ -249,7 +236,5 @@ _NOT_KEPT = frozenset({"id", "password"})
 _HEAD = Members(*Head.__struct_fields__)
 _PLAIN_HEAD = msgspec.json.Decoder(_PlainHead)
 _PLAIN_HEADS = msgspec.json.Decoder(_PlainHeads)
-_STATUS_FIELDS = ("status", "graduated_on", "withdrawn_on", "archived")
-_STATUS_OF = attrgetter(*_STATUS_FIELDS)
 _TIMES_OF = attrgetter(*(field.name for field in FIELDS if field.kind is Kind.TIMESTAMP))
 _NUL = rb"\u0000"

@@ -10,7 +10,7 @@ from rostersync.errors import Malformed
 from rostersync.logger import get_logger
 from rostersync.managebac import avatar
 from rostersync.managebac.fields import StudentFields, archive_date, check_id, invalid, is_id, payload, refuse
-from rostersync.records import Gone, Query, Rejected, Student
+from rostersync.records import Gone, Query, Rejected, Student, with_status
 
 if TYPE_CHECKING:
     import builtins
@@ -90,7 +90,7 @@ class StudentList(Iterator[Student]):
     def _students_of(self, page: Page) -> Iterator[Student]:
         for row in page.rows:
             if isinstance(row, Student):
-                yield row
+                yield with_status(row)
             else:
                 self.unreadable.append(row)
                 log.info("record_unreadable", id=row.id, reason=row.reason)
@@ -174,7 +174,7 @@ class Students:
             raise self._endpoints.no_such_student(key)
         if isinstance(answer, Rejected):
             raise Malformed(f"student {key} cannot be read: {answer.reason}", "correct the record in ManageBac")
-        return answer
+        return with_status(answer)
 
     def create(self, *, send_welcome_email: bool | None = None, **fields: Unpack[StudentFields]) -> Student:
         """Create a student, and return what the answer tells of them: the id at least, perhaps not every field.
@@ -189,7 +189,7 @@ class Students:
         if not _is_flag(send_welcome_email):
             raise invalid({"send_welcome_email": ("must be True or False",)})
         options = {} if send_welcome_email is None else {"send_welcome_email": send_welcome_email}
-        return self._endpoints.create(payload(fields, new=True), options)
+        return with_status(self._endpoints.create(payload(fields, new=True), options))
 
     def update(self, key: int, /, **fields: Unpack[StudentFields]) -> Student:
         """Change the fields that are named, and no others; return what the answer tells of the student.
@@ -201,7 +201,7 @@ class Students:
             api.students.update(2054, city="Ljubljana", nickname=None)
         """
         check_id(key)
-        return self._endpoints.update(key, payload(fields))
+        return with_status(self._endpoints.update(key, payload(fields)))
 
     def archive(
         self, key: int, /, *, withdrawn_on: date | str | None = None, graduated_on: date | str | None = None

@@ -32,6 +32,7 @@ def policy(config: Config) -> SyncPolicy:
         overlap=config.sync.overlap,
         max_age=config.sync.max_age,
         attempts=config.sync.crawl_attempts,
+        details_per_run=config.sync.details_per_run,
         guard=GuardPolicy(guard.max_deletions, guard.max_deletion_percent, guard.floor),
     )
 

@@ -9,7 +9,7 @@ import msgspec
 from rostersync.simulator.listing import BadTimestamp, Filters, cut, read_filters, select, shows_deleted
 from rostersync.simulator.messages import JSON_TYPE, Response, json_response
 from rostersync.simulator.refusals import no_record
-from rostersync.simulator.versions import Version, render, render_deleted, render_stub, spell
+from rostersync.simulator.versions import Version, render, render_deleted, render_stub, render_without, spell
 
 if TYPE_CHECKING:
     from rostersync.simulator.listing import Cut
@@ -35,7 +35,7 @@ class Reading:
         if version is None or version.traceless:
             return no_record()
         if version.living:
-            return _student(render(version, school.switches))
+            return _student(render_without(version, school.switches, school.switches.get_omits))
         if school.switches.deleted_get == "record":
             return _student(render_deleted(version, school.switches))
         return no_record()
@@ -78,7 +78,7 @@ class Reading:
     def _spelling(self, version: Version, filters: Filters) -> bytes:
         switches = self.school.switches
         if version.living:
-            return render(version, switches)
+            return render_without(version, switches, switches.lists_omit)
         if not shows_deleted(filters, switches) or switches.deleted_feed == "full_deleted_at":
             return render_deleted(version, switches)
         return render_stub(version, switches) if switches.deleted_feed == "stub" else render(version, switches)

@@ -109,7 +109,7 @@ class School:
     # What a test compares with -----------------------------------------------------------------------------------
 
     def truth(self) -> dict[int, dict[str, Any]]:
-        """Return each living student's record as GET serves it now, by id; without the injected ones."""
+        """Return each living student's whole record as it is now, by id; without the injected ones."""
         with self.lock:
             seen = [version for version in self._now_in_sight() if version.living and version.raw is None]
             return {version.id: msgspec.json.decode(render(version, self._switches)) for version in seen}

@@ -50,6 +50,8 @@ class Switches:
     status_key: bool = False
     ids_as_text: bool = False
     custom_fields: bool = True  # students bear school-defined keys from birth
+    lists_omit: tuple[str, ...] = ()  # keys that only GET serves
+    get_omits: tuple[str, ...] = ()  # keys that only lists serve
     without_keys: tuple[str, ...] = ()  # keys that no record bears, for instance created_at
 
     # Time

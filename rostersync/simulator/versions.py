@@ -87,6 +87,14 @@ def status_of(fields: Fields) -> str | None:
     return None if fields.get("archived") else "enrolled"
 
 
+def render_without(version: Version, switches: Switches, omitted: tuple[str, ...]) -> bytes:
+    """Return the record of a living student as an endpoint spells it that omits some keys."""
+    if not omitted or version.raw is not None:
+        return render(version, switches)
+    record = _record(version, switches)
+    return msgspec.json.encode({name: value for name, value in record.items() if name not in omitted})
+
+
 def render(version: Version, switches: Switches) -> bytes:
     """Return the record as the API spells it, as a living one; kept until the student or the switches change."""
     if version.rendered is None:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import BigInteger, and_, bindparam, case, func, literal_column, or_, select, text
 
 from rostersync.clock import to_epoch_ms
-from rostersync.records import decode
+from rostersync.records import decode, with_status
 from rostersync.report import Counts
 from rostersync.store.rows import NAMES, student_of
 from rostersync.store.stage.queries import lives
-from rostersync.store.stage.tables import answers, deletions, records, staged
+from rostersync.store.stage.tables import answers, deletions, details, records, staged
 from rostersync.store.statements import SOURCE, Statements, among_ids, chunk
 from rostersync.store.tables import student
 
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from rostersync.records import Student
 
 _STORED = and_(student.c.source == SOURCE, student.c.id == staged.c.id)
-_BESIDE = staged.outerjoin(student, _STORED).outerjoin(answers, answers.c.id == staged.c.id)
+_BESIDE = (
+    staged.outerjoin(student, _STORED)
+    .outerjoin(answers, answers.c.id == staged.c.id)
+    .outerjoin(details, details.c.id == staged.c.id)
+)
 
 VERDICT = case(
     (staged.c.rejected.is_not(None), "quarantined"),
@@ -32,8 +36,8 @@ VERDICT = case(
     (answers.c.answer == "unclear", "unchanged"),  # neither proof: the id stays as it is
     (student.c.id.is_(None), "inserted"),
     (student.c.deleted_at.is_not(None), "restored"),
-    (student.c.content_hash == staged.c.content_hash, "unchanged"),
-    else_="updated",
+    (or_(student.c.content_hash != staged.c.content_hash, details.c.renewed), "updated"),
+    else_="unchanged",
 )
 """What a staged row means: the rules, in the order in which they are asked."""
 
@@ -77,7 +81,7 @@ class Comparison(Statements):
     def shared(self) -> Iterator[list[tuple[Student, Student]]]:
         """Yield, in chunks, the students who live upstream and in the replica: as stored, and as received."""
         for rows in self._chunks(_SHARED, staged):
-            yield [(student_of(row, 1), decode(row.record)) for row in rows]
+            yield [(student_of(row, 1), with_status(decode(row.record))) for row in rows]
 
     def missing(self) -> Iterator[list[int]]:
         """Yield the students who live upstream and not in the replica."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, func, select
 
 from rostersync.store.engine import writing
-from rostersync.store.tables import held_removal, quarantine, run, run_request, student, student_version
+from rostersync.store.tables import held_removal, quarantine, run, run_request, student, student_detail, student_version
 from rostersync.store.tables import source as _source
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def _rows(source: str) -> dict[str, tuple[Any, ColumnElement[bool]]]:
         "held removal": (held_removal, held_removal.c.run_id.in_(runs)),
         "quarantined record": (quarantine, quarantine.c.source == source),
         "earlier version": (student_version, student_version.c.source == source),
+        "detail": (student_detail, student_detail.c.source == source),
         "student": (student, student.c.source == source),
         "request": (run_request, run_request.c.source == source),
         "run": (run, run.c.source == source),

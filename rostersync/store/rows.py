@@ -13,7 +13,18 @@ import msgspec
 from msgspec.structs import astuple
 
 from rostersync.clock import to_epoch_ms
-from rostersync.records import EXTRA, FIELDS, Kind, Rejected, Student, content_hash, row_key
+from rostersync.records import (
+    EXTRA,
+    FIELDS,
+    Kind,
+    Rejected,
+    Student,
+    content_hash,
+    decode,
+    derive_status,
+    row_key,
+    with_status,
+)
 from rostersync.store.engine import past_sqlalchemy
 from rostersync.store.tables import PAYLOAD
 from rostersync.store.types import Timestamp
@@ -50,9 +61,17 @@ def values_of(dialect: str) -> Callable[[bytes], list[Any]]:
     read = msgspec.json.Decoder(msgspec.defstruct("_Values", fields, rename={"extra": EXTRA})).decode
     times = [NAMES.index(f.name) for f in FIELDS if f.kind is Kind.TIMESTAMP and dialect == "sqlite"]
     arrays = [NAMES.index(f.name) for f in FIELDS if f.kind in {Kind.TEXTS, Kind.INTEGERS}]
+    status, *implied = map(NAMES.index, ("status", "archived", "graduated_on", "withdrawn_on"))
 
     def values(record: bytes) -> list[Any]:
         row = list(astuple(read(record)))
+        if not row[status]:
+            has_odd_date = row[-1] is not None and b"ed_on" in bytes(row[-1])  # the name of one of the dates in `extra`
+            row[status] = (
+                with_status(decode(record)).status
+                if has_odd_date
+                else derive_status(None, *(row[place] for place in implied))
+            )
         for place in times:
             if (text := row[place]) is not None:
                 row[place] = f"{text[:19]}{text[19:23] if len(text) > _WHOLE_SECONDS else '.000'}Z"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import and_, bindparam, delete, func, insert, select, text, update
+from sqlalchemy import and_, bindparam, delete, exists, func, insert, select, text, update
 
 from rostersync.errors import DatabaseUnreachable
+from rostersync.projections import Keys, key_digest
 from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
-from rostersync.store import requests, students
+from rostersync.store import details, requests, students
 from rostersync.store.engine import writing
 from rostersync.store.stage.tables import removals, staged
-from rostersync.store.tables import held_removal, quarantine, student
+from rostersync.store.tables import held_removal, quarantine, student, student_detail
 from rostersync.store.tables import run as _run
 from rostersync.store.tables import source as _source
 from rostersync.store.types import Timestamp
@@ -37,7 +37,9 @@ MAX_REPORTED_KEYS = 1_000
 _OF: BindParameter[Any] = bindparam("of")
 _LIVING = and_(student.c.source == _OF, student.c.deleted_at.is_(None))
 
-_STATE = select(_source).where(_source.c.name == _OF)
+_STATE = select(_source, exists().where(student_detail.c.source == _OF).label("has_details")).where(
+    _source.c.name == _OF
+)
 _COUNT_LIVING = select(func.count()).where(_LIVING)
 _SOME_LIVING = select(student.c.id).where(_LIVING).order_by(student.c.content_hash).limit(bindparam("at_most"))
 _RECENT_REMOVALS = select(func.sum(_run.c.guarded)).where(
@@ -103,18 +105,18 @@ def state(connection: Connection, source: str) -> SourceState:
         row = connection.execute(_STATE, {"of": source}).first()
     if row is None:
         return SourceState()
-    known = {
-        name: getattr(row, name) for name in SourceState.__struct_fields__ if name not in {"watermarks", "unknown_keys"}
-    }
+    others = {"watermarks", "unknown_keys", "keys"}
+    known = {name: getattr(row, name) for name in SourceState.__struct_fields__ if name not in others}
     watermarks = Watermarks(row.modified_watermark, row.deleted_watermark)
-    return SourceState(watermarks=watermarks, unknown_keys=tuple(row.unknown_keys), **known)
+    keys = msgspec.convert({**(row.keys or {}), "salt": row.salt or b""}, Keys)
+    return SourceState(watermarks=watermarks, unknown_keys=tuple(row.unknown_keys), keys=keys, **known)
 
 
 def with_digests(known: tuple[str, ...], names: Iterable[str], salt: bytes) -> tuple[str, ...]:
-    """Return `known` with the salted digests of `names`: a key may be an address, and must not outlive its student."""
+    """Return `known` with the salted digests of `names`."""
     if len(known) >= MAX_REPORTED_KEYS:
         return known
-    return tuple(sorted({*known, *(blake2b(name.encode(), digest_size=8, key=salt).hexdigest() for name in names)}))
+    return tuple(sorted({*known, *(key_digest(name, salt) for name in names)}))
 
 
 def live_students(connection: Connection, source: str) -> int:
@@ -241,6 +243,7 @@ def _plan_or_apply(connection: Connection, result: RunResult, run_id: int) -> No
         connection.execute(delete(removals).where(removals.c.planned.is_(False)))
     report = result.report
     students.apply(connection, report.source, report.counts, run_id=run_id, now=report.finished_at)
+    details.apply(connection, report.source, result.state, now=report.finished_at)
     if result.clean_full:
         students.release_those_without_id(connection, report.source)
 
@@ -257,8 +260,13 @@ def _update_source(connection: Connection, source: str, result: RunResult) -> No
         "unknown_keys": list(after.unknown_keys),
         "salt": after.salt,
         "fingerprint": after.fingerprint,
+        "keys": {name: _sorted(getattr(after.keys, name)) for name in ("listed", "fetched", "detail")},
     }
     connection.execute(_UPDATE_SOURCE, {"of": source, **known})
+
+
+def _sorted(keys: frozenset[str] | None) -> list[str] | None:
+    return None if keys is None else sorted(keys)
 
 
 def _end_holds(connection: Connection, result: RunResult, run_id: int) -> None:

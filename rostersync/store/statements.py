@@ -124,10 +124,10 @@ class Statements:
         rows = self._rows(query, of, **parameters)
         return int(rows[0][0]) if rows else 0
 
-    def _chunks(self, query: Select[Any], of: Table) -> Iterator[list[Any]]:
+    def _chunks(self, query: Select[Any], of: Table, **parameters: Any) -> Iterator[list[Any]]:
         """Run a query whose rows begin with an id in chunks, so that requests can be made between them."""
         last, more = -(2**63), True
-        while more and (rows := self._rows(query, of, last=last)):
+        while more and (rows := self._rows(query, of, last=last, **parameters)):
             yield rows
             last, more = rows[-1][0], len(rows) == CHUNK
 

@@ -27,7 +27,7 @@ from sqlalchemy import (
     update,
 )
 
-from rostersync.records import changed_fields, decode
+from rostersync.records import changed_fields, decode, with_status
 from rostersync.store.comparison import VERDICT, judged
 from rostersync.store.own_schema import SCHEMA
 from rostersync.store.rows import NAMES, TIMESTAMP, insert_all, student_of, values_of
@@ -139,7 +139,7 @@ class _Write:
                 self._replace(rows)
 
     def _replace(self, rows: Sequence[Any]) -> None:
-        received = {row.id: decode(row.record) for row in rows}
+        received = {row.id: with_status(decode(row.record)) for row in rows}
         changes = {row.id: changed_fields(student_of(row, 1), received[row.id]) for row in rows}
         versioned = {row.id for row in rows if changes[row.id] or row.verdict == "restored"}
         if versioned:

@@ -69,6 +69,7 @@ source = Table(
     Column("unknown_keys", Json, nullable=False, default=list),  # salted hashes of keys of `extra` that were reported
     Column("salt", LargeBinary),
     Column("fingerprint", LargeBinary),  # of token and base_url, salted: whether the name still means the same school
+    Column("keys", Json),  # which keys lists and GET serve: `projections.Keys`; NULL: no full run has found out yet
 )
 
 # One run of one source, ended. Its figures are those of `report.Counts`.
@@ -188,6 +189,19 @@ student = Table(
     Column("op", Text, nullable=False),
     Column("changed_fields", JsonTuple, nullable=False),
     Column("run_id", Key, nullable=False),
+)
+
+# What GET serves of a living student and lists do not. Sources whose lists serve everything have no rows here.
+student_detail = Table(
+    "student_detail",
+    metadata,
+    Column("source", Text, ForeignKey("source.name"), primary_key=True),
+    Column("id", BigInteger, primary_key=True),
+    Column("record", LargeBinary),  # `records.encode` of these keys; NULL: there are none, or GET has not answered yet
+    Column("updated_ms", BigInteger),  # the `updated_at` that the record belongs to, in milliseconds since 1970
+    Column("settled", Boolean, nullable=False),  # read so late that no other record can have the same `updated_at`
+    Column("read_at", Timestamp),
+    Column("waiting_since", Timestamp),  # since when GET should be asked again; NULL: it need not be
 )
 
 student_version = Table(

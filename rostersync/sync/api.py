@@ -44,6 +44,19 @@ def ask(api: Api, stage: Stage, questions: Iterable[Sequence[int]]) -> None:
             stage.put_answer(key, answer)
 
 
+def fetch(api: Api, stage: Stage, ids: Sequence[int]) -> None:
+    """Fetch single students again: by list requests, which serve whole rows, and by GET whom these do not show."""
+    living = stage_living(api, stage, ids)
+    ask(api, stage, [sorted(set(ids) - living)])
+
+
+def fetch_stale(api: Api, stage: Stage) -> None:
+    """Fetch again who was received older than stored. GET decides about a row that is still older."""
+    for ids in stage.stale():
+        stage_living(api, stage, ids)
+    ask(api, stage, stage.stale())
+
+
 def stage_living(api: Api, stage: Stage, ids: Sequence[int]) -> set[int]:
     """Have list requests show which of `ids` live, and stage them: they prove life, and only life.
 

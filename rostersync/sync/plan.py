@@ -33,6 +33,7 @@ class SyncPolicy(msgspec.Struct, frozen=True):
     overlap: timedelta = timedelta(minutes=10)
     max_age: timedelta = timedelta(days=7)
     attempts: int = 3
+    details_per_run: int = 500
     guard: GuardPolicy = msgspec.field(default_factory=GuardPolicy)
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from rostersync.sync.api import ask, stage_living
+from rostersync.sync.api import ask
+from rostersync.sync.api import fetch as api_fetch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,9 +31,8 @@ class Fetched(NamedTuple):
 
 
 def fetch(api: Api, stage: Stage, ids: Sequence[int]) -> Fetched:
-    """Stage students: several by list requests, as far as these show them alive, and whom they do not show by GET."""
-    living = stage_living(api, stage, ids) if len(ids) > 1 else set()
-    ask(api, stage, [sorted(set(ids) - living)])
+    """Stage students: by list requests, as far as these show them alive, and whom they do not show by GET."""
+    api_fetch(api, stage, ids)
     ask(api, stage, stage.unproved_restores())
     fetched = Fetched(stage.unclear().total, sum(len(chunk) for chunk in stage.gone_ids()))
     stage.reject_absence_proofs(keep_plan=False)

@@ -21,7 +21,8 @@ from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState,
 from rostersync.store import runs
 from rostersync.store.comparison import Comparison
 from rostersync.sync import guard, plan, refresh
-from rostersync.sync.api import ask
+from rostersync.sync.api import ask, fetch_stale, stage_living
+from rostersync.sync.details import Details
 from rostersync.sync.lists import ListReader
 from rostersync.sync.removals import Removals
 
@@ -96,6 +97,9 @@ class Run:
         self._started_at = to_milliseconds(clock.now())
         self._started = clock.monotonic()
         self._state = runs.state(connection, source)
+        self._salt = self._state.salt or secrets.token_bytes(16)
+        keys = replace(self._state.keys, salt=self._salt)
+        self._details = Details(api, stage, keys, budget=policy.details_per_run, now=self._started_at)
 
     def execute(self, request: RunRequest) -> RunReport:
         """Do the run and return its report: a failure to read is a report, too, and is recorded.
@@ -131,11 +135,14 @@ class Run:
         if self._state.history_starts_at is None:
             raise RunFailed(f"source {self._source} has no replica yet", "the first run brings it: rostersync sync")
         fetched = refresh.fetch(self._api, self._stage, request.ids)
+        self._details.ask_for(request.ids)
+        self._combine(as_of=None)
         counts = Comparison(self._connection, self._source).judge()
         state = RunState.INCOMPLETE if fetched.unclear else RunState.SUCCEEDED
         reason = f"{_UNCLEAR}: {fetched.unclear}" if fetched.unclear else None
         report = self._report(request.kind, state, counts, self._state.watermarks, reason)
-        return runs.RunResult(replace(report, notices=fetched.notices), self._state, request.request_id)
+        after = replace(self._state, keys=self._details.keys)
+        return runs.RunResult(replace(report, notices=fetched.notices), after, request.request_id)
 
     def _require_open_plan(self, request: RunRequest) -> None:
         """Raise `RunFailed` when the plan to be approved was closed while its approval waited."""
@@ -187,6 +194,7 @@ class Run:
         deleted_before = self._state.watermarks.deleted
         assert deleted_before is not None, "plan.choose"
         modified = self._reader.students(query, first)  # first, so that who is changed and then deleted ends deleted
+        modified = replace(modified, without_ids=self._stage.received().without_id > 0)
         deleted = self._reader.deleted(plan.filter_start(deleted_before, self._policy.overlap))
         return CrawlResult(RunKind.INCREMENTAL, modified, deleted, dated=True, replaces=False)
 
@@ -202,7 +210,8 @@ class Run:
     def _revisit_quarantine(self) -> None:
         """Ask again for records that could not be decoded. One that is not answered just stays in quarantine."""
         waiting = runs.quarantined(self._connection, self._source, QUARANTINE_LIMIT)
-        for key, answer in self._api.answers(waiting):
+        shown = stage_living(self._api, self._stage, waiting)
+        for key, answer in self._api.answers([key for key in waiting if key not in shown]):
             self._stage.put_answer(key, answer, in_quarantine=True)
 
     # Reconciling ---------------------------------------------------------------------------------------------
@@ -216,13 +225,26 @@ class Run:
         ask(self._api, stage, stage.unproved_restores())
         ask(self._api, stage, stage.unproved_newcomers())
         if crawl.kind is RunKind.INCREMENTAL:
-            ask(self._api, stage, stage.stale())
+            fetch_stale(self._api, stage)
         held = partial(runs.held, self._connection, self._source)
         approved = None if request.approves is None else runs.plan(self._connection, request.approves)
         removals = Removals(self._api, stage, held, self._guard).settle(crawl.kind, sweep=crawl.swept, plan=approved)
+        self._details.learn(clean_roster=crawl.kind is RunKind.FULL and crawl.modified.clean and not crawl.empty)
+        self._details.ask()
+        self._combine(as_of=crawl.modified.moment.server)
         counts = Comparison(self._connection, self._source).judge()
         counts = replace(counts, stale=stage.stale_count, deleted=removals.removed, removals_held=removals.held)
         return self._draw_up(crawl, request, removals, counts)
+
+    def _combine(self, as_of: datetime | None) -> None:
+        """Make one record of the list row and the detail of each student who has both.
+
+        GET was asked after `as_of`, by the server's clock; None if that is unknown.
+        """
+        details, staged = self._details, self._stage.details
+        if self._state.has_details or staged.are_new:
+            settled_before = as_of and as_of - self._policy.overlap
+            staged.combine(details.keys, settled_before=settled_before, now=self._now(), everybody=details.renews_all)
 
     def _guard(self, removals: int) -> str:
         """Return why `removals` must wait for approval, nothing when they need not."""
@@ -262,16 +284,17 @@ class Run:
         before = self._state
         modified_read, deleted_read = _streams_read(crawl, removals, unclear)
         full_read = crawl.swept and modified_read and deleted_read
-        salt = before.salt or secrets.token_bytes(16)
         return SourceState(
             watermarks=self._watermarks(crawl, modified_read=modified_read, deleted_read=deleted_read),
             last_clean_modified_at=self._started_at if modified_read else before.last_clean_modified_at,
             last_clean_full_at=self._now() if full_read else before.last_clean_full_at,
             history_starts_at=before.history_starts_at or self._now(),
             deleted_feed_ignored=crawl.deleted.ignored,
-            unknown_keys=self._report_keys(salt),
-            salt=salt,
-            fingerprint=self._api.fingerprint(salt),
+            unknown_keys=self._report_keys(),
+            salt=self._salt,
+            fingerprint=self._api.fingerprint(self._salt),
+            keys=self._details.keys,
+            has_details=before.has_details,
         )
 
     def _watermarks(self, crawl: CrawlResult, *, modified_read: bool, deleted_read: bool) -> Watermarks:
@@ -292,9 +315,9 @@ class Run:
             plan.advance(before.deleted, deleted, replace=crawl.replaces),
         )
 
-    def _report_keys(self, salt: bytes) -> tuple[str, ...]:
+    def _report_keys(self) -> tuple[str, ...]:
         """Report each key that rostersync does not know once; return digests of all that were ever reported."""
-        after = runs.with_digests(self._state.unknown_keys, self._stage.students.extra_keys, salt)
+        after = runs.with_digests(self._state.unknown_keys, self._stage.students.extra_keys, self._salt)
         if new := len(after) - len(self._state.unknown_keys):
             log.info("unknown_keys", source=self._source, keys=new, kept_in="extra")
         return after
@@ -328,6 +351,8 @@ def _incomplete_reasons(crawl: CrawlResult, unclear: int) -> list[str]:
     if not crawl.modified.clean:
         what = "the modified feed" if incremental else "the roster"
         reasons.append(f"{what} kept changing while it was read")
+    if incremental and crawl.modified.without_ids:
+        reasons.append("the modified feed lists records without a readable id")
     if incremental and not crawl.deleted.clean:
         reasons.append("the deleted feed kept changing while it was read")
     if crawl.deleted.without_ids and not crawl.swept:
@@ -340,9 +365,9 @@ def _incomplete_reasons(crawl: CrawlResult, unclear: int) -> list[str]:
 def _streams_read(crawl: CrawlResult, removals: RemovalOutcome, unclear: UnclearCounts) -> tuple[bool, bool]:
     """Tell of the modified and of the deleted stream whether all of it was read, and applied."""
     incremental = crawl.kind is RunKind.INCREMENTAL
-    # 1. The list must be clean, and not empty. Deletions are known by a sweep, or else by a deleted feed that names
-    #    everybody whom it means.
-    modified = crawl.modified.clean and not crawl.empty
+    # 1. The list must be clean, not empty, and, if it is a feed, name everybody whom it means. Deletions are known by a
+    #    sweep, or else by such a deleted feed.
+    modified = crawl.modified.complete and not crawl.empty
     deleted = crawl.swept or (crawl.deleted.complete and (incremental or modified))
     # 2. An id for which GET had no clear answer holds back the stream that named it; in a full run both, for both are
     #    dated from one list.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from rostersync.clock import EPOCH
 from rostersync.errors import ApiError
 from rostersync.records import Query, changed_fields
 from rostersync.report import Difference, Verdict
@@ -19,7 +20,7 @@ from rostersync.sync.removals import NAMED, SWEPT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rostersync.report import ProgressCallback
+    from rostersync.report import ProgressCallback, SourceState
     from rostersync.store.stage import Stage
     from rostersync.sync.api import Api, Connect
     from rostersync.sync.plan import SyncPolicy
@@ -50,7 +51,7 @@ def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progr
             # As late as the server's time is known: later stamps, overlap aside, are of the future.
             until = (feed.moment.server or feed.moment.local) + policy.overlap
             comparison = Comparison(connection, source)
-            for differences in _compare(stage, comparison, api):
+            for differences in _compare(stage, comparison, api, state):
                 ids = [difference.id for difference in differences]
                 _note(verdict, differences, comparison.pending(ids, since=since, until=until, last_run=last_run))
             verdict.error = _unknown(stage)
@@ -68,7 +69,7 @@ def _unknown(stage: Stage) -> str | None:
     return "; ".join(f"{reason}: {number}" for reason, number in reasons.items() if number) or None
 
 
-def _compare(stage: Stage, comparison: Comparison, api: Api) -> Iterator[list[Difference]]:
+def _compare(stage: Stage, comparison: Comparison, api: Api, state: SourceState) -> Iterator[list[Difference]]:
     """Yield the differences in chunks, those included that are only pending.
 
     The proofs come first, as in a run: whom GET shows alive is compared like those who were listed, and a tombstone
@@ -77,6 +78,8 @@ def _compare(stage: Stage, comparison: Comparison, api: Api) -> Iterator[list[Di
     stage.collect_removals(*(NAMED if stage.received().without_id else SWEPT))
     ask(api, stage, chain(stage.removals(proved=False), stage.unproved_restores()))
     ask(api, stage, stage.gone_ids())  # once more: one 404 may be a fault of a moment
+    if state.has_details or stage.details.are_new:  # what only GET serves is compared for those whom it was asked for
+        stage.details.combine(state.keys, settled_before=None, now=EPOCH, everybody=True)
     for ids in stage.removals(proved=True):
         yield [Difference(key, "surplus") for key in ids]
     for ids in comparison.missing():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from harness import GUARD_OFF, SOURCE, World
 from sqlalchemy import text
-from steps import asked_by_id, settled
+from steps import asked_by_id, served, settled
 
 from rostersync.report import RunState
 from rostersync.simulator import faults as make
@@ -54,6 +54,7 @@ def test_a_student_stays_in_quarantine_as_long_as_their_removal_is_held(world: W
 
 
 def test_records_for_which_get_never_answers_do_not_keep_the_others_in_quarantine(world: World) -> None:
+    world.school.switches = Switches(ids_filter="ignored")
     keys = [world.school.create() for _ in range(101)]
     moment = "2026-01-01T00:00:00.000Z"
     with world.store.writing() as connection:
@@ -111,5 +112,42 @@ def test_a_large_quarantine_does_not_stop_later_runs(migrated_url: str, clock: M
     for number in range(25):
         world.school.inject(900_000 + number, {"id": 900_000 + number, "email": ["not", "text"]})
     assert world.sync().state is RunState.SUCCEEDED
+    world.pass_time(hours=1)
+    assert world.sync().state is RunState.SUCCEEDED
+
+
+@pytest.mark.parametrize("row", [None, {"x": 1}])
+def test_a_modified_feed_with_a_record_without_an_id_is_incomplete_and_its_watermark_waits(
+    world: World, row: Any
+) -> None:
+    key = min(world.upstream())
+    world.school.update(key, nickname="Changed")
+    world.pass_time(minutes=5)
+
+    def unreadable(document: dict[str, Any]) -> dict[str, Any]:
+        return {**document, "students": [row if found["id"] == key else found for found in document["students"]]}
+
+    before = world.reports[-1].watermarks
+    world.app.faults.add(served(unreadable), make.on_modified_feed, times=None)
+    report = world.sync()
+    assert (report.state, report.error) == (
+        RunState.INCOMPLETE,
+        "the modified feed lists records without a readable id",
+    )
+    assert report.watermarks.modified == before.modified
+    assert (report.watermarks.deleted or before.deleted) != before.deleted
+    world.app.faults.clear()
+    world.pass_time(hours=3)
+    assert world.sync().state is RunState.SUCCEEDED
+    assert world.replica() == world.upstream()
+
+
+def test_a_full_run_moves_the_watermark_in_spite_of_a_record_without_an_id(world: World) -> None:
+    world.school.inject(None, {"first_name": "Nameless"})
+    assert world.sync().state is RunState.INCOMPLETE
+    world.pass_time(hours=1)
+    before = world.reports[-1].watermarks.modified
+    report = world.full()
+    assert (report.state, report.watermarks.modified != before) == (RunState.SUCCEEDED, True)
     world.pass_time(hours=1)
     assert world.sync().state is RunState.SUCCEEDED

@@ -91,7 +91,7 @@ def test_a_student_who_was_written_is_stored_with_one_request(world: World) -> N
     report = refresh(world, key)
     assert (report.kind, report.state, report.counts.updated) == (RunKind.REFRESH, RunState.SUCCEEDED, 1)
     assert world.replica() == world.upstream()
-    assert [path for path, _ in world.requests()] == [f"/v2p1/students/{key}"]
+    assert [(path, query[0]) for path, query in world.requests()] == [("/v2p1/students", ("ids[]", str(key)))]
 
 
 def test_a_student_who_was_created_is_stored(world: World) -> None:

@@ -429,6 +429,8 @@ def test_an_upgrade_waits_for_no_reader_of_a_view_that_stays(postgres_url: str, 
         for column in ("error", "hint", "reads", "rows_done", "rows_total"):
             connection.exec_driver_sql(f"ALTER TABLE run_request DROP COLUMN {column}")
         connection.exec_driver_sql("DROP TABLE daemon")
+        connection.exec_driver_sql("DROP TABLE student_detail")
+        connection.exec_driver_sql("ALTER TABLE source DROP COLUMN keys")
     set_revision(store, "0005")
     with store.writing() as connection:
         connection.execute(text("SELECT count(*) FROM public.current_student"))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rostersync.simulator.messages import Request
+    from rostersync.simulator.state import School
     from rostersync.store import Store
 
 BUSY_FOR = 60
@@ -75,6 +76,9 @@ def draw_switches(rng: random.Random) -> Switches:
         login_bumps=rng.random() < 0.2,
         grain_ms=rng.choice([1, 1000]),
         nulls=rng.random() < 0.1,
+        # What GET alone serves must be there in its first answer, for that is what a run learns it from.
+        lists_omit=rng.choice([(), (), ("parent_ids",), ("last_name", "parent_ids"), ("archived", "ui_language")]),
+        get_omits=rng.choice([(), (), ("program", "house"), ("nickname",), ("year_group_id", "middle_name")]),
         clock_skew=rng.choice([0.0, 0.0, 0.0, 40.0, -40.0, 5000.0, -5000.0]),
         date_header=rng.random() < 0.85,
         stamp_skews=rng.choice([(0.0,), (0.0,), (0.0, -90.0), (0.0, 90.0, -90.0)]),
@@ -88,7 +92,18 @@ def draw_switches(rng: random.Random) -> Switches:
 STEPS = (-7200, -4000, -1000, -250, 250, 5000)
 """By how many seconds a clock is set."""
 
-ACTS = ("create", "update", "update", "clear", "archive", "delete", "delete", "restore", "login", "swap", "swap")
+CHANGES: dict[str, Callable[[School, int, random.Random], None]] = {
+    "update": lambda school, key, rng: school.update(key, nickname=f"Nick {rng.randrange(1000)}"),
+    "family": lambda school, key, rng: school.update(
+        key, last_name=f"Name {rng.randrange(9)}", parent_ids=[31_000_000 + rng.randrange(1000)]
+    ),
+    "clear": lambda school, key, _: school.clear(key, "nickname", "homeroom_advisor_id"),
+    "archive": lambda school, key, _: school.archive(key, withdrawn_on="2026-03-02"),
+    "unarchive": lambda school, key, _: school.unarchive(key),
+    "login": lambda school, key, _: school.login(key),
+}
+
+ACTS = ("create", "update", *CHANGES, "delete", "delete", "restore", "swap", "swap")
 """What happens at a school; in a swap one leaves and one comes, so that no total shows that rows have moved."""
 
 FAULTS: list[tuple[Callable[[], Fault], Match | None]] = [
@@ -201,19 +216,13 @@ class History:
         someone = school.pick(rng, lambda _: True)
         if act == "create" or someone is None:
             self.moved[school.create()] = now
-        elif act == "update":
-            school.update(someone, nickname=f"Nick {rng.randrange(1000)}")
-        elif act == "clear":
-            school.clear(someone, "nickname", "homeroom_advisor_id")
-        elif act == "archive":
-            school.archive(someone, withdrawn_on="2026-03-02")
-        elif act in {"delete", "swap"}:
+        elif act in CHANGES:
+            CHANGES[act](school, someone, rng)
+        else:
             self.moved[someone] = now
             school.delete(someone)
             if act == "swap":
                 self.moved[school.create()] = now
-        elif act == "login":
-            school.login(someone)
 
     def _step_a_clock(self) -> None:
         """Set one of the clocks, once: what two steps undo between two runs nobody can see."""

@@ -13,7 +13,7 @@ from rostersync.errors import Malformed
 from rostersync.managebac import answers, parts, records
 from rostersync.managebac.answers import decode_page, decode_single, is_error
 from rostersync.managebac.records import decode_record, decode_student
-from rostersync.records import FIELD_NAMES, ListedRow, Moment, Rejected, Student
+from rostersync.records import FIELD_NAMES, ListedRow, Moment, Rejected, Student, with_status
 
 MOMENT = Moment(datetime(2026, 3, 2, 8, tzinfo=UTC), None)
 
@@ -74,18 +74,17 @@ def test_a_record_becomes_a_student_with_nothing_lost() -> None:
         parent_ids=(30120011, 30120012),
         nationalities=("US", "GB"),
         languages=(),
-        status="enrolled",
         extra={"house": {"name": "Owls", "points": 3}},
     )
 
 
 def test_a_stub_of_the_deleted_feed_is_a_record() -> None:
-    assert decode_student({"id": 20540777}) == Student(id=20540777, status="enrolled")
+    assert decode_student({"id": 20540777}) == Student(id=20540777)
 
 
 def test_null_is_absent() -> None:
     nulls = dict.fromkeys((*FIELD_NAMES, "house", "deleted_at"))
-    assert student(**nulls) == Student(id=1, status="enrolled")
+    assert student(**nulls) == Student(id=1)
 
 
 def test_a_password_is_never_kept() -> None:
@@ -95,7 +94,7 @@ def test_a_password_is_never_kept() -> None:
 @pytest.mark.parametrize("served", [12, "12", " 12 ", "012"])
 def test_an_integer_may_be_served_as_text(served: Any) -> None:
     assert student(graduating_year=served).graduating_year == 12
-    assert decode_student({"id": served}) == Student(id=12, status="enrolled")
+    assert decode_student({"id": served}) == Student(id=12)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +168,12 @@ def test_a_date_that_cannot_be_read_is_none_and_its_text_stays(name: str, served
     [
         ({"status": "withdrawn"}, "withdrawn"),
         ({"status": "", "archived": True}, "archived"),
+        ({"status": "withdrawn", "archived": False}, "withdrawn"),
+        ({"archived": False, "withdrawn_on": "2025-06-30"}, "enrolled"),
+        ({"archived": False, "graduated_on": "2025-06-30"}, "enrolled"),
+        ({"archived": True, "withdrawn_on": "2025-06-30"}, "withdrawn"),
+        ({"archived": True, "graduated_on": "2025-06-30"}, "graduated"),
+        ({"archived": True}, "archived"),
         ({"graduated_on": "2025-06-30"}, "graduated"),
         ({"graduated_on": "last summer"}, "graduated"),
         ({"withdrawn_on": "2025-06-30"}, "withdrawn"),
@@ -177,7 +182,7 @@ def test_a_date_that_cannot_be_read_is_none_and_its_text_stays(name: str, served
     ],
 )
 def test_the_status_is_the_served_one_or_derived(fields: dict[str, Any], status: str) -> None:
-    assert student(**fields).status == status
+    assert with_status(student(**fields)).status == status
 
 
 def test_deleted_at_says_when_the_record_went() -> None:

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 _READING = bindparam("reading", type_=Integer)
 
-_ALIVE = and_(staged.c.rejected.is_(None), staged.c.deleted_at.is_(None))
-_LIVING = and_(student.c.source == SOURCE, student.c.deleted_at.is_(None))
-_STORED = and_(student.c.source == SOURCE, student.c.id == staged.c.id)
+ALIVE = and_(staged.c.rejected.is_(None), staged.c.deleted_at.is_(None))
+LIVING = and_(student.c.source == SOURCE, student.c.deleted_at.is_(None))
+STORED = and_(student.c.source == SOURCE, student.c.id == staged.c.id)
 
 
 def lives(key: ColumnElement[int]) -> ColumnElement[bool]:
     """Return the condition that a student is stored as living."""
-    return exists().where(_LIVING, student.c.id == key)
+    return exists().where(LIVING, student.c.id == key)
 
 
-def _answered(key: ColumnElement[int], *which: str) -> ColumnElement[bool]:
+def answered(key: ColumnElement[int], *which: str) -> ColumnElement[bool]:
     """Return the condition that GET has answered for an id, with one of `which` where any are given."""
     answers_so = (answers.c.answer == text(f"'{answer}'") for answer in which or ("alive", "gone", "unclear"))
     return exists().where(answers.c.id == key, or_(*answers_so))
@@ -84,10 +84,11 @@ DELETIONS_LACK_IDS = _count(deletions, deletions.c.id < 0)
 def put_answer(dialect: str) -> Any:
     """Return the upsert of what GET answered for an id."""
     new = upsert(dialect, answers)
-    answer = {"answer": new.excluded.answer, "deleted_at": new.excluded.deleted_at}
+    answer = {name: new.excluded[name] for name in ("answer", "deleted_at", "record")}
     return new.on_conflict_do_update(index_elements=["id"], set_=answer)
 
 
+IS_STAGED = select(staged.c.id).where(ALIVE, staged.c.id == bindparam("key"))
 GONE_IDS = chunk(select(answers.c.id).where(answers.c.answer == "gone"))
 
 UNCLEAR = (
@@ -110,10 +111,10 @@ UNPLAN = update(removals).values(planned=False)
 
 # Questions -------------------------------------------------------------------------------------------------------
 
-_UNPROVED = select(staged.c.id).where(_ALIVE, ~_answered(staged.c.id))
-UNPROVED_RESTORES = chunk(_UNPROVED.where(exists().where(_STORED, student.c.deleted_at.is_not(None))))
+_UNPROVED = select(staged.c.id).where(ALIVE, ~answered(staged.c.id))
+UNPROVED_RESTORES = chunk(_UNPROVED.where(exists().where(STORED, student.c.deleted_at.is_not(None))))
 UNPROVED_NEWCOMERS = chunk(_UNPROVED.join(deletions, deletions.c.id == staged.c.id).where(~lives(staged.c.id)))
-_STORED_AT = select(student.c.updated_at).where(_STORED, student.c.deleted_at.is_(None)).scalar_subquery()
+_STORED_AT = select(student.c.updated_at).where(STORED, student.c.deleted_at.is_(None)).scalar_subquery()
 UNPROVED_STAMPS = chunk(_UNPROVED.add_columns(staged.c.updated_ms, _STORED_AT))
 
 
@@ -133,18 +134,18 @@ def candidates(dialect: str) -> dict[str, Any]:
     not_staged = ~exists().where(staged.c.id == deletions.c.id)
     from_stage = {
         "listed": listed,
-        "left": listed.where(or_(not_staged, _answered(deletions.c.id, "gone"))),
+        "left": listed.where(or_(not_staged, answered(deletions.c.id, "gone"))),
         "marked": select(staged.c.id, stream, staged.c.deleted_at).where(staged.c.deleted_at.is_not(None)),
         "proved": select(answers.c.id, stream, null()).where(answers.c.answer == "gone"),
     }
     # They look students up by id, and do not pass over all of them: the stage is small.
     queries = {why: query.where(lives(query.selected_columns[0])) for why, query in from_stage.items()}
     unseen = ~exists().where(staged.c.id == student.c.id)
-    queries["unseen"] = select(student.c.id, swept, null()).where(_LIVING, unseen)
+    queries["unseen"] = select(student.c.id, swept, null()).where(LIVING, unseen)
     columns = ["id", "deletion_source", "deleted_at", "planned"]
     inserts = {}
     for why, query in queries.items():
-        open_question = ~_answered(query.selected_columns[0], "alive", "unclear")
+        open_question = ~answered(query.selected_columns[0], "alive", "unclear")
         chosen = query.add_columns(text("false")).where(open_question)
         inserts[why] = upsert(dialect, removals).from_select(columns, chosen).on_conflict_do_nothing()
     return inserts
@@ -153,7 +154,7 @@ def candidates(dialect: str) -> dict[str, Any]:
 @cache
 def _which(planned: bool | None, proved: bool | None) -> tuple[ColumnElement[bool], ...]:
     """Return the conditions of some of the candidates: those of the approved plan, the proved ones, or all."""
-    gone = _answered(removals.c.id, "gone")
+    gone = answered(removals.c.id, "gone")
     of_plan = () if planned is None else (removals.c.planned.is_(planned),)
     return of_plan if proved is None else (*of_plan, gone if proved else ~gone)
 
@@ -176,18 +177,18 @@ def plan_removal(dialect: str) -> Any:
     return upsert(dialect, removals).on_conflict_do_update(index_elements=["id"], set_={"planned": True})
 
 
-DROP_DISPROVED = delete(removals).where(_answered(removals.c.id, "alive", "unclear"))
+DROP_DISPROVED = delete(removals).where(answered(removals.c.id, "alive", "unclear"))
 DROP_UNSTORED = delete(removals).where(~lives(removals.c.id))
 DROP_LIVING = delete(removals).where(among_ids(removals.c.id))
 
 
 def _not_in_question(key: ColumnElement[int]) -> ColumnElement[bool]:
-    return and_(~exists().where(removals.c.id == key), ~_answered(key, "gone", "unclear"))
+    return and_(~exists().where(removals.c.id == key), ~answered(key, "gone", "unclear"))
 
 
 def _surest_first(key: ColumnElement[int]) -> ColumnElement[int]:
     """Order students by how sure it is that they live: GET has just said so, a list shows them, they are stored."""
-    return case((_answered(key, "alive"), 0), (exists().where(staged.c.id == key, _ALIVE), 1), else_=2)
+    return case((answered(key, "alive"), 0), (exists().where(staged.c.id == key, ALIVE), 1), else_=2)
 
 
 def _controls(living: Table, *conditions: ColumnElement[bool]) -> Select[Any]:
@@ -196,5 +197,5 @@ def _controls(living: Table, *conditions: ColumnElement[bool]) -> Select[Any]:
     return chosen.order_by(_surest_first(key), living.c.content_hash).limit(bindparam("at_most", type_=Integer))
 
 
-STORED_CONTROLS = _controls(student, _LIVING)
-NEW_CONTROLS = _controls(staged, _ALIVE)
+STORED_CONTROLS = _controls(student, LIVING)
+NEW_CONTROLS = _controls(staged, ALIVE)

@@ -15,6 +15,7 @@ from rostersync.report import Received, UnclearCounts
 from rostersync.store.rows import insert_all, staged_values
 from rostersync.store.stage import queries as q
 from rostersync.store.stage import tables
+from rostersync.store.stage.details import StagedDetails
 from rostersync.store.statements import Statements
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class StagedStudents(StagedList):
         super().__init__(connection, source, tables.staged)
         self.extra_keys: set[str] = set()
         """Names of the keys that rostersync does not know, at most 200."""
+        self._fields_unseen = list(FIELD_NAMES)
 
     def put(self, listed: Iterable[ListedRow]) -> None:
         """Decode and stage the rows that are new, or newer than the staged ones; of the others note that they came."""
@@ -95,9 +97,21 @@ class StagedStudents(StagedList):
             staged = staged_values(self._connection.dialect, self._reading)
             insert_all(self._connection, tables.staged, (staged(row, records) for row in rows))
         for row in rows:
-            if isinstance(row, Student) and row.extra:
-                new = row.extra.keys() - FIELD_NAMES - self.extra_keys
-                self.extra_keys.update(islice(new, _MOST_KEYS - len(self.extra_keys)))
+            if isinstance(row, Student) and row.deleted_at is None:
+                self._note_keys(row)
+
+    def _note_keys(self, row: Student) -> None:
+        """Note the keys of a list row. Soon few fields are left to look for, so a row costs little."""
+        for name in [name for name in self._fields_unseen if getattr(row, name) is not None or name in row.extra]:
+            self._fields_unseen.remove(name)
+        if row.extra:
+            new = row.extra.keys() - FIELD_NAMES - self.extra_keys
+            self.extra_keys.update(islice(new, _MOST_KEYS - len(self.extra_keys)))
+
+    @property
+    def keys(self) -> set[str]:
+        """The keys that some list row of this run had."""
+        return {*FIELD_NAMES, *self.extra_keys}.difference(self._fields_unseen)
 
 
 _MOST_KEYS = 200
@@ -124,10 +138,10 @@ class Stage(Statements):
         super().__init__(connection, source)
         self.students = StagedStudents(connection, source)
         self.deletions = StagedDeletions(connection, source, tables.deletions)
+        self.details = StagedDetails(connection, source)
         self.absence_unconfirmed = False
         """Whether GET has said that somebody is gone, and has not shown a living student since."""
-        self.stale_count = 0
-        """How many students were first received older than they are stored."""
+        self._stale: set[int] = set()
 
     # What was received ---------------------------------------------------------------------------------------
 
@@ -138,20 +152,38 @@ class Stage(Statements):
     # Answers of GET ------------------------------------------------------------------------------------------
 
     def put_answer(self, key: int, answer: Answer, *, in_quarantine: bool = False) -> None:
-        """Record what GET answered for an id; a living student's record takes the place of a staged one.
+        """Record what GET answered for an id. `details` makes one record of a living student's answer and list row.
 
         An id `in_quarantine` that is not answered lets others have their turn before it next time, and that is all.
         """
+        record = None
         if is_alive(answer):
             found = "alive"
-            self.students.put_rows([answer])
-            self.absence_unconfirmed = self.absence_unconfirmed and not isinstance(answer, Student)
+            if isinstance(answer, Student):
+                record = encode(answer)
+                self.absence_unconfirmed = False
+            elif not self._rows(q.IS_STAGED, tables.staged, key=key):
+                self.students.put_rows([answer])
         elif isinstance(answer, Unclear):
             found = "unanswered" if in_quarantine else "unclear"
         else:
             found = "gone"
             self.absence_unconfirmed = True
-        values = {"id": key, "answer": found, "deleted_at": _deleted_at(answer)}
+        self._note(key, found, deleted_at=_deleted_at(answer), record=record)
+
+    def put_detail(self, key: int, answer: Answer) -> bool:
+        """Record what GET answered for a student of whom only the detail is wanted; return whether it is there.
+
+        Anything but a living student proves nothing here: the student stays as listed, and is asked for again later.
+        """
+        if isinstance(answer, Student) and is_alive(answer):
+            self.put_answer(key, answer)
+            return True
+        self._note(key, "unanswered")
+        return False
+
+    def _note(self, key: int, answer: str, deleted_at: datetime | None = None, record: bytes | None = None) -> None:
+        values = {"id": key, "answer": answer, "deleted_at": deleted_at, "record": record}
         self._put_all(q.put_answer(self._dialect), [values])
 
     def gone_ids(self) -> Iterator[list[int]]:
@@ -178,11 +210,16 @@ class Stage(Statements):
         return self._ids(q.UNPROVED_RESTORES, tables.staged)
 
     def stale(self) -> Iterator[list[int]]:
-        """Yield the ids received older than they are stored, and count them."""
+        """Yield the ids received older than they are stored, and note them for `stale_count`."""
         for rows in self._chunks(q.UNPROVED_STAMPS, tables.staged):
             ids = [key for key, received, stored in rows if received and stored and received < to_epoch_ms(stored)]
-            self.stale_count += len(ids)
+            self._stale.update(ids)
             yield ids
+
+    @property
+    def stale_count(self) -> int:
+        """How many students were received older than they are stored."""
+        return len(self._stale)
 
     def unproved_newcomers(self) -> Iterator[list[int]]:
         """Yield the ids not stored as living that were received alive, and that the deleted feed lists as well."""

@@ -56,6 +56,19 @@ answers = Table(
     Column("id", Key, primary_key=True, autoincrement=False),
     Column("answer", Text, nullable=False),  # what GET answered last: alive, gone, unclear or unanswered
     Column("deleted_at", Timestamp),  # as the record said that it brought
+    Column("record", LargeBinary),  # of a living student: `records.encode`
+)
+
+details = Table(  # what is to be written into the table `student_detail`
+    "details",
+    _STAGE,
+    Column("id", Key, primary_key=True, autoincrement=False),
+    Column("record", LargeBinary),
+    Column("updated_ms", BigInteger),
+    Column("settled", Boolean, nullable=False),
+    Column("read_at", Timestamp),
+    Column("waiting_since", Timestamp),
+    Column("renewed", Boolean, nullable=False),  # whether the student is stored otherwise
 )
 
 removals = Table(

@@ -1,0 +1,34 @@
+"""Details: what GET serves of a student and lists do not; and the rule by which a status is derived has changed.
+
+Stored rows do not say whether their status was served, so the next run of each source reads everybody again.
+
+Revision ID: 0007
+Revises: 0006
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+from rostersync.store.types import Json, Timestamp
+
+revision = "0007"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("source", sa.Column("keys", Json, nullable=True))
+    op.create_table(
+        "student_detail",
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("id", sa.BigInteger(), nullable=False),
+        sa.Column("record", sa.LargeBinary(), nullable=True),
+        sa.Column("updated_ms", sa.BigInteger(), nullable=True),
+        sa.Column("settled", sa.Boolean(), nullable=False),
+        sa.Column("read_at", Timestamp(), nullable=True),
+        sa.Column("waiting_since", Timestamp(), nullable=True),
+        sa.ForeignKeyConstraint(["source"], ["source.name"], name=op.f("fk_student_detail_source")),
+        sa.PrimaryKeyConstraint("source", "id", name=op.f("pk_student_detail")),
+    )
+    op.execute("UPDATE source SET last_clean_modified_at = NULL")

@@ -1,0 +1,144 @@
+"""The two projections of a student, and the one record that they make.
+
+ManageBac serves a student twice: as a row of a list, and as the answer to GET. Neither need have all keys. A list row
+may lack the parents, and GET may lack the program. So two records are kept of each student, and each is replaced as a
+whole:
+
+* the **list record**: the last list row
+* the **detail**: of the last answer of GET, the keys that lists do not serve
+
+For a key that lists serve, the list record decides: a key that is missing there was cleared. For every other key the
+list record decides only if it has the key, and the detail decides otherwise. An answer of GET also replaces those keys
+of the list record that GET serves, because it is newer than the row.
+
+Nothing here does I/O. `Keys` says which key is served where.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from rostersync.records import FIELD_NAMES, Student, with_status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from collections.abc import Set as AbstractSet
+
+MOST_KEYS = 1_000
+"""More keys than this are not remembered of a source: only a broken or hostile server has so many."""
+
+_NAMES = frozenset(FIELD_NAMES)
+_NOTHING: frozenset[str] = frozenset()
+
+
+def key_digest(name: str, salt: bytes) -> str:
+    """Return a salted digest of a key's name: a key may be an address, and must not outlive its student."""
+    return hashlib.blake2b(name.encode(), digest_size=8, key=salt).hexdigest()
+
+
+class Keys(msgspec.Struct, frozen=True):
+    """What is known of the keys that a source serves. A field stands by its name, any other key by its digest."""
+
+    salt: bytes = b""
+    listed: frozenset[str] | None = None
+    """Keys that lists serve. None until a full run has read a clean roster; then every key counts as one of these."""
+    fetched: frozenset[str] | None = None
+    """Keys that GET serves. None until one of its answers could be compared with a list row."""
+    detail: frozenset[str] = _NOTHING
+    """Keys that GET was seen to serve for a student whose list row lacked them."""
+
+    def lists_serve(self, key: str) -> bool:
+        """Return whether the absence of `key` in a list row means that it was cleared."""
+        return self.listed is None or self._name(key) in self.listed
+
+    def get_serves(self, key: str) -> bool:
+        """Return whether the absence of `key` in an answer of GET means that it was cleared."""
+        return self.fetched is not None and self._name(key) in self.fetched
+
+    def with_listed(self, keys: Iterable[str]) -> Keys:
+        """Return what is known once lists serve `keys`, too."""
+        listed = self._add(self.listed, keys)
+        return replace(self, listed=listed, detail=self.detail - listed)
+
+    def with_fetched(self, keys: Iterable[str]) -> Keys:
+        """Return what is known once GET serves `keys`, too."""
+        return replace(self, fetched=self._add(self.fetched, keys))
+
+    def with_detail(self, keys: Iterable[str]) -> Keys:
+        """Return what is known once GET was seen to serve `keys`, which lists do not."""
+        return replace(self, detail=self._add(self.detail, (key for key in keys if not self.lists_serve(key))))
+
+    def _add(self, known: frozenset[str] | None, keys: Iterable[str]) -> frozenset[str]:
+        known = known or _NOTHING
+        return known if len(known) >= MOST_KEYS else known | {self._name(key) for key in keys}
+
+    def _name(self, key: str) -> str:
+        return key if key in _NAMES else key_digest(key, self.salt)
+
+
+class Records(NamedTuple):
+    """The two records of a student: the list record, and the detail if there is one."""
+
+    listed: Student
+    detail: Student | None
+
+
+def keys_of(student: Student) -> set[str]:
+    """Return the keys that a record has: names of fields, and keys of `extra`."""
+    return {name for name in FIELD_NAMES if getattr(student, name) is not None} | student.extra.keys()
+
+
+def combine(listed: Student, detail: Student | None, keys: Keys) -> Student:
+    """Return the student that a list record and a detail make, with a status."""
+    if detail is None:
+        return with_status(listed)
+    present = keys_of(listed)
+    return with_status(_taking(listed, detail, {key for key in keys_of(detail) - present if not keys.lists_serve(key)}))
+
+
+def fetch(listed: Student | None, answer: Student, keys: Keys) -> Records:
+    """Return what an answer of GET makes of a list record (None: there is none).
+
+    An answer whose `updated_at` is before the list record's comes from a replica that lags. It replaces the detail, and
+    nothing that lists serve.
+    """
+    present = keys_of(answer)
+    own = {key for key in present if not keys.lists_serve(key)}
+    detail = _taking(Student(id=answer.id), answer, own)
+    if listed is None:
+        return Records(_taking(answer, Student(id=answer.id), own), detail)
+    if is_older(answer, listed):
+        return Records(listed, detail)
+    shared = {key for key in keys_of(listed) if keys.get_serves(key) and keys.lists_serve(key)} | present
+    return Records(_taking(listed, _taking(answer, Student(id=answer.id), own), shared), detail)
+
+
+def list_record(stored: Student, detail: Student | None, keys: Keys) -> Student:
+    """Return the list record of a stored student: without the keys of the detail, and without a derived status."""
+    if stored.status == with_status(replace(stored, status=None)).status:
+        stored = replace(stored, status=None)
+    own = {key for key in keys_of(detail) if not keys.lists_serve(key)} if detail else _NOTHING
+    return _taking(stored, Student(id=stored.id), own)
+
+
+def is_older(one: Student, other: Student) -> bool:
+    """Return whether one record is older than another, as far as both have an `updated_at`."""
+    return bool(one.updated_at and other.updated_at and one.updated_at < other.updated_at)
+
+
+def are_of_one_time(one: Student, other: Student) -> bool:
+    """Return whether nothing says that two records are of different times."""
+    return not is_older(one, other) and not is_older(other, one)
+
+
+def _taking(base: Student, other: Student, keys: AbstractSet[str]) -> Student:
+    """Return `base` with each of `keys` as `other` has it: a key that `other` lacks is cleared."""
+    if not keys:
+        return base
+    extra = {key: value for key, value in base.extra.items() if key not in keys}
+    extra |= {key: value for key, value in other.extra.items() if key in keys}
+    return replace(base, extra=extra, **{name: getattr(other, name) for name in keys & _NAMES})

@@ -1,0 +1,90 @@
+"""What a run's transaction writes of details: of what GET serves and lists do not (see `rostersync.projections`)."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Boolean, bindparam, delete, exists, false, func, or_, select, update
+
+from rostersync.store.stage.details import IS_NEWER, IS_USED
+from rostersync.store.stage.queries import ALIVE, lives
+from rostersync.store.stage.tables import answers, details, removals, staged
+from rostersync.store.statements import SOURCE, filled, upsert
+from rostersync.store.tables import student_detail
+from rostersync.store.types import Timestamp
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+    from rostersync.report import SourceState
+
+_NOW = bindparam("now", type_=Timestamp)
+_NEEDED = bindparam("needed", type_=Boolean)
+_MINE = student_detail.c.source == SOURCE
+_FACTS = ("record", "updated_ms", "settled", "read_at", "waiting_since")
+
+
+def apply(connection: Connection, source: str, after: SourceState, *, now: datetime) -> None:
+    """Write the details of a run, after its students. Call it inside the run's transaction.
+
+    Args:
+        connection: The connection with the run's stage.
+        source: The name of the source.
+        after: What is known of the source after the run.
+        now: When the run ended, in UTC.
+
+    """
+    needed = bool(after.keys.detail)
+    if not (needed or after.has_details or details in filled(connection)):
+        return  # nearly every school: its lists serve everything
+    parameters = {"run_source": source, "now": now, "needed": needed}
+    dialect = connection.dialect.name
+    for statement in (_DROP_GONE, _put(dialect), _DROP_UNUSED, _requeue(dialect), _LET_WAIT):
+        connection.execute(statement, parameters)
+
+
+_DROP_GONE = delete(student_detail).where(_MINE, exists().where(removals.c.id == student_detail.c.id))
+_DROP_UNUSED = delete(student_detail).where(_MINE, ~IS_USED)
+
+
+@cache
+def _put(dialect: str) -> Any:
+    """Return the upsert of what GET has answered."""
+    rows = select(SOURCE, details.c.id, *(details.c[name] for name in _FACTS))
+    living = rows.where(lives(details.c.id), or_(details.c.record.is_not(None), _NEEDED, _is_stored(details.c.id)))
+    new = upsert(dialect, student_detail).from_select(["source", "id", *_FACTS], living)
+    return new.on_conflict_do_update(
+        index_elements=["source", "id"], set_={name: new.excluded[name] for name in _FACTS}
+    )
+
+
+@cache
+def _requeue(dialect: str) -> Any:
+    """Return the upsert of who was asked for in vain, so that they wait behind the others."""
+    asked = select(SOURCE, answers.c.id, false(), _NOW).where(answers.c.answer == "unanswered", lives(answers.c.id))
+    chosen = asked.where(or_(_NEEDED, _is_stored(answers.c.id)))
+    new = upsert(dialect, student_detail).from_select(["source", "id", "settled", "waiting_since"], chosen)
+    return new.on_conflict_do_update(
+        index_elements=["source", "id"], set_={"waiting_since": new.excluded.waiting_since}
+    )
+
+
+def _is_stored(key: Any) -> Any:
+    return exists().where(_MINE, student_detail.c.id == key)
+
+
+_WAS_READ = exists().where(answers.c.id == staged.c.id, answers.c.record.is_not(None))
+_ROW_IS_NEWER = exists().where(
+    ALIVE,
+    staged.c.id == student_detail.c.id,
+    IS_NEWER,
+    or_(~_WAS_READ, func.coalesce(staged.c.updated_ms > student_detail.c.updated_ms, false())),
+)
+_LET_WAIT = (
+    update(student_detail)
+    .where(_MINE, student_detail.c.waiting_since.is_(None), IS_USED, _ROW_IS_NEWER)
+    .values(waiting_since=_NOW)
+)

@@ -1,0 +1,288 @@
+"""The two projections of a student in the stage: answers of GET beside list rows and stored rows, made into one record.
+
+The rule is `rostersync.projections`; here are the rows that it needs. A run chooses whom to ask (`due`), keeps the
+answers (`put_answer`), and in the end lets `combine` replace the staged records of everybody whose record has two
+parts. What is to be remembered of GET's part lies in the stage's table `details` until the commit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import Boolean, Integer, and_, bindparam, delete, exists, func, insert, or_, select
+
+from rostersync.clock import to_epoch_ms
+from rostersync.projections import Records, are_of_one_time, combine, fetch, is_older, keys_of, list_record
+from rostersync.records import Student, content_hash, decode, encode
+from rostersync.store.rows import NAMES, student_of
+from rostersync.store.stage import tables
+from rostersync.store.stage.queries import ALIVE, LIVING, STORED, answered
+from rostersync.store.stage.tables import answers, details, records, staged
+from rostersync.store.statements import SOURCE, Statements, among_ids, chunk
+from rostersync.store.tables import student, student_detail
+from rostersync.store.types import Timestamp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement, Select, Table
+
+    from rostersync.projections import Keys
+
+_NEEDED = bindparam("needed", type_=Boolean)
+_AT_MOST = bindparam("at_most", type_=Integer)
+
+_DETAIL = and_(student_detail.c.source == SOURCE, student_detail.c.id == staged.c.id)
+_DETAIL_OF_STORED = and_(student_detail.c.source == student.c.source, student_detail.c.id == student.c.id)
+
+IS_NEWER: ColumnElement[bool] = or_(
+    student_detail.c.updated_ms.is_distinct_from(staged.c.updated_ms),
+    ~student_detail.c.settled,
+    # Lists without stamps: any change of the row counts.
+    and_(staged.c.updated_ms.is_(None), exists().where(STORED, student.c.content_hash != staged.c.content_hash)),
+)
+"""Whether a staged list row is newer than the stored detail, or may be."""
+
+IS_USED: ColumnElement[bool] = or_(student_detail.c.record.is_not(None), _NEEDED)
+"""Whether a stored detail matters: it holds something, or every student of the source has one."""
+
+
+def _open(key: ColumnElement[int]) -> ColumnElement[bool]:
+    return and_(~answered(key), ~exists().where(tables.removals.c.id == key))
+
+
+_STORED_STUDENTS = select(student.c.id).outerjoin_from(student, student_detail, _DETAIL_OF_STORED)
+_WAITING = (
+    _STORED_STUDENTS.where(LIVING, _open(student.c.id))
+    .where(or_(student_detail.c.waiting_since.is_not(None), and_(student_detail.c.id.is_(None), _NEEDED)))
+    .order_by(func.coalesce(student_detail.c.waiting_since, student.c.first_seen_at), student.c.id)
+    .limit(_AT_MOST)
+)
+_NEWER = (
+    select(staged.c.id)
+    .outerjoin_from(staged, student_detail, _DETAIL)
+    .where(ALIVE, _open(staged.c.id))
+    .where(
+        or_(
+            and_(~exists().where(STORED, student.c.deleted_at.is_(None)), _NEEDED),
+            and_(student_detail.c.id.is_not(None), student_detail.c.waiting_since.is_(None), IS_USED, IS_NEWER),
+        )
+    )
+    .order_by(staged.c.id)
+    .limit(_AT_MOST)
+)
+_OLD = (
+    _STORED_STUDENTS.where(LIVING, _open(student.c.id), student_detail.c.waiting_since.is_(None))
+    .where(student_detail.c.read_at < bindparam("read_before", type_=Timestamp))
+    .order_by(student_detail.c.read_at, student.c.id)
+    .limit(_AT_MOST)
+)
+
+_REFRESHED = (
+    select(staged.c.id)
+    .outerjoin_from(staged, student_detail, _DETAIL)
+    .where(ALIVE, among_ids(staged.c.id), ~answered(staged.c.id), IS_USED)
+    .order_by(staged.c.id)
+)
+
+# An answer of GET, the student's list row, and what is stored: each may be missing.
+_PARTS = (
+    answers.c.record.label("answer"),
+    records.c.record.label("row"),
+    staged.c.updated_ms.label("row_ms"),
+    *(student.c[name] for name in NAMES),
+    student.c.content_hash,
+    student_detail.c.record.label("detail"),
+    student_detail.c.updated_ms.label("detail_ms"),
+    *(student_detail.c[name] for name in ("settled", "read_at", "waiting_since")),
+)
+_FIRST_OF_STORED = 4  # where the columns of the stored student begin, behind the id and three parts
+
+_BY_ANSWER = chunk(
+    select(answers.c.id, *_PARTS)
+    .outerjoin_from(answers, staged, and_(staged.c.id == answers.c.id, ALIVE))
+    .outerjoin(records, records.c.id == staged.c.id)
+    .outerjoin(student, and_(student.c.source == SOURCE, student.c.id == answers.c.id))
+    .outerjoin(student_detail, and_(student_detail.c.source == SOURCE, student_detail.c.id == answers.c.id))
+    .where(answers.c.record.is_not(None))
+)
+_BY_DETAIL = chunk(
+    select(staged.c.id, *_PARTS)
+    .join_from(staged, records, records.c.id == staged.c.id)
+    .join(student, STORED)
+    .join(student_detail, _DETAIL)
+    .outerjoin(answers, answers.c.id == staged.c.id)
+    .where(ALIVE, student_detail.c.record.is_not(None), answers.c.record.is_(None))
+    .where(or_(student.c.content_hash != staged.c.content_hash, bindparam("everybody", type_=Boolean)))
+)
+
+
+class _Parts(NamedTuple):
+    """What is known of one student in a run. `row` is the list row, `stored` the row of the replica."""
+
+    key: int
+    answer: Student | None
+    row: Student | None
+    stored: Student | None
+    detail: Student | None
+    found: Any
+
+    def listed(self, keys: Keys) -> Student | None:
+        """Return the list record: the row of this run, unless that is older than the stored one and than the answer."""
+        if self.stored is None:
+            return self.row
+        if self.row is not None and not (
+            self.answer and is_older(self.row, self.stored) and is_older(self.row, self.answer)
+        ):
+            return self.row
+        return list_record(self.stored, self.detail, keys)
+
+
+class StagedDetails(Statements):
+    """Answers of GET on their way to the second part of a student's record."""
+
+    @property
+    def are_new(self) -> bool:
+        """Whether GET has answered anything in this run."""
+        return not self._is_empty(answers)
+
+    # Whom to ask ---------------------------------------------------------------------------------------------
+
+    def due(self, limit: int, *, needed: bool, read_before: datetime) -> list[int]:
+        """Return whom GET should be asked for, those who wait longest first.
+
+        Args:
+            limit: The most ids to return.
+            needed: Whether every student of the source needs a detail; else only those whose detail holds something.
+            read_before: Details that were read before this time (UTC) are read again, last of all.
+
+        """
+        ids: list[int] = []
+        for query in (_WAITING, _NEWER, *([_OLD] if needed else [])):
+            left = limit - len(ids)
+            if left > 0:
+                found = self._rows(query, needed=needed, at_most=left, read_before=read_before)
+                ids += [row[0] for row in found if row[0] not in ids]
+        return ids
+
+    def of(self, ids: Sequence[int], *, needed: bool) -> list[int]:
+        """Return those of `ids` who were received from a list only, and have a detail, or need one."""
+        return [row[0] for row in self._rows(_REFRESHED, staged, ids=list(ids), needed=needed)]
+
+    # What is known of keys -----------------------------------------------------------------------------------
+
+    def support(self, names: set[str]) -> dict[str, tuple[int, int]]:
+        """Return how many listed students hold a key in their detail, and how many of these have it in their list row.
+
+        Args:
+            names: The keys to count. A key that no detail holds is missing from the result.
+
+        """
+        found: dict[str, tuple[int, int]] = {}
+        for parts in self._everybody():
+            if parts.row is None:
+                continue
+            listed = keys_of(parts.row)
+            for name in names & keys_of(parts.answer or parts.detail or Student(id=parts.key)):
+                holders, both = found.get(name, (0, 0))
+                found[name] = holders + 1, both + (name in listed)
+        return found
+
+    def compare(self, keys: Keys) -> Keys:
+        """Return what is known of the keys, once each answer was compared with the list record of its time.
+
+        Before it is known what lists serve, an answer says nothing.
+        """
+        if keys.listed is None:
+            return keys
+        for parts in self._parts(_BY_ANSWER):
+            assert parts.answer is not None, "the query asks for answers"
+            served = keys_of(parts.answer)
+            listed = parts.listed(keys)
+            if listed is not None and are_of_one_time(listed, parts.answer):
+                keys = keys.with_fetched(served).with_detail(served - keys_of(listed))
+            elif keys.fetched is not None:
+                keys = keys.with_fetched(served)
+        return keys
+
+    # One record of two parts ---------------------------------------------------------------------------------
+
+    def combine(self, keys: Keys, *, settled_before: datetime | None, now: datetime, everybody: bool) -> None:
+        """Let the staged record of each student with two parts be what both make; keep the details for the commit.
+
+        Args:
+            keys: Which keys lists and GET serve.
+            settled_before: The `updated_at` (UTC) before which no other change can have the same `updated_at`, because
+                every change was visible when GET answered; None if that is unknown. A later detail is read again when
+                a list shows its student the next time.
+            now: The time (UTC) at which the details count as read.
+            everybody: Whether to combine all students who have a detail, and not only those whose list row changed.
+
+        """
+        for parts in self._everybody(everybody=everybody):
+            listed = parts.listed(keys)
+            if parts.answer is None:
+                assert listed is not None, "the query asks for list rows"
+                new = Records(listed, fetch(None, parts.detail, keys).detail if parts.detail else None)
+                facts = {name: getattr(parts.found, name) for name in ("settled", "read_at", "waiting_since")}
+                facts["updated_ms"] = parts.found.detail_ms
+            else:
+                new = fetch(listed, parts.answer, keys)
+                stamp = _stamp(listed, parts.answer)
+                settled = stamp is None or (settled_before is not None and stamp <= settled_before)
+                facts = {"updated_ms": _ms(stamp), "settled": settled, "read_at": now, "waiting_since": None}
+            keeps_hash = listed is not parts.row and new.listed == listed
+            digest = parts.found.content_hash if keeps_hash else content_hash(encode(new.listed))
+            self._put(parts, new, combine(new.listed, new.detail, keys), digest, facts)
+
+    def _put(self, parts: _Parts, new: Records, student: Student, digest: bytes, facts: dict[str, Any]) -> None:
+        """Stage what a student's two parts make in the place of the list row, and the detail for the commit."""
+        received = parts.found.row_ms if parts.row else _ms(student.updated_at)
+        record = encode(new.detail) if new.detail and keys_of(new.detail) else None
+        rows: dict[Table, dict[str, Any]] = {
+            staged: {"id": parts.key, "reading": 0, "content_hash": digest, "updated_ms": received},
+            records: {"id": parts.key, "record": encode(student)},
+            details: {"id": parts.key, "record": record, "renewed": _differ(student, parts.stored), **facts},
+        }
+        self._filled.update(rows)
+        with self._connection.begin():
+            for table, row in rows.items():
+                self._connection.execute(_DROP[table], {"key": parts.key})
+                self._connection.execute(_PUT[table], row)
+
+    # Inside --------------------------------------------------------------------------------------------------
+
+    def _everybody(self, *, everybody: bool = True) -> Iterator[_Parts]:
+        yield from self._parts(_BY_ANSWER)
+        yield from self._parts(_BY_DETAIL, everybody=everybody)
+
+    def _parts(self, query: Select[Any], **parameters: Any) -> Iterator[_Parts]:
+        of = answers if query is _BY_ANSWER else staged
+        for rows in self._chunks(query, of, **parameters):
+            for row in rows:
+                stored = None if row.content_hash is None else student_of(row, _FIRST_OF_STORED)
+                yield _Parts(row[0], _decoded(row.answer), _decoded(row.row), stored, _decoded(row.detail), row)
+
+
+_DROP = {table: delete(table).where(table.c.id == bindparam("key")) for table in (staged, records, details)}
+_PUT = {table: insert(table) for table in (staged, records, details)}
+
+
+def _differ(one: Student, other: Student | None) -> bool:
+    return other is None or encode(one) != encode(other)
+
+
+def _stamp(listed: Student | None, answer: Student) -> datetime | None:
+    """Return the `updated_at` that a detail belongs to; None: list rows have none to compare it with."""
+    if listed is not None and listed.updated_at is None:
+        return None
+    return answer.updated_at or (None if listed is None else listed.updated_at)
+
+
+def _ms(moment: datetime | None) -> int | None:
+    return None if moment is None else to_epoch_ms(moment)
+
+
+def _decoded(record: bytes | None) -> Student | None:
+    return None if record is None else decode(record)
