@@ -1,10 +1,63 @@
-"""Alembic's environment: runs the migrations on the connection that `rostersync db upgrade` opened."""
+"""Alembic's environment.
+
+`rostersync` hands over the connection on which the migrations must run. The ordinary `alembic` command does not: then
+this opens the database of the configuration, and upgrades it exactly as `rostersync db upgrade` does, views included.
+"""
 
 from alembic import context
+from alembic.util import CommandError
+from sqlalchemy import Connection
 
+from rostersync.config import find_config, load
+from rostersync.errors import ConfigError, RostersyncError
+from rostersync.store import schema
+from rostersync.store.engine import open_engine
 from rostersync.store.tables import metadata
 
-connection = context.config.attributes["connection"]
-context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)
-with context.begin_transaction():
-    context.run_migrations()
+FORWARD_ONLY = (
+    "migrations only go forward, to the newest schema: `alembic upgrade head`. To go back to an earlier version,"
+    " install it and restore the backup that was made before the upgrade: docs/operations.md"
+)
+
+
+def run(connection: Connection) -> None:
+    context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def run_on_configured_database() -> None:
+    if context.is_offline_mode():
+        raise CommandError("migrations look at the database, so --sql cannot be used")
+    wanted = destination()
+    if wanted not in {None, schema.HEAD}:
+        raise CommandError(FORWARD_ONLY)
+    url = load(find_config()).database.url
+    if wanted:
+        with schema.upgrading(open_engine(url, create=True)) as (connection, _):
+            run(connection)
+    else:
+        with open_engine(url, read_only=True).connect() as connection, connection.begin():
+            run(connection)
+
+
+def destination() -> str | tuple[str, ...] | None:
+    """Return the revision that the command must reach; None if it only looks at the database."""
+    try:
+        return context.get_revision_argument() or "base"
+    except KeyError:
+        return None
+
+
+def in_one_line(error: RostersyncError) -> str:
+    mistakes = error.mistakes if isinstance(error, ConfigError) else (error.message,)
+    return "; ".join(filter(None, (*mistakes, error.hint)))
+
+
+if (handed_over := context.config.attributes.get("connection")) is not None:
+    run(handed_over)
+else:
+    try:
+        run_on_configured_database()
+    except RostersyncError as error:
+        raise CommandError(in_one_line(error)) from error

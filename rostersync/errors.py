@@ -199,6 +199,10 @@ class LockHeld(StoreError):
     exit_status = 75
 
 
+class ReadOnly(StoreError):
+    """A flush of mapped classes (`rostersync.models`) would have written the replica."""
+
+
 class LockLost(StoreError):
     """Another process has become the writer of a source during a run of ours."""
 

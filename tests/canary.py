@@ -149,29 +149,30 @@ class Search:
     def _sqlite(self, path: Path) -> None:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
             connection.text_factory = lambda text: text.decode(errors="replace")
-            self._tables(_SQLITE_COLUMNS, lambda query: connection.execute(query).fetchall())
+            # quote() spells bytes in hexadecimal: as text, one hash in some thousands would look like a canary.
+            self._tables(_SQLITE_COLUMNS, "quote({})", lambda query: connection.execute(query).fetchall())
 
     def postgres(self, url: str) -> None:
         """Search the PostgreSQL database at `url`."""
         conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(conninfo, options="-c lock_timeout=5s -c search_path=rostersync") as connection:
-            self._tables(_POSTGRES_COLUMNS, lambda query: connection.execute(query).fetchall())
+            self._tables(_POSTGRES_COLUMNS, "CAST({} AS TEXT)", lambda query: connection.execute(query).fetchall())
 
-    def _tables(self, columns: str, fetch: Fetch) -> None:
+    def _tables(self, columns: str, spelled: str, fetch: Fetch) -> None:
         tables: dict[str, set[str]] = {}
         for table, column in fetch(columns):
             tables.setdefault(table, set()).add(column)
         for table, names in tables.items():
             of_students = names & _STUDENT_COLUMNS if table in _STUDENT_TABLES else set()
-            rows = fetch(_select(names - of_students, table))
+            rows = fetch(_select(names - of_students, table, spelled))
             self.figures["rows"] += len(rows)
             self.text("\n".join(map(str, rows)), f"table {table}")
             if of_students:
-                self.data(str(fetch(_select(of_students, table))).encode(), f"table {table}")
+                self.data(str(fetch(_select(of_students, table, spelled))).encode(), f"table {table}")
 
 
-def _select(names: set[str], table: str) -> str:
-    texts = ", ".join(f'CAST("{name}" AS TEXT)' for name in sorted(names))
+def _select(names: set[str], table: str, spelled: str) -> str:
+    texts = ", ".join(spelled.format(f'"{name}"') for name in sorted(names))
     return f'SELECT {texts} FROM "{table}"'
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 import random
 from contextlib import contextmanager
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 
-from rostersync.cli.options import common_options
-from rostersync.cli.output import echo
+from rostersync.cli.options import Natural, common_options
+from rostersync.cli.output import echo, note
 from rostersync.cli.program import print_stderr
 from rostersync.config import parse_duration
 from rostersync.errors import RostersyncError, Stopped
 from rostersync.simulator import App, Faults, RateLimit, School, Server, Switches, activity, faults
+from rostersync.simulator.switches import NAMES, read_switch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +31,7 @@ _ORDERS = ("id", "-id", "updated_at", "-updated_at", "random")
 _FEEDS = ("full", "full_deleted_at", "stub", "ignored", "empty")
 
 _DEFAULT_SHARE = 0.1
+_TIMEOUT_S = 10
 
 # What `--fault` knows: the fault, and the requests that it falls on (None: all).
 _FAULTS: dict[str, tuple[Fault, Match | None]] = {
@@ -78,12 +83,35 @@ class _PlannedFault(click.ParamType[tuple[str, float]]):
         return name, number
 
 
-@click.command()
+class _Switch(click.ParamType[tuple[str, Any]]):
+    """The name of a switch and its value, such as status_key=true."""
+
+    name = "switch"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        name, given, text = value.partition("=")
+        if not given:
+            self.fail(f"{value!r} is not a switch and its value, such as status_key=true", param, ctx)
+        try:
+            return name, read_switch(name, text)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.group(invoke_without_command=True)
 @click.option("--students", type=click.IntRange(0, 1_000_000), default=1200, show_default=True, help="How many.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same school.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="0, the default: any free one.")
-@click.option("--token", default="simulator-token", show_default=True, help="The token that may do everything.")
-@click.option("--read-only-token", metavar="TOKEN", help="A second token, which is refused (403) when it writes.")
+@click.option("--token", default="simulator-token", show_default=True, help="The token with the admin role.")
+@click.option(
+    "--read-only-token",
+    metavar="TOKEN",
+    default="simulator-read-only-token",
+    show_default=True,
+    help="A token without the admin role: it reads, and its writes are refused (403).",
+)
 @click.option(
     "--rate-limit",
     type=_Rate(),
@@ -118,21 +146,31 @@ class _PlannedFault(click.ParamType[tuple[str, float]]):
     "--late-commit", type=float, default=0.0, metavar="SECONDS", help="Delay from a change to its appearance."
 )
 @click.option("--nulls", is_flag=True, help="Render fields without a value as null.")
+@click.option(
+    "--switch",
+    "more",
+    type=_Switch(),
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Let it do otherwise where the vendor's documents leave something open, such as status_key=true; may be "
+    f"repeated. Known: {', '.join(NAMES)}.",
+)
 @common_options
-@click.pass_obj
+@click.pass_context
 def command(
-    clock: Clock,
+    ctx: click.Context,
     /,
     *,
     students: int,
     seed: int,
     port: int,
     token: str,
-    read_only_token: str | None,
+    read_only_token: str,
     rate_limit: RateLimit | None,
     planned: tuple[tuple[str, float], ...],
     churn: float,
     named: Path | None,  # noqa: ARG001 - all commands take it; this one needs none
+    more: tuple[tuple[str, Any], ...],
     **switches: Any,
 ) -> None:
     """Serve a stand-in ManageBac on this machine, with invented students, until Ctrl-C.
@@ -143,14 +181,19 @@ def command(
     Faults: unavailable (503), rate-limited (429), reset (the connection is reset, and nothing has been done), slow (3
     seconds), cut-off (ten bytes of an answer), html (200 with a web page) and lost-answer (a write is done, and then
     the connection is reset).
+
+    `rostersync simulator delete` deletes a student while it serves.
     """
+    if ctx.invoked_subcommand:
+        return
+    clock: Clock = ctx.obj
     if read_only_token == token:
         raise click.UsageError("--read-only-token and --token are the same; give two different ones")
-    school = School(seed, students, clock, _switches(**switches))
+    school = School(seed, students, clock, _switches(more, **switches))
     plan = _plan(planned, _random(seed))
     app = App(school, token, plan, read_only_token=read_only_token, rate_limit=rate_limit)
     with serving(app, port) as base_url:
-        _show_source(base_url, token)
+        _show_source(base_url, token, read_only_token)
         print_stderr(f"{students:,} students at {base_url}; Ctrl-C to stop", logging.INFO)
         try:
             _live(school, clock, churn, _random(seed))
@@ -158,7 +201,27 @@ def command(
             print_stderr("stopped", logging.INFO)
 
 
-def _show_source(base_url: str, token: str) -> None:
+@command.command()
+@click.argument("student", metavar="ID", type=Natural(), help="The student to delete.")
+@click.option("--url", required=True, help="The address that the simulator printed when it started.")
+@common_options
+def delete(*, student: int, url: str, named: Path | None) -> None:  # noqa: ARG001 - the same
+    """Delete a student of a simulator that is running, as an administrator does in ManageBac's web interface."""
+    connection = HTTPConnection(urlsplit(url).netloc, timeout=_TIMEOUT_S)
+    try:
+        connection.request("DELETE", f"/simulator/students/{student}")
+        status = connection.getresponse().status
+    except (OSError, HTTPException) as error:
+        hint = "start `rostersync simulator`, and give --url the address that it prints"
+        raise RostersyncError(f"no simulator answers at {url}", hint) from error
+    finally:
+        connection.close()
+    if status != HTTPStatus.OK:
+        raise RostersyncError(f"there is no student {student}", "`rostersync students list` shows the ids")
+    note(f"student {student} deleted")
+
+
+def _show_source(base_url: str, token: str, read_only_token: str) -> None:
     """Print what a configuration and a shell need to use the stand-in."""
     for line in (
         "# a source for the configuration:",
@@ -167,8 +230,14 @@ def _show_source(base_url: str, token: str) -> None:
         f'base_url = "{base_url}"',
         "allow_writes = true",
         "",
-        "# and its token, for the shell:",
+        "# and its token, which has the admin role, for the shell:",
         f"export ROSTERSYNC_TOKEN={token}",
+        "",
+        "# a token without the admin role, which reads, and whose writes are refused:",
+        f"# export ROSTERSYNC_TOKEN={read_only_token}",
+        "",
+        "# to delete a student, as an administrator does in ManageBac's web interface:",
+        f"# rostersync simulator delete ID --url {base_url}",
         "",
     ):
         echo(line)
@@ -187,8 +256,9 @@ def _plan(planned: tuple[tuple[str, float], ...], rng: random.Random) -> Faults:
     return plan
 
 
-def _switches(*, late_commit: float, **switches: Any) -> Switches:
-    return Switches(late_commit_seconds=late_commit, **switches)
+def _switches(more: tuple[tuple[str, Any], ...], *, late_commit: float, **switches: Any) -> Switches:
+    """Return the switches that have an option of their own, and those of --switch, which win."""
+    return Switches(**(switches | {"late_commit_seconds": late_commit} | dict(more)))
 
 
 @contextmanager

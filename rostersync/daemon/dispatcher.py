@@ -88,7 +88,8 @@ class Dispatcher:
 
     def hung(self, seconds: float) -> list[str]:
         """Return the sources whose run has shown no sign of life for so many seconds."""
-        return [source for source, thread in self._busy.items() if self._clock.silent_for(thread) > seconds]
+        busy = self._busy.copy()  # a copy: pool threads remove the runs that end meanwhile
+        return [source for source, thread in busy.items() if self._clock.silent_for(thread) > seconds]
 
     def watches(self) -> dict[str, Watch]:
         """Return what others are to know of each source."""

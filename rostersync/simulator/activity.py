@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from random import Random
 
+    from rostersync.simulator.people import Fields
     from rostersync.simulator.state import School
     from rostersync.simulator.versions import Version
 
@@ -47,11 +48,11 @@ def _do(school: School, rng: Random, action: str) -> str:
         return "create"
     match action:
         case "update":
-            school.update(student, **_news(rng))
+            school.update(student, **_news(school, rng, student))
         case "clear":
             school.clear(student, rng.choice(_CLEARABLE))
         case "archive":
-            school.archive(student, **_leaving(school, rng))
+            school.archive(student, **_leaving(school, rng, student))
         case "restore":
             school.restore(student, bump=True)
         case _:  # login, unarchive, delete
@@ -73,27 +74,37 @@ def _is_enrolled(version: Version) -> bool:
     return version.living and not version.fields.get("archived")
 
 
-def _is_archived(version: Version) -> bool:
-    return version.living and bool(version.fields.get("archived"))
+def _may_return(version: Version) -> bool:
+    return version.living and bool(version.fields.get("archived")) and "graduated_on" not in version.fields
 
 
-_FITS = {"archive": _is_enrolled, "unarchive": _is_archived}
+_FITS = {"archive": _is_enrolled, "login": _is_enrolled, "unarchive": _may_return}
 
 
-def _news(rng: Random) -> dict[str, Any]:
+def _news(school: School, rng: Random, student: int) -> dict[str, Any]:
     news: list[dict[str, Any]] = [
         {"phone_number": f"+000 555 {rng.randrange(10_000):04}"},
         {"street_address": f"{rng.randrange(1, 99)} Removal Row", "city": "New Nowhereton"},
         {"homeroom_advisor_id": 10_752_540 + rng.randrange(40)},
-        {"year_group_id": 10_209_261 + rng.randrange(12)},
         {"nickname": rng.choice(("", "Zo", "Plimsy", "Ünö"))},
         {"email": f"moved.{rng.randrange(10**9)}@example.invalid"},
         {"nationalities": rng.sample(("US", "GB", "SI", "JP"), rng.randrange(3))},
         {"parent_ids": [30_000_000 + rng.randrange(10**6) for _ in range(rng.randrange(3))]},
     ]
+    if not _fields(school, student).get("archived"):
+        news.append({"year_group_id": 10_209_261 + rng.randrange(12)})
     return rng.choice(news)
 
 
-def _leaving(school: School, rng: Random) -> dict[str, str]:
-    today = school.now().date().isoformat()
-    return rng.choice([{"withdrawn_on": today}, {"graduated_on": today}, {}])
+def _leaving(school: School, rng: Random, student: int) -> dict[str, str]:
+    """Return how a student leaves today: only who is in the last year graduates."""
+    today = school.now().date()
+    if _fields(school, student).get("graduating_year") == today.year:
+        return {"graduated_on": today.isoformat()}
+    return rng.choice([{"withdrawn_on": today.isoformat()}, {}])
+
+
+def _fields(school: School, student: int) -> Fields:
+    version = school.version(student)
+    assert version is not None
+    return version.fields

@@ -13,7 +13,7 @@ from rostersync.simulator.faults import Exchange, Faults
 from rostersync.simulator.messages import Call, Request, Response, json_response
 from rostersync.simulator.rate_limit import RateCounter
 from rostersync.simulator.reading import Reading
-from rostersync.simulator.refusals import Refusal, access_denied, no_such_method, no_such_path
+from rostersync.simulator.refusals import Refusal, access_denied, no_record, no_such_method, no_such_path
 from rostersync.simulator.tokens import Permissions, Tokens, may
 from rostersync.simulator.writing import Writing
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _STUDENTS = r"/(?P<version>v\w+)/students"
 _STUDENT = _STUDENTS + r"/(?P<student>[^/]+)"
 _PERMISSIONS = r"/(?P<version>v\w+)/auth/permissions"
+_BY_AN_ADMINISTRATOR = re.compile(r"/simulator/students/(?P<student>[^/]+)")
 _REMEMBERED_REQUESTS = 100_000
 _WORTH_COMPRESSING = 256
 
@@ -36,9 +37,13 @@ _WORTH_COMPRESSING = 256
 class App:
     """The students' API over a school: its eight endpoints, and the one that tells what a token may do.
 
-    `token` has all permissions, `read_only_token` may only read. `on_request` is called before each request is
-    answered, outside every lock, in the thread that serves it: there a test changes the school between any two
-    requests. `log` holds method, path and query of the latest requests.
+    Besides, `DELETE /simulator/students/{id}` does what an administrator does in ManageBac's web interface. It needs no
+    token, and meets neither faults nor the rate limit.
+
+    `token` may do everything. `read_only_token` lacks the admin role, so it may only read.
+
+    `on_request` is called before each request is answered, outside every lock, in the thread that serves it: there a
+    test changes the school between any two requests. `log` holds method, path and query of the latest requests.
     """
 
     def __init__(
@@ -61,6 +66,8 @@ class App:
 
     def handle(self, request: Request) -> Response:
         """Answer one request; a fault that matches decides what becomes of the answer. Raises nothing of its own."""
+        if request.method == "DELETE" and (match := _BY_AN_ADMINISTRATOR.fullmatch(request.path)):
+            return self._delete(Call(request, (), "", match["student"]))
         if self.on_request is not None:
             self.on_request(request)
         self.log.append((request.method, request.path, request.query))
@@ -69,6 +76,13 @@ class App:
             return self._dated(self._answer(request))
         exchange = Exchange(request, self._date(), lambda: self._answer(request))
         return self._dated(fault(exchange))
+
+    def _delete(self, call: Call) -> Response:
+        try:
+            self.school.delete(call.student_id or 0)
+        except LookupError:
+            return no_record()
+        return json_response(200, {"status": "ok"})
 
     def _answer(self, request: Request) -> Response:
         with self.school.lock:
@@ -90,7 +104,7 @@ class App:
         if permissions is None:
             return access_denied(401)
         if not may(permissions, request.method):
-            return access_denied(403)
+            return access_denied(self.school.switches.write_denied)
         return self._route(request, permissions)
 
     def _route(self, request: Request, permissions: Permissions) -> Response:

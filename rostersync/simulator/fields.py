@@ -15,39 +15,20 @@ if TYPE_CHECKING:
 
     from rostersync.simulator.people import Fields
 
-WRITABLE = (
-    "email",
-    "password",
-    "first_name",
-    "last_name",
-    "middle_name",
-    "nickname",
-    "other_name",
-    "ui_language",
-    "student_id",
-    "identifier",
-    "gender",
-    "birthday",
-    "timezone",
-    "phone_number",
-    "mobile_phone_number",
-    "street_address",
-    "street_address_ii",
-    "city",
-    "state",
-    "zipcode",
-    "country",
-    "nationalities",
-    "languages",
-    "parent_ids",
-    "year_group_id",
-    "homeroom_advisor_id",
-    "ee_advisor_id",
-    "graduating_year",
-    "attendance_start_date",
-    "oa_id",
-    "sb_id",
-)
+_NOT_WRITABLE = {
+    "id",
+    "archived",
+    "graduated_on",
+    "withdrawn_on",
+    "status",
+    "created_at",
+    "updated_at",
+    "last_accessed_at",
+    "account_uid",
+    "role",
+    "photo_url",
+}
+WRITABLE = ("password", *(field.name for field in FIELDS if field.name not in _NOT_WRITABLE))
 REQUIRED = ("email", "last_name")
 
 _KINDS = {field.name: field.kind for field in FIELDS} | {"password": Kind.TEXT}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from rostersync.clock import from_text, to_epoch_ms
+from rostersync.clock import to_epoch_ms
 from rostersync.simulator.versions import Version, status_of
 
 if TYPE_CHECKING:
@@ -182,7 +183,8 @@ def _since(request: Request, name: str, switches: Switches) -> int | None:
     if (text := request.first(name)) is None:
         return None
     try:
-        return to_epoch_ms(from_text(text))
+        moment = datetime.fromisoformat(text)  # a day is its midnight
+        return to_epoch_ms(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
     except ValueError as error:
         if switches.bad_timestamp == "ignored":
             return None

@@ -1,4 +1,4 @@
-"""Invented students. A student's fields follow from the school's seed, their id and a day, so that they need no room.
+"""Invented students, whose fields are not stored: they follow from the school's seed, an id, a day and two stamps.
 
 Names are put together from syllables, addresses end in `example.invalid`: nobody here exists.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ _PROGRAMS = (("IB Primary Years", "pyp"), ("IB Middle Years", "myp"), ("IB Diplo
 _HOUSES = ("Otter", "Badger", "Heron", "Newt")
 
 _OLDEST_GRADE = 12
+_AGE_IN_GRADE_0 = 5
+_GRADES_BEFORE_1 = 2  # nobody's record is made before the year in which they turn 3
+_PACIFIC = timezone(timedelta(hours=-8))
 
 PARENT_IDS = range(30_000_000, 40_000_002)
 """The ids of everybody who could ever be a parent at this school."""
@@ -68,20 +71,55 @@ class Population:
     day: date
     custom_fields: bool = True
 
-    def person(self, number: int) -> Fields:
-        """Return the fields of the student with the id `number`, without `id` and the stamps of the record."""
+    def person(self, number: int, created: datetime, updated: datetime) -> Fields:
+        """Return the fields of the student with the id `number`, without `id` and the stamps of the record.
+
+        The two stamps say when the record was created, some years before `day`, and when it was last changed. No date
+        in the fields contradicts them, or another date.
+        """
         dice = Dice(self.seed, number)
-        grade = dice.roll(_OLDEST_GRADE) + 1
-        fields = _name(dice, number) | _account(dice, number, self.day) | _home(dice, number)
-        fields |= _schooling(dice, grade, self.day.year) | _standing(dice, self.day)
+        return self._fields(dice, number, created, _Stay.drawn(dice, created.date(), updated.date()))
+
+    def newcomer(self, number: int, created: datetime) -> Fields:
+        """Return the fields of a student who has just been enrolled: never logged in, nor archived."""
+        stay = _Stay(created.date())
+        fields = self._fields(Dice(self.seed, number), number, created, stay)
+        fields.pop("last_accessed_at", None)
+        return fields | {"attendance_start_date": stay.start.isoformat()}
+
+    def _fields(self, dice: Dice, number: int, created: datetime, stay: _Stay) -> Fields:
+        until = datetime.combine(stay.end or self.day, time(), UTC)
+        fields = _name(dice, number) | _account(dice, number, created, until) | _home(dice, number)
+        fields |= _schooling(dice, created.year, max(stay.end or self.day, stay.start).year, stay) | stay.fields()
         return fields | _custom(dice) if self.custom_fields else fields
 
-    def newcomer(self, number: int) -> Fields:
-        """Return the fields of a student who has just been enrolled: never logged in, nor archived."""
-        fields = self.person(number)
-        for name in ("last_accessed_at", "graduated_on", "withdrawn_on"):
-            fields.pop(name, None)
-        return fields | {"archived": False, "attendance_start_date": self.day.isoformat()}
+
+@dataclass(frozen=True, slots=True)
+class _Stay:
+    """The first day of a student at the school and, if they have left, how and on which day."""
+
+    start: date
+    left: str = ""
+    """The field with the day of leaving, empty if there is none: enrolled, or archived for a reason unknown."""
+    end: date | None = None
+    archived: bool = False
+
+    @classmethod
+    def drawn(cls, dice: Dice, created: date, updated: date) -> _Stay:
+        """Return three quarters enrolled; the others graduated, withdrawn, or archived for a reason unknown."""
+        start = min(created + timedelta(days=dice.roll(60)), updated)
+        end = start + timedelta(days=dice.roll((updated - start).days + 1))
+        throw = dice.roll(100)
+        if throw < 75:  # noqa: PLR2004 - the three quarters
+            return cls(start)
+        if throw < 87:  # noqa: PLR2004 - the next eighth
+            return cls(start, "graduated_on", end, archived=True)
+        if throw < 97:  # noqa: PLR2004 - the rest
+            return cls(start, "withdrawn_on", end, archived=True)
+        return cls(start, archived=True)
+
+    def fields(self) -> Fields:
+        return {"archived": self.archived} | ({self.left: self.end.isoformat()} if self.end else {})
 
 
 def new_account() -> Fields:
@@ -111,16 +149,16 @@ def _name(dice: Dice, number: int) -> Fields:
     return fields
 
 
-def _account(dice: Dice, number: int, day: date) -> Fields:
+def _account(dice: Dice, number: int, created: datetime, until: datetime) -> Fields:
     fields: Fields = {"ui_language": dice.choice(_UI_LANGUAGES), "role": "Student", "timezone": dice.choice(_ZONES)}
     if dice.happens(95):
         # One in 200 shares a number with others: the school's number is no key.
         number_of_school = f"ZZ{0 if dice.roll(200) == 0 else number}"
         fields |= {"student_id": number_of_school, "identifier": number_of_school}
-    if dice.happens(70):
-        login = day - timedelta(days=1 + dice.roll(60))
-        clock_time = f"{dice.roll(24):02}:{dice.roll(60):02}:{dice.roll(60):02}"
-        fields["last_accessed_at"] = f"{login.isoformat()}T{clock_time}.000-08:00"
+    since = max(created, until - timedelta(days=60))
+    if dice.happens(70) and since < until:
+        login = until - timedelta(seconds=dice.roll(int((until - since).total_seconds()) + 1))
+        fields["last_accessed_at"] = login.astimezone(_PACIFIC).isoformat(timespec="milliseconds")
     if dice.happens(30):
         fields["photo_url"] = f"https://files.example.invalid/avatars/{number}?signature={dice.roll(1 << 32):08x}"
     if dice.happens(50):
@@ -149,32 +187,27 @@ def _home(dice: Dice, number: int) -> Fields:
     return fields
 
 
-def _schooling(dice: Dice, grade: int, year: int) -> Fields:
+def _schooling(dice: Dice, first_year: int, year: int, stay: _Stay) -> Fields:
+    """Return what belongs to the student's grade in `year`, the last one at this school so far."""
+    drawn = dice.roll(_OLDEST_GRADE) + 1
+    youngest = year - first_year - _GRADES_BEFORE_1
+    grade = _OLDEST_GRADE if stay.left == "graduated_on" else max(drawn, youngest)
     program, code = _PROGRAMS[min(grade // 5, 2)]
     fields: Fields = {"class_grade": f"Grade {grade}", "class_grade_number": grade + 1}
     fields |= {"program": program, "program_code": code, "graduating_year": year + _OLDEST_GRADE - grade}
-    fields["birthday"] = f"{year - 5 - grade}-{1 + dice.roll(12):02}-{1 + dice.roll(28):02}"
+    fields["birthday"] = f"{year - _AGE_IN_GRADE_0 - grade}-{1 + dice.roll(12):02}-{1 + dice.roll(28):02}"
     fields["gender"] = dice.choice(_GENDERS)
     if dice.happens(90):
-        fields |= {"year_group_id": 10_209_260 + grade, "homeroom_advisor_id": 10_752_540 + dice.roll(40)}
+        if not stay.archived:
+            fields["year_group_id"] = 10_209_260 + grade
+        fields["homeroom_advisor_id"] = 10_752_540 + dice.roll(40)
     if dice.happens(20):
         fields["additional_homeroom_advisor_ids"] = [10_752_600 + dice.roll(10)]
     if grade == _OLDEST_GRADE:
         fields["ee_advisor_id"] = 400 + dice.roll(60)
     if dice.happens(60):
-        fields["attendance_start_date"] = f"{year - 1 - dice.roll(4)}-09-01"
+        fields["attendance_start_date"] = stay.start.isoformat()
     return fields
-
-
-def _standing(dice: Dice, day: date) -> Fields:
-    """Return three quarters enrolled; the others graduated, withdrawn, or archived for a reason unknown."""
-    then = (day - timedelta(days=1 + dice.roll(900))).isoformat()
-    throw = dice.roll(100)
-    if throw < 75:  # noqa: PLR2004 - the three quarters
-        return {"archived": False}
-    if throw < 87:  # noqa: PLR2004 - the next eighth
-        return {"archived": True, "graduated_on": then}
-    return {"archived": True, "withdrawn_on": then} if throw < 97 else {"archived": True}  # noqa: PLR2004 - the rest
 
 
 def _custom(dice: Dice) -> Fields:

@@ -147,7 +147,7 @@ class School:
             number = fields.pop("id", None) or self._take_id()
             if number in self._rows:
                 raise LookupError(f"the id {number} is taken")
-            self._enrol(number, _with(self._population.newcomer(number), fields))
+            self._enrol(number, _with(self._newcomer(number), fields))
             return int(number)
 
     def admit(self, **fields: Any) -> int:
@@ -177,10 +177,9 @@ class School:
         self._set_quietly(student_id, self._switches.archive_bumps, archived=True, year_group_id=None, **left)
 
     def unarchive(self, student_id: int) -> None:
-        """Take back an archiving; both dates are cleared."""
-        self._set_quietly(
-            student_id, self._switches.archive_bumps, archived=False, withdrawn_on=None, graduated_on=None
-        )
+        """Take back an archiving; both dates are cleared, or stay, as the switch says."""
+        dates = dict.fromkeys(("withdrawn_on", "graduated_on")) if self._switches.unarchive_clears_dates else {}
+        self._set_quietly(student_id, self._switches.archive_bumps, archived=False, **dates)
 
     def login(self, student_id: int) -> None:
         """Let the student log in: `last_accessed_at` is now, spelled with the offset -08:00."""
@@ -230,7 +229,7 @@ class School:
             if student_id is None:
                 self._next_without_id -= 1
                 student_id = self._next_without_id
-            self._enrol(student_id, self._population.newcomer(student_id) if student_id > 0 else {}, raw)
+            self._enrol(student_id, self._newcomer(student_id) if student_id > 0 else {}, raw)
             return student_id
 
     # Inside ------------------------------------------------------------------------------------------------------
@@ -245,6 +244,9 @@ class School:
             updated = self._grained(created + int(self._rng.random() * (born - _HOUR - created)))
             self._rows[number] = Version(id=number, population=self._population, created=created, updated=updated)
         self._drawn = numbers
+
+    def _newcomer(self, number: int) -> Fields:
+        return self._population.newcomer(number, self.now())
 
     def _take_id(self) -> int:
         self._next_id += 1 + int(self._rng.random() * 3)
@@ -276,7 +278,7 @@ class School:
             "deleted": version.deleted,
             "traceless": version.traceless,
             "raw": version.raw,
-            "changed": version.changed,
+            "changed": version.fields,
         }
         new = Version(id=version.id, population=version.population, previous=version, **(state | changes))
         self._put(new)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from difflib import get_close_matches
+from typing import Any, Literal, get_type_hints
+
+import msgspec
 
 VERSIONS = ("v2", "v2p0", "v2p1", "v2p2", "v2p3")
 
@@ -39,6 +42,8 @@ class Switches:
     login_bumps: bool = False
 
     # Writes
+    write_denied: Literal[401, 403] = 403  # the status that a token without the admin role gets
+    unarchive_clears_dates: bool = True  # False: withdrawn_on and graduated_on stay, and mean nothing any more
     partial_write_answers: bool = False  # POST and PATCH answer five fields of the record
     ignored_fields: tuple[str, ...] = ()  # PATCH accepts them, and leaves them as they are
     legacy_year_groups: tuple[int, ...] = ()  # POST and PATCH answer 404 to a move into one of them
@@ -47,7 +52,7 @@ class Switches:
     grain_ms: Literal[1, 1000] = 1000  # of stored stamps
     offset: Literal["Z", "+00:00", "-08:00"] = "Z"  # spelling of created_at, updated_at, deleted_at
     nulls: bool = False  # fields without a value are rendered as null
-    status_key: bool = False
+    status_key: bool = False  # the record has the key status, except if archived for a reason unknown
     ids_as_text: bool = False
     custom_fields: bool = True  # students bear school-defined keys from birth
     lists_omit: tuple[str, ...] = ()  # keys that only GET serves
@@ -71,3 +76,24 @@ class Switches:
     def timeless(self) -> bool:
         """Whether a write is seen at once by everybody."""
         return not (self.late_commit_seconds or (self.lag_seconds and self.lag_share))
+
+
+_TYPES = get_type_hints(Switches)
+NAMES = tuple(_TYPES)
+
+
+def read_switch(name: str, text: str) -> Any:
+    """Return the value that `text` is for the switch `name`; a list has commas between its elements.
+
+    Raises `ValueError` if there is no such switch, or if it cannot have this value.
+    """
+    if name not in _TYPES:
+        close = get_close_matches(name, NAMES, n=1)
+        meant = f"did you mean {close[0]}?" if close else f"known: {', '.join(NAMES)}"
+        raise ValueError(f"{name!r} is not a switch; {meant}")
+    is_list = isinstance(getattr(Switches(), name), tuple)
+    try:
+        return msgspec.convert(text.split(",") if is_list else text, _TYPES[name], strict=False)
+    except msgspec.ValidationError as error:
+        expected = Switches.__dataclass_fields__[name].type
+        raise ValueError(f"{name} cannot be {text!r}; it is {expected}") from error

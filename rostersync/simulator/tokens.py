@@ -19,7 +19,7 @@ _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 class Tokens:
-    """One token with all permissions, and perhaps one that may only read."""
+    """One token with the admin role, and perhaps one without it, which may only read."""
 
     def __init__(self, token: str, read_only: str | None = None) -> None:
         self._known: list[tuple[bytes, Permissions]] = [(token.encode(), (MAY_READ, MAY_WRITE))]

@@ -52,14 +52,16 @@ class Version:
     deleted: int | None = None
     traceless: bool = False
     raw: bytes | None = None
-    changed: Fields | None = None  # None: as the population made them
+    changed: Fields | None = None  # None: as the population made them, which depends on the stamps
     previous: Version | None = None
     rendered: bytes | None = None
 
     @property
     def fields(self) -> Fields:
         """The fields without `id` and stamps; not to be changed in place."""
-        return self.population.person(self.id) if self.changed is None else self.changed
+        if self.changed is not None:
+            return self.changed
+        return self.population.person(self.id, from_ms(self.created), from_ms(self.updated))
 
     @property
     def living(self) -> bool:
@@ -79,7 +81,12 @@ class Version:
 
 
 def status_of(fields: Fields) -> str | None:
-    """Return the vendor's word for the student's status; None where archived for a reason unknown."""
+    """Return the vendor's word for the student's status; None if archived for a reason unknown.
+
+    The dates of somebody who is not archived are old ones, which an unarchive may keep.
+    """
+    if fields.get("archived") is False:
+        return "enrolled"
     if "graduated_on" in fields:
         return "graduated"
     if "withdrawn_on" in fields:

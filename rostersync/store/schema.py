@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from rostersync.store.tables import metadata
 from rostersync.store.view_upgrade import upgraded_views
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from alembic.config import Config
     from sqlalchemy import Connection, Engine
 
@@ -78,9 +81,24 @@ def require_current(connection: Connection) -> None:
 def upgrade(engine: Engine) -> None:
     """Upgrade the schema to this version's in one transaction; does nothing when it is up to date.
 
-    A database that is empty gets the tables of `tables.py` at once; the migrations lead to the same ones. Raises
-    `SchemaTooNew` when a later version wrote it, `StoreError` when something depends on a view that must go, or a role
-    of PostgreSQL lacks a privilege.
+    A database that is empty gets the tables of `tables.py` at once; the migrations lead to the same ones. Raises as
+    `upgrading` does.
+    """
+    with upgrading(engine) as (connection, found):
+        if found is Level.EMPTY:
+            _create(connection)
+        elif found is Level.OLDER:
+            _migrate(connection)
+
+
+@contextmanager
+def upgrading(engine: Engine) -> Iterator[tuple[Connection, Level]]:
+    """Lend a connection on which the caller must upgrade the tables, and the level that they have.
+
+    All of it is one transaction. At its end the views have this version's form.
+
+    Raises `SchemaTooNew` if a later version wrote the schema, `StoreError` if something depends on a view that must go,
+    or if a role of PostgreSQL lacks a privilege.
     """
     with engine.connect().execution_options(begin="write") as connection, connection.begin():
         postgresql = connection.dialect.name == "postgresql"
@@ -90,16 +108,14 @@ def upgrade(engine: Engine) -> None:
         if found is Level.NEWER:
             require_current(connection)
         if found is Level.CURRENT:
+            yield connection, found
             return
         if postgresql:
             own_schema.prepare(connection)
         with upgraded_views(connection):
             if postgresql:
                 own_schema.move_tables(connection)
-            if found is Level.EMPTY:
-                _create(connection)
-            else:
-                _migrate(connection)
+            yield connection, found
 
 
 def _create(connection: Connection) -> None:

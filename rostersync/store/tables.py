@@ -3,8 +3,8 @@
 A student's row is their newest version, living or tombstone, and carries the facts of that version (`valid_from`, `op`,
 `changed_fields`, `run_id`); `student_version` holds the superseded ones only. So the first load writes no history.
 
-They are SQLAlchemy's tables, and no classes are mapped to them: rows are written in bulk and read as they are, and to
-import the mapper takes as long as a sixth of a small command.
+The program reads and writes them as SQLAlchemy's plain tables, because importing the mapper takes as long as a sixth of
+a small command. `rostersync.models` maps classes to them for reports in Python.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ BATCH = 50
 
 
 class Api(Protocol):
-    """The students of one source, for the time of one run: see `managebac.students.Students`."""
+    """The students of one source, for the time of one run: `managebac.reader.StudentReader` is the real one."""
 
     @property
     def requests(self) -> int: ...

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harness import GUARD_OFF, World, on_past_days
+from reports import ask
+from sqlalchemy import select
 
+from rostersync.models import SyncHealth
 from rostersync.simulator import faults as make
 from rostersync.sync.guard import GuardPolicy
 from rostersync.sync.plan import SyncPolicy
@@ -109,5 +112,5 @@ def asked_by_id(world: World) -> list[str]:
 
 def held_run(world: World) -> int | None:
     """Return the number of the run whose removals wait for approval; None: there is none."""
-    held: int | None = world.rows("SELECT held_run_id FROM sync_health")[0]["held_run_id"]
-    return held
+    (held,) = ask(world.url, select(SyncHealth.held_run_id))
+    return int(held) if held else None

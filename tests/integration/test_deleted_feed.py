@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from harness import World, on_past_days
+from reports import ask
+from sqlalchemy import select
 from steps import list_as_deleted, listing, served, settled, with_rows
 
+from rostersync.models import Source
 from rostersync.report import RunState
 from rostersync.simulator import faults as make
 
@@ -36,7 +39,7 @@ def test_a_deleted_feed_that_lists_a_few_living_students_does_not_ignore_its_fil
     world = settled(migrated_url, clock, size=40)
     list_as_deleted(world, *sorted(world.upstream())[:12])
     world.sync()
-    assert not world.rows("SELECT deleted_feed_ignored FROM source")[0]["deleted_feed_ignored"]
+    assert ask(world.url, select(Source.deleted_feed_ignored)) == [False]
 
 
 @pytest.mark.parametrize(("size", "gone", "back"), [(90, 60, 25), (40, 21, 18), (40, 20, 18), (100, 99, 80)])

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 from harness import GUARD_OFF, World, on_past_days
+from reports import ask
+from sqlalchemy import select
 from steps import delete, listing, settled, with_rows
 
+from rostersync.models import Source
 from rostersync.report import RunKind, RunState
 from rostersync.simulator import faults as make
 from rostersync.simulator.messages import json_response
@@ -34,7 +37,7 @@ def test_a_deleted_feed_that_ignores_its_filter_dates_no_watermark_and_is_report
     assert (report.kind, report.state) == (RunKind.INCREMENTAL, RunState.SUCCEEDED)
     assert report.watermarks.deleted == first.watermarks.deleted
     assert world.full().state is RunState.SUCCEEDED
-    assert world.rows("SELECT deleted_feed_ignored FROM source")[0]["deleted_feed_ignored"]
+    assert ask(world.url, select(Source.deleted_feed_ignored)) == [True]
 
 
 def test_a_full_run_of_several_pages_finds_out_that_the_deleted_feed_ignores_its_filter(
@@ -42,7 +45,7 @@ def test_a_full_run_of_several_pages_finds_out_that_the_deleted_feed_ignores_its
 ) -> None:
     world = World(migrated_url, clock, size=30, per_page=12, switches=Switches(deleted_feed="ignored"))
     assert world.full().state is RunState.SUCCEEDED
-    assert world.rows("SELECT deleted_feed_ignored FROM source")[0]["deleted_feed_ignored"]
+    assert ask(world.url, select(Source.deleted_feed_ignored)) == [True]
 
 
 @pytest.mark.parametrize("per_page", [3, 100])

@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from harness import World, on_past_days
+from reports import ask
+from sqlalchemy import select
 from steps import before_page, list_as_deleted, settled, with_rows
 
+from rostersync.clock import floor_seconds
+from rostersync.models import DeletedStudent
 from rostersync.report import RunState
 from rostersync.simulator.switches import Switches
 
@@ -32,8 +36,7 @@ def test_a_removal_that_leaves_no_trace_is_found_by_a_full_run(migrated_url: str
     assert key in world.replica()
     world.full()
     assert world.replica() == world.upstream()
-    [tombstone] = world.rows("SELECT deletion_source FROM deleted_student")
-    assert tombstone["deletion_source"] == "sweep"
+    assert ask(world.url, select(DeletedStudent.deletion_source)) == ["sweep"]
 
 
 def test_a_full_run_of_one_page_makes_two_requests(world: World) -> None:
@@ -49,8 +52,8 @@ def test_a_full_run_records_when_and_how_students_left(world: World) -> None:
     world.school.purge(purged)
     world.pass_time(hours=1)
     assert world.full().counts.deleted == 2
-    earliest_first = world.rows("SELECT id, deletion_source FROM deleted_student ORDER BY deleted_at")
-    assert [tuple(row.values()) for row in earliest_first] == [(listed, "stream"), (purged, "sweep")]
+    earliest_first = ask(world.url, select(DeletedStudent).order_by(DeletedStudent.deleted_at))
+    assert [(row.id, row.deletion_source) for row in earliest_first] == [(listed, "stream"), (purged, "sweep")]
 
 
 def test_the_time_of_a_deletion_amid_a_full_run_is_the_one_that_get_tells(
@@ -70,8 +73,7 @@ def test_the_time_of_a_deletion_amid_a_full_run_is_the_one_that_get_tells(
 
     before_page(world, 2, leave)
     world.full()
-    [row] = world.rows("SELECT deleted_at FROM deleted_student")
-    assert str(row["deleted_at"])[11:19] == deleted_at[0].strftime("%H:%M:%S")
+    assert ask(world.url, select(DeletedStudent.deleted_at)) == [floor_seconds(deleted_at[0])]
 
 
 def test_a_student_on_the_roster_is_not_removed_because_the_deleted_feed_lists_them(

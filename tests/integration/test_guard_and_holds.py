@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 from harness import World
+from reports import ask
+from sqlalchemy import select
 from steps import GUARD_AT_FIVE, asked_by_id, delete, held_run, settled
 
+from rostersync.models import Source
 from rostersync.report import RunState
 from rostersync.simulator import faults as make
 from rostersync.simulator.switches import Switches
@@ -27,7 +30,7 @@ def test_too_many_removals_are_held_and_everything_else_is_applied(world: World)
     gone = delete(world, 6)
     world.requests()
     new = world.school.create()
-    before = world.rows("SELECT deleted_watermark FROM source")
+    before = ask(world.url, select(Source.deleted_watermark))
     report = world.sync()
     assert (report.state, report.exit_status) == (RunState.HELD, 3)
     assert (report.counts.removals_held, report.counts.deleted) == (6, 0)
@@ -35,7 +38,7 @@ def test_too_many_removals_are_held_and_everything_else_is_applied(world: World)
     assert asked_by_id(world) == []  # the proofs wait for the approval
     assert new in world.replica()
     assert set(gone) <= set(world.replica())
-    assert world.rows("SELECT deleted_watermark FROM source") == before
+    assert ask(world.url, select(Source.deleted_watermark)) == before
 
 
 def test_the_percentage_is_taken_of_the_living_students(migrated_url: str, clock: ManualClock) -> None:

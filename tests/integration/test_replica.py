@@ -7,14 +7,23 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import see_views
 from harness import GUARD_OFF, SOURCE, TOKEN, World, replica, upstream
-from sqlalchemy import text
+from reports import reading
+from sqlalchemy import func, select
 
 from rostersync.clock import SystemClock
 from rostersync.managebac import ManageBac
 from rostersync.managebac.limits import HostLimiters
 from rostersync.managebac.reader import StudentReader
+from rostersync.models import (
+    CurrentStudent,
+    EnrolledStudent,
+    Model,
+    StudentLanguage,
+    StudentNationality,
+    StudentParent,
+    SyncHealth,
+)
 from rostersync.report import RunKind, RunReport, RunRequest, RunState
 from rostersync.runs.executor import Executor
 from rostersync.simulator import churn
@@ -36,7 +45,7 @@ class Replicated:
     """A school of 1,200 behind a socket, and its replica."""
 
     def __init__(self, url: str, server: Server, app: App) -> None:
-        self.clock = SystemClock()
+        self.url, self.clock = url, SystemClock()
         self.app, self.server = app, server
         self.store = Store(url, self.clock, create=True)
         self.limiters = HostLimiters(4, self.clock)
@@ -90,20 +99,21 @@ def test_1200_students_equal_the_truth_in_every_field_after_the_first_run_and_af
 
 def test_the_views_say_the_same_on_both_databases(replicated: Replicated) -> None:
     replicated.sync()
-    with replicated.store.reading() as connection, connection.begin():
-        see_views(connection)
+    truth = upstream(replicated.app.school).values()
+    with reading(replicated.url) as session:
 
-        def count(query: str) -> int:
-            return int(connection.scalar(text(query)) or 0)
+        def count(rows: type[Model]) -> int | None:
+            return session.scalar(select(func.count()).select_from(rows))
 
-        truth = upstream(replicated.app.school).values()
-        assert count("SELECT count(*) FROM current_student") == STUDENTS
-        assert count("SELECT count(*) FROM enrolled_student") == sum(s.status == "enrolled" for s in truth)
-        assert count("SELECT count(*) FROM student_parent") == sum(len(s.parent_ids or ()) for s in truth)
-        assert count("SELECT count(*) FROM student_nationality") == sum(len(s.nationalities or ()) for s in truth)
-        assert count("SELECT count(*) FROM student_language") == sum(len(s.languages or ()) for s in truth)
-        assert count("SELECT live_students FROM sync_health") == STUDENTS
-        assert count("SELECT age_seconds FROM sync_health") < 60
+        assert count(CurrentStudent) == STUDENTS
+        assert count(EnrolledStudent) == sum(s.status == "enrolled" for s in truth)
+        assert count(StudentParent) == sum(len(s.parent_ids or ()) for s in truth)
+        assert count(StudentNationality) == sum(len(s.nationalities or ()) for s in truth)
+        assert count(StudentLanguage) == sum(len(s.languages or ()) for s in truth)
+        health = session.scalars(select(SyncHealth)).one()
+        assert health.live_students == STUDENTS
+        assert health.age_seconds is not None
+        assert health.age_seconds < 60
 
 
 @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)

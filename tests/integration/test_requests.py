@@ -12,9 +12,12 @@ import pytest
 from conftest import ManualClock
 from crashes import Crash
 from harness import SOURCE, World
+from reports import ask
+from sqlalchemy import select
 from steps import GUARD_AT_FIVE, delete, settled
 
 from rostersync.errors import ConfigError, LockHeld, LockLost, Stopped, StoreError
+from rostersync.models import SyncRun
 from rostersync.report import RunKind, RunRequest, RunState
 from rostersync.runs.executor import Executor
 from rostersync.simulator import faults as make
@@ -66,11 +69,7 @@ def test_whoever_gets_the_lock_executes_what_others_wished_for(world: World) -> 
     wished = file(world, RunKind.FULL)
     world.sync()
     assert state(world, wished) == "done"
-    assert [row["kind"] for row in world.rows("SELECT kind FROM sync_run ORDER BY run_id")] == [
-        "full",
-        "full",
-        "incremental",
-    ]
+    assert ask(world.url, select(SyncRun.kind).order_by(SyncRun.run_id)) == ["full", "full", "incremental"]
 
 
 def test_a_request_that_nobody_took_in_time_is_void(world: World) -> None:
@@ -78,7 +77,7 @@ def test_a_request_that_nobody_took_in_time_is_void(world: World) -> None:
     world.pass_time(seconds=11)
     world.sync()
     assert state(world, wished) == "pending"
-    assert len(world.rows("SELECT run_id FROM sync_run")) == 2
+    assert len(ask(world.url, select(SyncRun))) == 2
 
 
 def test_a_request_whose_executor_died_is_taken_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,8 +90,7 @@ def test_a_request_whose_executor_died_is_taken_again(world: World, monkeypatch:
         world.sync(RunKind.FULL)
     world.app.on_request = None
     world.sync()
-    kinds = [row["kind"] for row in world.rows("SELECT kind FROM sync_run ORDER BY run_id")]
-    assert kinds == ["full", "full", "incremental"]
+    assert ask(world.url, select(SyncRun.kind).order_by(SyncRun.run_id)) == ["full", "full", "incremental"]
 
 
 def test_a_caller_that_is_stopped_withdraws_its_request(world: World) -> None:

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from harness import World, on_past_days
+from reports import ask
+from sqlalchemy import select
 from steps import listing, settled
 
+from rostersync.models import StudentHistory
 from rostersync.report import RunState
 from rostersync.simulator import faults as make
 from rostersync.sync.guard import GuardPolicy
@@ -32,8 +35,8 @@ def test_a_restore_lifts_the_tombstone(world: World) -> None:
     counts = world.sync().counts
     assert (counts.restored, counts.stale) == (1, 0)
     assert world.replica() == world.upstream()
-    operations = world.rows(f"SELECT op FROM student_history WHERE id = {key} ORDER BY valid_from")
-    assert [row["op"] for row in operations] == ["insert", "delete", "restore"]
+    versions = ask(world.url, select(StudentHistory).filter_by(id=key).order_by(StudentHistory.valid_from))
+    assert [version.op for version in versions] == ["insert", "delete", "restore"]
 
 
 def test_a_tombstone_is_not_lifted_by_a_list_alone(world: World) -> None:

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from harness import World
+from reports import ask
 from sqlalchemy import make_url, select, text
 from steps import asked_by_id, settled
 
 from rostersync.clock import floor_seconds
 from rostersync.errors import DatabaseUnreachable, LockHeld
+from rostersync.models import DeletedStudent, StudentHistory, SyncRun
 from rostersync.report import RunKind, RunState
 from rostersync.simulator import churn
 from rostersync.simulator import faults as make
 from rostersync.simulator.switches import Switches
 from rostersync.store import Store, runs
-from rostersync.store.tables import student
 
 if TYPE_CHECKING:
     from conftest import ManualClock
@@ -88,7 +89,7 @@ def test_a_change_from_true_to_1_in_an_unknown_key_makes_a_version(world: World)
     world.school.update(key, vaccinated=1)
     world.pass_time(minutes=5)
     world.sync()
-    assert len(world.rows(f"SELECT op FROM student_history WHERE id = {key}")) == 2
+    assert len(ask(world.url, select(StudentHistory).filter_by(id=key))) == 2
 
 
 @pytest.mark.parametrize(
@@ -119,8 +120,8 @@ def test_a_deletion_makes_a_tombstone_that_keeps_what_was_known(world: World) ->
     assert report.counts.deleted == 1
     first, control, again = asked_by_id(world)
     assert first == again != control  # the student is asked for before and after a living one
-    [tombstone] = world.rows("SELECT id, email, deletion_source FROM deleted_student")
-    assert (tombstone["id"], tombstone["email"], tombstone["deletion_source"]) == (key, row.email, "stream")
+    [tombstone] = ask(world.url, select(DeletedStudent))
+    assert (tombstone.id, tombstone.email, tombstone.deletion_source) == (key, row.email, "stream")
 
 
 @pytest.mark.parametrize("style", ["stub", "full", "full_deleted_at"])
@@ -132,8 +133,8 @@ def test_each_style_of_the_deleted_feed_makes_the_same_tombstone(
     world.school.delete(key)
     world.pass_time(minutes=5)
     world.sync()
-    [tombstone] = world.rows("SELECT id, email FROM deleted_student")
-    assert (tombstone["id"], tombstone["email"]) == (key, row.email)
+    [tombstone] = ask(world.url, select(DeletedStudent))
+    assert (tombstone.id, tombstone.email) == (key, row.email)
 
 
 def test_a_tombstone_bears_the_moment_that_the_deleted_feed_tells(migrated_url: str, clock: ManualClock) -> None:
@@ -142,8 +143,7 @@ def test_a_tombstone_bears_the_moment_that_the_deleted_feed_tells(migrated_url: 
     moment = floor_seconds(world.clock.now())  # the grain of its stamps
     world.pass_time(minutes=5)
     world.sync()
-    with world.store.reading() as connection:
-        assert connection.scalar(select(student.c.deleted_at).where(student.c.deleted_at.is_not(None))) == moment
+    assert ask(world.url, select(DeletedStudent.deleted_at)) == [moment]
 
 
 # One transaction -------------------------------------------------------------------------------------------------
@@ -197,5 +197,5 @@ def test_the_unknown_outcome_of_a_commit_is_settled_by_the_run_record(
         with pytest.raises(DatabaseUnreachable):
             world.sync()
     monkeypatch.undo()
-    assert len(world.rows("SELECT run_id FROM sync_run")) == int(arrives)
+    assert len(ask(world.url, select(SyncRun))) == int(arrives)
     assert world.replica() == (world.upstream() if arrives else {})

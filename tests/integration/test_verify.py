@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from harness import SOURCE, World
-from sqlalchemy import text
+from sqlalchemy import delete as delete_rows
+from sqlalchemy import update
 from steps import delete, keep_creating, served, settled, with_rows
 
+from rostersync.models import Student
 from rostersync.report import RunState
 from rostersync.simulator import faults as make
 from rostersync.sync.plan import SyncPolicy
@@ -30,10 +32,10 @@ def verified(world: World) -> Verdict:
     return verify(world.url, SOURCE, policy=world.policy, connect=world.connect, progress=lambda *_: None)
 
 
-def spoil(world: World, key: int, values: str = "nickname = 'Spoilt'") -> None:
+def spoil(world: World, key: int, **values: object) -> None:
     """Write into a stored student by hand."""
     with world.store.writing() as connection:
-        connection.execute(text(f"UPDATE student SET {values} WHERE id = {key}"))
+        connection.execute(update(Student).where(Student.id == key).values(nickname="Spoilt", **values))
 
 
 def test_a_replica_that_is_exact_is_equal_and_nothing_is_written(world: World) -> None:
@@ -101,14 +103,14 @@ def test_a_login_is_no_difference(world: World) -> None:
 def test_differences_are_told_as_ids_and_names_of_fields(world: World) -> None:
     lost, spoilt, gone, *_ = sorted(world.upstream())
     with world.store.writing() as connection:
-        connection.execute(text(f"DELETE FROM student WHERE id = {lost}"))
-    spoil(world, spoilt, "nickname = 'Canary', content_hash = ''")
+        connection.execute(delete_rows(Student).where(Student.id == lost))
+    spoil(world, spoilt, content_hash=b"")
     world.school.purge(gone)
     verdict = verified(world)
     assert verdict.exit_status == 1
     found = {difference.id: (difference.kind, difference.fields) for difference in verdict.differences}
     assert found == {lost: ("missing", ()), spoilt: ("differs", ("nickname",)), gone: ("surplus", ())}
-    assert "Canary" not in repr(verdict.to_json())
+    assert "Spoilt" not in repr(verdict.to_json())
 
 
 def test_a_stored_field_that_a_hand_has_spoilt_differs_although_its_hash_does_not(world: World) -> None:

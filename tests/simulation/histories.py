@@ -79,6 +79,8 @@ def draw_switches(rng: random.Random) -> Switches:
         # What GET alone serves must be there in its first answer, for that is what a run learns it from.
         lists_omit=rng.choice([(), (), ("parent_ids",), ("last_name", "parent_ids"), ("archived", "ui_language")]),
         get_omits=rng.choice([(), (), ("program", "house"), ("nickname",), ("year_group_id", "middle_name")]),
+        status_key=rng.random() < 0.3,
+        unarchive_clears_dates=rng.random() < 0.7,
         clock_skew=rng.choice([0.0, 0.0, 0.0, 40.0, -40.0, 5000.0, -5000.0]),
         date_header=rng.random() < 0.85,
         stamp_skews=rng.choice([(0.0,), (0.0,), (0.0, -90.0), (0.0, 90.0, -90.0)]),

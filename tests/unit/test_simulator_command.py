@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from conftest import ManualClock
 
 from rostersync.cli.simulator import command
-from rostersync.errors import Stopped
+from rostersync.errors import RostersyncError, Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,13 +62,60 @@ def test_it_serves_writes() -> None:
     visited(ask=ask)
 
 
-def test_a_second_token_may_only_read() -> None:
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ((), {"email"}),
+        (("--switch", "status_key=true"), {"email", "status"}),
+        (("--switch", "nulls=1", "--switch", "without_keys=email,city"), {"graduated_on"}),
+    ],
+)
+def test_every_switch_can_be_set(words: tuple[str, ...], shown: set[str]) -> None:
     def ask(url: str, session: requests.Session) -> None:
-        session.headers["auth-token"] = f"{TOKEN}-reads"
-        assert session.get(url, timeout=5).status_code == 200
-        assert session.post(url, json=WRITE, timeout=5).status_code == 403
+        [record] = session.get(url, params={"archived": 0, "per_page": 1}, timeout=5).json()["students"]
+        assert {"email", "status", "graduated_on"} & set(record) == shown
 
-    visited("--read-only-token", f"{TOKEN}-reads", ask=ask)
+    visited(*words, ask=ask)
+
+
+def test_one_student_is_deleted_by_a_command_while_it_serves() -> None:
+    def ask(url: str, session: requests.Session) -> None:
+        number = session.get(url, timeout=5).json()["students"][0]["id"]
+        words = ["delete", str(number), "--url", url.removesuffix("/v2p1/students")]
+        done = heard(("simulator",), CliRunner().invoke(command, words))
+        assert done.exit_code == 0
+        assert session.get(f"{url}/{number}", timeout=5).status_code == 404
+        assert session.get(url, params={"deleted_since": "2026-01-01"}, timeout=5).json()["meta"]["total_count"] == 1
+        again = CliRunner().invoke(command, words)
+        assert isinstance(again.exception, RostersyncError)
+        assert again.exception.message == f"there is no student {number}"
+
+    visited(ask=ask)
+
+
+def test_a_deletion_says_where_no_simulator_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    done = CliRunner().invoke(command, ["delete", "5", "--url", f"http://127.0.0.1:{port}"])
+    assert isinstance(done.exception, RostersyncError)
+    assert str(port) in done.exception.message
+
+
+def test_its_two_tokens_are_printed_with_what_they_may_do() -> None:
+    result = run("--read-only-token", f"{TOKEN}-reads")
+    assert f"export ROSTERSYNC_TOKEN={TOKEN}\n" in result.stdout
+    assert f"export ROSTERSYNC_TOKEN={TOKEN}-reads" in result.stdout
+    assert "without the admin role" in result.stdout
+
+
+@pytest.mark.parametrize("status", [403, 401])
+def test_a_token_without_the_admin_role_reads_and_its_writes_are_refused(status: int) -> None:
+    def ask(url: str, session: requests.Session) -> None:
+        session.headers["auth-token"] = "simulator-read-only-token"
+        assert session.get(url, timeout=5).status_code == 200
+        assert session.post(url, json=WRITE, timeout=5).status_code == status
+
+    visited("--switch", f"write_denied={status}", ask=ask)
 
 
 def test_the_rate_can_be_limited() -> None:
@@ -152,6 +199,22 @@ def test_a_fault_that_is_not_known_or_has_no_share_is_an_error(text: str, said: 
     result = run("--fault", text)
     assert result.exit_code == 2
     assert said in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("statuskey=true", "'statuskey' is not a switch; did you mean status_key?"),
+        ("status_key", "'status_key' is not a switch and its value, such as status_key=true"),
+        ("status_key=maybe", "status_key cannot be 'maybe'; it is bool"),
+        ("order=age", "order cannot be 'age'; it is Literal['id', '-id', 'updated_at', '-updated_at', 'random']"),
+        ("per_page_cap=x", "per_page_cap cannot be 'x'; it is int"),
+    ],
+)
+def test_a_switch_that_is_not_known_or_has_no_such_value_is_an_error(text: str, said: str) -> None:
+    result = run("--switch", text)
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
 
 
 def test_two_tokens_that_are_the_same_are_an_error() -> None:

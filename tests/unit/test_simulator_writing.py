@@ -14,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from stand_in import HEADERS, TOKEN, Client
 
+from rostersync.managebac import fields as managebac
 from rostersync.simulator import App, RateLimit, Request, Server, faults
 from rostersync.simulator.fields import WRITABLE
 from rostersync.simulator.payload import read_avatar
@@ -35,6 +36,10 @@ def create(client: Client, **fields: Any) -> int:
     response = write(client, "POST", "", {"student": NEW["student"] | fields})
     assert response.status == 201, response.body
     return int(json.loads(response.body)["student"]["id"])
+
+
+def test_it_accepts_every_field_that_the_client_may_write() -> None:
+    assert set(WRITABLE) == set(managebac.WRITABLE)
 
 
 # Bodies ----------------------------------------------------------------------------------------------------------
@@ -93,11 +98,11 @@ def test_a_lagging_replica_shows_the_state_before_the_write(clock: ManualClock) 
     client = Client(clock, lag_seconds=30, lag_share=1.0)
     number = next(iter(client.school.truth()))
     clock.advance(60)
-    answer = write(client, "PATCH", f"/{number}", {"student": {"city": "Port Fiction"}})
-    assert json.loads(answer.body)["student"]["city"] == "Port Fiction"
-    assert client.student(number).get("city") != "Port Fiction"
+    answer = write(client, "PATCH", f"/{number}", {"student": {"city": "Elsewhere"}})
+    assert json.loads(answer.body)["student"]["city"] == "Elsewhere"
+    assert client.student(number).get("city") != "Elsewhere"
     clock.advance(31)
-    assert client.student(number)["city"] == "Port Fiction"
+    assert client.student(number)["city"] == "Elsewhere"
 
 
 def test_a_written_student_is_in_the_list_the_feed_and_the_search(clock: ManualClock) -> None:
@@ -226,3 +231,24 @@ def test_all_endpoints_count_together(clock: ManualClock) -> None:
     assert client.send("/v2p1/auth/permissions").status == 200
     assert write(client, "DELETE", f"/{number}/avatar").status == 200
     assert client.send(f"/v2p1/students/{number}").status == 429
+
+
+# What no endpoint does -------------------------------------------------------------------------------------------
+
+
+def test_one_student_can_be_deleted_as_an_administrator_does_it(clock: ManualClock) -> None:
+    client = Client(clock)
+    number = next(iter(client.school.truth()))
+    request = Request("DELETE", f"/simulator/students/{number}")
+    assert client.app.handle(request).status == 200
+    assert client.school.deleted() == {number}
+    assert client.ids(("deleted_since", "2026-03-01")) == [number]
+    assert client.app.handle(request).status == 404
+    assert client.app.handle(Request("DELETE", "/simulator/students/nobody")).status == 404
+
+
+def test_neither_a_fault_nor_the_rate_limit_bars_the_deletion_by_an_administrator(clock: ManualClock) -> None:
+    client = Client(clock)
+    client.app.faults.add(faults.http_status(503), times=None)
+    number = next(iter(client.school.truth()))
+    assert client.app.handle(Request("DELETE", f"/simulator/students/{number}")).status == 200

@@ -18,8 +18,9 @@ LOGS = {"structlog"}
 TERMINAL = {"rich", "pygments"}
 RARE = {"alembic", "apscheduler"}
 DATABASE = {"sqlalchemy", "rostersync.store"}
-UNUSED = {"sqlalchemy.orm", "sqlalchemy.dialects.postgresql", "psycopg"}
-"""Of what SQLAlchemy has: nothing is mapped, and the database is SQLite's."""
+MAPPER = {"sqlalchemy.orm", "rostersync.models"}
+UNUSED = MAPPER | {"sqlalchemy.dialects.postgresql", "psycopg"}
+"""The database is SQLite's, and mapped classes are for reports."""
 
 
 @pytest.fixture
@@ -54,3 +55,17 @@ def test_help_imports_no_database_and_no_configuration(site: Site) -> None:
 def test_the_client_and_the_store_do_without_each_other(site: Site, module: str) -> None:
     other = {"rostersync.managebac": "sqlalchemy", "rostersync.store": "requests"}[module]
     assert other not in imported(site, program=("-c", f"import {module}"))
+
+
+def test_no_module_but_the_models_imports_the_mapper(site: Site) -> None:
+    code = """
+import importlib, pkgutil, rostersync
+skipped = ("rostersync.models", "rostersync.__main__")
+for module in pkgutil.walk_packages(rostersync.__path__, "rostersync."):
+    if module.name not in skipped:
+        importlib.import_module(module.name)
+"""
+    found = imported(site, program=("-c", code))
+    assert {"rostersync.daemon.service", "rostersync.cli.students.writing"} <= found
+    assert not found & MAPPER
+    assert imported(site, program=("-c", "import rostersync.models")) >= MAPPER
