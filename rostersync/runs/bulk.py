@@ -130,22 +130,23 @@ class Bulk:
             try:
                 self._clock.sleep(look)
                 after = shown_by_id(self._students, done)
+                last = look == writing.LOOKS - 1
+                results = [_confirm(result, after.get(result.key), self._writer, last=last) for result in results]
             except ApiError:  # we only know that ManageBac has accepted the writes
                 break
             except Stopped as stopped:  # the same
                 self.stopped = stopped
                 break
-            results = [_confirm(result, after.get(result.key), self._writer) for result in results]
             if all(result.outcome != Outcome.NOT_TAKEN for result in results):
                 break
         return results
 
 
-def _confirm(result: Result, student: Student | None, writer: Writer) -> Result:
+def _confirm(result: Result, listed: Student | None, writer: Writer, *, last: bool) -> Result:
     write, written = result.task.write, result.written
-    if write is None or written is None or student is None or not result.accepted:
+    if write is None or written is None or listed is None or not result.accepted:
         return result
-    return _result(result.task, writer.confirm(write, written, student))
+    return _result(result.task, writer.confirm(write, written, listed, last=last))
 
 
 def _result(task: Task, written: Written) -> Result:

@@ -218,16 +218,16 @@ def _creates(file: File, students: Students, *, send_welcome_email: bool | None)
         for student in students.list(per_page=MOST_PER_PAGE)
         for identity in identities(student.email, student.student_id).items()
     }
-    return [_create(line.number, write, holders) for line, write in zip(file.lines, writes, strict=True)]
+    return [_create(line.number, write, holders, students) for line, write in zip(file.lines, writes, strict=True)]
 
 
-def _create(number: int, write: Write, holders: Mapping[tuple[str, str], Student]) -> Task:
+def _create(number: int, write: Write, holders: Mapping[tuple[str, str], Student], students: Students) -> Task:
     """Return the task of a create. It has no write if a student has the e-mail address or the student_id already."""
     held = {name: holders[name, text] for name, text in write.identities.items() if (name, text) in holders}
     if not held:
         return Task(number, 0, write)
     student = next(iter(held.values()))
-    if "email" in held and not write.missing(student):
+    if "email" in held and not (write.missing(student) and write.missing(student, students.get(student.id))):
         return Task(number, student.id, None)
     reason = "; ".join(f"{name} belongs to student {holder.id} already" for name, holder in held.items())
     return Task(number, student.id, None, str(Outcome.REFUSED), reason)

@@ -5,6 +5,7 @@ A `Write` says what is to be done; `Writer.write` does it, and tells how it ende
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +61,15 @@ class Write:
         """Whether the student's record shows that it was carried out: of pictures and passwords it does not."""
         return bool(self.sent) and "password" not in self.sent
 
-    def missing(self, student: Student) -> tuple[str, ...]:
-        """Return the names of the fields that a record does not show as they were sent."""
+    def missing(self, *records: Student) -> tuple[str, ...]:
+        """Return the names of the fields that none of a student's records shows as they were sent.
+
+        A student has two records, since a field may be served by the list alone, or by GET alone.
+        """
+        first, *others = map(self._missing, records)
+        return tuple(name for name in first if all(name in names for names in others))
+
+    def _missing(self, student: Student) -> tuple[str, ...]:
         names = not_taken(self.sent, student)
         left_in = self.verb == "archive" and not student.archived  # an earlier archiving may have left its date
         return (*names, "archived") if left_in else names
@@ -162,11 +170,16 @@ class Writer:
             written = replace(self._so_far, outcome=outcome, stopped=stopped)
         return self._finish(replace(written, entry=entry))
 
-    def confirm(self, write: Write, written: Written, student: Student) -> Written:
-        """Return what has become of a write that is done, as the student's record shows it now."""
-        missing = write.missing(student)
+    def confirm(self, write: Write, written: Written, listed: Student, *, last: bool) -> Written:
+        """Return what has become of a write that is done, as the list shows it, and, at the `last` look, GET as well.
+
+        Raises `ApiError` and `Stopped`.
+        """
+        missing = write.missing(listed)
+        if missing and last:
+            missing = write.missing(listed, self._students.get(listed.id))
         outcome = Outcome.NOT_TAKEN if missing else Outcome.DONE
-        confirmed = replace(written, outcome=outcome, student=student, not_taken=missing)
+        confirmed = replace(written, outcome=outcome, student=listed, not_taken=missing)
         return confirmed if outcome is written.outcome else self._finish(confirmed)
 
     def _holders(self, write: Write, name: str) -> list[Student]:
@@ -232,7 +245,15 @@ class Writer:
             missing = write.missing(student)
             written = Written(key, Outcome.NOT_TAKEN if missing else Outcome.DONE, student, missing)
             if not missing:
-                break
+                return written
+        return self._beside_list(write, written, student)
+
+    def _beside_list(self, write: Write, written: Written, student: Student) -> Written:
+        """Return a write as the list shows it, if the list serves fields that GET does not."""
+        with suppress(ApiError):
+            listed = next((row for row in self._students.list(ids=[student.id]) if row.id == student.id), student)
+            missing = write.missing(student, listed)
+            return replace(written, outcome=Outcome.NOT_TAKEN if missing else Outcome.DONE, not_taken=missing)
         return written
 
     # The audit log -------------------------------------------------------------------------------------------

@@ -107,6 +107,13 @@ def test_a_lost_answer_of_a_create_never_makes_two_students_in_bulk(site: Site, 
     assert {row["outcome"] for row in results(site)} <= {"done", "unchanged"}
 
 
+def test_a_create_whose_fields_the_list_omits_is_unchanged_when_it_is_sent_again(site: Site) -> None:
+    site.school.switches = Switches(lists_omit=("first_name",))
+    words = ("students", "create", "--from-csv", written(site, *NEW), "--yes")
+    assert site.json(*words)["counts"] == {"done": 3}
+    assert site.json(*words)["counts"] == {"unchanged": 3}
+
+
 def test_a_server_that_shows_a_new_student_late_makes_no_second_one(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

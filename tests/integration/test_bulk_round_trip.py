@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from school_site import Site, serve
 
+from rostersync.runs import writing
 from rostersync.simulator import Switches
 
 if TYPE_CHECKING:
@@ -154,6 +155,31 @@ def test_a_student_who_changed_after_the_export_is_warned_of_if_a_line_changes_t
     site.school.update(int(row["id"]), city="Ptuj")
     result = site.run(*saved(site, rows), "--dry-run")
     assert "1 line is older than its student's record in ManageBac" in result.stderr
+
+
+# Fields that only one of the list and GET serves --------------------------------------------------------------------
+
+
+def test_a_field_that_the_list_omits_is_confirmed_by_get(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "LOOKS", 1)
+    site.school.switches = Switches(lists_omit=("city",))
+    rows = exported(site)
+    rows[0]["city"] = "Piran"
+    assert site.json(*saved(site, rows))["counts"] == {"unchanged": 39, "done": 1}
+    site.school.switches = Switches(lists_omit=("city",), ignored_fields=("city",))
+    rows[0]["city"] = "Ptuj"
+    assert site.json(*saved(site, rows))["counts"] == {"unchanged": 39, "not_taken": 1}
+
+
+def test_a_field_that_get_omits_is_confirmed_by_the_list_after_a_single_write(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "LOOKS", 1)
+    site.school.switches = Switches(get_omits=("city",))
+    words = ("students", "update", str(min(site.school.truth())), "--yes", "--set")
+    assert site.json(*words, "city=Piran")["outcome"] == "done"
+    site.school.switches = Switches(get_omits=("city",), ignored_fields=("city",))
+    assert site.json(*words, "city=Ptuj")["outcome"] == "not_taken"
 
 
 # Passwords and e-mail addresses -------------------------------------------------------------------------------------
