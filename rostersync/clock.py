@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_NAP_S = 0.1
+"""How long a `Reprieve` sleeps before it looks again whether the process was asked to end."""
+
+
 class Clock(Protocol):
     """What the rest of the program knows of time. Tests drive one of their own."""
 
@@ -59,6 +63,38 @@ class SystemClock:
         """End every sleep, now and later, with `Stopped(signal)`. Not for a signal handler: it takes a lock."""
         self._signal = signal
         self._stop.set()
+
+
+class Reprieve:
+    """A clock that goes on for some seconds after another clock was stopped, to let work in progress end."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        """Count the seconds from the moment at which this clock is first asked after the stop."""
+        self._clock = clock
+        self._seconds = seconds
+        self._end: float | None = None
+
+    def now(self) -> datetime:
+        return self._clock.now()
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        until = self.monotonic() + seconds
+        while (left := until - self.monotonic()) > 0:
+            self.check()
+            time.sleep(min(left, _NAP_S))
+        self.check()
+
+    def check(self) -> None:
+        try:
+            self._clock.check()
+        except Stopped:
+            if self._end is None:
+                self._end = self.monotonic() + self._seconds
+            if self.monotonic() >= self._end:
+                raise
 
 
 class WatchedClock:

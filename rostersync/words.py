@@ -1,13 +1,27 @@
-"""Numbers and times as people read them; never in JSON."""
+"""Numbers and times as people read them, never in JSON; and how text from elsewhere is made harmless."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from rostersync.clock import to_text
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+HARMFUL = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff"
+"""Characters that control a terminal, end a line, or change the direction in which the text around them is shown; and
+halves of characters, which no encoding can write. Joiners stay: some scripts need them.
+"""
+
+_BREAK = re.compile("[\t\n\v\f\r\x85\u2028\u2029]+")
+_IN_TEXT = re.compile(f"[{HARMFUL}]")
+
+
+def clean(text: str) -> str:
+    """Return `text` as a single line that controls nothing: line breaks and tabs are spaces, the rest is replaced."""
+    return _IN_TEXT.sub("�", _BREAK.sub(" ", text))
 
 
 def moment(when: datetime | None) -> str:

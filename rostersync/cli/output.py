@@ -20,7 +20,8 @@ import click
 from rostersync.cli.verbosity import is_quiet
 from rostersync.clock import to_text
 from rostersync.report import ignore_progress
-from rostersync.runs.formulas import guarded
+from rostersync.runs.cells import guarded
+from rostersync.words import HARMFUL, clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -28,20 +29,7 @@ if TYPE_CHECKING:
     from rostersync.report import ProgressCallback
 
 
-# What is harmless ------------------------------------------------------------------------------------------------
-
-# Characters that control a terminal, end a line, or change the direction in which the text around them is shown; and
-# halves of characters, which no encoding can write. Joiners stay: some scripts need them.
-_HARMFUL = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff"
-_BREAK = re.compile("[\t\n\v\f\r\x85\u2028\u2029]+")
-_IN_TEXT = re.compile(f"[{_HARMFUL}]")
-_IN_JSON = re.compile(f"(?!\n)[{_HARMFUL}]")  # the line breaks between its values are our own
-
-
-def clean(text: str) -> str:
-    """Return `text` as a single line that controls nothing: line breaks and tabs are spaces, the rest is replaced."""
-    return _IN_TEXT.sub("�", _BREAK.sub(" ", text))
-
+_IN_JSON = re.compile(f"(?!\n)[{HARMFUL}]")  # the line breaks between its values are our own
 
 # The doors -------------------------------------------------------------------------------------------------------
 

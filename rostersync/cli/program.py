@@ -101,7 +101,7 @@ def _end(error: Exception) -> int:
         case Stopped():
             goes_on = "the run goes on in the process that does it: see `rostersync status`"
             rest = goes_on if error.left_running else "nothing unfinished was applied"
-            print_stderr(f"stopped by {_name(error.signal)}; {rest}", logging.INFO)
+            print_stderr(f"stopped by {signal_name(error.signal)}; {rest}", logging.INFO)
             status = 128 + error.signal
         case click.Abort():
             status = 128 + Signals.SIGINT
@@ -126,7 +126,8 @@ def _show_usage_error(error: click.ClickException) -> None:
     print_stderr(f"{word}{message}".strip())
 
 
-def _name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """Return the name of a signal, such as SIGINT; "itself" for 0, where no signal stopped the process."""
     return Signals(number).name if number else "itself"
 
 

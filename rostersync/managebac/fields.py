@@ -34,6 +34,13 @@ READ_ONLY: Mapping[str, str] = {
 }
 """Fields that a write cannot set, and what to do instead."""
 
+UNWRITABLE: Mapping[str, str] = {
+    **READ_ONLY,
+    "extra": "rostersync does not know these fields",
+    "deleted_at": _BY_THE_SERVER,
+}
+"""All of a `Student` that a write cannot set: also the fields that rostersync does not know, and a deletion."""
+
 WRITABLE: Mapping[str, Kind] = {
     **{field.name: field.kind for field in FIELDS if field.name not in READ_ONLY},
     "password": Kind.TEXT,
@@ -178,7 +185,7 @@ def to_date(value: object) -> str:
 
 def _value(name: str, value: object) -> Any:
     if name not in WRITABLE:
-        raise ValueError(_not_writable(name))
+        raise ValueError(why_not_writable(name))
     if name in REQUIRED and (value is None or (isinstance(value, str) and not value.strip())):
         raise ValueError("cannot be empty")
     kind = WRITABLE[name]
@@ -213,9 +220,10 @@ def _check_password(value: str) -> None:
         raise ValueError(f"must have at least {_SHORTEST_PASSWORD} characters")
 
 
-def _not_writable(name: str) -> str:
-    if name in READ_ONLY:
-        return f"cannot be written: {READ_ONLY[name]}"
+def why_not_writable(name: str) -> str:
+    """Return why a field cannot be written, and what to do instead if that is known."""
+    if name in UNWRITABLE:
+        return f"cannot be written: {UNWRITABLE[name]}"
     close = get_close_matches(name, WRITABLE, n=1)
     return "is not a field" + (f"; did you mean {close[0]}?" if close else "")
 
@@ -296,7 +304,7 @@ def _normal(name: str, value: Any) -> Any:
 def _json_list(name: str, text: str) -> list[Any]:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, list):
         raise invalid({name: ("must be a list, such as en,sl",)})

@@ -5,6 +5,7 @@ A `Write` says what is to be done; `Writer.write` does it, and tells how it ende
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -51,12 +52,24 @@ class Write:
         return tuple(self.sent)
 
     @property
+    def identities(self) -> dict[str, str]:
+        """The values that no second student is created with: see `identities`."""
+        return identities(self.sent.get("email"), self.sent.get("student_id"))
+
+    @property
     def shows(self) -> bool:
         """Whether the student's record shows that it was carried out: of pictures and passwords it does not."""
         return bool(self.sent) and "password" not in self.sent
 
-    def missing(self, student: Student) -> tuple[str, ...]:
-        """Return the names of the fields that a record does not show as they were sent."""
+    def missing(self, *records: Student) -> tuple[str, ...]:
+        """Return the names of the fields that none of a student's records shows as they were sent.
+
+        A student has two records, since a field may be served by the list alone, or by GET alone.
+        """
+        first, *others = map(self._missing, records)
+        return tuple(name for name in first if all(name in names for names in others))
+
+    def _missing(self, student: Student) -> tuple[str, ...]:
         names = not_taken(self.sent, student)
         left_in = self.verb == "archive" and not student.archived  # an earlier archiving may have left its date
         return (*names, "archived") if left_in else names
@@ -98,6 +111,15 @@ def delete_avatar(key: int) -> Write:
     """Return the write that takes a student's picture away."""
     check_id(key)
     return Write("delete-avatar", key, {}, lambda s: s.delete_avatar(key))
+
+
+def identities(email: str | None, student_id: str | None) -> dict[str, str]:
+    """Return those values that no second student is created with, by field. Empty values are left out.
+
+    The case of an e-mail address does not matter.
+    """
+    texts = {"email": (email or "").strip().casefold(), "student_id": (student_id or "").strip()}
+    return {name: text for name, text in texts.items() if text}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,22 +170,28 @@ class Writer:
             written = replace(self._so_far, outcome=outcome, stopped=stopped)
         return self._finish(replace(written, entry=entry))
 
-    def confirm(self, write: Write, written: Written, student: Student) -> Written:
-        """Return what has become of a write that is done, as the student's record shows it now."""
-        missing = write.missing(student)
+    def confirm(self, write: Write, written: Written, listed: Student, *, last: bool) -> Written:
+        """Return what has become of a write that is done, as the list shows it, and, at the `last` look, GET as well.
+
+        Raises `ApiError` and `Stopped`.
+        """
+        missing = write.missing(listed)
+        if missing and last:
+            missing = write.missing(listed, self._students.get(listed.id))
         outcome = Outcome.NOT_TAKEN if missing else Outcome.DONE
-        confirmed = replace(written, outcome=outcome, student=student, not_taken=missing)
+        confirmed = replace(written, outcome=outcome, student=listed, not_taken=missing)
         return confirmed if outcome is written.outcome else self._finish(confirmed)
 
-    def find_by_email(self, email: str) -> list[Student]:
-        """Return the students with this e-mail address, whatever its case. Raises `ApiError`."""
-        wanted = email.strip().casefold()
-        return [student for student in self._students.list(q=email) if (student.email or "").casefold() == wanted]
+    def _holders(self, write: Write, name: str) -> list[Student]:
+        """Return the students who have the e-mail address or the student_id of a create. Raises `ApiError`."""
+        wanted = write.identities[name]
+        found = self._students.list(q=write.sent[name].strip())
+        return [student for student in found if identities(student.email, student.student_id).get(name) == wanted]
 
     def _send(self, write: Write, *, read_back: bool) -> Written:
         try:
             if not write.key:
-                self._require_new(write.sent["email"])
+                self._require_new(write)
             answer = write.send(self._students)
         except OutcomeUnknown as error:
             self._so_far = Written(write.key, Outcome.UNKNOWN, error=error)
@@ -173,10 +201,14 @@ class Writer:
         self._so_far = Written(write.key or (answer.id if answer else 0), Outcome.DONE)
         return self._read_back(write, self._so_far.key) if read_back else self._so_far
 
-    def _require_new(self, email: str) -> None:
-        """Raise `Invalid` where a student has the address: perhaps one whose creation was not answered last time."""
-        if found := self.find_by_email(email):
-            raise invalid({"email": (f"belongs to student {found[0].id} already",)})
+    def _require_new(self, write: Write) -> None:
+        """Raise `Invalid` if a student has the e-mail address or the student_id of a create.
+
+        An earlier create may have made that student, and its answer was lost.
+        """
+        for name in write.identities:
+            if found := self._holders(write, name):
+                raise invalid({name: (f"belongs to student {found[0].id} already",)})
 
     def _resolve(self, write: Write, error: OutcomeUnknown) -> Written:
         """Look whether a write whose answer was lost was carried out; it may yet be, so "no" is not certain."""
@@ -194,7 +226,7 @@ class Writer:
         for look in range(LOOKS):
             self._clock.sleep(look)
             try:
-                found = self.find_by_email(write.sent["email"])
+                found = self._holders(write, "email")
             except ApiError as error:
                 log.debug("look_up_failed", reason=error.message)
             if found:
@@ -213,7 +245,15 @@ class Writer:
             missing = write.missing(student)
             written = Written(key, Outcome.NOT_TAKEN if missing else Outcome.DONE, student, missing)
             if not missing:
-                break
+                return written
+        return self._beside_list(write, written, student)
+
+    def _beside_list(self, write: Write, written: Written, student: Student) -> Written:
+        """Return a write as the list shows it, if the list serves fields that GET does not."""
+        with suppress(ApiError):
+            listed = next((row for row in self._students.list(ids=[student.id]) if row.id == student.id), student)
+            missing = write.missing(student, listed)
+            return replace(written, outcome=Outcome.NOT_TAKEN if missing else Outcome.DONE, not_taken=missing)
         return written
 
     # The audit log -------------------------------------------------------------------------------------------

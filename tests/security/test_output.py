@@ -16,7 +16,7 @@ from school_site import ROOT, Site, serve
 
 from rostersync.cli import output
 from rostersync.clock import SystemClock
-from rostersync.runs.formulas import guarded, unguarded
+from rostersync.runs.cells import guarded, unguarded
 from rostersync.simulator import faults
 from rostersync.simulator.refusals import invalid
 from rostersync.store import Store

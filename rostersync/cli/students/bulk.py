@@ -1,11 +1,14 @@
-"""`--from-csv`: the options of many writes at once, and how they are asked about and told."""
+"""The options of `--from-csv`, the question before many writes, and the report after them."""
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import sys
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -13,10 +16,12 @@ import click
 
 from rostersync.cli.options import Natural
 from rostersync.cli.output import csv_lines, document, note, progress
-from rostersync.cli.program import print_stderr
+from rostersync.cli.program import print_stderr, signal_name
 from rostersync.cli.students import carrying_out
-from rostersync.errors import ConfigError, RostersyncError, Stopped
-from rostersync.runs import bulk, wiring
+from rostersync.clock import Reprieve
+from rostersync.errors import ConfigError, RostersyncError
+from rostersync.runs import bulk_file, bulk_plan, wiring
+from rostersync.runs.bulk import NOT_SENT, Bulk
 from rostersync.runs.writing import Writer
 from rostersync.store.files import NotPlain, open_plain
 from rostersync.words import count
@@ -25,104 +30,153 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from rostersync.cli.students.carrying_out import WriteOptions
+    from rostersync.errors import Stopped
     from rostersync.managebac import ManageBac
-    from rostersync.runs.bulk import Line, Make, Result
+    from rostersync.runs.bulk import Result
+    from rostersync.runs.bulk_plan import Task
 
 MANY = 25
-"""More lines than this, or more than 5 % of the students, must be counted by whoever sends them."""
+"""For more lines than this, or than 5 % of the students, the user must give the number of lines."""
 MANY_PERCENT = 5
+
+GUARDED = ("email", "password")
+"""Columns that a bulk update changes only with --allow-column: a prepared file could take over accounts."""
 
 _MOST_TOLD = 20  # lines that went wrong, on standard error; the result file has all
 
 
-def options(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of many writes."""
-    for option in (
-        click.option(
-            "--result",
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="Where to write what became of each line. Default: beside the CSV.",
-        ),
-        click.option(
-            "--expect",
-            type=Natural(),
-            metavar="N",
-            help="How many lines the CSV has; for more than 25, or 5 % of the students, it must be given or typed.",
-        ),
-        click.option(
-            "--from-csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Many students, from a CSV."
-        ),
-    ):
-        verb = option(verb)
-    return verb
+@dataclass(frozen=True, slots=True)
+class Many:
+    """The options of many writes: the CSV, how many lines it is expected to have, and where the results go."""
+
+    csv_file: Path
+    expect: int | None
+    result: Path | None
+
+    @property
+    def target(self) -> Path:
+        """The result file."""
+        return self.result or self.csv_file.with_name(f"{self.csv_file.stem}.result.csv")
+
+    def refuse_beside(self, *others: Any) -> None:
+        """Raise `click.UsageError` if there is an ID, or any values, beside the file."""
+        if any(others):
+            raise click.UsageError("--from-csv takes everything from the file: no ID and no values beside it")
 
 
-def is_asked_for(many: dict[str, Any], *others: Any) -> bool:
-    """Tell whether a CSV is named. Raises `click.UsageError` where it is not the only thing that is."""
-    if many["csv_file"] is None:
-        if many["expect"] or many["result"]:
+def options(verb: Callable[..., int]) -> Callable[..., Any]:
+    """Give a command the options of many writes; they reach it as `many`, which is None without --from-csv."""
+
+    @click.option(
+        "--from-csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Many students, from a CSV."
+    )
+    @click.option(
+        "--expect",
+        type=Natural(),
+        metavar="N",
+        help="How many lines the CSV has; for more than 25, or 5 % of the students, it must be given or typed.",
+    )
+    @click.option(
+        "--result",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Where to write what became of each line. Default: beside the CSV.",
+    )
+    @functools.wraps(verb)
+    def command(*args: Any, csv_file: Path | None, expect: int | None, result: Path | None, **given: Any) -> int:
+        if csv_file is None and (expect or result):
             raise click.UsageError("--expect and --result go with --from-csv")
-        return False
-    if any(others):
-        raise click.UsageError("--from-csv takes everything from the file: no ID and no values beside it")
-    return True
+        many = None if csv_file is None else Many(csv_file, expect, result)
+        return verb(*args, many=many, **given)
+
+    return command
 
 
-def update(options: WriteOptions, csv_file: Path, expect: int | None, result: Path | None) -> int:
-    """Change what a CSV says; return the exit status."""
-    return _carry_out(options, csv_file, expect, result, bulk.to_update)
-
-
-def archive(options: WriteOptions, csv_file: Path, expect: int | None, result: Path | None) -> int:
-    """Archive whom a CSV lists; return the exit status."""
-    return _carry_out(options, csv_file, expect, result, bulk.to_archive)
-
-
-def _carry_out(options: WriteOptions, path: Path, expect: int | None, result: Path | None, make: Make) -> int:
-    source, session = options.source, options.session
-    lines = bulk.read(path, make)
-    if expect is not None and expect != len(lines):
-        raise ConfigError([f"--expect {expect}: {path} has {count(len(lines), 'line')}"], "nothing was sent")
-    if options.dry_run:
-        return carrying_out.show_requests(options, source, [line.write for line in lines])
-    carrying_out.require_allowed(session, source)
-    target = result or path.with_name(f"{path.stem}.result.csv")
-    _check_target(target, path)
+def carry_out(
+    options: WriteOptions,
+    many: Many,
+    verb: str,
+    *,
+    allowed: Sequence[str] = GUARDED,
+    send_welcome_email: bool | None = None,
+) -> int:
+    """Do what a CSV says, and return the exit status; `allowed` names those guarded columns that may be changed."""
+    source, session, path = options.source, options.session, many.csv_file
+    file = bulk_file.read(path, verb)
+    if many.expect is not None and many.expect != file.length:
+        raise ConfigError([f"--expect {many.expect}: {path} has {count(file.length, 'line')}"], "nothing was sent")
+    if not options.dry_run:
+        carrying_out.require_allowed(session, source)
+        _check_target(many.target, path)
     with wiring.clients(session.config, session.clock)(source.name) as api:
-        _confirm(options, api, lines, counted=expect is not None)
-        with progress() as progress_of:
-            work = bulk.Bulk(api.students, session.clock, progress_of(source.name))
-            work.look_up(lines)
-            with _created(target) as file:
-                session = session.as_owner()
-                store = carrying_out.open_replica(session)
-                writer = Writer(source.name, api.students, store, session.clock)
-                try:
-                    results = _send(work, writer, lines, file)
-                except Stopped as stopped:
-                    print_stderr(f"stopped; what was done until then: {target}; run the same command again to go on")
-                    return 128 + stopped.signal
-    _print_results(options, results, target)
-    status = 0 if all(result.good for result in results) else 1
-    if written := [r.line.write.key for r in results if r.written and r.outcome != "refused"]:
-        status = carrying_out.refresh(session, source, store, written) or status
-    return status
+        tasks = bulk_plan.plan(file, verb, api.students, send_welcome_email=send_welcome_email)
+        _require_allowed(path, tasks, allowed)
+        _warn_of_stale(tasks)
+        if options.dry_run:
+            return carrying_out.show_requests(options, source, [task.write for task in tasks if task.write])
+        _confirm(options, api, verb, tasks, counted=many.expect is not None)
+    return _send(options, many, tasks)
 
 
-def _send(work: bulk.Bulk, writer: Writer, lines: Sequence[Line], file: IO[str]) -> list[Result]:
-    """Carry out the lines; what became of each stands in the result file at once, at the end as it was confirmed."""
+def _require_allowed(path: Path, tasks: Sequence[Task], allowed: Sequence[str]) -> None:
+    """Raise `ConfigError` if a guarded column would be changed that is not allowed."""
+    changed = Counter(name for task in tasks if task.write for name in task.write.fields)
+    refused = [name for name in GUARDED if changed[name] and name not in allowed]
+    if refused:
+        told = "column {0}: {1} would change it, which needs --allow-column {0}"
+        mistakes = [f"{path}: {told.format(name, count(changed[name], 'line'))}" for name in refused]
+        raise ConfigError(mistakes, "nothing was sent")
+
+
+def _warn_of_stale(tasks: Sequence[Task]) -> None:
+    """Warn if lines may undo changes that were made in ManageBac after the export."""
+    if number := sum(task.stale for task in tasks):
+        older = (
+            "line is older than its student's record" if number == 1 else "lines are older than their students' records"
+        )
+        print_stderr(
+            f"{number:,} {older} in ManageBac, and may undo changes made there since the export", logging.WARNING
+        )
+
+
+def _send(options: WriteOptions, many: Many, tasks: Sequence[Task]) -> int:
+    """Carry out the tasks, report their results, refresh the replica, and return the exit status."""
+    source = options.source
+    with _created(many.target) as file, progress() as progress_of:
+        session = options.session.as_owner()
+        store = carrying_out.open_replica(session)
+        clock = Reprieve(session.clock, carrying_out.REPRIEVE_S)
+        with wiring.clients(session.config, clock)(source.name) as api:
+            writer = Writer(source.name, api.students, store, clock)
+            work = Bulk(api.students, writer, session.clock, progress_of(source.name))
+            results = _noted(work, tasks, file)
+    _print_results(options, results, many.target)
+    if work.stopped:
+        _print_stopped(work.stopped, results, many.target)
+    if written := [result.key for result in results if result.may_be_done and result.key]:
+        carrying_out.refresh(session, source, store, written, clock)
+    if work.stopped:
+        return 128 + work.stopped.signal
+    return 0 if all(result.good for result in results) else 1
+
+
+def _noted(work: Bulk, tasks: Sequence[Task], file: IO[str]) -> list[Result]:
+    """Carry out the tasks. The result file gets each result at once, and in the end the confirmed ones."""
     write = csv_lines(file)
 
     def note(result: Result) -> None:
         write(_row(result))
         file.flush()
 
-    results = work.carry_out(lines, writer, note)
-    file.seek(0)
-    file.truncate()
-    for row in (_COLUMNS, *map(_row, results)):
-        write(row)
+    results = work.carry_out(tasks, note)
+    try:
+        file.seek(0)
+        file.truncate()
+        for row in (_COLUMNS, *map(_row, results)):
+            write(row)
+        file.flush()
+    except OSError as error:
+        print_stderr(f"the result file cannot be written: {error.strerror}")
     return results
 
 
@@ -130,7 +184,7 @@ _COLUMNS = ("line", "id", "outcome", "reason")
 
 
 def _check_target(target: Path, path: Path) -> None:
-    """Raise `ConfigError` where the result file would take the place of a file that is none."""
+    """Raise `ConfigError` if the result file would replace a file that holds no results."""
     try:
         with os.fdopen(open_plain(target, os.O_RDONLY), encoding="utf-8", errors="replace") as file:
             ours = file.readline().strip() == ",".join(_COLUMNS)
@@ -155,9 +209,13 @@ def _created(target: Path) -> Iterator[IO[str]]:
         handle = open_plain(target, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     except OSError as error:
         raise _not_writable(target, error) from error
-    with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+    file = os.fdopen(handle, "w", encoding="utf-8", newline="")
+    try:
         csv_lines(file)(_COLUMNS)
         yield file
+    finally:
+        with suppress(OSError):  # on a full disk, which `_noted` has reported
+            file.close()
 
 
 def _not_writable(target: Path, error: OSError) -> ConfigError:
@@ -166,28 +224,42 @@ def _not_writable(target: Path, error: OSError) -> ConfigError:
 
 
 def _row(result: Result) -> tuple[Any, ...]:
-    return result.line.number, result.line.write.key, result.outcome, result.reason
+    return result.task.number, result.key or None, result.outcome, result.reason
 
 
-def _confirm(options: WriteOptions, api: ManageBac, lines: Sequence[Line], *, counted: bool) -> None:
-    """Ask; of many, for their number, where it was not given. Raises `ConfigError` where nobody can be asked."""
-    verb, number, source = lines[0].write.verb, len(lines), options.source.name
-    warning = carrying_out.ARCHIVE if verb == "archive" else ""
+def _confirm(options: WriteOptions, api: ManageBac, verb: str, tasks: Sequence[Task], *, counted: bool) -> None:
+    """Ask before anything is sent. For many lines the user must type their number, unless --expect gave it.
+
+    Raises `ConfigError` if it cannot be asked on a terminal.
+    """
+    if not any(task.write for task in tasks):
+        return
     if not counted:
-        students = api.students.list(per_page=1).total_count
+        number, students = len(tasks), api.students.list(per_page=1).total_count
         if number > MANY or number * 100 > students * MANY_PERCENT:
-            _count(f"{verb} {count(number, 'student')} of {students:,}", number, warning)
+            _count(verb, tasks, options.source.name, students)
             return
-    carrying_out.confirm(options, f"{verb} {count(number, 'student')} of source {source}?", warning)
+    carrying_out.confirm(options, f"{_what(verb, tasks, options.source.name)}?", verb)
 
 
-def _count(what: str, number: int, warning: str) -> None:
-    """Have the number of students typed. Raises `ConfigError` without a terminal, `RostersyncError` for another."""
+def _what(verb: str, tasks: Sequence[Task], source: str) -> str:
+    """Return the question without its mark, such as `update 2 of 3 students of source main (columns: city)`."""
+    number, changed = len(tasks), sum(task.write is not None for task in tasks)
+    whom = count(number, "student") if changed == number else f"{changed:,} of {count(number, 'student')}"
+    columns = f" (columns: {', '.join(bulk_plan.columns(tasks))})" if verb != "unarchive" else ""
+    return f"{verb} {whom} of source {source}{columns}"
+
+
+def _count(verb: str, tasks: Sequence[Task], source: str, students: int) -> None:
+    """Have the user type the number of lines. Raises `ConfigError` without a terminal, else `RostersyncError`."""
+    number = len(tasks)
     if not sys.stdin.isatty():
+        what = f"{verb} {count(number, 'student')} of {students:,}"
         raise ConfigError([f"{what}: so many need --expect {number}"], "try it with --dry-run first")
-    print_stderr(f"{what}. {warning}".strip())
-    if click.prompt("Type their number to go on", err=True).strip() != str(number):
-        raise RostersyncError("that is not their number", "nothing was sent")
+    carrying_out.warn(verb)
+    print_stderr(f"{_what(verb, tasks, source)}; the file has {number:,} lines, and the school {students:,} students")
+    if click.prompt("Type the number of lines to go on", err=True).strip() != str(number):
+        raise RostersyncError("that is not the number of lines", "nothing was sent")
 
 
 def _print_results(options: WriteOptions, results: Sequence[Result], target: Path) -> None:
@@ -198,8 +270,18 @@ def _print_results(options: WriteOptions, results: Sequence[Result], target: Pat
     else:
         told = ", ".join(f"{number:,} {outcome.replace('_', ' ')}" for outcome, number in sorted(figures.items()))
         note(f"{options.source.name}: {told}; what became of each line: {target}")
-    bad = [result for result in results if not result.good]
+    bad = [result for result in results if not (result.good or result.outcome == NOT_SENT)]
     for result in bad[:_MOST_TOLD]:
-        print_stderr(f"line {result.line.number}: student {result.line.write.key}: {result.outcome}: {result.reason}")
+        whom = f"student {result.key}: " if result.key else ""
+        print_stderr(f"line {result.task.number}: {whom}{result.outcome}: {result.reason}")
     if len(bad) > _MOST_TOLD:
         print_stderr(f"and {len(bad) - _MOST_TOLD} more: see {target}")
+    if left := [result for result in results if result.outcome == NOT_SENT]:
+        print_stderr(f"{count(len(left), 'line')} not sent: {left[0].reason}")
+
+
+def _print_stopped(stopped: Stopped, results: Sequence[Result], target: Path) -> None:
+    sent = f"{sum(result.sent for result in results):,} of {count(len(results), 'line')} were sent"
+    left = any(result.outcome == NOT_SENT for result in results)
+    again = "; run the same command again to send the rest" if left else ""
+    print_stderr(f"stopped by {signal_name(stopped.signal)}: {sent}; what became of each line: {target}{again}")

@@ -16,6 +16,7 @@ from rostersync.cli.output import document, echo, note
 from rostersync.cli.program import print_error, print_stderr
 from rostersync.cli.students.reading import as_json_object
 from rostersync.cli.students.source import chosen_source
+from rostersync.clock import Reprieve
 from rostersync.errors import ApiError, ConfigError, Invalid, NoDatabase, RostersyncError, Stopped
 from rostersync.managebac import ManageBac
 from rostersync.managebac.endpoints import JSON
@@ -30,12 +31,26 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rostersync.cli.options import Session
+    from rostersync.clock import Clock
     from rostersync.config import Source
     from rostersync.managebac.wire import Call, Reply
     from rostersync.runs.writing import Write, Written
     from rostersync.store import Store
 
-ARCHIVE = "It takes students out of classes and groups, and may archive parents who have no other child at the school."
+_WARNINGS = {
+    "create": "ManageBac may send a welcome mail to a new student.",
+    "archive": (
+        "It takes students out of classes and groups, and may archive parents who have no other child at the school."
+    ),
+    "unarchive": "What comes back besides is not documented: look at classes and year group afterwards.",
+}
+"""The side effects of writes, by verb."""
+
+REPRIEVE_S = 2.0
+"""How long a command that is asked to end may go on: to finish the line in progress, and to refresh the replica.
+
+After 4 seconds the process is ended, wherever it is: see `rostersync.cli.signals`.
+"""
 
 PATIENCE = timedelta(seconds=10)
 """How long a command waits for whoever syncs the source to store what it has written."""
@@ -57,25 +72,26 @@ class WriteOptions:
         return chosen_source(self.session, self.name)
 
 
-def carry_out(options: WriteOptions, write: Write, warning: str = "") -> int:
+def carry_out(options: WriteOptions, write: Write) -> int:
     """Do one write, and return the exit status: 0 done, 1 not done, not all of it, or nobody knows."""
     source = options.source
     if options.dry_run:
         return show_requests(options, source, [write])
     require_allowed(options.session, source)
-    confirm(options, _question(write, source), warning)
+    confirm(options, _question(write, source), write.verb)
     session = options.session.as_owner()
-    with wiring.clients(session.config, session.clock)(source.name) as api:
+    clock = Reprieve(session.clock, REPRIEVE_S)
+    with wiring.clients(session.config, clock)(source.name) as api:
         store = open_replica(session)
-        writer = Writer(source.name, api.students, store, session.clock)
-        written = writer.write(write)
+        written = Writer(source.name, api.students, store, clock).write(write)
     _print_result(options, source, write, written)
-    if written.stopped is not None:
-        return 128 + written.stopped.signal
-    status = 0 if written.outcome is Outcome.DONE else 1
     if written.key and written.outcome is not Outcome.REFUSED:
-        status = refresh(session, source, store, [written.key]) or status
-    return status
+        refresh(session, source, store, [written.key], clock)
+    try:
+        session.clock.check()
+    except Stopped as stopped:
+        return 128 + stopped.signal
+    return 0 if written.outcome is Outcome.DONE else 1
 
 
 def require_allowed(session: Session, source: Source) -> None:
@@ -85,8 +101,8 @@ def require_allowed(session: Session, source: Source) -> None:
         raise ConfigError([f"source {source.name} is not open for writes"], hint)
 
 
-def confirm(options: WriteOptions, question: str, warning: str = "") -> None:
-    """Ask on a terminal, below a `warning`; not where --yes was given.
+def confirm(options: WriteOptions, question: str, verb: str) -> None:
+    """Warn of the verb's side effects, and ask on a terminal; do neither if --yes was given.
 
     Raises `ConfigError` without a terminal, `click.Abort` for no.
     """
@@ -94,9 +110,14 @@ def confirm(options: WriteOptions, question: str, warning: str = "") -> None:
         return
     if not sys.stdin.isatty():
         raise ConfigError(["without a terminal a write needs --yes"], "try it with --dry-run first")
-    if warning:
-        print_stderr(warning)
+    warn(verb)
     output.confirm(question, err=True)
+
+
+def warn(verb: str) -> None:
+    """Warn of the side effects of a verb, if it has any."""
+    if verb in _WARNINGS:
+        print_stderr(_WARNINGS[verb])
 
 
 def _question(write: Write, source: Source) -> str:
@@ -186,26 +207,27 @@ def open_replica(session: Session) -> Store | None:
         return None
 
 
-def refresh(session: Session, source: Source, store: Store | None, keys: Sequence[int]) -> int:
-    """Have the replica store what was written, and say so where it does not yet; return 0, or 128 + a signal."""
+def refresh(session: Session, source: Source, store: Store | None, keys: Sequence[int], clock: Clock) -> None:
+    """Have the replica store what was written, and say so if it does not yet.
+
+    If `clock` stops, the request for it stays in the database, and the next process that syncs the source executes it.
+    """
     if store is None:
         print_stderr("there is no database yet: neither the replica nor the audit log has it", logging.WARNING)
-        return 0
+        return
     later = f"the replica has it with the next run of {source.name}"
-    executor = wiring.executor(session.config, session.clock, store, "rostersync students")
+    executor = wiring.executor(session.config, clock, store, "rostersync students")
     try:
         report = executor.refresh(source.name, keys, PATIENCE)
     except RostersyncError as error:
         print_stderr(f"{later} ({error.message})", logging.WARNING)
-    except Stopped as stopped:
+    except Stopped:
         print_stderr(later, logging.WARNING)
-        return 128 + stopped.signal
     else:
         if report is None:
             print_stderr(f"{later}, for another process is syncing it now", logging.WARNING)
         elif report.state is not RunState.SUCCEEDED:
             print_stderr(f"{later} ({report.error})", logging.WARNING)
-    return 0
 
 
 # Telling ---------------------------------------------------------------------------------------------------------

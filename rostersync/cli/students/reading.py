@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from difflib import get_close_matches
@@ -14,9 +13,9 @@ from rostersync.cli.options import Moment, Natural, configured_as_caller, json_o
 from rostersync.cli.output import csv_lines, document, progress, table
 from rostersync.cli.program import print_stderr
 from rostersync.cli.students.source import one_source_option, opened
-from rostersync.clock import to_text
 from rostersync.managebac.students import STATUSES
 from rostersync.records import FIELD_NAMES, json_value
+from rostersync.runs.cells import as_cell
 from rostersync.words import count
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from rostersync.records import Rejected, Student
 
 _COLUMNS = ("id", "last_name", "first_name", "email", "student_id", "year_group_id", "status", "updated_at")
-NAMES = ("id", *FIELD_NAMES, "extra")
+NAMES = ("id", *FIELD_NAMES, "extra", "deleted_at")
 
 
 @click.command("list")
@@ -91,7 +90,8 @@ def list_students(
     elif as_json:
         _print_json(students, found.unreadable, names or NAMES)
     else:
-        _print_table(students, names or _COLUMNS)
+        is_gone = any(student.deleted_at for student in students)
+        _print_table(students, names or ((*_COLUMNS, "deleted_at") if is_gone or deleted_since else _COLUMNS))
     for row in found.unreadable:
         print_stderr(f"student {row.id or 'without an id'} cannot be read: {row.reason}")
 
@@ -137,14 +137,13 @@ def get(session: Session, key: int, name: str | None, as_json: bool) -> None:
 
 
 def as_json_object(student: Student, names: Sequence[str] = NAMES) -> dict[str, Any]:
-    """Return these fields of a student as a JSON document holds them; when it was deleted, where it was."""
-    deleted = {"deleted_at": to_text(student.deleted_at)} if student.deleted_at else {}
-    return {name: json_value(getattr(student, name)) for name in names} | deleted
+    """Return these fields of a student as a JSON document holds them."""
+    return {name: json_value(getattr(student, name)) for name in names}
 
 
 def show_student(student: Student) -> None:
     """Print what is known of a student, a line for each field that has a value."""
-    values = [(name, _as_cell(value)) for name, value in as_json_object(student).items() if value not in (None, {})]
+    values = [(name, as_cell(value)) for name, value in as_json_object(student).items() if value not in (None, {})]
     table(("field", "value"), values)
 
 
@@ -162,11 +161,4 @@ def _print_csv(students: list[Student], names: Sequence[str], *, raw: bool) -> N
     write = csv_lines(sys.stdout, raw=raw)
     write(names)
     for student in students:
-        write([_as_cell(json_value(getattr(student, name))) for name in names])
-
-
-def _as_cell(value: Any) -> Any:
-    """Return a list or an object as JSON, which a single cell can hold."""
-    if isinstance(value, bool | list | dict):
-        return json.dumps(value, ensure_ascii=False)
-    return value
+        write([as_cell(json_value(getattr(student, name))) for name in names])

@@ -1,4 +1,4 @@
-"""`rostersync students create`, `update`, `archive`, `unarchive`, `set-avatar`, `delete-avatar`: one student each."""
+"""`rostersync students create`, `update`, `archive`, `unarchive`, `set-avatar`, `delete-avatar`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rostersync.cli.options import Natural, configured_as_caller, json_option
-from rostersync.cli.students import bulk, carrying_out
+from rostersync.cli.students import bulk
+from rostersync.cli.students.bulk import GUARDED
 from rostersync.cli.students.carrying_out import WriteOptions, carry_out
 from rostersync.cli.students.source import one_source_option
 from rostersync.errors import ConfigError, Invalid
@@ -21,10 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rostersync.cli.options import Session
+    from rostersync.cli.students.bulk import Many
     from rostersync.runs.writing import Write
-
-_WELCOME = "ManageBac may send a welcome mail to the student."
-_UNARCHIVE = "What comes back besides is not documented: look at classes and year group afterwards."
 
 
 def _write_options(verb: Callable[..., int]) -> Callable[..., Any]:
@@ -43,6 +42,7 @@ def _write_options(verb: Callable[..., int]) -> Callable[..., Any]:
 
 
 _key = click.argument("key", metavar="ID", type=Natural())
+_key_or_file = click.argument("key", metavar="[ID]", type=Natural(), required=False)
 _set = click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set a field; may be repeated.")
 _from_json = click.option(
     "--from-json", "file", type=click.File("rb"), help="Fields from an object in a JSON file; - reads standard input."
@@ -57,36 +57,63 @@ _graduated = click.option("--graduated-on", metavar="DATE", help="The day on whi
 @click.option(
     "--welcome-mail/--no-welcome-mail", default=None, help="Ask for a welcome mail, or for none (known to v2p3 only)."
 )
+@bulk.options
 @_write_options
-def create(options: WriteOptions, assignments: Sequence[str], file: Any, welcome_mail: bool | None) -> int:
-    """Create a student; email and last_name are needed.
+def create(
+    options: WriteOptions, assignments: Sequence[str], file: Any, welcome_mail: bool | None, many: Many | None
+) -> int:
+    """Create a student, or many with --from-csv; email and last_name are needed.
 
     A list is written as en,sl or as a JSON array. A password is better given with --from-json: other users of this
     machine can see what stands on a command line. ManageBac may send a welcome mail to the student.
+
+    Nobody is created if a student has the e-mail address or the student_id already. A CSV has a column for each field.
     """
+    if many:
+        many.refuse_beside(assignments, file)
+        return bulk.carry_out(options, many, "create", send_welcome_email=welcome_mail)
     fields = _fields(assignments, file)
-    return carry_out(options, _checked(lambda: writing.create(fields, send_welcome_email=welcome_mail)), _WELCOME)
+    return carry_out(options, _checked(lambda: writing.create(fields, send_welcome_email=welcome_mail)))
 
 
 @click.command()
-@click.argument("key", metavar="ID", type=Natural(), required=False)
+@_key_or_file
 @_set
 @click.option("--clear", "cleared", multiple=True, metavar="KEY", help="Clear a field; may be repeated.")
 @_from_json
+@click.option(
+    "--allow-column",
+    "allowed",
+    type=click.Choice(GUARDED),
+    multiple=True,
+    metavar="NAME",
+    help=f"Let a CSV change this column: {' or '.join(GUARDED)}; may be repeated.",
+)
 @bulk.options
 @_write_options
 def update(
-    options: WriteOptions, key: int | None, assignments: Sequence[str], cleared: Sequence[str], file: Any, **many: Any
+    options: WriteOptions,
+    *,
+    key: int | None,
+    assignments: Sequence[str],
+    cleared: Sequence[str],
+    file: Any,
+    allowed: Sequence[str],
+    many: Many | None,
 ) -> int:
     """Change fields of a student, or of many with --from-csv; the others stay as they are.
 
     A list is written as en,sl or as a JSON array. The record is read back: a field that ManageBac did not take is
     named, and the exit status is 1.
 
-    A CSV has a column `id` and one for each field to change; an empty cell leaves its field as it is.
+    A CSV has a column `id` and one for each field to change, or is one that `students list --csv` has made and you have
+    edited. An empty cell leaves its field as it is, and so does a cell that ManageBac shows already.
     """
-    if bulk.is_asked_for(many, key, assignments, cleared, file):
-        return bulk.update(options, **many)
+    if many:
+        many.refuse_beside(key, assignments, cleared, file)
+        return bulk.carry_out(options, many, "update", allowed=allowed)
+    if allowed:
+        raise click.UsageError("--allow-column goes with --from-csv")
     fields = _fields(assignments, file)
     twice = [name for name in cleared if name in fields]
     if twice:
@@ -95,13 +122,13 @@ def update(
 
 
 @click.command()
-@click.argument("key", metavar="ID", type=Natural(), required=False)
+@_key_or_file
 @_withdrawn
 @_graduated
 @bulk.options
 @_write_options
 def archive(
-    options: WriteOptions, key: int | None, withdrawn_on: str | None, graduated_on: str | None, **many: Any
+    options: WriteOptions, key: int | None, withdrawn_on: str | None, graduated_on: str | None, many: Many | None
 ) -> int:
     """Archive a student who has withdrawn or graduated, or many with --from-csv.
 
@@ -109,21 +136,28 @@ def archive(
 
     A CSV has the columns `id`, and `withdrawn_on` or `graduated_on`, with one date in each line.
     """
-    if bulk.is_asked_for(many, key, withdrawn_on, graduated_on):
-        return bulk.archive(options, **many)
+    if many:
+        many.refuse_beside(key, withdrawn_on, graduated_on)
+        return bulk.carry_out(options, many, "archive")
     dates = {"withdrawn_on": withdrawn_on, "graduated_on": graduated_on}
-    return carry_out(options, _checked(lambda: writing.archive(_required(key), dates)), carrying_out.ARCHIVE)
+    return carry_out(options, _checked(lambda: writing.archive(_required(key), dates)))
 
 
 @click.command()
-@_key
+@_key_or_file
+@bulk.options
 @_write_options
-def unarchive(options: WriteOptions, key: int) -> int:
-    """Take a student out of the archive.
+def unarchive(options: WriteOptions, key: int | None, many: Many | None) -> int:
+    """Take a student out of the archive, or many with --from-csv.
 
     What comes back besides is not documented: look at classes and year group afterwards.
+
+    A CSV has the column `id` alone.
     """
-    return carry_out(options, _checked(lambda: writing.unarchive(key)), _UNARCHIVE)
+    if many:
+        many.refuse_beside(key)
+        return bulk.carry_out(options, many, "unarchive")
+    return carry_out(options, _checked(lambda: writing.unarchive(_required(key))))
 
 
 @click.command("set-avatar")

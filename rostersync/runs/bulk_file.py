@@ -1,0 +1,168 @@
+"""Read the CSV of a bulk write as lines of cells. Nothing is requested here."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rostersync.errors import ConfigError, Invalid
+from rostersync.managebac.fields import UNWRITABLE, WRITABLE, check_id, why_not_writable
+from rostersync.runs.cells import unguarded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+MOST_MISTAKES = 50
+"""The most mistakes of a file that are reported one by one; only the number of the others is."""
+
+_ANY_FIELD = (*WRITABLE, *(name for name in UNWRITABLE if name != "id"))
+
+COLUMNS: Mapping[str, Sequence[str]] = {
+    "create": _ANY_FIELD,
+    "update": _ANY_FIELD,
+    "archive": ("withdrawn_on", "graduated_on"),
+    "unarchive": (),
+}
+"""The columns that a file may have beside `id`, for each verb."""
+
+
+Mistake = tuple[int, str]
+"""The number of a line, and what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the file: its number, the student's id (0 in a file of creates), and the cells that are not empty.
+
+    Cells have no blanks around them; an apostrophe in front of what looks like a formula is still there.
+    """
+
+    number: int
+    key: int
+    cells: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A CSV: its good lines, and a mistake for each bad line, which has no id or a wrong number of cells."""
+
+    path: Path
+    lines: Sequence[Line]
+    mistakes: Sequence[Mistake]
+
+    @property
+    def length(self) -> int:
+        """The number of lines, right or wrong."""
+        return len(self.lines) + len(self.mistakes)
+
+
+def read(path: Path, verb: str) -> File:
+    """Return a CSV (UTF-8; commas, semicolons or tabs). An empty cell counts as no cell.
+
+    Raises `ConfigError` if the file has no lines, or wrong columns.
+    """
+    rows = _rows(path)
+    if not rows:
+        raise ConfigError([f"{path}: the file is empty"], "its first line names the columns: id, and what to change")
+    header = _header(rows[0][1])
+    if wrong := _wrong_columns(header, verb):
+        raise ConfigError([f"{path}: {text}" for text in wrong], "nothing was sent")
+    if not rows[1:]:
+        raise ConfigError([f"{path}: the file has a header, and no line below it"], "nothing was sent")
+    return File(path, *_lines(rows[1:], header, keyed=verb != "create"))
+
+
+def refuse(path: Path, mistakes: Sequence[Mistake]) -> None:
+    """Raise `ConfigError` if the file has mistakes, so that none of its lines is sent."""
+    if mistakes:
+        more = [f"and {len(mistakes) - MOST_MISTAKES} more"] if len(mistakes) > MOST_MISTAKES else []
+        told = [f"{path}: line {number}: {text}" for number, text in sorted(mistakes)[:MOST_MISTAKES]]
+        raise ConfigError([*told, *more], "nothing was sent")
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Return the rows that are not blank, each with the number of its (last) line."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError([f"{path}: {(error.strerror or 'cannot be read').lower()}"]) from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        hint = "save the file as UTF-8; in Excel: Save as > CSV UTF-8"
+        raise ConfigError([f"{path}: line {line}: not UTF-8"], hint) from None
+    if text.startswith("sep="):  # this line tells Excel the character that separates the columns
+        text = "\n" + text.partition("\n")[2]
+    first = text.lstrip("\r\n").partition("\n")[0]
+    delimiter = next((character for character in ",;\t" if character in first), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise ConfigError([f"{path}: line {reader.line_num}: not CSV ({error})"], "nothing was sent") from None
+
+
+def _header(cells: Sequence[str]) -> list[str]:
+    """Return the names of the columns, without the nameless columns that a spreadsheet adds after the last one."""
+    names = [cell.strip().lower() for cell in cells]
+    while names and not names[-1]:
+        names.pop()
+    return names
+
+
+def _wrong_columns(header: Sequence[str], verb: str) -> list[str]:
+    wrong = [f"the column {name} appears twice" for name in dict.fromkeys(header) if header.count(name) > 1]
+    if "id" not in header and verb != "create":
+        wrong.append("there is no column id")
+    if verb == "update" and header == ["id"]:
+        wrong.append("there is no column beside id")
+    unknown = [name for name in header if name not in {"id", *COLUMNS[verb]}]
+    return wrong + [f"column {name[:40] or '(empty)'}: {_expected(name, COLUMNS[verb])}" for name in unknown]
+
+
+def _expected(name: str, allowed: Sequence[str]) -> str:
+    if not allowed:
+        return "expected id alone"
+    if allowed != _ANY_FIELD:
+        return f"expected id, {' or '.join(allowed)}"
+    return why_not_writable(name)
+
+
+def _lines(
+    rows: Sequence[tuple[int, list[str]]], header: Sequence[str], *, keyed: bool
+) -> tuple[list[Line], list[Mistake]]:
+    lines: list[Line] = []
+    mistakes: list[Mistake] = []
+    seen: dict[int, int] = {}
+    for number, row in rows:
+        try:
+            cells = _cells(row, header)
+            key = _key(cells, seen) if keyed else 0
+        except ValueError as error:
+            mistakes.append((number, str(error)))
+            continue
+        seen[key] = number
+        lines.append(Line(number, key, cells))
+    return lines, mistakes
+
+
+def _cells(row: Sequence[str], header: Sequence[str]) -> dict[str, str]:
+    """Return the cells of a line by column, without the empty ones. Raises `ValueError` for a wrong number of them."""
+    if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
+        raise ValueError(f"{len(row)} cells, and the header has {len(header)}")
+    return {name: cell.strip() for name, cell in zip(header, row, strict=False) if cell.strip()}
+
+
+def _key(cells: dict[str, str], seen: Mapping[int, int]) -> int:
+    """Take the id out of the cells of a line. Raises `ValueError` if it cannot be one, or was in an earlier line."""
+    text = unguarded(cells.pop("id", ""))
+    try:
+        key = int(text) if text.isascii() and text.isdigit() else 0
+        check_id(key)
+    except (ValueError, Invalid):
+        raise ValueError(f"id must be a whole number from 1, found {text[:20]!r}") from None
+    if key in seen:
+        raise ValueError(f"student {key} is in line {seen[key]} already")
+    return key
