@@ -17,12 +17,14 @@ Nothing here does I/O. `Keys` says which key is served where.
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime  # noqa: TC003 - msgspec reads the annotation
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
-from rostersync.records import FIELD_NAMES, Student, with_status
+from rostersync.clock import floor_seconds
+from rostersync.records import FIELD_NAMES, Student, content_hash, encode, with_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,8 +50,12 @@ class Keys(msgspec.Struct, frozen=True):
     """Keys that lists serve. None until a full run has read a clean roster; then every key counts as one of these."""
     fetched: frozenset[str] | None = None
     """Keys that GET serves. None until one of its answers could be compared with a list row."""
+    omitted: frozenset[str] = _NOTHING
+    """Keys that GET was seen to lack for a student whose list row had them."""
     detail: frozenset[str] = _NOTHING
     """Keys that GET was seen to serve for a student whose list row lacked them."""
+    probed_at: datetime | None = None
+    """When a student was last asked for only to learn what GET serves, in UTC."""
 
     def lists_serve(self, key: str) -> bool:
         """Return whether the absence of `key` in a list row means that it was cleared."""
@@ -57,20 +63,31 @@ class Keys(msgspec.Struct, frozen=True):
 
     def get_serves(self, key: str) -> bool:
         """Return whether the absence of `key` in an answer of GET means that it was cleared."""
-        return self.fetched is not None and self._name(key) in self.fetched
+        name = self._name(key)
+        return self.fetched is not None and name in self.fetched and name not in self.omitted
+
+    def is_detail(self, key: str) -> bool:
+        """Return whether only GET serves `key`."""
+        return self._name(key) in self.detail
 
     def with_listed(self, keys: Iterable[str]) -> Keys:
         """Return what is known once lists serve `keys`, too."""
         listed = self._add(self.listed, keys)
         return replace(self, listed=listed, detail=self.detail - listed)
 
-    def with_fetched(self, keys: Iterable[str]) -> Keys:
-        """Return what is known once GET serves `keys`, too."""
-        return replace(self, fetched=self._add(self.fetched, keys))
+    def with_fetched(self, keys: AbstractSet[str]) -> Keys:
+        """Return what is known once an answer of GET had `keys`; the first answers say nothing by themselves."""
+        return self if self.fetched is None else replace(self, fetched=self._add(self.fetched, keys))
 
-    def with_detail(self, keys: Iterable[str]) -> Keys:
-        """Return what is known once GET was seen to serve `keys`, which lists do not."""
-        return replace(self, detail=self._add(self.detail, (key for key in keys if not self.lists_serve(key))))
+    def compared(self, listed: AbstractSet[str], fetched: AbstractSet[str]) -> Keys:
+        """Return what is known once the keys of a list row and of an answer of GET were compared, both of one time."""
+        only_fetched = {key for key in fetched - listed if not self.lists_serve(key)}
+        return replace(
+            self,
+            fetched=self._add(self.fetched, fetched),
+            omitted=self._add(self.omitted, listed - fetched),
+            detail=self._add(self.detail, only_fetched),
+        )
 
     def _add(self, known: frozenset[str] | None, keys: Iterable[str]) -> frozenset[str]:
         known = known or _NOTHING
@@ -117,17 +134,26 @@ def fetch(listed: Student | None, answer: Student, keys: Keys) -> Records:
     return Records(_taking(listed, _taking(answer, Student(id=answer.id), own), shared), detail)
 
 
-def list_record(stored: Student, detail: Student | None, keys: Keys) -> Student:
-    """Return the list record of a stored student: without the keys of the detail, and without a derived status."""
-    if stored.status == with_status(replace(stored, status=None)).status:
-        stored = replace(stored, status=None)
-    own = {key for key in keys_of(detail) if not keys.lists_serve(key)} if detail else _NOTHING
-    return _taking(stored, Student(id=stored.id), own)
+def list_record(stored: Student, detail: Student | None, keys: Keys, digest: bytes) -> Student:
+    """Return the list record of a stored student, whose content hash is `digest`.
+
+    It lacks the keys that only GET serves. Whether the status was served or derived is not stored: the hash tells.
+    """
+    held = keys_of(detail) if detail else _NOTHING
+    own = {key for key in keys_of(stored) if not keys.lists_serve(key) and (key in held or keys.is_detail(key))}
+    served = _taking(stored, Student(id=stored.id), own)
+    derived = replace(served, status=None)
+    return served if content_hash(encode(served)) == digest else derived
 
 
 def is_older(one: Student, other: Student) -> bool:
-    """Return whether one record is older than another, as far as both have an `updated_at`."""
-    return bool(one.updated_at and other.updated_at and one.updated_at < other.updated_at)
+    """Return whether one record is older than another, by a second at least, as far as both have an `updated_at`.
+
+    Lists and GET may write the same time with and without fractions of a second.
+    """
+    if one.updated_at is None or other.updated_at is None:
+        return False
+    return floor_seconds(one.updated_at) < floor_seconds(other.updated_at)
 
 
 def are_of_one_time(one: Student, other: Student) -> bool:

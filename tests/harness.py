@@ -29,7 +29,7 @@ from rostersync.simulator.app import App
 from rostersync.simulator.faults import on_deleted_feed
 from rostersync.simulator.messages import Manner, Request
 from rostersync.simulator.state import School
-from rostersync.store import Store
+from rostersync.store import Store, runs
 from rostersync.store.tables import student
 from rostersync.sync.guard import GuardPolicy
 from rostersync.sync.plan import SyncPolicy
@@ -190,6 +190,11 @@ class World:
         living = select(student.c.id).where(student.c.source == self.source, student.c.deleted_at.is_(None))
         with self.store.reading() as connection, connection.begin():
             return set(connection.scalars(living))
+
+    def knows_what_get_serves(self) -> bool:
+        """Return whether an answer of GET could be compared with a list row."""
+        with self.store.reading() as connection:
+            return runs.state(connection, self.source).keys.fetched is not None
 
     def replica(self) -> dict[int, Student]:
         """Return the living students of the replica, without the last login."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Boolean, bindparam, delete, exists, false, func, or_, select, update
+from sqlalchemy import Boolean, bindparam, case, delete, exists, false, or_, select, update
 
 from rostersync.store.stage.details import IS_NEWER, IS_USED
 from rostersync.store.stage.queries import ALIVE, lives
@@ -27,22 +27,29 @@ _MINE = student_detail.c.source == SOURCE
 _FACTS = ("record", "updated_ms", "settled", "read_at", "waiting_since")
 
 
-def apply(connection: Connection, source: str, after: SourceState, *, now: datetime) -> None:
-    """Write the details of a run, after its students. Call it inside the run's transaction.
+def let_wait(connection: Connection, source: str, after: SourceState, *, now: datetime) -> None:
+    """Note whose list row is newer than their detail, and who was not asked for: before the run's students are written.
 
     Args:
-        connection: The connection with the run's stage.
+        connection: The connection with the run's stage, in the run's transaction.
         source: The name of the source.
         after: What is known of the source after the run.
         now: When the run ended, in UTC.
 
     """
+    if after.has_details:
+        needed = bool(after.keys.detail)
+        connection.execute(_LET_WAIT, {"run_source": source, "now": now, "needed": needed})
+
+
+def apply(connection: Connection, source: str, after: SourceState, *, now: datetime) -> None:
+    """Write the details of a run, after its students. The parameters are those of `let_wait`."""
     needed = bool(after.keys.detail)
     if not (needed or after.has_details or details in filled(connection)):
         return  # nearly every school: its lists serve everything
     parameters = {"run_source": source, "now": now, "needed": needed}
     dialect = connection.dialect.name
-    for statement in (_DROP_GONE, _put(dialect), _DROP_UNUSED, _requeue(dialect), _LET_WAIT):
+    for statement in (_DROP_GONE, _put(dialect), _DROP_UNUSED, _requeue(dialect)):
         connection.execute(statement, parameters)
 
 
@@ -56,9 +63,10 @@ def _put(dialect: str) -> Any:
     rows = select(SOURCE, details.c.id, *(details.c[name] for name in _FACTS))
     living = rows.where(lives(details.c.id), or_(details.c.record.is_not(None), _NEEDED, _is_stored(details.c.id)))
     new = upsert(dialect, student_detail).from_select(["source", "id", *_FACTS], living)
-    return new.on_conflict_do_update(
-        index_elements=["source", "id"], set_={name: new.excluded[name] for name in _FACTS}
-    )
+    facts: dict[str, Any] = {name: new.excluded[name] for name in _FACTS}
+    was_read = new.excluded.read_at.is_distinct_from(student_detail.c.read_at)  # else a list row has made it shorter
+    facts["waiting_since"] = case((was_read, new.excluded.waiting_since), else_=student_detail.c.waiting_since)
+    return new.on_conflict_do_update(index_elements=["source", "id"], set_=facts)
 
 
 @cache
@@ -77,12 +85,7 @@ def _is_stored(key: Any) -> Any:
 
 
 _WAS_READ = exists().where(answers.c.id == staged.c.id, answers.c.record.is_not(None))
-_ROW_IS_NEWER = exists().where(
-    ALIVE,
-    staged.c.id == student_detail.c.id,
-    IS_NEWER,
-    or_(~_WAS_READ, func.coalesce(staged.c.updated_ms > student_detail.c.updated_ms, false())),
-)
+_ROW_IS_NEWER = exists().where(ALIVE, staged.c.id == student_detail.c.id, IS_NEWER, ~_WAS_READ)
 _LET_WAIT = (
     update(student_detail)
     .where(_MINE, student_detail.c.waiting_since.is_(None), IS_USED, _ROW_IS_NEWER)

@@ -242,6 +242,7 @@ def _plan_or_apply(connection: Connection, result: RunResult, run_id: int) -> No
         connection.execute(insert(held_removal).from_select(["run_id", "id", "deletion_source", "deleted_at"], wanted))
         connection.execute(delete(removals).where(removals.c.planned.is_(False)))
     report = result.report
+    details.let_wait(connection, report.source, result.state, now=report.finished_at)
     students.apply(connection, report.source, report.counts, run_id=run_id, now=report.finished_at)
     details.apply(connection, report.source, result.state, now=report.finished_at)
     if result.clean_full:
@@ -260,13 +261,15 @@ def _update_source(connection: Connection, source: str, result: RunResult) -> No
         "unknown_keys": list(after.unknown_keys),
         "salt": after.salt,
         "fingerprint": after.fingerprint,
-        "keys": {name: _sorted(getattr(after.keys, name)) for name in ("listed", "fetched", "detail")},
+        "keys": _as_json(after.keys),
     }
     connection.execute(_UPDATE_SOURCE, {"of": source, **known})
 
 
-def _sorted(keys: frozenset[str] | None) -> list[str] | None:
-    return None if keys is None else sorted(keys)
+def _as_json(keys: Keys) -> dict[str, Any]:
+    """Return what is stored of the keys; the salt has a column of its own."""
+    known: dict[str, Any] = msgspec.to_builtins(keys, order="deterministic")
+    return {name: value for name, value in known.items() if name != "salt"}
 
 
 def _end_holds(connection: Connection, result: RunResult, run_id: int) -> None:

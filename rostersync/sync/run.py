@@ -101,7 +101,14 @@ class Run:
         self._state = runs.state(connection, source)
         self._salt = self._state.salt or secrets.token_bytes(16)
         keys = replace(self._state.keys, salt=self._salt)
-        self._details = Details(api, stage, keys, budget=policy.details_per_run, now=self._started_at)
+        self._details = Details(
+            api,
+            stage,
+            keys,
+            has_details=self._state.has_details,
+            budget=policy.details_per_run,
+            now=self._started_at,
+        )
 
     def execute(self, request: RunRequest) -> RunReport:
         """Do the run and return its report: a failure to read is a report, too, and is recorded.
@@ -138,7 +145,7 @@ class Run:
             raise RunFailed(f"source {self._source} has no replica yet", "the first run brings it: rostersync sync")
         fetched = refresh.fetch(self._api, self._stage, request.ids)
         self._details.ask_for(request.ids)
-        self._combine(as_of=None)
+        self._combine(settled_before=None)
         counts = Comparison(self._connection, self._source).judge()
         state = RunState.INCOMPLETE if fetched.unclear else RunState.SUCCEEDED
         reason = f"{_UNCLEAR}: {fetched.unclear}" if fetched.unclear else None
@@ -233,20 +240,27 @@ class Run:
         removals = Removals(self._api, stage, held, self._guard).settle(crawl.kind, sweep=crawl.swept, plan=approved)
         self._details.learn(clean_roster=crawl.kind is RunKind.FULL and crawl.modified.clean and not crawl.empty)
         self._details.ask()
-        self._combine(as_of=crawl.modified.moment.server)
+        self._combine(self._settled_before(crawl))
         counts = Comparison(self._connection, self._source).judge()
         counts = replace(counts, stale=stage.stale_count, deleted=removals.removed, removals_held=removals.held)
         return self._draw_up(crawl, request, removals, counts)
 
-    def _combine(self, as_of: datetime | None) -> None:
-        """Make one record of the list row and the detail of each student who has both.
+    def _combine(self, settled_before: datetime | None) -> None:
+        """Make one record of the list row and the detail of each student who has both: see `StagedDetails.combine`."""
+        if self._state.has_details or self._stage.details.are_new:
+            keys, everybody = self._details.keys, self._details.renews_all
+            self._stage.details.combine(keys, settled_before=settled_before, now=self._now(), everybody=everybody)
 
-        GET was asked after `as_of`, by the server's clock; None if that is unknown.
+    def _settled_before(self, crawl: CrawlResult) -> datetime | None:
+        """Return the `updated_at` up to which every change was visible to GET, which was asked after the list.
+
+        By the server's clock. Without its `Date` the newest row tells how late it was at least: its own `updated_at`
+        may be off by the overlap, too.
         """
-        details, staged = self._details, self._stage.details
-        if self._state.has_details or staged.are_new:
-            settled_before = as_of and as_of - self._policy.overlap
-            staged.combine(details.keys, settled_before=settled_before, now=self._now(), everybody=details.renews_all)
+        if (read_at := crawl.modified.moment.server) is not None:
+            return read_at - self._policy.overlap
+        newest = self._stage.details.newest()
+        return newest and newest - 2 * self._policy.overlap
 
     def _guard(self, removals: int) -> str:
         """Return why `removals` must wait for approval, nothing when they need not."""

@@ -14,6 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from conftest import see_views
+from earlier import back_to
 from sqlalchemy import create_engine, inspect, make_url, text
 
 from rostersync.errors import DatabaseUnreachable, NoDatabase, SchemaOutdated, SchemaTooNew, StoreError
@@ -426,12 +427,8 @@ def migrate_runs(rest: Callable[[Config, str], None]) -> Callable[[Config, str],
 def test_an_upgrade_waits_for_no_reader_of_a_view_that_stays(postgres_url: str, clock: ManualClock) -> None:
     store = Store(postgres_url, clock, create=True)
     with store.writing() as connection:  # as 0005 left it; what comes behind touches no table of the view
-        for column in ("error", "hint", "reads", "rows_done", "rows_total"):
-            connection.exec_driver_sql(f"ALTER TABLE run_request DROP COLUMN {column}")
-        connection.exec_driver_sql("DROP TABLE daemon")
-        connection.exec_driver_sql("DROP TABLE student_detail")
-        connection.exec_driver_sql("ALTER TABLE source DROP COLUMN keys")
-    set_revision(store, "0005")
+        for statement in back_to("0005"):
+            connection.exec_driver_sql(statement)
     with store.writing() as connection:
         connection.execute(text("SELECT count(*) FROM public.current_student"))
         schema.upgrade(store.engine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from earlier import back_to
 from sqlalchemy import text, update
 from steps import settled
 
@@ -102,6 +103,5 @@ def as_before_the_upgrade(world: World, wrong: int) -> None:
     with world.store.writing() as connection:
         connection.execute(update(student).where(student.c.id == wrong).values(status="withdrawn"))
         connection.execute(update(student).values(content_hash=b"of another record"))
-        connection.execute(text("DROP TABLE student_detail"))
-        connection.execute(text("ALTER TABLE source DROP COLUMN keys"))
-        connection.execute(text("UPDATE alembic_version SET version_num = '0006'"))
+        for statement in back_to("0006"):
+            connection.execute(text(statement))

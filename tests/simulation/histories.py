@@ -312,6 +312,8 @@ class History:
         self.world.pass_time(seconds=3 * OVERLAP)  # so that no overlap covers what a watermark passed by
         self.world.school.switches = calm
         self.stats.needs_full |= switches.deleted_feed in {"ignored", "empty"}
+        # A run that receives nobody does not ask what GET serves.
+        self.stats.needs_full |= bool(switches.lists_omit) and not self.world.knows_what_get_serves()
 
     def _final(self) -> None:
         kind = RunKind.FULL if self.stats.needs_full else RunKind.INCREMENTAL

@@ -7,11 +7,12 @@ parts. What is to be remembered of GET's part lies in the stage's table `details
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Boolean, Integer, and_, bindparam, delete, exists, func, insert, or_, select
 
-from rostersync.clock import to_epoch_ms
+from rostersync.clock import EPOCH, to_epoch_ms
 from rostersync.projections import Records, are_of_one_time, combine, fetch, is_older, keys_of, list_record
 from rostersync.records import Student, content_hash, decode, encode
 from rostersync.store.rows import NAMES, student_of
@@ -86,6 +87,8 @@ _REFRESHED = (
     .order_by(staged.c.id)
 )
 
+_NEWEST = select(func.max(staged.c.updated_ms))
+
 # An answer of GET, the student's list row, and what is stored: each may be missing.
 _PARTS = (
     answers.c.record.label("answer"),
@@ -136,11 +139,16 @@ class _Parts(NamedTuple):
             self.answer and is_older(self.row, self.stored) and is_older(self.row, self.answer)
         ):
             return self.row
-        return list_record(self.stored, self.detail, keys)
+        return list_record(self.stored, self.detail, keys, self.found.content_hash)
 
 
 class StagedDetails(Statements):
     """Answers of GET on their way to the second part of a student's record."""
+
+    def newest(self) -> datetime | None:
+        """Return the latest `updated_at` of the list rows, None without one."""
+        ((newest,),) = self._rows(_NEWEST)
+        return None if newest is None else EPOCH + timedelta(milliseconds=newest)
 
     @property
     def are_new(self) -> bool:
@@ -201,8 +209,8 @@ class StagedDetails(Statements):
             served = keys_of(parts.answer)
             listed = parts.listed(keys)
             if listed is not None and are_of_one_time(listed, parts.answer):
-                keys = keys.with_fetched(served).with_detail(served - keys_of(listed))
-            elif keys.fetched is not None:
+                keys = keys.compared(keys_of(listed), served)
+            else:
                 keys = keys.with_fetched(served)
         return keys
 
@@ -230,8 +238,10 @@ class StagedDetails(Statements):
             else:
                 new = fetch(listed, parts.answer, keys)
                 stamp = _stamp(listed, parts.answer)
+                lags = listed is not None and is_older(parts.answer, listed)
                 settled = stamp is None or (settled_before is not None and stamp <= settled_before)
-                facts = {"updated_ms": _ms(stamp), "settled": settled, "read_at": now, "waiting_since": None}
+                facts = {"updated_ms": _ms(stamp), "settled": settled, "read_at": now}
+                facts["waiting_since"] = now if lags else None
             keeps_hash = listed is not parts.row and new.listed == listed
             digest = parts.found.content_hash if keeps_hash else content_hash(encode(new.listed))
             self._put(parts, new, combine(new.listed, new.detail, keys), digest, facts)
@@ -275,9 +285,9 @@ def _differ(one: Student, other: Student | None) -> bool:
 
 def _stamp(listed: Student | None, answer: Student) -> datetime | None:
     """Return the `updated_at` that a detail belongs to; None: list rows have none to compare it with."""
-    if listed is not None and listed.updated_at is None:
-        return None
-    return answer.updated_at or (None if listed is None else listed.updated_at)
+    if listed is not None and (listed.updated_at is None or are_of_one_time(listed, answer)):
+        return listed.updated_at
+    return answer.updated_at
 
 
 def _ms(moment: datetime | None) -> int | None:
