@@ -19,7 +19,7 @@ SOURCE = ("source", "Name of the source (the school), as configured")
 ID = ("id", "ManageBac's key of the student")
 STUDENT = (
     *((field.name, field.description) for field in FIELDS),
-    ("extra", "JSON object of the keys that rostersync does not know, and of dates that could not be read"),
+    ("extra", "JSON object of the keys that rostersync does not know, and of values that their fields cannot hold"),
 )
 SEEN = (
     ("first_seen_at", "When this replica first stored the student (UTC)"),
