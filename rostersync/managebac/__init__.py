@@ -5,7 +5,7 @@
     with ManageBac("https://api.managebac.com", token=...) as api:
         for student in api.students.list(status="enrolled", year_group_ids=[10209272]):
             print(student.id, student.last_name)
-        api.students.update(2054, city="Ljubljana", nickname=None)
+        api.students.update(20540004, city="Ljubljana", nickname=None)
 
 What is exported here is the whole public face; docs/client.md tells how to use it.
 """
@@ -21,6 +21,7 @@ from rostersync.errors import (
     Malformed,
     NotFound,
     OutcomeUnknown,
+    OutOfTime,
     RateLimited,
     Redirected,
     Refused,
@@ -44,6 +45,7 @@ __all__ = [
     "Malformed",
     "ManageBac",
     "NotFound",
+    "OutOfTime",
     "OutcomeUnknown",
     "RateLimited",
     "Redirected",

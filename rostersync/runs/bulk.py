@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 NOT_SENT = "not_sent"
 """The outcome of a line that could not be sent, or that was left when the command stopped."""
 
+GAVE_UP = "the lines before failed, and the others would fail too"
+"""The reason of the lines that are left if the next one would fare no better than the last ones."""
+
 _MOST_DOUBTS = 3  # in a row: then the network or the server is out of order, and the rest can wait
 
 
@@ -106,7 +109,7 @@ class Bulk:
         except Stopped as stopped:
             self.stopped = stopped
             return "stopped"
-        return "the lines before could not be sent" if _gave_up(results) else ""
+        return GAVE_UP if _gave_up(results) else ""
 
     def _carry_out(self, task: Task) -> Result:
         if task.write is None:
@@ -157,7 +160,7 @@ def _reason(written: Written) -> str:
     if written.log_error is not None:
         return f"the audit log could not be completed: {written.log_error.message}"
     if written.outcome is Outcome.NOT_TAKEN:
-        return f"not taken: {', '.join(written.not_taken)}"
+        return ", ".join(written.not_taken)
     if isinstance(written.error, Invalid):
         pairs = [(name, text) for name, texts in written.error.fields.items() for text in texts]
         return "; ".join(f"{name}: {text}" for name, text in pairs) or written.error.message

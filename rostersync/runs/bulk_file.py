@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rostersync.errors import ConfigError, Invalid
 from rostersync.managebac.fields import UNWRITABLE, WRITABLE, check_id, why_not_writable
 from rostersync.runs.cells import unguarded
+from rostersync.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -151,7 +152,7 @@ def _lines(
 def _cells(row: Sequence[str], header: Sequence[str]) -> dict[str, str]:
     """Return the cells of a line by column, without the empty ones. Raises `ValueError` for a wrong number of them."""
     if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
-        raise ValueError(f"{len(row)} cells, and the header has {len(header)}")
+        raise ValueError(f"{count(len(row), 'cell')}, and the header has {len(header)}")
     return {name: cell.strip() for name, cell in zip(header, row, strict=False) if cell.strip()}
 
 

@@ -107,6 +107,9 @@ def _write(cells: Mapping[str, str], messages: dict[str, tuple[str, ...]], make:
     """Call `make` with the cells' values. Raises `Invalid` with `messages` and all further mistakes."""
     values: dict[str, Any] = {}
     for name, cell in cells.items():
+        if cell == "[]" and WRITABLE.get(name) is Kind.TEXT:
+            messages[name] = ("is not a list, and a file can clear only lists",)
+            continue
         try:
             values[name] = typed(name, unguarded(cell).strip())
         except Invalid as error:

@@ -87,6 +87,17 @@ def test_somebody_who_has_the_email_or_the_student_id_is_named_and_nobody_is_cre
     assert writes(site) == ["POST /v2p1/students"]
 
 
+def test_a_dry_run_names_the_lines_that_would_be_refused(site: Site) -> None:
+    first, second = sorted(site.school.truth())[:2]
+    site.school.update(first, email="Fizz.Marrowgate@example.invalid")
+    site.school.update(second, student_id="Q2")
+    result = site.run("students", "create", "--from-csv", written(site, *NEW), "--dry-run")
+    assert f"line 2: student {first}: refused: email belongs to student {first} already" in result.stderr
+    assert f"line 3: student {second}: refused: student_id belongs to student {second} already" in result.stderr
+    assert result.output.count("POST ") == 1
+    assert writes(site) == []
+
+
 def test_a_single_create_is_refused_where_somebody_has_the_student_id(site: Site) -> None:
     key = min(site.school.truth())
     site.school.update(key, student_id="Q1")

@@ -113,13 +113,30 @@ def test_a_line_that_the_api_refuses_does_not_keep_the_others_from_being_sent(qu
     assert "line 3: student 999: refused: there is no student 999" in result.stderr
 
 
+def test_a_token_without_the_permission_is_told_what_to_do_once_and_the_rest_is_not_sent(quick_site: Site) -> None:
+    quick_site.faults.add(faults.http_status(403, html=False), faults.on_method("PATCH"))
+    file = written(quick_site, "id,city", *(f"{key},Piran" for key in somebody(quick_site, 3)))
+    result = quick_site.run("students", "update", "--from-csv", file, "--yes")
+    assert result.exit_code == 1
+    assert [row["outcome"] for row in results(quick_site)] == ["refused", "not_sent", "not_sent"]
+    assert result.stderr.count("hint: give the token the permission in ManageBac") == 1
+
+
+def test_brackets_do_not_become_the_text_of_a_field(quick_site: Site) -> None:
+    (key,) = somebody(quick_site, 1)
+    file = written(quick_site, "id,nickname", f"{key},[]")
+    result = quick_site.run("students", "update", "--from-csv", file, "--yes")
+    assert (result.exit_code, writes(quick_site)) == (2, [])
+    assert "line 2: nickname is not a list, and a file can clear only lists" in result.stderr
+
+
 def test_a_field_that_was_not_taken_is_told_by_line_and_in_the_audit_log(quick_site: Site) -> None:
     quick_site.ok("sync")
     quick_site.school.switches = Switches(ignored_fields=("city",))
     (key,) = somebody(quick_site, 1)
     result = quick_site.run("students", "update", "--from-csv", written(quick_site, "id,city", f"{key},Piran"), "--yes")
     assert result.exit_code == 1
-    assert f"line 2: student {key}: not_taken: not taken: city" in result.stderr
+    assert f"line 2: student {key}: not_taken: city" in result.stderr
     assert [row.outcome for row in quick_site.rows("SELECT outcome FROM audit_log")] == ["not_taken"]
 
 
@@ -215,7 +232,7 @@ WRONG: list[tuple[str, bytes, list[str]]] = [
     ("no id", b"city\nPiran\n", ["there is no column id"]),
     ("an unknown column", b"id,citty\n1,a\n", ["column citty: is not a field; did you mean city?"]),
     ("the id alone", b"id\n1\n", ["there is no column beside id"]),
-    ("a line too short", b"id,city\n1\n", ["line 2: 1 cells, and the header has 2"]),
+    ("a line too short", b"id,city\n1\n", ["line 2: 1 cell, and the header has 2"]),
     ("a line too long", b"id,city\n1,a,b\n", ["line 2: 3 cells, and the header has 2"]),
     ("an id twice", b"id,city\n1,a\n\n1,b\n", ["line 4: student 1 is in line 2 already"]),
     ("no number", b"id,city\nfizz,a\n", ["line 2: id must be a whole number from 1, found 'fizz'"]),

@@ -21,8 +21,9 @@ from rostersync.cli.students import carrying_out
 from rostersync.clock import Reprieve
 from rostersync.errors import ConfigError, RostersyncError
 from rostersync.runs import bulk_file, bulk_plan, wiring
-from rostersync.runs.bulk import NOT_SENT, Bulk
+from rostersync.runs.bulk import GAVE_UP, NOT_SENT, Bulk, Result
 from rostersync.runs.writing import Writer
+from rostersync.store.audit import Outcome
 from rostersync.store.files import NotPlain, open_plain
 from rostersync.words import count
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from rostersync.cli.students.carrying_out import WriteOptions
     from rostersync.errors import Stopped
     from rostersync.managebac import ManageBac
-    from rostersync.runs.bulk import Result
     from rostersync.runs.bulk_plan import Task
 
 MANY = 25
@@ -74,7 +74,7 @@ def options(verb: Callable[..., int]) -> Callable[..., Any]:
         "--expect",
         type=Natural(),
         metavar="N",
-        help="How many lines the CSV has; for more than 25, or 5 % of the students, it must be given or typed.",
+        help="How many lines the CSV has below its header. Needed for over 25 lines, or 5 % of the students.",
     )
     @click.option(
         "--result",
@@ -113,6 +113,9 @@ def carry_out(
         _require_allowed(path, tasks, allowed)
         _warn_of_stale(tasks)
         if options.dry_run:
+            for task in tasks:
+                if task.write is None and task.outcome == Outcome.REFUSED:
+                    _print_bad(Result(task, task.outcome, task.reason))
             return carrying_out.show_requests(options, source, [task.write for task in tasks if task.write])
         _confirm(options, api, verb, tasks, counted=many.expect is not None)
     return _send(options, many, tasks)
@@ -272,12 +275,19 @@ def _print_results(options: WriteOptions, results: Sequence[Result], target: Pat
         note(f"{options.source.name}: {told}; what became of each line: {target}")
     bad = [result for result in results if not (result.good or result.outcome == NOT_SENT)]
     for result in bad[:_MOST_TOLD]:
-        whom = f"student {result.key}: " if result.key else ""
-        print_stderr(f"line {result.task.number}: {whom}{result.outcome}: {result.reason}")
+        _print_bad(result)
     if len(bad) > _MOST_TOLD:
         print_stderr(f"and {len(bad) - _MOST_TOLD} more: see {target}")
     if left := [result for result in results if result.outcome == NOT_SENT]:
         print_stderr(f"{count(len(left), 'line')} not sent: {left[0].reason}")
+        last = bad[-1].written if left[0].reason == GAVE_UP else None
+        if last and last.error and last.error.hint:
+            print_stderr(f"hint: {last.error.hint}")
+
+
+def _print_bad(result: Result) -> None:
+    whom = f"student {result.key}: " if result.key else ""
+    print_stderr(f"line {result.task.number}: {whom}{result.outcome}: {result.reason}")
 
 
 def _print_stopped(stopped: Stopped, results: Sequence[Result], target: Path) -> None:
