@@ -8,8 +8,9 @@ whole:
 * the **detail**: of the last answer of GET, the keys that lists do not serve
 
 For a key that lists serve, the list record decides: a key that is missing there was cleared. For every other key the
-list record decides only if it has the key, and the detail decides otherwise. An answer of GET also replaces those keys
-of the list record that GET serves, because it is newer than the row.
+list record decides only if it has the key, and the detail decides otherwise. An answer of GET that was asked for to
+refresh a student, or to prove something, also replaces those keys of the list record that GET serves, because it is
+newer than the row.
 
 Nothing here does I/O. `Keys` says which key is served where.
 """
@@ -117,18 +118,23 @@ def combine(listed: Student, detail: Student | None, keys: Keys) -> Student:
     return with_status(_taking(listed, detail, {key for key in keys_of(detail) - present if not keys.lists_serve(key)}))
 
 
-def fetch(listed: Student | None, answer: Student, keys: Keys) -> Records:
-    """Return what an answer of GET makes of a list record (None: there is none).
+def fetch(listed: Student | None, answer: Student, keys: Keys, *, detail_only: bool = False) -> Records:
+    """Return what an answer of GET makes of a list record.
 
-    An answer whose `updated_at` is before the list record's comes from a replica that lags. It replaces the detail, and
-    nothing that lists serve.
+    Args:
+        listed: The list record before; None if there is none.
+        answer: The answer of GET.
+        keys: Which keys lists and GET serve.
+        detail_only: Whether the answer was asked for to read the detail. It replaces nothing then that lists serve; nor
+            does an answer that is older than the list record, because it comes from a replica that lags.
+
     """
     present = keys_of(answer)
     own = {key for key in present if not keys.lists_serve(key)}
     detail = _taking(Student(id=answer.id), answer, own)
     if listed is None:
         return Records(_taking(answer, Student(id=answer.id), own), detail)
-    if is_older(answer, listed):
+    if detail_only or is_older(answer, listed):
         return Records(listed, detail)
     shared = {key for key in keys_of(listed) if keys.get_serves(key) and keys.lists_serve(key)} | present
     return Records(_taking(listed, _taking(answer, Student(id=answer.id), own), shared), detail)

@@ -79,7 +79,7 @@ class Details:
 
     def _probe(self) -> None:
         """Ask for one student: by the hour another one, because GET may fail for one, or lack a key of theirs."""
-        sample = self._stage.controls(_SAMPLE)
+        sample = self._stage.details.not_asked(self._stage.controls(_SAMPLE))
         if sample and self._budget:
             self._read([sample[int(self._now.timestamp()) // 3600 % len(sample)]])
             self.keys = replace(self.keys, probed_at=self._now)
@@ -97,16 +97,11 @@ class Details:
         self.renews_all = bool(held.keys() - stray)
 
     def ask(self) -> None:
-        """Ask for the details that are due; once more if an answer shows that everybody needs one."""
-        if not (self._needed or self._has_details):
-            return  # nearly every school: its lists serve everything
-        for _ in range(2):
-            needed = self._needed
+        """Ask for the details that are due."""
+        if self._needed or self._has_details:
             read_before = self._now - REREAD_AFTER
-            self._read(self._stage.details.due(self._budget, needed=needed, read_before=read_before))
+            self._read(self._stage.details.due(self._budget, needed=self._needed, read_before=read_before))
             self.keys = self._stage.details.compare(self.keys)
-            if self._needed is needed:
-                break
 
     def ask_for(self, ids: Sequence[int]) -> None:
         """Ask for the details of some students, as far as these have or need one."""

@@ -17,7 +17,7 @@ from rostersync.projections import Records, are_of_one_time, combine, fetch, is_
 from rostersync.records import Student, content_hash, decode, encode
 from rostersync.store.rows import NAMES, student_of
 from rostersync.store.stage import tables
-from rostersync.store.stage.queries import ALIVE, LIVING, STORED, answered
+from rostersync.store.stage.queries import ALIVE, LIVING, STORED
 from rostersync.store.stage.tables import answers, details, records, staged
 from rostersync.store.statements import SOURCE, Statements, among_ids, chunk
 from rostersync.store.tables import student, student_detail
@@ -50,7 +50,12 @@ IS_USED: ColumnElement[bool] = or_(student_detail.c.record.is_not(None), _NEEDED
 
 
 def _open(key: ColumnElement[int]) -> ColumnElement[bool]:
-    return and_(~answered(key), ~exists().where(tables.removals.c.id == key))
+    """Return the condition that GET was not asked for an id in this run, and is not about to be removed."""
+    return and_(~_was_asked(key), ~exists().where(tables.removals.c.id == key))
+
+
+def _was_asked(key: ColumnElement[int]) -> ColumnElement[bool]:
+    return exists().where(answers.c.id == key)
 
 
 _STORED_STUDENTS = select(student.c.id).outerjoin_from(student, student_detail, _DETAIL_OF_STORED)
@@ -83,15 +88,17 @@ _OLD = (
 _REFRESHED = (
     select(staged.c.id)
     .outerjoin_from(staged, student_detail, _DETAIL)
-    .where(ALIVE, among_ids(staged.c.id), ~answered(staged.c.id), IS_USED)
+    .where(ALIVE, among_ids(staged.c.id), ~_was_asked(staged.c.id), IS_USED)
     .order_by(staged.c.id)
 )
 
+_ASKED = select(answers.c.id).where(among_ids(answers.c.id))
 _NEWEST = select(func.max(staged.c.updated_ms))
 
 # An answer of GET, the student's list row, and what is stored: each may be missing.
 _PARTS = (
     answers.c.record.label("answer"),
+    answers.c.answer.label("kind"),
     records.c.record.label("row"),
     staged.c.updated_ms.label("row_ms"),
     *(student.c[name] for name in NAMES),
@@ -100,7 +107,7 @@ _PARTS = (
     student_detail.c.updated_ms.label("detail_ms"),
     *(student_detail.c[name] for name in ("settled", "read_at", "waiting_since")),
 )
-_FIRST_OF_STORED = 4  # where the columns of the stored student begin, behind the id and three parts
+_FIRST_OF_STORED = 5  # where the columns of the stored student begin, behind the id and what was received
 
 _BY_ANSWER = chunk(
     select(answers.c.id, *_PARTS)
@@ -154,6 +161,11 @@ class StagedDetails(Statements):
     def are_new(self) -> bool:
         """Whether GET has answered anything in this run."""
         return not self._is_empty(answers)
+
+    def not_asked(self, ids: Sequence[int]) -> list[int]:
+        """Return those of `ids` for whom GET was not asked in this run."""
+        asked = {row[0] for row in self._rows(_ASKED, answers, ids=list(ids))}
+        return [key for key in ids if key not in asked]
 
     # Whom to ask ---------------------------------------------------------------------------------------------
 
@@ -236,14 +248,13 @@ class StagedDetails(Statements):
                 facts = {name: getattr(parts.found, name) for name in ("settled", "read_at", "waiting_since")}
                 facts["updated_ms"] = parts.found.detail_ms
             else:
-                new = fetch(listed, parts.answer, keys)
+                new = fetch(listed, parts.answer, keys, detail_only=parts.found.kind == "detail")
                 stamp = _stamp(listed, parts.answer)
                 lags = listed is not None and is_older(parts.answer, listed)
                 settled = stamp is None or (settled_before is not None and stamp <= settled_before)
                 facts = {"updated_ms": _ms(stamp), "settled": settled, "read_at": now}
                 facts["waiting_since"] = now if lags else None
-            keeps_hash = listed is not parts.row and new.listed == listed
-            digest = parts.found.content_hash if keeps_hash else content_hash(encode(new.listed))
+            digest = content_hash(encode(new.listed))
             self._put(parts, new, combine(new.listed, new.detail, keys), digest, facts)
 
     def _put(self, parts: _Parts, new: Records, student: Student, digest: bytes, facts: dict[str, Any]) -> None:

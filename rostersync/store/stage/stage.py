@@ -10,6 +10,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from rostersync.clock import to_epoch_ms
+from rostersync.projections import MOST_KEYS
 from rostersync.records import FIELD_NAMES, Student, Unclear, encode, is_alive, row_key
 from rostersync.report import Received, UnclearCounts
 from rostersync.store.rows import insert_all, staged_values
@@ -63,7 +64,7 @@ class StagedStudents(StagedList):
     def __init__(self, connection: Connection, source: str) -> None:
         super().__init__(connection, source, tables.staged)
         self.extra_keys: set[str] = set()
-        """Names of the keys that rostersync does not know, at most 200."""
+        """Names of the keys that rostersync does not know, at most `MOST_KEYS`."""
         self.odd_fields: dict[int, set[str]] = {}
         """By id, the fields whose values are in `extra` because the fields cannot hold them; at most 100,000 ids."""
         self._fields_unseen = list(FIELD_NAMES)
@@ -110,7 +111,7 @@ class StagedStudents(StagedList):
             self._fields_unseen.remove(name)
         if row.extra:
             new = row.extra.keys() - FIELD_NAMES - self.extra_keys
-            self.extra_keys.update(islice(new, _MOST_KEYS - len(self.extra_keys)))
+            self.extra_keys.update(islice(new, MOST_KEYS - len(self.extra_keys)))
 
     def note_odd(self, row: Student) -> None:
         """Note which fields of a list row or an answer of GET cannot hold their values."""
@@ -126,7 +127,6 @@ class StagedStudents(StagedList):
 
 
 _FIELDS = frozenset(FIELD_NAMES)
-_MOST_KEYS = 200
 _MOST_ODD = 100_000
 
 
@@ -190,8 +190,8 @@ class Stage(Statements):
 
         Anything but a living student proves nothing here: the student stays as listed, and is asked for again later.
         """
-        if isinstance(answer, Student) and is_alive(answer):
-            self.put_answer(key, answer)
+        if is_alive(answer) and isinstance(answer, Student):
+            self._note(key, "detail", record=encode(answer))
             return True
         self._note(key, "unanswered")
         return False

@@ -54,7 +54,8 @@ answers = Table(
     "answers",
     _STAGE,
     Column("id", Key, primary_key=True, autoincrement=False),
-    Column("answer", Text, nullable=False),  # what GET answered last: alive, gone, unclear or unanswered
+    # What GET answered last: alive, gone or unclear; or, if nothing follows from it, detail or unanswered.
+    Column("answer", Text, nullable=False),
     Column("deleted_at", Timestamp),  # as the record said that it brought
     Column("record", LargeBinary),  # of a living student: `records.encode`
 )
