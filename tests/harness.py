@@ -30,6 +30,7 @@ from rostersync.simulator.faults import on_deleted_feed
 from rostersync.simulator.messages import Manner, Request
 from rostersync.simulator.state import School
 from rostersync.store import Store, runs
+from rostersync.store.status import health
 from rostersync.store.tables import student
 from rostersync.sync.guard import GuardPolicy
 from rostersync.sync.plan import SyncPolicy
@@ -195,6 +196,11 @@ class World:
         """Return whether an answer of GET could be compared with a list row."""
         with self.store.reading() as connection:
             return runs.state(connection, self.source).keys.fetched is not None
+
+    def details_waiting(self) -> int:
+        """Return for how many students GET has still to be asked."""
+        with self.store.reading() as connection:
+            return sum(row.details_waiting for row in health(connection) if row.source == self.source)
 
     def replica(self) -> dict[int, Student]:
         """Return the living students of the replica, without the last login."""

@@ -134,6 +134,19 @@ def test_one_answer_of_get_with_a_key_that_only_lists_serve_clears_nobodys(
     assert world.full().counts.updated == 0
 
 
+def test_one_answer_of_get_with_a_key_that_only_lists_serve_does_not_let_a_refresh_clear_it(
+    migrated_url: str, clock: ManualClock
+) -> None:
+    world = settled(migrated_url, clock, switches=replace(SPLIT, ids_filter="ignored"))
+    stray, key = [key for key, student in world.upstream().items() if student.program][:2]
+    world.app.faults.add(got(lambda row: {**row, "program": "Stray"}), make.on_student(stray), times=1)
+    refresh(world, stray)
+    world.school.update(key, nickname="Changed")
+    world.pass_time(minutes=5)
+    refresh(world, key)
+    assert world.replica()[key] == world.upstream()[key]
+
+
 def test_a_tombstone_that_get_alone_shows_alive_does_not_keep_its_old_parents(
     migrated_url: str, clock: ManualClock
 ) -> None:
