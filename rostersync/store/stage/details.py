@@ -1,8 +1,8 @@
-"""The two projections of a student in the stage: answers of GET beside list rows and stored rows, made into one record.
+"""List rows, answers of GET and stored rows of the same students, and the one record that each student gets from them.
 
-The rule is `rostersync.projections`; here are the rows that it needs. A run chooses whom to ask (`due`), keeps the
-answers (`put_answer`), and in the end lets `combine` replace the staged records of everybody whose record has two
-parts. What is to be remembered of GET's part lies in the stage's table `details` until the commit.
+The rule is in `rostersync.projections`. This module finds the rows that the rule needs: whom to ask (`due`), what the
+answers show about keys (`compare`, `support`), and, when everything was asked, the staged record of each student who
+has two parts (`combine`). The details themselves wait in the stage's table `details` for the commit.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ IS_USED: ColumnElement[bool] = or_(student_detail.c.record.is_not(None), _NEEDED
 
 
 def _open(key: ColumnElement[int]) -> ColumnElement[bool]:
-    """Return the condition that GET was not asked for an id in this run, and is not about to be removed."""
+    """Return the condition that GET was not asked for a student in this run, who is not about to be removed either."""
     return and_(~_was_asked(key), ~exists().where(tables.removals.c.id == key))
 
 
@@ -229,7 +229,7 @@ class StagedDetails(Statements):
     # One record of two parts ---------------------------------------------------------------------------------
 
     def combine(self, keys: Keys, *, settled_before: datetime | None, now: datetime, everybody: bool) -> None:
-        """Let the staged record of each student with two parts be what both make; keep the details for the commit.
+        """Replace the staged record of each student who has two parts by the one that both make.
 
         Args:
             keys: Which keys lists and GET serve.
@@ -242,29 +242,24 @@ class StagedDetails(Statements):
         """
         for parts in self._everybody(everybody=everybody):
             listed = parts.listed(keys)
-            if parts.answer is None:
-                assert listed is not None, "the query asks for list rows"
-                new = Records(listed, fetch(None, parts.detail, keys).detail if parts.detail else None)
-                facts = {name: getattr(parts.found, name) for name in ("settled", "read_at", "waiting_since")}
-                facts["updated_ms"] = parts.found.detail_ms
-            else:
+            if parts.answer is not None:
                 new = fetch(listed, parts.answer, keys, detail_only=parts.found.kind == "detail")
-                stamp = _stamp(listed, parts.answer)
-                lags = listed is not None and is_older(parts.answer, listed)
-                settled = stamp is None or (settled_before is not None and stamp <= settled_before)
-                facts = {"updated_ms": _ms(stamp), "settled": settled, "read_at": now}
-                facts["waiting_since"] = now if lags else None
-            digest = content_hash(encode(new.listed))
-            self._put(parts, new, combine(new.listed, new.detail, keys), digest, facts)
+                self._put(parts, keys, new, _facts_of_answer(listed, parts.answer, settled_before, now))
+            elif listed is not None and parts.detail is not None:
+                new = Records(listed, fetch(None, parts.detail, keys).detail)  # without what lists serve by now
+                self._put(parts, keys, new, _facts_as_stored(parts.found))
 
-    def _put(self, parts: _Parts, new: Records, student: Student, digest: bytes, facts: dict[str, Any]) -> None:
-        """Stage what a student's two parts make in the place of the list row, and the detail for the commit."""
+    def _put(self, parts: _Parts, keys: Keys, new: Records, facts: dict[str, Any]) -> None:
+        """Stage the one record of a student in the place of the list row, and the detail for the commit."""
+        student = combine(new.listed, new.detail, keys)
         received = parts.found.row_ms if parts.row else _ms(student.updated_at)
         record = encode(new.detail) if new.detail and keys_of(new.detail) else None
+        renewed = parts.stored is None or encode(student) != encode(parts.stored)
+        digest = content_hash(encode(new.listed))
         rows: dict[Table, dict[str, Any]] = {
             staged: {"id": parts.key, "reading": 0, "content_hash": digest, "updated_ms": received},
             records: {"id": parts.key, "record": encode(student)},
-            details: {"id": parts.key, "record": record, "renewed": _differ(student, parts.stored), **facts},
+            details: {"id": parts.key, "record": record, "renewed": renewed, **facts},
         }
         self._filled.update(rows)
         with self._connection.begin():
@@ -290,8 +285,24 @@ _DROP = {table: delete(table).where(table.c.id == bindparam("key")) for table in
 _PUT = {table: insert(table) for table in (staged, records, details)}
 
 
-def _differ(one: Student, other: Student | None) -> bool:
-    return other is None or encode(one) != encode(other)
+def _facts_as_stored(found: Any) -> dict[str, Any]:
+    """Return what is known of a detail that was not read in this run."""
+    facts = {name: getattr(found, name) for name in ("settled", "read_at", "waiting_since")}
+    return {"updated_ms": found.detail_ms, **facts}
+
+
+def _facts_of_answer(
+    listed: Student | None, answer: Student, settled_before: datetime | None, now: datetime
+) -> dict[str, Any]:
+    """Return what is known of a detail that was read now. It still waits if the list row is newer."""
+    stamp = _stamp(listed, answer)
+    is_late = listed is not None and is_older(answer, listed)
+    return {
+        "updated_ms": _ms(stamp),
+        "settled": stamp is None or (settled_before is not None and stamp <= settled_before),
+        "read_at": now,
+        "waiting_since": now if is_late else None,
+    }
 
 
 def _stamp(listed: Student | None, answer: Student) -> datetime | None:
