@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import traceback
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import IncompleteRead, RemoteDisconnected
@@ -30,12 +29,13 @@ from urllib3.exceptions import (
 
 from rostersync import __version__
 from rostersync.errors import ApiError, ConfigError, Malformed, Stopped, TimedOut, TooLarge, Unreachable
+from rostersync.logger import get_logger
 from rostersync.managebac.connections import Adapter, Exchange
 from rostersync.managebac.network import proxies_for, tls_context
 from rostersync.pool import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from concurrent.futures import Executor
     from datetime import datetime
 
@@ -52,6 +52,8 @@ MAX_ERROR_BYTES = 64 * 2**10
 """So much of an error is read; what is longer is none of the API's own."""
 
 _CHUNK = 2**16
+
+log = get_logger(__name__)
 
 Auth = Literal["header", "parameter"]
 """How the token is sent: in the header `auth-token`, or in the query as `auth_token`."""
@@ -94,8 +96,8 @@ class Reply:
     """
 
     status: int
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
     sent_at: datetime
     duration: float
 
@@ -150,8 +152,7 @@ class RequestsWire:
         if auth == "parameter":
             del self._own_headers[_HEADER]
             self._secret = urlencode({"auth_token": token.reveal()})
-        spellings = {token.reveal(), quote_plus(token.reveal())}
-        self._token_anywhere = re.compile("|".join(map(re.escape, spellings)), re.IGNORECASE)
+        self._token_anywhere = _token_pattern(token)
         self._adapter = Adapter(tls_context() if self._base.startswith("https:") else None)
         self._proxies = proxies_for(self._base) if proxy_from_env else {}
         self._threads = threads
@@ -183,6 +184,17 @@ class RequestsWire:
         self._adapter.close()
 
     def _exchange(self, exchange: Exchange, call: Call, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
+        """Carry out an exchange. Its errors hold neither a library's error nor the frames that held the request."""
+        try:
+            return self._carry_out(exchange, call, timeout)
+        except TooLarge as error:
+            failure: ApiError = error.with_traceback(None)
+        except (requests.RequestException, HTTPError) as error:
+            log.debug("exchange_failed", errors=[type(one).__name__ for one in _causes(error)])
+            failure = _explained(error, self._host, timeout)
+        raise failure  # not in the `except`, where the library's error would become its context
+
+    def _carry_out(self, exchange: Exchange, call: Call, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
         request = requests.PreparedRequest()
         request.method = call.method
         request.headers = self._own_headers
@@ -193,19 +205,10 @@ class RequestsWire:
             if call.content_type:
                 request.headers["Content-Type"] = call.content_type
         request.url = f"{self._base}{call.path}" + (f"?{urlencode(call.query)}" if call.query else "")
-        try:
-            with exchange:
-                response = self._adapter.send(request, stream=True, timeout=timeout, proxies=self._proxies)
-                with response:
-                    return response.status_code, self._headers(response), self._body(response)
-        except (requests.RequestException, HTTPError) as error:
-            failure = error
-        # Not in the `except`: there the error would be kept as the context, even if it is not told as the cause.
-        raise _explained(failure, self._host, timeout) from None if self._quotes_token(failure) else failure
-
-    def _quotes_token(self, error: Exception) -> bool:
-        """Return whether an error holds the token, as it does if a server answers with what it was sent."""
-        return self._token_anywhere.search("".join(traceback.format_exception(error))) is not None
+        with exchange:
+            response = self._adapter.send(request, stream=True, timeout=timeout, proxies=self._proxies)
+            with response:
+                return response.status_code, self._headers(response), self._body(response)
 
     def _headers(self, response: requests.Response) -> Mapping[str, str]:
         """Return the headers without the token, should they repeat it: of a redirect's target the host is shown."""
@@ -230,6 +233,12 @@ class RequestsWire:
         if not is_error:
             return bytes(body)
         return self._token_anywhere.sub("***", body[:MAX_ERROR_BYTES].decode("latin-1")).encode("latin-1")
+
+
+def _token_pattern(token: Secret) -> re.Pattern[str]:
+    """Return what finds the token in a text, as it is or as it stands in an address."""
+    spellings = {token.reveal(), quote_plus(token.reveal())}
+    return re.compile("|".join(map(re.escape, spellings)), re.IGNORECASE)
 
 
 def _own_headers(token: Secret) -> CaseInsensitiveDict[str]:
@@ -270,14 +279,19 @@ def _explained(error: Exception, host: str, timeout: float) -> ApiError:
 
 def _how_it_failed(error: Exception) -> str:
     """Return how a connection ended, from the system's own error, which the libraries wrap in theirs."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _causes(error):
         if isinstance(cause, (IncompleteRead, RemoteDisconnected)):
             return "cut off"
         if isinstance(cause, OSError) and cause.errno:
             return _ENDINGS.get(cause.errno) or os.strerror(cause.errno).lower()
-        cause = cause.__cause__ or cause.__context__
     return "cut off" if isinstance(error, ProtocolError) else "not valid HTTP"  # the former while the body is read
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, the one that it came of, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 _PROXY = "behind a proxy set network.proxy_from_env = true"
