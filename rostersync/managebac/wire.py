@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import IncompleteRead, RemoteDisconnected
 from typing import TYPE_CHECKING, Literal, Protocol
-from urllib.parse import quote_plus, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import requests
 from requests.structures import CaseInsensitiveDict
@@ -236,9 +236,9 @@ class RequestsWire:
 
 
 def _token_pattern(token: Secret) -> re.Pattern[str]:
-    """Return what finds the token in a text, as it is or as it stands in an address."""
-    spellings = {token.reveal(), quote_plus(token.reveal())}
-    return re.compile("|".join(map(re.escape, spellings)), re.IGNORECASE)
+    """Return a pattern that finds the token, even if characters of it are escaped as in an address or in JSON."""
+    characters = (rf"(?:\\?{re.escape(one)}|(?:%|\\u00){ord(one):02x})" for one in token.reveal())
+    return re.compile("".join(characters), re.IGNORECASE)
 
 
 def _own_headers(token: Secret) -> CaseInsensitiveDict[str]:

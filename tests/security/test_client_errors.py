@@ -14,12 +14,13 @@ import pytest
 from canary import TOKEN
 
 from rostersync.clock import SystemClock
-from rostersync.errors import ApiError, ConfigError, Unreachable
+from rostersync.errors import ApiError, ConfigError, Invalid, Unreachable
 from rostersync.logger import get_logger
 from rostersync.managebac import ManageBac
 from rostersync.observe import log
 from rostersync.secret import Secret
 from rostersync.simulator import App, School, Server, faults
+from rostersync.simulator.messages import Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -120,6 +121,28 @@ def test_an_error_without_any_answer_holds_no_request_and_no_token(base_url: str
     with ManageBac(base_url, TOKEN, retries=0, timeout=2) as api, pytest.raises(ApiError) as caught:
         api.students.get(1)
     assert_holds_no_token(caught.value)
+
+
+REPEATED = f"{TOKEN}&/+x"
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        REPEATED,
+        json.dumps(REPEATED).strip('"').replace("/", r"\/").replace("&", r"\u0026"),  # as other languages write JSON
+        "".join(f"\\u{ord(character):04X}" for character in REPEATED),
+        "".join(f"%{ord(character):02x}" for character in REPEATED),
+    ],
+)
+def test_no_message_of_the_servers_repeats_the_token_however_it_is_spelled(
+    app: App, base_url: str, spelled: str
+) -> None:
+    body = b'{"errors": {"city": ["not for %s"]}}' % spelled.encode()
+    app.faults.add(lambda _: Response(422, {}, body))
+    with ManageBac(base_url, REPEATED) as api, pytest.raises(Invalid) as caught:
+        api.students.update(1, city="Ljubljana")
+    assert caught.value.fields == {"city": ("not for ***",)}
 
 
 def test_no_local_variable_of_the_client_holds_a_token_that_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
