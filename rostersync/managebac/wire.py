@@ -33,6 +33,7 @@ from rostersync.logger import get_logger
 from rostersync.managebac.connections import Adapter, Exchange
 from rostersync.managebac.network import proxies_for, tls_context
 from rostersync.pool import wait_for
+from rostersync.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from rostersync.clock import Clock
-    from rostersync.secret import Secret
 
 MAX_BYTES = 2 * 2**20
 """Bytes of one answer, decompressed: 200 students, the most that v2p3 puts on a page, have some 250 kB.
@@ -58,7 +58,7 @@ log = get_logger(__name__)
 Auth = Literal["header", "parameter"]
 """How the token is sent: in the header `auth-token`, or in the query as `auth_token`."""
 
-_HEADER = "auth-token"
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": f"rostersync/{__version__}"}
 
 ABSENT = frozenset({404, 410})
 """With these an API may say that there is nothing here, or no longer."""
@@ -123,7 +123,8 @@ class RequestsWire:
     """A wire to one host, with its connections kept open; any number of threads may send at once.
 
     Redirects are not followed, cookies not kept, ~/.netrc not read: the token is this wire's and goes to `base_url`
-    only. What the environment may say of the way there is in `network.py`.
+    only. What the environment may say of the way there is in `network.py`. Between exchanges only a `Secret` holds the
+    token, so whoever shows the attributes of this object does not show it.
     """
 
     def __init__(
@@ -147,19 +148,17 @@ class RequestsWire:
         self._host = urlsplit(self._base).netloc
         self._clock = clock
         self._max_bytes = max_bytes
-        self._own_headers = _own_headers(token)
-        self._secret = ""
-        if auth == "parameter":
-            del self._own_headers[_HEADER]
-            self._secret = urlencode({"auth_token": token.reveal()})
-        self._token_anywhere = _token_pattern(token)
+        _require_sendable(token)
+        self._token = token
+        self._in_header = auth == "header"
+        self._parameter = None if self._in_header else Secret(urlencode({"auth_token": token.reveal()}))
         self._adapter = Adapter(tls_context() if self._base.startswith("https:") else None)
         self._proxies = proxies_for(self._base) if proxy_from_env else {}
         self._threads = threads
 
     def send(self, call: Call, timeout: float) -> Reply:
         sent_at, started = self._clock.now(), self._clock.monotonic()
-        exchange = Exchange(self._secret)
+        exchange = Exchange(self._parameter)
         # In a thread of its own, because a DNS look-up cannot be interrupted, only left behind.
         future = self._threads.submit(self._exchange, exchange, call, timeout)
         try:
@@ -197,10 +196,11 @@ class RequestsWire:
     def _carry_out(self, exchange: Exchange, call: Call, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
         request = requests.PreparedRequest()
         request.method = call.method
-        request.headers = self._own_headers
+        request.headers = CaseInsensitiveDict(_HEADERS)
+        if self._in_header:
+            request.headers["auth-token"] = self._token.reveal()
         if not call.reads:
             request.body = call.body
-            request.headers = self._own_headers.copy()  # those of reads are never changed, and serve all of them
             request.headers["Content-Length"] = str(len(call.body))
             if call.content_type:
                 request.headers["Content-Type"] = call.content_type
@@ -212,7 +212,8 @@ class RequestsWire:
 
     def _headers(self, response: requests.Response) -> Mapping[str, str]:
         """Return the headers without the token, should they repeat it: of a redirect's target the host is shown."""
-        return {name: self._token_anywhere.sub("***", value) for name, value in response.headers.items()}
+        token = _token_pattern(self._token)
+        return {name: token.sub("***", value) for name, value in response.headers.items()}
 
     def _body(self, response: requests.Response) -> bytes:
         """Return the decoded body, of an error only its beginning, and without the token.
@@ -232,7 +233,7 @@ class RequestsWire:
                 raise TooLarge(message, "choose a smaller sync.per_page")
         if not is_error:
             return bytes(body)
-        return self._token_anywhere.sub("***", body[:MAX_ERROR_BYTES].decode("latin-1")).encode("latin-1")
+        return _token_pattern(self._token).sub("***", body[:MAX_ERROR_BYTES].decode("latin-1")).encode("latin-1")
 
 
 def _token_pattern(token: Secret) -> re.Pattern[str]:
@@ -241,20 +242,12 @@ def _token_pattern(token: Secret) -> re.Pattern[str]:
     return re.compile("".join(characters), re.IGNORECASE)
 
 
-def _own_headers(token: Secret) -> CaseInsensitiveDict[str]:
+def _require_sendable(token: Secret) -> None:
     if not re.fullmatch(r"[\x21-\x7e]+", token.reveal()):
         raise ConfigError(
             ["the API token is empty, or contains spaces or other characters that an HTTP header cannot carry"],
             "copy the token again from ManageBac: Settings > Develop > API Manager",
         )
-    return CaseInsensitiveDict(
-        {
-            _HEADER: token.reveal(),
-            "Accept": "application/json",
-            "Accept-Encoding": "gzip",
-            "User-Agent": f"rostersync/{__version__}",
-        }
-    )
 
 
 def _explained(error: Exception, host: str, timeout: float) -> ApiError:
