@@ -1,7 +1,8 @@
 """Everything that can go wrong and is reported to a person.
 
 The message of each error is the line that the user reads: what failed, and on what. `hint` is the next step. What a
-library said stays in ``__cause__`` and is shown at debug level only.
+library said stays in ``__cause__`` and is shown at debug level only. The errors of the HTTP library are not kept, since
+they hold the request and with it the token.
 """
 
 from __future__ import annotations

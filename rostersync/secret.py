@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 
 class Secret:
-    """A text that no log line, repr or traceback gives away; only `reveal` returns it."""
+    """A text that no log line, repr, traceback, pickle or copy gives away; only `reveal` returns it."""
 
     __slots__ = ("_value",)
 
@@ -20,3 +22,6 @@ class Secret:
 
     def __repr__(self) -> str:
         return "Secret('***')"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret cannot be pickled or copied")

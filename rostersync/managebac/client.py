@@ -72,19 +72,20 @@ class ManageBac:
 
         Raises `ConfigError` for an address, a token, or certificates of the environment that cannot be used.
         """
+        if isinstance(token, str):
+            token = Secret(token)  # from here on no local variable holds the text, which an error tracker may send
         address = _address(base_url)
         _check_settings(api_version, auth, timeout=timeout, retries=retries, concurrency=concurrency)
-        if not isinstance(token, (str, Secret)):
+        if not isinstance(token, Secret):
             raise ConfigError(["token: found none; expected a text"])
-        secret = token if isinstance(token, Secret) else Secret(token)
-        self._address, self._token = address, secret
+        self._address, self._token = address, token
         clock = clock or SystemClock()
         self._shares_limiter = limiter is not None
         self._limiter = limiter = limiter or HostLimiter(concurrency, clock)
         self.ordered_map = OrderedMap(concurrency, clock, limiter.pages)
         clock = self.ordered_map.clock
         self._wire = wire or RequestsWire(
-            address, secret, clock, limiter.exchanges, auth=auth, proxy_from_env=proxy_from_env
+            address, token, clock, limiter.exchanges, auth=auth, proxy_from_env=proxy_from_env
         )
         self._transport = Transport(
             self._wire,
@@ -110,8 +111,9 @@ class ManageBac:
 
     def fingerprint(self, salt: bytes) -> bytes:
         """Return 16 bytes that differ between two schools, that is two addresses or tokens, and reveal neither."""
-        identity = f"{self._address} {self._token.reveal()}".encode()
-        return hashlib.blake2b(identity, digest_size=16, key=salt).digest()
+        digest = hashlib.blake2b(digest_size=16, key=salt)
+        digest.update(f"{self._address} {self._token.reveal()}".encode())
+        return digest.digest()
 
     def close(self) -> None:
         """Close idle connections and let the threads end. May be called twice."""

@@ -21,6 +21,8 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 if TYPE_CHECKING:
     import ssl
 
+    from rostersync.secret import Secret
+
 
 class Exchange:
     """One exchange while it goes on: whoever waits for it may end it, at any instant, from another thread.
@@ -29,7 +31,7 @@ class Exchange:
     which logs addresses, and quotes them in its errors.
     """
 
-    def __init__(self, secret: str = "") -> None:
+    def __init__(self, secret: Secret | None = None) -> None:
         self._secret = secret
         self._lock = threading.Lock()
         self._handle: socket.socket | None = None
@@ -47,7 +49,7 @@ class Exchange:
 
     def target(self, url: str) -> str:
         """Return the target of the request line: `url` with the secret."""
-        return f"{url}{'&' if '?' in url else '?'}{self._secret}" if self._secret else url
+        return f"{url}{'&' if '?' in url else '?'}{self._secret.reveal()}" if self._secret else url
 
     def uses(self, connection: socket.socket) -> None:
         """Keep a second handle to the connection, so that no close and reuse of the first can mislead `end`."""

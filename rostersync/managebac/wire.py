@@ -8,12 +8,11 @@ from __future__ import annotations
 import errno
 import os
 import re
-import traceback
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import IncompleteRead, RemoteDisconnected
 from typing import TYPE_CHECKING, Literal, Protocol
-from urllib.parse import quote_plus, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import requests
 from requests.structures import CaseInsensitiveDict
@@ -30,17 +29,18 @@ from urllib3.exceptions import (
 
 from rostersync import __version__
 from rostersync.errors import ApiError, ConfigError, Malformed, Stopped, TimedOut, TooLarge, Unreachable
+from rostersync.logger import get_logger
 from rostersync.managebac.connections import Adapter, Exchange
 from rostersync.managebac.network import proxies_for, tls_context
 from rostersync.pool import wait_for
+from rostersync.secret import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from concurrent.futures import Executor
     from datetime import datetime
 
     from rostersync.clock import Clock
-    from rostersync.secret import Secret
 
 MAX_BYTES = 2 * 2**20
 """Bytes of one answer, decompressed: 200 students, the most that v2p3 puts on a page, have some 250 kB.
@@ -53,10 +53,12 @@ MAX_ERROR_BYTES = 64 * 2**10
 
 _CHUNK = 2**16
 
+log = get_logger(__name__)
+
 Auth = Literal["header", "parameter"]
 """How the token is sent: in the header `auth-token`, or in the query as `auth_token`."""
 
-_HEADER = "auth-token"
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": f"rostersync/{__version__}"}
 
 ABSENT = frozenset({404, 410})
 """With these an API may say that there is nothing here, or no longer."""
@@ -94,8 +96,8 @@ class Reply:
     """
 
     status: int
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
     sent_at: datetime
     duration: float
 
@@ -121,7 +123,8 @@ class RequestsWire:
     """A wire to one host, with its connections kept open; any number of threads may send at once.
 
     Redirects are not followed, cookies not kept, ~/.netrc not read: the token is this wire's and goes to `base_url`
-    only. What the environment may say of the way there is in `network.py`.
+    only. What the environment may say of the way there is in `network.py`. Between exchanges only a `Secret` holds the
+    token, so whoever shows the attributes of this object does not show it.
     """
 
     def __init__(
@@ -145,20 +148,17 @@ class RequestsWire:
         self._host = urlsplit(self._base).netloc
         self._clock = clock
         self._max_bytes = max_bytes
-        self._own_headers = _own_headers(token)
-        self._secret = ""
-        if auth == "parameter":
-            del self._own_headers[_HEADER]
-            self._secret = urlencode({"auth_token": token.reveal()})
-        spellings = {token.reveal(), quote_plus(token.reveal())}
-        self._token_anywhere = re.compile("|".join(map(re.escape, spellings)), re.IGNORECASE)
+        _require_sendable(token)
+        self._token = token
+        self._in_header = auth == "header"
+        self._parameter = None if self._in_header else Secret(urlencode({"auth_token": token.reveal()}))
         self._adapter = Adapter(tls_context() if self._base.startswith("https:") else None)
         self._proxies = proxies_for(self._base) if proxy_from_env else {}
         self._threads = threads
 
     def send(self, call: Call, timeout: float) -> Reply:
         sent_at, started = self._clock.now(), self._clock.monotonic()
-        exchange = Exchange(self._secret)
+        exchange = Exchange(self._parameter)
         # In a thread of its own, because a DNS look-up cannot be interrupted, only left behind.
         future = self._threads.submit(self._exchange, exchange, call, timeout)
         try:
@@ -183,33 +183,37 @@ class RequestsWire:
         self._adapter.close()
 
     def _exchange(self, exchange: Exchange, call: Call, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
+        """Carry out an exchange. Its errors hold neither a library's error nor the frames that held the request."""
+        try:
+            return self._carry_out(exchange, call, timeout)
+        except TooLarge as error:
+            failure: ApiError = error.with_traceback(None)
+        except (requests.RequestException, HTTPError) as error:
+            log.debug("exchange_failed", errors=[type(one).__name__ for one in _causes(error)])
+            failure = _explained(error, self._host, timeout)
+        raise failure  # not in the `except`, where the library's error would become its context
+
+    def _carry_out(self, exchange: Exchange, call: Call, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
         request = requests.PreparedRequest()
         request.method = call.method
-        request.headers = self._own_headers
+        request.headers = CaseInsensitiveDict(_HEADERS)
+        if self._in_header:
+            request.headers["auth-token"] = self._token.reveal()
         if not call.reads:
             request.body = call.body
-            request.headers = self._own_headers.copy()  # those of reads are never changed, and serve all of them
             request.headers["Content-Length"] = str(len(call.body))
             if call.content_type:
                 request.headers["Content-Type"] = call.content_type
         request.url = f"{self._base}{call.path}" + (f"?{urlencode(call.query)}" if call.query else "")
-        try:
-            with exchange:
-                response = self._adapter.send(request, stream=True, timeout=timeout, proxies=self._proxies)
-                with response:
-                    return response.status_code, self._headers(response), self._body(response)
-        except (requests.RequestException, HTTPError) as error:
-            failure = error
-        # Not in the `except`: there the error would be kept as the context, even if it is not told as the cause.
-        raise _explained(failure, self._host, timeout) from None if self._quotes_token(failure) else failure
-
-    def _quotes_token(self, error: Exception) -> bool:
-        """Return whether an error holds the token, as it does if a server answers with what it was sent."""
-        return self._token_anywhere.search("".join(traceback.format_exception(error))) is not None
+        with exchange:
+            response = self._adapter.send(request, stream=True, timeout=timeout, proxies=self._proxies)
+            with response:
+                return response.status_code, self._headers(response), self._body(response)
 
     def _headers(self, response: requests.Response) -> Mapping[str, str]:
         """Return the headers without the token, should they repeat it: of a redirect's target the host is shown."""
-        return {name: self._token_anywhere.sub("***", value) for name, value in response.headers.items()}
+        token = _token_pattern(self._token)
+        return {name: token.sub("***", value) for name, value in response.headers.items()}
 
     def _body(self, response: requests.Response) -> bytes:
         """Return the decoded body, of an error only its beginning, and without the token.
@@ -229,23 +233,21 @@ class RequestsWire:
                 raise TooLarge(message, "choose a smaller sync.per_page")
         if not is_error:
             return bytes(body)
-        return self._token_anywhere.sub("***", body[:MAX_ERROR_BYTES].decode("latin-1")).encode("latin-1")
+        return _token_pattern(self._token).sub("***", body[:MAX_ERROR_BYTES].decode("latin-1")).encode("latin-1")
 
 
-def _own_headers(token: Secret) -> CaseInsensitiveDict[str]:
+def _token_pattern(token: Secret) -> re.Pattern[str]:
+    """Return a pattern that finds the token, even if characters of it are escaped as in an address or in JSON."""
+    characters = (rf"(?:\\?{re.escape(one)}|(?:%|\\u00){ord(one):02x})" for one in token.reveal())
+    return re.compile("".join(characters), re.IGNORECASE)
+
+
+def _require_sendable(token: Secret) -> None:
     if not re.fullmatch(r"[\x21-\x7e]+", token.reveal()):
         raise ConfigError(
             ["the API token is empty, or contains spaces or other characters that an HTTP header cannot carry"],
             "copy the token again from ManageBac: Settings > Develop > API Manager",
         )
-    return CaseInsensitiveDict(
-        {
-            _HEADER: token.reveal(),
-            "Accept": "application/json",
-            "Accept-Encoding": "gzip",
-            "User-Agent": f"rostersync/{__version__}",
-        }
-    )
 
 
 def _explained(error: Exception, host: str, timeout: float) -> ApiError:
@@ -270,14 +272,19 @@ def _explained(error: Exception, host: str, timeout: float) -> ApiError:
 
 def _how_it_failed(error: Exception) -> str:
     """Return how a connection ended, from the system's own error, which the libraries wrap in theirs."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _causes(error):
         if isinstance(cause, (IncompleteRead, RemoteDisconnected)):
             return "cut off"
         if isinstance(cause, OSError) and cause.errno:
             return _ENDINGS.get(cause.errno) or os.strerror(cause.errno).lower()
-        cause = cause.__cause__ or cause.__context__
     return "cut off" if isinstance(error, ProtocolError) else "not valid HTTP"  # the former while the body is read
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, the one that it came of, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 _PROXY = "behind a proxy set network.proxy_from_env = true"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import sqlite3
 import stat
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -164,6 +165,23 @@ def test_check_and_a_dry_run_change_no_mode(site: Site, database: Path) -> None:
     assert mode(database) == 0o640
 
 
+@pytest.mark.parametrize("words", [["sync", "--dry-run"], ["sync"], ["sync", "--full", "--dry-run"]])
+def test_every_file_that_a_run_has_open_is_for_its_owner_only(site: Site, words: list[str]) -> None:
+    modes: dict[str, int] = {}
+
+    def look(_: object) -> None:
+        for handle in Path("/proc/self/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                if (name := str(handle.readlink())).startswith((str(site.folder), "/tmp/etilqs", "/var/tmp/etilqs")):
+                    modes[name] = mode(handle)
+
+    site.ok("sync")
+    site.app.on_request = look
+    site.ok(*words)
+    assert any(".rostersync-stage-" in name for name in modes)
+    assert {name: bits for name, bits in modes.items() if bits & 0o077} == {}
+
+
 def test_a_file_that_is_no_database_is_left_alone(site: Site) -> None:
     notes = site.folder / "notes.txt"
     notes.write_text("x" * 4096)
@@ -196,6 +214,18 @@ def test_check_warns_of_a_password_that_others_can_read(site: Site, url: str, wa
     assert "hunter2" not in said
     site.path.chmod(0o600)
     assert "holds the database's password" not in site.run("check").stdout
+
+
+def test_no_option_takes_a_token_or_a_password() -> None:
+    """Other users see the words of a command. The reference has them all; the simulator's tokens open nothing real."""
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
+    takes = {
+        (section.partition("\n")[0], option)
+        for section in re.split(r"\n##+ ", page)
+        for option in re.findall(r"\| `(--[a-z-]*(?:token|password|secret)[a-z-]*)", section)
+    }
+    real = {(verb, option) for verb, option in takes if not verb.startswith("rostersync simulator")}
+    assert real == {("rostersync service install", "--token-file")}
 
 
 def test_a_configuration_without_a_password_may_be_read_by_all(site: Site, database: Path) -> None:

@@ -75,6 +75,15 @@ def test_a_value_that_is_too_deep_or_too_large_rejects_its_record_by_id_and_no_o
     assert [type(row) for row in (good, *others)] == [Student] * 3
 
 
+def test_a_value_of_64_levels_is_stored_and_one_of_65_is_not() -> None:
+    stored, rejected = (
+        decode_single(b'{"student": ' + student(1).rstrip(b"}") + b', "house": %s}}' % nested(depth))
+        for depth in (64, 65)
+    )
+    assert isinstance(stored, Student)
+    assert isinstance(rejected, Rejected)
+
+
 def test_a_record_as_large_as_any_may_be_is_stored() -> None:
     room = LARGEST - len(student(1, house=""))
     (decoded,) = rows(page(student(1, house="a" * room), 1))

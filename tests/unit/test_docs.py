@@ -183,6 +183,31 @@ def test_each_statement_of_the_vendors_page_names_tests_that_exist() -> None:
     assert {"Authorisation", "Prose"} < parts.keys()
 
 
+ATTEMPTS = (
+    "Whoever answers in place of ManageBac, or listens",
+    "Whoever reads the logs",
+    "Another user of the machine",
+)
+
+
+def test_the_tests_that_the_page_about_security_names_exist() -> None:
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.(?:py|sh))(?:::(test_\w+))?`", text)
+    assert len(named) > 30
+    for path, name in named:
+        assert not name or f"\ndef {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{name}"
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("heading", ATTEMPTS)
+def test_each_row_about_the_token_the_network_and_the_logs_names_its_tests(heading: str) -> None:
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    section = text.partition(f"\n## {heading}")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\|.*\|$", section, re.MULTILINE)[2:]
+    assert rows
+    assert [row for row in rows if not re.search(r"Tested in `tests/", row)] == []
+
+
 def test_the_page_about_the_api_has_every_field_and_what_clears_those_that_can_be_written() -> None:
     text = (ROOT / "docs" / "managebac-api.md").read_text(encoding="utf-8")
     section = text.partition("## The fields of a student\n")[2].partition("\n### ")[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -105,6 +107,38 @@ def test_dev_without_a_known_command_says_how_to_use_it() -> None:
         done = subprocess.run([ROOT / "dev", *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert "usage: ./dev COMMAND" in done.stderr
+
+
+AUDITED = {"name": "certifi", "version": "1", "vulns": []}
+SKIPPED = {"name": "requests", "skip_reason": "not found"}
+VULNERABLE = {"name": "urllib3", "version": "2", "vulns": [{"id": "X-1", "fix_versions": ["3"], "aliases": []}]}
+
+
+@pytest.mark.parametrize(
+    ("packages", "status", "out", "told"),
+    [
+        ([AUDITED], 0, "1 of 1 packages were audited; known vulnerabilities: 0\n", ""),
+        ([SKIPPED], 2, "0 of 1 packages were audited; known vulnerabilities: 0\n", "not found"),
+        ([AUDITED, SKIPPED], 2, "1 of 2 packages were audited; known vulnerabilities: 0\n", "not found"),
+        ([AUDITED, VULNERABLE], 1, "urllib3 2: X-1, fixed in 3\n2 of 2 packages were audited", ""),
+        ([SKIPPED, VULNERABLE], 1, "urllib3 2: X-1, fixed in 3\n1 of 2 packages were audited", "not found"),
+        ([], 2, "0 of 0 packages were audited", "the report is empty"),
+        (None, 2, "", "dev: nothing was audited: no route"),
+    ],
+)
+def test_an_audit_that_could_not_look_up_a_package_does_not_look_green(
+    tmp_path: Path, packages: list[object] | None, status: int, out: str, told: str
+) -> None:
+    report = "" if packages is None else json.dumps({"dependencies": packages, "fixes": []})
+    tool = tmp_path / "pip-audit"
+    tool.write_text(f"#!/bin/sh\necho 'no route' >&2\ncat <<'END'\n{report}\nEND\n", encoding="utf-8")
+    tool.chmod(0o755)
+    environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run([ROOT / "dev", "audit"], env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert done.stdout.startswith(out)
+    assert told in done.stderr
+    assert bool(done.stderr) == bool(told)
 
 
 def test_the_scripts_are_sound_shell() -> None:
