@@ -17,6 +17,7 @@ from earlier import back_to
 from harness import World
 from roles import Roles, roles_on, set_up
 
+from rostersync.store.column_statistics import KEPT
 from rostersync.store.readers import NAMES
 from rostersync.store.tables import metadata
 
@@ -143,6 +144,78 @@ def test_a_function_of_the_readers_own_would_see_too_much_without_the_barrier(ro
     roles.ok("grant-reader", roles.reader)
     roles.ask("", "ALTER VIEW public.enrolled_student SET (security_barrier = false)")
     assert peeked(roles, "enrolled_student")
+
+
+# Statistics, from which EXPLAIN estimates ---------------------------------------------------------------------------
+
+NAMED = "SELECT count(*) FROM pg_stats WHERE tablename ~ '^student' AND attname IN ('last_name', 'record', 'extra')"
+GATHERED = """
+SELECT DISTINCT attname FROM pg_stats WHERE schemaname = 'rostersync' AND tablename ~ '^student' ORDER BY 1
+"""
+AS_BEFORE = "".join(
+    f"ALTER TABLE rostersync.{table} ALTER COLUMN {column.name} SET STATISTICS -1;"
+    for table in ("student", "student_version", "student_detail")
+    for column in metadata.tables[table].columns
+)
+
+
+def estimate(roles: Roles, last_name: str) -> str:
+    query = f"EXPLAIN SELECT FROM public.enrolled_student WHERE last_name = '{last_name}'"
+    return roles.ask(roles.reader, query)[0][0]
+
+
+def let_a_withdrawn_name_be_common(roles: Roles) -> None:
+    """Add 2,000 students; every other one is withdrawn, and these have one last name."""
+    given = {"id", "last_name", "status"}
+    copied = ", ".join(c.name for c in metadata.tables["student"].columns if c.name not in given)
+    odd = "'Of-' || i, 'enrolled' FROM one, generate_series(1, 2000, 2) i"
+    even = "'Commonplace', 'withdrawn' FROM one, generate_series(2, 2000, 2) i"
+    roles.ask(
+        "",
+        "CREATE TEMPORARY TABLE one AS SELECT * FROM rostersync.student LIMIT 1",
+        *(
+            f"INSERT INTO rostersync.student (id, {copied}, last_name, status) SELECT 900000 + i, {copied}, {rest}"
+            for rest in (odd, even)
+        ),
+    )
+
+
+def test_explain_does_not_tell_a_reader_which_names_are_common(roles: Roles) -> None:
+    roles.ok("grant-reader", roles.reader, "--view", "enrolled_student")
+    let_a_withdrawn_name_be_common(roles)
+    roles.ask("", "ANALYZE")
+    assert estimate(roles, "Commonplace") == estimate(roles, "Nobody-has-this")
+
+
+def test_statistics_are_gathered_of_columns_that_plans_need_only(roles: Roles) -> None:
+    roles.ask("", "UPDATE rostersync.student SET last_name = 'Commonplace'", "ANALYZE")
+    assert {name for (name,) in roles.ask("", GATHERED)} <= KEPT
+    assert {"id", "deleted_at"} <= KEPT
+
+
+def test_an_upgrade_removes_the_statistics_that_were_gathered_and_leaves_the_views_in_their_place(roles: Roles) -> None:
+    roles.ok("grant-reader", roles.reader, "--view", "enrolled_student")
+    roles.ask("", AS_BEFORE, "SET search_path = rostersync; " + "; ".join(back_to("0007")))
+    let_a_withdrawn_name_be_common(roles)
+    roles.ask("", "ANALYZE")
+    roles.ask("", "CREATE VIEW public.of_an_analyst AS SELECT last_name FROM public.current_student")
+    assert roles.ask("", NAMED) != [(0,)]
+    assert estimate(roles, "Commonplace") != estimate(roles, "Nobody-has-this")  # the attack
+    content = "SELECT * FROM public.student_history ORDER BY id, valid_from"
+    dependent = "SELECT count(*), min(last_name) FROM public.of_an_analyst"
+    before = roles.ask("", content), roles.ask("", dependent)
+    files = "SELECT relname, relfilenode FROM pg_class WHERE relnamespace = 'rostersync'::regnamespace ORDER BY 1"
+    where = roles.ask("", files)
+
+    roles.ok("db", "upgrade")
+
+    assert roles.ask("", files) == where  # no table was written anew
+    assert (roles.ask("", content), roles.ask("", dependent)) == before
+    assert {name for (name,) in roles.ask("", GATHERED)} <= KEPT
+    roles.ask("", "ANALYZE")
+    assert roles.ask("", NAMED) == [(0,)]
+    assert estimate(roles, "Commonplace") == estimate(roles, "Nobody-has-this")
+    assert access(roles) == expected("enrolled_student")
 
 
 # Over upgrades ---------------------------------------------------------------------------------------------------
