@@ -23,8 +23,13 @@ if TYPE_CHECKING:
 
 _PERSONAL = (student.name, student_version.name, student_detail.name)
 
-KEPT = {"source", "id", "valid_from", "valid_to", "run_id", "deleted_at", "waiting_since"}
-"""Keys, by which tables are joined; the time of a version and its run; and columns of which queries ask IS NULL."""
+KEPT = {"source", "id", "valid_from", "valid_to", "run_id", "deleted_at", "waiting_since", "status"}
+"""Keys, by which tables are joined; a version's time and run; columns that queries compare with NULL; and the status.
+
+The view `enrolled_student` asks for one status. Without its statistics PostgreSQL expects one row where there are a
+thousand, and a report that joins the view with itself took 13 s on 20,000 students instead of 0.02 s. A status is one
+of few words that many students share, so its statistics only say how many students have each.
+"""
 
 _OURS = {"schema": SCHEMA, "tables": list(_PERSONAL), "kept": sorted(KEPT)}
 

@@ -193,6 +193,13 @@ def test_statistics_are_gathered_of_columns_that_plans_need_only(roles: Roles) -
     assert {"id", "deleted_at"} <= KEPT
 
 
+def test_the_number_of_enrolled_students_is_estimated_well_so_that_reports_have_good_plans(roles: Roles) -> None:
+    let_a_withdrawn_name_be_common(roles)
+    roles.ask("", "ANALYZE")
+    ((plan,),) = roles.ask("", "EXPLAIN (FORMAT JSON) SELECT FROM public.enrolled_student")
+    assert 900 < plan[0]["Plan"]["Plan Rows"] < 1100
+
+
 def test_an_upgrade_removes_the_statistics_that_were_gathered_and_leaves_the_views_in_their_place(roles: Roles) -> None:
     roles.ok("grant-reader", roles.reader, "--view", "enrolled_student")
     roles.ask("", AS_BEFORE, "SET search_path = rostersync; " + "; ".join(back_to("0007")))
