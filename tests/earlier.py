@@ -13,6 +13,7 @@ _UNDO = {
         "DROP TABLE daemon",
     ),
     "0007": ("DROP TABLE student_detail", "ALTER TABLE source DROP COLUMN keys"),
+    "0008": (),  # an upgrade withholds statistics of whatever columns have them
 }
 
 

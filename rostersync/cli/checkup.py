@@ -81,8 +81,8 @@ def _database(config: Config) -> Iterator[Finding]:
     path = sqlite_path(url)
     try:
         if path is None and (weakness := tls.weakness(url)):
-            hint = "remove sslmode from database.url; for an authority of your own add sslrootcert=FILE"
-            yield Finding("database", weakness, hint, warning=True)
+            said, hint = weakness
+            yield Finding("database", said, hint, warning=True)
         level = probe.level(url)
         if path is None and level in {Level.EMPTY, Level.OLDER}:
             probe.require_privileges(url)

@@ -14,7 +14,8 @@ TEMPLATE = """\
 # service that systemd runs:  "sqlite:////var/lib/rostersync/roster.db"
 # For PostgreSQL (its driver is among requirements.txt):  "postgresql+psycopg://USER@HOST/DATABASE"
 # A server on another machine must prove by TLS that it is HOST; if its certificate is of an authority of your own, add
-# ?sslrootcert=FILE to the address.
+# ?sslrootcert=FILE to the address. On the same machine use the server's socket (docs/operations.md):
+#   "postgresql+psycopg://rostersync@/rostersync?host=/run/postgresql"
 # ${NAME} is replaced by the environment variable NAME, so that no password needs to be in this file; a password with
 # special characters must be percent-encoded (@ is %40).
 url = "sqlite:///roster.db"

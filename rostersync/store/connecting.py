@@ -38,6 +38,11 @@ _CERTIFICATE = (
     "the server must prove by TLS that it is the host in database.url; for an authority of your own add "
     "sslrootcert=FILE to the url"
 )
+_PROOF = (
+    "a server on loopback must prove by scram-sha-256 that it knows the password; if this one is yours: set "
+    "password_encryption = 'scram-sha-256', then the role's password again, then scram-sha-256 in pg_hba.conf; or use "
+    "its socket; if it lets you in without a password (trust), take the password out of database.url or ~/.pgpass"
+)
 _IS_IT_RUNNING = (
     "is the server running? see: systemctl status postgresql; if it is, check host (a socket's folder) and port in "
     "database.url"
@@ -48,6 +53,9 @@ def no_connection(text: str, place: str, role: str | None) -> DatabaseUnreachabl
     """Return the error for libpq's `text` about a connection to `place` as `role`."""
     lines = text.strip().splitlines() or ["no reason given"]
     refusal = next((line for line in lines if "FATAL:" in line or "no password supplied" in line), None)
+    if unproved := next((line for line in lines if "authentication method requirement" in line), None):
+        said = f"{place} did not prove by scram-sha-256 that it is yours: {_reason(unproved)}"
+        return DatabaseUnreachable(said, _PROOF)
     if refusal is None and ("SSL" in lines[0] or "certificate" in lines[0]):
         return DatabaseUnreachable(f"cannot reach {place}: {_reason(lines[0])}", _CERTIFICATE)
     if refusal is None:  # of several addresses, each has a line

@@ -35,9 +35,30 @@ SELECT bool_or(pg_has_role(:role, owner, 'MEMBER'))
 """)
 _READABLE = text("""
 SELECT name FROM unnest(CAST(:names AS text[])) WITH ORDINALITY v (name, place)
- WHERE has_table_privilege(:role, :schema || '.' || name, 'SELECT') ORDER BY place
+ WHERE EXISTS (SELECT FROM pg_roles r WHERE pg_has_role(:role, r.oid, 'MEMBER')
+                  AND has_table_privilege(r.oid, :schema || '.' || name, 'SELECT'))
+ ORDER BY place
 """)
-_REACHES_TABLES = text("SELECT has_schema_privilege(:role, :schema, 'USAGE')")
+# MEMBER: also the roles that it must become first by SET ROLE, or may make itself a member of. Statistics of a table
+# are shown to those who may read it, even if its schema is closed to them.
+_REACH_TABLES = text("""
+SELECT format('%s (%s)', rolname, how) FROM (
+  SELECT rolname, CASE
+      WHEN rolsuper THEN 'superuser'
+      WHEN rolreplication THEN 'REPLICATION'
+      WHEN rolcreaterole AND CAST(current_setting('server_version_num') AS int) < 160000
+      THEN 'CREATEROLE, which may become any other role'
+      WHEN rolname = 'pg_read_all_data' THEN 'reads all tables'
+      WHEN rolname IN ('pg_read_server_files', 'pg_write_server_files') THEN 'uses files of the server'
+      WHEN rolname = 'pg_execute_server_program' THEN 'runs programs on the server'
+      WHEN has_schema_privilege(r.oid, :schema, 'USAGE')
+        OR EXISTS (SELECT FROM pg_class c WHERE relnamespace = to_regnamespace(:schema) AND relkind = 'r'
+                      AND has_any_column_privilege(r.oid, c.oid, 'SELECT'))
+      THEN 'a grant to it, or to PUBLIC'
+    END AS how
+    FROM pg_roles r WHERE pg_has_role(:role, r.oid, 'MEMBER')) reach
+ WHERE how IS NOT NULL ORDER BY 1
+""")
 _WAY_IN = text("""
 SELECT format('GRANT CONNECT ON DATABASE %I TO %I;', current_database(), CAST(:role AS text)) AS statement,
        has_database_privilege(current_user, current_database(), 'CONNECT WITH GRANT OPTION') AS is_ours_to_grant
@@ -59,9 +80,9 @@ def grant(connection: Connection, role: str, views: Sequence[str] = ()) -> list[
     _withdraw(connection, quoted)
     for view in views or NAMES:
         _run(connection, f"GRANT SELECT ON {OF_VIEWS}.{view} TO {quoted}")
-    if connection.scalar(_REACHES_TABLES, {"role": role, "schema": SCHEMA}):
-        hint = "take these from it, or grant to a role of its own"
-        raise ConfigError([f"role {role}: reaches the tables through another role, or a grant to PUBLIC"], hint)
+    if ways := list(connection.execute(_REACH_TABLES, {"role": role, "schema": SCHEMA}).scalars()):
+        hint = "take these from it, or create another role for the reports"
+        raise ConfigError([f"role {role}: reaches the tables as {', '.join(ways)}"], hint)
     _let_in(connection, role)
     return readable(connection, role)
 
@@ -76,7 +97,7 @@ def revoke(connection: Connection, role: str) -> list[str]:
 
 
 def readable(connection: Connection, role: str) -> list[str]:
-    """Return the views that a role may read, by whatever way."""
+    """Return the views that a role may read, also as another role that it may become."""
     return list(connection.execute(_READABLE, {"role": role, "schema": OF_VIEWS, "names": list(NAMES)}).scalars())
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import inspect, text
 
 from rostersync.errors import SchemaOutdated, SchemaTooNew, StoreError
-from rostersync.store import own_schema
+from rostersync.store import column_statistics, own_schema
 from rostersync.store.tables import metadata
 from rostersync.store.view_upgrade import upgraded_views
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection, Engine
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """Every revision that this version knows, oldest first (a list: importing Alembic takes longer than `status`)."""
 
 HEAD = REVISIONS[-1]
@@ -116,6 +116,8 @@ def upgrading(engine: Engine) -> Iterator[tuple[Connection, Level]]:
             if postgresql:
                 own_schema.move_tables(connection)
             yield connection, found
+            if postgresql:
+                column_statistics.withhold(connection)
 
 
 def _create(connection: Connection) -> None:

@@ -1,4 +1,4 @@
-"""What protects the way to a PostgreSQL server: TLS with a certificate that is verified, unless the url says otherwise.
+"""What protects the way to a PostgreSQL server: TLS or SCRAM prove who it is, unless the url says otherwise.
 
 A server off this machine gets `sslmode=verify-full` and the authorities that the system trusts, which is what libpq
 calls `sslrootcert=system`. They are named by the path of the system's bundle: a libpq before 16 does not know that
@@ -7,7 +7,11 @@ word, and the one of psycopg[binary] has an OpenSSL of its own, which looks for 
 Local is what cannot lead off this machine: sockets, `localhost` and loopback addresses only, in a list of hosts each of
 them, as `host` and as `hostaddr`. Where the url names neither, PGHOST and PGHOSTADDR count. A service file may name any
 host, so with one nothing is local. What the url does not say of TLS, the environment (PGSSLMODE, PGSSLROOTCERT) and a
-service file do not say either: they could weaken it unseen. For a server on this machine libpq's own rules apply.
+service file do not say either: they could weaken it unseen.
+
+Any user of this machine can listen on a loopback address while the server is down. So we use a password there only for
+SCRAM, in which the server proves that it knows the password too, and never receives it. Without a password nothing is
+proved. A socket is in a folder that only the server's account can write, so libpq's own rules apply there.
 """
 
 from __future__ import annotations
@@ -40,16 +44,20 @@ _WEAKER = {
     "require": "encrypted, but any server may answer in its place, and is given the password",
     "verify-ca": "any server with a certificate of the same authority may answer in its place",
 }
-_FIRST_WITH_SYSTEM = 160000
+_PROOF = "scram-sha-256"
+_FIRST_WITH_SYSTEM = _FIRST_WITH_REQUIRE_AUTH = 160000
+_USE_SOCKET = "connect by the server's socket: ?host=/run/postgresql in the url (docs/operations.md)"
 
 
 def parameters(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the parameters of libpq to add to those that the url gives.
 
-    Raises `ConfigError` for a mode that may end in plain text, and where nobody knows whom the system trusts.
+    Raises `ConfigError` for a mode that may end in plain text, if nobody knows whom the system trusts, and if libpq is
+    too old to demand the proof of a server on loopback.
     """
     if _is_local(given, environ):
-        return {}
+        needs_proof = _others_may_listen(given, environ) and _has_password(given, environ)
+        return _demand_proof() if needs_proof and "require_auth" not in given else {}
     mode = str(given.get("sslmode", _VERIFIED))
     if mode in _MAYBE_PLAIN:
         hint = (
@@ -63,14 +71,17 @@ def parameters(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ
     return added
 
 
-def weakness(url: str) -> str | None:
-    """Return what is wrong with the way to the server of a PostgreSQL url that can be used; None: nothing."""
+def weakness(url: str, environ: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
+    """Return what is wrong with the way to the server of a PostgreSQL url that can be used, and a hint; or None."""
     parsed = make_url(url)
     given = url_parameters(parsed)
+    if _is_local(given, environ):
+        return _weakness_on_loopback(given, environ) if _others_may_listen(given, environ) else None
     mode = str(given.get("sslmode", _VERIFIED))
-    if mode not in _WEAKER or _is_local(given, os.environ):
+    if mode not in _WEAKER:
         return None
-    return f"sslmode={mode} to {given.get('host') or 'a server off this machine'}: {_WEAKER[mode]}"
+    hint = "remove sslmode from database.url; for an authority of your own add sslrootcert=FILE"
+    return f"sslmode={mode} to {given.get('host') or 'a server off this machine'}: {_WEAKER[mode]}", hint
 
 
 def url_parameters(url: URL) -> dict[str, Any]:
@@ -88,6 +99,42 @@ def _is_local(given: Mapping[str, Any], environ: Mapping[str, str]) -> bool:
         not host or host.startswith(("/", "@")) or is_loopback(host)
         for host in [*hosts.split(","), *addresses.split(",")]
     )
+
+
+def _others_may_listen(given: Mapping[str, Any], environ: Mapping[str, str]) -> bool:
+    """Return whether another user of this machine could answer in place of a local server."""
+    hosts = str(given.get("host") or environ.get("PGHOST", "")).split(",")
+    address = given.get("hostaddr") or environ.get("PGHOSTADDR")
+    return given.get("sslmode") != _VERIFIED and bool(
+        address or any(host and not host.startswith(("/", "@")) for host in hosts)
+    )
+
+
+def _has_password(given: Mapping[str, Any], environ: Mapping[str, str]) -> bool:
+    """Return whether libpq may find a password; a file of passwords counts, whatever it contains."""
+    if given.get("password") or given.get("passfile") or environ.get("PGPASSWORD") or environ.get("PGPASSFILE"):
+        return True
+    try:
+        return (Path.home() / ".pgpass").is_file()
+    except RuntimeError:  # this user has no home
+        return False
+
+
+def _demand_proof() -> dict[str, str]:
+    from psycopg import pq  # noqa: PLC0415 - installed for PostgreSQL only
+
+    if pq.version() >= _FIRST_WITH_REQUIRE_AUTH:
+        return {"require_auth": _PROOF}
+    message = "database.url: this libpq cannot make a server on loopback prove that it knows the password"
+    raise ConfigError([message], f"{_USE_SOCKET}, or install libpq 16 or later")
+
+
+def _weakness_on_loopback(given: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str, str] | None:
+    method = given.get("require_auth", _PROOF if _has_password(given, environ) else None)
+    if method == _PROOF:
+        return None
+    how = f"require_auth={method}" if method else "a loopback address without a password"
+    return f"{how}: any user of this machine who listens there first is given the students", _USE_SOCKET
 
 
 def _system_authorities() -> str:

@@ -5,9 +5,12 @@ definition is unchanged is left alone, and one that only gets columns at its end
 stays. A view that loses, renames or retypes a column is dropped and created again with its owner and its grants; where
 something else depends on it, the upgrade stops and rolls back.
 
-The views stand during the migrations, and neither database drops or retypes a table's column that a view reads. A
-migration that does so calls `drop_views(op.get_bind(), "sync_run", ...)` first, with every view that reads the column
-(on SQLite a batch operation needs it of every view of the table), and so does one that takes a view out of the
+An upgrade that removes statistics of PostgreSQL (`column_statistics`) lets the views read no table until its end. What
+depends on a view stays.
+
+Otherwise the views stand during the migrations, and neither database drops or retypes a table's column that a view
+reads. A migration that does so calls `drop_views(op.get_bind(), "sync_run", ...)` first, with every view that reads the
+column (on SQLite a batch operation needs it of every view of the table), and so does one that takes a view out of the
 contract. SQLite has no grants, and no view there minds its being dropped: after the migrations all are created again.
 """
 
@@ -19,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import text
 
 from rostersync.errors import StoreError
-from rostersync.store import own_schema
+from rostersync.store import column_statistics, own_schema
 from rostersync.store.own_schema import OF_VIEWS
 from rostersync.store.views import BARRIER, VIEWS, create_view, describe_view, placed
 
@@ -61,6 +64,11 @@ SELECT pg_get_viewdef(c.oid), coalesce(reloptions, '{}'),
        ARRAY(SELECT format('%I %s %s', attname, format_type(atttypid, atttypmod), attcollation)
                FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 ORDER BY attnum)
   FROM pg_class c WHERE c.oid = to_regclass(:name)
+""")
+
+_NULLS = text("""
+SELECT string_agg(format('CAST(NULL AS %s) AS %I', format_type(atttypid, atttypmod), attname), ', ' ORDER BY attnum)
+  FROM pg_attribute WHERE attrelid = to_regclass(:name) AND attnum > 0
 """)
 
 _OWNER = text("SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = to_regclass(:name)")
@@ -115,6 +123,9 @@ def _on_postgresql(connection: Connection) -> Iterator[None]:
     for view in VIEWS:
         if view.name in access and _may_change(connection, view):
             _lock(connection, view, access[view.name])
+    if column_statistics.are_gathered(connection):
+        for name in access:
+            _detach(connection, name)
     yield
     _upgrade(connection, access)
 
@@ -152,6 +163,12 @@ def _lock(connection: Connection, view: View, access: _Access) -> None:
     two could wait for each other. LOCK would take the tables as well; this changes nothing and takes the view alone.
     """
     _run(connection, f"ALTER VIEW {placed(view)} OWNER TO {access.owner}")
+
+
+def _detach(connection: Connection, name: str) -> None:
+    """Let a view read no table until it is replaced, so that columns can be retyped and what depends on it stays."""
+    columns = connection.execute(_NULLS, {"name": f"{OF_VIEWS}.{name}"}).scalar_one()
+    _run(connection, f"CREATE OR REPLACE VIEW {OF_VIEWS}.{name} {BARRIER} AS SELECT {columns} WHERE false")
 
 
 def _upgrade(connection: Connection, access: dict[str, _Access]) -> None:

@@ -41,12 +41,41 @@ def test_the_migrations_make_the_tables_that_a_new_database_has(database_url: st
     with migrated.reading() as connection, connection.begin():
         context = MigrationContext.configure(connection)
         assert compare_metadata(context, metadata) == []
-        led_to = tables_of(connection)
+        led_to = tables_of(connection), statistics_targets(connection)
     with migrated.writing() as connection:
         drop_all(connection)
     new = Store(database_url, clock, create=True)
     with new.reading() as connection, connection.begin():
-        assert tables_of(connection) == led_to
+        assert (tables_of(connection), statistics_targets(connection)) == led_to
+
+
+def statistics_targets(connection: Connection) -> dict[tuple[str, str], int | None]:
+    """Return how much PostgreSQL's ANALYZE keeps of each column."""
+    if connection.dialect.name == "sqlite":
+        return {}
+    query = """
+        SELECT relname, attname, nullif(attstattarget, -1) FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+         WHERE relnamespace = 'rostersync'::regnamespace AND relkind = 'r' AND attnum > 0 AND NOT attisdropped"""
+    found = {(table, column): target for table, column, target in connection.execute(text(query))}
+    assert found["student", "last_name"] == 0
+    assert found["student", "id"] is None
+    return found
+
+
+def test_a_column_that_a_later_version_adds_has_no_statistics(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = first_schema(postgres_url)
+    rest = command.upgrade
+
+    def add_column(config: Config, target: str) -> None:
+        rest(config, target)
+        config.attributes["connection"].exec_driver_sql("ALTER TABLE student ADD COLUMN shoe_size text")
+
+    monkeypatch.setattr(command, "upgrade", add_column)
+    schema.upgrade(engine)
+    with engine.connect() as connection, connection.begin():
+        assert statistics_targets(connection)["student", "shoe_size"] == 0
 
 
 def drop_all(connection: Connection) -> None:

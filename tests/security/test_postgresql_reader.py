@@ -17,6 +17,7 @@ from earlier import back_to
 from harness import World
 from roles import Roles, roles_on, set_up
 
+from rostersync.store.column_statistics import KEPT
 from rostersync.store.readers import NAMES
 from rostersync.store.tables import metadata
 
@@ -145,6 +146,85 @@ def test_a_function_of_the_readers_own_would_see_too_much_without_the_barrier(ro
     assert peeked(roles, "enrolled_student")
 
 
+# Statistics, from which EXPLAIN estimates ---------------------------------------------------------------------------
+
+NAMED = "SELECT count(*) FROM pg_stats WHERE tablename ~ '^student' AND attname IN ('last_name', 'record', 'extra')"
+GATHERED = """
+SELECT DISTINCT attname FROM pg_stats WHERE schemaname = 'rostersync' AND tablename ~ '^student' ORDER BY 1
+"""
+AS_BEFORE = "".join(
+    f"ALTER TABLE rostersync.{table} ALTER COLUMN {column.name} SET STATISTICS -1;"
+    for table in ("student", "student_version", "student_detail")
+    for column in metadata.tables[table].columns
+)
+
+
+def estimate(roles: Roles, last_name: str) -> str:
+    query = f"EXPLAIN SELECT FROM public.enrolled_student WHERE last_name = '{last_name}'"
+    return roles.ask(roles.reader, query)[0][0]
+
+
+def let_a_withdrawn_name_be_common(roles: Roles) -> None:
+    """Add 2,000 students; every other one is withdrawn, and these have one last name."""
+    given = {"id", "last_name", "status"}
+    copied = ", ".join(c.name for c in metadata.tables["student"].columns if c.name not in given)
+    odd = "'Of-' || i, 'enrolled' FROM one, generate_series(1, 2000, 2) i"
+    even = "'Commonplace', 'withdrawn' FROM one, generate_series(2, 2000, 2) i"
+    roles.ask(
+        "",
+        "CREATE TEMPORARY TABLE one AS SELECT * FROM rostersync.student LIMIT 1",
+        *(
+            f"INSERT INTO rostersync.student (id, {copied}, last_name, status) SELECT 900000 + i, {copied}, {rest}"
+            for rest in (odd, even)
+        ),
+    )
+
+
+def test_explain_does_not_tell_a_reader_which_names_are_common(roles: Roles) -> None:
+    roles.ok("grant-reader", roles.reader, "--view", "enrolled_student")
+    let_a_withdrawn_name_be_common(roles)
+    roles.ask("", "ANALYZE")
+    assert estimate(roles, "Commonplace") == estimate(roles, "Nobody-has-this")
+
+
+def test_statistics_are_gathered_of_columns_that_plans_need_only(roles: Roles) -> None:
+    roles.ask("", "UPDATE rostersync.student SET last_name = 'Commonplace'", "ANALYZE")
+    assert {name for (name,) in roles.ask("", GATHERED)} <= KEPT
+    assert {"id", "deleted_at"} <= KEPT
+
+
+def test_the_number_of_enrolled_students_is_estimated_well_so_that_reports_have_good_plans(roles: Roles) -> None:
+    let_a_withdrawn_name_be_common(roles)
+    roles.ask("", "ANALYZE")
+    ((plan,),) = roles.ask("", "EXPLAIN (FORMAT JSON) SELECT FROM public.enrolled_student")
+    assert 900 < plan[0]["Plan"]["Plan Rows"] < 1100
+
+
+def test_an_upgrade_removes_the_statistics_that_were_gathered_and_leaves_the_views_in_their_place(roles: Roles) -> None:
+    roles.ok("grant-reader", roles.reader, "--view", "enrolled_student")
+    roles.ask("", AS_BEFORE, "SET search_path = rostersync; " + "; ".join(back_to("0007")))
+    let_a_withdrawn_name_be_common(roles)
+    roles.ask("", "ANALYZE")
+    roles.ask("", "CREATE VIEW public.of_an_analyst AS SELECT last_name FROM public.current_student")
+    assert roles.ask("", NAMED) != [(0,)]
+    assert estimate(roles, "Commonplace") != estimate(roles, "Nobody-has-this")  # the attack
+    content = "SELECT * FROM public.student_history ORDER BY id, valid_from"
+    dependent = "SELECT count(*), min(last_name) FROM public.of_an_analyst"
+    before = roles.ask("", content), roles.ask("", dependent)
+    files = "SELECT relname, relfilenode FROM pg_class WHERE relnamespace = 'rostersync'::regnamespace ORDER BY 1"
+    where = roles.ask("", files)
+
+    roles.ok("db", "upgrade")
+
+    assert roles.ask("", files) == where  # no table was written anew
+    assert (roles.ask("", content), roles.ask("", dependent)) == before
+    assert {name for (name,) in roles.ask("", GATHERED)} <= KEPT
+    roles.ask("", "ANALYZE")
+    assert roles.ask("", NAMED) == [(0,)]
+    assert estimate(roles, "Commonplace") == estimate(roles, "Nobody-has-this")
+    assert access(roles) == expected("enrolled_student")
+
+
 # Over upgrades ---------------------------------------------------------------------------------------------------
 
 # As 0005 left it: what comes behind leaves the views alone.
@@ -242,15 +322,58 @@ def test_the_owner_its_members_and_superusers_are_no_readers(empty: Roles, verb:
     assert empty.ask("", PRIVILEGES) == before
 
 
-@pytest.mark.parametrize("way", ["GRANT {stranger} TO {reader}", "GRANT pg_read_all_data TO {reader}"])
-def test_a_role_that_reaches_the_tables_by_another_one_is_no_reader_and_gets_nothing(empty: Roles, way: str) -> None:
-    empty.ask("", f"GRANT USAGE ON SCHEMA rostersync TO {empty.stranger}")
-    empty.ask("", way.format(stranger=empty.stranger, reader=empty.reader))
+READS = "GRANT USAGE ON SCHEMA rostersync TO {other}; GRANT SELECT ON rostersync.student TO {other}"
+WAYS = {
+    "member of a role that reads the tables": f"{READS}; GRANT {{other}} TO {{reader}}",
+    "noinherit member of one": f"ALTER ROLE {{reader}} NOINHERIT; {READS}; GRANT {{other}} TO {{reader}}",
+    "reads pg_stats of a table": "GRANT SELECT (last_name) ON rostersync.student TO {other}; GRANT {other} TO {reader}",
+    "the schema is open to all": "GRANT USAGE ON SCHEMA rostersync TO PUBLIC",
+    "noinherit member of a superuser": "ALTER ROLE {reader} NOINHERIT; ALTER ROLE {other} SUPERUSER;"
+    " GRANT {other} TO {reader}",
+    "replication": "ALTER ROLE {reader} REPLICATION",
+    "member of a role with replication": "ALTER ROLE {other} REPLICATION; GRANT {other} TO {reader}",
+    **{
+        name: f"ALTER ROLE {{reader}} NOINHERIT; GRANT {name} TO {{reader}}"
+        for name in ("pg_read_all_data", "pg_read_server_files", "pg_write_server_files", "pg_execute_server_program")
+    },
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_role_that_reaches_the_tables_by_another_way_is_no_reader_and_gets_nothing(empty: Roles, way: str) -> None:
+    empty.ask("", way.format(other=empty.stranger, reader=empty.reader))
     before = empty.ask("", PRIVILEGES)
     result = empty.run("grant-reader", empty.reader)
     assert result.exit_code == 2
-    assert "through another role" in result.stderr
+    assert f"role {empty.reader}: reaches the tables" in result.stderr
     assert empty.ask("", PRIVILEGES) == before
+
+
+def test_a_role_that_may_grant_itself_any_other_is_no_reader(empty: Roles) -> None:
+    ((version,),) = empty.ask("", "SHOW server_version_num")
+    empty.ask("", f"ALTER ROLE {empty.stranger} CREATEROLE; GRANT {empty.stranger} TO {empty.reader}")
+    result = empty.run("grant-reader", empty.reader)
+    if int(version) >= 160000:  # where it may grant only what it was made the administrator of
+        assert result.exit_code == 0
+        empty.ask("", f"GRANT pg_read_all_data TO {empty.reader} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE")
+        result = empty.run("grant-reader", empty.reader)
+    assert result.exit_code == 2
+    assert "reaches the tables" in result.stderr
+
+
+def test_the_error_names_each_role_and_how_it_reaches_the_tables(empty: Roles) -> None:
+    empty.ask("", f"ALTER ROLE {empty.reader} REPLICATION NOINHERIT", f"GRANT pg_read_all_data TO {empty.reader}")
+    said = empty.run("grant-reader", empty.reader).stderr
+    assert "pg_read_all_data (reads all tables)" in said
+    assert f"{empty.reader} (REPLICATION)" in said
+
+
+def test_what_a_reader_can_read_as_another_role_is_told(empty: Roles) -> None:
+    empty.ask("", f"GRANT SELECT ON public.sync_run TO {empty.stranger}", f"ALTER ROLE {empty.reader} NOINHERIT")
+    empty.ask("", f"GRANT {empty.stranger} TO {empty.reader}")
+    said = empty.ok("grant-reader", empty.reader, "--view", "sync_health")
+    assert said == f"role {empty.reader} can read sync_run, sync_health\n"
+    assert "can still read sync_run" in empty.run("revoke-reader", empty.reader).stdout
 
 
 def test_who_cannot_be_let_in_by_rostersync_is_told_with_the_statements(empty: Roles) -> None:

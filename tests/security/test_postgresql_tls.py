@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 from canary import heard
 from click.testing import CliRunner
@@ -116,9 +117,8 @@ def test_a_mode_that_may_end_in_plain_text_is_refused(fake: FakeServer, mode: st
     assert fake.heard == b""
 
 
-@pytest.mark.parametrize("url", ["host=localhost", "hostaddr=127.0.0.1&sslmode=disable&host=" + REMOTE])
-def test_loopback_and_an_explicit_disable_are_served_in_plain_text(fake: FakeServer, url: str) -> None:
-    try_it(f"postgresql+psycopg://u:{PASSWORD}@:{fake.port}/d?{url}".replace("@:", "@localhost:"))
+def test_an_explicit_disable_is_served_in_plain_text(fake: FakeServer) -> None:
+    try_it(url_of(fake.port, "sslmode=disable"))
     assert PASSWORD.encode() in fake.heard
 
 
@@ -140,7 +140,7 @@ def test_loopback_and_an_explicit_disable_are_served_in_plain_text(fake: FakeSer
     ],
 )
 def test_local_is_what_cannot_lead_off_this_machine(parameters: dict[str, str], *, local: bool) -> None:
-    assert (tls.parameters(parameters, {}) == {}) is local
+    assert ("sslmode" not in tls.parameters(parameters, {})) is local
 
 
 @pytest.mark.parametrize("environ", [{"PGHOST": REMOTE}, {"PGHOSTADDR": "192.0.2.1"}, {"PGSERVICE": "school"}], ids=str)
@@ -162,6 +162,124 @@ def test_a_system_without_authorities_is_told_so_by_an_older_libpq(monkeypatch: 
     with pytest.raises(ConfigError) as caught:
         tls.parameters({"host": REMOTE}, {})
     assert "sslrootcert=" in caught.value.hint
+
+
+# A server on loopback, where any user of the machine can listen while ours is down ---------------------------------
+
+
+def without_password(port: int, *more: str) -> str:
+    return url_of(port, *more, host="localhost").replace(f":{PASSWORD}@", "@")
+
+
+@pytest.mark.parametrize("more", ["", "sslmode=prefer", "sslmode=require"])
+def test_a_false_server_on_loopback_is_not_told_the_password(fake: FakeServer, more: str) -> None:
+    error = try_it(url_of(fake.port, more, host="localhost"))
+    assert PASSWORD.encode() not in fake.heard
+    assert PASSWORD not in f"{error}{error.__dict__}"
+
+
+@pytest.mark.parametrize("place", ["PGPASSWORD", "PGPASSFILE", "passfile", "home"])
+def test_nor_is_it_told_a_password_that_is_not_in_the_url(
+    fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    file = tmp_path / ".pgpass"
+    file.write_text(f"*:*:*:*:{PASSWORD}\n")
+    file.chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path if place == "home" else tmp_path / "none"))
+    if place.isupper():
+        monkeypatch.setenv(place, {"PGPASSWORD": PASSWORD, "PGPASSFILE": str(file)}[place])
+    try_it(without_password(fake.port, f"passfile={file}" if place == "passfile" else ""))
+    assert fake.heard
+    assert PASSWORD.encode() not in fake.heard
+
+
+@pytest.fixture(scope="module")
+def on_loopback() -> Iterator[tuple[int, Path]]:
+    """A PostgreSQL that listens on loopback: its port, and the file that says how it authenticates."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="rs-tcp-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        with running_postgres(folder, f"-c listen_addresses=127.0.0.1 -c port={port}") as admin:
+            with psycopg.connect(host=name, port=port, user="postgres", autocommit=True) as connection:
+                for method in ("md5", "scram-sha-256"):
+                    connection.execute(f"SET password_encryption = '{method}'")
+                    connection.execute(f"CREATE ROLE \"{method}\" LOGIN PASSWORD '{PASSWORD}'")
+            assert admin.host is None
+            yield port, folder / "data" / "pg_hba.conf"
+
+
+def authenticate(on_loopback: tuple[int, Path], method: str, role: str) -> str:
+    """Have the server authenticate in a way, and return the url for a role with the password."""
+    port, hba = on_loopback
+    hba.write_text(f"local all all trust\nhost all all 127.0.0.1/32 {method}\n")
+    with psycopg.connect(host=str(hba.parent.parent), port=port, user="postgres", autocommit=True) as connection:
+        connection.execute("SELECT pg_reload_conf()")
+        with psycopg.connect(host=str(hba.parent.parent), port=port, user="postgres"):
+            pass  # a session that began behind the reload
+    return url_of(port, host="localhost").replace("u:", f"{role}:").replace("/d?", "/postgres?")
+
+
+def test_a_server_on_loopback_that_knows_the_password_is_used(on_loopback: tuple[int, Path]) -> None:
+    url = authenticate(on_loopback, "scram-sha-256", "scram-sha-256")
+    assert uses_tls(url) is False
+
+
+@pytest.mark.parametrize("method", ["trust", "password"])
+def test_one_that_lets_everybody_in_or_asks_for_the_password_in_clear_gets_nothing(
+    on_loopback: tuple[int, Path], method: str
+) -> None:
+    error = try_it(authenticate(on_loopback, method, "scram-sha-256"))
+    assert isinstance(error, DatabaseUnreachable)
+    assert "take the password out" in error.hint
+
+
+def test_one_that_still_uses_md5_is_told_how_to_change_that(on_loopback: tuple[int, Path]) -> None:
+    error = try_it(authenticate(on_loopback, "md5", "md5"))
+    assert isinstance(error, DatabaseUnreachable)
+    assert "scram-sha-256" in error.message
+    assert "password_encryption" in error.hint
+    assert "\n" not in error.message + error.hint
+
+
+def test_without_a_password_a_server_on_loopback_that_lets_everybody_in_is_used_and_check_warns(
+    on_loopback: tuple[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    url = authenticate(on_loopback, "trust", "postgres").replace(f":{PASSWORD}@", "@")
+    assert uses_tls(url) is False
+    _, output = check(tmp_path, url)
+    (line,) = [line for line in output.splitlines() if line.startswith("warn  database")]
+    assert "any user of this machine" in line
+
+
+def test_a_method_that_the_url_names_stays_and_check_warns_of_a_weaker_one(
+    on_loopback: tuple[int, Path], tmp_path: Path
+) -> None:
+    url = authenticate(on_loopback, "md5", "md5") + "&require_auth=md5"
+    assert uses_tls(url) is False
+    assert "warn  database: require_auth=md5" in check(tmp_path, url)[1]
+    url = authenticate(on_loopback, "scram-sha-256", "scram-sha-256")
+    assert "warn  database: " not in check(tmp_path, url)[1]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"host": "/run/postgresql"}, {}, {"host": "localhost", "sslmode": "verify-full"}],
+    ids=["socket", "the default socket", "a verified certificate"],
+)
+def test_what_no_other_user_can_stand_in_for_may_authenticate_as_it_likes(given: dict[str, str]) -> None:
+    assert tls.parameters({**given, "password": PASSWORD}, {}) == {}
+
+
+def test_an_older_libpq_that_cannot_demand_the_proof_sends_no_password(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pq, "version", lambda: 150004)
+    error = try_it(url_of(fake.port, host="localhost"))
+    assert isinstance(error, ConfigError)
+    assert "socket" in error.hint
+    assert fake.heard == b""
 
 
 # `check` ---------------------------------------------------------------------------------------------------------
