@@ -14,7 +14,7 @@ import subprocess
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING
 
-from rostersync.config import spell_duration
+from rostersync.config import shared_place_of_command, spell_duration
 from rostersync.errors import Stopped
 from rostersync.logger import get_logger
 from rostersync.pool import STOP_CHECK_S
@@ -76,6 +76,8 @@ class Hooks:
         Raises `OSError` when it cannot be started, `Stopped` when the process is to end.
         """
         self._clock.check()
+        if os.geteuid() == 0 and (place := shared_place_of_command(self._command)):
+            return f"refused: others than root may write {place}"
         until = self._clock.monotonic() + self._timeout.total_seconds()
         environ = {name: value for name, value in os.environ.items() if name not in self._withheld}
         with _running(self._command, environ) as process, _Pipes(process, document, tail) as pipes:
