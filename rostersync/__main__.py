@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 
 from rostersync.cli.program import program
+from rostersync.cli.sealing import seal
 
 OBJECTS_BETWEEN_COLLECTIONS = 100_000
 """Imports and full runs make objects by the million, hardly any in cycles.
@@ -15,6 +16,7 @@ To look after each 700, as Python does by itself, takes a sixth of a full run.
 
 def main() -> None:
     """Do what the command line says, and end the process with its exit status."""
+    seal()  # before any token is read
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     program.main(prog_name="rostersync")
 

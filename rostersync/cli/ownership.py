@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rostersync.cli.sealing import seal
 from rostersync.config import shared_place
 from rostersync.errors import DatabaseUnreachable
 from rostersync.logger import get_logger
@@ -69,6 +70,7 @@ def as_owner(config: Config) -> Config:
     for name in (*_IMPORTED_LATER, *(() if path else _IMPORTED_LATER_FOR_POSTGRESQL)):
         importlib.import_module(name)
     _become(user)
+    seal()
     return config
 
 
