@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+import sys
+
+if __name__ == "__main__" and __spec__ is not None and not sys.flags.safe_path:
+    del sys.path[0]  # `python -m` looks for modules in the current folder first, which may be another user's
 
 from rostersync.cli.program import program
 from rostersync.cli.sealing import seal

@@ -52,7 +52,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     proxies = [name for name in os.environ if name.lower().endswith("_proxy")]
     for name in (*_FOREIGN, *proxies):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(ownership, "SERVICE_USER", "rostersync-no-such-user")  # the tests' own process stays root
+    monkeypatch.setattr(ownership, "SERVICE_USER", "root")  # so that the process of the tests stays root
 
 
 @pytest.fixture

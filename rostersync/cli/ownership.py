@@ -90,11 +90,13 @@ def _owner(folder: Path) -> _User | None:
 
 
 def _service() -> _User | None:
-    """Return the unit's user, or None if this machine has no such user, which is logged."""
+    """Return the unit's user, or None if it is root, or if this machine has no such user, which is logged."""
     try:
         found = pwd.getpwnam(SERVICE_USER)
     except KeyError:
         log.warning("root_keeps_its_rights", reason=f"there is no user {SERVICE_USER}")
+        return None
+    if found.pw_uid == 0:
         return None
     return _User(found.pw_uid, found.pw_gid, f"the user {SERVICE_USER} (uid {found.pw_uid})")
 
