@@ -26,6 +26,7 @@ import pytest
 from psycopg import sql
 from sqlalchemy import URL, make_url
 
+from rostersync.cli import ownership
 from rostersync.errors import Stopped
 from rostersync.store import Store
 
@@ -51,6 +52,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     proxies = [name for name in os.environ if name.lower().endswith("_proxy")]
     for name in (*_FOREIGN, *proxies):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(ownership, "SERVICE_USER", "root")  # so that the process of the tests stays root
 
 
 @pytest.fixture

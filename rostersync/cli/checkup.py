@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from rostersync.config import exposed_password, warnings
+from rostersync.config import exposed_password, shared_place_of_command, warnings
 from rostersync.config.token import exposure
 from rostersync.errors import ConfigError, Forbidden, RostersyncError, Unauthorized
 from rostersync.records import Query
@@ -57,6 +57,7 @@ def examine_file(config: Config, path: Path) -> Iterator[Finding]:
 def examine(config: Config, clock: Clock) -> Iterator[Finding]:
     """Yield the findings about everything that the configuration names."""
     yield from _database(config)
+    yield from _hooks(config)
     quick = config.sync.model_copy(
         update={"per_page": 1, "retries": 1, "run_deadline": min(config.sync.run_deadline, _TIME_LIMIT)}
     )
@@ -122,6 +123,21 @@ def _session(url: str) -> Finding:
         hint,
         1,
     )
+
+
+# The hooks -------------------------------------------------------------------------------------------------------
+
+
+def _hooks(config: Config) -> Iterator[Finding]:
+    command = config.hooks.after_run
+    place = shared_place_of_command(command) if command else None
+    if place is None:
+        return
+    hint = f"let only root write {place} and what is in it"
+    if os.geteuid() == 0:
+        yield Finding("hooks", f"after_run is refused: others than root may write {place}", hint, 1)
+    else:
+        yield Finding("hooks", f"other users may write {place}, and so decide what after_run does", hint, warning=True)
 
 
 # The sources -----------------------------------------------------------------------------------------------------

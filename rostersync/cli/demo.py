@@ -94,7 +94,7 @@ def _program() -> str:
         return "./dev run"
     python = Path(sys.executable)
     shown = python.relative_to(here) if python.is_relative_to(here) else python
-    return f"{shlex.quote(str(shown))} -m rostersync"
+    return f"{shlex.quote(str(shown))} -P -m rostersync"
 
 
 def _session(folder: Path, base_url: str, token: str, clock: SystemClock) -> Session:

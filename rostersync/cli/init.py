@@ -21,7 +21,8 @@ def command(ctx: click.Context, path: Path | None, named: Path | None) -> None:
     """Write a commented configuration to PATH (default: ./config.toml); an existing file is not overwritten."""
     path = path or config_named(ctx, named) or Path("config.toml")
     try:
-        with path.open("x", encoding="utf-8") as file:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), 0o600)  # an odd umask may have taken away the owner's rights as well
             file.write(TEMPLATE)
     except FileExistsError as error:
         raise ConfigError([f"{path} already exists, and was not overwritten"], "choose another name") from error

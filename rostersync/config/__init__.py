@@ -22,6 +22,7 @@ from rostersync.config.rules import warnings
 from rostersync.config.template import TEMPLATE, service_template
 from rostersync.config.timing import parse_duration, spell_duration
 from rostersync.config.token import DEFAULT_VARIABLE
+from rostersync.config.trust import shared_place, shared_place_of_command
 
 __all__ = [
     "DEFAULT_VARIABLE",
@@ -47,6 +48,8 @@ __all__ = [
     "load_content",
     "parse_duration",
     "service_template",
+    "shared_place",
+    "shared_place_of_command",
     "spell_duration",
     "warnings",
 ]

@@ -29,6 +29,7 @@ from rostersync.address import api_url
 from rostersync.config.cron import Cron, is_meant_as_cron
 from rostersync.config.timing import parse_duration
 from rostersync.config.token import exposure, find_token
+from rostersync.config.trust import foreign_owner, this_user
 from rostersync.config.urls import database_url, mask_url
 from rostersync.errors import ConfigError
 from rostersync.secret import Secret  # noqa: TC001 - the same
@@ -211,13 +212,18 @@ class Source(Section):
         return find_token(self.name, self.token_file, self.token_env, environ)
 
     def token_warnings(self) -> list[str]:
-        """Return a line when others than its owner can read the token's file."""
-        mode = exposure(self.token_file) if self.token_file else None
-        if mode is None:
+        """Return a line if other users can read the token's file, and one if it belongs to another user."""
+        file = self.token_file
+        if file is None:
             return []
-        return [
-            f"source {self.name}: others can read {self.token_file} (mode {mode}); run: chmod 600 {self.token_file}"
-        ]
+        lines = []
+        if mode := exposure(file):
+            lines.append(f"source {self.name}: others can read {file} (mode {mode}); run: chmod 600 {file}")
+        if (owner := foreign_owner(file)) is not None:
+            lines.append(
+                f"source {self.name}: {file} belongs to another user (uid {owner}); run: chown {this_user()} {file}"
+            )
+        return lines
 
 
 class Schedule(Section):

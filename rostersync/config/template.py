@@ -87,12 +87,14 @@ base_url = "https://api.managebac.com"
 [hooks]
 # A command that is called after each run that inserted, updated, removed, restored or quarantined a student: by the
 # service, and by commands that do a run themselves. A path is relative to this file; no shell is involved. It gets the
-# run on standard input, as one line of JSON with the keys of `runs` in `rostersync sync --json`: ids and counts. It
-# does not get the token, its source is locked until it ends, and its failure changes nothing of the run; then the last
-# lines that it printed are in the log, so it must not print names. It is called once a run, or, if the machine goes
-# down, not at all.
+# run on standard input, as one line of JSON with the keys of `runs` in `rostersync sync --json`: ids and counts. Of the
+# environment it gets only PATH, HOME, LANG and variables that begin with ROSTERSYNC_, but no tokens and no passwords.
+# It runs as the same user as rostersync, so it can read the files that rostersync can read: only let it run a program
+# that you trust. Root refuses a command that another user can write. The source is locked until the command ends, and
+# its failure does not change the run. After a failure, the last lines that it printed are in the log, so it must not
+# print names. It is called once for each run, or not at all if the machine goes down.
 # after_run = []                       # such as ["./notify.sh", "--quiet"]
-# timeout = "30s"                      # it is killed after this, with all that it has started
+# timeout = "30s"                      # after this time it is killed, with every process that it has started
 """
 
 

@@ -1,11 +1,16 @@
-"""Whether a configuration that was found, not named, can only have been written by this user or by root."""
+"""Whether a file can only have been written, or put in its place, by this user or by root."""
 
 from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import stat
-from pathlib import Path  # noqa: TC003 - needed when types are evaluated
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 
 def why_not_trusted(path: Path) -> str:
@@ -17,14 +22,67 @@ def why_not_trusted(path: Path) -> str:
     return ""
 
 
+def shared_place(path: Path) -> Path | None:
+    """Return the first place on the way to `path` where another user could change or exchange it, or None.
+
+    The way begins with `path` itself and has all folders above it, also those that a link leads through.
+    """
+    path = path.absolute()
+    for place, status in _way_to(path):
+        # In a folder such as /tmp, nobody can rename another user's file. They can add files to it, though.
+        if place != path and status.st_mode & stat.S_ISVTX and status.st_uid in {0, os.geteuid()}:
+            continue
+        if _reason(status):
+            return place
+    return None
+
+
+def shared_place_of_command(words: Sequence[str]) -> Path | None:
+    """Return where another user could change a command: its program, or a file among its arguments, such as a script.
+
+    Returns None if there is no such place.
+    """
+    program = shutil.which(words[0]) or words[0]
+    files = [Path(word).absolute() for word in (program, *words[1:]) if os.path.isfile(word)]  # noqa: PTH113 - never raises
+    return next((place for file in files if (place := shared_place(file))), None)
+
+
+def _way_to(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield each place that the path goes through, those of its links included."""
+    for place in (path, *path.parents):
+        if place.is_symlink():
+            yield place, place.lstat()
+            yield from _way_to(place.parent / place.readlink())
+        yield place, place.stat()
+
+
 def _reason(status: os.stat_result) -> str:
     if status.st_uid not in {0, os.geteuid()}:
         return "belongs to another user"
+    if stat.S_ISLNK(status.st_mode):  # its mode means nothing
+        return ""
     if status.st_mode & stat.S_IWOTH:
         return "can be changed by everybody"
     if status.st_mode & stat.S_IWGRP and status.st_gid != _primary_group(status.st_uid):
         return "can be changed by a group that is not its owner's own"
     return ""
+
+
+def foreign_owner(path: Path) -> int | None:
+    """Return the uid of a file's owner if that is neither this user nor root; None also if there is no such file."""
+    try:
+        owner = path.stat().st_uid
+    except OSError:
+        return None
+    return None if owner in {0, os.geteuid()} else owner
+
+
+def this_user() -> str:
+    """Return the name of the user that the process runs as, or the uid if it has no name."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _primary_group(user: int) -> int | None:

@@ -71,6 +71,6 @@ class Program:
 def this_program() -> Program:
     """Return the installation that is running: its console script beside Python, else Python and the module."""
     script = Path(sys.executable).with_name("rostersync")
-    words = (str(script),) if script.exists() else (sys.executable, "-m", "rostersync")
+    words = (str(script),) if script.exists() else (sys.executable, "-P", "-m", "rostersync")
     package = Path(__file__).parents[1]
     return Program(words, (Path(words[0]), Path(sys.executable), Path(sys.prefix), Path(sys.base_prefix), package))

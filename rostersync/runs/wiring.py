@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -85,8 +86,9 @@ def executor(config: Config, clock: Clock, store: Store, purpose: str) -> Execut
 
 
 def hooks(config: Config, clock: Clock) -> Hooks:
-    """Return what calls the commands in `[hooks]`, without the variables that hold tokens."""
+    """Return what calls the commands in `[hooks]`, without the variables that hold tokens or a part of the url."""
     secrets = {DEFAULT_VARIABLE, *(source.token_env for source in config.sources if source.token_env)}
+    secrets |= {name for name, value in os.environ.items() if value and value in config.database.url}
     return Hooks(config.hooks.after_run, config.hooks.timeout, clock, secrets)
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from rostersync.store.lock import Lease
 
+_KINDS = tuple(map(str, RunKind))
+_ASK = f"ask for one of: {', '.join(_KINDS)}"
+
 # Statements are made once: to make one takes longer than to run it.
 
 _request = run_request.c
@@ -95,7 +98,7 @@ class OpenRequest(msgspec.Struct, frozen=True):
 
     request_id: int
     source: str
-    kind: RunKind
+    kind: str  # a RunKind, unless another program has written the request
     approves: int | None
     state: str
     requested_at: datetime
@@ -144,11 +147,15 @@ def take(lease: Lease, now: datetime, mine: int, *, refresh: bool = False) -> Ru
     """Take the oldest open request for a run of the lease's source, or for a refresh; None when there is none.
 
     One that is already `taken` was taken by a process that died, since this one holds the lock. The holder's own
-    request, `mine`, does not expire for it, however long the requests before it took.
+    request, `mine`, does not expire for it, however long the requests before it took. If another program has written a
+    request of an unknown kind, it is marked as failed.
     """
     taking = _TAKE_REFRESH if refresh else _TAKE_RUN
     with writing(lease.connection):
-        row = lease.connection.execute(taking, {"of": lease.source, "now": now, "number": mine}).first()
+        while row := lease.connection.execute(taking, {"of": lease.source, "now": now, "number": mine}).first():
+            if row.kind in _KINDS:
+                break
+            fail(lease.connection, row.request_id, "no run of this kind is known", _ASK)
     if row is None:
         return None
     return RunRequest(lease.source, RunKind(row.kind), row.approves, ids=row.ids or (), request_id=row.request_id)
@@ -173,7 +180,7 @@ def open_requests(connection: Connection, now: datetime) -> list[OpenRequest]:
     """Return all requests that are taken or pending, of every source, the oldest first."""
     with connection.begin():
         rows = connection.execute(_OPEN, {"now": now}).mappings()
-        return [OpenRequest(**{**row, "kind": RunKind(row["kind"])}) for row in rows]
+        return [OpenRequest(**row) for row in rows]
 
 
 def leave(connection: Connection, request_id: int, *, taken: bool) -> bool:

@@ -417,7 +417,7 @@ def test_this_program_needs_its_interpreter_its_environment_and_its_package() ->
 
 def test_without_a_console_script_the_module_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python3"))
-    assert this_program().words == (str(tmp_path / "python3"), "-m", "rostersync")
+    assert this_program().words == (str(tmp_path / "python3"), "-P", "-m", "rostersync")
     (tmp_path / "rostersync").touch()
     assert this_program().words == (str(tmp_path / "rostersync"),)
 

@@ -231,3 +231,16 @@ def test_no_option_takes_a_token_or_a_password() -> None:
 def test_a_configuration_without_a_password_may_be_read_by_all(site: Site, database: Path) -> None:
     assert database.exists()
     assert "warn" not in site.ok("check")
+
+
+# A new one -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o777])
+def test_init_writes_a_configuration_for_its_owner_only(site: Site, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        site.run_bare("init", "new.toml")
+    finally:
+        os.umask(before)
+    assert mode(site.folder / "new.toml") == 0o600

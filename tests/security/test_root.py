@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pwd
 import shutil
 import tempfile
 from pathlib import Path
@@ -192,3 +194,180 @@ def test_a_missing_token_is_told_as_ever(site: Site) -> None:
     status, _, told = command(site, "sync")
     assert status == 2
     assert "cannot read" in told
+
+
+# PostgreSQL ------------------------------------------------------------------------------------------------------
+
+AS_A_SERVICE = """\
+from rostersync.cli import ownership
+from rostersync.__main__ import main
+ownership.SERVICE_USER = {user!r}
+main()"""
+"""The program on a machine where the unit's user has this name."""
+
+
+@pytest.fixture
+def postgresql_site(open_path: Path, postgres_url: str) -> Iterator[Site]:
+    with serve(open_path, postgres_url, 3) as site:
+        yield site
+
+
+def sync_as_root(site: Site, user: str, *words: str) -> str:
+    process = site.start("sync", *words, program=("-c", AS_A_SERVICE.format(user=user)))
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 0, told
+    return told
+
+
+def uid_of_the_hook(site: Site) -> tuple[str, ...]:
+    """Let a hook note its user; return the command."""
+    noted = site.folder / "noted"
+    noted.mkdir(mode=0o777, exist_ok=True)
+    noted.chmod(0o777)
+    return ("sh", "-c", f"id -u >{noted}/uid; id -G >{noted}/groups; echo $HOME >{noted}/home")
+
+
+def hooked(site: Site, *command: str, **changes: str) -> None:
+    site.configure(f"\n[hooks]\nafter_run = {json.dumps(command)}\n", **changes)
+
+
+def test_with_postgresql_root_is_the_units_user_before_it_calls_the_hook(postgresql_site: Site) -> None:
+    site = postgresql_site
+    hooked(site, *uid_of_the_hook(site))
+    assert "root_keeps_its_rights" not in sync_as_root(site, "nobody")
+    service = pwd.getpwnam("nobody")
+    facts = [(site.folder / "noted" / name).read_text().strip() for name in ("uid", "groups", "home")]
+    assert facts == [str(service.pw_uid), str(service.pw_gid), service.pw_dir]
+
+
+def test_without_the_units_user_root_goes_on_with_postgresql_and_says_so_once(postgresql_site: Site) -> None:
+    site = postgresql_site
+    hooked(site, *uid_of_the_hook(site))
+    told = sync_as_root(site, "rostersync-no-such-user")
+    assert told.count("root_keeps_its_rights") == 1
+    assert (site.folder / "noted" / "uid").read_text() == "0\n"
+
+
+# The hook of a process that stays root -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def root_site(open_path: Path) -> Iterator[Site]:
+    """A school whose database is in a folder of root's, so that root's commands stay root's."""
+    state = open_path / "state"
+    state.mkdir(mode=0o700)
+    with serve(open_path, f"sqlite:///{state}/roster.db", 3) as site:
+        yield site
+
+
+def hook_file(site: Site) -> Path:
+    """Write a hook that only root can change, in a folder of its own."""
+    hook = site.folder / "hooks" / "hook"
+    hook.parent.mkdir(mode=0o755)
+    hook.write_text(f"#!/bin/sh\ntouch {site.folder}/called\n", encoding="utf-8")
+    hook.chmod(0o755)
+    return hook
+
+
+def open_the_file(hook: Path) -> Path:
+    hook.chmod(0o777)
+    return hook
+
+
+def give_the_file_away(hook: Path) -> Path:
+    os.chown(hook, SERVICE, 0)
+    return hook
+
+
+def let_a_group_write_the_file(hook: Path) -> Path:
+    os.chown(hook, 0, SERVICE)
+    hook.chmod(0o775)
+    return hook
+
+
+def open_the_folder(hook: Path) -> Path:
+    hook.parent.chmod(0o777)
+    return hook.parent
+
+
+def give_the_folder_away(hook: Path) -> Path:
+    os.chown(hook.parent, SERVICE, 0)
+    return hook.parent
+
+
+def lead_through_an_open_folder(hook: Path) -> Path:
+    """Put a link in its place, to the same file in a folder that everybody may write."""
+    target = hook.parent.with_name("elsewhere")
+    target.mkdir()
+    target.chmod(0o777)
+    hook.rename(target / "hook")
+    hook.symlink_to(target / "hook")
+    return target
+
+
+def lead_through_a_link_of_another_user(hook: Path) -> Path:
+    drop = hook.parent.with_name("drop")
+    drop.mkdir()
+    drop.chmod(0o1777)
+    link = drop / "hook"
+    hook.rename(hook.with_name("safe"))
+    link.symlink_to(hook.with_name("safe"))
+    os.lchown(link, SERVICE, SERVICE)
+    hook.symlink_to(link)
+    return link
+
+
+OPENINGS = [
+    open_the_file,
+    give_the_file_away,
+    let_a_group_write_the_file,
+    open_the_folder,
+    give_the_folder_away,
+    lead_through_an_open_folder,
+    lead_through_a_link_of_another_user,
+]
+
+
+@pytest.mark.parametrize("words", [(), ("sh",)], ids=["by its path", "as a shell's argument"])
+@pytest.mark.parametrize("opening", OPENINGS)
+def test_root_refuses_a_hook_that_somebody_else_can_write_and_check_reports_it(
+    root_site: Site, opening: Callable[[Path], Path], words: tuple[str, ...]
+) -> None:
+    hook = hook_file(root_site)
+    place = opening(hook)
+    hooked(root_site, *words, str(hook))
+    result = root_site.run("sync")
+    assert result.exit_code == 0
+    assert not (root_site.folder / "called").exists()
+    assert f"refused: others than root may write {place}" in result.stderr
+    checked = root_site.run("check")
+    assert checked.exit_code == 1
+    assert f"fail  hooks: after_run is refused: others than root may write {place}" in checked.stdout
+
+
+def test_root_calls_a_hook_that_only_root_can_write(root_site: Site) -> None:
+    hooked(root_site, str(hook_file(root_site)))
+    root_site.ok("sync")
+    assert (root_site.folder / "called").exists()
+    assert "hooks" not in root_site.ok("check")
+
+
+def test_check_warns_the_services_user_of_a_hook_that_a_third_one_can_write(site: Site) -> None:
+    hook = site.folder.parent / "hook"
+    hook.touch(mode=0o755)
+    for owner, warned in ((0, False), (SERVICE, False), (SERVICE + 1, True)):
+        os.chown(hook, owner, 0)
+        hooked(site, str(hook), token_file="main-token", allow_writes="true")
+        assert (f"warn  hooks: other users may write {hook}" in ok(site, "check")) == warned
+
+
+def test_check_reports_a_token_file_of_another_user(root_site: Site) -> None:
+    token = root_site.folder / "main-token"
+    token.touch(mode=0o600)
+    token.write_text(TOKEN, encoding="utf-8")
+    root_site.configure(token_file="main-token")
+    assert "warn" not in root_site.ok("check")
+    os.chown(token, SERVICE, SERVICE)
+    said = root_site.ok("check")
+    assert f"warn  source main: {token} belongs to another user (uid {SERVICE})" in said
+    assert f"chown root {token}" in said

@@ -7,7 +7,9 @@ import json
 import logging
 import os
 import resource
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
@@ -50,6 +52,13 @@ def report(state: RunState = RunState.SUCCEEDED, run_id: int | None = 7, **count
 
 UPDATED = report(fetched=1, updated=1)
 LARGE = replace(UPDATED, error="x" * 1_000_000)
+
+
+NOTE_NAMES = """
+import os, sys
+with open(sys.argv[1], "w") as file:
+    file.write(" ".join(sorted(os.environ.keys() - {"LC_CTYPE"})))
+"""
 
 
 def call(*command: str, seconds: float = 20, clock: SystemClock | None = None, run: RunReport = UPDATED) -> float:
@@ -128,16 +137,15 @@ def test_without_a_command_nothing_happens(events: Any) -> None:
     assert events() == []
 
 
-def test_its_environment_holds_neither_the_token_nor_what_is_systemds(
+def test_its_environment_holds_the_few_variables_that_a_command_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    withheld = ["ROSTERSYNC_TOKEN", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"]
-    for name in [*withheld, "ITS_OWN"]:
-        monkeypatch.setenv(name, SECRET)
-    shell('env > "$1"', tmp_path / "env")
-    names = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
-    assert {"ITS_OWN", "PATH"} <= names
-    assert names.isdisjoint(withheld)
+    given = ["HOME", "LANG", "ROSTERSYNC_CONFIG", "ROSTERSYNC_MAIL_TO"]
+    withheld = ["ROSTERSYNC_TOKEN", "ROSTERSYNC_OLD_TOKEN", "ROSTERSYNC_DB_PASSWORD", "DB_PASSWORD", "PGPASSWORD"]
+    for name in [*given, *withheld, "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "ANOTHER"]:
+        monkeypatch.setenv(name, "/invented")
+    call(shutil.which("env") or "", "-u", "_", sys.executable, "-ISc", NOTE_NAMES, str(tmp_path / "env"))
+    assert (tmp_path / "env").read_text().split() == sorted([*given, "PATH"])
 
 
 def test_no_word_of_it_is_a_shells(tmp_path: Path) -> None:
@@ -202,6 +210,46 @@ def test_what_a_hook_leaves_behind_with_its_output_open_is_neither_waited_for_no
     assert shell('sleep 60 & echo $! > "$1"', tmp_path / "child") < 5
     assert [event["event"] for event in events()] == ["hook_finished"]
     assert ends(int((tmp_path / "child").read_text()))
+
+
+LEAVE_EVERYTHING = """
+import os, subprocess, sys, time
+if os.fork():
+    time.sleep(60 if sys.argv[2] == "wait" else 0)
+    os._exit(0)
+os.setsid()
+if os.fork():
+    os._exit(0)
+for stream in range(3):
+    os.dup2(os.open(os.devnull, os.O_RDWR), stream)
+with open(sys.argv[1], "w") as file:
+    file.write(str(os.getpid()))
+os.execve("/bin/sleep", ["sleep", "60"], {})
+"""
+"""A program that becomes a daemon: with a session, without a parent, and without the environment and the streams."""
+
+
+@pytest.mark.parametrize("then", ["wait", "end"])
+def test_a_process_that_has_become_a_daemon_is_killed_with_the_hook(tmp_path: Path, events: Any, then: str) -> None:
+    others = [subprocess.Popen(["sleep", "60"]), subprocess.Popen(["setsid", "sleep", "60"])]
+    script = f'"{sys.executable}" -ISc "$2" "$1" {then}; while ! test -s "$1"; do :; done'
+    assert shell(script, tmp_path / "child", LEAVE_EVERYTHING, seconds=2) < 5
+    assert [event["event"] for event in events()] == ["hook_failed" if then == "wait" else "hook_finished"]
+    assert ends(int((tmp_path / "child").read_text()))
+    assert [other.poll() for other in others] == [None, None]  # our own other children are left alone
+    for other in others:
+        other.kill()
+        other.wait()
+
+
+def test_a_hook_that_signals_its_whole_process_group_is_told_as_such(tmp_path: Path, events: Any) -> None:
+    shell("kill 0; sleep 60")
+    assert failure(events)["reason"] == f"ended by signal {signal.SIGTERM.value}"
+
+
+def test_a_hook_that_kills_its_parent_is_a_failure(events: Any) -> None:
+    shell("kill -9 $PPID; sleep 60")
+    assert failure(events)["reason"] == f"ended by signal {signal.SIGKILL.value}"
 
 
 def test_one_that_left_the_process_group_and_writes_for_ever_is_not_waited_for(tmp_path: Path, events: Any) -> None:
