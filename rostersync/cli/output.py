@@ -6,7 +6,6 @@ server's error; so every door makes it harmless, and the rest of `cli` prints th
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import sys
@@ -20,7 +19,7 @@ import click
 from rostersync.cli.verbosity import is_quiet
 from rostersync.clock import to_text
 from rostersync.report import ignore_progress
-from rostersync.runs.cells import guarded
+from rostersync.runs.cells import csv_line
 from rostersync.words import HARMFUL, clean
 
 if TYPE_CHECKING:
@@ -82,19 +81,12 @@ def document(value: Any) -> None:
 
 
 def csv_lines(file: IO[str], *, raw: bool = False) -> Callable[[Iterable[Any]], None]:
-    """Return what writes a line of CSV into `file`, formulas as texts; `raw` leaves them as they are."""
-    writer = csv.writer(file, lineterminator="\n")
+    """Return a function that writes a line of CSV into `file`, formulas as texts; `raw` leaves them as they are."""
 
     def write(cells: Iterable[Any]) -> None:
-        writer.writerow([_csv_cell(cell, raw=raw) for cell in cells])
+        file.write(f"{csv_line(cells, raw=raw)}\n")
 
     return write
-
-
-def _csv_cell(value: Any, *, raw: bool) -> Any:
-    if not isinstance(value, str):
-        return value
-    return clean(value if raw else guarded(value))
 
 
 def as_json_values(values: Mapping[str, Any]) -> dict[str, Any]:
