@@ -12,6 +12,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from textwrap import indent
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -76,8 +77,27 @@ def ask_secret(question: str) -> str:
 
 def document(value: Any) -> None:
     """Print a JSON document; what would be harmful in a text is escaped."""
+    click.echo(_json(value))
+
+
+def streamed_document(name: str, values: Iterable[Any]) -> None:
+    """Print a JSON document that begins with a list, its values as they come; `document_end` prints the rest."""
+    click.echo(f'{{\n  "{name}": [', nl=False)
+    separator, end = "\n", "]"
+    for value in values:
+        click.echo(separator + indent(_json(value), "    "), nl=False)
+        separator, end = ",\n", "\n  ]"
+    click.echo(end, nl=False)
+
+
+def document_end(members: Mapping[str, Any]) -> None:
+    """Print the other members of a document, and its end."""
+    click.echo(f",{_json(members)[1:]}")
+
+
+def _json(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, indent=2)
-    click.echo(_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    return _IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def csv_lines(file: IO[str], *, raw: bool = False) -> Callable[[Iterable[Any]], None]:
@@ -150,7 +170,8 @@ def progress() -> Iterator[Callable[[str], ProgressCallback]]:
         bars.MofNCompleteColumn(),
         bars.TimeRemainingColumn(),
     )
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    # Without `redirect_stdout=False` what is printed meanwhile would go to standard error.
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as shown:
 
         def progress_of(source: str) -> ProgressCallback:
             task = shown.add_task(source, total=None)

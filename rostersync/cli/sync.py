@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @source_option
 @click.option("--full", is_flag=True, help="Read the whole roster, not only what changed.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write, and show what a run would do.")
+@click.option("--allow-growth", is_flag=True, help="Read the whole roster, and let it have any number of new students.")
 @click.option("--approve", type=Natural(), metavar="RUN_ID", help="Carry out the removals of a held run.")
 @click.option(
     "--wait", type=Duration(), default=timedelta(seconds=60), help="How long to wait for the lock.  [default: 60s]"
@@ -43,6 +44,7 @@ def command(
     names: tuple[str, ...],
     full: bool,
     dry_run: bool,
+    allow_growth: bool,
     approve: int | None,
     wait: timedelta,
     as_json: bool,
@@ -53,9 +55,9 @@ def command(
     another process.
     """
     if approve is None:
-        kind = RunKind.FULL if full else RunKind.INCREMENTAL
+        kind = RunKind.GROWTH if allow_growth else RunKind.FULL if full else RunKind.INCREMENTAL
         wanted = [RunRequest(source.name, kind, wait=wait) for source in session.chosen(names)]
-    elif names or full:
+    elif names or full or allow_growth:
         raise click.UsageError(
             "--approve repeats the held run as it was: it can only be combined with --wait, --dry-run, --json"
         )
