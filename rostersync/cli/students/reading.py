@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -13,14 +14,16 @@ import click
 from rostersync.cli.options import Moment, Natural, configured_as_caller, json_option
 from rostersync.cli.output import csv_lines, document, document_end, progress, streamed_document, table
 from rostersync.cli.program import print_stderr
-from rostersync.cli.students.source import one_source_option, opened
+from rostersync.cli.students.source import chosen_source, one_source_option, opened
+from rostersync.errors import NoDatabase, StoreError
 from rostersync.managebac.students import STATUSES
 from rostersync.records import FIELD_NAMES, json_value
 from rostersync.runs.cells import as_cell
+from rostersync.store.audit import Entry, Outcome
 from rostersync.words import count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from rostersync.cli.options import Session
@@ -77,6 +80,8 @@ def list_students(
     if raw and not as_csv:
         raise click.UsageError("--raw goes with --csv")
     names = _chosen(fields)
+    if as_csv:
+        session = session.as_owner()
     with opened(session, name) as api:
         found = api.students.list(
             ids=ids or None,
@@ -91,13 +96,36 @@ def list_students(
         )
         students = _with_progress(found)
         if as_csv:
-            _print_csv(students, names or NAMES, raw=raw)
+            with _recorded(
+                session, Entry(chosen_source(session, name).name, "list-csv", ids, names or NAMES)
+            ) as count_:
+                count_(_print_csv(students, names or NAMES, raw=raw))
         elif as_json:
             _print_json(students, found.unreadable, names or NAMES)
         else:
             _print_tables(students, names, with_deleted=deleted_since is not None)
     for row in found.unreadable:
         print_stderr(f"student {row.id or 'without an id'} cannot be read: {row.reason}")
+
+
+@contextmanager
+def _recorded(session: Session, entry: Entry) -> Iterator[Callable[[int], None]]:
+    """Record an export, which nothing prevents if there is no place to record it; lend what takes its length."""
+    from rostersync.runs.recording import Recorder  # noqa: PLC0415 - only an export needs the database
+    from rostersync.store import open_store  # noqa: PLC0415 - the same
+
+    with ExitStack() as stack:
+        try:
+            try:
+                store = open_store(session.config, session.clock, create=False)
+            except NoDatabase:
+                store = None
+            recording = stack.enter_context(Recorder(store, session.clock).recorded(entry, failed=Outcome.NOT_TAKEN))
+        except StoreError as error:
+            print_stderr(f"this export is not recorded: {error.message}", logging.WARNING)
+            yield lambda _students: None
+            return
+        yield lambda students: recording.count({"students": students})
 
 
 def _chosen(fields: str | None) -> tuple[str, ...]:
@@ -175,8 +203,12 @@ def _print_tables(students: Iterator[Student], names: Sequence[str], *, with_del
     print_stderr(count(number, "student"), logging.INFO)
 
 
-def _print_csv(students: Iterator[Student], names: Sequence[str], *, raw: bool) -> None:
+def _print_csv(students: Iterator[Student], names: Sequence[str], *, raw: bool) -> int:
+    """Print the students, and return how many there were."""
     write = csv_lines(sys.stdout, raw=raw)
     write(names)
+    number = 0
     for student in students:
         write([as_cell(json_value(getattr(student, name))) for name in names])
+        number += 1
+    return number
