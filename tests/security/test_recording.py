@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from roles import roles_on, set_up
 from school_site import Site, serve
 
 from rostersync.store import audit
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from conftest import PostgresServer
     from journal import Journal
 
 
@@ -124,3 +126,16 @@ def test_an_export_that_nothing_records_says_so(site: Site) -> None:
 def test_a_name_in_the_environment_is_a_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUDO_USER", "operator")
     assert audit.caller().who.endswith(" (claimed: sudo by operator)")
+
+
+def test_a_grant_and_its_end_are_recorded(postgres_server: PostgresServer, tmp_path: Path, journal: Journal) -> None:
+    with roles_on(postgres_server, tmp_path) as roles:
+        set_up(roles)
+        roles.ok("grant-reader", roles.reader, "--view", "sync_health")
+        roles.ok("revoke-reader", roles.reader)
+        rows = roles.ask("", "SELECT verb, fields, outcome FROM audit_log ORDER BY at")
+    assert rows == [
+        ("grant-reader", [roles.reader, "sync_health"], "done"),
+        ("revoke-reader", [roles.reader], "done"),
+    ]
+    assert [event["verb"] for event in journal.events(4)] == ["grant-reader"] * 2 + ["revoke-reader"] * 2
