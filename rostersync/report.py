@@ -29,6 +29,8 @@ class RunKind(enum.StrEnum):
 
     INCREMENTAL = "incremental"
     FULL = "full"
+    GROWTH = "growth"
+    """Only in a request: a full run that may insert any number of students."""
     REFRESH = "refresh"
     """Single students, after a write. It counts for nothing that asks how fresh the replica is."""
 

@@ -23,11 +23,13 @@ import canary
 import compiled_once
 import psycopg
 import pytest
+from journal import Journal
 from psycopg import sql
 from sqlalchemy import URL, make_url
 
 from rostersync.cli import ownership
 from rostersync.errors import Stopped
+from rostersync.observe import syslog
 from rostersync.store import Store
 
 if TYPE_CHECKING:
@@ -53,6 +55,25 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*_FOREIGN, *proxies):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(ownership, "SERVICE_USER", "root")  # so that the process of the tests stays root
+
+
+@pytest.fixture(scope="session")
+def _listening_journal(tmp_path_factory: pytest.TempPathFactory) -> Journal:
+    return Journal(tmp_path_factory.mktemp("journal") / "log")
+
+
+@pytest.fixture(autouse=True)
+def journal(_listening_journal: Journal, monkeypatch: pytest.MonkeyPatch) -> Journal:
+    """The journal of the system, as the programs see it that run in this process."""
+    monkeypatch.setattr(syslog, "SOCKET", _listening_journal.place)
+    _listening_journal.events()
+    return _listening_journal
+
+
+@pytest.fixture
+def no_journal(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system without a journal."""
+    monkeypatch.setattr(syslog, "SOCKET", f"{journal.place}-is-missing")
 
 
 @pytest.fixture

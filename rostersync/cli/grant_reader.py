@@ -9,7 +9,9 @@ import click
 from rostersync.cli.options import configured
 from rostersync.cli.output import note
 from rostersync.errors import ConfigError
+from rostersync.runs.recording import Recorder
 from rostersync.store import open_store, readers
+from rostersync.store.audit import Entry
 from rostersync.store.engine import sqlite_path
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ def command(session: Session, role: str, views: tuple[str, ...]) -> None:
     what it may read, and add no view of a later version; run this again for that.
     """
     store = open_postgresql(session, "grant-reader")
-    with store.writing() as connection:
+    entry = Entry("*", "grant-reader", fields=(role, *(views or readers.NAMES)))
+    with Recorder(store, session.clock).recorded(entry), store.writing() as connection:
         readable = readers.grant(connection, role, views)
     note(f"role {role} can read {', '.join(readable)}")
 

@@ -6,13 +6,13 @@ server's error; so every door makes it harmless, and the rest of `cli` prints th
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from textwrap import indent
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -20,7 +20,7 @@ import click
 from rostersync.cli.verbosity import is_quiet
 from rostersync.clock import to_text
 from rostersync.report import ignore_progress
-from rostersync.runs.cells import guarded
+from rostersync.runs.cells import csv_line
 from rostersync.words import HARMFUL, clean
 
 if TYPE_CHECKING:
@@ -77,24 +77,36 @@ def ask_secret(question: str) -> str:
 
 def document(value: Any) -> None:
     """Print a JSON document; what would be harmful in a text is escaped."""
+    click.echo(_json(value))
+
+
+def streamed_document(name: str, values: Iterable[Any]) -> None:
+    """Print a JSON document that begins with a list, its values as they come; `document_end` prints the rest."""
+    click.echo(f'{{\n  "{name}": [', nl=False)
+    separator, end = "\n", "]"
+    for value in values:
+        click.echo(separator + indent(_json(value), "    "), nl=False)
+        separator, end = ",\n", "\n  ]"
+    click.echo(end, nl=False)
+
+
+def document_end(members: Mapping[str, Any]) -> None:
+    """Print the other members of a document, and its end."""
+    click.echo(f",{_json(members)[1:]}")
+
+
+def _json(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, indent=2)
-    click.echo(_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    return _IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def csv_lines(file: IO[str], *, raw: bool = False) -> Callable[[Iterable[Any]], None]:
-    """Return what writes a line of CSV into `file`, formulas as texts; `raw` leaves them as they are."""
-    writer = csv.writer(file, lineterminator="\n")
+    """Return a function that writes a line of CSV into `file`, formulas as texts; `raw` leaves them as they are."""
 
     def write(cells: Iterable[Any]) -> None:
-        writer.writerow([_csv_cell(cell, raw=raw) for cell in cells])
+        file.write(f"{csv_line(cells, raw=raw)}\n")
 
     return write
-
-
-def _csv_cell(value: Any, *, raw: bool) -> Any:
-    if not isinstance(value, str):
-        return value
-    return clean(value if raw else guarded(value))
 
 
 def as_json_values(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,7 +170,8 @@ def progress() -> Iterator[Callable[[str], ProgressCallback]]:
         bars.MofNCompleteColumn(),
         bars.TimeRemainingColumn(),
     )
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    # Without `redirect_stdout=False` what is printed meanwhile would go to standard error.
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as shown:
 
         def progress_of(source: str) -> ProgressCallback:
             task = shown.add_task(source, total=None)

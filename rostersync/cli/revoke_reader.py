@@ -9,7 +9,9 @@ import click
 from rostersync.cli.grant_reader import open_postgresql
 from rostersync.cli.options import configured
 from rostersync.cli.output import echo, note
+from rostersync.runs.recording import Recorder
 from rostersync.store import readers
+from rostersync.store.audit import Entry
 
 if TYPE_CHECKING:
     from rostersync.cli.options import Session
@@ -24,7 +26,8 @@ def command(session: Session, role: str) -> int:
     Exit status: 0 it can read no view now, 1 it still can, through another role or a grant to PUBLIC.
     """
     store = open_postgresql(session, "revoke-reader")
-    with store.writing() as connection:
+    entry = Entry("*", "revoke-reader", fields=(role,))
+    with Recorder(store, session.clock).recorded(entry), store.writing() as connection:
         left = readers.revoke(connection, role)
     if left:
         echo(f"role {role} can still read {', '.join(left)}: through another role, or a grant to PUBLIC")

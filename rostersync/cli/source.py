@@ -10,7 +10,9 @@ import click
 from rostersync.cli.options import configured
 from rostersync.cli.output import confirm, echo, note
 from rostersync.errors import ConfigError
+from rostersync.runs.recording import Recorder
 from rostersync.store import open_store
+from rostersync.store.audit import Entry
 from rostersync.store.forget import forget, holdings
 from rostersync.words import count
 
@@ -51,8 +53,12 @@ def forget_source(session: Session, name: str, dry_run: bool, yes: bool) -> None
         echo(f"{name}: would purge {figures}")
         return
     _confirm(name, figures, yes=yes)
-    with store.lease(name, "rostersync source forget") as lease:
+    with (
+        Recorder(store, session.clock).recorded(Entry(name, "forget")) as recording,
+        store.lease(name, "rostersync source forget") as lease,
+    ):
         purged = forget(lease)
+        recording.count(purged)
     note(f"{name}: purged {_figures(purged)}")
 
 

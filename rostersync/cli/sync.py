@@ -12,11 +12,11 @@ from rostersync.cli.options import Duration, Natural, configured, json_option, s
 from rostersync.cli.output import document, progress
 from rostersync.cli.reports import explain, show
 from rostersync.errors import ConfigError, NoDatabase
-from rostersync.report import RunKind, RunRequest
+from rostersync.report import RunKind, RunRequest, RunState
 from rostersync.runs import executor, wiring
 from rostersync.runs.batch import run_all, worst
 from rostersync.store import daemons, open_store
-from rostersync.store.runs import open_hold
+from rostersync.store.runs import open_hold, plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @source_option
 @click.option("--full", is_flag=True, help="Read the whole roster, not only what changed.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write, and show what a run would do.")
+@click.option("--allow-growth", is_flag=True, help="Read the whole roster, and let it have any number of new students.")
 @click.option("--approve", type=Natural(), metavar="RUN_ID", help="Carry out the removals of a held run.")
 @click.option(
     "--wait", type=Duration(), default=timedelta(seconds=60), help="How long to wait for the lock.  [default: 60s]"
@@ -43,6 +44,7 @@ def command(
     names: tuple[str, ...],
     full: bool,
     dry_run: bool,
+    allow_growth: bool,
     approve: int | None,
     wait: timedelta,
     as_json: bool,
@@ -53,15 +55,16 @@ def command(
     another process.
     """
     if approve is None:
-        kind = RunKind.FULL if full else RunKind.INCREMENTAL
+        kind = RunKind.GROWTH if allow_growth else RunKind.FULL if full else RunKind.INCREMENTAL
         wanted = [RunRequest(source.name, kind, wait=wait) for source in session.chosen(names)]
-    elif names or full:
+    elif names or full or allow_growth:
         raise click.UsageError(
             "--approve repeats the held run as it was: it can only be combined with --wait, --dry-run, --json"
         )
     else:
         wanted = [replace(_approval(session, approve), wait=wait)]
-    outcomes = carry_out(session, wanted, dry_run=dry_run)
+    carry = carry_out if approve is None or dry_run else _carry_out_recorded
+    outcomes = carry(session, wanted, dry_run=dry_run)
     return show_outcomes(session, outcomes, as_json=as_json)
 
 
@@ -84,6 +87,25 @@ def carry_out(session: Session, requests: Sequence[RunRequest], *, dry_run: bool
             clock=session.clock,
             refused=refused,
         )
+
+
+def _carry_out_recorded(session: Session, requests: Sequence[RunRequest], *, dry_run: bool) -> list[Outcome]:
+    """Carry out the approval of a held run, and record who approved it and what became of that."""
+    from rostersync.runs.recording import Recorder  # noqa: PLC0415 - only approvals need it
+    from rostersync.store.audit import Entry  # noqa: PLC0415 - the same
+    from rostersync.store.audit import Outcome as Recorded  # noqa: PLC0415 - the same
+
+    (request,) = requests
+    assert request.approves is not None, "an approval"
+    store = open_store(session.config, session.clock, create=False)
+    with store.reading() as connection:
+        removals = len(plan(connection, request.approves))
+    entry = Entry(request.source, "approve", counts={"run": request.approves, "removals": removals})
+    with Recorder(store, session.clock).recorded(entry) as recording:
+        (outcome,) = carry_out(session, requests, dry_run=dry_run)
+        by_state = {RunState.SUCCEEDED: Recorded.DONE, RunState.INCOMPLETE: Recorded.NOT_TAKEN}
+        recording.outcome = by_state.get(outcome.report.state if outcome.report else RunState.FAILED, Recorded.REFUSED)
+    return [outcome]
 
 
 def show_outcomes(session: Session, outcomes: Sequence[Outcome], *, as_json: bool) -> int:

@@ -246,6 +246,7 @@ class Sync(Section):
     run_deadline: Duration = _lasting("30m", "1s", "7d")
     crawl_attempts: int = _whole(3, 1, 20)
     details_per_run: int = _whole(500, 0, 100_000)
+    stage_mib: int = _whole(2048, 1, 1 << 20)
 
 
 class Guard(Section):

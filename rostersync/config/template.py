@@ -68,6 +68,7 @@ base_url = "https://api.managebac.com"
 # run_deadline = "30m"                 # of one run
 # crawl_attempts = 3                   # attempts to read a list that keeps changing
 # details_per_run = 500                # students asked for singly in a run, if ManageBac's lists lack some fields
+# stage_mib = 2048                     # the most that a run may receive, or 10 times the database if that is more
 
 [guard]
 # If more students than this disappear within a day, their removal is held until you approve it.

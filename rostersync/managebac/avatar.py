@@ -12,6 +12,7 @@ from urllib3.filepost import encode_multipart_formdata
 
 from rostersync.managebac.endpoints import JSON
 from rostersync.managebac.fields import invalid
+from rostersync.managebac.picture import without_metadata
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -21,10 +22,10 @@ MAX_BYTES = 10 * 2**20
 
 
 def encode(url: str | None, file: str | PathLike[str] | bytes | None) -> tuple[bytes, str]:
-    """Return body and content type for an address or a file.
+    """Return body and content type for an address or a file; of a file, its metadata is not sent (`picture`).
 
     Raises `Invalid` for both or none of them, for no web address, and for a file that is missing, too large, or no
-    image.
+    image that can be read.
     """
     if (url is None) == (file is None):
         raise invalid({"base": ("an avatar needs exactly one of url and file",)})
@@ -36,6 +37,11 @@ def encode(url: str | None, file: str | PathLike[str] | bytes | None) -> tuple[b
     kind = image_type(content)
     if kind is None:
         raise invalid({"file": ("is not a PNG, JPEG, GIF or WebP image",)})
+    try:
+        content = without_metadata(content, kind)
+    except ValueError:
+        message = "cannot be read, so where it was taken cannot be removed from it; save it again with another program"
+        raise invalid({"file": (message,)}) from None
     # The name is ours: that of the file may say who is in the picture.
     return encode_multipart_formdata([("avatar[file]", (f"avatar.{kind}", content, f"image/{kind}"))])
 

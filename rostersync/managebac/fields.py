@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 
 from rostersync.errors import Invalid
 from rostersync.records import FIELDS, LARGEST_ID, Kind, Student, json_value
+from rostersync.words import HARMFUL
 
 _BY_THE_SERVER = "set by ManageBac itself"
 _BY_ARCHIVE = "use archive or unarchive"
@@ -231,13 +232,17 @@ def why_not_writable(name: str) -> str:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("must be a text")  # noqa: TRY004 - one kind of error for all that is wrong with a value
-    if "\0" in value:
-        raise ValueError("must not contain a NUL character")
     try:
         value.encode()
     except UnicodeEncodeError:
         raise ValueError("must not contain half a character") from None
+    if found := _HARMFUL.search(value):
+        what = f"U+{ord(found[0]):04X}: a control character, or one that changes the direction of the text"
+        raise ValueError(f"must not contain {what}")
     return value
+
+
+_HARMFUL = re.compile(f"[{HARMFUL}]")
 
 
 def _integer(value: object) -> int:

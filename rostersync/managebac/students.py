@@ -26,6 +26,9 @@ log = get_logger(__name__)
 Status = Literal["enrolled", "withdrawn", "graduated"]
 
 STATUSES: tuple[Status, ...] = ("enrolled", "withdrawn", "graduated")
+MOST_UNREADABLE = 1_000
+"""If a list has more records that cannot be read, it is the API that has changed."""
+
 MOST_PER_PAGE = 200  # v2p3; the Students page of v2p1 names no limit
 
 
@@ -33,8 +36,8 @@ class StudentList(Iterator[Student]):
     """The students that a query finds, in the API's order, which is not documented: iterate over it, once.
 
     Pages are asked for as they are needed, a few ahead; one thread at a time may iterate. Records that cannot be read
-    are passed over, logged by id and kept in `unreadable`. While the school changes, pages move: a student may be
-    missed or come twice (a sync guards against that, a list does not).
+    are passed over, logged by id and kept in `unreadable`; `Malformed` is raised for more than 1,000 of them. While the
+    school changes, pages move: a student may be missed or come twice (a sync guards against that, a list does not).
     """
 
     def __init__(
@@ -104,6 +107,9 @@ class StudentList(Iterator[Student]):
             if isinstance(row, Student):
                 yield with_status(row)
             else:
+                if len(self.unreadable) == MOST_UNREADABLE:
+                    hint = "the API seems to have changed; look for a new version of rostersync"
+                    raise Malformed(f"more than {MOST_UNREADABLE:,} records cannot be read", hint)
                 self.unreadable.append(row)
                 log.info("record_unreadable", id=row.id, reason=row.reason)
 

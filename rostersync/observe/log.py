@@ -53,6 +53,11 @@ def configure(
     _install(handler, lowest)
 
 
+def json_formatter() -> logging.Formatter:
+    """Return the formatter of a log that is JSON, for another place than `configure` has set."""
+    return _Formatter("json", sys.stderr, logging.INFO, ())
+
+
 class _Formatter(logging.Formatter):
     """The pipeline, made for the first line: it is slow to import, and many a command logs nothing."""
 

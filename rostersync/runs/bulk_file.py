@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 MOST_MISTAKES = 50
 """The most mistakes of a file that are reported one by one; only the number of the others is."""
+
+MOST_BYTES, MOST_LINES = 100_000_000, 100_000
+"""A larger file, or one of more lines, is refused before it is read as CSV."""
 
 _ANY_FIELD = (*WRITABLE, *(name for name in UNWRITABLE if name != "id"))
 
@@ -84,10 +88,24 @@ def refuse(path: Path, mistakes: Sequence[Mistake]) -> None:
         raise ConfigError([*told, *more], "nothing was sent")
 
 
+def _content(path: Path) -> bytes:
+    """Return what is in the file. Raises `ConfigError` if it is too large to be meant, and `OSError`."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size  # of a pipe it says nothing
+        content = b"" if size > MOST_BYTES else file.read(MOST_BYTES + 1)
+    too_much = [
+        *(["larger than 100 MB"] if max(size, len(content)) > MOST_BYTES else []),
+        *(["more than 100,000 lines"] if max(content.count(b"\n"), content.count(b"\r")) > MOST_LINES else []),
+    ]
+    if too_much:
+        raise ConfigError([f"{path}: {too_much[0]}"], "nothing was sent; split it into several files")
+    return content
+
+
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Return the rows that are not blank, each with the number of its (last) line."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = _content(path).decode("utf-8-sig")
     except OSError as error:
         raise ConfigError([f"{path}: {(error.strerror or 'cannot be read').lower()}"]) from error
     except UnicodeDecodeError as error:

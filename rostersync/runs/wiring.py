@@ -34,6 +34,7 @@ def policy(config: Config) -> SyncPolicy:
         max_age=config.sync.max_age,
         attempts=config.sync.crawl_attempts,
         details_per_run=config.sync.details_per_run,
+        stage_bytes=config.sync.stage_mib << 20,
         guard=GuardPolicy(guard.max_deletions, guard.max_deletion_percent, guard.floor),
     )
 

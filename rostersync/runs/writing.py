@@ -13,7 +13,7 @@ from rostersync.errors import ApiError, OutcomeUnknown, Stopped, StoreError
 from rostersync.logger import get_logger
 from rostersync.managebac.avatar import encode as encode_avatar
 from rostersync.managebac.fields import archive_date, check_id, invalid, not_taken, payload
-from rostersync.store import audit
+from rostersync.runs.recording import Recorder
 from rostersync.store.audit import Entry, Outcome
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rostersync.clock import Clock
     from rostersync.managebac.students import Students
     from rostersync.records import Student
+    from rostersync.runs.recording import Recording
     from rostersync.store import Store
 
 log = get_logger(__name__)
@@ -134,8 +135,8 @@ class Written:
     student: Student | None = None
     not_taken: tuple[str, ...] = ()
     error: ApiError | None = None
-    entry: int = 0
-    """The number of its entry in the audit log; 0 without one."""
+    recording: Recording | None = None
+    """How it is recorded; None until it is."""
     log_error: StoreError | None = None
     """Why the entry could not be completed: the log still says `sending`."""
     stopped: Stopped | None = None
@@ -143,14 +144,13 @@ class Written:
 
 
 class Writer:
-    """Sends writes to one source's students, and keeps the audit log of `store` (None: there is no database yet)."""
+    """Sends writes to one source's students, and records them; `store` is None if there is no database yet."""
 
     def __init__(self, source: str, students: Students, store: Store | None, clock: Clock) -> None:
         self._source = source
         self._students = students
-        self._store = store
+        self._recorder = Recorder(store, clock)
         self._clock = clock
-        self._caller = audit.caller()
         self._so_far = Written(0, Outcome.REFUSED)
         """What is known of the write that is under way."""
 
@@ -159,16 +159,18 @@ class Writer:
 
         Without `read_back` only a write whose answer was lost is looked for; see `confirm` for the others.
 
-        Raises `StoreError`, before anything is sent, where the audit log cannot be kept.
+        Raises `StoreError`, before anything is sent, if it cannot be recorded.
         """
-        entry = self._begin(write)
+        recording = self._recorder.begin(
+            Entry(self._source, write.verb, (write.key,) if write.key else (), write.fields)
+        )
         self._so_far = Written(write.key, Outcome.REFUSED)
         try:
             written = self._send(write, read_back=read_back)
         except Stopped as stopped:
             outcome = Outcome.UNKNOWN if stopped.in_doubt else self._so_far.outcome
             written = replace(self._so_far, outcome=outcome, stopped=stopped)
-        return self._finish(replace(written, entry=entry))
+        return self._finish(replace(written, recording=recording))
 
     def confirm(self, write: Write, written: Written, listed: Student, *, last: bool) -> Written:
         """Return what has become of a write that is done, as the list shows it, and, at the `last` look, GET as well.
@@ -256,23 +258,11 @@ class Writer:
             return replace(written, outcome=Outcome.NOT_TAKEN if missing else Outcome.DONE, not_taken=missing)
         return written
 
-    # The audit log -------------------------------------------------------------------------------------------
-
-    def _begin(self, write: Write) -> int:
-        if self._store is None:
-            return 0
-        entry = Entry(self._source, write.verb, (write.key,) if write.key else (), write.fields)
-        who, host = self._caller
-        with self._store.writing() as connection:
-            return audit.begin(connection, entry, who=who, host=host, now=self._clock.now())
-
     def _finish(self, written: Written) -> Written:
-        """Complete the entry of a write, whatever becomes of that: what was sent was sent."""
-        if self._store is None:
-            return written
+        """Record how a write ended, whatever becomes of that: what was sent was sent."""
+        assert written.recording is not None, "it was recorded before it was sent"
         try:
-            with self._store.writing() as connection:
-                audit.finish(connection, written.entry, written.outcome, (written.key,) if written.key else None)
+            self._recorder.finish(written.recording, written.outcome, (written.key,) if written.key else None)
         except StoreError as error:
             return replace(written, log_error=error)
         return written

@@ -25,22 +25,27 @@ class Outcome(enum.StrEnum):
     SENDING = "sending"
     """It was about to be sent. Where this stays, the process ended before it knew more."""
     DONE = "done"
-    """ManageBac has it."""
+    """ManageBac, or the database, has it."""
     NOT_TAKEN = "not_taken"
-    """ManageBac accepted it, and left some of the fields as they were."""
+    """Only a part of it was carried out: ManageBac left some of the fields as they were."""
     REFUSED = "refused"
-    """ManageBac did not accept it."""
+    """It was not carried out."""
     UNKNOWN = "unknown"
     """The answer was lost, so ManageBac may have it or not."""
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A write: its verb, the students it is about, and the names of the fields that it sets."""
+    """Something that a user does: its verb, and the source (`*`: all of them) that it is about.
+
+    `ids` are the students, if they are named, `fields` the names of the fields that are set or exported (for a grant,
+    the role and its views), and `counts` figures.
+    """
 
     source: str
     verb: str
-    ids: tuple[int, ...]
-    fields: tuple[str, ...]
+    ids: tuple[int, ...] = ()
+    fields: tuple[str, ...] = ()
+    counts: dict[str, int] = {}
 
 
 class Caller(NamedTuple):
@@ -51,14 +56,14 @@ class Caller(NamedTuple):
 
 
 def caller() -> Caller:
-    """Return who runs this process, and where; of somebody who uses sudo both names."""
+    """Return who runs this process, and where; and who says to use sudo, which the environment may claim falsely."""
     user = os.getuid()
     try:
         name = pwd.getpwuid(user).pw_name
     except KeyError:  # an account that the system has no name for, as in a container
         name = f"uid {user}"
     by = os.environ.get("SUDO_USER")
-    return Caller(f"{name} (sudo by {by})" if by else name, socket.gethostname())
+    return Caller(f"{name} (claimed: sudo by {by})" if by else name, socket.gethostname())
 
 
 def begin(connection: Connection, entry: Entry, *, who: str, host: str, now: datetime) -> int:
@@ -73,6 +78,7 @@ def begin(connection: Connection, entry: Entry, *, who: str, host: str, now: dat
             verb=entry.verb,
             ids=entry.ids,
             fields=entry.fields,
+            counts=entry.counts,
             outcome=str(Outcome.SENDING),
         )
         .returning(audit.c.audit_id)
@@ -80,10 +86,10 @@ def begin(connection: Connection, entry: Entry, *, who: str, host: str, now: dat
     return number
 
 
-def finish(connection: Connection, audit_id: int, outcome: Outcome, ids: tuple[int, ...] | None = None) -> None:
-    """Note how a write ended; `ids` where they are known only now, as of a student who was created.
-
-    Call it inside a transaction.
-    """
-    known = {} if ids is None else {"ids": ids}
-    connection.execute(update(audit).where(audit.c.audit_id == audit_id).values(outcome=str(outcome), **known))
+def finish(connection: Connection, audit_id: int, outcome: Outcome, entry: Entry) -> None:
+    """Note how something ended, with the ids and figures that are known now. Call it inside a transaction."""
+    connection.execute(
+        update(audit)
+        .where(audit.c.audit_id == audit_id)
+        .values(outcome=str(outcome), ids=entry.ids, counts=entry.counts)
+    )

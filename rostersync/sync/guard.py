@@ -10,6 +10,13 @@ TOLERATED = 20
 """Up to this many undecodable records are just bad records, however small the school."""
 
 
+MOST_NEWCOMERS = 1_000
+"""Up to this many new students in a run are never too many."""
+
+MOST_GROWTH = 10
+"""Beyond that, a run may insert so many times the students who are known."""
+
+
 class GuardPolicy(msgspec.Struct, frozen=True):
     """The limits, as configured in `[guard]`."""
 
@@ -39,3 +46,17 @@ def check_rejection_rate(received: int, rejected: int) -> None:
     if rejected > TOLERATED and rejected * 20 > received:
         message = f"{rejected} of {received} records cannot be decoded: the API seems to have changed"
         raise RunFailed(message, "nothing was applied; look for a new version of rostersync, or at api_version")
+
+
+def check_growth(inserted: int, live: int) -> None:
+    """Raise `RunFailed` if a run would insert far more students than are known.
+
+    Args:
+        inserted: The number of students whom the run would insert.
+        live: The number of students in the replica. If there are none, as before the first run, nothing is refused.
+
+    """
+    if live and inserted > max(MOST_NEWCOMERS, MOST_GROWTH * live):
+        message = f"{inserted:,} students would be inserted, and {live:,} are known"
+        hint = "nothing was applied; if they are this school's, read everything: rostersync sync --allow-growth"
+        raise RunFailed(message, hint)

@@ -34,6 +34,7 @@ class SyncPolicy(msgspec.Struct, frozen=True):
     max_age: timedelta = timedelta(days=7)
     attempts: int = 3
     details_per_run: int = 500
+    stage_bytes: int = 2 << 30
     guard: GuardPolicy = msgspec.field(default_factory=GuardPolicy)
 
 
@@ -46,7 +47,7 @@ def choose(requested: RunKind, state: SourceState, now: datetime, policy: SyncPo
     marks, clean = state.watermarks, state.last_clean_modified_at
     if requested is RunKind.REFRESH:
         return requested
-    if requested is RunKind.FULL or marks.modified is None or marks.deleted is None:
+    if requested in {RunKind.FULL, RunKind.GROWTH} or marks.modified is None or marks.deleted is None:
         return RunKind.FULL
     recent = clean is not None and timedelta(0) <= now - clean <= policy.max_age
     return RunKind.INCREMENTAL if recent else RunKind.FULL

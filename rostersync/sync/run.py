@@ -91,6 +91,7 @@ class Run:
         self._source = source
         self._connection = connection
         self._stage = stage
+        stage.room.most_bytes = policy.stage_bytes
         self._api = api
         self._policy = policy
         self._clock = clock
@@ -242,6 +243,8 @@ class Run:
         self._details.ask()
         self._combine(self._settled_before(crawl))
         counts = Comparison(self._connection, self._source).judge()
+        if request.kind is not RunKind.GROWTH:
+            guard.check_growth(counts.inserted, runs.live_students(self._connection, self._source))
         counts = replace(counts, stale=stage.stale_count, deleted=removals.removed, removals_held=removals.held)
         return self._draw_up(crawl, request, removals, counts)
 

@@ -6,7 +6,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from rostersync.clock import EPOCH
-from rostersync.errors import ApiError
+from rostersync.errors import ApiError, RunFailed
 from rostersync.records import Query, changed_fields
 from rostersync.report import Difference, Verdict
 from rostersync.store import runs
@@ -40,6 +40,7 @@ def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progr
         read_until = state.watermarks.modified or state.last_clean_full_at
         if read_until is None:
             return Verdict(source, error="it was never read in full; run `rostersync sync` first")
+        stage.room.most_bytes = policy.stage_bytes
         reader = ListReader(api, stage, policy.attempts, progress)
         try:
             roster = reader.students(Query(), api.first_page(Query()))
@@ -55,7 +56,7 @@ def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progr
                 ids = [difference.id for difference in differences]
                 _note(verdict, differences, comparison.pending(ids, since=since, until=until, last_run=last_run))
             verdict.error = _unknown(stage)
-        except ApiError as error:
+        except (ApiError, RunFailed) as error:
             return Verdict(source, error=error.message)
         return verdict
 

@@ -36,9 +36,9 @@ def begin(store: Store, *ids: int, source: str = SOURCE, fields: tuple[str, ...]
         return audit.begin(connection, entry, who="operator", host="desk.invalid", now=store.clock.now())
 
 
-def finish(store: Store, audit_id: int, outcome: Outcome, ids: tuple[int, ...] | None = None) -> None:
+def finish(store: Store, audit_id: int, outcome: Outcome, *ids: int) -> None:
     with store.writing() as connection:
-        audit.finish(connection, audit_id, outcome, ids)
+        audit.finish(connection, audit_id, outcome, Entry(SOURCE, "update", ids))
 
 
 def log(store: Store) -> list[dict[str, Any]]:
@@ -71,12 +71,12 @@ def test_a_write_is_on_record_before_it_is_sent_and_its_outcome_afterwards(store
         "counts": {},
         "outcome": "sending",
     }
-    finish(store, number, Outcome.DONE)
+    finish(store, number, Outcome.DONE, 2054)
     assert [(row["ids"], row["outcome"]) for row in log(store)] == [([2054], "done")]
 
 
 def test_a_student_who_was_created_is_named_afterwards(store: Store) -> None:
-    finish(store, begin(store), Outcome.NOT_TAKEN, ids=(10_342_450_537,))
+    finish(store, begin(store), Outcome.NOT_TAKEN, 10_342_450_537)
     assert [(row["ids"], row["outcome"]) for row in log(store)] == [([10_342_450_537], "not_taken")]
 
 
@@ -84,7 +84,7 @@ def test_the_outcome_of_one_write_is_not_that_of_another(store: Store, clock: Ma
     first = begin(store, 1)
     clock.advance(1)
     begin(store, 2)
-    finish(store, first, Outcome.REFUSED)
+    finish(store, first, Outcome.REFUSED, 1)
     assert [row["outcome"] for row in log(store)] == ["refused", "sending"]
 
 
@@ -124,7 +124,7 @@ def test_the_caller_is_the_account_of_the_process_on_its_machine(monkeypatch: py
 
 def test_whoever_uses_sudo_is_named_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUDO_USER", "operator")
-    assert audit.caller().who == f"{pwd.getpwuid(os.getuid()).pw_name} (sudo by operator)"
+    assert audit.caller().who == f"{pwd.getpwuid(os.getuid()).pw_name} (claimed: sudo by operator)"
 
 
 def test_an_account_without_a_name_is_known_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:

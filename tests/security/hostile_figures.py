@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import os
 import resource
+import stat
 import subprocess
 import sys
 import tempfile
@@ -16,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,8 @@ class Figures:
     cpu_seconds: float
     """Of the process alone, whatever else the machine does."""
     peak_mib: float
+    disk_mib: float
+    """The most that its open files took, the stage's included, which has no name."""
     reports: list[dict[str, Any]]
     servers: list[HostileServer]
 
@@ -152,6 +156,21 @@ def headers_without_end() -> Answer:
     return answer
 
 
+def endless(number_of_pages: int) -> Answer:
+    """Answer each page with other students, whose records are as large as any may be."""
+    numbers = itertools.count()
+    total = number_of_pages * _ON_A_PAGE
+
+    def answer() -> Iterator[bytes]:
+        first = 1 + _ON_A_PAGE * next(numbers)
+        rows = b",".join(student(key, house="a" * 60_000) for key in range(first, first + _ON_A_PAGE))
+        return response(page(rows, total, total_pages=number_of_pages))
+
+    return answer
+
+
+_ON_A_PAGE = 33
+
 GOOD = page(b",".join(student(key) for key in range(1, 101)), 100)
 
 
@@ -230,6 +249,8 @@ def _meta_of(elements: bytes) -> bytes:
     return page(student(1), 1).replace(b'"total_pages"', b'"unknown": ' + elements + b', "total_pages"')
 
 
+ENDLESS = Attack("10,000 pages of students of 60 kB", endless(10_000))
+
 GROUPS = (_too_many, _too_large, _too_deep, _over_http)
 
 
@@ -256,7 +277,7 @@ token_env = "ROSTERSYNC_TOKEN"
 # The peak is that of the process itself: what getrusage tells begins with the memory of whoever started it.
 _PROGRAM = """
 import re, runpy, sys
-sys.argv = ["rostersync", "-c", sys.argv[1], "sync", "--json"]
+sys.argv[0] = "rostersync"
 try:
     runpy.run_module("rostersync", run_name="__main__", alter_sys=True)
 finally:
@@ -296,30 +317,67 @@ class HostileServer:
             self._server.server_close()
 
 
-def run(attacks: Sequence[Attack]) -> Figures:
-    """Have one process sync from one hostile server after the other."""
+def run(attacks: Sequence[Attack], more: str = "") -> Figures:
+    """Have one process sync from one hostile server after the other, with `more` settings of `[sync]`."""
     servers = [HostileServer(attack.answer) for attack in attacks]
+    with _configured(servers, more) as folder:
+        figures, out, told = _measured(folder, "sync", "--json")
+    reports = json.loads(out or "{}").get("runs") or [{"state": "crashed", "error": told[-1:], "inserted": 0}]
+    return replace(figures, reports=reports, servers=servers)
+
+
+def listed(number_of_pages: int, form: str) -> Figures:
+    """Have one process list the students of a hostile server that has so many pages."""
+    servers = [HostileServer(endless(number_of_pages))]
+    with _configured(servers) as folder:
+        figures, out, _ = _measured(folder, "students", "list", form)
+    assert out.count("a" * 60_000) == number_of_pages * _ON_A_PAGE
+    return replace(figures, servers=servers)
+
+
+@contextmanager
+def _configured(servers: Sequence[HostileServer], more: str = "") -> Iterator[Path]:
+    """Lend a folder with a configuration for the servers, which serve meanwhile."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for server in servers:
             stack.enter_context(server.serving())
         sources = [_SOURCE.format(number=number, port=server.port) for number, server in enumerate(servers)]
-        (folder / "config.toml").write_text(_CONFIG + "".join(sources))
+        (folder / "config.toml").write_text(_CONFIG + more + "".join(sources))
         (folder / "config.toml").chmod(0o600)
-        started, cpu_before = time.monotonic(), _cpu_of_children()
-        done = subprocess.run(
-            [sys.executable, "-c", _PROGRAM, str(folder / "config.toml")],
+        yield folder
+
+
+def _measured(folder: Path, *words: str) -> tuple[Figures, str, list[str]]:
+    """Run the program, and return what it took, what it printed, and the lines of its standard error."""
+    started, cpu_before, disk = time.monotonic(), _cpu_of_children(), 0.0
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as told:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, *words, "-c", str(folder / "config.toml")],
             env=os.environ | {"ROSTERSYNC_TOKEN": TOKEN},
             cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=900,
+            stdout=out,
+            stderr=told,
         )
+        while process.poll() is None:
+            disk = max(disk, _disk_mib(process.pid, {os.fstat(file.fileno()).st_ino for file in (out, told)}))
+            time.sleep(0.02)
         seconds, cpu_seconds = time.monotonic() - started, _cpu_of_children() - cpu_before
-    *errors, peak = done.stderr.splitlines()
-    reports = json.loads(done.stdout or "{}").get("runs") or [{"state": "crashed", "error": errors[-1], "inserted": 0}]
-    return Figures(seconds, cpu_seconds, int(peak) / 1024, reports, servers)
+        out.seek(0)
+        told.seek(0)
+        *lines, peak = told.read().splitlines()
+        return Figures(seconds, cpu_seconds, int(peak) / 1024, disk, [], []), out.read(), lines
+
+
+def _disk_mib(pid: int, but: set[int]) -> float:
+    sizes: dict[int, int] = {}
+    with suppress(OSError):  # it has ended
+        for handle in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                found = handle.stat()
+                if stat.S_ISREG(found.st_mode) and found.st_ino not in but:
+                    sizes[found.st_ino] = found.st_blocks * 512
+    return sum(sizes.values()) / MIB
 
 
 def _cpu_of_children() -> float:
@@ -327,19 +385,24 @@ def _cpu_of_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-ATTACKS = {attack.name: attack for group in GROUPS for attack in group()}
+ATTACKS = {attack.name: attack for attack in (*itertools.chain.from_iterable(group() for group in GROUPS), ENDLESS)}
 
 
 def main() -> None:
-    print(f"{'answer':<36} {'bytes':>10} {'requests':>8} {'seconds':>7} {'of CPU':>7} {'peak MiB':>8}  outcome")
+    heads = f"{'bytes':>10} {'requests':>8} {'seconds':>7} {'of CPU':>7} {'peak MiB':>8} {'disk MiB':>8}"
+    print(f"{'answer':<36} {heads}  outcome")
     for name, attack in ATTACKS.items():
         if sys.argv[1:] and not any(wanted in name for wanted in sys.argv[1:]):
             continue
         figures = run([attack])
         (server,), (report,) = figures.servers, figures.reports
-        taken = f"{figures.seconds:>7.1f} {figures.cpu_seconds:>7.1f} {figures.peak_mib:>8.0f}"
+        taken = f"{figures.seconds:>7.1f} {figures.cpu_seconds:>7.1f} {figures.peak_mib:>8.0f} {figures.disk_mib:>8.0f}"
         ended = f"{report['state']}, {report['inserted']} stored" + (f": {report['error']}" if report["error"] else "")
         print(f"{name:<36} {server.size:>10,} {server.requests:>8} {taken}  {ended[:150]}", flush=True)
+    for form in ("--csv", "--json", "--fields=id,extra"):
+        if not sys.argv[1:] or "list" in sys.argv[1:]:
+            figures = listed(200, form)
+            print(f"list {form}, 400 MB: {figures.seconds:.1f} s, {figures.peak_mib:.0f} MiB", flush=True)
 
 
 if __name__ == "__main__":

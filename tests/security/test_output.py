@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from school_site import ROOT, Site, serve
 
 from rostersync.cli import output
 from rostersync.clock import SystemClock
-from rostersync.runs.cells import guarded, unguarded
+from rostersync.runs.cells import csv_line, guarded, unguarded
 from rostersync.simulator import faults
 from rostersync.simulator.refusals import invalid
 from rostersync.store import Store
@@ -203,8 +205,11 @@ FORMULAS = [
     "'=1",
     "''=1",
     "+000 555 0101",
+    "-5",
+    "+5",
+    '"=1"',
 ]
-PLAIN = ["Wrang", "O'Wrang", "'quoted'", "a=b", "-5", "+5", "-5.25", "", "12-13", "'"]
+PLAIN = ["Wrang", "O'Wrang", "'quoted'", "a=b", "a, b; c", "5", "5.25", "", "12-13", "'"]
 
 
 @pytest.mark.parametrize("text", FORMULAS)
@@ -225,14 +230,47 @@ def test_a_guarded_cell_is_read_as_what_it_was(text: str) -> None:
     assert unguarded(guarded(text)) == text
 
 
-def test_numbers_stay_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    output.csv_lines(sys.stdout)([-5, -0.25, None, "=1"])
-    assert capsys.readouterr().out == "-5,-0.25,,'=1\n"
+_TEXTS = st.one_of(
+    st.text(),
+    st.text(st.sampled_from("=+-@＝'\" \xa0,;\t\r\nx5")),  # noqa: RUF001 - the wide form is meant
+)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@example(["1", "x;=cmd|' /C calc'!A0"])
+@example(["1", 'x;"=cmd"'])
+@example(["1", "x, =1"])
+@example(["-5", "3*cmd|' /C calc'!A0"])  # with a semicolon as separator the line is one cell
+@given(st.lists(_TEXTS, min_size=1, max_size=4))
+def test_no_cell_is_a_formula_whatever_the_spreadsheet_takes_for_the_separator(
+    separator: str, texts: list[str]
+) -> None:
+    cells = next(csv.reader([csv_line(texts)], delimiter=separator))
+    assert [cell for cell in cells if cell.strip().startswith(("=", "+", "-", "@", "＝"))] == []  # noqa: RUF001 - the same
+
+
+@given(_TEXTS)
+def test_a_text_is_not_changed_by_being_written_and_read(text: str) -> None:
+    assert unguarded(guarded(text)) == text
+    (cell,) = next(csv.reader([csv_line([text])], strict=True))
+    assert unguarded(cell.strip()).strip() == output.clean(text).strip()
+
+
+def test_a_cell_with_a_separator_of_any_dialect_is_quoted() -> None:
+    assert csv_line(["a;b", "a,b", 'a"b', "ab"]) == '"a;b","a,b","a""b",ab'
+
+
+def test_a_line_of_a_single_empty_cell_is_not_blank() -> None:
+    assert csv_line([None]) == '""'
+
+
+def test_positive_numbers_stay_numbers() -> None:
+    assert csv_line([5, 0.25, None, "=1", -5]) == "5,0.25,,'=1,'-5"
 
 
 def test_what_was_exported_can_be_sent_back_and_changes_nothing(site: Site) -> None:
     keys = sorted(site.school.truth())[:6]
-    for key, text in zip(keys, [*FORMULAS[:4], *PLAIN[:2]], strict=True):
+    for key, text in zip(keys, [*FORMULAS[:3], "x;=1", "x,\t=1", PLAIN[1]], strict=True):
         site.school.update(key, nickname=text)
     chosen = [word for key in keys for word in ("--id", str(key))]
     file = site.folder / "many.csv"

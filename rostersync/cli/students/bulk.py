@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 import sys
@@ -202,13 +203,13 @@ def _check_target(target: Path, path: Path) -> None:
 
 @contextmanager
 def _created(target: Path) -> Iterator[IO[str]]:
-    """Lend the result file, readable for this user only; an earlier one is kept beside it, with `.1` behind its name.
+    """Lend the result file, readable for this user only; an earlier one is kept beside it.
 
     Raises `ConfigError`, before anything is sent.
     """
     try:
         if target.exists():
-            target.replace(target.with_name(f"{target.name}.1"))
+            _keep_beside(target)
         handle = open_plain(target, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     except OSError as error:
         raise _not_writable(target, error) from error
@@ -219,6 +220,16 @@ def _created(target: Path) -> Iterator[IO[str]]:
     finally:
         with suppress(OSError):  # on a full disk, which `_noted` has reported
             file.close()
+
+
+def _keep_beside(target: Path) -> None:
+    """Rename a file to the first free name of those with `.1`, `.2` and so on behind its own. Raises `OSError`."""
+    for number in itertools.count(1):
+        place = target.with_name(f"{target.name}.{number}")
+        with suppress(FileExistsError):
+            os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # now the name is ours
+            target.replace(place)
+            return
 
 
 def _not_writable(target: Path, error: OSError) -> ConfigError:

@@ -213,7 +213,7 @@ def refresh(session: Session, source: Source, store: Store | None, keys: Sequenc
     If `clock` stops, the request for it stays in the database, and the next process that syncs the source executes it.
     """
     if store is None:
-        print_stderr("there is no database yet: neither the replica nor the audit log has it", logging.WARNING)
+        print_stderr("there is no database yet: the journal alone has it, and no replica", logging.WARNING)
         return
     later = f"the replica has it with the next run of {source.name}"
     executor = wiring.executor(session.config, clock, store, "rostersync students")
@@ -256,8 +256,10 @@ def _print_result(options: WriteOptions, source: Source, write: Write, written: 
 def _explain(write: Write, written: Written) -> None:
     """Say on standard error why a write is not done, or not known to be."""
     error = written.error
-    if written.log_error is not None:
-        print_stderr(f"entry {written.entry} of the audit log could not be completed: {written.log_error.message}")
+    if written.log_error is not None and written.recording is not None:
+        print_stderr(
+            f"entry {written.recording.number} of the audit log could not be completed: {written.log_error.message}"
+        )
     match written.outcome:
         case Outcome.REFUSED if written.stopped:
             print_stderr("stopped; nothing was sent, or it was not accepted")

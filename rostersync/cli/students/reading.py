@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rostersync.cli.options import Moment, Natural, configured_as_caller, json_option
-from rostersync.cli.output import csv_lines, document, progress, table
+from rostersync.cli.output import csv_lines, document, document_end, progress, streamed_document, table
 from rostersync.cli.program import print_stderr
-from rostersync.cli.students.source import one_source_option, opened
+from rostersync.cli.students.source import chosen_source, one_source_option, opened
+from rostersync.errors import NoDatabase, StoreError
 from rostersync.managebac.students import STATUSES
 from rostersync.records import FIELD_NAMES, json_value
 from rostersync.runs.cells import as_cell
+from rostersync.store.audit import Entry, Outcome
 from rostersync.words import count
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from rostersync.cli.options import Session
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from rostersync.records import Rejected, Student
 
 _COLUMNS = ("id", "last_name", "first_name", "email", "student_id", "year_group_id", "status", "updated_at")
+_IN_A_TABLE = 1_000
 NAMES = ("id", *FIELD_NAMES, "extra", "deleted_at")
 
 
@@ -66,12 +71,17 @@ def list_students(
     raw: bool,
     as_json: bool,
 ) -> None:
-    """List the students that match all filters. Times: 2026-03-01, or 2026-03-01T08:00:00Z."""
+    """List the students that match all filters. Times: 2026-03-01, or 2026-03-01T08:00:00Z.
+
+    Students are printed while they are read: if the exit status is not 0, the output is not complete.
+    """
     if as_csv and as_json:
         raise click.UsageError("--csv and --json exclude each other")
     if raw and not as_csv:
         raise click.UsageError("--raw goes with --csv")
     names = _chosen(fields)
+    if as_csv:
+        session = session.as_owner()
     with opened(session, name) as api:
         found = api.students.list(
             ids=ids or None,
@@ -85,15 +95,37 @@ def list_students(
             per_page=session.config.sync.per_page,
         )
         students = _with_progress(found)
-    if as_csv:
-        _print_csv(students, names or NAMES, raw=raw)
-    elif as_json:
-        _print_json(students, found.unreadable, names or NAMES)
-    else:
-        is_gone = any(student.deleted_at for student in students)
-        _print_table(students, names or ((*_COLUMNS, "deleted_at") if is_gone or deleted_since else _COLUMNS))
+        if as_csv:
+            with _recorded(
+                session, Entry(chosen_source(session, name).name, "list-csv", ids, names or NAMES)
+            ) as count_:
+                count_(_print_csv(students, names or NAMES, raw=raw))
+        elif as_json:
+            _print_json(students, found.unreadable, names or NAMES)
+        else:
+            _print_tables(students, names, with_deleted=deleted_since is not None)
     for row in found.unreadable:
         print_stderr(f"student {row.id or 'without an id'} cannot be read: {row.reason}")
+
+
+@contextmanager
+def _recorded(session: Session, entry: Entry) -> Iterator[Callable[[int], None]]:
+    """Record an export, which nothing prevents if there is no place to record it; lend what takes its length."""
+    from rostersync.runs.recording import Recorder  # noqa: PLC0415 - only an export needs the database
+    from rostersync.store import open_store  # noqa: PLC0415 - the same
+
+    with ExitStack() as stack:
+        try:
+            try:
+                store = open_store(session.config, session.clock, create=False)
+            except NoDatabase:
+                store = None
+            recording = stack.enter_context(Recorder(store, session.clock).recorded(entry, failed=Outcome.NOT_TAKEN))
+        except StoreError as error:
+            print_stderr(f"this export is not recorded: {error.message}", logging.WARNING)
+            yield lambda _students: None
+            return
+        yield lambda students: recording.count({"students": students})
 
 
 def _chosen(fields: str | None) -> tuple[str, ...]:
@@ -107,15 +139,21 @@ def _chosen(fields: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _with_progress(found: StudentList) -> list[Student]:
-    students: list[Student] = []
+def _with_progress(found: StudentList) -> Iterator[Student]:
+    """Yield the students. A bar shows how many there were, if they are not printed on the terminal themselves."""
+    total = found.total_count  # before anything is printed: most errors come with the first page
+    if sys.stdout.isatty():
+        return found
+    return _counted(found, total)
+
+
+def _counted(found: StudentList, total: int) -> Iterator[Student]:
     with progress() as progress_of:
         report = progress_of("students")
-        for student in found:
-            students.append(student)
-            if len(students) % 100 == 0:
-                report("list", len(students), found.total_count)
-    return students
+        for number, student in enumerate(found, 1):
+            yield student
+            if number % 100 == 0:
+                report("list", number, total)
 
 
 @click.command()
@@ -147,18 +185,30 @@ def show_student(student: Student) -> None:
     table(("field", "value"), values)
 
 
-def _print_json(students: list[Student], rejected: list[Rejected], names: Sequence[str]) -> None:
-    unreadable = [{"id": row.id, "reason": row.reason} for row in rejected]
-    document({"students": [as_json_object(student, names) for student in students], "unreadable": unreadable})
+def _print_json(students: Iterator[Student], rejected: list[Rejected], names: Sequence[str]) -> None:
+    streamed_document("students", (as_json_object(student, names) for student in students))
+    document_end({"unreadable": [{"id": row.id, "reason": row.reason} for row in rejected]})
 
 
-def _print_table(students: list[Student], names: Sequence[str]) -> None:
-    table(names, [[json_value(getattr(student, name)) for name in names] for student in students])
-    print_stderr(count(len(students), "student"), logging.INFO)
+def _print_tables(students: Iterator[Student], names: Sequence[str], *, with_deleted: bool) -> None:
+    """Print tables of 1,000 students, because the width of a column is known only when all of its cells are."""
+    number = 0
+    while (some := list(islice(students, _IN_A_TABLE))) or not number:
+        with_deleted = with_deleted or any(student.deleted_at for student in some)
+        columns = names or ((*_COLUMNS, "deleted_at") if with_deleted else _COLUMNS)
+        table(columns, [[json_value(getattr(student, name)) for name in columns] for student in some])
+        number += len(some)
+        if len(some) < _IN_A_TABLE:
+            break
+    print_stderr(count(number, "student"), logging.INFO)
 
 
-def _print_csv(students: list[Student], names: Sequence[str], *, raw: bool) -> None:
+def _print_csv(students: Iterator[Student], names: Sequence[str], *, raw: bool) -> int:
+    """Print the students, and return how many there were."""
     write = csv_lines(sys.stdout, raw=raw)
     write(names)
+    number = 0
     for student in students:
         write([as_cell(json_value(getattr(student, name))) for name in names])
+        number += 1
+    return number

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Select, Table
+    from sqlalchemy import ColumnElement, Connection, Select, Table
 
     from rostersync.projections import Keys
+    from rostersync.store.stage.room import Room
 
 _NEEDED = bindparam("needed", type_=Boolean)
 _AT_MOST = bindparam("at_most", type_=Integer)
@@ -152,6 +153,10 @@ class _Parts(NamedTuple):
 class StagedDetails(Statements):
     """Answers of GET on their way to the second part of a student's record."""
 
+    def __init__(self, connection: Connection, source: str, room: Room) -> None:
+        super().__init__(connection, source)
+        self._room = room
+
     def newest(self) -> datetime | None:
         """Return the latest `updated_at` of the list rows, None without one."""
         ((newest,),) = self._rows(_NEWEST)
@@ -261,6 +266,7 @@ class StagedDetails(Statements):
             records: {"id": parts.key, "record": encode(student)},
             details: {"id": parts.key, "record": record, "renewed": renewed, **facts},
         }
+        self._room.take(row.get("record") for row in rows.values())
         self._filled.update(rows)
         with self._connection.begin():
             for table, row in rows.items():

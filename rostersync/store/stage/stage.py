@@ -17,6 +17,7 @@ from rostersync.store.rows import insert_all, staged_values
 from rostersync.store.stage import queries as q
 from rostersync.store.stage import tables
 from rostersync.store.stage.details import StagedDetails
+from rostersync.store.stage.room import Room
 from rostersync.store.statements import Statements
 
 if TYPE_CHECKING:
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
 class StagedList(Statements):
     """The rows of one list, as its readings have brought them: where `sync.lists` puts what it reads."""
 
-    def __init__(self, connection: Connection, source: str, table: Table) -> None:
+    def __init__(self, connection: Connection, source: str, table: Table, room: Room) -> None:
         super().__init__(connection, source)
         self._table = table
+        self._room = room
         self._reading = 0
 
     def begin_reading(self) -> None:
@@ -61,8 +63,8 @@ class StagedList(Statements):
 class StagedStudents(StagedList):
     """The rows of the roster, or of the modified feed."""
 
-    def __init__(self, connection: Connection, source: str) -> None:
-        super().__init__(connection, source, tables.staged)
+    def __init__(self, connection: Connection, source: str, room: Room) -> None:
+        super().__init__(connection, source, tables.staged, room)
         self.extra_keys: set[str] = set()
         """Names of the keys that rostersync does not know, at most `MOST_KEYS`."""
         self.odd_fields: dict[int, set[str]] = {}
@@ -91,11 +93,12 @@ class StagedStudents(StagedList):
         self._replace(list(by_key.values()), list(by_key))
 
     def _replace(self, rows: list[Row], known: list[int]) -> None:
+        records = {row.id: encode(row) for row in rows if isinstance(row, Student)}
+        self._room.take(records.get(row_key(row)) for row in rows)
         self._filled |= {tables.staged, tables.records}
         with self._connection.begin():
             for drop in q.DROP if known else ():
                 self._connection.execute(drop, {"ids": known})
-            records = {row.id: encode(row) for row in rows if isinstance(row, Student)}
             insert_all(self._connection, tables.records, records.items())
             staged = staged_values(self._connection.dialect, self._reading)
             insert_all(self._connection, tables.staged, (staged(row, records) for row in rows))
@@ -136,6 +139,7 @@ class StagedDeletions(StagedList):
     def put(self, listed: Iterable[ListedRow]) -> None:
         """Stage the ids of rows."""
         values = [{"id": row.key, "reading": self._reading, "deleted_at": _deleted_at(row.decode())} for row in listed]
+        self._room.take(None for _ in values)
         self._put_all(q.stage_deletion(self._dialect), values)
 
     def lack_ids(self) -> bool:
@@ -149,9 +153,10 @@ class Stage(Statements):
     def __init__(self, connection: Connection, source: str) -> None:
         """Use the empty stage of `connection` (see `tables`)."""
         super().__init__(connection, source)
-        self.students = StagedStudents(connection, source)
-        self.deletions = StagedDeletions(connection, source, tables.deletions)
-        self.details = StagedDetails(connection, source)
+        self.room = Room(connection)
+        self.students = StagedStudents(connection, source, self.room)
+        self.deletions = StagedDeletions(connection, source, tables.deletions, self.room)
+        self.details = StagedDetails(connection, source, self.room)
         self.absence_unconfirmed = False
         """Whether GET has said that somebody is gone, and has not shown a living student since."""
         self._stale: set[int] = set()
@@ -197,6 +202,7 @@ class Stage(Statements):
         return False
 
     def _note(self, key: int, answer: str, deleted_at: datetime | None = None, record: bytes | None = None) -> None:
+        self.room.take([record])
         values = {"id": key, "answer": answer, "deleted_at": deleted_at, "record": record}
         self._put_all(q.put_answer(self._dialect), [values])
 
