@@ -48,7 +48,7 @@ def shared_place_of_command(words: Sequence[str]) -> Path | None:
 
 
 def _way_to(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield each place that the path goes through, those of its links included."""
+    """Yield each place that the path goes through, and each place that its links go through."""
     for place in (path, *path.parents):
         if place.is_symlink():
             yield place, place.lstat()
@@ -69,7 +69,7 @@ def _reason(status: os.stat_result) -> str:
 
 
 def foreign_owner(path: Path) -> int | None:
-    """Return the uid of a file's owner if that is neither this user nor root; None also if there is no such file."""
+    """Return the uid of a file's owner if that is neither this user nor root, else None."""
     try:
         owner = path.stat().st_uid
     except OSError:

@@ -172,10 +172,10 @@ def _below(ancestor: int) -> set[int]:
 
 @contextmanager
 def _running(command: Sequence[str], environ: dict[str, str]) -> Iterator[_Hook]:
-    """Start a command in a session of its own; in the end kill what is left of it. Raises `OSError`."""
+    """Start a command in a new session; in the end kill every process that it has left. Raises `OSError`."""
     ours, theirs = socket.socketpair()
     keeper = [sys.executable, "-I", "-S", str(_KEEPER), str(theirs.fileno())]
-    if not os.access(sys.executable, os.X_OK):  # a process that was root's, and whose Python is in root's home
+    if not os.access(sys.executable, os.X_OK):  # we were root until now, and Python is in root's home
         keeper = []
     with closing(ours), closing(theirs):
         process = subprocess.Popen(  # noqa: S603 - the administrator's own command, without a shell

@@ -1,8 +1,8 @@
 """The process between us and a hook, which keeps hold of every process that the hook starts.
 
-A process whose parent ends becomes this one's child, even if it has a session of its own. So all of them are below this
-process for as long as it lives, and `hooks` can kill them. It is a program of its own, started without rostersync's
-modules, so that it starts in some hundredths of a second and holds no secret.
+If the parent of one of them ends, it becomes this process's child, even if it has its own session. So all of them are
+below this process for as long as it lives, and `hooks` can kill them. It is a separate program and imports none of
+rostersync's modules, so that it starts within hundredths of a second and holds no secret.
 
 Called as `keeper.py FD COMMAND...`. FD is one end of a socket pair: `status N` or `errno N` is written to it, and then
 this process waits until the other end is closed.

@@ -64,7 +64,7 @@ equal "the state folder" "$(stat -c '%U:%G %a' /var/lib/rostersync)" "rostersync
 
 # What it may do.
 pid=$(show MainPID)
-equal "the daemon's user" "$(stat -c %U "/proc/$pid")" rostersync
+equal "the daemon's user" "$(awk '/^Uid/ {print $2}' "/proc/$pid/status")" "$(id -u rostersync)"
 equal "its capabilities" "$(awk '/^CapEff/ {print $2}' "/proc/$pid/status")" 0000000000000000
 equal "its right to gain any (NoNewPrivs: 1 is none)" "$(awk '/^NoNewPrivs/ {print $2}' "/proc/$pid/status")" 1
 equal "its filter of system calls (Seccomp: 2 is on)" "$(awk '/^Seccomp:/ {print $2}' "/proc/$pid/status")" 2
