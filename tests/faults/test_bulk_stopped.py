@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from journal import Journal
+
 LINES = 60
 
 
@@ -153,10 +155,12 @@ def test_a_single_write_that_takes_half_a_second_is_finished_and_refreshed_befor
     assert moved(quick_site) == 1
 
 
-def test_a_result_file_that_cannot_be_written_any_more_stops_the_sending(quick_site: Site) -> None:
+def test_a_result_file_that_cannot_be_written_any_more_stops_the_sending(quick_site: Site, journal: Journal) -> None:
     slow_writes(quick_site)
     quick_site.configure(url=f"sqlite:///{quick_site.folder / 'none.db'}", allow_writes="true")
-    process = quick_site.start(*words(quick_site))
+    set_up = f"import runpy; from rostersync.observe import syslog; syslog.SOCKET = {journal.place!r}"
+    program = f"{set_up}; runpy.run_module('rostersync', run_name='__main__')"
+    process = quick_site.start(*words(quick_site), program=("-c", program))  # without a database it needs a journal
     wait_until(lambda: sent(quick_site) >= 1)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (400, 400))
     _, told = process.communicate(timeout=20)

@@ -213,6 +213,7 @@ def asked(site: Site, *words: str, answer: str) -> tuple[int, str]:
 
 
 def test_the_question_names_the_columns_and_the_number_of_lines(site: Site) -> None:
+    site.ok("sync")  # a process of its own finds no journal
     keys = sorted(site.school.truth())[:3]
     site.school.update(keys[0], city="Piran", nickname="Nick")
     file = written(site, "id,city,nickname,state", *(f"{key},Piran,Nick," for key in keys))
@@ -226,6 +227,7 @@ def test_the_question_names_the_columns_and_the_number_of_lines(site: Site) -> N
 
 
 def test_of_many_lines_the_number_is_to_be_typed_below_the_columns(site: Site) -> None:
+    site.ok("sync")  # a process of its own finds no journal
     file = written(site, "id,city", *(f"{key},Piran" for key in sorted(site.school.truth())[:30]))
     status, told = asked(site, "students", "update", "--from-csv", file, answer="29")
     assert "update 30 students of source main (columns: city)" in told
