@@ -52,7 +52,7 @@ def world(migrated_url: str, clock: ManualClock) -> World:
     changed, gone, *_ = sorted(world.living_ids())
     world.school.update(changed, nickname="Fizz", city="Ljubljana")
     world.school.delete(gone)
-    world.school.create(nationalities=["SI", "NP"], parent_ids=[7, 10752980], birthday="2011-02-03", vaccinated=True)
+    world.school.create(nationalities=["SI", "NP"], parent_ids=[7, 30540042], birthday="2011-02-03", vaccinated=True)
     world.pass_time(minutes=5)
     world.sync()
     return world
@@ -140,7 +140,7 @@ def test_a_tombstone_has_its_history(session: Session) -> None:
 
 
 def test_students_are_found_by_a_parent_and_by_a_nationality(session: Session) -> None:
-    by_parent = select(EnrolledStudent).join(EnrolledStudent.parent_rows).where(StudentParent.parent_id == 10752980)
+    by_parent = select(EnrolledStudent).join(EnrolledStudent.parent_rows).where(StudentParent.parent_id == 30540042)
     by_nationality = (
         select(EnrolledStudent)
         .join(EnrolledStudent.nationality_rows)
@@ -148,8 +148,8 @@ def test_students_are_found_by_a_parent_and_by_a_nationality(session: Session) -
     )
     (child,) = session.scalars(by_parent)
     assert session.scalars(by_nationality).all() == [child]
-    assert child.parent_ids == (7, 10752980)
-    assert {row.parent_id for row in child.parent_rows} == {7, 10752980}
+    assert child.parent_ids == (7, 30540042)
+    assert {row.parent_id for row in child.parent_rows} == {7, 30540042}
 
 
 def test_a_value_that_a_list_has_twice_is_one_row_of_the_relationship(world: World, session: Session) -> None:
@@ -224,7 +224,7 @@ def test_the_examples_of_the_page_run_one_after_the_other(world: World) -> None:
     said = ended.stdout.splitlines()
     truth = upstream(world.school).values()
     (fizz,) = (s for s in truth if s.nickname == "Fizz")
-    (child,) = (s.id for s in truth if s.parent_ids and 10752980 in s.parent_ids)
+    (child,) = (s.id for s in truth if s.parent_ids and 30540042 in s.parent_ids)
     (gone,) = world.school.deleted()
     assert said[0] == f"{fizz.last_name} {fizz.birthday} {fizz.nationalities}"
     assert {str(sum(s.status == "enrolled" for s in truth)), f"[{child}]"} <= set(said)

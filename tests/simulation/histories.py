@@ -169,6 +169,7 @@ class History:
         self.fault_share = rng.choice([0.0, 0.0, 0.03])
         self.moved: dict[int, float] = {}
         """When a student last came or went, by the monotonic clock."""
+        self.happened_at = 0.0
         self.writers = random.Random(f"writers {seed}")
         self.world.app.on_request = self._before_request
         self.die_at_request = 0
@@ -208,6 +209,7 @@ class History:
 
     def _live(self, events: int) -> None:
         """Let things happen at the school."""
+        self.happened_at = self.clock.monotonic()
         for _ in range(events):
             with suppress(LookupError):  # whoever is in sight may be gone already: a deletion that commits late
                 self._happen(self.rng.choice(ACTS))
@@ -246,6 +248,7 @@ class History:
     def _sync(self) -> None:
         """Have one run made by a process that may die at any step of it."""
         self.stats.runs += 1
+        begun = self.clock.monotonic()
         self.asked = 0
         self.die_at_request = self.rng.choice([0, 0, 0, 0, self.rng.randrange(1, 20)])
         fuse = CrashInjector(self.world.store.engine, self.rng.choice([0, 0, 0, self.rng.randrange(1, 120)]))
@@ -257,10 +260,17 @@ class History:
         finally:
             fuse.remove()
             self.die_at_request = 0
+            self.stats.needs_full |= self._pages_may_differ_since(begun)
         self._note(report.state)
         if report.state is RunState.HELD and self.rng.random() < 0.5:
             self.world.pass_time(seconds=5)
             self._note(self.world.sync(report.kind, approves=report.run_id).state)
+
+    def _pages_may_differ_since(self, begun: float) -> bool:
+        """Return whether the pages of one list may have shown different pasts of it, because a replica lagged."""
+        switches = self.world.school.switches
+        lags = switches.lag_seconds > 0 and self.happened_at >= begun - self._unseen_for()
+        return lags and len(self.world.school.truth()) > min(switches.per_page_cap, self.world.per_page)
 
     def _written(self) -> list[int]:
         """Return some students who were written to: they may live, or be gone by now, or be unknown to the replica."""
