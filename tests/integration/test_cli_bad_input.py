@@ -107,7 +107,8 @@ def test_a_mistake_here_is_told_without_a_trace_in_the_database(site: Site, name
     assert all(words in told for words in wrong.told), told
     assert "Traceback" not in told
     assert "hunter2" not in told
-    assert len(told.splitlines()) == 2
+    lines = [line for line in told.splitlines() if "root_keeps_its_rights" not in line]  # the tests may run as root
+    assert len(lines) == 2
     assert not site.has_database()
 
 
@@ -178,4 +179,5 @@ def test_a_process_ends_as_the_command_does(site: Site, name: str) -> None:
     out, told = process.communicate(timeout=30)
     assert (process.returncode, out) == (wrong.status, "")
     assert all(words in told for words in wrong.told), told
-    assert len(told.splitlines()) == 2
+    lines = [line for line in told.splitlines() if "root_keeps_its_rights" not in line]  # the tests may run as root
+    assert len(lines) == 2
