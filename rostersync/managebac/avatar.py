@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from urllib3.filepost import encode_multipart_formdata
 from rostersync.managebac.endpoints import JSON
 from rostersync.managebac.fields import invalid
 from rostersync.managebac.picture import without_metadata
+from rostersync.words import HARMFUL
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -59,7 +61,7 @@ _SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF87a": 
 def _remote(url: str) -> tuple[bytes, str]:
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and not any(c <= " " for c in url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and not re.search(rf"[ {HARMFUL}]", url)
         usable = usable and parts.username is None
     except (ValueError, TypeError, AttributeError):
         usable = False

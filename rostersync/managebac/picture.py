@@ -29,6 +29,7 @@ _APP0, _APP1, _APP2, _ADOBE, _LAST_APP, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF,
 _SCAN, _END, _FILLING = 0xDA, 0xD9, 0xFF
 _NEXT = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _ORIENTATION = 0x0112
+_JFIF, _JFIF_BYTES = b"JFIF\0", 14  # longer: with a small copy of the picture, perhaps of one that was cut since
 
 
 def _jpeg(content: bytes) -> Iterator[bytes]:
@@ -63,8 +64,9 @@ def _kept(marker: int, segment: bytes) -> bytes:
     data = segment[4:]
     if marker == _APP1 and data.startswith(_EXIF):
         return _only_orientation(data[len(_EXIF) :])
-    added = marker == _COMMENT or _APP0 < marker <= _LAST_APP
-    needed = marker == _ADOBE or (marker == _APP2 and data.startswith(_COLOURS))
+    added = marker == _COMMENT or _APP0 <= marker <= _LAST_APP
+    header = marker == _APP0 and data.startswith(_JFIF) and len(data) == _JFIF_BYTES
+    needed = header or marker == _ADOBE or (marker == _APP2 and data.startswith(_COLOURS))
     return b"" if added and not needed else segment
 
 
@@ -85,7 +87,12 @@ def _only_orientation(tiff: bytes) -> bytes:
     return b""
 
 
-# PNG and WebP ----------------------------------------------------------------------------------------------------
+# PNG and WebP: what shows the picture stays, and no other chunk, for programs add chunks of their own --------------
+
+_PNG_CHUNKS = set(
+    b"IHDR PLTE IDAT IEND tRNS gAMA cHRM sRGB iCCP sBIT cICP mDCV cLLI bKGD pHYs acTL fcTL fdAT".split(),
+)
+_WEBP_CHUNKS = {b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF", b"ICCP"}
 
 
 def _png(content: bytes) -> Iterator[bytes]:
@@ -96,7 +103,7 @@ def _png(content: bytes) -> Iterator[bytes]:
         end = at + 12 + length
         if end > len(content):
             raise ValueError("the picture is cut off")
-        if name not in {b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"tIME"}:
+        if name in _PNG_CHUNKS:
             yield content[at:end]
         at = end
 
@@ -114,7 +121,7 @@ def _chunks(content: bytes) -> Iterator[bytes]:
         end = at + 8 + length + length % 2
         if name == b"VP8X":  # its first byte says which chunks follow
             yield content[at : at + 8] + bytes([content[at + 8] & ~0b1100]) + content[at + 9 : end]
-        elif name not in {b"EXIF", b"XMP "}:
+        elif name in _WEBP_CHUNKS:
             yield content[at:end]
         at = end
 
@@ -122,7 +129,7 @@ def _chunks(content: bytes) -> Iterator[bytes]:
 # GIF -------------------------------------------------------------------------------------------------------------
 
 _EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
-_GIF_COMMENT, _APPLICATION = 0xFE, 0xFF
+_CONTROL, _APPLICATION = 0xF9, 0xFF  # how long a frame is shown, and what a program added
 _LOOP = b"NETSCAPE2.0"
 
 
@@ -136,7 +143,7 @@ def _gif(content: bytes) -> Iterator[bytes]:
         elif kind == _EXTENSION:
             end = _after_blocks(content, at + 2)
             label, is_loop = content[at + 1], content[at + 3 : at + 14] == _LOOP
-            if not (label == _GIF_COMMENT or (label == _APPLICATION and not is_loop)):
+            if label == _CONTROL or (label == _APPLICATION and is_loop):
                 yield content[at:end]
         else:
             raise ValueError("not a block of a GIF")

@@ -31,6 +31,7 @@ def main(caller: socket.socket, command: list[str]) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    caller.set_inheritable(False)  # so that the hook cannot report for us
     try:
         hook = os.posix_spawnp(command[0], command, os.environ, setsigdef=(*_IGNORED, *_BY_PYTHON))
     except OSError as error:

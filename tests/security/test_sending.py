@@ -71,6 +71,23 @@ def test_an_avatar_says_nothing_of_where_it_was_taken_and_keeps_its_pixels(pictu
     assert b"pixels" in body
 
 
+@pytest.mark.parametrize(
+    "picture",
+    [
+        b"\xff\xd8" + segment(0xE0, b"JFXX\0\x10" + PLACE) + jpeg()[2:],
+        b"\xff\xd8" + segment(0xE0, b"JFIF\0\1\1\0\0\1\0\1\2\3" + PLACE) + jpeg()[2:],
+        PNG[:8] + chunk(b"caBX", PLACE) + PNG[8:],
+        riff((b"VP8 ", b"pixels"), (b"C2PA", PLACE)),
+        GIF[:19] + b"\x21\x01\x0c" + b"\0" * 12 + bytes([len(PLACE)]) + PLACE + b"\0" + GIF[19:],
+    ],
+    ids=["jpeg with a thumbnail", "jpeg with a thumbnail in its header", "png", "webp", "gif"],
+)
+def test_nothing_that_another_program_added_to_an_avatar_is_sent(picture: bytes) -> None:
+    body, _ = encode(None, picture)
+    assert PLACE not in body
+    assert b"pixels" in body
+
+
 def test_a_portrait_stays_upright() -> None:
     body, _ = encode(None, jpeg("<", 6))
     assert segment(0xE1, b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">HHHIHHI", 1, 0x0112, 3, 1, 6, 0, 0)) in body
@@ -102,6 +119,8 @@ def test_a_character_that_steers_is_refused_in_what_is_sent(character: str) -> N
     for fields in ({"nickname": f"a{character}b"}, {"languages": ["en", f"s{character}l"]}):
         with pytest.raises(Invalid, match=r"control character|direction"):
             payload(fields)
+    with pytest.raises(Invalid, match="must be an address"):
+        encode(f"https://example.org/a{character}b.jpg", None)
 
 
 def test_letters_of_all_scripts_and_joiners_are_sent() -> None:
