@@ -23,6 +23,9 @@ MOST_MISTAKES = 50
 MOST_BYTES, MOST_LINES = 100_000_000, 100_000
 """A larger file, or one of more lines, is refused before it is read as CSV."""
 
+MOST_COLUMNS, MOST_CELLS = 1_000, 5_000_000
+"""So is one with more columns, or with more cells: a short cell takes 60 bytes of memory and two of the file."""
+
 _ANY_FIELD = (*WRITABLE, *(name for name in UNWRITABLE if name != "id"))
 
 COLUMNS: Mapping[str, Sequence[str]] = {
@@ -116,6 +119,9 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
         text = "\n" + text.partition("\n")[2]
     first = text.lstrip("\r\n").partition("\n")[0]
     delimiter = next((character for character in ",;\t" if character in first), ",")
+    if first.count(delimiter) >= MOST_COLUMNS or text.count(delimiter) > MOST_CELLS:
+        message = f"{path}: more than {MOST_COLUMNS:,} columns, or {MOST_CELLS:,} cells"
+        raise ConfigError([message], "nothing was sent; leave out columns, or split it into several files")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]

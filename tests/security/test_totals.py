@@ -154,3 +154,11 @@ def test_a_pipe_that_never_ends_is_refused(site: Site) -> None:
     result = site.run("students", "update", "--from-csv", "/dev/zero", "--expect", "1", "--yes")
     assert result.exit_code == 2
     assert "larger than 100 MB" in result.stderr
+
+
+@pytest.mark.parametrize("content", ["id," + "a," * 1_000 + "\n", "id,city\n" + "1," * 5_000_001])
+def test_a_csv_of_too_many_cells_is_refused_before_they_are_read(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "wide.csv"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=r"more than 1,000 columns, or 5,000,000 cells"):
+        bulk_file.read(path, "update")
