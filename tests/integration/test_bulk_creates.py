@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import pty
 import re
@@ -11,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from many_lines import results, written
 from school_site import ROOT, Site, serve
 
 from rostersync.runs import writing
@@ -34,17 +34,6 @@ def site(tmp_path: Path, sqlite_url: str) -> Iterator[Site]:
         site.configure(allow_writes="true")
         yield site
         (tmp_path / "many.csv").unlink(missing_ok=True)  # it holds students, which no other file may
-
-
-def written(site: Site, *lines: str) -> str:
-    path = site.folder / "many.csv"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return str(path)
-
-
-def results(site: Site) -> list[dict[str, str]]:
-    with (site.folder / "many.result.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def writes(site: Site) -> list[str]:

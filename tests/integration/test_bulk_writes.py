@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from many_lines import results, written
 from school_site import Site, serve
 
 from rostersync.runs import writing
@@ -29,17 +29,6 @@ def quick_site(tmp_path: Path, sqlite_url: str) -> Iterator[Site]:
     with serve(tmp_path, sqlite_url, 120) as site:
         site.configure(allow_writes="true")
         yield site
-
-
-def written(site: Site, *lines: str) -> str:
-    path = site.folder / "many.csv"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return str(path)
-
-
-def results(site: Site) -> list[dict[str, str]]:
-    with (site.folder / "many.result.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def writes(site: Site) -> list[str]:
