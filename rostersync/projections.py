@@ -125,19 +125,20 @@ def fetch(listed: Student | None, answer: Student, keys: Keys, *, detail_only: b
         listed: The list record before; None if there is none.
         answer: The answer of GET.
         keys: Which keys lists and GET serve.
-        detail_only: Whether the answer was asked for to read the detail. It replaces nothing then that lists serve; nor
-            does an answer that is older than the list record, because it comes from a replica that lags.
+        detail_only: Whether the answer was asked for only to read the detail. Such an answer leaves the list record as
+            it is. So does an answer that is older than the list record: it comes from a replica that lags.
 
     """
     present = keys_of(answer)
     own = {key for key in present if not keys.lists_serve(key)}
     detail = _taking(Student(id=answer.id), answer, own)
+    rest = _taking(answer, Student(id=answer.id), own)
     if listed is None:
-        return Records(_taking(answer, Student(id=answer.id), own), detail)
+        return Records(rest, detail)
     if detail_only or is_older(answer, listed):
         return Records(listed, detail)
     shared = {key for key in keys_of(listed) if keys.get_serves(key) and keys.lists_serve(key)} | present
-    return Records(_taking(listed, _taking(answer, Student(id=answer.id), own), shared), detail)
+    return Records(_taking(listed, rest, shared), detail)
 
 
 def list_record(stored: Student, detail: Student | None, keys: Keys, digest: bytes) -> Student:

@@ -46,7 +46,7 @@ def ask(api: Api, stage: Stage, questions: Iterable[Sequence[int]]) -> None:
             stage.put_answer(key, answer)
 
 
-def fetch(api: Api, stage: Stage, ids: Sequence[int]) -> None:
+def fetch_again(api: Api, stage: Stage, ids: Sequence[int]) -> None:
     """Fetch single students again: by list requests, which serve whole rows, and by GET whom these do not show."""
     living = stage_living(api, stage, ids)
     ask(api, stage, [sorted(set(ids) - living)])

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from rostersync.sync.api import ask
-from rostersync.sync.api import fetch as api_fetch
+from rostersync.sync.api import ask, fetch_again
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +31,7 @@ class Fetched(NamedTuple):
 
 def fetch(api: Api, stage: Stage, ids: Sequence[int]) -> Fetched:
     """Stage students: by list requests, as far as these show them alive, and whom they do not show by GET."""
-    api_fetch(api, stage, ids)
+    fetch_again(api, stage, ids)
     ask(api, stage, stage.unproved_restores())
     fetched = Fetched(stage.unclear().total, sum(len(chunk) for chunk in stage.gone_ids()))
     stage.reject_absence_proofs(keep_plan=False)
