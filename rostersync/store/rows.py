@@ -6,7 +6,8 @@ in bulk goes past it: as tuples to SQLite, and to PostgreSQL by COPY. What a val
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -106,7 +107,7 @@ def staged_values(dialect: Dialect, reading: int) -> Callable[[Row, Mapping[int,
     return values
 
 
-@cache
+@lru_cache(maxsize=100)
 def _insert(dialect: str, place: str, names: tuple[str, ...]) -> str:
     if dialect == "postgresql":
         return f"COPY {place} ({', '.join(names)}) FROM STDIN"
@@ -116,14 +117,30 @@ def _insert(dialect: str, place: str, names: tuple[str, ...]) -> str:
 def insert_all(
     connection: Connection, table: Table, rows: Iterable[tuple[Any, ...]], names: Iterable[str] | None = None
 ) -> None:
-    """Insert rows, of which none may be there yet, into all columns, or `names`. Call it inside a transaction."""
+    """Insert new rows into a table in one statement. Call it inside a transaction.
+
+    Args:
+        connection: The connection, inside a transaction.
+        table: A table of the database or of the stage.
+        rows: The values of each row, as the driver takes them. At least two columns have a value in some row.
+        names: The columns that the values belong to; by default all columns of the table.
+
+    """
+    made = list(rows)
+    if not made:
+        return
+    columns = tuple(names or table.c.keys())
+    # Each value that a driver takes costs time, also NULL. So a column that no row fills is left out.
+    filled = [place for place, column in enumerate(zip(*made, strict=True)) if column.count(None) < len(made)]
+    if len(filled) < len(columns):
+        pick = itemgetter(*filled)
+        columns, made = pick(columns), list(map(pick, made))
     schemas = connection.get_execution_options().get("schema_translate_map", {})
     place = ".".join(filter(None, (schemas.get(table.schema, table.schema), table.name)))
-    statement = _insert(connection.dialect.name, place, tuple(names or table.c.keys()))
+    statement = _insert(connection.dialect.name, place, columns)
     if connection.dialect.name == "sqlite":
-        if made := list(rows):
-            connection.exec_driver_sql(statement, made)
+        connection.exec_driver_sql(statement, made)
         return
     with past_sqlalchemy(connection) as driver, driver.cursor() as cursor, cursor.copy(statement) as copy:
-        for row in rows:
+        for row in made:
             copy.write_row(row)
