@@ -38,27 +38,36 @@ class _Ids(TypeDecorator[list[int]]):
         return value if dialect.name == "postgresql" else msgspec.json.encode(value).decode()
 
 
-class _EachId(ColumnElement[int]):
-    """The ids of the parameter `ids`, as a subquery."""
+class _Among(ColumnElement[bool]):
+    """The condition that an id is one of the parameter `ids`."""
 
     inherit_cache = True
-    type = BigInteger()
-    _traverse_internals = [("ids", InternalTraversal.dp_clauseelement)]  # noqa: RUF012 - as SQLAlchemy has it
+    type = Boolean()
+    _traverse_internals = [  # noqa: RUF012 - as SQLAlchemy has it
+        ("column", InternalTraversal.dp_clauseelement),
+        ("ids", InternalTraversal.dp_clauseelement),
+    ]
 
-    def __init__(self) -> None:
+    def __init__(self, column: ColumnElement[int]) -> None:
+        self.column = column
         self.ids = bindparam("ids", type_=_Ids())
 
+    def self_group(self, against: Any = None) -> ColumnElement[bool]:  # noqa: ARG002 - SQLAlchemy's signature
+        """Return the condition as it is: for SQLite, SQLAlchemy would compare it with 1."""
+        return self
 
-@compiles(_EachId)
-def _compile_ids(element: _EachId, compiler: Any, **options: Any) -> str:
-    ids = compiler.process(element.ids, **options)
-    each = f"unnest({ids})" if compiler.dialect.name == "postgresql" else f"value FROM json_each({ids})"
-    return f"(SELECT {each})"
+
+@compiles(_Among)
+def _compile_among(element: _Among, compiler: Any, **options: Any) -> str:
+    column, ids = (compiler.process(part, **options) for part in (element.column, element.ids))
+    if compiler.dialect.name == "postgresql":
+        return f"{column} = ANY ({ids})"  # the planner can count these ids, unlike those of a subquery
+    return f"{column} IN (SELECT value FROM json_each({ids}))"  # noqa: S608 - a column of ours, and a parameter
 
 
 def among_ids(key: ColumnElement[int]) -> ColumnElement[bool]:
     """Return the condition that an id is among `ids`: one parameter, however many there are."""
-    return key.op("IN", is_comparison=True, return_type=Boolean())(_EachId())
+    return _Among(key)
 
 
 def chunk(ids: Select[Any]) -> Select[Any]:

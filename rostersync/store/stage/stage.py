@@ -95,6 +95,7 @@ class StagedStudents(StagedList):
     def _replace(self, rows: list[Row], known: list[int]) -> None:
         records = {row.id: encode(row) for row in rows if isinstance(row, Student)}
         self._room.take(records.get(row_key(row)) for row in rows)
+        is_first = tables.staged not in self._filled
         self._filled |= {tables.staged, tables.records}
         with self._connection.begin():
             for drop in q.DROP if known else ():
@@ -102,6 +103,9 @@ class StagedStudents(StagedList):
             insert_all(self._connection, tables.records, records.items())
             staged = staged_values(self._connection.dialect, self._reading)
             insert_all(self._connection, tables.staged, (staged(row, records) for row in rows))
+            if is_first and self._dialect == "postgresql":
+                # Without statistics the planner reads the whole stage for the ids of each chunk.
+                self._connection.exec_driver_sql("ANALYZE pg_temp.staged (id)")
         for row in rows:
             self.odd_fields.pop(row_key(row), None)
             if isinstance(row, Student) and row.deleted_at is None:
