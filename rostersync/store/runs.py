@@ -199,6 +199,7 @@ def commit(lease: Lease, result: RunResult) -> int:
         # The connection may have died after the server had committed: then the run's record is there.
         if run_id is None or not _is_recorded(connection.engine, run_id, result.report):
             raise
+    students.analyze(connection, result.report.counts)
     return run_id
 
 

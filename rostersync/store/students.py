@@ -6,7 +6,7 @@ version and is then replaced. `source`, `run_id` and `now` are parameters of the
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from sqlalchemy import (
     update,
 )
 
+from rostersync.errors import StoreError
 from rostersync.records import changed_fields, decode, with_status
 from rostersync.store.comparison import VERDICT, judged
 from rostersync.store.own_schema import SCHEMA
@@ -59,6 +60,8 @@ _CHANGED = judged(
     verdicts=("updated", "restored"),
 )
 _COLUMNS = ("source", *NAMES, "content_hash", "first_seen_at", "valid_from", "op", "changed_fields", "run_id")
+
+_ANALYZED = ("source", "id", "deleted_at", "status")  # what the program's own queries and its views ask for
 
 _DECODED = exists().where(staged.c.id == quarantine.c.id, staged.c.rejected.is_(None))
 _GONE = exists().where(answers.c.id == quarantine.c.id, answers.c.answer == "gone")
@@ -98,6 +101,18 @@ def release_those_without_id(connection: Connection, source: str) -> None:
     connection.execute(_RELEASE_THOSE_WITHOUT_ID, {"run_source": source})
 
 
+def analyze(connection: Connection, counts: Counts) -> None:
+    """Have PostgreSQL gather the statistics of a table that a run has filled. Call it after the run's transaction.
+
+    Until the server does it by itself, the next runs would read all students to find a few of them. Inside the
+    transaction the first loads of several sources would wait for each other: one session analyses a table at a time.
+    So this one leaves it to another session that is doing it. The run has been committed, so no error is raised.
+    """
+    if counts.inserted > CHUNK and connection.dialect.name == "postgresql":
+        with suppress(StoreError), connection.begin():
+            connection.exec_driver_sql(f"ANALYZE (SKIP_LOCKED) {SCHEMA}.{student.name} ({', '.join(_ANALYZED)})")
+
+
 class _Write:
     """The statements of one run's transaction."""
 
@@ -124,9 +139,6 @@ class _Write:
             for rows in chunks:
                 made = ((source, *values(row.record), row.content_hash, *facts) for row in rows)
                 insert_all(self._connection, student, made, _COLUMNS)
-        if number > CHUNK and self.dialect == "postgresql":
-            # Else, until the server does it by itself, the next runs would pass over all students to find a few.
-            self._connection.exec_driver_sql(f"ANALYZE {SCHEMA}.{student.name}")
 
     def changed(self, number: int) -> None:
         """Replace whoever is stored otherwise, with a version of what was.

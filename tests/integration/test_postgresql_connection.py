@@ -210,7 +210,7 @@ def test_a_session_that_ends_while_rows_are_copied_is_told_as_anywhere_else(serv
         with server.session() as other:
             other.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
         with pytest.raises(DatabaseUnreachable, match=r"^cannot (use|reach) postgresql"), connection.begin():
-            insert_all(connection, student, [], ["id"])
+            insert_all(connection, student, [("main", 1)], ["source", "id"])
         connection.invalidate()
 
 
