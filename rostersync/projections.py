@@ -148,9 +148,13 @@ def list_record(stored: Student, detail: Student | None, keys: Keys, digest: byt
     """
     held = keys_of(detail) if detail else _NOTHING
     own = {key for key in keys_of(stored) if not keys.lists_serve(key) and (key in held or keys.is_detail(key))}
-    served = _taking(stored, Student(id=stored.id), own)
-    derived = replace(served, status=None)
-    return served if content_hash(encode(served)) == digest else derived
+    return as_served(_taking(stored, Student(id=stored.id), own), digest)
+
+
+def as_served(stored: Student, digest: bytes) -> Student:
+    """Return a record as it was served: without its status if the content hash says that none was served."""
+    without = replace(stored, status=None)
+    return without if content_hash(encode(without)) == digest else stored
 
 
 def is_older(one: Student, other: Student) -> bool:

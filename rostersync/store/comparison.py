@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import BigInteger, and_, bindparam, case, func, literal_column, or_, select, text
 
 from rostersync.clock import to_epoch_ms
-from rostersync.records import decode, with_status
 from rostersync.report import Counts
 from rostersync.store.rows import NAMES, student_of
 from rostersync.store.stage.queries import lives
 from rostersync.store.stage.tables import answers, deletions, details, records, staged
 from rostersync.store.statements import SOURCE, Statements, among_ids, chunk
-from rostersync.store.tables import student
+from rostersync.store.tables import PAYLOAD, student
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -54,9 +53,11 @@ def judged(*columns: Any, verdicts: tuple[str, ...]) -> Select[Any]:
     )
 
 
-_SHARED = chunk(
-    judged(*(student.c[name] for name in NAMES), records.c.record, verdicts=("updated", "unchanged")).where(
-        student.c.deleted_at.is_(None), records.c.record.is_not(None)
+_DIFFERING = chunk(
+    judged(*(table.c[name] for table in (student, records) for name in NAMES), verdicts=("updated", "unchanged")).where(
+        student.c.deleted_at.is_(None),
+        records.c.id.is_not(None),
+        or_(*(student.c[name].is_distinct_from(records.c[name]) for name in PAYLOAD)),
     )
 )
 _MISSING = chunk(judged(verdicts=("inserted", "restored")))
@@ -78,10 +79,10 @@ class Comparison(Statements):
         verdicts: dict[str, int] = dict(self._rows(_VERDICTS, staged))
         return Counts(fetched=sum(verdicts.values()), **verdicts)
 
-    def shared(self) -> Iterator[list[tuple[Student, Student]]]:
-        """Yield, in chunks, the students who live upstream and in the replica: as stored, and as received."""
-        for rows in self._chunks(_SHARED, staged):
-            yield [(student_of(row, 1), with_status(decode(row.record))) for row in rows]
+    def differing(self) -> Iterator[list[tuple[Student, Student]]]:
+        """Yield, in chunks, the living students who are stored and staged differently: as stored, and as received."""
+        for rows in self._chunks(_DIFFERING, staged):
+            yield [(student_of(row, 1), student_of(row, 1 + len(NAMES))) for row in rows]
 
     def missing(self) -> Iterator[list[int]]:
         """Yield the students who live upstream and not in the replica."""

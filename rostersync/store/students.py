@@ -1,18 +1,18 @@
 """From the stage into the tables: what a run's one transaction changes of students.
 
-Whoever is new is written once, from their staged record; of whoever has changed, the stored row becomes a superseded
-version and is then replaced. `source`, `run_id` and `now` are parameters of the statements, which are made once.
+A new student is copied from the stage. The stored row of a changed student becomes a superseded version; then the
+student's staged row replaces it. `source`, `run_id` and `now` are parameters of the statements, which are made once.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
+    Text,
     and_,
     bindparam,
     case,
@@ -28,10 +28,10 @@ from sqlalchemy import (
 )
 
 from rostersync.errors import StoreError
-from rostersync.records import changed_fields, decode, with_status
+from rostersync.records import changed_fields
 from rostersync.store.comparison import VERDICT, judged
 from rostersync.store.own_schema import SCHEMA
-from rostersync.store.rows import NAMES, TIMESTAMP, insert_all, student_of, values_of
+from rostersync.store.rows import NAMES, student_of
 from rostersync.store.stage.tables import answers, records, removals, staged
 from rostersync.store.statements import CHUNK, SOURCE, among_ids, upsert
 from rostersync.store.tables import PAYLOAD, quarantine, student, student_version
@@ -51,15 +51,33 @@ _NOW = bindparam("now", type_=Timestamp)
 _MINE = student.c.source == SOURCE
 _REMOVED = and_(_MINE, student.c.id == removals.c.id)
 
-_NEW = judged(staged.c.content_hash, records.c.record, verdicts=("inserted",))
+_NEW = judged(verdicts=("inserted",))
 _CHANGED = judged(
-    *(student.c[name] for name in NAMES),
-    staged.c.content_hash,
-    records.c.record,
+    *(table.c[name] for table in (student, records) for name in NAMES),
     VERDICT.label("verdict"),
     verdicts=("updated", "restored"),
 )
-_COLUMNS = ("source", *NAMES, "content_hash", "first_seen_at", "valid_from", "op", "changed_fields", "run_id")
+_RECEIVED = {**{name: records.c[name] for name in PAYLOAD}, "content_hash": staged.c.content_hash}
+_FACTS_OF_NEW = {
+    "source": SOURCE,
+    "id": staged.c.id,
+    "first_seen_at": _NOW,
+    "valid_from": _NOW,
+    "op": literal("insert", Text),
+    "changed_fields": literal((), JsonTuple),
+    "run_id": _RUN_ID,
+}
+_STAGED = staged.join(records, records.c.id == staged.c.id)
+_INSERT = insert(student).from_select(
+    [*_FACTS_OF_NEW, *_RECEIVED],
+    select(*_FACTS_OF_NEW.values(), *_RECEIVED.values()).select_from(_STAGED).where(among_ids(staged.c.id)),
+)
+# What was received replaces what is stored, and is not merged with it: what is absent upstream becomes NULL.
+_REPLACE = (
+    update(student)
+    .where(_MINE, student.c.id == staged.c.id, staged.c.id == records.c.id, among_ids(staged.c.id))
+    .values({**_RECEIVED, "deleted_at": None, "deletion_source": None})
+)
 
 _ANALYZED = ("source", "id", "deleted_at", "status")  # what the program's own queries and its views ask for
 
@@ -132,13 +150,10 @@ class _Write:
 
     def new(self, number: int) -> None:
         """Insert whoever is not stored at all."""
-        values = values_of(self.dialect)
-        now = TIMESTAMP.process_bind_param(self._parameters["now"], self._connection.dialect)
-        source, facts = self._parameters["run_source"], (now, now, "insert", "[]", self._parameters["this_run"])
         with self._chunks(_NEW, number) as chunks:
             for rows in chunks:
-                made = ((source, *values(row.record), row.content_hash, *facts) for row in rows)
-                insert_all(self._connection, student, made, _COLUMNS)
+                # By ids: if the query of an insert read the students, SQLite would copy all its rows first.
+                self.do(_INSERT, ids=[row.id for row in rows])
 
     def changed(self, number: int) -> None:
         """Replace whoever is stored otherwise, with a version of what was.
@@ -151,24 +166,22 @@ class _Write:
                 self._replace(rows)
 
     def _replace(self, rows: Sequence[Any]) -> None:
-        received = {row.id: with_status(decode(row.record)) for row in rows}
-        changes = {row.id: changed_fields(student_of(row, 1), received[row.id]) for row in rows}
-        versioned = {row.id for row in rows if changes[row.id] or row.verdict == "restored"}
-        if versioned:
-            self.do(_supersede_changed(self.dialect), ids=list(versioned))
-        values = [
+        changes = {row.id: changed_fields(student_of(row, 1), student_of(row, 1 + len(NAMES))) for row in rows}
+        versions = [
             {
                 **self._parameters,
-                **{f"new_{name}": getattr(received[row.id], name) for name in PAYLOAD},
                 "key": row.id,
-                "new_hash": row.content_hash,
-                "versioned": row.id in versioned,
                 "new_op": "restore" if row.verdict == "restored" else "update",
                 "new_changes": changes[row.id],
             }
             for row in rows
+            if changes[row.id] or row.verdict == "restored"
         ]
-        self._connection.execute(_replacement(self.dialect), values)
+        if versions:
+            self.do(_supersede_changed(self.dialect), ids=[version["key"] for version in versions])
+        self.do(_REPLACE, ids=list(changes))
+        if versions:
+            self._connection.execute(_begin_version(self.dialect), versions)
 
     def removals(self) -> None:
         """Make tombstones of those whose removal is proved, or approved."""
@@ -199,20 +212,14 @@ def _supersede_changed(dialect: str) -> Any:
 
 
 @cache
-def _replacement(dialect: str) -> Any:
-    """Replace, never merge: what is absent upstream becomes NULL."""
-    made = partial(bindparam, required=True)
-    values: dict[str, Any] = {name: made(f"new_{name}", type_=student.c[name].type) for name in PAYLOAD}
-    values |= {"content_hash": made("new_hash"), "deleted_at": None, "deletion_source": None}
+def _begin_version(dialect: str) -> Any:
     facts = {
         "valid_from": _version_start(dialect),
-        "op": made("new_op"),
-        "changed_fields": made("new_changes", type_=JsonTuple),
+        "op": bindparam("new_op", type_=Text),
+        "changed_fields": bindparam("new_changes", type_=JsonTuple),
         "run_id": _RUN_ID,
     }
-    versioned = made("versioned", type_=Boolean)
-    values |= {name: case((versioned, value), else_=student.c[name]) for name, value in facts.items()}
-    return update(student).where(_MINE, student.c.id == made("key", type_=BigInteger)).values(values)
+    return update(student).where(_MINE, student.c.id == bindparam("key", type_=BigInteger)).values(facts)
 
 
 @cache

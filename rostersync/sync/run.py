@@ -100,6 +100,8 @@ class Run:
         self._started_at = to_milliseconds(clock.now())
         self._started = clock.monotonic()
         self._state = runs.state(connection, source)
+        # A record that is stored as it was received is not needed, except beside a detail. At first nothing is stored.
+        stage.students.in_full = self._state.has_details or self._state.history_starts_at is None
         self._salt = self._state.salt or secrets.token_bytes(16)
         keys = replace(self._state.keys, salt=self._salt)
         self._details = Details(

@@ -85,7 +85,9 @@ def _compare(stage: Stage, comparison: Comparison, api: Api, state: SourceState)
         yield [Difference(key, "surplus") for key in ids]
     for ids in comparison.missing():
         yield [Difference(key, "missing") for key in ids]
-    for pairs in comparison.shared():  # the rows themselves: a hash tells what was written, not what stands there now
+    for (
+        pairs
+    ) in comparison.differing():  # the rows themselves: a hash tells what was written, not what stands there now
         compared = ((stored.id, changed_fields(stored, received)) for stored, received in pairs)
         yield [Difference(key, "differs", names) for key, names in compared if names]
 

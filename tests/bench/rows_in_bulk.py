@@ -61,9 +61,13 @@ def values(row: Served) -> dict[str, Any]:
 
 def by_the_sync(connection: Connection, rows: list[Served]) -> None:
     """COPY on PostgreSQL, plain tuples on SQLite."""
-    make, now = values_of(connection.dialect.name), TIMESTAMP.process_bind_param(NOW, connection.dialect)
-    made = (("main", *make(text), content_hash(text), now, now, "insert", "[]", 1) for text in map(encode, rows))
-    insert_all(connection, student, made, ("source", *NAMES, "content_hash", *FACTS))
+    now = TIMESTAMP.process_bind_param(NOW, connection.dialect)
+    facts = {**dict(zip(FACTS, (now, now, "insert", "[]", 1), strict=True)), "source": "main"}
+    made = []
+    for row in rows:
+        known = facts | dict(zip(NAMES, values_of(row), strict=False)) | {"content_hash": content_hash(encode(row))}
+        made.append(tuple(map(known.get, student.c.keys())))
+    insert_all(connection, student, made)
 
 
 def seconds(store: Store, write: Callable[[Connection, list[Served]], None], rows: list[Served]) -> float:

@@ -20,7 +20,6 @@ from rostersync.store.connecting import no_connection
 from rostersync.store.engine import open_engine
 from rostersync.store.rows import insert_all
 from rostersync.store.stage import tables
-from rostersync.store.tables import student
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -210,7 +209,7 @@ def test_a_session_that_ends_while_rows_are_copied_is_told_as_anywhere_else(serv
         with server.session() as other:
             other.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
         with pytest.raises(DatabaseUnreachable, match=r"^cannot (use|reach) postgresql"), connection.begin():
-            insert_all(connection, student, [("main", 1)], ["source", "id"])
+            insert_all(connection, tables.deletions, [(1, 1, None)])
         connection.invalidate()
 
 

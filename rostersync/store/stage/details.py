@@ -10,10 +10,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from msgspec.structs import replace
 from sqlalchemy import Boolean, Integer, and_, bindparam, delete, exists, func, insert, or_, select
 
 from rostersync.clock import EPOCH, to_epoch_ms
-from rostersync.projections import Records, are_of_one_time, combine, fetch, is_older, keys_of, list_record
+from rostersync.projections import Records, are_of_one_time, as_served, combine, fetch, is_older, keys_of, list_record
 from rostersync.records import Student, content_hash, decode, encode
 from rostersync.store.rows import NAMES, student_of
 from rostersync.store.stage import tables
@@ -100,15 +101,18 @@ _NEWEST = select(func.max(staged.c.updated_ms))
 _PARTS = (
     answers.c.record.label("answer"),
     answers.c.answer.label("kind"),
-    records.c.record.label("row"),
+    staged.c.content_hash.label("row_hash"),
     staged.c.updated_ms.label("row_ms"),
     *(student.c[name] for name in NAMES),
+    *(records.c[name].label(f"row_{name}") for name in NAMES),
+    records.c.served_status,
     student.c.content_hash,
     student_detail.c.record.label("detail"),
     student_detail.c.updated_ms.label("detail_ms"),
     *(student_detail.c[name] for name in ("settled", "read_at", "waiting_since")),
 )
-_FIRST_OF_STORED = 5  # where the columns of the stored student begin, behind the id and what was received
+_FIRST_OF_STORED = 5  # where the columns of the stored student begin, and those of the list row
+_FIRST_OF_ROW = _FIRST_OF_STORED + len(NAMES)
 
 _BY_ANSWER = chunk(
     select(answers.c.id, *_PARTS)
@@ -260,13 +264,13 @@ class StagedDetails(Statements):
         received = parts.found.row_ms if parts.row else _ms(student.updated_at)
         record = encode(new.detail) if new.detail and keys_of(new.detail) else None
         renewed = parts.stored is None or encode(student) != encode(parts.stored)
-        digest = content_hash(encode(new.listed))
+        digest = parts.found.row_hash if new.listed is parts.row else content_hash(encode(new.listed))
         rows: dict[Table, dict[str, Any]] = {
             staged: {"id": parts.key, "reading": 0, "content_hash": digest, "updated_ms": received},
-            records: {"id": parts.key, "record": encode(student)},
+            records: {name: getattr(student, name) for name in NAMES},
             details: {"id": parts.key, "record": record, "renewed": renewed, **facts},
         }
-        self._room.take(row.get("record") for row in rows.values())
+        self._room.take([encode(student), record])
         self._filled.update(rows)
         with self._connection.begin():
             for table, row in rows.items():
@@ -284,7 +288,7 @@ class StagedDetails(Statements):
         for rows in self._chunks(query, of, **parameters):
             for row in rows:
                 stored = None if row.content_hash is None else student_of(row, _FIRST_OF_STORED)
-                yield _Parts(row[0], _decoded(row.answer), _decoded(row.row), stored, _decoded(row.detail), row)
+                yield _Parts(row[0], _decoded(row.answer), _list_row(row, stored), stored, _decoded(row.detail), row)
 
 
 _DROP = {table: delete(table).where(table.c.id == bindparam("key")) for table in (staged, records, details)}
@@ -320,6 +324,13 @@ def _stamp(listed: Student | None, answer: Student) -> datetime | None:
 
 def _ms(moment: datetime | None) -> int | None:
     return None if moment is None else to_epoch_ms(moment)
+
+
+def _list_row(found: Any, stored: Student | None) -> Student | None:
+    """Return the list row as it was served, None without one. A row that is not staged in full is as it is stored."""
+    if found.row_id is not None:
+        return replace(student_of(found, _FIRST_OF_ROW), status=found.served_status)
+    return None if stored is None or found.row_hash is None else as_served(stored, found.row_hash)
 
 
 def _decoded(record: bytes | None) -> Student | None:

@@ -49,6 +49,7 @@ NOTE_BROUGHT = (
     update(staged).where(among_ids(staged.c.id)).values(reading=_READING).returning(staged.c.id, staged.c.updated_ms)
 )
 DROP = tuple(delete(table).where(among_ids(table.c.id)) for table in (staged, records))
+STORED_HASHES = select(student.c.id, student.c.content_hash).where(LIVING, among_ids(student.c.id))
 
 
 # Students --------------------------------------------------------------------------------------------------------

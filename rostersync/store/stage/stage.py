@@ -7,13 +7,22 @@ statement stands by itself, for nobody else sees the stage.
 from __future__ import annotations
 
 from itertools import chain, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rostersync.clock import to_epoch_ms
 from rostersync.projections import MOST_KEYS
-from rostersync.records import FIELD_NAMES, Student, Unclear, encode, is_alive, row_key
+from rostersync.records import (
+    FIELD_NAMES,
+    Rejected,
+    Student,
+    Unclear,
+    content_hash,
+    encode,
+    is_alive,
+    row_key,
+)
 from rostersync.report import Received, UnclearCounts
-from rostersync.store.rows import insert_all, staged_values
+from rostersync.store.rows import TIMESTAMP, insert_all, values_of
 from rostersync.store.stage import queries as q
 from rostersync.store.stage import tables
 from rostersync.store.stage.details import StagedDetails
@@ -21,7 +30,7 @@ from rostersync.store.stage.room import Room
 from rostersync.store.statements import Statements
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from datetime import datetime
 
     from sqlalchemy import Connection, Table
@@ -65,6 +74,8 @@ class StagedStudents(StagedList):
 
     def __init__(self, connection: Connection, source: str, room: Room) -> None:
         super().__init__(connection, source, tables.staged, room)
+        self.in_full = True
+        """Whether to stage all records. If not, a record that is stored as it was received is left out of `records`."""
         self.extra_keys: set[str] = set()
         """Names of the keys that rostersync does not know, at most `MOST_KEYS`."""
         self.odd_fields: dict[int, set[str]] = {}
@@ -79,7 +90,7 @@ class StagedStudents(StagedList):
         stamps: dict[int, int | None] = dict(brought)
         newest: dict[int, ListedRow] = {}
         for row in rows:
-            stamp = None if row.updated_at is None else to_epoch_ms(row.updated_at)
+            stamp = _ms(row.updated_at)
             staged = stamps.get(row.key)
             if stamp is None or staged is None or stamp > staged:  # where one bears no stamp, the later row counts
                 stamps[row.key] = stamp
@@ -93,16 +104,18 @@ class StagedStudents(StagedList):
         self._replace(list(by_key.values()), list(by_key))
 
     def _replace(self, rows: list[Row], known: list[int]) -> None:
-        records = {row.id: encode(row) for row in rows if isinstance(row, Student)}
-        self._room.take(records.get(row_key(row)) for row in rows)
+        texts = {row.id: encode(row) for row in rows if isinstance(row, Student)}
+        self._room.take(texts.get(row_key(row)) for row in rows)
+        hashes = {key: content_hash(text) for key, text in texts.items()}
+        stored = {} if self.in_full else dict(self._rows(q.STORED_HASHES, ids=list(hashes)))
+        changed = [row for row in rows if isinstance(row, Student) and stored.get(row.id) != hashes[row.id]]
         is_first = tables.staged not in self._filled
         self._filled |= {tables.staged, tables.records}
         with self._connection.begin():
             for drop in q.DROP if known else ():
                 self._connection.execute(drop, {"ids": known})
-            insert_all(self._connection, tables.records, records.items())
-            staged = staged_values(self._connection.dialect, self._reading)
-            insert_all(self._connection, tables.staged, (staged(row, records) for row in rows))
+            insert_all(self._connection, tables.records, list(map(values_of, changed)))
+            insert_all(self._connection, tables.staged, [self._staged(row, hashes) for row in rows])
             if is_first and self._dialect == "postgresql":
                 # Without statistics the planner reads the whole stage for the ids of each chunk.
                 self._connection.exec_driver_sql("ANALYZE pg_temp.staged (id)")
@@ -111,6 +124,13 @@ class StagedStudents(StagedList):
             if isinstance(row, Student) and row.deleted_at is None:
                 self._note_keys(row)
                 self.note_odd(row)
+
+    def _staged(self, row: Row, hashes: Mapping[int, bytes]) -> tuple[Any, ...]:
+        """Return the values of a row of `tables.staged`."""
+        if isinstance(row, Rejected):
+            return row_key(row), self._reading, row.reason, None, None, None
+        deleted_at = TIMESTAMP.process_bind_param(row.deleted_at, self._connection.dialect)
+        return row.id, self._reading, None, deleted_at, _ms(row.updated_at), hashes[row.id]
 
     def _note_keys(self, row: Student) -> None:
         """Note the keys of a list row. Soon few fields are left to look for, so a row costs little."""
@@ -283,6 +303,10 @@ class Stage(Statements):
         """Return living students who are not in question; first those of whom it is surest that they live."""
         stored = self._rows(q.STORED_CONTROLS, at_most=limit)
         return [row[0] for row in stored or self._rows(q.NEW_CONTROLS, tables.staged, at_most=limit)]
+
+
+def _ms(moment: datetime | None) -> int | None:
+    return None if moment is None else to_epoch_ms(moment)
 
 
 def _deleted_at(answer: Answer) -> datetime | None:

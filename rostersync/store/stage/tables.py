@@ -14,7 +14,7 @@ from sqlalchemy.schema import CreateTable
 
 from rostersync.store.engine import attach_scratch_file, past_sqlalchemy
 from rostersync.store.statements import filled
-from rostersync.store.tables import Key
+from rostersync.store.tables import Key, student_columns
 from rostersync.store.types import Timestamp
 
 if TYPE_CHECKING:
@@ -35,11 +35,14 @@ staged = Table(
     Column("content_hash", LargeBinary),
 )
 
-records = Table(  # apart from `staged`, whose rows are small: each reading writes these again
-    "records",
-    _STAGE,
-    Column("id", Key, primary_key=True, autoincrement=False),
-    Column("record", LargeBinary, nullable=False),  # all that is known of a student: `records.encode`
+records = (
+    Table(  # as the commit copies them; apart from `staged`, whose rows are small: each reading writes these again
+        "records",
+        _STAGE,
+        Column("id", Key, primary_key=True, autoincrement=False),
+        *student_columns(),
+        Column("served_status", Text),  # what the content hash covers: `status` is derived if the API served none
+    )
 )
 
 deletions = Table(
