@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from rostersync.clock import to_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 Text = str | None
 Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None
@@ -186,16 +186,18 @@ class Page(msgspec.Struct, frozen=True):
     """One page of a list, with what its meta says the server really did.
 
     `total_pages` and `per_page` are None on a later page if its meta leaves them out. `assumes_utc` says that a row has
-    an `updated_at` without an offset from UTC, which was read as UTC.
+    an `updated_at` without an offset from UTC, which was read as UTC. `digest` is equal for two pages if they list the
+    same students in the same order, each with the same `updated_at`; None if a row has no id or no `updated_at`.
     """
 
     number: int
-    listed: tuple[ListedRow, ...]
+    listed: Sequence[ListedRow]
     total_count: int
     total_pages: int | None
     per_page: int | None
     moment: Moment
     assumes_utc: bool = False
+    digest: bytes | None = None
 
     @property
     def others(self) -> range:
@@ -278,10 +280,15 @@ def derive_status(status: Any, archived: Any, graduated_on: Any, withdrawn_on: A
 
 def with_status(student: Student) -> Student:
     """Return the student with a status: the served one, or one that is derived by `derive_status`."""
-    if student.status:
-        return student
-    dates = (_date_or_text(student, name) for name in ("graduated_on", "withdrawn_on"))
-    return replace(student, status=derive_status(None, student.archived, *dates))
+    return student if student.status else replace(student, status=status_of(student))
+
+
+def status_of(student: Student) -> str:
+    """Return a student's status: see `derive_status`."""
+    graduated_on, withdrawn_on = student.graduated_on, student.withdrawn_on
+    if student.extra:
+        graduated_on, withdrawn_on = (_date_or_text(student, name) for name in ("graduated_on", "withdrawn_on"))
+    return derive_status(student.status, student.archived, graduated_on, withdrawn_on)
 
 
 def _date_or_text(student: Student, name: str) -> Any:

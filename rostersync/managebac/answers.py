@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import replace
+import msgspec
+from msgspec.structs import astuple, replace
 
 from rostersync.errors import Malformed
 from rostersync.managebac.parts import BYTE_ORDER_MARK, Elements, Members, UnusableError, value
-from rostersync.managebac.records import decode_record, key_and_stamp, plain_heads
+from rostersync.managebac.records import PlainHead, decode_record, is_plain, key_and_stamp
 from rostersync.managebac.values import count
 from rostersync.records import ListedRow, Page, Rejected, row_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from rostersync.managebac.records import KeyAndStamp
     from rostersync.records import Moment, Row
@@ -56,15 +58,21 @@ def decode_page(
     more than can be: `MOST_ROWS`, `MOST_PAGES`.
     """
     check()
-    page = _members(body, _PAGE)
-    if "students" not in page:
-        raise Malformed("the answer holds no list of students")
-    rows = list(map(_as_record, page["students"])) if of_deleted else page["students"]
-    total_count, counts = _counts(page.get("meta", b"null"))
-    if not rows and number == 1 and total_count > 0:
+    listed: Sequence[ListedRow]
+    if plain := None if of_deleted else _plain_page(body):
+        heads, meta = plain
+        listed = _PlainRows(body, heads, check)
+    else:
+        page = _members(body, _PAGE)
+        if "students" not in page:
+            raise Malformed("the answer holds no list of students")
+        rows = list(map(_as_record, page["students"])) if of_deleted else page["students"]
+        meta = page.get("meta", b"null")
+        heads = [key_and_stamp(text, check) for text in rows]
+        listed = tuple(_listed(rows, heads, check))
+    total_count, counts = _counts(meta)
+    if not listed and number == 1 and total_count > 0:
         raise Malformed("the first page is empty, and yet its meta counts students")
-    heads = plain_heads(body) or [key_and_stamp(text, check) for text in rows]
-    listed = tuple(_listed(rows, heads, check))
     total_pages, per_page = counts["total_pages"], counts["per_page"]
     if number == 1:
         distinct = len({row.key for row in listed})
@@ -74,7 +82,61 @@ def decode_page(
         message = f"its meta counts {total_pages:,} pages, and no list has more than {MOST_PAGES:,}"
         raise Malformed(message, "check base_url; where the school is as large as that, choose a larger sync.per_page")
     assumes_utc = any(assumed for _, _, assumed in heads)
-    return Page(number, listed, total_count, total_pages, per_page, moment, assumes_utc)
+    digest = None if of_deleted else page_digest(heads)
+    return Page(number, listed, total_count, total_pages, per_page, moment, assumes_utc, digest)
+
+
+def page_digest(heads: Sequence[KeyAndStamp]) -> bytes | None:
+    """Return what is equal for two pages of the same ids and stamps in the same order, None if one is missing."""
+    if not all(key and stamp for key, stamp, _ in heads):
+        return None
+    return hashlib.blake2b(msgspec.json.encode(heads), digest_size=16).digest()
+
+
+# So many places, and one more: what follows it is passed over. A `null` in a place is not a plain record.
+_PLACES = [(f"place_{number}", PlainHead | msgspec.UnsetType, msgspec.UNSET) for number in range(MOST_ROWS + 1)]
+
+
+class _PlainPage(msgspec.Struct):
+    """A page whose records are all as documented."""
+
+    students: msgspec.defstruct("_PlainHeads", _PLACES, array_like=True)  # type: ignore[valid-type] # made for this
+    meta: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_PLAIN_PAGE = msgspec.json.Decoder(_PlainPage)
+
+
+def _plain_page(body: bytes) -> tuple[list[KeyAndStamp], bytes] | None:
+    """Return what `key_and_stamp` returns for each record of a page, and its meta; None if one is not as documented.
+
+    Raises `Malformed` for too many records.
+    """
+    try:
+        page = _PLAIN_PAGE.decode(body)
+    except (ValueError, RecursionError):
+        return None
+    found = [head for head in astuple(page.students) if head is not msgspec.UNSET]
+    if len(found) > MOST_ROWS:
+        raise Malformed(f"the answer cannot be read: a list of more than {MOST_ROWS:,} elements")
+    heads: list[KeyAndStamp] = [(head.id, head.updated_at, False) for head in found]
+    return (heads, bytes(page.meta)) if all(is_plain(stamp) for _, stamp, _ in heads) else None
+
+
+class _PlainRows(Sequence[ListedRow]):
+    """The rows of a page whose records are all as documented. They are cut out of the page when they are iterated."""
+
+    def __init__(self, page: bytes, heads: Sequence[KeyAndStamp], check: Callable[[], None]) -> None:
+        self._page, self._heads, self._check = page, heads, check
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def __iter__(self) -> Iterator[ListedRow]:
+        return _listed(_PAGE.of(self._page)["students"], self._heads, self._check)
+
+    def __getitem__(self, place: Any) -> Any:
+        return tuple(self)[place]
 
 
 def _as_record(element: bytes) -> bytes:

@@ -57,27 +57,12 @@ class Head(msgspec.Struct):
     deleted_at: Any = None
 
 
-class _PlainHead(msgspec.Struct):
+class PlainHead(msgspec.Struct):
     """The head of a record that is as documented, and of a student who is living."""
 
     id: Annotated[int, msgspec.Meta(ge=1, le=LARGEST_ID)]
     updated_at: Timestamp = None
     deleted_at: None = None
-
-
-class _PlainHeads(msgspec.Struct):
-    """The heads of a page whose records all are."""
-
-    students: list[_PlainHead]
-
-
-def plain_heads(page: bytes) -> list[KeyAndStamp]:
-    """Return what `key_and_stamp` does of each record of a page; nothing where one of them is not as documented."""
-    try:
-        heads: list[KeyAndStamp] = [(head.id, head.updated_at, False) for head in _PLAIN_HEADS.decode(page).students]
-    except (ValueError, RecursionError):
-        return []
-    return heads if all(_is_plain(stamp) for _, stamp, _ in heads) else []
 
 
 def key_and_stamp(record: bytes, check: Callable[[], None]) -> KeyAndStamp:
@@ -87,7 +72,7 @@ def key_and_stamp(record: bytes, check: Callable[[], None]) -> KeyAndStamp:
     """
     try:
         plain = _PLAIN_HEAD.decode(record)
-        if _is_plain(plain.updated_at):
+        if is_plain(plain.updated_at):
             return plain.id, plain.updated_at, False
     except (ValueError, RecursionError):
         pass
@@ -186,13 +171,10 @@ def _decode_documented(text: bytes) -> Student | None:
         return None
     if student.extra or student.deleted_at is not None:
         return None
-    for moment in _TIMES_OF(student):
-        if not _is_plain(moment):
-            return None
-    return student
+    return student if all(map(is_plain, _TIMES_OF(student))) else None
 
 
-def _is_plain(moment: datetime | None) -> bool:
+def is_plain(moment: datetime | None) -> bool:
     """Tell whether a time needs no conversion: it is in UTC, and in whole milliseconds, or there is none."""
     return moment is None or (moment.tzinfo is UTC and moment.microsecond % 1000 == 0)
 
@@ -279,8 +261,7 @@ def _reject(key: int | None, record: Any, reason: str) -> Rejected:
 _NOT_KEPT = frozenset({"id", "password"})
 
 _HEAD = Members(*Head.__struct_fields__)
-_PLAIN_HEAD = msgspec.json.Decoder(_PlainHead)
-_PLAIN_HEADS = msgspec.json.Decoder(_PlainHeads)
+_PLAIN_HEAD = msgspec.json.Decoder(PlainHead)
 _STATUS_FIELDS = ("status", "archived", "graduated_on", "withdrawn_on")
 _TIMES_OF = attrgetter(*(field.name for field in FIELDS if field.kind is Kind.TIMESTAMP))
 _NUL = rb"\u0000"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import astuple
 
-from rostersync.records import FIELDS, Kind, Student, with_status
+from rostersync.records import FIELDS, Kind, Student, status_of
 from rostersync.store.engine import past_sqlalchemy
 from rostersync.store.tables import PAYLOAD
 from rostersync.store.types import Timestamp
@@ -44,7 +44,7 @@ def values_of(student: Student) -> tuple[Any, ...]:
     for place in _ARRAYS:
         if (array := row[place]) is not None:
             row[place] = _JSON.encode(array).decode()
-    row[_STATUS] = with_status(student).status
+    row[_STATUS] = status_of(student)
     return *row, _JSON.encode(student.extra).decode(), student.status
 
 

@@ -9,7 +9,8 @@ there is one rule for every list, the roster and both feeds:
   brought exactly so many records, none twice. A page that gives no per_page agrees with the others: the proof below
   does not need it. The pages then follow from the total_count and the rows of the first page.
 * A list is clean when the reading after a steady one, steady itself or not, brings all of its ids again. It is as of
-  the start of the steady one: what changes after that is read again by the next run.
+  the start of the steady one: what changes after that is read again by the next run. A page that has the same ids and
+  stamps as the page of this number in the steady reading brings the same rows again, so they are not looked at.
 
 Why nobody is lost. Let X be in the list all the while, and let a steady reading of T records miss X. When the page that
 was made last was made, the list had T records, X among them; so one of the T that were read, Y, had left it by then.
@@ -22,6 +23,7 @@ in time: read replicas that lag differently can defeat it, as such a Y can. A la
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
     from rostersync.report import ProgressCallback
     from rostersync.store.stage import Stage, StagedList
     from rostersync.sync.api import Api
-
-_AT_ONCE = 500  # rows of several pages that are staged together, which costs less
 
 
 class ListResult(msgspec.Struct, frozen=True):
@@ -90,7 +90,7 @@ class ListReader:
         query = Query(deleted_since=since)
         first = self._api.first_page(query)
         if first.total_count and self._api.ignores_deleted_since(first):
-            self._stage.deletions.put(_marked(first))
+            self._stage.deletions.put(first.number, list(_marked(first)))
             return ListResult(True, first.moment, first.total_count, ignored=True)
         feed = self._read(query, first, self._stage.deletions)
         return replace(feed, without_ids=self._stage.deletions.lack_ids())
@@ -102,36 +102,52 @@ class ListReader:
 
     def _read(self, query: Query, first: Page, into: StagedList) -> ListResult:
         """Read a list until it is clean: see the module's text. All that was read of an unclean one stays staged."""
-        steady: Page | None = None  # the first page of the reading before, if that was steady
+        steady: _Reading | None = None  # the reading before, if it was steady
         for attempt in range(self._attempts + 1):
             if attempt:
                 first = self._api.first_page(query)
-            is_steady = self._read_once(query, first, into)
-            if first.whole or (steady and into.missed() == 0):
+            reading = self._read_once(query, first, into, steady)
+            if first.whole or reading.repeats or (steady and into.missed() == 0):
                 into.keep_this_reading()
-                as_of = first if first.whole or steady is None else steady
+                as_of = first if first.whole or steady is None else steady.first
                 return ListResult(True, as_of.moment, first.total_count)
-            steady = first if is_steady else None
+            steady = reading if reading.steady else None
         return ListResult(False, first.moment, first.total_count)
 
-    def _read_once(self, query: Query, first: Page, into: StagedList) -> bool:
-        """Stage one reading of a list, and tell whether it is steady."""
+    def _read_once(self, query: Query, first: Page, into: StagedList, before: _Reading | None) -> _Reading:
+        """Stage one reading of a list. The rows of a page that is as it was in the steady reading `before` are kept."""
         into.begin_reading()
-        waiting = list(first.listed)
-        rows, alike = len(waiting), True
-        for page in () if first.whole else self._api.pages(query, first.others):
+        pages, rows, alike, same = 0, 0, True, []
+        digests: dict[int, bytes | None] = {}
+        for page in chain([first], () if first.whole else self._api.pages(query, first.others)):
             if page is None:  # it fell off the end of a list that has become shorter
                 alike = False
                 continue
-            waiting += page.listed
+            pages += 1
             rows += len(page.listed)
             alike = alike and not page.contradicts(first)
+            digests[page.number] = page.digest
+            if before and page.digest and page.digest == before.digests.get(page.number):
+                same.append(page.number)
+            else:
+                into.put(page.number, page.listed)
             self._progress(_name(query), rows, page.total_count)
-            if len(waiting) >= _AT_ONCE:
-                into.put(waiting)
-                waiting = []
-        into.put(waiting)
-        return first.whole or (alike and rows == into.seen() == first.total_count)
+        if before and len(same) == pages == len(before.digests):
+            into.drop_reading()
+            return _Reading(first, before.digests, steady=True, repeats=True)
+        into.keep_pages(same)
+        steady = first.whole or (alike and rows == into.seen() == first.total_count)
+        return _Reading(first, digests, steady=steady)
+
+
+class _Reading(msgspec.Struct, frozen=True):
+    """One reading of a list: its first page, and the digests of its pages by their numbers."""
+
+    first: Page
+    digests: dict[int, bytes | None]
+    steady: bool
+    repeats: bool = False
+    """Whether every page is as it was in the steady reading before."""
 
 
 def _marked(page: Page) -> Iterator[ListedRow]:

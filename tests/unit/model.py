@@ -6,6 +6,7 @@ import random
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from rostersync.managebac.answers import page_digest
 from rostersync.records import ListedRow, Moment, Page, Query, Rejected, Student, row_key
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class ModelSchool:
         self.happen: Callable[[], object] = lambda: None
         self.asked: list[tuple[Query, int]] = []
         self.honours_deleted_since = True
+        self.tells_digests = True
         for _ in range(size):
             self.create()
         self.pass_time(3600)
@@ -81,7 +83,10 @@ class ModelSchool:
         if number > 1 and not cut:
             return None
         pages = -(-len(rows) // self.per_page)
-        return Page(number, tuple(map(listed, cut)), len(rows), pages, self.per_page, Moment(self.time, self.time))
+        found, moment = tuple(map(listed, cut)), Moment(self.time, self.time)
+        heads = [(row.key, row.updated_at, False) for row in found]
+        digest = page_digest(heads) if self.tells_digests and not query.deleted_since else None
+        return Page(number, found, len(rows), pages, self.per_page, moment, digest=digest)
 
     def pages(self, query: Query, numbers: Sequence[int]) -> Iterator[Page | None]:
         return (self.page(query, number) for number in numbers)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from model import EPOCH, ORDERS, ModelSchool, listed
 
-from rostersync.records import ListedRow, Query, Rejected, Student, Unclear, decode
+from rostersync.records import ListedRow, Query, Rejected, Student, Unclear
 from rostersync.report import ignore_progress
 from rostersync.store.dry_run import unchanged_database
 from rostersync.store.stage import clear
@@ -235,8 +235,8 @@ def test_records_without_an_id_are_counted_and_come_again(stage: Stage) -> None:
 
 def nicknames(stage: Stage) -> dict[int, str | None]:
     with stage._connection.begin():
-        records = stage._connection.exec_driver_sql("SELECT record FROM stage.records").scalars()
-        return {student.id: student.nickname for student in map(decode, records)}
+        found = stage._connection.exec_driver_sql("SELECT id, nickname FROM stage.records")
+        return {row.id: row.nickname for row in found}
 
 
 def test_a_row_that_is_newer_in_the_second_reading_takes_the_place_of_the_first(stage: Stage) -> None:
@@ -263,6 +263,71 @@ def test_the_second_reading_decodes_only_rows_that_are_new_or_newer(stage: Stage
     read_roster(school, stage)
     assert len(school.asked) == 7
     assert decoded == [*range(1, 10), 2, 10]
+
+
+def count_looking(school: ModelSchool) -> list[int]:
+    """Return a list that gets the number of each page whose rows are looked at."""
+    page, looked_at = school.page, []
+
+    class Rows(list[ListedRow]):
+        number = 0
+
+        def __iter__(self) -> Iterator[ListedRow]:
+            looked_at.append(self.number)
+            return super().__iter__()
+
+    def counted(query: Query, number: int) -> object:
+        found = page(query, number)
+        rows = Rows(found.listed if found else ())
+        rows.number = number
+        return found and changed(found, listed=rows)
+
+    school.page = counted  # type: ignore[method-assign,assignment]
+    return looked_at
+
+
+def test_a_second_reading_that_is_like_the_steady_one_looks_at_no_row(stage: Stage) -> None:
+    school = ModelSchool(9)
+    before = count_looking(school)
+    assert read_roster(school, stage).clean
+    # Whether a first page is the whole list is found out by its keys.
+    assert [number for number in before if number > 1] == [2, 3]
+    assert staged(stage) == set(range(1, 10))
+
+
+def test_only_the_pages_that_differ_are_looked_at_again(stage: Stage) -> None:
+    school = ModelSchool(9)
+    before_request(school, 4, lambda: school.update(5))
+    looked_at = count_looking(school)
+    assert read_roster(school, stage).clean
+    assert [number for number in looked_at if number > 1] == [2, 3, 2]
+    assert staged(stage) == set(range(1, 10))
+
+
+def test_a_page_with_a_row_that_has_no_stamp_is_looked_at_again(stage: Stage) -> None:
+    """The later row counts there."""
+    school = ModelSchool(9)
+    school.living[9] = changed(school.living[9], updated_at=None, nickname="old")
+    before_request(school, 4, lambda: school.living.update({9: changed(school.living[9], nickname="new")}))
+    assert read_roster(school, stage).clean
+    assert nicknames(stage)[9] == "new"
+
+
+def test_a_row_counts_with_the_page_that_brought_it_last(stage: Stage) -> None:
+    school = ModelSchool(9, order="-id")
+    # The first reading is not steady, the second one is. Of the third, only the first page differs.
+    events = {2: school.create, 7: lambda: school.update(9)}
+    school.happen = lambda: (school.pass_time(1), events.get(len(school.asked), lambda: None)())
+    assert read_roster(school, stage).clean
+    assert [number for _, number in school.asked] == [1, 2, 3, 1, 2, 3, 4, 1, 2, 3, 4]
+
+
+def test_whoever_left_a_page_that_differs_is_missed_although_the_others_are_alike(stage: Stage) -> None:
+    school = ModelSchool(9)
+    before_request(school, 4, lambda: (school.delete(8), school.create()))
+    assert read_roster(school, stage).clean
+    assert len(school.asked) == 9  # the second reading missed somebody, the third one brought all of the second
+    assert staged(stage) == set(school.living)
 
 
 def count_decoding(school: ModelSchool) -> list[int]:
@@ -335,6 +400,20 @@ def test_no_clean_list_of_a_school_that_changes_between_all_requests_has_lost_a_
     assert clean > READINGS // 10
 
 
+@pytest.mark.parametrize("activity", [0.02, 0.1, 0.3])
+def test_pages_that_are_not_looked_at_again_make_no_difference(stage: Stage, activity: float) -> None:
+    outcomes = []
+    for seed in range(READINGS):
+        for tells_digests in (True, False):
+            clear(stage._connection)
+            rng = random.Random(seed)
+            school = ModelSchool(rng.randrange(3, 30), rng.choice([*ORDERS, "shuffled"]), rng.choice([2, 3, 7]), rng)
+            school.tells_digests = tells_digests
+            school.happen = lambda school=school: live_on(school, activity)  # type: ignore[misc]
+            outcomes.append((read_roster(school, stage), staged(stage), nicknames(stage), len(school.asked)))
+        assert outcomes[-1] == outcomes[-2], f"seed {seed}"
+
+
 # The feeds -------------------------------------------------------------------------------------------------------
 
 
@@ -400,6 +479,6 @@ def test_a_deleted_feed_that_lists_nobody_is_not_suspected(stage: Stage) -> None
 
 def test_an_id_in_quarantine_for_which_get_had_no_answer_is_still_to_be_proved(stage: Stage) -> None:
     stage.put_answer(7, Unclear("no connection"), in_quarantine=True)
-    stage.students.put([listed(Student(id=7))])
-    stage.deletions.put([listed(Student(id=7))])
+    stage.students.put(1, [listed(Student(id=7))])
+    stage.deletions.put(1, [listed(Student(id=7))])
     assert list(stage.unproved_newcomers()) == [[7]]

@@ -270,7 +270,7 @@ class StagedDetails(Statements):
             records: {name: getattr(student, name) for name in NAMES},
             details: {"id": parts.key, "record": record, "renewed": renewed, **facts},
         }
-        self._room.take([encode(student), record])
+        self._room.take(len(rows), len(encode(student)) + len(record or b""))
         self._filled.update(rows)
         with self._connection.begin():
             for table, row in rows.items():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Select, Table
 
 _READING = bindparam("reading", type_=Integer)
+_PAGE = bindparam("page", type_=Integer)
 
 ALIVE = and_(staged.c.rejected.is_(None), staged.c.deleted_at.is_(None))
 LIVING = and_(student.c.source == SOURCE, student.c.deleted_at.is_(None))
@@ -46,7 +47,13 @@ def _count(table: Any, *conditions: ColumnElement[bool]) -> Select[Any]:
 BROUGHT = {table: _count(table, table.c.reading == _READING) for table in (staged, deletions)}
 DROP_OTHERS = {table: delete(table).where(table.c.reading != _READING) for table in (staged, deletions)}
 NOTE_BROUGHT = (
-    update(staged).where(among_ids(staged.c.id)).values(reading=_READING).returning(staged.c.id, staged.c.updated_ms)
+    update(staged)
+    .where(among_ids(staged.c.id))
+    .values(reading=_READING, page=_PAGE)
+    .returning(staged.c.id, staged.c.updated_ms)
+)
+KEEP_PAGES = (  # their numbers are `ids`
+    update(staged).where(staged.c.reading == _READING - 1, among_ids(staged.c.page)).values(reading=_READING)
 )
 DROP = tuple(delete(table).where(among_ids(table.c.id)) for table in (staged, records))
 STORED_HASHES = select(student.c.id, student.c.content_hash).where(LIVING, among_ids(student.c.id))

@@ -9,8 +9,6 @@ from sqlalchemy import text
 from rostersync.errors import RunFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from sqlalchemy import Connection
 
 MOST_BYTES = 2 << 30
@@ -36,9 +34,9 @@ class Room:
         self.most_bytes = MOST_BYTES
         """The most bytes to stage, if the replica is small."""
 
-    def take(self, records: Iterable[bytes | None]) -> None:
-        """Count rows with these records, None for a row without one. Raises `RunFailed` if that is too much."""
-        self._used += sum(_ROW + len(record or b"") for record in records)
+    def take(self, rows: int, size: int = 0) -> None:
+        """Count some rows, whose records have `size` bytes together. Raises `RunFailed` if that is too much."""
+        self._used += rows * _ROW + size
         if self._used <= self.most_bytes:
             return
         # Only now: nearly no run comes so far.

@@ -9,6 +9,8 @@ from __future__ import annotations
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import astuple
+
 from rostersync.clock import to_epoch_ms
 from rostersync.projections import MOST_KEYS
 from rostersync.records import (
@@ -30,7 +32,7 @@ from rostersync.store.stage.room import Room
 from rostersync.store.statements import Statements
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection, Table
@@ -51,9 +53,18 @@ class StagedList(Statements):
         """Begin another reading of the list; what earlier ones brought is kept."""
         self._reading += 1
 
-    def put(self, listed: Iterable[ListedRow]) -> None:
+    def put(self, page: int, listed: Sequence[ListedRow]) -> None:
         """Stage the rows of a page."""
         raise NotImplementedError
+
+    def keep_pages(self, pages: list[int]) -> None:
+        """Count the rows that the reading before brought on these pages as brought by this one."""
+        if pages:
+            self._do(q.KEEP_PAGES, self._table, ids=pages, reading=self._reading)
+
+    def drop_reading(self) -> None:
+        """Let the reading before stand in the place of this one, which has brought the same, and put nothing."""
+        self._reading -= 1
 
     def seen(self) -> int:
         """Return how many distinct rows this reading has brought."""
@@ -80,13 +91,13 @@ class StagedStudents(StagedList):
         """Names of the keys that rostersync does not know, at most `MOST_KEYS`."""
         self.odd_fields: dict[int, set[str]] = {}
         """By id, the fields whose values are in `extra` because the fields cannot hold them; at most 100,000 ids."""
-        self._fields_unseen = list(FIELD_NAMES)
+        self._fields_unseen = set(FIELD_NAMES)
 
-    def put(self, listed: Iterable[ListedRow]) -> None:
+    def put(self, page: int, listed: Sequence[ListedRow]) -> None:
         """Decode and stage the rows that are new, or newer than the staged ones; of the others note that they came."""
         rows = list(listed)
         ids = [row.key for row in rows]
-        brought = self._rows(q.NOTE_BROUGHT, self._table, ids=ids, reading=self._reading) if ids else []
+        brought = self._rows(q.NOTE_BROUGHT, self._table, ids=ids, reading=self._reading, page=page) if ids else []
         stamps: dict[int, int | None] = dict(brought)
         newest: dict[int, ListedRow] = {}
         for row in rows:
@@ -96,49 +107,54 @@ class StagedStudents(StagedList):
                 stamps[row.key] = stamp
                 newest[row.key] = row
         if newest:
-            self._replace([row.decode() for row in newest.values()], [key for key, _ in brought if key in newest])
+            decoded = [row.decode() for row in newest.values()]
+            self._replace(decoded, [key for key, _ in brought if key in newest], page)
 
     def put_rows(self, rows: Iterable[Row]) -> None:
         """Stage rows, each with an id of its own, in the place of earlier ones."""
         by_key = {row_key(row): row for row in rows}
-        self._replace(list(by_key.values()), list(by_key))
+        self._replace(list(by_key.values()), list(by_key), None)
 
-    def _replace(self, rows: list[Row], known: list[int]) -> None:
-        texts = {row.id: encode(row) for row in rows if isinstance(row, Student)}
-        self._room.take(texts.get(row_key(row)) for row in rows)
-        hashes = {key: content_hash(text) for key, text in texts.items()}
+    def _replace(self, rows: list[Row], known: list[int], page: int | None) -> None:
+        students = [row for row in rows if isinstance(row, Student)]
+        texts = list(map(encode, students))
+        self._room.take(len(rows), sum(map(len, texts)))
+        hashes = {row.id: content_hash(text) for row, text in zip(students, texts, strict=True)}
         stored = {} if self.in_full else dict(self._rows(q.STORED_HASHES, ids=list(hashes)))
-        changed = [row for row in rows if isinstance(row, Student) and stored.get(row.id) != hashes[row.id]]
+        changed = [values_of(row) for row in students if stored.get(row.id) != hashes[row.id]]
         is_first = tables.staged not in self._filled
         self._filled |= {tables.staged, tables.records}
         with self._connection.begin():
             for drop in q.DROP if known else ():
                 self._connection.execute(drop, {"ids": known})
-            insert_all(self._connection, tables.records, list(map(values_of, changed)))
-            insert_all(self._connection, tables.staged, [self._staged(row, hashes) for row in rows])
+            insert_all(self._connection, tables.records, changed)
+            insert_all(self._connection, tables.staged, [self._staged(row, page, hashes) for row in rows])
             if is_first and self._dialect == "postgresql":
                 # Without statistics the planner reads the whole stage for the ids of each chunk.
                 self._connection.exec_driver_sql("ANALYZE pg_temp.staged (id)")
-        for row in rows:
+        for row in rows if self.odd_fields else ():
             self.odd_fields.pop(row_key(row), None)
-            if isinstance(row, Student) and row.deleted_at is None:
-                self._note_keys(row)
-                self.note_odd(row)
+        self._note_keys([row for row in students if row.deleted_at is None])
 
-    def _staged(self, row: Row, hashes: Mapping[int, bytes]) -> tuple[Any, ...]:
+    def _staged(self, row: Row, page: int | None, hashes: Mapping[int, bytes]) -> tuple[Any, ...]:
         """Return the values of a row of `tables.staged`."""
         if isinstance(row, Rejected):
-            return row_key(row), self._reading, row.reason, None, None, None
-        deleted_at = TIMESTAMP.process_bind_param(row.deleted_at, self._connection.dialect)
-        return row.id, self._reading, None, deleted_at, _ms(row.updated_at), hashes[row.id]
+            return row_key(row), self._reading, page, row.reason, None, None, None
+        deleted_at = row.deleted_at and TIMESTAMP.process_bind_param(row.deleted_at, self._connection.dialect)
+        return row.id, self._reading, page, None, deleted_at, _ms(row.updated_at), hashes[row.id]
 
-    def _note_keys(self, row: Student) -> None:
-        """Note the keys of a list row. Soon few fields are left to look for, so a row costs little."""
-        for name in [name for name in self._fields_unseen if getattr(row, name) is not None or name in row.extra]:
-            self._fields_unseen.remove(name)
-        if row.extra:
-            new = row.extra.keys() - FIELD_NAMES - self.extra_keys
-            self.extra_keys.update(islice(new, MOST_KEYS - len(self.extra_keys)))
+    def _note_keys(self, rows: list[Student]) -> None:
+        """Note the keys of list rows."""
+        columns = list(zip(*map(astuple, rows), strict=True))
+        if not columns:
+            return
+        self._fields_unseen -= {name for name, place in _PLACES.items() if columns[place].count(None) < len(rows)}
+        for row in rows:
+            if row.extra:
+                self._fields_unseen -= row.extra.keys()
+                new = row.extra.keys() - FIELD_NAMES - self.extra_keys
+                self.extra_keys.update(islice(new, MOST_KEYS - len(self.extra_keys)))
+                self.note_odd(row)
 
     def note_odd(self, row: Student) -> None:
         """Note which fields of a list row or an answer of GET cannot hold their values."""
@@ -154,16 +170,17 @@ class StagedStudents(StagedList):
 
 
 _FIELDS = frozenset(FIELD_NAMES)
+_PLACES = {name: place for place, name in enumerate(Student.__struct_fields__) if name in _FIELDS}
 _MOST_ODD = 100_000
 
 
 class StagedDeletions(StagedList):
     """The rows of the deleted feed: ids, with `deleted_at` where it is given. They may be stubs."""
 
-    def put(self, listed: Iterable[ListedRow]) -> None:
+    def put(self, page: int, listed: Sequence[ListedRow]) -> None:  # noqa: ARG002 - as for students
         """Stage the ids of rows."""
         values = [{"id": row.key, "reading": self._reading, "deleted_at": _deleted_at(row.decode())} for row in listed]
-        self._room.take(None for _ in values)
+        self._room.take(len(values))
         self._put_all(q.stage_deletion(self._dialect), values)
 
     def lack_ids(self) -> bool:
@@ -226,7 +243,7 @@ class Stage(Statements):
         return False
 
     def _note(self, key: int, answer: str, deleted_at: datetime | None = None, record: bytes | None = None) -> None:
-        self.room.take([record])
+        self.room.take(1, len(record or b""))
         values = {"id": key, "answer": answer, "deleted_at": deleted_at, "record": record}
         self._put_all(q.put_answer(self._dialect), [values])
 

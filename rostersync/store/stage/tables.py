@@ -29,6 +29,7 @@ staged = Table(
     _STAGE,
     Column("id", Key, primary_key=True, autoincrement=False),  # negative: a record without an id
     Column("reading", Integer, nullable=False),  # the last reading of its list that brought it
+    Column("page", Integer),  # the number of the page that did; NULL: it was asked for by its id
     Column("rejected", Text),  # why it could not be decoded
     Column("deleted_at", Timestamp),
     Column("updated_ms", BigInteger),  # `updated_at` of the record, in milliseconds since 1970
