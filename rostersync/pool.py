@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from concurrent.futures import CancelledError, Executor, Future, wait
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -32,7 +33,8 @@ SHUTDOWN_S = 3.5
 class DaemonExecutor(Executor):
     """Does jobs in daemon threads: `size` at once, or any number. The others wait in a queue, without a thread.
 
-    A thread is started when there is a job and no idle thread, and kept for the next job.
+    A thread is started when there is a job and no idle thread, and kept for the next job. After a shutdown, or when
+    nothing refers to the pool any more, the threads end.
     """
 
     def __init__(self, name: str, size: int | None = None) -> None:
@@ -41,19 +43,21 @@ class DaemonExecutor(Executor):
         self._size = math.inf if size is None else size
         self._threads = 0
         self._idle = threading.Semaphore(0)
-        self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._jobs: _Jobs = SimpleQueue()
         self._open: set[Future[Any]] = set()
-        self._closed = False
+        self._end = weakref.finalize(self, self._jobs.put, None)
+        self._end.atexit = False  # threads that wait for a job end with the process
         self._lock = threading.Lock()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have `fn` called; return the future of what it returns or raises. Raises `RuntimeError` after a shutdown."""
         future: Future[T] = Future()
         with self._lock:
-            if self._closed:
+            if not self._end.alive:
                 raise RuntimeError("no job can be submitted after the shutdown")
             if not self._idle.acquire(blocking=False) and self._threads < self._size:
-                threading.Thread(target=self._work, name=f"{self._name}-{self._threads + 1}", daemon=True).start()
+                name = f"{self._name}-{self._threads + 1}"
+                threading.Thread(target=_work, args=(self._jobs, self._idle), name=name, daemon=True).start()
                 self._threads += 1
             self._open.add(future)
             self._jobs.put((future, partial(fn, *args, **kwargs)))
@@ -63,8 +67,7 @@ class DaemonExecutor(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more jobs, and let the threads end after the last; see `Executor.shutdown`."""
         with self._lock:
-            self._closed = True
-            self._jobs.put(None)
+            self._end()
         if cancel_futures:
             for future in self._open.copy():
                 future.cancel()  # which leaves alone what is under way
@@ -75,13 +78,18 @@ class DaemonExecutor(Executor):
         """Wait for all jobs, at most so many seconds; tell whether all are done."""
         return not wait(self._open.copy(), seconds).not_done
 
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            publish = _carry_out(*job)
-            self._idle.release()  # first: whoever learns of the outcome may have the next job
-            publish()
-            del job, publish  # what they hold must not live until then
-        self._jobs.put(None)  # for the next thread
+
+_Jobs: TypeAlias = "SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]"
+
+
+def _work(jobs: _Jobs, idle: threading.Semaphore) -> None:
+    """Do jobs until the pool ends. A thread does not refer to its pool, which would then never end by itself."""
+    while (job := jobs.get()) is not None:
+        publish = _carry_out(*job)
+        idle.release()  # first: whoever learns of the outcome may have the next job
+        publish()
+        del job, publish  # what they hold must not live until then
+    jobs.put(None)  # for the next thread
 
 
 def _carry_out(future: Future[T], call: Callable[[], T]) -> Callable[[], None]:

@@ -29,13 +29,14 @@ def command(session: Session, names: tuple[str, ...], as_json: bool) -> int:
     never as values. Exit status: 0 the replica matches, 1 it differs, or that cannot be determined.
     """
     open_store(session.config, session.clock, create=False)  # raises `NoDatabase` where there is none
+    policy, connect = wiring.policy(session.config), wiring.connector(session.config, session.clock)
     with progress() as progress_of:
         verdicts = [
             verify(
                 session.config.database.url,
                 source.name,
-                policy=wiring.policy(session.config),
-                connect=wiring.connector(session.config, session.clock),
+                policy=policy,
+                connect=connect,
                 progress=progress_of(source.name),
             )
             for source in session.chosen(names)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from rostersync.pool import STOP_CHECK_S, DaemonExecutor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Collection, Iterator
 
     from rostersync.clock import Clock
     from rostersync.managebac.wire import Reply
@@ -157,14 +157,30 @@ class HostLimiters:
     """The limiters of a process, one for each host."""
 
     def __init__(self, concurrency: int, clock: Clock) -> None:
-        self._make: Callable[[], HostLimiter] = lambda: HostLimiter(concurrency, clock)
+        self._concurrency, self._clock = concurrency, clock
         self._limiters: dict[str, HostLimiter] = {}
         self._lock = threading.Lock()
 
+    def keep(self, hosts: Collection[str], concurrency: int) -> None:
+        """Keep the limiters of these hosts, with their pace, and drop the others.
+
+        If the concurrency changes, all are dropped: a host gets a new limiter, which paces nothing before the next 429.
+        Clients go on with a limiter that was dropped. Its threads end with the last of these clients.
+        """
+        with self._lock:
+            if concurrency != self._concurrency:
+                self._concurrency = concurrency
+                self._limiters.clear()
+            for host in self._limiters.keys() - {host.lower() for host in hosts}:
+                del self._limiters[host]
+
     def of(self, host: str) -> HostLimiter:
         """Return the limiter of `host`, the same for all who ask."""
+        host = host.lower()
         with self._lock:
-            return self._limiters.setdefault(host.lower(), self._make())
+            if host not in self._limiters:
+                self._limiters[host] = HostLimiter(self._concurrency, self._clock)
+            return self._limiters[host]
 
 
 def _positive(text: str | None) -> float:

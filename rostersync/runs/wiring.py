@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from rostersync.clock import SystemClock
 from rostersync.config import DEFAULT_VARIABLE
 from rostersync.errors import ConfigError
 from rostersync.managebac.client import ManageBac
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from rostersync.config import Config, Source
     from rostersync.store import Store
 
+_limiters = HostLimiters(1, SystemClock())
+"""The limiters of the whole process. A reload keeps them, with the pace of each host and its threads."""
+
 
 def policy(config: Config) -> SyncPolicy:
     """Return what `[sync]` and `[guard]` say of reading and removing."""
@@ -42,10 +46,10 @@ def policy(config: Config) -> SyncPolicy:
 def clients(config: Config, clock: Clock) -> Callable[[str], ManageBac]:
     """Return what makes the client of a source, by name.
 
-    A client's deadline begins when it is made; the pace of a host is kept by all that are made by one maker. Making one
-    raises `ConfigError` when the source's token cannot be had.
+    A client's deadline begins when it is made. All clients of the process keep the pace of their host together.
+    Making one raises `ConfigError` when the source's token cannot be had.
     """
-    limiters = HostLimiters(config.sync.concurrency, clock)
+    _limiters.keep([_host(source) for source in config.sources], config.sync.concurrency)
     sources = {source.name: source for source in config.sources}
     sync = config.sync
 
@@ -61,11 +65,15 @@ def clients(config: Config, clock: Clock) -> Callable[[str], ManageBac]:
             concurrency=sync.concurrency,
             run_seconds=sync.run_deadline.total_seconds(),
             clock=clock,
-            limiter=limiters.of(urlsplit(source.base_url).netloc),
+            limiter=_limiters.of(_host(source)),
             proxy_from_env=config.network.proxy_from_env,
         )
 
     return client
+
+
+def _host(source: Source) -> str:
+    return urlsplit(source.base_url).netloc
 
 
 def connector(config: Config, clock: Clock) -> Callable[[str], AbstractContextManager[StudentReader]]:

@@ -1,7 +1,9 @@
 """The bare limit: what it takes to fetch the pages over a raw socket, parse them and write the rows, and nothing more.
 
-No retries, no history, no guard, one reading, nothing checked: nobody should use it. `limit.py load PORT DATABASE` does
-that; `limit.py requests PORT TIMES` only fetches every page so many times, over four connections at once.
+No retries, no history, no guard, one reading, nothing checked: nobody should use it.
+
+`limit.py load PORT PER_PAGE DATABASE` does that. `limit.py requests PORT PER_PAGE TIMES` only fetches every page so
+many times, over four connections at once.
 """
 
 from __future__ import annotations
@@ -18,20 +20,19 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PER_PAGE = 100
-
 
 class Client:
     """One connection, kept open."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, per_page: int) -> None:
+        self._per_page = per_page
         self._socket = socket.create_connection(("127.0.0.1", port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray(2**20)
 
     def page(self, number: int) -> bytes:
         """Return the body of one page of the roster."""
-        ask = f"GET /v2p1/students?page={number}&per_page={PER_PAGE} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        ask = f"GET /v2p1/students?page={number}&per_page={self._per_page} HTTP/1.1\r\nHost: localhost\r\n\r\n"
         self._socket.sendall(ask.encode())
         view, got = memoryview(self._buffer), 0
         end = length = -1
@@ -91,14 +92,14 @@ def load_postgresql(client: Client, url: str) -> None:
         database.execute("INSERT INTO student SELECT * FROM staged")
 
 
-def fetch(port: int, times: int, connections: int = 4) -> None:
+def fetch(port: int, per_page: int, times: int, connections: int = 4) -> None:
     """Fetch all pages so many times, over so many connections at once."""
-    total = msgspec.json.decode(Client(port).page(1))["meta"]["total_pages"]
+    total = msgspec.json.decode(Client(port, per_page).page(1))["meta"]["total_pages"]
     numbers = iter([*range(2, total + 1)] + [*range(1, total + 1)] * (times - 1))
     lock = threading.Lock()
 
     def work() -> None:
-        client = Client(port)
+        client = Client(port, per_page)
         while True:
             with lock:
                 number = next(numbers, None)
@@ -114,10 +115,10 @@ def fetch(port: int, times: int, connections: int = 4) -> None:
 
 
 if __name__ == "__main__":
-    verb, port, what = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    verb, port, per_page, what = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     if verb == "requests":
-        fetch(port, int(what))
+        fetch(port, per_page, int(what))
     elif what.startswith("postgresql"):
-        load_postgresql(Client(port), what)
+        load_postgresql(Client(port, per_page), what)
     else:
-        load_sqlite(Client(port), what)
+        load_sqlite(Client(port, per_page), what)

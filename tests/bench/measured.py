@@ -1,14 +1,18 @@
 """Run a program, and print as the last line of standard error what it cost: seconds, processor seconds, and MiB.
 
-A process of its own, and a small one: until it begins, a program counts as large as whoever started it.
+`measured.py SECONDS PROGRAM...` kills the program if it takes longer. It is a process of its own, and a small one: a
+program counts as at least as large as the process that started it.
 """
 
 import os
+import signal
 import sys
 import time
 
 began = time.perf_counter()
-pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
+pid = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
+signal.signal(signal.SIGALRM, lambda *_: os.kill(pid, signal.SIGKILL))
+signal.alarm(int(sys.argv[1]))
 _, status, used = os.wait4(pid, 0)
 wall = time.perf_counter() - began
 print(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, file=sys.stderr)

@@ -1,7 +1,7 @@
 """The usual alternative: requests, and `Session.merge` of SQLAlchemy's ORM for each record.
 
-It reads the list once, or with a second argument what was modified since then. It knows nothing of deletions, of lists
-that move, or of bad records. `orm_script.py PORT DATABASE_URL [SINCE]`
+It reads the list once, or only the students who were modified since a time. It knows nothing of deletions, of lists
+that move, or of bad records. `orm_script.py PORT PER_PAGE DATABASE_URL [SINCE]`
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def model(student: dict[str, Any]) -> type[Any]:
     return type("Student", (Base,), {"__tablename__": "student", **columns})
 
 
-def main(port: int, url: str, since: str | None) -> None:
+def main(port: int, per_page: int, url: str, since: str | None) -> None:
     http = requests.Session()
     engine = create_engine(url)
     number, total, student = 1, 1, None
     with Session(engine) as session:
         while number <= total:
-            asked = {"page": number, "per_page": 100, **({"modified_since": since} if since else {})}
+            asked = {"page": number, "per_page": per_page, **({"modified_since": since} if since else {})}
             page = http.get(f"http://127.0.0.1:{port}/v2p1/students", params=asked, timeout=30).json()
             total = page["meta"]["total_pages"]
             for row in page["students"]:
@@ -46,4 +46,4 @@ def main(port: int, url: str, since: str | None) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None)
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4] if len(sys.argv) > 4 else None)

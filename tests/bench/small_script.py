@@ -1,6 +1,6 @@
 """The floor of a small run: the same libraries, the same requests, the same rows read, and nothing done with them.
 
-`small_script.py PORT DATABASE_URL FILE`; the file has a line for each request's target.
+`small_script.py BASE_URL DATABASE_URL FILE`; the file has a line for each request's target.
 """
 
 import json
@@ -11,7 +11,7 @@ import requests
 import structlog
 from sqlalchemy import bindparam, create_engine, text
 
-port, url, file = sys.argv[1:]
+base_url, url, file = sys.argv[1:]
 log = structlog.get_logger()
 place = "rostersync." if url.startswith("postgresql") else ""
 ids = []
@@ -19,7 +19,7 @@ with create_engine(url).connect() as connection:
     connection.execute(text(f"SELECT * FROM {place}source")).all()
     http = requests.Session()
     for target in Path(file).read_text().splitlines():
-        answer = http.get(f"http://127.0.0.1:{port}{target}", timeout=30)
+        answer = http.get(base_url + target, timeout=30)
         ids += [row["id"] for row in json.loads(answer.content).get("students", [])]
     stored = text(f"SELECT * FROM {place}student WHERE id IN :ids").bindparams(bindparam("ids", expanding=True))
     rows = connection.execute(stored, {"ids": ids}).all() if ids else []

@@ -1,13 +1,15 @@
 """A school for the benchmark: a process that serves students so fast that it is never what a client waits for.
 
 Unlike the simulator it varies in nothing: records are made once as text, pages are cut out of them. It honours the
-filters, counts requests and bytes, and does as it is told under /control/.
+filters, counts requests and bytes, and does as it is told under /control/. `upstream.py SIZE LATENCY [CERTIFICATE]`
+prints its port; with a certificate it serves HTTPS.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import sys
 from datetime import UTC, datetime
 from email.utils import formatdate
@@ -161,12 +163,16 @@ class Connection(asyncio.Protocol):
         self._transport.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
 
-async def main(size: int, latency: float) -> None:
-    school = School(size)
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(school, latency), "127.0.0.1", 0)
+async def main(size: int, latency: float, certificate: str | None) -> None:
+    school, secured = School(size), None
+    if certificate:
+        secured = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        secured.load_cert_chain(certificate)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(school, latency), "127.0.0.1", 0, ssl=secured)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), float(sys.argv[2])))
+    asyncio.run(main(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else None))

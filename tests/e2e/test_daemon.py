@@ -35,7 +35,12 @@ def start(site: Site) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 def at_work(process: subprocess.Popen[str]) -> bool:
     """Tell whether a sync has begun its run: beside the main thread and that for signals there is the run's."""
-    return len(list(Path(f"/proc/{process.pid}/task").iterdir())) >= 3
+    return tasks(process) >= 3
+
+
+def tasks(process: subprocess.Popen[str]) -> int:
+    """Return how many threads a process has."""
+    return len(list(Path(f"/proc/{process.pid}/task").iterdir()))
 
 
 def finished_runs(site: Site) -> int:
@@ -232,6 +237,27 @@ def test_a_reader_that_leaves_early_is_no_error_to_be_told(site: Site, start: An
     told = process.stderr.read()
     process.wait(20)
     assert told == ""
+
+
+# verify ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_verify_of_a_hundred_sources_of_one_host_needs_as_many_threads_as_that_of_one(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    names = tuple(f"school{number}" for number in range(100))
+    with serve(tmp_path, sqlite_url, size=2) as site, started(site) as start:
+        site.configure("[sync]\nper_page = 1\n", sources=names)
+        site.ok("sync")
+
+        def most_threads(*words: str) -> int:
+            counts = [0]
+            process = start("verify", *words)
+            site.app.on_request = lambda _: counts.append(tasks(process))
+            assert process.wait(60) == 0
+            return max(counts)
+
+        assert most_threads() == most_threads("--source", "school0")
 
 
 # simulator -------------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from canary import TOKEN
@@ -53,5 +55,39 @@ def test_runs_may_end_while_the_daemon_looks_for_those_that_hang(
 
         clock.meanwhile = end_all_runs
         assert dispatcher.hung(60) == []
+        dispatcher.stop()
+        store.close()
+
+
+def test_fifty_reloads_leave_as_many_threads_as_the_first(
+    tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROSTERSYNC_TOKEN", TOKEN)
+    others, clock = set(threading.enumerate()), WatchedClock(SystemClock())
+    with serve(tmp_path, sqlite_url, size=3) as site:
+        site.configure("[sync]\nper_page = 1\nconcurrency = 2\n")
+        site.app.on_request = lambda _: time.sleep(0.003)  # so that two are in flight whenever two may be
+        config = load(site.path)
+        store = open_store(config, clock, create=True)
+        dispatcher = Dispatcher(config, clock, store, Condition(clock, None))
+
+        def threads() -> Counter[str]:
+            names = Counter(thread.name.split("-")[0] for thread in set(threading.enumerate()) - others)
+            return Counter({name: names[name] for name in ("run", "page", "exchange", "APScheduler")})
+
+        def reload_and_sync() -> None:
+            dispatcher.configure(load(site.path))
+            for key in site.school.truth():
+                site.school.update(int(key), nickname=f"Quell{len(site.app.log)}")
+            asked = len(site.app.log)
+            dispatcher.sync_now()
+            wait_until(lambda: dispatcher.tick() or (len(site.app.log) > asked and not dispatcher._busy))
+
+        counts = []
+        for _ in range(50):
+            reload_and_sync()
+            wait_until(lambda: threads()["run"] == 1)
+            counts.append(threads())
+        assert counts[-1] == counts[0] == {"run": 1, "page": 2, "exchange": 2, "APScheduler": 1}
         dispatcher.stop()
         store.close()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import ssl
 import threading
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,6 +211,71 @@ def test_no_connection_is_older_than_tls_1_2_or_unchecked() -> None:
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
     assert context.keylog_filename is None
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of certificates that the environment names, and that no other test has loaded."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "bundle.pem"))
+    return Path(shutil.copy(CERTIFICATE, tmp_path / "bundle.pem"))
+
+
+def test_sources_that_are_synced_side_by_side_load_the_certificates_once(
+    site: Site, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, load = list[str](), ssl.SSLContext.load_verify_locations
+
+    def slowly(context: ssl.SSLContext, cafile: str) -> None:
+        loaded.append(cafile)
+        time.sleep(0.1)  # so that the clients of other sources are made meanwhile
+        load(context, cafile)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", slowly)
+    with secured() as base_url:
+        site.configure(base_url=base_url, sources=("main", "annex", "third", "fourth"))
+        site.ok("sync")
+        site.ok("verify")
+    assert loaded == [str(bundle)]
+
+
+def test_a_file_of_certificates_that_was_replaced_is_loaded_again(bundle: Path) -> None:
+    before = tls_context()
+    assert tls_context() is before
+    Path(shutil.copy(CERTIFICATE, f"{bundle}.new")).replace(bundle)
+    assert tls_context() is not before
+
+
+def test_a_certificate_that_is_added_to_a_folder_is_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_DIR", str(site.folder))
+    with secured() as base_url:
+        site.configure(base_url=base_url)
+        assert "failed (TLS)" in site.run("students", "list").stderr
+        shutil.copy(CERTIFICATE, site.folder / "ce275665.0")  # as `openssl x509 -hash` says
+        site.ok("students", "list")
+
+
+def test_connections_leave_the_context_that_they_share_as_it_is(
+    site: Site, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = tls_context()
+    before = settings(context)
+    monkeypatch.setattr(ssl.SSLContext, "set_alpn_protocols", None)  # which no connection may call
+    with secured() as base_url, secured("127.0.0.2") as other:
+        for address in (other, base_url):
+            site.configure(base_url=address)
+            site.run("students", "list")
+        monkeypatch.setenv("HTTPS_PROXY", base_url)
+        site.configure("[network]\nproxy_from_env = true\n", base_url="https://students.invalid")
+        assert "(proxy)" in site.run("students", "list").stderr
+    assert tls_context() is context
+    assert settings(context) == before
+    assert context.cert_store_stats()["x509"] == 1, bundle
+
+
+def settings(context: ssl.SSLContext) -> dict[str, Any]:
+    """Return what a context requires of its connections."""
+    names = ("check_hostname", "verify_mode", "verify_flags", "minimum_version", "maximum_version", "options")
+    return {name: getattr(context, name) for name in (*names, "hostname_checks_common_name", "keylog_filename")}
 
 
 @pytest.mark.parametrize("name", BUNDLES)

@@ -166,3 +166,22 @@ def test_a_host_has_one_limiter_whoever_asks(clock: ManualClock) -> None:
     limiters = HostLimiters(4, clock)
     assert limiters.of("api.example.invalid") is limiters.of("API.example.invalid")
     assert limiters.of("api.example.invalid") is not limiters.of("other.example.invalid")
+
+
+def test_limiters_are_kept_for_the_hosts_that_are_still_configured(clock: ManualClock) -> None:
+    limiters = HostLimiters(4, clock)
+    kept, dropped = limiters.of("api.example.invalid"), limiters.of("other.example.invalid")
+    limiters.keep({"API.example.invalid", "new.example.invalid"}, 4)
+    assert limiters.of("api.example.invalid") is kept
+    assert limiters.of("other.example.invalid") is not dropped
+
+
+def test_another_concurrency_makes_new_limiters_and_leaves_requests_in_flight_alone(clock: ManualClock) -> None:
+    limiters = HostLimiters(4, clock)
+    before = limiters.of("api.example.invalid")
+    with before.slot(Deadline(clock)):
+        limiters.keep({"api.example.invalid"}, 2)
+        assert before.pages.submit(int).result(5) == 0
+    after = limiters.of("api.example.invalid")
+    assert after is not before
+    assert sum(after._free.acquire(blocking=False) for _ in range(9)) == 2

@@ -91,6 +91,18 @@ def test_no_thread_is_left_after_a_shutdown() -> None:
     assert threads_of("ending") == []
 
 
+def test_no_thread_is_left_when_nothing_refers_to_the_pool_any_more(go: threading.Event) -> None:
+    pool, done = DaemonExecutor("forgotten", 2), threading.Event()
+    for job in (go.wait, go.wait, done.set):
+        pool.submit(job)
+    del pool
+    go.set()
+    assert done.wait(5)
+    for thread in threads_of("forgotten"):
+        thread.join(5)
+    assert threads_of("forgotten") == []
+
+
 def test_the_process_ends_although_a_job_hangs_and_another_waits() -> None:
     program = """
 import threading
