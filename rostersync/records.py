@@ -186,7 +186,8 @@ class Page(msgspec.Struct, frozen=True):
     """One page of a list, with what its meta says the server really did.
 
     `total_pages` and `per_page` are None on a later page if its meta leaves them out. `assumes_utc` says that a row has
-    an `updated_at` without an offset from UTC, which was read as UTC.
+    an `updated_at` without an offset from UTC, which was read as UTC. `asked` is the number of rows that was asked for:
+    the list's other pages are numbered by it.
     """
 
     number: int
@@ -196,6 +197,7 @@ class Page(msgspec.Struct, frozen=True):
     per_page: int | None
     moment: Moment
     assumes_utc: bool = False
+    asked: int = 0
 
     @property
     def others(self) -> range:
