@@ -186,8 +186,9 @@ class Page(msgspec.Struct, frozen=True):
     """One page of a list, with what its meta says the server really did.
 
     `total_pages` and `per_page` are None on a later page if its meta leaves them out. `assumes_utc` says that a row has
-    an `updated_at` without an offset from UTC, which was read as UTC. `digest` is equal for two pages if they list the
-    same students in the same order, each with the same `updated_at`; None if a row has no id or no `updated_at`.
+    an `updated_at` without an offset from UTC, which was read as UTC. `asked` is the number of rows that was asked for:
+    the list's other pages are numbered by it. `digest` is equal for two pages if they list the same students in the
+    same order, each with the same `updated_at`; None if a row has no id or no `updated_at`.
     """
 
     number: int
@@ -197,6 +198,7 @@ class Page(msgspec.Struct, frozen=True):
     per_page: int | None
     moment: Moment
     assumes_utc: bool = False
+    asked: int = 0
     digest: bytes | None = None
 
     @property

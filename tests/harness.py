@@ -18,10 +18,11 @@ from sqlalchemy import select, text
 
 from rostersync.errors import Malformed, TimedOut, TooLarge, Unreachable
 from rostersync.managebac import ManageBac
+from rostersync.managebac.endpoints import Endpoints
 from rostersync.managebac.limits import HostLimiter
 from rostersync.managebac.reader import StudentReader
 from rostersync.managebac.records import decode_student
-from rostersync.managebac.wire import Reply
+from rostersync.managebac.wire import MAX_BYTES, Reply
 from rostersync.records import FIELD_NAMES, Student, with_status
 from rostersync.report import RunKind, RunRequest
 from rostersync.runs.executor import Executor, dry_run
@@ -51,8 +52,6 @@ SOURCE = "main"
 BASE_URL = "https://api.managebac.invalid"
 GUARD_OFF = SyncPolicy(guard=GuardPolicy(max_deletions=100_000, max_deletion_percent=100))
 """So that a school may lose as many students as it likes in a day."""
-LARGEST = 4 << 20
-"""So many bytes of an answer are read."""
 
 
 class InProcessWire:
@@ -76,8 +75,8 @@ class InProcessWire:
             raise Malformed("the stand-in's answer is cut off")
         body = response.body
         if response.headers.get("Content-Encoding") == "gzip":
-            body = zlib.decompressobj(wbits=31).decompress(body, LARGEST + 1)
-        if len(body) > LARGEST:
+            body = zlib.decompressobj(wbits=31).decompress(body, MAX_BYTES + 1)
+        if len(body) > MAX_BYTES:
             raise TooLarge("the stand-in's answer is too large")
         headers = response.headers
         if self._world.rng.random() < self._world.dateless:
@@ -125,6 +124,7 @@ class World:
         store: Store | None = None,
         source: str = SOURCE,
         shuffled: bool = False,
+        safe_per_page: int = Endpoints.safe_per_page,
     ) -> None:
         self.url, self.clock, self.per_page, self.retries, self.source = url, clock, per_page, retries, source
         self.school = School(seed, size, clock, switches)
@@ -134,7 +134,7 @@ class World:
         self.store = store or Store(url, clock, create=True)
         self.token = TOKEN
         self.reports: list[RunReport] = []
-        self.shuffled = shuffled
+        self.shuffled, self.safe_per_page = shuffled, safe_per_page
         self.dateless = 0.0
         """The share of responses that bear no `Date`."""
 
@@ -152,6 +152,7 @@ class World:
             wire=InProcessWire(self),
             rng=self.rng,
         )
+        api.endpoints.safe_per_page = self.safe_per_page
         yield ShuffledReader(api, self.per_page, self.rng) if self.shuffled else StudentReader(api, self.per_page)
 
     def executor(self) -> Executor:

@@ -237,7 +237,7 @@ class Schedule(Section):
 
 class Sync(Section):
     overlap: Duration = _lasting("10m", "0s", "7d")
-    per_page: int = _whole(100, 1, 200)
+    per_page: int = _whole(200, 1, 200)
     max_age: Duration = _lasting("7d", "1s", "3650d")
     concurrency: int = _whole(4, 1, 32)
     sources_at_once: int = _whole(4, 1, 64)

@@ -59,7 +59,7 @@ base_url = "https://api.managebac.com"
 
 [sync]
 # overlap = "10m"                      # how far each look for changes reaches back before the last one
-# per_page = 100                       # students per request, 200 at most
+# per_page = 200                       # students per request, 200 at most; if refused, or too large, 100
 # max_age = "7d"                       # after a longer break than this the whole roster is read
 # concurrency = 4                      # requests in progress at once, over all schools
 # sources_at_once = 4                  # schools read at the same time

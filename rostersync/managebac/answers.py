@@ -41,7 +41,13 @@ _ANSWER = Members("student", "id", "error", "errors", "allowed_params")
 
 
 def decode_page(
-    body: bytes, number: int, moment: Moment, check: Callable[[], None] = lambda: None, *, of_deleted: bool = False
+    body: bytes,
+    number: int,
+    moment: Moment,
+    check: Callable[[], None] = lambda: None,
+    *,
+    asked: int = MOST_ROWS,
+    of_deleted: bool = False,
 ) -> Page:
     """Return the page `number` that `body` holds, made at `moment`; records that cannot be decoded stand in it too.
 
@@ -51,8 +57,8 @@ def decode_page(
     select looks like. It proves nothing, so what to make of it is left to `sync.lists`.
 
     The meta must have a total_count. If a first page's meta leaves out the other counts, they follow from the rows that
-    are there. The number of rows that was asked for says nothing: a server that silently puts fewer on a page would
-    have the rest of the list skipped.
+    are there. The `asked` number of rows says nothing: a server that silently puts fewer on a page would have the rest
+    of the list skipped. So a total_pages that follows from `asked` counts as left out.
 
     Raises `Malformed` when this is no list of students with a usable meta, an empty first page that claims rows, or
     more than can be: `MOST_ROWS`, `MOST_PAGES`.
@@ -77,13 +83,14 @@ def decode_page(
     if number == 1:
         distinct = len({row.key for row in listed})
         per_page = distinct if per_page is None else per_page
-        total_pages = -(-total_count // max(distinct, 1)) if total_pages is None else total_pages
+        if total_pages is None or total_pages == -(-total_count // asked):
+            total_pages = -(-total_count // max(distinct, 1))
     if total_pages is not None and total_pages > MOST_PAGES:
         message = f"its meta counts {total_pages:,} pages, and no list has more than {MOST_PAGES:,}"
         raise Malformed(message, "check base_url; where the school is as large as that, choose a larger sync.per_page")
     assumes_utc = any(assumed for _, _, assumed in heads)
     digest = None if of_deleted else page_digest(heads)
-    return Page(number, listed, total_count, total_pages, per_page, moment, assumes_utc, digest)
+    return Page(number, listed, total_count, total_pages, per_page, moment, assumes_utc, asked, digest)
 
 
 def page_digest(heads: Sequence[KeyAndStamp]) -> bytes | None:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rostersync.clock import to_text
-from rostersync.errors import Malformed, NotFound
+from rostersync.errors import Malformed, NotFound, Refused, TooLarge
+from rostersync.logger import get_logger
 from rostersync.managebac.answers import MOST_ROWS, decode_page, decode_single, is_error, says_done
 from rostersync.managebac.limits import server_time
-from rostersync.managebac.wire import ABSENT, Call
+from rostersync.managebac.wire import ABSENT, MAX_BYTES, Call
 from rostersync.records import Gone, Moment, Rejected, Student
 
 if TYPE_CHECKING:
@@ -32,16 +33,45 @@ JSON = "application/json"
 SPARE_ROWS = 20
 """So many more rows than were asked for, and than its meta says, a page may have: some serializers repeat a row."""
 
+_MAY_BE_TOO_MANY = {400, 422, None}
+"""Statuses that may mean that too many rows were asked for. None: there was none, because the answer was too large."""
+
+log = get_logger(__name__)
+
 
 class Endpoints:
     """The endpoints of one API version, over one transport. Each raises `ApiError` and `Stopped` as that does."""
 
+    safe_per_page = 100
+    """The number of rows to ask for if the server does not accept more: v2p3's default."""
+
     def __init__(self, transport: Transport, api_version: str) -> None:
         self._transport = transport
         self._path = f"/{api_version}/students"
+        self.most_per_page = MOST_ROWS
+        """The most rows to ask for: `safe_per_page` once the server has not accepted more."""
 
     def page(self, query: Query, number: int, per_page: int) -> Page | None:
-        """GET one page (from 1) of a list; None for one beyond its end: a 404 or 410, or no rows."""
+        """GET one page (from 1) of a list; None for one beyond its end: a 404 or 410, or no rows.
+
+        If page 1 is refused or too large, it is asked for once more with `safe_per_page`. If that helps, later lists
+        are asked for in this way at once. The caller asks for a list's other pages with the `asked` of page 1.
+        """
+        if number > 1:
+            return self._page(query, number, per_page)
+        per_page = min(per_page, self.most_per_page)
+        try:
+            return self._page(query, number, per_page)
+        except (Refused, TooLarge) as error:
+            if per_page <= self.safe_per_page or error.status not in _MAY_BE_TOO_MANY:
+                raise
+        page = self._page(query, number, self.safe_per_page)
+        if self.most_per_page > self.safe_per_page:
+            self.most_per_page = self.safe_per_page
+            log.info("per_page_lowered", asked=per_page, per_page=self.safe_per_page)
+        return page
+
+    def _page(self, query: Query, number: int, per_page: int) -> Page | None:
         call = Call(self._path, _parameters(query, number, per_page))
         of_deleted = query.deleted_since is not None
         check = self._transport.check
@@ -122,10 +152,12 @@ def _time(moment: datetime | None) -> str | None:
 def _read_page(reply: Reply, number: int, per_page: int, *, of_deleted: bool, check: Callable[[], None]) -> Page | None:
     if reply.status in ABSENT:
         return None
-    page = decode_page(reply.body, number, moment_of(reply), check, of_deleted=of_deleted)
+    page = decode_page(reply.body, number, moment_of(reply), check, asked=per_page, of_deleted=of_deleted)
     most = max(per_page, page.per_page or MOST_ROWS)
     if len(page.listed) > most + SPARE_ROWS:
         raise Malformed(f"{len(page.listed):,} records on a page of {most:,}")
+    if number == 1 and page.others and per_page > Endpoints.safe_per_page and len(reply.body) > MAX_BYTES / 2:
+        raise TooLarge("the first page is so large that another one may be too large")
     return page if page.listed or number == 1 else None
 
 

@@ -23,7 +23,7 @@ _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 class StudentReader:
     """The reading of one school's students, for the time of one run. May be used by several threads at once."""
 
-    def __init__(self, api: ManageBac, per_page: int = 100) -> None:
+    def __init__(self, api: ManageBac, per_page: int = 200) -> None:
         self._api = api
         self._endpoints = api.endpoints
         self._ordered_map = api.ordered_map
@@ -57,8 +57,9 @@ class StudentReader:
         Raises `ApiError` where there is no such answer (`NotFound` for a 404 of page 1), `Stopped`.
         """
         page = self._endpoints.page(query, number, self._per_page)
-        if page is not None and page.assumes_utc:
-            self.assumes_utc = True
+        if page is not None:
+            self._per_page = min(self._per_page, page.asked)
+            self.assumes_utc |= page.assumes_utc
         return page
 
     def pages(self, query: Query, numbers: Sequence[int]) -> Iterator[Page | None]:

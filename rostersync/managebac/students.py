@@ -82,9 +82,11 @@ class StudentList(Iterator[Student]):
     def _first(self) -> Page:
         if self._read is None:
             number = self._page or 1
+            self._asked = min(self._asked, self._endpoints.most_per_page)
             page = self._endpoints.page(self._query, number, self._asked)
             # of a page beyond the end it is not documented what it looks like; the first one has the totals
             self._read = page or self._first_of_all()
+            self._asked = self._read.asked
         return self._read
 
     def _first_of_all(self) -> Page:
@@ -144,7 +146,7 @@ class Students:
         homeroom_advisor_ids: Iterable[int] | None = None,
         q: str | None = None,
         page: int | None = None,
-        per_page: int = 100,
+        per_page: int = MOST_PER_PAGE,
     ) -> StudentList:
         """Return the students that match all filters: an iterator over all pages, or over `page` (from 1) alone.
 
@@ -153,7 +155,8 @@ class Students:
         `deleted_since` need a time zone; whether they include the very moment is not documented for v2p1 (v2p3 includes
         it), and a deletion counts as no modification, so ask for the two separately.
         What a deleted student's record holds is not documented: rely on `id` alone. `per_page` is from 1 to 200 (v2p3's
-        maximum); the server may put fewer on a page. Filters are those of the Students page; v2p1 does not say what
+        maximum); the server may put fewer on a page. If it refuses more than 100 (400 or 422), or 200 are too large for
+        an answer, this client asks for 100 from then on. Filters are those of the Students page; v2p1 does not say what
         becomes of one that it does not know, and public clients suggest that it returns everybody.
 
         ::

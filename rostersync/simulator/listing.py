@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rostersync.clock import to_epoch_ms
+from rostersync.simulator.messages import json_response
+from rostersync.simulator.refusals import Refusal
 from rostersync.simulator.versions import Version, status_of
 
 if TYPE_CHECKING:
@@ -75,10 +77,14 @@ def select(versions: Iterable[Version], filters: Filters, switches: Switches) ->
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A page of a list: its rows and what `meta` says of it. `missing`: it is past the end, and that is a 404."""
+    """A page of a list: its rows and what `meta` says of it. `missing`: it is past the end, and that is a 404.
+
+    `asked` is the per_page of the request, and `per_page` the one that was used.
+    """
 
     rows: list[Version]
     number: int
+    asked: int
     per_page: int
     total_pages: int
     total_count: int
@@ -86,16 +92,22 @@ class Cut:
 
 
 def cut(rows: list[Version], request: Request, switches: Switches) -> Cut:
-    """Return the page that the request asks for."""
+    """Return the page that the request asks for.
+
+    Raises `Refusal` if it asks for too many rows, and the switches say that this is an error.
+    """
     number = max(1, _number(request.first("page")) or 1)
     asked = _number(request.first("per_page")) or 0
-    size = min(asked if asked > 0 else switches.default_per_page, switches.per_page_cap)
+    asked = asked if asked > 0 else switches.default_per_page
+    if asked > switches.per_page_cap and switches.per_page_over_cap != "cut":
+        raise Refusal(json_response(int(switches.per_page_over_cap), {"error": "Invalid per_page parameter."}))
+    size = min(asked, switches.per_page_cap)
     pages = -(-len(rows) // size) or switches.pages_of_nothing
     past = number > max(pages, 1)
     if past and switches.past_the_end == "repeat":
         number = max(pages, 1)
     missing = past and switches.past_the_end == "404"
-    return Cut(rows[(number - 1) * size : number * size], number, size, pages, len(rows), missing)
+    return Cut(rows[(number - 1) * size : number * size], number, asked, size, pages, len(rows), missing)
 
 
 def shows_deleted(filters: Filters, switches: Switches) -> bool:

@@ -93,6 +93,8 @@ class Reading:
             "total_count": page.total_count,
             "per_page": page.per_page,
         }
+        asked = {"per_page": page.asked, "total_pages": -(-page.total_count // page.asked)}
+        meta |= {name: asked[name] for name in switches.meta_asked}
         if switches.meta_extra:
             meta["next_page"] = page.number + 1 if page.number < page.total_pages else None
             meta["prev_page"] = page.number - 1 if page.number > 1 else None

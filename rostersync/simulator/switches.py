@@ -20,13 +20,15 @@ class Switches:
     order: Literal["id", "-id", "updated_at", "-updated_at", "random"] = "id"  # random: anew for each request
     since: Literal["inclusive", "exclusive"] = "inclusive"
     default_per_page: int = 100
-    per_page_cap: int = 200  # more is cut to this without a word
+    per_page_cap: int = 200
+    per_page_over_cap: Literal["cut", "400", "422"] = "cut"  # cut: to the cap, without a word
     past_the_end: Literal["empty", "404", "repeat"] = "empty"  # repeat: the last page once more
     pages_of_nothing: Literal[0, 1] = 1  # total_pages where nothing matches
     ids_filter: Literal["honoured", "ignored"] = "honoured"
     ids_cap: int | None = None  # only the first so many ids of a request count
     bad_timestamp: Literal["400", "ignored"] = "400"
     meta_without: tuple[str, ...] = ()  # keys of meta that are left out
+    meta_asked: tuple[str, ...] = ()  # per_page, total_pages: they follow from what was asked for, not from the cap
     meta_extra: bool = False  # next_page, prev_page and the since filters in meta
 
     # Deletions

@@ -11,8 +11,9 @@ from uuid import uuid4
 
 import pytest
 from conftest import ManualClock
-from harness import GUARD_OFF, LARGEST, World, on_past_days
+from harness import GUARD_OFF, World, on_past_days
 
+from rostersync.managebac.wire import MAX_BYTES
 from rostersync.report import RunKind, RunState
 from rostersync.simulator import faults as make
 from rostersync.simulator.faults import Faults
@@ -44,7 +45,7 @@ FAULTS: dict[str, Callable[[], Fault]] = {
     "HTML with 200": make.html_200,
     "truncated JSON": make.truncated_json,
     "deep JSON": lambda: make.deep_json(5_000),
-    "oversize": lambda: make.oversize(LARGEST + 1),
+    "oversize": lambda: make.oversize(MAX_BYTES + 1),
     "gzip bomb": lambda: BOMB,
     "reset": make.reset,
     "no answer": make.never_answers,
@@ -53,7 +54,7 @@ FAULTS: dict[str, Callable[[], Fault]] = {
     "nobody beside a count": make.not_all_counts,
 }
 
-BOMB = make.gzip_bomb(4 * LARGEST)
+BOMB = make.gzip_bomb(4 * MAX_BYTES)
 
 SPELLINGS = {
     "429 as ISO 8601",

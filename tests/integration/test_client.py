@@ -63,7 +63,7 @@ EIGHT: list[Row] = [
         lambda api: list(api.students.list(status="enrolled", year_group_ids=[7, 8])),
         page(),
         "GET",
-        "/v2p1/students?status=enrolled&year_group_ids%5B%5D=7&year_group_ids%5B%5D=8&page=1&per_page=100",
+        "/v2p1/students?status=enrolled&year_group_ids%5B%5D=7&year_group_ids%5B%5D=8&page=1&per_page=200",
         None,
         b"",
     ),

@@ -172,13 +172,14 @@ def endless(number_of_pages: int) -> Answer:
 _ON_A_PAGE = 33
 
 GOOD = page(b",".join(student(key) for key in range(1, 101)), 100)
+GOOD_200 = page(b",".join(student(key) for key in range(1, 201)), 200, per_page=200)
 
 
 SIZE = 2_000_000  # bytes: just below what is read of an answer
 
 
 def _too_many() -> Iterator[Attack]:
-    yield Attack("(a good page of 100)", always(GOOD), "succeeded", 100)
+    yield Attack("(a good page of 200)", always(GOOD_200), "succeeded", 200)
     yield Attack("8,000 equal records without an id", always(page(filled(8_000 * 3, b"{}"), 8_000)))
     yield Attack("1,000 equal records without an id", always(page(filled(1_000 * 3, b"{}"), 1_000, per_page=1_000)))
     yield Attack("150,000 tiny records", always(page(_tiny(150_000), 150_000)))

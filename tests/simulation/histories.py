@@ -91,6 +91,17 @@ def draw_switches(rng: random.Random) -> Switches:
     )
 
 
+def with_maximum(switches: Switches, rng: random.Random) -> Switches:
+    """Return these switches with what the server does if it is asked for more rows than it puts on a page."""
+    asked: list[tuple[str, ...]] = [(), (), ("per_page",), ("per_page", "total_pages")]
+    return replace(
+        switches,
+        per_page_cap=rng.choice([switches.per_page_cap, switches.per_page_cap, 100]),
+        per_page_over_cap=rng.choice(["cut", "cut", "400", "422"]),
+        meta_asked=rng.choice(asked),
+    )
+
+
 _MOST_RUNS = 40
 """So many runs with a budget of two are enough for all students of a history."""
 
@@ -133,7 +144,8 @@ FAULTS: list[tuple[Callable[[], Fault], Match | None]] = [
 class History:
     """One history, played once."""
 
-    def __init__(self, seed: int, url: str, store: Store | None = None) -> None:
+    def __init__(self, seed: int, url: str, store: Store | None = None, *, maximum: bool = True) -> None:
+        """Prepare a history. Without a `maximum` the server cuts pages, as in all histories of earlier versions."""
         self.rng = random.Random(seed)
         self.stats = HistoryStats(seed)
         self.clock = ManualClock(datetime(2026, 3, 2, 8, tzinfo=UTC))
@@ -148,15 +160,20 @@ class History:
         )
         if store is not None:
             store.clock = self.clock
+        size, switches, per_page = rng.choice([0, 1, 2, 3, 4, 6, 9, 13]), draw_switches(rng), rng.choice([2, 3, 5, 50])
+        if maximum:
+            pages = random.Random(f"pages {seed}")
+            switches, per_page = with_maximum(switches, pages), pages.choice([per_page, 200])
         self.world = World(
             url,
             self.clock,
-            size=rng.choice([0, 1, 2, 3, 4, 6, 9, 13]),
+            size=size,
             seed=seed,
-            switches=draw_switches(rng),
+            switches=switches,
             faults=self.faults,
             policy=policy,
-            per_page=rng.choice([2, 3, 5, 50]),
+            per_page=per_page,
+            safe_per_page=min(100, switches.per_page_cap),  # as small as the school and its server's maximum
             retries=rng.choice([1, 3]),
             store=store,
             source=f"h{seed}",

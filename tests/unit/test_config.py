@@ -51,7 +51,7 @@ def test_a_name_and_an_address_are_enough(folder: Path) -> None:
     assert (config.schedule.incremental, config.schedule.full) == (timedelta(hours=1), Cron("0 2 * * *"))
     assert (config.sync.overlap, config.sync.per_page, config.sync.max_age) == (
         timedelta(minutes=10),
-        100,
+        200,
         timedelta(days=7),
     )
     assert (config.guard.max_deletions, config.guard.max_deletion_percent, config.guard.floor) == (25, 5.0, 3)

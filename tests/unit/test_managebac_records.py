@@ -467,6 +467,19 @@ def test_what_meta_leaves_out_follows_from_the_total_and_the_rows_of_the_first_p
     assert (page.per_page, page.total_pages, page.others) == (2, pages, range(2, pages + 1))
 
 
+@pytest.mark.parametrize(("asked", "told"), [(2, 3), (3, 2), (5, 1), (200, 1)])
+def test_a_total_of_pages_that_follows_from_the_rows_asked_for_is_not_believed(asked: int, told: int) -> None:
+    """The server puts two on a page, and counts pages as if it put as many there as it is asked for."""
+    page = page_of({"id": 1}, {"id": 2}, total_count=5, total_pages=told, per_page=asked)
+    assert decode_page(page, 1, MOMENT, asked=asked).total_pages == 3
+
+
+@pytest.mark.parametrize("told", [0, 2, 4])
+def test_another_total_of_pages_is_believed(told: int) -> None:
+    page = page_of({"id": 1}, {"id": 2}, total_count=5, total_pages=told)
+    assert decode_page(page, 1, MOMENT, asked=200).total_pages == told
+
+
 def test_a_row_that_a_first_page_brings_twice_counts_once_for_the_number_of_pages() -> None:
     rows = [{"id": 1}, {"id": 2}, {"id": 2}]
     assert decode_page(without_meta(LEFT_OUT[-1], *rows, total_count=6), 1, MOMENT).total_pages == 3

@@ -238,6 +238,19 @@ def test_per_page_is_capped_without_a_word(clock: ManualClock, cap: int) -> None
     assert (len(page["students"]), page["meta"]["per_page"]) == (cap, cap)
 
 
+@pytest.mark.parametrize("status", ["400", "422"])
+def test_a_per_page_over_the_cap_can_be_refused(clock: ManualClock, status: str) -> None:
+    client = Client(clock, size=201, per_page_cap=100, per_page_over_cap=status)
+    assert client.send("/v2p1/students", ("per_page", 101)).status == int(status)
+    assert len(client.page(("per_page", 100))["students"]) == 100
+
+
+def test_meta_can_tell_what_was_asked_for(clock: ManualClock) -> None:
+    client = Client(clock, size=201, per_page_cap=50, meta_asked=("per_page", "total_pages"))
+    page = client.page(("per_page", 150))
+    assert (len(page["students"]), page["meta"]["per_page"], page["meta"]["total_pages"]) == (50, 150, 2)
+
+
 def test_the_default_size_can_be_set(clock: ManualClock) -> None:
     assert Client(clock, default_per_page=5).page()["meta"]["per_page"] == 5
 
