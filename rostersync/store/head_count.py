@@ -7,9 +7,10 @@ else writes the table `student` must keep it too.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, and_, bindparam, func, select, union, update
+from sqlalchemy import ARRAY, BigInteger, and_, any_, bindparam, func, select, union, update
 
 from rostersync.report import RunKind
 from rostersync.store.stage.tables import removals, staged
@@ -31,7 +32,6 @@ _STATES = {
 }
 _COUNT = select(*(func.count().filter(which).label(name) for name, which in _STATES.items()))
 _ALL = _COUNT.where(student.c.source == SOURCE)
-_STAGED = _ALL.where(student.c.id.in_(union(select(staged.c.id), select(removals.c.id))))
 _OF_SOURCE = update(source).where(source.c.name == SOURCE)
 _NEW = {name: bindparam(f"of_{name}", type_=BigInteger) for name in _STATES}
 _SET = _OF_SOURCE.values(_NEW)
@@ -43,6 +43,18 @@ _KEPT_AND_COUNTED = (
     .outerjoin_from(source, _COUNTED, _COUNTED.c.source == source.c.name)
     .order_by(source.c.name)
 )
+
+
+@cache
+def _staged(dialect: str) -> Any:
+    """Return the query for the students whom a stage may write, which looks each of them up.
+
+    As an array, because PostgreSQL takes the tables of a stage for larger than they are, and would read all students.
+    """
+    ids = union(select(staged.c.id), select(removals.c.id))
+    if dialect == "postgresql":
+        return _ALL.where(student.c.id == any_(func.array(ids.scalar_subquery(), type_=ARRAY(BigInteger))))
+    return _ALL.where(student.c.id.in_(ids))
 
 
 @contextmanager
@@ -57,9 +69,10 @@ def kept(connection: Connection, report: RunReport) -> Iterator[None]:
         yield
         connection.execute(_SET, {**of, **_count(connection, _ALL, of)})
     elif counts.inserted or counts.updated or counts.restored or counts.deleted:
-        before = _count(connection, _STAGED, of)
+        mine = _staged(connection.dialect.name)
+        before = _count(connection, mine, of)
         yield
-        after = _count(connection, _STAGED, of)
+        after = _count(connection, mine, of)
         connection.execute(_ADD, {**of, **{name: after[name] - before[name] for name in after}})
     else:
         yield

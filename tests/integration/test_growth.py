@@ -17,13 +17,13 @@ from rostersync.report import RunKind, RunRequest, RunState
 from rostersync.simulator import faults as make
 from rostersync.store import Store, forget, probe, requests, runs
 from rostersync.store.status import health
-from rostersync.store.tables import run, run_request
+from rostersync.store.tables import run, run_request, student
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from conftest import ManualClock
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Engine, Table
 
 OLD = 5_000
 """So many old runs and requests, and the planner of either database prefers an index to all of them."""
@@ -143,7 +143,18 @@ def test_a_run_that_writes_no_student_does_not_count_them(world: World) -> None:
     world.pass_time(minutes=5)
     with statements(world.store.engine) as made:
         assert world.sync().kind is RunKind.INCREMENTAL
-    assert not [statement for statement, _ in made if "FILTER" in statement]
+    assert not [statement for statement, _ in made if "AS enrolled" in statement]
+
+
+def test_a_run_that_writes_a_student_counts_none_of_the_others(world: World) -> None:
+    copy_rows(world, student, {"id": "id + 100000 * i"})
+    world.school.update(min(world.upstream()), nickname="Changed")
+    world.pass_time(minutes=5)
+    with statements(world.store.engine, student.name) as made:
+        assert world.sync().counts.updated == 1
+    counted = [found for statement, found in made if "AS enrolled" in statement]
+    assert [len(found) for found in counted] == [1, 1]
+    assert all(re.search(r"pk_student|sqlite_autoindex_student_1", access) for found in counted for access in found)
 
 
 # An upgrade ------------------------------------------------------------------------------------------------------
@@ -187,14 +198,15 @@ def test_only_sqlite_looks_up_the_source_of_each_row_of_a_student(world: World) 
 
 
 @contextmanager
-def statements(engine: Engine) -> Iterator[list[tuple[str, list[str]]]]:
-    """Collect the statements that are executed, each with what its plan does with `run` and `run_request`."""
+def statements(engine: Engine, *tables: str) -> Iterator[list[tuple[str, list[str]]]]:
+    """Collect the statements that are executed, each with the ways by which it comes to rows of some tables."""
+    tables = tables or (run.name, run_request.name)
     made: list[tuple[str, list[str]]] = []
 
     def explain(connection: Connection, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         if re.match(r"\s*(SELECT|INSERT|UPDATE|DELETE)", statement):
             one = parameters[0] if isinstance(parameters, list) else parameters
-            made.append((statement, accesses(connection, statement, one)))
+            made.append((statement, accesses(connection, statement, one, tables)))
 
     event.listen(engine, "before_cursor_execute", explain)
     try:
@@ -203,26 +215,26 @@ def statements(engine: Engine) -> Iterator[list[tuple[str, list[str]]]]:
         event.remove(engine, "before_cursor_execute", explain)
 
 
-def accesses(connection: Connection, statement: str, parameters: Any) -> list[str]:
-    """Return the ways by which a statement comes to rows of `run` and `run_request`, as its planner says."""
+def accesses(connection: Connection, statement: str, parameters: Any, tables: tuple[str, ...]) -> list[str]:
+    """Return the ways by which a statement comes to rows of `tables`, as its planner says."""
     cursor = connection.connection.cursor()
     if connection.dialect.name == "sqlite":
         cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
         details = [row[3] for row in cursor.fetchall()]
-        return [detail for detail in details if re.match(r"(SCAN|SEARCH) (r|run|run_request)\b", detail)]
+        return [detail for detail in details if re.match(rf"(SCAN|SEARCH) (r|{'|'.join(tables)})\b", detail)]
     cursor.execute(f"EXPLAIN (FORMAT JSON, ANALYZE {statement.lstrip().startswith('SELECT')}) {statement}", parameters)
-    return list(scans(cursor.fetchone()[0][0]["Plan"]))
+    return list(scans(cursor.fetchone()[0][0]["Plan"], tables))
 
 
-def scans(node: dict[str, Any]) -> Iterator[str]:
+def scans(node: dict[str, Any], tables: tuple[str, ...]) -> Iterator[str]:
     kind, index = node["Node Type"], node.get("Index Name", "")
-    if node.get("Relation Name") in {"run", "run_request"} and kind not in {"ModifyTable", "Bitmap Heap Scan"}:
+    if node.get("Relation Name") in tables and kind not in {"ModifyTable", "Bitmap Heap Scan"}:
         skipped = f", skipping {n}" if (n := node.get("Rows Removed by Filter", 0)) else ""
         yield f"{kind} {index} {node.get('Index Cond')}{skipped}"
-    if kind == "Bitmap Index Scan" and re.match(r"(ix|pk)_run", index):
+    if kind == "Bitmap Index Scan" and re.match(rf"(ix|pk)_({'|'.join(tables)})", index):
         yield f"{kind} {index} {node.get('Index Cond')}"
     for child in node.get("Plans", ()):
-        yield from scans(child)
+        yield from scans(child, tables)
 
 
 def passes_over_all(access: str) -> bool:
@@ -235,24 +247,27 @@ def passes_over_all(access: str) -> bool:
 
 def fill(world: World) -> None:
     """Let the source look back on many runs that failed, on a refresh behind each, and on their requests."""
-    old = {
-        run: {"kind": "CASE i & 1 WHEN 0 THEN 'incremental' ELSE 'refresh' END", "state": "'failed'", "guarded": "0"},
-        run_request: {"state": "'done'"},
-    }
+    kind = "CASE i & 1 WHEN 0 THEN 'incremental' ELSE 'refresh' END"
+    copy_rows(world, run, {"kind": kind, "state": "'failed'", "guarded": "0", "run_id": "run_id + i"})
+    copy_rows(world, run_request, {"state": "'done'", "request_id": "request_id + i"})
+
+
+def copy_rows(world: World, table: Table, changes: dict[str, str]) -> None:
+    """Copy the first row of a table `OLD` times; `changes` are expressions by column, with the copy's number `i`."""
+    key = list(table.primary_key.columns)[-1].name
+    names = [column.name for column in table.columns]
+    columns = ", ".join(f'"{name}"' for name in names)
+    values = ", ".join(changes.get(name, f'"{name}"') for name in names)
     with world.store.writing() as connection:
-        for table, facts in old.items():
-            key = table.primary_key.columns[0].name
-            names = [column.name for column in table.columns if column.name != key]
-            values = ", ".join(facts.get(name, f'"{name}"') for name in names)
-            columns = ", ".join(f'"{name}"' for name in names)
-            connection.exec_driver_sql(
-                f"INSERT INTO {table.name} ({columns})"
-                f" WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {OLD})"
-                f" SELECT {values} FROM {table.name}, n WHERE {key} = 1"
-            )
+        connection.exec_driver_sql(
+            f"INSERT INTO {table.name} ({columns})"
+            f" WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {OLD})"
+            f" SELECT {values} FROM {table.name}, n WHERE {key} = (SELECT min({key}) FROM {table.name})"
+        )
         if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql("ANALYZE run")
-            connection.exec_driver_sql("ANALYZE run_request")
+            if len(table.primary_key.columns) == 1:
+                connection.exec_driver_sql(f"SELECT setval('{table.name}_{key}_seq', {OLD} + 1)")
+            connection.exec_driver_sql(f"ANALYZE {table.name}")
 
 
 @pytest.fixture
