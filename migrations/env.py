@@ -21,7 +21,8 @@ FORWARD_ONLY = (
 
 
 def run(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)
+    options = schema.comparison_options(connection)
+    context.configure(connection=connection, target_metadata=metadata, render_as_batch=True, **options)
     with context.begin_transaction():
         context.run_migrations()
 

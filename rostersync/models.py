@@ -285,6 +285,9 @@ class Source(Model):
     salt: Mapped[bytes | None]
     fingerprint: Mapped[bytes | None]
     keys: Mapped[dict[str, Any] | None]
+    living: Mapped[int]
+    enrolled: Mapped[int]
+    deleted: Mapped[int]
 
 
 class Run(_Run, Model):

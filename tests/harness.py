@@ -193,6 +193,16 @@ class World:
         with self.store.reading() as connection, connection.begin():
             return set(connection.scalars(living))
 
+    def head_count(self) -> tuple[list[int], list[int]]:
+        """Return how many students live, are enrolled and are deleted: as the source keeps it, and by the views."""
+        views = ("current_student", "enrolled_student", "deleted_student")
+        with self.store.reading() as connection, connection.begin():
+            see_views(connection)
+            of = {"of": self.source}
+            kept = connection.execute(text("SELECT living, enrolled, deleted FROM source WHERE name = :of"), of).first()
+            counts = (connection.scalar(text(f"SELECT count(*) FROM {view} WHERE source = :of"), of) for view in views)
+            return list(kept or (0, 0, 0)), list(map(int, counts))
+
     def knows_what_get_serves(self) -> bool:
         """Return whether an answer of GET could be compared with a list row."""
         with self.store.reading() as connection:

@@ -39,7 +39,10 @@ def current(session: Session) -> None:
 @command.command()
 @configured
 def check(session: Session) -> None:
-    """Check whether the schema is up to date and unchanged; exit status 1 when it is not."""
+    """Check that the schema is up to date and unchanged, and that the head counts are right; else exit status 1.
+
+    A head count is the number of students that a source keeps beside its rows, for status and the guard.
+    """
     url = session.config.database.url
     if probe.level(url) is Level.OLDER:
         raise SchemaOutdated(
@@ -48,4 +51,6 @@ def check(session: Session) -> None:
         )
     if drift := probe.drift(url):
         raise StoreError(f"tables were changed by hand: {'; '.join(drift)}", "undo these changes")
+    if miscounted := probe.miscounted(url):
+        raise StoreError("; ".join(miscounted), f"a full run counts them again: {session.command('sync --full')}")
     note(f"schema {HEAD}: up to date")

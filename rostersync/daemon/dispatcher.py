@@ -210,7 +210,7 @@ class Dispatcher:
             del self._busy[source]
 
     def _students(self, report: RunReport) -> int:
-        """Return how many students the replica holds after a run. To count them takes as long as a small run."""
+        """Return how many students the replica holds after a run. A run that changed none needs no connection."""
         source, counts = report.source, report.counts
         if source not in self._living or counts.inserted or counts.restored or counts.deleted:
             with self._store.reading() as connection:

@@ -9,7 +9,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
-from rostersync.store import own_schema, schema
+from rostersync.store import head_count, own_schema, schema
 from rostersync.store.engine import open_engine, sqlite_path
 from rostersync.store.file_mode import keep_private
 from rostersync.store.files import database_exists
@@ -67,7 +67,14 @@ def drift(url: str) -> list[str]:
     """
     with open_engine(url, read_only=True).connect() as connection, connection.begin():
         schema.require_current(connection)
-        return [_named(change) for change in compare_metadata(MigrationContext.configure(connection), metadata)]
+        context = MigrationContext.configure(connection, opts=schema.comparison_options(connection))
+        return [_named(change) for change in compare_metadata(context, metadata)]
+
+
+def miscounted(url: str) -> list[str]:
+    """Return how the head counts of the sources differ from their rows; see `head_count`. Raises as `drift`."""
+    with open_engine(url, read_only=True).connect() as connection, connection.begin():
+        return head_count.differences(connection)
 
 
 def _named(change: Any) -> str:

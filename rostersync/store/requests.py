@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import BigInteger, and_, bindparam, case, func, insert, or_, select, update
+from sqlalchemy import BigInteger, bindparam, case, func, insert, or_, select, update
 
 from rostersync.report import RunKind, RunRequest
 from rostersync.store.engine import writing
 from rostersync.store.lock import lock_source
-from rostersync.store.tables import run_request
+from rostersync.store.tables import REQUEST_IS_OPEN, run_request
 from rostersync.store.types import JsonTuple, Timestamp
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _NOT_EXPIRED = or_(_request.expires_at.is_(None), _request.expires_at > bindpara
 _PENDING = (
     select(_request.request_id, _request.expires_at, _request.ids)
     .where(_request.source == _OF, _request.kind == bindparam("like"))
-    .where(_request.approves.is_(None), _request.state == "pending", _NOT_EXPIRED)
+    .where(_request.approves.is_(None), REQUEST_IS_OPEN, _request.state == "pending", _NOT_EXPIRED)
 )
 _FILE = insert(run_request).returning(_request.request_id)
 _JOIN = (
@@ -51,7 +51,7 @@ _FACTS = ("state", "run_id", "error", "hint", "reads", "rows_done", "rows_total"
 _PROGRESS = select(*(_request[name] for name in _FACTS)).where(_ID)
 _OPEN = (
     select(*(_request[name] for name in ("request_id", "source", "kind", "approves", "state", "requested_at")))
-    .where(or_(_request.state == "taken", and_(_request.state == "pending", _NOT_EXPIRED)))
+    .where(REQUEST_IS_OPEN, or_(_request.state == "taken", _NOT_EXPIRED))
     .order_by(_request.request_id)
 )
 
@@ -63,13 +63,13 @@ def _taking(*, refresh: bool) -> Any:
     joins it, so no student is lost between the two.
     """
     mine = _request.request_id == bindparam("number", type_=BigInteger)
-    is_open = or_(_request.state == "taken", and_(_request.state == "pending", or_(_NOT_EXPIRED, mine)))
+    may_be_taken = or_(_request.state == "taken", _NOT_EXPIRED, mine)
     wanted = (_request.kind == str(RunKind.REFRESH)) if refresh else (_request.kind != str(RunKind.REFRESH))
-    oldest = select(func.min(_request.request_id)).where(_request.source == _OF, wanted, is_open)
+    oldest = select(func.min(_request.request_id)).where(_request.source == _OF, wanted, REQUEST_IS_OPEN, may_be_taken)
     return (
         update(run_request)
         .where(_request.request_id == oldest.correlate(None).scalar_subquery())
-        .where(_request.state.in_(("pending", "taken")))
+        .where(REQUEST_IS_OPEN)
         .values(state="taken")
         .returning(_request.request_id, _request.kind, _request.approves, _request.ids)
     )

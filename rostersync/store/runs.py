@@ -11,10 +11,10 @@ from sqlalchemy import and_, bindparam, delete, exists, func, insert, select, te
 from rostersync.errors import DatabaseUnreachable
 from rostersync.projections import Keys, key_digest
 from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
-from rostersync.store import details, requests, students
+from rostersync.store import details, head_count, requests, students
 from rostersync.store.engine import writing
 from rostersync.store.stage.tables import removals, staged
-from rostersync.store.tables import held_removal, quarantine, student, student_detail
+from rostersync.store.tables import IS_GUARDED, PLAN_IS_OPEN, held_removal, quarantine, student, student_detail
 from rostersync.store.tables import run as _run
 from rostersync.store.tables import source as _source
 from rostersync.store.types import Timestamp
@@ -40,10 +40,11 @@ _LIVING = and_(student.c.source == _OF, student.c.deleted_at.is_(None))
 _STATE = select(_source, exists().where(student_detail.c.source == _OF).label("has_details")).where(
     _source.c.name == _OF
 )
-_COUNT_LIVING = select(func.count()).where(_LIVING)
+_COUNT_LIVING = select(_source.c.living).where(_source.c.name == _OF)
 _SOME_LIVING = select(student.c.id).where(_LIVING).order_by(student.c.content_hash).limit(bindparam("at_most"))
 _RECENT_REMOVALS = select(func.sum(_run.c.guarded)).where(
     _run.c.source == _OF,
+    IS_GUARDED,
     _run.c.finished_at.between(bindparam("earliest", type_=Timestamp), bindparam("latest", type_=Timestamp)),
 )
 _QUARANTINED = (
@@ -59,7 +60,7 @@ _HELD = (
     .where(
         _run.c.source == _OF,
         _run.c.kind == str(RunKind.INCREMENTAL),
-        _run.c.plan == "open",
+        PLAN_IS_OPEN,
         student.c.deleted_at.is_(None),
     )
     .where(held_removal.c.id.not_in(select(removals.c.id)))
@@ -70,7 +71,7 @@ _RECORD = insert(_run).returning(_run.c.run_id)
 _UPDATE_SOURCE = update(_source).where(_source.c.name == _OF)
 _OPEN_PLANS = (
     select(_run.c.run_id)
-    .where(_run.c.source == _OF, _run.c.kind.in_(bindparam("kinds", expanding=True)), _run.c.plan == "open")
+    .where(_run.c.source == _OF, _run.c.kind.in_(bindparam("kinds", expanding=True)), PLAN_IS_OPEN)
     .where(_run.c.run_id != bindparam("this_run"))
 )
 
@@ -157,7 +158,7 @@ def open_hold(connection: Connection, run_id: int) -> Hold | None:
     """Return the held run `run_id`, None where there is no such run or its plan is not open."""
     with connection.begin():
         row = connection.execute(
-            select(_run.c.source, _run.c.kind).where(_run.c.run_id == run_id, _run.c.plan == "open")
+            select(_run.c.source, _run.c.kind).where(_run.c.run_id == run_id, PLAN_IS_OPEN)
         ).first()
     return row and Hold(run_id, row.source, RunKind(row.kind))
 
@@ -244,7 +245,8 @@ def _plan_or_apply(connection: Connection, result: RunResult, run_id: int) -> No
         connection.execute(delete(removals).where(removals.c.planned.is_(False)))
     report = result.report
     details.let_wait(connection, report.source, result.state, now=report.finished_at)
-    students.apply(connection, report.source, report.counts, run_id=run_id, now=report.finished_at)
+    with head_count.kept(connection, report):
+        students.apply(connection, report.source, report.counts, run_id=run_id, now=report.finished_at)
     details.apply(connection, report.source, result.state, now=report.finished_at)
     if result.clean_full:
         students.release_those_without_id(connection, report.source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import inspect, text
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection, Engine
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
 """Every revision that this version knows, oldest first (a list: importing Alembic takes longer than `status`)."""
 
 HEAD = REVISIONS[-1]
@@ -131,6 +131,12 @@ def _migrate(connection: Connection) -> None:
     from alembic import command  # noqa: PLC0415 - slow to import, and rarely needed
 
     command.upgrade(alembic_config(connection), "head")
+
+
+def comparison_options(connection: Connection) -> dict[str, Any]:
+    """Return Alembic's options for a comparison of the tables: a constraint of one dialect counts only there."""
+    dialect = connection.dialect.name
+    return {"include_object": lambda item, *_: item.info.get("only", dialect) == dialect}
 
 
 def alembic_config(connection: Connection) -> Config:

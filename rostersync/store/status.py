@@ -48,21 +48,26 @@ class Health(msgspec.Struct, frozen=True):
 
 
 _WITH_SOURCE = """
-SELECT h.source, h.last_success_at, h.age_seconds, h.last_state, h.last_run_id, r.finished_at AS last_finished_at,
-       r.error AS last_error, r.notices AS last_notices, h.held_run_id, h.live_students, h.deleted_students,
+SELECT h.source, h.last_success_at, h.age_seconds, h.last_state, h.last_run_id,
+       (SELECT r.finished_at FROM run r WHERE r.run_id = h.last_run_id) AS last_finished_at,
+       (SELECT r.error FROM run r WHERE r.run_id = h.last_run_id) AS last_error,
+       (SELECT r.notices FROM run r WHERE r.run_id = h.last_run_id) AS last_notices,
+       h.held_run_id, h.live_students, h.deleted_students,
        h.quarantined, h.modified_watermark, h.deleted_watermark, h.last_clean_full_at, h.history_starts_at,
        s.deleted_feed_ignored, s.holder,
        CASE WHEN {detail_keys} > 0 THEN
          (SELECT count(*) FROM student t LEFT JOIN student_detail d ON d.source = t.source AND d.id = t.id
            WHERE t.source = s.name AND t.deleted_at IS NULL AND (d.id IS NULL OR d.waiting_since IS NOT NULL))
        ELSE 0 END AS details_waiting
-  FROM ({health}) h JOIN source s ON s.name = h.source LEFT JOIN run r ON r.run_id = h.last_run_id
+  FROM ({health}) h JOIN source s ON s.name = h.source
  ORDER BY h.source
 """
 
 
 def _health_query(dialect: str) -> Any:
-    # From the view's query, not from the view: among our own tables no name has to be looked up in another schema.
+    # From the view's query, not from the view: among our own tables no name has to be looked up in another schema. The
+    # last run is looked up by its number: PostgreSQL might join it with all runs, for it does not know how few sources
+    # there are.
     sqlite = dialect == "sqlite"
     detail_keys = "json_array_length(s.keys, '$.detail')" if sqlite else "jsonb_array_length(s.keys -> 'detail')"
     return text(_WITH_SOURCE.format(health=SYNC_HEALTH.query(dialect), detail_keys=detail_keys)).columns(

@@ -134,20 +134,24 @@ _AUDIT = (
     ("outcome", "sending (ended before more was known), done, not_taken (not all fields), refused or unknown"),
 )
 # A refresh says nothing of the other students. A run that ended in the future, under a clock that was ahead, is no
-# success; a minute is what the clocks of a database server and of whoever writes to it may differ by.
+# success; a minute is what the clocks of a database server and of whoever writes to it may differ by. The partial
+# indexes of `run` find both runs. BETWEEN and the order by source leave PostgreSQL no other way: with `=` it may follow
+# the primary key instead, back over all runs that do not count.
 _HEALTH_QUERY = """
 SELECT h.source, h.last_success_at, {age} AS age_seconds,
        (SELECT r.state FROM run r WHERE r.run_id = h.last_run_id) AS last_state, h.last_run_id, h.held_run_id,
-       (SELECT count(*) FROM student s WHERE s.source = h.source AND s.deleted_at IS NULL) AS live_students,
-       (SELECT count(*) FROM student s WHERE s.source = h.source AND s.deleted_at IS NOT NULL) AS deleted_students,
+       h.living AS live_students, h.deleted AS deleted_students,
        (SELECT count(*) FROM quarantine q WHERE q.source = h.source) AS quarantined,
        h.modified_watermark, h.deleted_watermark, h.last_clean_full_at, h.history_starts_at
-  FROM (SELECT o.name AS source, o.modified_watermark, o.deleted_watermark, o.last_clean_full_at, o.history_starts_at,
+  FROM (SELECT o.name AS source, o.living, o.deleted,
+               o.modified_watermark, o.deleted_watermark, o.last_clean_full_at, o.history_starts_at,
                (SELECT r.finished_at FROM run r
-                 WHERE r.source = o.name AND r.kind <> 'refresh' AND r.state IN ('succeeded', 'held')
+                 WHERE r.source BETWEEN o.name AND o.name AND r.kind <> 'refresh' AND r.state IN ('succeeded', 'held')
                    AND r.finished_at <= {soon}
-                 ORDER BY r.run_id DESC LIMIT 1) AS last_success_at,
-               (SELECT max(r.run_id) FROM run r WHERE r.source = o.name AND r.kind <> 'refresh') AS last_run_id,
+                 ORDER BY r.source DESC, r.run_id DESC LIMIT 1) AS last_success_at,
+               (SELECT r.run_id FROM run r
+                 WHERE r.source BETWEEN o.name AND o.name AND r.kind IN ('incremental', 'full')
+                 ORDER BY r.source DESC, r.run_id DESC LIMIT 1) AS last_run_id,
                (SELECT max(r.run_id) FROM run r WHERE r.source = o.name AND r.plan = 'open') AS held_run_id
           FROM source o) h
 """

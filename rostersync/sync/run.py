@@ -245,7 +245,6 @@ class Run:
         self._details.ask()
         self._combine(self._settled_before(crawl))
         counts = Comparison(self._connection, self._source).judge()
-        # Nearly no run inserts so many, and counting the students of a large school takes longer than a quiet run.
         if request.kind is not RunKind.GROWTH and counts.inserted > guard.MOST_NEWCOMERS:
             guard.check_growth(counts.inserted, runs.live_students(self._connection, self._source))
         counts = replace(counts, stale=stage.stale_count, deleted=removals.removed, removals_held=removals.held)
@@ -270,7 +269,7 @@ class Run:
 
     def _guard(self, removals: int) -> str:
         """Return why `removals` must wait for approval, nothing when they need not."""
-        if not removals:  # nothing to count students for
+        if not removals:  # a quiet run asks the database nothing
             return ""
         recent = runs.recent_removals(self._connection, self._source, self._started_at)
         live = runs.live_students(self._connection, self._source)

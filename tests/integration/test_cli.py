@@ -315,6 +315,19 @@ def test_db_check_tells_how_tables_differ_that_somebody_changed(site: Site) -> N
     assert "remark" in result.stderr
 
 
+def test_db_check_reports_a_wrong_head_count_which_a_full_run_repairs(site: Site) -> None:
+    site.ok("sync")
+    with Store(site.database_url, SystemClock()).writing() as connection:
+        connection.exec_driver_sql("UPDATE source SET living = 29")
+    result = site.run("db", "check")
+    assert result.exit_code == 1
+    assert "source main keeps 29 living" in result.stderr
+    assert "its rows are 30 living" in result.stderr
+    assert "sync --full" in result.stderr
+    site.ok("sync", "--full")
+    assert "up to date" in site.ok("db", "check")
+
+
 # students --------------------------------------------------------------------------------------------------------
 
 

@@ -102,5 +102,5 @@ def as_before_the_upgrade(world: World, wrong: int) -> None:
     with world.store.writing() as connection:
         connection.execute(update(student).where(student.c.id == wrong).values(status="withdrawn"))
         connection.execute(update(student).values(content_hash=b"of another record"))
-        for statement in back_to("0006"):
+        for statement in back_to("0006", connection.dialect.name):
             connection.execute(text(statement))

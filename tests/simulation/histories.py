@@ -204,6 +204,7 @@ class History:
             kept, since = self._kept(), self.clock.monotonic() - self._unseen_for()
             self._sync()
             self._require(kept, since)
+            self._require_head_count()
         self._rest()
         self._final()
         return self.stats
@@ -326,6 +327,12 @@ class History:
         if wronged := {key for key in missing if self.moved.get(key, since) <= since}:
             raise Diverged(f"seed {self.stats.seed}: removed {sorted(wronged)}, who live ({self.stats})")
 
+    def _require_head_count(self) -> None:
+        """Raise `Diverged` when the replica keeps another number of students than it has."""
+        kept, counted = self.world.head_count()
+        if kept != counted:
+            raise Diverged(f"seed {self.stats.seed}: keeps {kept} students, and has {counted} ({self.stats})")
+
     def _note(self, state: RunState) -> None:
         self.stats.held += state is RunState.HELD
         self.stats.incomplete += state is RunState.INCOMPLETE
@@ -366,6 +373,7 @@ class History:
         empty = report.state is RunState.FAILED and "no student" in (report.error or "")
         if report.state is not RunState.SUCCEEDED and not empty:
             raise Diverged(f"seed {self.stats.seed}: the last run is {report.state}: {report.error} ({self.stats})")
+        self._require_head_count()
         expected, found = self.world.upstream(), self.world.replica()
         if found != expected and not empty:
             lost = sorted(expected.keys() - found.keys())
