@@ -17,7 +17,7 @@ def why_not_trusted(path: Path) -> str:
     """Return why others may have written the file at `path`, or put it there; nothing where they cannot have."""
     real = path.resolve()
     for place in dict.fromkeys((real, path.absolute().parent, real.parent)):
-        if reason := _reason(place.stat()):
+        if reason := _reason(place, place.stat()):
             return f"{place} {reason}"
     return ""
 
@@ -32,7 +32,7 @@ def shared_place(path: Path) -> Path | None:
         # In a folder such as /tmp, nobody can rename another user's file. They can add files to it, though.
         if place != path and status.st_mode & stat.S_ISVTX and status.st_uid in {0, os.geteuid()}:
             continue
-        if _reason(status):
+        if _reason(place, status):
             return place
     return None
 
@@ -56,7 +56,7 @@ def _way_to(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
         yield place, place.stat()
 
 
-def _reason(status: os.stat_result) -> str:
+def _reason(place: Path, status: os.stat_result) -> str:
     if status.st_uid not in {0, os.geteuid()}:
         return "belongs to another user"
     if stat.S_ISLNK(status.st_mode):  # its mode means nothing
@@ -65,7 +65,17 @@ def _reason(status: os.stat_result) -> str:
         return "can be changed by everybody"
     if status.st_mode & stat.S_IWGRP and status.st_gid != _primary_group(status.st_uid):
         return "can be changed by a group that is not its owner's own"
+    if status.st_mode & stat.S_IWGRP and _has_access_list(place):  # then these bits are the list's mask
+        return "can be changed by users whom its access list names"
     return ""
+
+
+def _has_access_list(place: Path) -> bool:
+    """Return whether a file or folder has a POSIX access list beside its mode. Only Linux tells."""
+    try:
+        return bool(os.getxattr(place, "system.posix_acl_access"))
+    except (AttributeError, OSError):
+        return False
 
 
 def foreign_owner(path: Path) -> int | None:

@@ -72,11 +72,11 @@ class ManageBac:
 
         Raises `ConfigError` for an address, a token, or certificates of the environment that cannot be used.
         """
-        if isinstance(token, str):
-            token = Secret(token)  # from here on no local variable holds the text, which an error tracker may send
+        if not isinstance(token, Secret):  # from here on no local variable holds it, which an error tracker may send
+            token = Secret(token if isinstance(token, str) else "")
         address = _address(base_url)
         _check_settings(api_version, auth, timeout=timeout, retries=retries, concurrency=concurrency)
-        if not isinstance(token, Secret):
+        if not token.reveal():
             raise ConfigError(["token: found none; expected a text"])
         self._address, self._token = address, token
         clock = clock or SystemClock()

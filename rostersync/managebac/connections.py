@@ -7,6 +7,7 @@ a thread that waits. So each connection tells the exchange of its thread which s
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import threading
@@ -88,6 +89,23 @@ class _Here(threading.local):
 
 
 _here = _Here()
+
+
+class _Discretion(logging.Filter):
+    """Let the library log no values of our exchanges, and below a warning nothing.
+
+    It logs queries, which may name people, and headers that it cannot read, in which a server may repeat the token.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if _here.exchange is None:
+            return True
+        record.args, record.exc_info = (), None
+        return record.levelno >= logging.WARNING
+
+
+for _name in ("connection", "connectionpool", "util.retry"):
+    logging.getLogger(f"urllib3.{_name}").addFilter(_Discretion())
 
 
 class _Told(HTTPConnection):

@@ -25,11 +25,12 @@ def without_metadata(content: bytes, kind: str) -> bytes:
 # JPEG ------------------------------------------------------------------------------------------------------------
 
 _EXIF, _COLOURS = b"Exif\0\0", b"ICC_PROFILE\0"
-_APP0, _APP1, _APP2, _ADOBE, _LAST_APP, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
+_APP0, _APP1, _APP2, _APP14, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xFE  # up to the comment for applications, or reserved
 _SCAN, _END, _FILLING = 0xDA, 0xD9, 0xFF
 _NEXT = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _ORIENTATION = 0x0112
 _JFIF, _JFIF_BYTES = b"JFIF\0", 14  # longer: with a small copy of the picture, perhaps of one that was cut since
+_ADOBE, _ADOBE_BYTES = b"Adobe", 12  # how the colours are stored
 
 
 def _jpeg(content: bytes) -> Iterator[bytes]:
@@ -64,10 +65,10 @@ def _kept(marker: int, segment: bytes) -> bytes:
     data = segment[4:]
     if marker == _APP1 and data.startswith(_EXIF):
         return _only_orientation(data[len(_EXIF) :])
-    added = marker == _COMMENT or _APP0 <= marker <= _LAST_APP
     header = marker == _APP0 and data.startswith(_JFIF) and len(data) == _JFIF_BYTES
-    needed = header or marker == _ADOBE or (marker == _APP2 and data.startswith(_COLOURS))
-    return b"" if added and not needed else segment
+    storage = marker == _APP14 and data.startswith(_ADOBE) and len(data) == _ADOBE_BYTES
+    needed = header or storage or (marker == _APP2 and data.startswith(_COLOURS))
+    return b"" if _APP0 <= marker <= _COMMENT and not needed else segment
 
 
 def _only_orientation(tiff: bytes) -> bytes:

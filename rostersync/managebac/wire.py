@@ -19,7 +19,6 @@ from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import (
     ConnectTimeoutError,
     DecodeError,
-    HTTPError,
     NameResolutionError,
     NewConnectionError,
     ProtocolError,
@@ -188,7 +187,7 @@ class RequestsWire:
             return self._carry_out(exchange, call, timeout)
         except TooLarge as error:
             failure: ApiError = error.with_traceback(None)
-        except (requests.RequestException, HTTPError) as error:
+        except Exception as error:  # noqa: BLE001 - the libraries raise more than their own, such as for a chunk's size
             log.debug("exchange_failed", errors=[type(one).__name__ for one in _causes(error)])
             failure = _explained(error, self._host, timeout)
         raise failure  # not in the `except`, where the library's error would become its context

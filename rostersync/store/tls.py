@@ -134,7 +134,8 @@ def _weakness_on_loopback(given: Mapping[str, Any], environ: Mapping[str, str]) 
     if method == _PROOF:
         return None
     how = f"require_auth={method}" if method else "a loopback address without a password"
-    return f"{how}: any user of this machine who listens there first is given the students", _USE_SOCKET
+    given_away = "the students, and perhaps the password" if method else "the students"
+    return f"{how}: any user of this machine who listens there first is given {given_away}", _USE_SOCKET
 
 
 def _system_authorities() -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import logging
 import pickle
 import traceback
+from contextlib import suppress
+from dataclasses import replace
 from types import FrameType, FunctionType, ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +107,9 @@ BROKEN = {
     "429": faults.rate_limited(seconds=0),
     "500": faults.http_status(500),
     "redirect": faults.redirect(f"https://elsewhere.invalid/{TOKEN}"),
+    # The libraries do not wrap the errors that they make of these.
+    "a chunk of less than nothing": lambda _: Response(200, {"Transfer-Encoding": "chunked"}, b"-5\r\n     "),
+    "a chunk without end": lambda _: Response(200, {"Transfer-Encoding": "chunked"}, b"-80000000000000000\r\n     "),
 }
 
 
@@ -131,6 +137,35 @@ def test_an_error_without_any_answer_holds_no_request_and_no_token(base_url: str
     with ManageBac(base_url, TOKEN, retries=0, timeout=2) as api, pytest.raises(ApiError) as caught:
         api.students.get(1)
     assert_holds_no_token(caught.value)
+
+
+@pytest.mark.parametrize("token", [TOKEN.encode(), [TOKEN]], ids=["bytes", "list"])
+def test_a_token_that_is_not_a_text_is_in_no_frame_of_the_client(token: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ManageBac("https://students.invalid", token)
+    assert_holds_no_token(caught.value)
+
+
+def test_the_http_library_logs_no_values_of_an_exchange(app: App, base_url: str) -> None:
+    """It would log what was searched for, and headers that it cannot read, in which a server may repeat the token."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    library = logging.getLogger("urllib3")
+    level = library.level
+    app.faults.add(lambda exchange: replace(exchange.proceed(), headers={f"no header {TOKEN}\r\nX": "y"}), times=None)
+    library.addHandler(handler)
+    library.setLevel(logging.DEBUG)
+    try:
+        with ManageBac(base_url, TOKEN, retries=0) as api, suppress(ApiError):
+            list(api.students.list(q="Marrowgate"))
+        told = [f"{one.getMessage()} {one.exc_info}" for one in records]
+        assert told == ["Failed to parse headers (url=%s): %s None"]
+        logging.getLogger("urllib3.connection").warning("from %s", "a program that uses the library itself")
+        assert records[-1].getMessage() == "from a program that uses the library itself"
+    finally:
+        library.removeHandler(handler)
+        library.setLevel(level)
 
 
 REPEATED = f"{TOKEN}&/+x"

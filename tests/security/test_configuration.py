@@ -7,6 +7,7 @@ import pwd
 import re
 import sqlite3
 import stat
+import struct
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,6 +72,21 @@ def test_one_that_another_group_may_write_is_refused(site: Site, what: str) -> N
     assert_refused(site, "can be changed by a group that is not its owner's own")
 
 
+@pytest.mark.parametrize("what", ["folder", "path"])
+def test_one_that_an_access_list_lets_others_write_is_refused(site: Site, what: str) -> None:
+    """The list's mask is in the place of the group's bits, so the mode and the group alone look harmless."""
+    path = getattr(site, what)
+    os.chown(path, -1, own_group())
+    let_another_user_write(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o775
+    assert_refused(site, "can be changed by users whom its access list names")
+
+
+def test_one_that_an_access_list_lets_others_only_read_is_found(site: Site) -> None:
+    let_another_user_write(site.path, mask=0o5)
+    assert site.run_bare("sync").exit_code == 0
+
+
 def test_one_that_is_a_link_into_an_open_folder_is_refused(site: Site) -> None:
     drop = site.folder / "drop"
     drop.mkdir()
@@ -94,6 +110,17 @@ def test_check_says_so_too(site: Site) -> None:
     assert result.exit_code == 2
     assert "fail  config: ./config.toml is not used" in result.stdout
     assert "-c ./config.toml" in result.stdout
+
+
+def let_another_user_write(path: Path, *, mask: int = 0o7) -> None:
+    """Add the user `nobody` to the access list of a file or folder, as `setfacl -m u:nobody:rwx` does."""
+    nobody = (1 << 32) - 1
+    entries = [(1, 7, nobody), (2, 7, NOBODY), (4, 5, nobody), (16, mask, nobody), (32, 5, nobody)]
+    packed = b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    try:
+        os.setxattr(path, "system.posix_acl_access", struct.pack("<I", 2) + packed)
+    except (AttributeError, OSError) as error:
+        pytest.skip(f"no access lists here: {error}")
 
 
 def assert_refused(site: Site, reason: str) -> None:

@@ -76,11 +76,23 @@ def test_an_avatar_says_nothing_of_where_it_was_taken_and_keeps_its_pixels(pictu
     [
         b"\xff\xd8" + segment(0xE0, b"JFXX\0\x10" + PLACE) + jpeg()[2:],
         b"\xff\xd8" + segment(0xE0, b"JFIF\0\1\1\0\0\1\0\1\2\3" + PLACE) + jpeg()[2:],
+        b"\xff\xd8" + segment(0xEE, PLACE) + jpeg()[2:],
+        b"\xff\xd8" + segment(0xEE, b"Adobe\0\x64" + b"\0" * 5 + PLACE) + jpeg()[2:],
+        b"\xff\xd8" + segment(0xF0, PLACE) + jpeg()[2:],
         PNG[:8] + chunk(b"caBX", PLACE) + PNG[8:],
         riff((b"VP8 ", b"pixels"), (b"C2PA", PLACE)),
         GIF[:19] + b"\x21\x01\x0c" + b"\0" * 12 + bytes([len(PLACE)]) + PLACE + b"\0" + GIF[19:],
     ],
-    ids=["jpeg with a thumbnail", "jpeg with a thumbnail in its header", "png", "webp", "gif"],
+    ids=[
+        "jpeg with a thumbnail",
+        "jpeg with a thumbnail in its header",
+        "jpeg, where Adobe's mark would be",
+        "jpeg, behind Adobe's mark",
+        "jpeg, in a reserved segment",
+        "png",
+        "webp",
+        "gif",
+    ],
 )
 def test_nothing_that_another_program_added_to_an_avatar_is_sent(picture: bytes) -> None:
     body, _ = encode(None, picture)
@@ -91,6 +103,12 @@ def test_nothing_that_another_program_added_to_an_avatar_is_sent(picture: bytes)
 def test_a_portrait_stays_upright() -> None:
     body, _ = encode(None, jpeg("<", 6))
     assert segment(0xE1, b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">HHHIHHI", 1, 0x0112, 3, 1, 6, 0, 0)) in body
+
+
+def test_the_mark_that_says_how_colours_are_stored_stays() -> None:
+    mark = segment(0xEE, b"Adobe\0\x64" + b"\0" * 4 + b"\x02")
+    body, _ = encode(None, b"\xff\xd8" + mark + jpeg()[2:])
+    assert mark in body
 
 
 def test_what_stays_of_a_webp_says_so() -> None:
