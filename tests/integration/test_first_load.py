@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness import World
-from sqlalchemy import create_engine, text
+from sqlalchemy import NullPool, create_engine, text
 
 from rostersync.report import RunState
 from rostersync.store.statements import CHUNK
@@ -26,7 +26,7 @@ def test_a_first_load_does_not_wait_for_another_session_that_analyzes_the_table(
     postgres_url: str, clock: ManualClock
 ) -> None:
     world = World(postgres_url, clock, size=CHUNK + 1, per_page=200)
-    with create_engine(postgres_url).begin() as other:
+    with create_engine(postgres_url, poolclass=NullPool).begin() as other:
         other.execute(text("LOCK TABLE rostersync.student IN SHARE UPDATE EXCLUSIVE MODE"))  # as ANALYZE does
         assert world.sync().state is RunState.SUCCEEDED
     assert world.rows(GATHERED) == []
