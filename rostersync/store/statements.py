@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -108,6 +109,20 @@ class Statements:
         """Tell whether nothing was ever put into this table of the stage; None stands for any other."""
         return table is not None and table not in self._filled
 
+    @contextmanager
+    def _filling(self, *tables: Table) -> Iterator[None]:
+        """Open a transaction that puts rows into tables of the stage. PostgreSQL analyses those that were empty.
+
+        Without statistics it takes a small temporary table for a large one, and reads whole tables to join a few rows.
+        """
+        new = set(tables) - self._filled
+        self._filled |= new
+        with self._connection.begin():
+            yield
+            if self._dialect == "postgresql":
+                for table in new:
+                    self._connection.exec_driver_sql(f"ANALYZE pg_temp.{table.name} (id)")
+
     def _do(self, statement: Any, of: Table | None = None, **parameters: Any) -> int:
         """Execute a statement, and return of how many rows; of none where they are to be those of an empty table."""
         if self._is_empty(of):
@@ -118,8 +133,7 @@ class Statements:
     def _put_all(self, statement: Any, values: list[dict[str, Any]]) -> None:
         """Execute one statement for each of `values`."""
         if values:
-            self._filled.add(statement.table)
-            with self._connection.begin():
+            with self._filling(statement.table):
                 self._connection.execute(statement, values)
 
     def _rows(self, query: Any, of: Table | None = None, **parameters: Any) -> list[Any]:

@@ -271,8 +271,7 @@ class StagedDetails(Statements):
             details: {"id": parts.key, "record": record, "renewed": renewed, **facts},
         }
         self._room.take(len(rows), len(encode(student)) + len(record or b""))
-        self._filled.update(rows)
-        with self._connection.begin():
+        with self._filling(*rows):
             for table, row in rows.items():
                 self._connection.execute(_DROP[table], {"key": parts.key})
                 self._connection.execute(_PUT[table], row)

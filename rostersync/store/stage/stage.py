@@ -122,16 +122,11 @@ class StagedStudents(StagedList):
         hashes = {row.id: content_hash(text) for row, text in zip(students, texts, strict=True)}
         stored = {} if self.in_full else dict(self._rows(q.STORED_HASHES, ids=list(hashes)))
         changed = [values_of(row) for row in students if stored.get(row.id) != hashes[row.id]]
-        is_first = tables.staged not in self._filled
-        self._filled |= {tables.staged, tables.records}
-        with self._connection.begin():
+        with self._filling(tables.staged, tables.records):
             for drop in q.DROP if known else ():
                 self._connection.execute(drop, {"ids": known})
             insert_all(self._connection, tables.records, changed)
             insert_all(self._connection, tables.staged, [self._staged(row, page, hashes) for row in rows])
-            if is_first and self._dialect == "postgresql":
-                # Without statistics the planner reads the whole stage for the ids of each chunk.
-                self._connection.exec_driver_sql("ANALYZE pg_temp.staged (id)")
         for row in rows if self.odd_fields else ():
             self.odd_fields.pop(row_key(row), None)
         self._note_keys([row for row in students if row.deleted_at is None])
@@ -292,7 +287,8 @@ class Stage(Statements):
         """Note as candidates the students stored as living who seem to have left, by `queries.candidates`."""
         for reason in reasons:
             if self._do(q.candidates(self._dialect)[reason], q.CANDIDATES_FROM.get(reason)):
-                self._filled.add(tables.removals)
+                with self._filling(tables.removals):
+                    pass  # they are there now
 
     def plan_removals(self, plan: Iterable[tuple[int, str, datetime | None]]) -> None:
         """Note the removals of a plan that is being approved, as far as their students are stored as living."""
