@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, and_, bindparam, case, func, literal_column, or_, select, text
@@ -53,13 +54,6 @@ def judged(*columns: Any, verdicts: tuple[str, ...]) -> Select[Any]:
     )
 
 
-_DIFFERING = chunk(
-    judged(*(table.c[name] for table in (student, records) for name in NAMES), verdicts=("updated", "unchanged")).where(
-        student.c.deleted_at.is_(None),
-        records.c.id.is_not(None),
-        or_(*(student.c[name].is_distinct_from(records.c[name]) for name in PAYLOAD)),
-    )
-)
 _MISSING = chunk(judged(verdicts=("inserted", "restored")))
 _MODIFIED_BETWEEN = select(staged.c.id).where(
     among_ids(staged.c.id),
@@ -69,6 +63,15 @@ _LISTED_AMONG = select(deletions.c.id).where(among_ids(deletions.c.id), lives(de
 _WRITTEN_AFTER = select(student.c.id).where(
     student.c.source == SOURCE, among_ids(student.c.id), student.c.run_id > bindparam("last_run", type_=BigInteger)
 )
+
+
+@cache
+def _differing() -> Select[Any]:
+    """Return the query for the living students who are stored and staged differently. Only `verify` needs it."""
+    both = (table.c[name] for table in (student, records) for name in NAMES)
+    pairs = judged(*both, verdicts=("updated", "unchanged"))
+    differs = or_(*(student.c[name].is_distinct_from(records.c[name]) for name in PAYLOAD))
+    return chunk(pairs.where(student.c.deleted_at.is_(None), records.c.id.is_not(None), differs))
 
 
 class Comparison(Statements):
@@ -81,7 +84,7 @@ class Comparison(Statements):
 
     def differing(self) -> Iterator[list[tuple[Student, Student]]]:
         """Yield, in chunks, the living students who are stored and staged differently: as stored, and as received."""
-        for rows in self._chunks(_DIFFERING, staged):
+        for rows in self._chunks(_differing(), staged):
             yield [(student_of(row, 1), student_of(row, 1 + len(NAMES))) for row in rows]
 
     def missing(self) -> Iterator[list[int]]:
