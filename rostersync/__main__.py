@@ -10,7 +10,7 @@ if __name__ == "__main__" and __spec__ is not None and not sys.flags.safe_path:
 
 from rostersync.cli.sealing import seal
 
-OBJECTS_BETWEEN_COLLECTIONS = 100_000
+OBJECTS_BETWEEN_COLLECTIONS = 200_000
 """Imports and full runs make objects by the million, hardly any in cycles.
 
 To look after each 700, as Python does by itself, takes a sixth of a full run.
