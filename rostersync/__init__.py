@@ -1,3 +1,8 @@
 """An exact local replica of a school's ManageBac students."""
 
-__version__ = "0.1.0"
+try:
+    from rostersync._version import __version__
+except ModuleNotFoundError:  # a checkout that was never installed or built
+    __version__ = "0+unknown"
+
+__all__ = ["__version__"]

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from pathlib import Path
@@ -24,11 +25,37 @@ LOCKS = ("requirements.txt", "requirements-build.txt", "requirements-dev.txt")
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean checkout of this tree: a build writes its version into the checkout, which other tests are running."""
+    folder = tmp_path_factory.mktemp("source") / "checkout"
+    ignored = shutil.ignore_patterns(".git", ".venv*", "mutants", "dist", "__pycache__", ".*_cache", "_version.py")
+    shutil.copytree(ROOT, folder, ignore=ignored)
+    run("git", "init", "--quiet", folder)
+    (folder / ".git" / "info" / "exclude").write_text("/.venv\n")
+    (folder / ".venv").symlink_to(sys.prefix)
+    commit(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what `./dev build` makes."""
     folder = tmp_path_factory.mktemp("built")
-    run(ROOT / "dev", "build", folder)
+    build(checkout, folder)
     return folder
+
+
+def commit(checkout: Path) -> str:
+    """Commit all files. Return the beginning of the commit's name."""
+    person = ("-c", "user.name=Nobody", "-c", "user.email=nobody@school.invalid", "-c", "commit.gpgsign=false")
+    run("git", "-C", checkout, "add", "--all")
+    run("git", "-C", checkout, *person, "commit", "--quiet", "--allow-empty", "--message", "A change")
+    return run("git", "-C", checkout, "rev-parse", "--short", "HEAD").strip()
+
+
+def build(checkout: Path, folder: Path) -> None:
+    (checkout / "rostersync" / "_version.py").touch()  # as in a checkout that is in use: its .venv is not made again
+    run(checkout / "dev", "build", folder)
 
 
 def run(*command: str | Path, **options: object) -> str:
@@ -80,7 +107,7 @@ def test_no_document_and_no_hint_installs_what_is_not_pinned() -> None:
 def test_the_requirements_beside_the_wheel_pin_it_by_its_hash_and_all_else_as_the_lock_does(built: Path) -> None:
     text = (built / "requirements.txt").read_text(encoding="utf-8")
     digest = hashlib.sha256(wheel(built).read_bytes()).hexdigest()
-    version = installed.version("rostersync")
+    version = wheel(built).name.split("-")[1]
     assert text == (ROOT / "requirements.txt").read_text(encoding="utf-8") + (
         f"rostersync=={version} \\\n    --hash=sha256:{digest}\n"
     )
@@ -96,10 +123,30 @@ def test_the_wheel_has_what_a_server_needs_and_no_more(built: Path) -> None:
     assert not [name for name in names if name.endswith((".pyc", ".db", ".pem"))]
 
 
-def test_the_same_source_makes_the_same_wheel(built: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_same_source_makes_the_same_wheel(
+    checkout: Path, built: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     again = tmp_path_factory.mktemp("again")
-    run(ROOT / "dev", "build", again)
+    build(checkout, again)
     assert wheel(again).read_bytes() == wheel(built).read_bytes()
+
+
+def test_a_later_build_replaces_an_earlier_one(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("versions")
+    copy, server = shutil.copytree(checkout, folder / "checkout", symlinks=True), folder / "server"
+    run(sys.executable, "-m", "venv", server)
+    (packages,) = server.glob("lib/python3*/site-packages")
+    (packages / "libraries.pth").write_text(sysconfig.get_path("purelib"))  # the libraries of this environment
+    for count in (2, 3):
+        name = commit(copy)
+        build(copy, folder / name)
+        pip = (server / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps")
+        run(*pip, wheel(folder / name))
+        told = run(server / "bin" / "rostersync", "--version", cwd=server)
+        assert f".post{count}+g{name}" in told
+        assert [path.name for path in packages.glob("rostersync-*")] == [
+            f"{told.split()[0]}-{told.split()[1]}.dist-info"
+        ]
 
 
 # A server --------------------------------------------------------------------------------------------------------
