@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+from rostersync.clock import to_text
 from rostersync.errors import TRY_AGAIN_LATER, reported
 from rostersync.logger import get_logger
 from rostersync.report import RunState
@@ -66,9 +67,12 @@ class Condition:
         trouble = "" if good else f"{row.last_state}: {row.last_error}"
         self._sources[source] = _Source(row.live_students, row.last_success_at, trouble)
 
-    def ended(self, report: RunReport, students: int) -> None:
-        """Log a run in one line, and remember how it ended; `students` are those of the replica now."""
-        _log_report(report)
+    def ended(self, report: RunReport, students: int, next_try: datetime | None = None) -> None:
+        """Log a run in one line, and remember how it ended; `students` are those of the replica now.
+
+        `next_try` is when a run that failed is tried again; None: at its next slot.
+        """
+        _log_report(report, next_try)
         before = self._sources.get(report.source, _Source())
         at = report.finished_at if report.state in _IN_STEP else before.in_step_at
         trouble = "" if report.state is RunState.SUCCEEDED else f"{report.state}: {report.error}"
@@ -129,24 +133,26 @@ def _time(at: datetime, zone: str) -> str:
     return f"{at.astimezone(ZoneInfo(zone)):%H:%M} {zone}"
 
 
-def _log_report(report: RunReport) -> None:
+def _log_report(report: RunReport, next_try: datetime | None) -> None:
     """Log a run in one line: ids and counts, no more."""
     write = {RunState.SUCCEEDED: log.info, RunState.FAILED: log.error}.get(report.state, log.warning)
     facts = report.to_json()
     marks = facts.pop("watermarks")
     facts |= {f"{stream}_watermark": mark for stream, mark in marks.items()}
-    write("run_finished", **{key: value for key, value in facts.items() if value is not None}, **_advice(report))
+    facts["next_try"] = next_try and to_text(next_try)
+    facts = {key: value for key, value in facts.items() if value is not None}
+    write("run_finished", **facts, **_advice(report, next_try))
 
 
-def _advice(report: RunReport) -> dict[str, str]:
+def _advice(report: RunReport, next_try: datetime | None) -> dict[str, str]:
     if report.counts.removals_held:
         see, approve = (f"rostersync {verb} {report.run_id}" for verb in ("runs show", "sync --approve"))
         return {"hint": f"see which students: {see}; if they are gone, approve: {approve}"}
     if report.notices:
         return {"notice": "; ".join(report.notices)}
-    return {"hint": _hint(report.hint)} if report.hint else {}
+    return {"hint": _hint(report.hint, "by itself" if next_try else "at the next slot")} if report.hint else {}
 
 
-def _hint(hint: str) -> str:
-    """Return a hint as it fits the log of a daemon, which tries again by itself."""
-    return "will try again at the next slot" if hint == TRY_AGAIN_LATER else hint
+def _hint(hint: str, when: str = "by itself") -> str:
+    """Return a hint as it fits the log of a daemon, which tries again without anybody's help."""
+    return f"will try again {when}" if hint == TRY_AGAIN_LATER else hint

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from rostersync.clock import WatchedClock
 from rostersync.daemon.condition import Condition
 from rostersync.daemon.systemd import Systemd
-from rostersync.errors import DatabaseUnreachable
+from rostersync.errors import TRY_AGAIN_LATER, DatabaseUnreachable
+from rostersync.observe import log
 from rostersync.report import Counts, RunKind, RunReport, RunState, Watermarks
 from rostersync.store.failures import failures_file, read_failures
 
@@ -68,6 +71,20 @@ def test_of_many_sources_the_status_line_says_how_many_are_in_trouble(condition:
     condition.failed("school-7", DISK_FULL)
     line = condition.status_line(dict.fromkeys(names), {}, "UTC")
     assert line == f"41 sources, 1 in trouble: school-7: {DISK_FULL.message}"
+
+
+def test_the_log_says_when_a_run_that_failed_is_tried_again(
+    condition: Condition, clock: ManualClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.configure("info", "json")
+    away = replace(report(clock, state=RunState.FAILED, error="the API is away"), hint=TRY_AGAIN_LATER)
+    condition.ended(away, 30, clock.now() + timedelta(minutes=5))
+    condition.ended(away, 30, None)
+    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert first["next_try"] == "2026-03-02T08:05:00.000Z"
+    assert first["hint"] == "will try again by itself"
+    assert "next_try" not in second
+    assert second["hint"] == "will try again at the next slot"
 
 
 def test_a_failure_that_leaves_no_run_is_in_a_file_until_a_run_has_ended(
