@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +13,8 @@ from rostersync.cli.options import Duration, configured, json_option
 from rostersync.cli.output import as_json_values, document, echo, mark
 from rostersync.cli.program import print_stderr
 from rostersync.cli.reports import show_reasons
-from rostersync.errors import StoreError
+from rostersync.daemon.freshness import fresh_until
+from rostersync.errors import ConfigError, StoreError
 from rostersync.report import RunState
 from rostersync.store import daemons, open_store, requests
 from rostersync.store.failures import THE_DAEMON, failures_file, read_failures
@@ -23,30 +25,40 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from rostersync.cli.options import Session
+    from rostersync.config import Schedule
     from rostersync.store import Store
     from rostersync.store.daemons import Watch
     from rostersync.store.failures import Failure
     from rostersync.store.requests import OpenRequest
     from rostersync.store.status import Health
 
+_FRESH, _STALE, _NEVER = "fresh", "stale", "never synced"
+
+_MOST_IN_FULL = 20
+"""Of more sources only those with problems are shown, unless more is asked for."""
+
 
 @click.command()
 @click.option(
     "--max-age", type=Duration(), help="Exit with 1 when a configured source is staler than this, or never synced."
 )
+@click.option("--source", "globs", multiple=True, metavar="GLOB", help="Only sources with such names; may be repeated.")
+@click.option("--all", "show_each", is_flag=True, help="Show each source in full, also if there are more than 20.")
 @json_option
 @configured
-def command(session: Session, max_age: timedelta | None, as_json: bool) -> int:
+def command(session: Session, max_age: timedelta | None, globs: tuple[str, ...], show_each: bool, as_json: bool) -> int:
     """Show how fresh each source is, which process is syncing it, what is queued and due, and what needs attention.
 
     Also shows why its last run failed, which removals wait for approval, and how many records are in quarantine.
+    Of more than 20 sources it shows a summary, and those with problems. A source is stale if its last success is older
+    than --max-age, by default than two slots, the jitter and an hour.
     Exit status: 0; with --max-age 1 when a configured source is too old.
     """
-    sources = _sources(session)
+    sources = _chosen(_sources(session, max_age), globs)
     if as_json:
         document({"sources": [_json(source) for source in sources]})
     else:
-        _show(sources, session)
+        _show(sources, session, in_full=show_each or bool(globs))
     return 0 if max_age is None else _judge(sources, max_age)
 
 
@@ -55,12 +67,20 @@ class _Source:
     name: str
     is_configured: bool
     health: Health | None
+    freshness: str
     holder: str | None
     """Who holds the lock now."""
     daemons: dict[str, Watch]
     """Those that have the source, by name: the holder, which may be idle, and those that stand by."""
     requests: tuple[OpenRequest, ...]
     failure: Failure | None
+
+    @property
+    def is_troubled(self) -> bool:
+        """Whether its last run did not succeed, removals wait for approval, or the daemon fails."""
+        row = self.health
+        unwell = row and (row.last_state not in {None, RunState.SUCCEEDED} or row.held_run_id is not None)
+        return self.is_configured and bool(unwell or self.failure)
 
     @property
     def daemon(self) -> str | None:
@@ -80,21 +100,30 @@ class _Source:
         return {str(kind): at for kind, at in due}
 
 
-def _sources(session: Session) -> list[_Source]:
+def _chosen(sources: list[_Source], globs: tuple[str, ...]) -> list[_Source]:
+    """Return the sources whose name matches a pattern; without patterns all. Raises `ConfigError` for useless ones."""
+    unmatched = [glob for glob in globs if not any(fnmatchcase(source.name, glob) for source in sources)]
+    if unmatched:
+        raise ConfigError([f"--source {glob}: no source has such a name" for glob in unmatched])
+    return [source for source in sources if not globs or any(fnmatchcase(source.name, glob) for glob in globs)]
+
+
+def _sources(session: Session, max_age: timedelta | None = None) -> list[_Source]:
     """Return the configured sources, in their order, and behind them those that only the database knows.
 
+    They are stale if their last success is older than `max_age`, or by default not fresh as the schedule says.
     Raises `StoreError`, when a failure of the daemon, which may be the same, has been told.
     """
     failures = {failure.source: failure for failure in read_failures(failures_file(session.config.database.url))}
     try:
-        return _gather(session, open_store(session.config, session.clock, create=False), failures)
+        return _gather(session, open_store(session.config, session.clock, create=False), failures, max_age)
     except StoreError:
         if THE_DAEMON in failures:
             print_stderr(_failed(failures[THE_DAEMON], session.clock.now()))
         raise
 
 
-def _gather(session: Session, store: Store, failures: dict[str, Failure]) -> list[_Source]:
+def _gather(session: Session, store: Store, failures: dict[str, Failure], max_age: timedelta | None) -> list[_Source]:
     now = session.clock.now()
     with store.reading() as connection:
         known = {row.source: row for row in health(connection)}
@@ -105,6 +134,7 @@ def _gather(session: Session, store: Store, failures: dict[str, Failure]) -> lis
             name,
             name in wanted,
             known.get(name),
+            _freshness(known.get(name), session.config.schedule, max_age),
             _holder(store, name, known.get(name)),
             daemons={daemon.name: daemon.sources[name] for daemon in watches if name in daemon.sources},
             requests=tuple(request for request in waiting if request.source == name),
@@ -112,6 +142,14 @@ def _gather(session: Session, store: Store, failures: dict[str, Failure]) -> lis
         )
         for name in dict.fromkeys([*wanted, *known])
     ]
+
+
+def _freshness(row: Health | None, schedule: Schedule, max_age: timedelta | None) -> str:
+    """Return `fresh`, `stale` or `never synced`. The age is that by the database's clock."""
+    if row is None or row.last_success_at is None or row.age_seconds is None:
+        return _NEVER
+    limit = max_age or fresh_until(schedule, row.last_success_at) - row.last_success_at
+    return _STALE if row.age_seconds > limit.total_seconds() else _FRESH
 
 
 def _holder(store: Store, name: str, row: Health | None) -> str | None:
@@ -125,6 +163,7 @@ def _json(source: _Source) -> dict[str, Any]:
     return {
         **as_json_values(facts),
         "configured": source.is_configured,
+        "freshness": source.freshness,
         "lock_holder": source.holder,
         "daemon": source.daemon,
         "standing_by": source.standing_by,
@@ -139,7 +178,7 @@ def _judge(sources: list[_Source], max_age: timedelta) -> int:
     status, limit = 0, max_age.total_seconds()
     for source in sources:
         age = source.health.age_seconds if source.health else None
-        if source.is_configured and (age is None or age > limit):
+        if source.is_configured and source.freshness != _FRESH:
             how = "it was never synced" if age is None else f"last success {ago(age)}"
             print_stderr(f"{source.name}: older than {span(int(limit))}: {how}")
             status = 1
@@ -148,16 +187,38 @@ def _judge(sources: list[_Source], max_age: timedelta) -> int:
 
 def show_all(session: Session) -> None:
     """Print the state of every source. Raises `NoDatabase` where there is none."""
-    _show(_sources(session), session)
+    _show(_sources(session), session, in_full=True)
 
 
-def _show(sources: list[_Source], session: Session) -> None:
+def _show(sources: list[_Source], session: Session, *, in_full: bool) -> None:
     now = session.clock.now()
-    for source in sources:
+    _show_summary([source for source in sources if source.is_configured])
+    in_full = in_full or len(sources) <= _MOST_IN_FULL
+    wrong = [s for s in sources if s.is_configured and (s.is_troubled or s.freshness != _FRESH)]
+    for source in sources if in_full else wrong:
         _show_health(source, session)
         if source.failure:
             echo("  ", mark("failing", "red"), f": {_failed(source.failure, now)}")
         _show_work(source, now)
+    if not in_full:
+        left = len(sources) - len(wrong)
+        echo(f"other sources: {left}; to see them: {session.command('status --all')}")
+
+
+def _show_summary(sources: list[_Source]) -> None:
+    """Print how many of several sources are in step, and the names of those that are not, or are in trouble."""
+    if len(sources) < 2:  # noqa: PLR2004 - one sums itself up
+        return
+    echo(f"{count(len(sources), 'source')}: {sum(source.freshness == _FRESH for source in sources)} in step")
+    for word, names in _wrong(sources).items():
+        if names:
+            echo("  ", mark(word, "yellow"), f" ({len(names)}): {', '.join(names)}")
+
+
+def _wrong(sources: list[_Source]) -> dict[str, list[str]]:
+    """Return the names of the sources that are not as they should be, by what is wrong."""
+    late = {word: [source.name for source in sources if source.freshness == word] for word in (_STALE, _NEVER)}
+    return late | {"in trouble": [source.name for source in sources if source.is_troubled]}
 
 
 def _failed(failure: Failure, now: datetime) -> str:
@@ -195,15 +256,16 @@ def _show_health(source: _Source, session: Session) -> None:
     elif row is None or row.last_run_id is None:
         echo(f"{source.name}: ", mark("never run", "yellow"), f"; to begin: {session.command('sync')}")
     else:
-        _show_figures(row)
+        _show_figures(row, stale=source.freshness == _STALE)
         _show_last_run(row)
         _show_troubles(row, session)
 
 
-def _show_figures(row: Health) -> None:
+def _show_figures(row: Health, *, stale: bool) -> None:
     age = "no success yet" if row.age_seconds is None else f"last success {ago(row.age_seconds)}"
     colour = "green" if row.last_state == RunState.SUCCEEDED else "yellow"
-    echo(f"{row.source}: {age}; run {row.last_run_id} ", mark(str(row.last_state), colour))
+    aged = (", ", mark("stale", "yellow")) if stale else ()
+    echo(f"{row.source}: {age}", *aged, f"; run {row.last_run_id} ", mark(str(row.last_state), colour))
     people = f"{count(row.live_students, 'student')}, {row.deleted_students:,} deleted"
     echo(f"  {people}, {row.quarantined:,} in quarantine")
     echo(f"  watermarks: modified {moment(row.modified_watermark)}, deleted {moment(row.deleted_watermark)}")

@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from rostersync.clock import to_text
+from rostersync.daemon.freshness import fresh_until
 from rostersync.errors import TRY_AGAIN_LATER, reported
 from rostersync.logger import get_logger
 from rostersync.report import RunState
 from rostersync.store.failures import THE_DAEMON, Failure, write_failures
-from rostersync.words import ago, count
+from rostersync.words import ago, count, some_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
     from pathlib import Path
 
     from rostersync.clock import Clock
+    from rostersync.config import Schedule
     from rostersync.report import RunReport
     from rostersync.store.status import Health
 
@@ -95,34 +97,50 @@ class Condition:
             if self._failures.pop(source, None):
                 self._write()
 
-    def status_line(self, sources: Mapping[str, datetime | None], standing_by: Mapping[str, str], zone: str) -> str:
+    def status_line(
+        self, sources: Mapping[str, datetime | None], standing_by: Mapping[str, str], schedule: Schedule
+    ) -> str:
         """Return what `systemctl status` shows: `sources` are those held, with when they are next due."""
         if (failure := self._failures.get(THE_DAEMON)) is not None:
             return failure.error
         parts = [f"{source}: standing by: {holder}" for source, holder in standing_by.items()]
-        parts += [f"{source}: {self._of(source)}" for source in sources]
+        parts += [f"{source}: {self._of(source, schedule)}" for source in sources]
         if len(parts) > MOST_SOURCES:
-            parts = [self._in_short(sources, len(standing_by))]
+            parts = [self._in_short(sources, len(standing_by), schedule)]
         due = min((at for at in sources.values() if at), default=None)
-        return "; ".join([*parts, *([f"next {_time(due, zone)}"] if due else [])])
+        return "; ".join([*parts, *([f"next {_time(due, schedule.timezone)}"] if due else [])])
 
-    def _of(self, source: str) -> str:
+    def _of(self, source: str, schedule: Schedule) -> str:
         known, now = self._sources.get(source, _Source()), self._clock.now()
         if known.in_step_at is None:
             in_step = "never synced"
         else:
             age = (now - known.in_step_at).total_seconds() // 60 * 60  # a line that changes with each second is noise
-            in_step = f"{count(known.students, 'student')}, in step {ago(age)}"
+            stale = "stale: " if self._is_stale(source, schedule) else ""
+            in_step = f"{count(known.students, 'student')}, {stale}in step {ago(age)}"
         return ", ".join(filter(None, (in_step, self._trouble(source))))
 
     def _trouble(self, source: str) -> str:
         failure = self._failures.get(source)
         return failure.error if failure else self._sources.get(source, _Source()).trouble
 
-    def _in_short(self, sources: Mapping[str, datetime | None], standing_by: int) -> str:
-        troubled = [f"{source}: {self._trouble(source)}" for source in sources if self._trouble(source)]
-        parts = [count(len(sources), "source"), *([f"standing by for {standing_by}"] if standing_by else [])]
-        return ", ".join([*parts, f"{len(troubled)} in trouble: {troubled[0]}" if troubled else "all in step"])
+    def _is_stale(self, source: str, schedule: Schedule) -> bool:
+        """Return whether the last success of a source is not fresh any more; False if it was never synced."""
+        at = self._sources.get(source, _Source()).in_step_at
+        return at is not None and self._clock.now() > fresh_until(schedule, at)
+
+    def _in_short(self, sources: Iterable[str], standing_by: int, schedule: Schedule) -> str:
+        names = list(sources)
+        troubled = [f"{name}: {self._trouble(name)}" for name in names if self._trouble(name)]
+        stale = [name for name in names if self._is_stale(name, schedule)]
+        never = [name for name in names if self._sources.get(name, _Source()).in_step_at is None]
+        wrong = [
+            *([f"{len(troubled)} in trouble: {troubled[0]}"] if troubled else []),
+            *([f"{len(stale)} stale: {some_of(stale)}"] if stale else []),
+            *([f"{len(never)} never synced: {some_of(never)}"] if never else []),
+        ]
+        parts = [count(len(names), "source"), *([f"standing by for {standing_by}"] if standing_by else [])]
+        return ", ".join([*parts, *(wrong or ["all in step"])])
 
     def _write(self) -> None:
         if self._file is not None:

@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from rostersync.clock import WatchedClock
+from rostersync.config import Schedule
 from rostersync.daemon.condition import Condition
 from rostersync.daemon.systemd import Systemd
 from rostersync.errors import TRY_AGAIN_LATER, DatabaseUnreachable
@@ -50,14 +51,14 @@ def test_the_status_line_tells_of_a_source_how_many_how_fresh_and_when_next(
     condition.ended(report(clock), 1204)
     clock.advance(200)
     due = clock.now() + timedelta(hours=6, minutes=2)
-    line = condition.status_line({"main": due}, {}, "Europe/Berlin")
+    line = condition.status_line({"main": due}, {}, Schedule(timezone="Europe/Berlin"))
     assert line == "main: 1,204 students, in step 3 min ago; next 15:05 Europe/Berlin"
 
 
 def test_the_status_line_tells_of_trouble_and_of_standing_by(condition: Condition, clock: ManualClock) -> None:
     condition.ended(report(clock), 30)
     condition.ended(report(clock, state=RunState.FAILED, error="the API rejected the token"), 30)
-    line = condition.status_line({"main": None}, {"annex": "locked by another"}, "UTC")
+    line = condition.status_line({"main": None}, {"annex": "locked by another"}, Schedule())
     assert line == (
         "annex: standing by: locked by another; main: 30 students, in step just now, failed: the API rejected the token"
     )
@@ -67,10 +68,32 @@ def test_of_many_sources_the_status_line_says_how_many_are_in_trouble(condition:
     names = [f"school-{number}" for number in range(41)]
     for name in names:
         condition.ended(report(clock, name), 10)
-    assert condition.status_line(dict.fromkeys(names), {}, "UTC") == "41 sources, all in step"
+    assert condition.status_line(dict.fromkeys(names), {}, Schedule()) == "41 sources, all in step"
     condition.failed("school-7", DISK_FULL)
-    line = condition.status_line(dict.fromkeys(names), {}, "UTC")
+    line = condition.status_line(dict.fromkeys(names), {}, Schedule())
     assert line == f"41 sources, 1 in trouble: school-7: {DISK_FULL.message}"
+
+
+def test_a_source_whose_last_success_is_stale_is_not_in_step(condition: Condition, clock: ManualClock) -> None:
+    condition.ended(report(clock), 30)
+    clock.advance(3 * 3600 + 120)
+    assert condition.status_line({"main": None}, {}, Schedule()) == "main: 30 students, in step 3 h 2 min ago"
+    clock.advance(60)
+    assert condition.status_line({"main": None}, {}, Schedule()) == "main: 30 students, stale: in step 3 h 3 min ago"
+
+
+def test_of_many_sources_the_status_line_counts_and_names_those_that_are_stale_or_were_never_synced(
+    condition: Condition, clock: ManualClock
+) -> None:
+    names = [f"school-{number}" for number in range(41)]
+    for name in names[:2]:
+        condition.ended(report(clock, name), 10)
+    clock.advance(4 * 3600)
+    for name in names[2:36]:
+        condition.ended(report(clock, name), 10)
+    assert condition.status_line(dict.fromkeys(names), {}, Schedule()) == (
+        "41 sources, 2 stale: school-0, school-1, 5 never synced: school-36, school-37, school-38 and 2 more"
+    )
 
 
 def test_the_log_says_when_a_run_that_failed_is_tried_again(
