@@ -115,9 +115,8 @@ class Condition:
         if known.in_step_at is None:
             in_step = "never synced"
         else:
-            age = (now - known.in_step_at).total_seconds() // 60 * 60  # a line that changes with each second is noise
             stale = "stale: " if self._is_stale(source, schedule) else ""
-            in_step = f"{count(known.students, 'student')}, {stale}in step {ago(age)}"
+            in_step = f"{count(known.students, 'student')}, {stale}in step {_minutes_ago(known.in_step_at, now)}"
         return ", ".join(filter(None, (in_step, self._trouble(source))))
 
     def _trouble(self, source: str) -> str:
@@ -140,11 +139,17 @@ class Condition:
             *([f"{len(never)} never synced: {some_of(never)}"] if never else []),
         ]
         parts = [count(len(names), "source"), *([f"standing by for {standing_by}"] if standing_by else [])]
-        return ", ".join([*parts, *(wrong or ["all in step"])])
+        successes = [known.in_step_at for name in names if (known := self._sources.get(name)) and known.in_step_at]
+        oldest = [f"the oldest success {_minutes_ago(min(successes), self._clock.now())}"] if successes else []
+        return ", ".join([*parts, *(wrong or ["all in step"]), *oldest])
 
     def _write(self) -> None:
         if self._file is not None:
             write_failures(self._file, self._failures.values())
+
+
+def _minutes_ago(at: datetime, now: datetime) -> str:
+    return ago((now - at).total_seconds() // 60 * 60)  # a line that changes with each second is noise
 
 
 def _time(at: datetime, zone: str) -> str:

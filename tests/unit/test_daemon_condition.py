@@ -68,10 +68,13 @@ def test_of_many_sources_the_status_line_says_how_many_are_in_trouble(condition:
     names = [f"school-{number}" for number in range(41)]
     for name in names:
         condition.ended(report(clock, name), 10)
-    assert condition.status_line(dict.fromkeys(names), {}, Schedule()) == "41 sources, all in step"
+    clock.advance(125)
+    condition.ended(report(clock, "school-0"), 10)
+    line = condition.status_line(dict.fromkeys(names), {}, Schedule())
+    assert line == "41 sources, all in step, the oldest success 2 min ago"
     condition.failed("school-7", DISK_FULL)
     line = condition.status_line(dict.fromkeys(names), {}, Schedule())
-    assert line == f"41 sources, 1 in trouble: school-7: {DISK_FULL.message}"
+    assert line == f"41 sources, 1 in trouble: school-7: {DISK_FULL.message}, the oldest success 2 min ago"
 
 
 def test_a_source_whose_last_success_is_stale_is_not_in_step(condition: Condition, clock: ManualClock) -> None:
@@ -92,7 +95,8 @@ def test_of_many_sources_the_status_line_counts_and_names_those_that_are_stale_o
     for name in names[2:36]:
         condition.ended(report(clock, name), 10)
     assert condition.status_line(dict.fromkeys(names), {}, Schedule()) == (
-        "41 sources, 2 stale: school-0, school-1, 5 never synced: school-36, school-37, school-38 and 2 more"
+        "41 sources, 2 stale: school-0, school-1, 5 never synced: school-36, school-37, school-38 and 2 more, "
+        "the oldest success 4 h ago"
     )
 
 
