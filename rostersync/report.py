@@ -132,7 +132,10 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class RunReport(msgspec.Struct, frozen=True):
-    """One run of one source, ended. `run_id` is None for a dry run only."""
+    """One run of one source, ended. `run_id` is None for a dry run only.
+
+    `was_denied` says that it failed because the API refused the token (401 or 403). The database does not store that.
+    """
 
     run_id: int | None
     source: str
@@ -149,6 +152,7 @@ class RunReport(msgspec.Struct, frozen=True):
     hint: str = ""
     notices: tuple[str, ...] = ()
     exit_status: int = 0
+    was_denied: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the run as `sync --json` prints it."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rostersync.clock import to_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
 HARMFUL = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff"
@@ -36,6 +37,12 @@ def count(number: int, noun: str) -> str:
 
 def _plural(noun: str) -> str:
     return noun[:-1] + "ies" if noun.endswith("y") else f"{noun}s"
+
+
+def some_of(names: Sequence[str], most: int = 3) -> str:
+    """Return the first `most` names, and how many more there are, such as `a, b, c and 4 more`."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def ago(seconds: float) -> str:

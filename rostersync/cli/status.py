@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,41 +13,92 @@ from rostersync.cli.options import Duration, configured, json_option
 from rostersync.cli.output import as_json_values, document, echo, mark
 from rostersync.cli.program import print_stderr
 from rostersync.cli.reports import show_reasons
-from rostersync.errors import StoreError
+from rostersync.daemon.freshness import fresh_until
+from rostersync.errors import ConfigError, Stopped, StoreError, reported
 from rostersync.report import RunState
 from rostersync.store import daemons, open_store, requests
 from rostersync.store.failures import THE_DAEMON, failures_file, read_failures
 from rostersync.store.status import health
-from rostersync.words import ago, count, moment, span
+from rostersync.words import ago, count, moment, some_of, span
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from rostersync.cli.options import Session
+    from rostersync.config import Schedule
     from rostersync.store import Store
     from rostersync.store.daemons import Watch
     from rostersync.store.failures import Failure
     from rostersync.store.requests import OpenRequest
     from rostersync.store.status import Health
 
+_FRESH, _STALE, _NEVER = "fresh", "stale", "never synced"
 
-@click.command()
+_WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
+"""What the exit statuses of a plugin for Nagios mean."""
+
+_MOST_IN_FULL = 20
+"""Of more sources only those with problems are shown, unless more is asked for."""
+
+
+class _Status(click.Command):
+    """A command that with --nagios answers every error with one line on standard output, and exit status 3."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        nagios = "--nagios" in args
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if not nagios:
+                raise
+            ctx.exit(_say(3, error.format_message()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Stopped:
+            raise
+        except Exception as error:
+            if not ctx.params["nagios"]:
+                raise
+            return _say(3, reported(error).message)
+
+
+@click.command(cls=_Status)
 @click.option(
     "--max-age", type=Duration(), help="Exit with 1 when a configured source is staler than this, or never synced."
 )
+@click.option("--source", "globs", multiple=True, metavar="GLOB", help="Only sources with such names; may be repeated.")
+@click.option("--all", "show_each", is_flag=True, help="Show each source in full, also if there are more than 20.")
+@click.option("--nagios", is_flag=True, help="Print one line with perfdata for a monitor, and exit as its plugins do.")
 @json_option
 @configured
-def command(session: Session, max_age: timedelta | None, as_json: bool) -> int:
+def command(
+    session: Session,
+    *,
+    max_age: timedelta | None,
+    globs: tuple[str, ...],
+    show_each: bool,
+    nagios: bool,
+    as_json: bool,
+) -> int:
     """Show how fresh each source is, which process is syncing it, what is queued and due, and what needs attention.
 
     Also shows why its last run failed, which removals wait for approval, and how many records are in quarantine.
-    Exit status: 0; with --max-age 1 when a configured source is too old.
+    If there are more than 20 sources, only a summary and the sources with problems are shown.
+    A source is stale if its last success is older than two slots, the jitter and an hour, or than --max-age.
+    Exit status: 0; with --max-age 1 when a configured source is too old. With --nagios 0 OK, 1 a source is in trouble,
+    2 a source is stale or was never synced, 3 the state is unknown.
     """
-    sources = _sources(session)
+    if nagios and as_json:
+        raise ConfigError(["--nagios and --json exclude each other"])
+    sources = _chosen(_sources(session, max_age), globs)
+    if nagios:
+        return _answer_monitor([source for source in sources if source.is_configured], max_age)
     if as_json:
         document({"sources": [_json(source) for source in sources]})
     else:
-        _show(sources, session)
+        _show(sources, session, in_full=show_each or bool(globs))
     return 0 if max_age is None else _judge(sources, max_age)
 
 
@@ -55,12 +107,20 @@ class _Source:
     name: str
     is_configured: bool
     health: Health | None
+    freshness: str
     holder: str | None
     """Who holds the lock now."""
     daemons: dict[str, Watch]
     """Those that have the source, by name: the holder, which may be idle, and those that stand by."""
     requests: tuple[OpenRequest, ...]
     failure: Failure | None
+
+    @property
+    def is_troubled(self) -> bool:
+        """Whether its last run did not succeed, removals wait for approval, or the daemon fails."""
+        row = self.health
+        unwell = row and (row.last_state not in {None, RunState.SUCCEEDED} or row.held_run_id is not None)
+        return self.is_configured and bool(unwell or self.failure)
 
     @property
     def daemon(self) -> str | None:
@@ -80,21 +140,30 @@ class _Source:
         return {str(kind): at for kind, at in due}
 
 
-def _sources(session: Session) -> list[_Source]:
+def _chosen(sources: list[_Source], globs: tuple[str, ...]) -> list[_Source]:
+    """Return the sources whose name matches a pattern; without patterns all. Raises `ConfigError` for useless ones."""
+    unmatched = [glob for glob in globs if not any(fnmatchcase(source.name, glob) for source in sources)]
+    if unmatched:
+        raise ConfigError([f"--source {glob}: no source has such a name" for glob in unmatched])
+    return [source for source in sources if not globs or any(fnmatchcase(source.name, glob) for glob in globs)]
+
+
+def _sources(session: Session, max_age: timedelta | None = None) -> list[_Source]:
     """Return the configured sources, in their order, and behind them those that only the database knows.
 
+    They are stale if their last success is older than `max_age`, or by default not fresh as the schedule says.
     Raises `StoreError`, when a failure of the daemon, which may be the same, has been told.
     """
     failures = {failure.source: failure for failure in read_failures(failures_file(session.config.database.url))}
     try:
-        return _gather(session, open_store(session.config, session.clock, create=False), failures)
+        return _gather(session, open_store(session.config, session.clock, create=False), failures, max_age)
     except StoreError:
         if THE_DAEMON in failures:
             print_stderr(_failed(failures[THE_DAEMON], session.clock.now()))
         raise
 
 
-def _gather(session: Session, store: Store, failures: dict[str, Failure]) -> list[_Source]:
+def _gather(session: Session, store: Store, failures: dict[str, Failure], max_age: timedelta | None) -> list[_Source]:
     now = session.clock.now()
     with store.reading() as connection:
         known = {row.source: row for row in health(connection)}
@@ -105,6 +174,7 @@ def _gather(session: Session, store: Store, failures: dict[str, Failure]) -> lis
             name,
             name in wanted,
             known.get(name),
+            _freshness(known.get(name), session.config.schedule, max_age),
             _holder(store, name, known.get(name)),
             daemons={daemon.name: daemon.sources[name] for daemon in watches if name in daemon.sources},
             requests=tuple(request for request in waiting if request.source == name),
@@ -112,6 +182,14 @@ def _gather(session: Session, store: Store, failures: dict[str, Failure]) -> lis
         )
         for name in dict.fromkeys([*wanted, *known])
     ]
+
+
+def _freshness(row: Health | None, schedule: Schedule, max_age: timedelta | None) -> str:
+    """Return `fresh`, `stale` or `never synced`. The age is that by the database's clock."""
+    if row is None or row.last_success_at is None or row.age_seconds is None:
+        return _NEVER
+    limit = max_age or fresh_until(schedule, row.last_success_at) - row.last_success_at
+    return _STALE if row.age_seconds > limit.total_seconds() else _FRESH
 
 
 def _holder(store: Store, name: str, row: Health | None) -> str | None:
@@ -125,6 +203,7 @@ def _json(source: _Source) -> dict[str, Any]:
     return {
         **as_json_values(facts),
         "configured": source.is_configured,
+        "freshness": source.freshness,
         "lock_holder": source.holder,
         "daemon": source.daemon,
         "standing_by": source.standing_by,
@@ -139,25 +218,71 @@ def _judge(sources: list[_Source], max_age: timedelta) -> int:
     status, limit = 0, max_age.total_seconds()
     for source in sources:
         age = source.health.age_seconds if source.health else None
-        if source.is_configured and (age is None or age > limit):
+        if source.is_configured and source.freshness != _FRESH:
             how = "it was never synced" if age is None else f"last success {ago(age)}"
             print_stderr(f"{source.name}: older than {span(int(limit))}: {how}")
             status = 1
     return status
 
 
+def _answer_monitor(sources: list[_Source], max_age: timedelta | None) -> int:
+    """Print how the configured sources are, as a plugin for Nagios does; return its exit status."""
+    if not sources:
+        return _say(3, "no configured source has such a name")
+    wrong, in_step = _wrong(sources), sum(source.freshness == _FRESH for source in sources)
+    figures = {"sources": len(sources), "in_step": in_step}
+    figures |= {word.replace(" ", "_"): len(names) for word, names in wrong.items()}
+    perfdata = [f"{label}={number};;;0" for label, number in figures.items()]
+    ages = [source.health.age_seconds for source in sources if source.health and source.health.age_seconds is not None]
+    if ages:
+        perfdata.append(f"oldest_success={max(ages)}s;;{int(max_age.total_seconds()) if max_age else ''};0")
+    parts = [f"{count(len(sources), 'source')}: {in_step} in step"]
+    parts += [f"{len(names)} {word}: {some_of(names)}" for word, names in wrong.items() if names]
+    status = 2 if in_step < len(sources) else 1 if len(parts) > 1 else 0
+    return _say(status, ", ".join(parts), " ".join(perfdata))
+
+
+def _say(status: int, text: str, perfdata: str = "") -> int:
+    """Print the line of a plugin for Nagios, in which a bar begins the figures; return the exit status."""
+    word, text = _WORDS[status], text.replace("|", "/")
+    echo(f"ROSTERSYNC {word} - {text}", f" | {perfdata}" if perfdata else "")
+    return status
+
+
 def show_all(session: Session) -> None:
     """Print the state of every source. Raises `NoDatabase` where there is none."""
-    _show(_sources(session), session)
+    _show(_sources(session), session, in_full=True)
 
 
-def _show(sources: list[_Source], session: Session) -> None:
+def _show(sources: list[_Source], session: Session, *, in_full: bool) -> None:
     now = session.clock.now()
-    for source in sources:
+    _show_summary([source for source in sources if source.is_configured])
+    in_full = in_full or len(sources) <= _MOST_IN_FULL
+    wrong = [s for s in sources if s.is_configured and (s.is_troubled or s.freshness != _FRESH)]
+    for source in sources if in_full else wrong:
         _show_health(source, session)
         if source.failure:
             echo("  ", mark("failing", "red"), f": {_failed(source.failure, now)}")
         _show_work(source, now)
+    if not in_full:
+        left = len(sources) - len(wrong)
+        echo(f"other sources: {left}; to see them: {session.command('status --all')}")
+
+
+def _show_summary(sources: list[_Source]) -> None:
+    """Print how many of several sources are in step, and the names of those that are not, or are in trouble."""
+    if len(sources) < 2:  # noqa: PLR2004 - one sums itself up
+        return
+    echo(f"{count(len(sources), 'source')}: {sum(source.freshness == _FRESH for source in sources)} in step")
+    for word, names in _wrong(sources).items():
+        if names:
+            echo("  ", mark(word, "yellow"), f" ({len(names)}): {', '.join(names)}")
+
+
+def _wrong(sources: list[_Source]) -> dict[str, list[str]]:
+    """Return the names of the sources that are not as they should be, by what is wrong."""
+    late = {word: [source.name for source in sources if source.freshness == word] for word in (_STALE, _NEVER)}
+    return late | {"in trouble": [source.name for source in sources if source.is_troubled]}
 
 
 def _failed(failure: Failure, now: datetime) -> str:
@@ -195,15 +320,16 @@ def _show_health(source: _Source, session: Session) -> None:
     elif row is None or row.last_run_id is None:
         echo(f"{source.name}: ", mark("never run", "yellow"), f"; to begin: {session.command('sync')}")
     else:
-        _show_figures(row)
+        _show_figures(row, stale=source.freshness == _STALE)
         _show_last_run(row)
         _show_troubles(row, session)
 
 
-def _show_figures(row: Health) -> None:
+def _show_figures(row: Health, *, stale: bool) -> None:
     age = "no success yet" if row.age_seconds is None else f"last success {ago(row.age_seconds)}"
     colour = "green" if row.last_state == RunState.SUCCEEDED else "yellow"
-    echo(f"{row.source}: {age}; run {row.last_run_id} ", mark(str(row.last_state), colour))
+    aged = (", ", mark("stale", "yellow")) if stale else ()
+    echo(f"{row.source}: {age}", *aged, f"; run {row.last_run_id} ", mark(str(row.last_state), colour))
     people = f"{count(row.live_students, 'student')}, {row.deleted_students:,} deleted"
     echo(f"  {people}, {row.quarantined:,} in quarantine")
     echo(f"  watermarks: modified {moment(row.modified_watermark)}, deleted {moment(row.deleted_watermark)}")

@@ -11,18 +11,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+from rostersync.clock import to_text
+from rostersync.daemon.freshness import fresh_until
 from rostersync.errors import TRY_AGAIN_LATER, reported
 from rostersync.logger import get_logger
 from rostersync.report import RunState
 from rostersync.store.failures import THE_DAEMON, Failure, write_failures
-from rostersync.words import ago, count
+from rostersync.words import ago, count, some_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
     from pathlib import Path
 
     from rostersync.clock import Clock
+    from rostersync.config import Schedule
     from rostersync.report import RunReport
     from rostersync.store.status import Health
 
@@ -66,9 +69,12 @@ class Condition:
         trouble = "" if good else f"{row.last_state}: {row.last_error}"
         self._sources[source] = _Source(row.live_students, row.last_success_at, trouble)
 
-    def ended(self, report: RunReport, students: int) -> None:
-        """Log a run in one line, and remember how it ended; `students` are those of the replica now."""
-        _log_report(report)
+    def ended(self, report: RunReport, students: int, next_try: datetime | None = None) -> None:
+        """Log a run in one line, and remember how it ended; `students` are those of the replica now.
+
+        `next_try` is when a run that failed is tried again; None: at its next slot.
+        """
+        _log_report(report, next_try)
         before = self._sources.get(report.source, _Source())
         at = report.finished_at if report.state in _IN_STEP else before.in_step_at
         trouble = "" if report.state is RunState.SUCCEEDED else f"{report.state}: {report.error}"
@@ -91,62 +97,85 @@ class Condition:
             if self._failures.pop(source, None):
                 self._write()
 
-    def status_line(self, sources: Mapping[str, datetime | None], standing_by: Mapping[str, str], zone: str) -> str:
+    def status_line(
+        self, sources: Mapping[str, datetime | None], standing_by: Mapping[str, str], schedule: Schedule
+    ) -> str:
         """Return what `systemctl status` shows: `sources` are those held, with when they are next due."""
         if (failure := self._failures.get(THE_DAEMON)) is not None:
             return failure.error
         parts = [f"{source}: standing by: {holder}" for source, holder in standing_by.items()]
-        parts += [f"{source}: {self._of(source)}" for source in sources]
+        parts += [f"{source}: {self._of(source, schedule)}" for source in sources]
         if len(parts) > MOST_SOURCES:
-            parts = [self._in_short(sources, len(standing_by))]
+            parts = [self._in_short(sources, len(standing_by), schedule)]
         due = min((at for at in sources.values() if at), default=None)
-        return "; ".join([*parts, *([f"next {_time(due, zone)}"] if due else [])])
+        return "; ".join([*parts, *([f"next {_time(due, schedule.timezone)}"] if due else [])])
 
-    def _of(self, source: str) -> str:
+    def _of(self, source: str, schedule: Schedule) -> str:
         known, now = self._sources.get(source, _Source()), self._clock.now()
         if known.in_step_at is None:
             in_step = "never synced"
         else:
-            age = (now - known.in_step_at).total_seconds() // 60 * 60  # a line that changes with each second is noise
-            in_step = f"{count(known.students, 'student')}, in step {ago(age)}"
+            stale = "stale: " if self._is_stale(source, schedule) else ""
+            in_step = f"{count(known.students, 'student')}, {stale}in step {_minutes_ago(known.in_step_at, now)}"
         return ", ".join(filter(None, (in_step, self._trouble(source))))
 
     def _trouble(self, source: str) -> str:
         failure = self._failures.get(source)
         return failure.error if failure else self._sources.get(source, _Source()).trouble
 
-    def _in_short(self, sources: Mapping[str, datetime | None], standing_by: int) -> str:
-        troubled = [f"{source}: {self._trouble(source)}" for source in sources if self._trouble(source)]
-        parts = [count(len(sources), "source"), *([f"standing by for {standing_by}"] if standing_by else [])]
-        return ", ".join([*parts, f"{len(troubled)} in trouble: {troubled[0]}" if troubled else "all in step"])
+    def _is_stale(self, source: str, schedule: Schedule) -> bool:
+        """Return whether the last success of a source is not fresh any more; False if it was never synced."""
+        at = self._sources.get(source, _Source()).in_step_at
+        return at is not None and self._clock.now() > fresh_until(schedule, at)
+
+    def _in_short(self, sources: Iterable[str], standing_by: int, schedule: Schedule) -> str:
+        names = list(sources)
+        troubled = [f"{name}: {self._trouble(name)}" for name in names if self._trouble(name)]
+        stale = [name for name in names if self._is_stale(name, schedule)]
+        never = [name for name in names if self._sources.get(name, _Source()).in_step_at is None]
+        wrong = [
+            *([f"{len(troubled)} in trouble: {troubled[0]}"] if troubled else []),
+            *([f"{len(stale)} stale: {some_of(stale)}"] if stale else []),
+            *([f"{len(never)} never synced: {some_of(never)}"] if never else []),
+        ]
+        parts = [count(len(names), "source"), *([f"standing by for {standing_by}"] if standing_by else [])]
+        successes = [known.in_step_at for name in names if (known := self._sources.get(name)) and known.in_step_at]
+        oldest = [f"the oldest success {_minutes_ago(min(successes), self._clock.now())}"] if successes else []
+        return ", ".join([*parts, *(wrong or ["all in step"]), *oldest])
 
     def _write(self) -> None:
         if self._file is not None:
             write_failures(self._file, self._failures.values())
 
 
+def _minutes_ago(at: datetime, now: datetime) -> str:
+    return ago((now - at).total_seconds() // 60 * 60)  # a line that changes with each second is noise
+
+
 def _time(at: datetime, zone: str) -> str:
     return f"{at.astimezone(ZoneInfo(zone)):%H:%M} {zone}"
 
 
-def _log_report(report: RunReport) -> None:
+def _log_report(report: RunReport, next_try: datetime | None) -> None:
     """Log a run in one line: ids and counts, no more."""
     write = {RunState.SUCCEEDED: log.info, RunState.FAILED: log.error}.get(report.state, log.warning)
     facts = report.to_json()
     marks = facts.pop("watermarks")
     facts |= {f"{stream}_watermark": mark for stream, mark in marks.items()}
-    write("run_finished", **{key: value for key, value in facts.items() if value is not None}, **_advice(report))
+    facts["next_try"] = next_try and to_text(next_try)
+    facts = {key: value for key, value in facts.items() if value is not None}
+    write("run_finished", **facts, **_advice(report, next_try))
 
 
-def _advice(report: RunReport) -> dict[str, str]:
+def _advice(report: RunReport, next_try: datetime | None) -> dict[str, str]:
     if report.counts.removals_held:
         see, approve = (f"rostersync {verb} {report.run_id}" for verb in ("runs show", "sync --approve"))
         return {"hint": f"see which students: {see}; if they are gone, approve: {approve}"}
     if report.notices:
         return {"notice": "; ".join(report.notices)}
-    return {"hint": _hint(report.hint)} if report.hint else {}
+    return {"hint": _hint(report.hint, "by itself" if next_try else "at the next slot")} if report.hint else {}
 
 
-def _hint(hint: str) -> str:
-    """Return a hint as it fits the log of a daemon, which tries again by itself."""
-    return "will try again at the next slot" if hint == TRY_AGAIN_LATER else hint
+def _hint(hint: str, when: str = "by itself") -> str:
+    """Return a hint as it fits the log of a daemon, which tries again without anybody's help."""
+    return f"will try again {when}" if hint == TRY_AGAIN_LATER else hint

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rostersync.daemon.schedule import LastRuns, Timetable
-from rostersync.errors import LockHeld, Stopped
+from rostersync.errors import ConfigError, LockHeld, Stopped
 from rostersync.logger import get_logger
 from rostersync.pool import SHUTDOWN_S, DaemonExecutor
-from rostersync.report import RunKind, RunRequest
+from rostersync.report import RunKind, RunRequest, RunState
 from rostersync.runs import wiring
 from rostersync.store import requests, runs
 from rostersync.store.daemons import Watch
@@ -20,6 +20,7 @@ from rostersync.store.status import health
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
     from rostersync.clock import WatchedClock
     from rostersync.config import Config
@@ -72,7 +73,7 @@ class Dispatcher:
 
     def tick(self) -> None:
         """Do what there is to do now. Raises `StoreError` where the database cannot be used; nothing is lost then."""
-        self._unfiled |= dict.fromkeys(self._timetable.due())
+        self._unfiled |= dict.fromkeys(self._timetable.due(self._clock.now()))
         self._locks.require()
         self._give_up_sources()
         self._take_sources()
@@ -200,14 +201,28 @@ class Dispatcher:
                 self._busy[source] = thread
                 self._clock.check()  # it may have waited for its place until the process was to end
                 for report in self._executor.execute_all(source):
-                    self._condition.ended(report, self._students(report))
+                    self._condition.ended(report, self._students(report), self._next_try(report))
         except Stopped:
             log.info("run_stopped", source=source)
         except Exception as error:  # noqa: BLE001 - whatever it is, there is another slot
             self._condition.failed(source, error)
+            if not isinstance(error, ConfigError):
+                self._timetable.failed(source, RunKind.INCREMENTAL, self._clock.now())
             self._resting[source] = self._clock.monotonic() + RETRY_S
         finally:
             del self._busy[source]
+
+    def _next_try(self, report: RunReport) -> datetime | None:
+        """Return when a run that failed is tried again; None if it did not fail, or waits for its slot."""
+        if report.kind is RunKind.REFRESH:
+            return None
+        if report.state is not RunState.FAILED:
+            self._timetable.settled(report.source, report.kind)
+        elif report.was_denied:
+            self._timetable.put_off(report.source)
+        else:
+            return self._timetable.failed(report.source, report.kind, self._clock.now())
+        return None
 
     def _students(self, report: RunReport) -> int:
         """Return how many students the replica holds after a run. A run that changed none needs no connection."""

@@ -1,7 +1,12 @@
-"""When each source is due: two jobs a source, as `[schedule]` says. They only note what is due; the daemon does it."""
+"""When each source is due: two jobs a source, as `[schedule]` says. They only note what is due; the daemon does it.
+
+A run that failed is due again after the times of `RETRY_AFTER`, if its slot does not come earlier.
+"""
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from queue import Empty, SimpleQueue
@@ -25,6 +30,9 @@ if TYPE_CHECKING:
 
 _SCHEDULED = (RunKind.INCREMENTAL, RunKind.FULL)
 
+RETRY_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 15, 30))
+"""How long after each of its failures in a row a run is tried again. After the last one it waits for its slot."""
+
 
 @dataclass(frozen=True, slots=True)
 class LastRuns:
@@ -40,7 +48,10 @@ class Timetable:
     def __init__(self, schedule: Schedule) -> None:
         """Plan nothing yet."""
         self._schedule = schedule
-        self._due: SimpleQueue[tuple[str, RunKind]] = SimpleQueue()
+        self._slots: SimpleQueue[tuple[str, RunKind]] = SimpleQueue()
+        self._failures: dict[str, int] = {}  # source -> how many runs in a row have failed
+        self._retries: dict[str, tuple[datetime, RunKind]] = {}
+        self._lock = threading.Lock()  # runs end in other threads
         # However many slots of a job were missed, it is due once.
         defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         executors = {"default": DebugExecutor()}  # jobs are called by the scheduler's own thread
@@ -50,6 +61,7 @@ class Timetable:
 
     def plan(self, source: str, past: LastRuns, now: datetime) -> None:
         """Plan the runs of a source, anew where it was planned: what was missed before `now` is due at once."""
+        self.put_off(source)
         firsts = {
             RunKind.INCREMENTAL: first_incremental(self._schedule, past, now),
             RunKind.FULL: first_full(self._schedule, past, now),
@@ -59,25 +71,69 @@ class Timetable:
             slot = self._schedule.incremental if kind is RunKind.INCREMENTAL else self._schedule.full
             at = {} if first is None else {"next_run_time": max(first, now)}
             trigger, name = trigger_of(slot, zone, jitter), _job(source, kind)
-            self._scheduler.add_job(self._due.put, trigger, ((source, kind),), id=name, replace_existing=True, **at)
+            self._scheduler.add_job(self._slots.put, trigger, ((source, kind),), id=name, replace_existing=True, **at)
 
     def forget(self, source: str) -> None:
         """Plan nothing more for a source."""
+        self.put_off(source)
         for kind in _SCHEDULED:
             if self._scheduler.get_job(_job(source, kind)):
                 self._scheduler.remove_job(_job(source, kind))
 
-    def due(self) -> list[tuple[str, RunKind]]:
+    def failed(self, source: str, kind: RunKind, now: datetime) -> datetime | None:
+        """Plan another try of a run that failed, and return when it is due; None if it waits for its slot."""
+        with self._lock:
+            if self._full_run_waits(source, kind):
+                return self._retries[source][0]
+            failures = self._failures.get(source, 0)
+            if failures == len(RETRY_AFTER):
+                return None
+            at = now + RETRY_AFTER[failures]
+            slots = self._next_slots(source)
+            if any(slots[each] <= at for each in slots if kind in (RunKind.INCREMENTAL, each)):
+                return None
+            self._failures[source] = failures + 1
+            self._retries[source] = (at, kind)
+            return at
+
+    def settled(self, source: str, kind: RunKind) -> None:
+        """Plan no other try: a run of this kind did not fail, or its slot has come. The next failure is the first."""
+        with self._lock:
+            if not self._full_run_waits(source, kind):
+                self._forget_failures(source)
+
+    def put_off(self, source: str) -> None:
+        """Plan no other try before the next slot."""
+        with self._lock:
+            self._forget_failures(source)
+
+    def _full_run_waits(self, source: str, kind: RunKind) -> bool:
+        """Return whether a full run will be tried again, which an incremental one cannot stand in for."""
+        return kind is RunKind.INCREMENTAL and source in self._retries and self._retries[source][1] is RunKind.FULL
+
+    def _forget_failures(self, source: str) -> None:
+        self._failures.pop(source, None)
+        self._retries.pop(source, None)
+
+    def due(self, now: datetime) -> list[tuple[str, RunKind]]:
         """Return the runs that have come due since the last call, in their order."""
         runs = []
-        try:
+        with suppress(Empty):
             while True:
-                runs.append(self._due.get_nowait())
-        except Empty:
-            return runs
+                runs.append(self._slots.get_nowait())
+                self.settled(*runs[-1])
+        with self._lock:
+            again = [(source, kind) for source, (at, kind) in self._retries.items() if at <= now]
+            for source, _ in again:
+                del self._retries[source]
+        return runs + again
 
     def next_runs(self, source: str) -> dict[RunKind, datetime]:
         """Return when each kind of run of a source is next due; nothing for a source that is not planned."""
+        slots, retry = self._next_slots(source), self._retries.get(source)
+        return slots | {retry[1]: retry[0]} if slots and retry else slots
+
+    def _next_slots(self, source: str) -> dict[RunKind, datetime]:
         jobs = {kind: self._scheduler.get_job(_job(source, kind)) for kind in _SCHEDULED}
         return {kind: job.next_run_time for kind, job in jobs.items() if job}
 

@@ -152,7 +152,7 @@ class Daemon:
             for source, watch in dispatcher.watches().items()
             if not watch.standby
         }
-        return self._condition.status_line(due, dispatcher.holders(), self._config.schedule.timezone)
+        return self._condition.status_line(due, dispatcher.holders(), self._config.schedule)
 
 
 def _was_set(wish: threading.Event) -> bool:

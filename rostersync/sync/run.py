@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from rostersync.clock import to_milliseconds
-from rostersync.errors import ApiError, RunFailed
+from rostersync.errors import AccessDenied, ApiError, RunFailed
 from rostersync.logger import get_logger
 from rostersync.records import Query, Rejected, Student
 from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
@@ -125,7 +125,8 @@ class Run:
             result = self._refresh(request) if kind is RunKind.REFRESH else self._sync(kind, request)
         except (ApiError, RunFailed) as error:  # it read something it must not apply, or could not read
             report = self._report(kind, RunState.FAILED, Counts(), self._state.watermarks, error.message)
-            result = runs.RunResult(replace(report, hint=error.hint), self._state, request.request_id)
+            report = replace(report, hint=error.hint, was_denied=isinstance(error, AccessDenied))
+            result = runs.RunResult(report, self._state, request.request_id)
         if self._commit is None:
             return replace(result.report, state=RunState.DRY_RUN)
         return replace(result.report, run_id=self._commit(result))

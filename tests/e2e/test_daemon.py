@@ -133,7 +133,7 @@ def test_of_a_failure_that_may_pass_the_daemon_says_that_it_will_try_again_by_it
     _, told = end(process)
     failure = next(event for event in logged(told) if event.get("state") == "failed")
     assert "is unavailable (503" in failure["error"]
-    assert failure["hint"] == "will try again at the next slot"
+    assert failure["hint"] == "will try again by itself"
 
 
 def test_what_nobody_foresaw_is_logged_by_its_name_and_is_not_the_daemons_end(site: Site, start: Any) -> None:

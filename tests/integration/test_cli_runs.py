@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,60 @@ def test_with_a_largest_age_status_fails_for_a_configured_source_that_is_older_o
     assert (result.exit_code, result.stderr) == (1, "annex: older than 1 h: it was never synced\n")
     wrong = site.run("status", "--max-age", "soon")
     assert (wrong.exit_code, "not a duration" in wrong.stderr) == (2, True)
+
+
+def long_ago(site: Site, *sources: str) -> None:
+    """Let the runs of some sources have ended an age ago."""
+    for source in sources:
+        change(site, f"UPDATE run SET finished_at = '2026-01-05T08:00:00.000Z' WHERE source = '{source}'")
+
+
+def test_status_counts_and_names_the_sources_that_are_stale_or_were_never_synced(quick_site: Site) -> None:
+    quick_site.configure(sources=("main", "annex"))
+    quick_site.ok("sync")
+    long_ago(quick_site, "annex")
+    quick_site.configure(sources=("main", "annex", "third"))
+    lines = quick_site.ok("status").splitlines()
+    assert lines[:3] == ["3 sources: 1 in step", "  stale (1): annex", "  never synced (1): third"]
+    (annex,) = [line for line in lines if line.startswith("annex: ")]
+    assert "ago, stale; run " in annex
+    found = {source["source"]: source["freshness"] for source in quick_site.json("status")["sources"]}
+    assert found == {"main": "fresh", "annex": "stale", "third": "never synced"}
+
+
+def test_status_of_many_sources_shows_a_summary_and_those_with_problems_unless_more_is_asked_for(
+    quick_site: Site,
+) -> None:
+    names = tuple(f"school-{number}" for number in range(20))
+    quick_site.configure(sources=names)
+    quick_site.ok("sync")
+    long_ago(quick_site, "school-7")
+    assert len(blocks(quick_site.ok("status"))) == 20
+    quick_site.configure(sources=(*names, "new"))
+    said = quick_site.ok("status")
+    assert said.startswith("21 sources: 19 in step\n  stale (1): school-7\n  never synced (1): new\nschool-7: ")
+    assert said.endswith(f"\nother sources: 19; to see them: rostersync status --all -c {quick_site.path}\n")
+    assert blocks(said) == ["school-7", "new"]
+    assert blocks(quick_site.ok("status", "--all")) == [*names, "new"]
+    chosen = ("status", "--source", "school-1*", "--source", "new")
+    assert blocks(quick_site.ok(*chosen)) == ["school-1", *names[10:], "new"]
+    assert len(quick_site.json(*chosen)["sources"]) == 12
+    assert len(quick_site.json("status")["sources"]) == 21
+    wrong = quick_site.run("status", "--source", "nowhere*")
+    assert (wrong.exit_code, wrong.stderr) == (2, "--source nowhere*: no source has such a name\n")
+
+
+def blocks(said: str) -> list[str]:
+    """Return the sources of which `status` shows more than their name, in order."""
+    found = re.findall(r"^([\w-]+): (?:last success|never run)", said, re.MULTILINE)
+    return [str(name) for name in found]
+
+
+def test_a_largest_age_says_what_is_stale(quick_site: Site) -> None:
+    quick_site.ok("sync")
+    long_ago(quick_site, "main")
+    assert "stale" in quick_site.ok("status")
+    assert "stale" not in quick_site.ok("status", "--max-age", "3650d")
 
 
 def test_status_tells_of_a_failure_that_left_no_run(quick_site: Site) -> None:

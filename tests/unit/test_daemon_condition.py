@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from rostersync.clock import WatchedClock
+from rostersync.config import Schedule
 from rostersync.daemon.condition import Condition
 from rostersync.daemon.systemd import Systemd
-from rostersync.errors import DatabaseUnreachable
+from rostersync.errors import TRY_AGAIN_LATER, DatabaseUnreachable
+from rostersync.observe import log
 from rostersync.report import Counts, RunKind, RunReport, RunState, Watermarks
 from rostersync.store.failures import failures_file, read_failures
 
@@ -47,14 +51,14 @@ def test_the_status_line_tells_of_a_source_how_many_how_fresh_and_when_next(
     condition.ended(report(clock), 1204)
     clock.advance(200)
     due = clock.now() + timedelta(hours=6, minutes=2)
-    line = condition.status_line({"main": due}, {}, "Europe/Berlin")
+    line = condition.status_line({"main": due}, {}, Schedule(timezone="Europe/Berlin"))
     assert line == "main: 1,204 students, in step 3 min ago; next 15:05 Europe/Berlin"
 
 
 def test_the_status_line_tells_of_trouble_and_of_standing_by(condition: Condition, clock: ManualClock) -> None:
     condition.ended(report(clock), 30)
     condition.ended(report(clock, state=RunState.FAILED, error="the API rejected the token"), 30)
-    line = condition.status_line({"main": None}, {"annex": "locked by another"}, "UTC")
+    line = condition.status_line({"main": None}, {"annex": "locked by another"}, Schedule())
     assert line == (
         "annex: standing by: locked by another; main: 30 students, in step just now, failed: the API rejected the token"
     )
@@ -64,10 +68,50 @@ def test_of_many_sources_the_status_line_says_how_many_are_in_trouble(condition:
     names = [f"school-{number}" for number in range(41)]
     for name in names:
         condition.ended(report(clock, name), 10)
-    assert condition.status_line(dict.fromkeys(names), {}, "UTC") == "41 sources, all in step"
+    clock.advance(125)
+    condition.ended(report(clock, "school-0"), 10)
+    line = condition.status_line(dict.fromkeys(names), {}, Schedule())
+    assert line == "41 sources, all in step, the oldest success 2 min ago"
     condition.failed("school-7", DISK_FULL)
-    line = condition.status_line(dict.fromkeys(names), {}, "UTC")
-    assert line == f"41 sources, 1 in trouble: school-7: {DISK_FULL.message}"
+    line = condition.status_line(dict.fromkeys(names), {}, Schedule())
+    assert line == f"41 sources, 1 in trouble: school-7: {DISK_FULL.message}, the oldest success 2 min ago"
+
+
+def test_a_source_whose_last_success_is_stale_is_not_in_step(condition: Condition, clock: ManualClock) -> None:
+    condition.ended(report(clock), 30)
+    clock.advance(3 * 3600 + 120)
+    assert condition.status_line({"main": None}, {}, Schedule()) == "main: 30 students, in step 3 h 2 min ago"
+    clock.advance(60)
+    assert condition.status_line({"main": None}, {}, Schedule()) == "main: 30 students, stale: in step 3 h 3 min ago"
+
+
+def test_of_many_sources_the_status_line_counts_and_names_those_that_are_stale_or_were_never_synced(
+    condition: Condition, clock: ManualClock
+) -> None:
+    names = [f"school-{number}" for number in range(41)]
+    for name in names[:2]:
+        condition.ended(report(clock, name), 10)
+    clock.advance(4 * 3600)
+    for name in names[2:36]:
+        condition.ended(report(clock, name), 10)
+    assert condition.status_line(dict.fromkeys(names), {}, Schedule()) == (
+        "41 sources, 2 stale: school-0, school-1, 5 never synced: school-36, school-37, school-38 and 2 more, "
+        "the oldest success 4 h ago"
+    )
+
+
+def test_the_log_says_when_a_run_that_failed_is_tried_again(
+    condition: Condition, clock: ManualClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.configure("info", "json")
+    away = replace(report(clock, state=RunState.FAILED, error="the API is away"), hint=TRY_AGAIN_LATER)
+    condition.ended(away, 30, clock.now() + timedelta(minutes=5))
+    condition.ended(away, 30, None)
+    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert first["next_try"] == "2026-03-02T08:05:00.000Z"
+    assert first["hint"] == "will try again by itself"
+    assert "next_try" not in second
+    assert second["hint"] == "will try again at the next slot"
 
 
 def test_a_failure_that_leaves_no_run_is_in_a_file_until_a_run_has_ended(

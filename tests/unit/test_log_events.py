@@ -131,6 +131,7 @@ def test_the_row_of_a_finished_run_has_the_keys_of_its_report() -> None:
     now = datetime(2026, 3, 2, tzinfo=UTC)
     report = RunReport(1, "main", RunKind.FULL, RunState.FAILED, Counts(), 0, 0, 0.0, Watermarks(), now, now)
     keys = report.to_json().keys() - {"watermarks"} | {"modified_watermark", "deleted_watermark", "hint", "notice"}
+    keys |= {"next_try"}
     assert told(PAGE.read_text(encoding="utf-8"))["run_finished"].keys == keys
 
 

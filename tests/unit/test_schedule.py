@@ -81,7 +81,7 @@ def timetable() -> Iterator[Timetable]:
 
 def due(timetable: Timetable) -> list[tuple[str, RunKind]]:
     deadline = time.monotonic() + 10
-    while not (found := timetable.due()):
+    while not (found := timetable.due(datetime.now(UTC))):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return found
@@ -91,7 +91,7 @@ def test_what_is_due_is_told_once_and_each_source_has_its_own_slots(timetable: T
     now = datetime.now(UTC)
     timetable.plan("late", LastRuns(now - timedelta(hours=2), now), now)
     assert due(timetable) == [("late", RunKind.INCREMENTAL)]
-    assert timetable.due() == []
+    assert timetable.due(now) == []
     timetable.plan("fresh", LastRuns(now, now), now)
     assert timetable.next_runs("fresh")[RunKind.INCREMENTAL] == now + timedelta(hours=1)
     assert timetable.next_runs("fresh")[RunKind.FULL] == now + timedelta(days=7)
@@ -104,3 +104,83 @@ def test_a_source_that_is_planned_anew_keeps_no_slot_of_before(timetable: Timeta
     timetable.plan("main", LastRuns(now + timedelta(days=900) - timedelta(hours=1), None), now + timedelta(days=900))
     timetable.plan("main", LastRuns(now, now), now)
     assert timetable.next_runs("main")[RunKind.INCREMENTAL] == now + timedelta(hours=1)
+
+
+# After a failure -------------------------------------------------------------------------------------------------
+
+
+def planned(timetable: Timetable, **until_slot: float) -> datetime:
+    """Plan the source `main`, whose next incremental slot comes after `until_slot`; return the time now."""
+    now = datetime.now(UTC)
+    success = now - timedelta(hours=1) + timedelta(**until_slot)
+    timetable.plan("main", LastRuns(success, now), now)
+    return now
+
+
+def minutes_until_tries(timetable: Timetable, now: datetime, failures: int) -> list[float | None]:
+    waits = [timetable.failed("main", RunKind.INCREMENTAL, now) for _ in range(failures)]
+    return [at and (at - now).total_seconds() / 60 for at in waits]
+
+
+def test_a_run_that_keeps_failing_is_tried_again_four_times_and_then_waits_for_its_slot(timetable: Timetable) -> None:
+    now = planned(timetable, minutes=59)
+    assert minutes_until_tries(timetable, now, 5) == [1, 5, 15, 30, None]
+
+
+def test_a_run_that_failed_is_due_once_at_its_next_try_which_is_shown_as_the_next_run(timetable: Timetable) -> None:
+    now = planned(timetable, minutes=59)
+    at = timetable.failed("main", RunKind.INCREMENTAL, now)
+    assert at is not None
+    assert timetable.next_runs("main")[RunKind.INCREMENTAL] == at
+    assert timetable.due(at - timedelta(seconds=1)) == []
+    assert timetable.due(at) == [("main", RunKind.INCREMENTAL)]
+    assert timetable.due(at) == []
+    assert timetable.next_runs("main")[RunKind.INCREMENTAL] > at
+
+
+def test_a_slot_that_comes_before_the_next_try_makes_it_needless(timetable: Timetable) -> None:
+    now = planned(timetable, minutes=4)
+    assert minutes_until_tries(timetable, now, 2) == [1, None]
+
+
+def test_a_success_a_slot_and_another_plan_begin_the_series_anew(timetable: Timetable) -> None:
+    now = planned(timetable, minutes=59)
+    for reset in (
+        lambda: timetable.settled("main", RunKind.INCREMENTAL),
+        lambda: timetable.settled("main", RunKind.FULL),
+        lambda: planned(timetable, minutes=59),
+        lambda: timetable.put_off("main"),
+    ):
+        assert minutes_until_tries(timetable, now, 2) == [1, 5]
+        reset()
+        assert timetable.due(now + timedelta(minutes=50)) == []
+    assert minutes_until_tries(timetable, now, 1) == [1]
+
+
+def test_the_slot_begins_the_series_anew(timetable: Timetable) -> None:
+    now = planned(timetable, minutes=59)
+    assert minutes_until_tries(timetable, now, 2) == [1, 5]
+    timetable._slots.put(("main", RunKind.INCREMENTAL))
+    assert timetable.due(now) == [("main", RunKind.INCREMENTAL)]
+    assert timetable.due(now + timedelta(minutes=50)) == []
+    assert minutes_until_tries(timetable, now, 1) == [1]
+
+
+def test_incremental_runs_leave_the_next_try_of_a_full_run_alone(timetable: Timetable) -> None:
+    now = planned(timetable, seconds=30)
+    at = timetable.failed("main", RunKind.FULL, now)
+    assert at == now + timedelta(minutes=1)
+    timetable._slots.put(("main", RunKind.INCREMENTAL))
+    timetable.due(now)
+    timetable.settled("main", RunKind.INCREMENTAL)
+    assert timetable.failed("main", RunKind.INCREMENTAL, now) == at
+    assert timetable.due(at) == [("main", RunKind.FULL)]
+
+
+def test_each_source_has_its_own_series(timetable: Timetable) -> None:
+    now = planned(timetable, minutes=59)
+    assert minutes_until_tries(timetable, now, 2) == [1, 5]
+    timetable.plan("annex", LastRuns(now, now), now)
+    assert timetable.failed("annex", RunKind.INCREMENTAL, now) == now + timedelta(minutes=1)
+    timetable.forget("annex")
+    assert timetable.due(now + timedelta(minutes=50)) == [("main", RunKind.INCREMENTAL)]

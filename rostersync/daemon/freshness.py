@@ -1,0 +1,38 @@
+"""How long a success counts: a source is in step as long as its last success is fresh."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from rostersync.config import Cron
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from rostersync.config import Schedule
+
+GRACE = timedelta(hours=1)
+"""How much later than its slot and the jitter a run may end."""
+
+
+@lru_cache(maxsize=4096)  # the daemon asks twice a second for each of its sources
+def fresh_until(schedule: Schedule, success: datetime) -> datetime:
+    """Return until when a success is fresh: until the second incremental slot after it, the jitter and an hour.
+
+    So one missed slot is forgiven, and a night or a weekend without slots makes nothing stale.
+    """
+    return _second_slot(schedule, success) + schedule.jitter + GRACE
+
+
+def _second_slot(schedule: Schedule, success: datetime) -> datetime:
+    if not isinstance(schedule.incremental, Cron):
+        return success + 2 * schedule.incremental
+    from rostersync.daemon.schedule import trigger_of  # noqa: PLC0415 - `status` needs the scheduler for cron lines only
+
+    trigger, slot = trigger_of(schedule.incremental, ZoneInfo(schedule.timezone), timedelta(0)), success
+    for _ in range(2):
+        slot = trigger.get_next_fire_time(slot, slot)
+    return slot
