@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
-from rostersync.store import head_count, own_schema, schema
+from rostersync.store import drift, head_count, own_schema, schema
 from rostersync.store.engine import open_engine, sqlite_path
 from rostersync.store.file_mode import keep_private
 from rostersync.store.files import database_exists
 from rostersync.store.lock import advisory_key
 from rostersync.store.schema import Level
-from rostersync.store.tables import metadata
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+    from rostersync.store.drift import Drift
 
 _PID = text("SELECT pg_backend_pid()")
 _LOCK = text("SELECT pg_try_advisory_lock(:key)")
@@ -60,28 +59,15 @@ def upgrade(url: str) -> None:
         keep_private(path)
 
 
-def drift(url: str) -> list[str]:
-    """Return how the tables differ from what this version defines: nothing, unless somebody changed them by hand.
-
-    Raises `NoDatabase`, `SchemaOutdated` and `SchemaTooNew`.
-    """
-    with open_engine(url, read_only=True).connect() as connection, connection.begin():
-        schema.require_current(connection)
-        context = MigrationContext.configure(connection, opts=schema.comparison_options(connection))
-        return [_named(change) for change in compare_metadata(context, metadata)]
+def differences(url: str) -> list[Drift]:
+    """Return how the tables and views differ from what this version makes; see `drift`. Raises as `drift` does."""
+    return drift.drift(open_engine(url, read_only=True))
 
 
 def miscounted(url: str) -> list[str]:
-    """Return how the head counts of the sources differ from their rows; see `head_count`. Raises as `drift`."""
+    """Return how the head counts of the sources differ from their rows; see `head_count`."""
     with open_engine(url, read_only=True).connect() as connection, connection.begin():
         return head_count.differences(connection)
-
-
-def _named(change: Any) -> str:
-    """Return what Alembic would do and to what, as in "remove_index ix_run_source"."""
-    verb, *operands = change[0] if isinstance(change, list) else change
-    names = [getattr(operand, "name", operand) for operand in operands]
-    return " ".join([verb, *(name for name in names if isinstance(name, str))])
 
 
 def keeps_sessions(url: str) -> bool:

@@ -79,7 +79,7 @@ def require_current(connection: Connection) -> None:
 
 
 def upgrade(engine: Engine) -> None:
-    """Upgrade the schema to this version's in one transaction; does nothing when it is up to date.
+    """Upgrade the schema to this version's in one transaction, and replace views that were changed by hand.
 
     A database that is empty gets the tables of `tables.py` at once; the migrations lead to the same ones. Raises as
     `upgrading` does.
@@ -107,13 +107,10 @@ def upgrading(engine: Engine) -> Iterator[tuple[Connection, Level]]:
         found = level(connection)
         if found is Level.NEWER:
             require_current(connection)
-        if found is Level.CURRENT:
-            yield connection, found
-            return
         if postgresql:
             own_schema.prepare(connection)
         with upgraded_views(connection):
-            if postgresql:
+            if postgresql and found is not Level.CURRENT:
                 own_schema.move_tables(connection)
             yield connection, found
             if postgresql:

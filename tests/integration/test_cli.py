@@ -310,9 +310,27 @@ def test_db_check_tells_how_tables_differ_that_somebody_changed(site: Site) -> N
     store = Store(site.database_url, SystemClock())
     with store.writing() as connection:
         connection.exec_driver_sql("ALTER TABLE quarantine ADD COLUMN remark text")
+        connection.exec_driver_sql("DROP INDEX ix_run_newest")
+        connection.exec_driver_sql(
+            "DROP TABLE audit CASCADE" if "postgresql" in site.database_url else "DROP VIEW audit_log"
+        )
     result = site.run("db", "check")
     assert result.exit_code == 1
-    assert "remark" in result.stderr
+    lines = result.stderr.splitlines()
+    assert all("; remedy: " in line for line in lines)
+    for what in ("audit_log is missing", "quarantine.remark is not one", "ix_run_newest of run is missing"):
+        assert [line for line in lines if what in line]
+
+
+def test_db_check_tells_of_missing_tables_without_counting_their_rows(site: Site) -> None:
+    site.ok("db", "upgrade")
+    with Store(site.database_url, SystemClock()).writing() as connection:
+        cascade = " CASCADE" if "postgresql" in site.database_url else ""
+        connection.exec_driver_sql(f"DROP TABLE student{cascade}")
+    result = site.run("db", "check")
+    assert result.exit_code == 1
+    assert "the table student is missing; remedy: restore a backup" in result.stderr
+    assert "refused" not in result.stderr
 
 
 def test_db_check_reports_a_wrong_head_count_which_a_full_run_repairs(site: Site) -> None:
