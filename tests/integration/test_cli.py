@@ -423,6 +423,35 @@ def test_verify_says_that_an_exact_replica_is_equal(site: Site) -> None:
     assert site.json("verify")["sources"][0]["state"] == "equal"
 
 
+def test_verify_prints_20_differences_and_the_number_of_the_others(site: Site) -> None:
+    site.ok("sync")
+    with Store(site.database_url, SystemClock()).writing() as connection:
+        connection.exec_driver_sql("UPDATE student SET nickname = 'Spoilt'")
+    result = site.run("verify")
+    assert result.exit_code == 1
+    assert len([line for line in result.stdout.splitlines() if "differs in nickname" in line]) == 20
+    assert "  and 10 more\n" in result.stdout
+    assert len(site.json("verify")["sources"][0]["differences"]) == 30
+
+
+def test_verify_says_which_command_names_the_remedy_for_ids_that_are_stored_twice(
+    site: Site,
+) -> None:
+    if site.database_url.startswith("sqlite"):
+        pytest.skip("a primary key of SQLite cannot be dropped")
+    site.ok("sync")
+    with Store(site.database_url, SystemClock()).writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE student DROP CONSTRAINT pk_student")
+        connection.exec_driver_sql("INSERT INTO student SELECT * FROM student")
+    said = site.run("verify").stdout
+    assert "replica differs in 30 of 30 students" in said
+    assert ": stored more than once\n" in said
+    assert "`rostersync db check` names the remedy" in said
+    result = site.run("db", "check")
+    assert "the primary key of student is missing; remedy: " in result.stderr
+    assert "its rows are 60 living" in result.stderr
+
+
 def test_verify_names_who_differs_and_in_what_and_exits_1(quick_site: Site) -> None:
     quick_site.ok("sync")
     gone, lost, wrong, *_ = sorted(quick_site.school.truth())
