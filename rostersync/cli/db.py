@@ -8,7 +8,7 @@ import click
 
 from rostersync.cli.options import configured
 from rostersync.cli.output import echo, note
-from rostersync.errors import SchemaOutdated, StoreError
+from rostersync.errors import SchemaOutdated, SchemaTooNew, StoreError
 from rostersync.store import probe
 from rostersync.store.schema import HEAD, Level
 
@@ -22,11 +22,45 @@ def command() -> None:
 
 
 @command.command()
+@click.option(
+    "--dry-run", is_flag=True, help="Say which migrations would run and whether readers wait. Change nothing."
+)
 @configured
-def upgrade(session: Session) -> None:
+def upgrade(session: Session, dry_run: bool) -> None:
     """Create the tables, or upgrade those of an older version; and create views again that were changed by hand."""
-    probe.upgrade(session.config.database.url)
-    note(f"schema {HEAD}: up to date")
+    url = session.config.database.url
+    if dry_run:
+        _show_plan(url)
+        return
+    begun = session.clock.monotonic()
+    before = probe.upgrade(url)
+    seconds = session.clock.monotonic() - begun
+    if before == HEAD:
+        note(f"schema {HEAD}: up to date")
+    else:
+        was = f"schema {before}" if before else "an empty database"
+        note(f"upgraded from {was} to schema {HEAD} in {seconds:.1f} s: up to date")
+
+
+def _show_plan(url: str) -> None:
+    match probe.level(url):
+        case Level.EMPTY:
+            echo(f"the database is empty: schema {HEAD} would be created")
+        case Level.CURRENT:
+            echo(f"schema {HEAD}: up to date")
+        case Level.NEWER:
+            raise SchemaTooNew("a later version of rostersync wrote the schema", "install that version or a later one")
+        case Level.OLDER:
+            found, steps, views = probe.plan_of_upgrade(url)
+            postgresql = url.startswith("postgresql")
+            echo(f"schema {found} would be upgraded to {HEAD}:")
+            for step in steps:
+                waits = " Readers wait until the upgrade ends." if postgresql and step.locks_readers else ""
+                echo(f"  {step.revision}: {step.description}{waits}")
+            if views:
+                echo(f"  views that would be replaced, so that their readers wait: {', '.join(views)}")
+            if not postgresql:
+                echo("  no reader waits: SQLite shows them the old tables until the upgrade ends")
 
 
 @command.command()

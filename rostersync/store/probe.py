@@ -13,11 +13,13 @@ from rostersync.store.file_mode import keep_private
 from rostersync.store.files import database_exists
 from rostersync.store.lock import advisory_key
 from rostersync.store.schema import Level
+from rostersync.store.view_upgrade import changed_views
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from rostersync.store.drift import Drift
+    from rostersync.store.schema import Step
 
 _PID = text("SELECT pg_backend_pid()")
 _LOCK = text("SELECT pg_try_advisory_lock(:key)")
@@ -52,11 +54,26 @@ def revision(url: str) -> str | None:
         return schema.revision(connection)
 
 
-def upgrade(url: str) -> None:
-    """Make the database where there is none, and bring its schema to this version's."""
-    schema.upgrade(open_engine(url, create=True))
+def upgrade(url: str) -> str | None:
+    """Make the database where there is none, bring its schema to this version's, and return the revision before."""
+    before = schema.upgrade(open_engine(url, create=True))
     if path := sqlite_path(url):
         keep_private(path)
+    return before
+
+
+def plan_of_upgrade(url: str) -> tuple[str, list[Step], list[str]]:
+    """Return the revision of an older schema, the migrations that it needs, and the views that change; change nothing.
+
+    On PostgreSQL views are made for a moment, in a transaction that is rolled back.
+    """
+    engine = open_engine(url, read_only=True)
+    begin = "read" if sqlite_path(url) else "write"
+    with engine.connect().execution_options(begin=begin) as connection, connection.begin() as trial:
+        found = schema.revision(connection) or ""
+        plan = found, schema.steps_after(connection, found), changed_views(connection)
+        trial.rollback()
+        return plan
 
 
 def differences(url: str) -> list[Drift]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from earlier import back_to
 from school_site import TOKEN, Site, serve
 
 from rostersync.clock import SystemClock
@@ -299,10 +301,30 @@ def test_check_of_a_wrong_configuration_tells_every_mistake_and_exits_with_2(qui
 
 
 def test_the_database_can_be_made_and_looked_at_before_the_first_sync(site: Site) -> None:
-    assert f"schema {schema.HEAD}" in site.ok("db", "upgrade")
+    assert site.ok("db", "upgrade", "--dry-run") == f"the database is empty: schema {schema.HEAD} would be created\n"
+    said = site.ok("db", "upgrade")
+    assert re.fullmatch(rf"upgraded from an empty database to schema {schema.HEAD} in \d+\.\d s: up to date\n", said)
+    assert site.ok("db", "upgrade", "--dry-run") == site.ok("db", "upgrade") == f"schema {schema.HEAD}: up to date\n"
     assert site.ok("db", "current") == f"{schema.HEAD}\n"
     assert "up to date" in site.ok("db", "check")
     assert "never run" in site.ok("status")
+
+
+def test_db_upgrade_says_what_it_would_do_and_what_it_did(site: Site) -> None:
+    site.ok("db", "upgrade")
+    postgresql = "postgresql" in site.database_url
+    with Store(site.database_url, SystemClock()).writing() as connection:
+        for statement in back_to("0005", "postgresql" if postgresql else "sqlite"):
+            connection.exec_driver_sql(statement)
+    plan = site.ok("db", "upgrade", "--dry-run")
+    assert plan.startswith(f"schema 0005 would be upgraded to {schema.HEAD}:\n  0006: What daemons tell others")
+    assert f"  {schema.HEAD}: " in plan
+    waits = [line.split(":")[0].strip() for line in plan.splitlines() if "Readers wait" in line]
+    assert waits == (["0007", "0008", "0009"] if postgresql else [])
+    assert ("readers wait: public.sync_health\n" in plan) == postgresql
+    assert ("no reader waits" in plan) != postgresql
+    assert site.ok("db", "current") == "0005\n"
+    assert site.ok("db", "upgrade").startswith(f"upgraded from schema 0005 to schema {schema.HEAD} in ")
 
 
 def test_db_check_tells_how_tables_differ_that_somebody_changed(site: Site) -> None:
