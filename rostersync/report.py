@@ -175,7 +175,7 @@ class RunReport(msgspec.Struct, frozen=True):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """A student of whom the replica is wrong: `missing`, `surplus`, or `differs` in `fields`."""
+    """A student whose replica record is wrong: `missing`, `surplus`, `differs` in `fields`, or stored `twice`."""
 
     id: int
     kind: str

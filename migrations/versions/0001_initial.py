@@ -13,6 +13,7 @@ revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+locks_readers = False
 
 KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 

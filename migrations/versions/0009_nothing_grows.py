@@ -11,6 +11,7 @@ revision = "0009"
 down_revision = "0008"
 branch_labels = None
 depends_on = None
+locks_readers = True
 
 INDEXES = (
     ("ix_run_newest", "run", ["source", "run_id"], "kind IN ('incremental', 'full')"),

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from rostersync.cli.options import Session
     from rostersync.report import Verdict
 
+MAX_SHOWN_DIFFERENCES = 20
+"""So many differences are printed, and the number of the others. `--json` has more."""
+
 
 @click.command()
 @source_option
@@ -26,7 +29,8 @@ def command(session: Session, names: tuple[str, ...], as_json: bool) -> int:
     """Read everything from ManageBac, compare it with the replica, and change nothing.
 
     What changed since the last run is pending, not a difference. Differences are listed as ids and names of fields,
-    never as values. Exit status: 0 the replica matches, 1 it differs, or that cannot be determined.
+    never as values: 20 of them at most, or 1,000 with --json. Exit status: 0 the replica matches, 1 it differs, or that
+    cannot be determined.
     """
     open_store(session.config, session.clock, create=False)  # raises `NoDatabase` where there is none
     policy, connect = wiring.policy(session.config), wiring.connector(session.config, session.clock)
@@ -63,13 +67,15 @@ def _show(verdict: Verdict) -> None:
 
 
 def _show_differences(verdict: Verdict) -> None:
-    for difference in verdict.differences:
+    for difference in verdict.differences[:MAX_SHOWN_DIFFERENCES]:
         fields = ", ".join(difference.fields)
         echo(f"  {difference.id}: {_KINDS[difference.kind].format(fields=fields)}")
-    if verdict.found > len(verdict.differences):
-        echo(f"  and {verdict.found - len(verdict.differences):,} more")
+    if verdict.found > MAX_SHOWN_DIFFERENCES:
+        echo(f"  and {verdict.found - MAX_SHOWN_DIFFERENCES:,} more")
     if verdict.error:
         echo(f"  {verdict.error}")
+    if any(difference.kind == "twice" for difference in verdict.differences):
+        echo("  the table of students has lost its primary key: `rostersync db check` names the remedy")
     echo("  `rostersync resync` reads everything again, and repairs everything except rows edited by hand")
 
 
@@ -77,4 +83,5 @@ _KINDS = {
     "missing": "missing from the replica",
     "surplus": "in the replica, but no longer in ManageBac",
     "differs": "differs in {fields}",
+    "twice": "stored more than once",
 }

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rostersync.clock import Clock
     from rostersync.config import Schedule
     from rostersync.report import RunReport
+    from rostersync.store.drift import Drift
     from rostersync.store.status import Health
 
 log = get_logger(__name__)
@@ -54,6 +55,13 @@ class Condition:
         self._failures: dict[str, Failure] = {}
         self._lock = threading.Lock()
         self._began = False
+        self._drift: list[Drift] = []
+
+    def checked(self, found: list[Drift]) -> None:
+        """Log how the database differs from this version's schema, and keep it for the status line."""
+        self._drift = found
+        for drift in found:
+            log.warning("schema_differs", difference=drift.difference, hint=drift.remedy)
 
     def began(self) -> None:
         """Take away, once, what an earlier daemon has written: from now on this one knows better."""
@@ -100,9 +108,15 @@ class Condition:
     def status_line(
         self, sources: Mapping[str, datetime | None], standing_by: Mapping[str, str], schedule: Schedule
     ) -> str:
-        """Return what `systemctl status` shows: `sources` are those held, with when they are next due."""
+        """Return what `systemctl status` shows: `sources` are those held, with when they are next due.
+
+        While the database differs from this version's schema, no source is reported as in step.
+        """
         if (failure := self._failures.get(THE_DAEMON)) is not None:
             return failure.error
+        if self._drift:
+            more = f", and {len(self._drift) - 1} more" if len(self._drift) > 1 else ""
+            return f"{self._drift[0].difference}{more}: run `rostersync db check`, repair it, and restart the service"
         parts = [f"{source}: standing by: {holder}" for source, holder in standing_by.items()]
         parts += [f"{source}: {self._of(source, schedule)}" for source in sources]
         if len(parts) > MOST_SOURCES:

@@ -14,6 +14,7 @@ from rostersync.errors import ConfigError, RostersyncError, Stopped, StoreError
 from rostersync.logger import get_logger
 from rostersync.runs import wiring
 from rostersync.store import daemons, open_store
+from rostersync.store.drift import drift
 from rostersync.store.failures import THE_DAEMON, failures_file
 from rostersync.store.lock import this_process
 
@@ -86,6 +87,7 @@ class Daemon:
         while True:
             try:
                 store = open_store(self._config, self._clock, create=True, keep_sessions=True)
+                self._condition.checked(drift(store.engine))
             except StoreError as error:
                 self._condition.failed(THE_DAEMON, error)
                 self._systemd.starting(f"waiting for the database: {error.message}", 4 * DATABASE_RETRY_S)

@@ -21,14 +21,14 @@ OF_VIEWS = "public"
 SEARCH_PATH = f"{SCHEMA}, pg_temp"
 """The catalog comes first by itself; temporary objects come last, else they could stand in front of ours."""
 
-_OURS = """
+OURS = """
 WITH RECURSIVE ours (role) AS (
   SELECT oid FROM pg_roles WHERE rolname = current_user
    UNION SELECT roleid FROM pg_auth_members JOIN ours ON member = role
 )"""
 """Not by what a role may do: a superuser may do everything, and would take any stranger's object for its own."""
 
-_FOUND = text(f"""{_OURS}
+_FOUND = text(f"""{OURS}
 SELECT pg_get_userbyid(nspowner) AS owner, nspowner IN (TABLE ours) AS is_ours,
        ARRAY(SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END
                FROM aclexplode(nspacl) WHERE privilege_type = 'CREATE' AND grantee NOT IN (TABLE ours)) AS others
@@ -41,7 +41,7 @@ SELECT quote_ident(current_user) AS role, to_regnamespace('{SCHEMA}') IS NULL AS
        has_schema_privilege(to_regnamespace('{OF_VIEWS}'), 'CREATE') IS TRUE AS makes_views
 """)
 
-_EARLIER = text(f"""{_OURS}
+_EARLIER = text(f"""{OURS}
 SELECT relname FROM pg_class
  WHERE relnamespace = to_regnamespace('{OF_VIEWS}') AND relkind = 'r' AND relname = ANY(:names)
    AND relowner IN (TABLE ours)
@@ -58,7 +58,7 @@ _OF_FIRST = {
 }
 _OF_LATER = {"audit"}
 
-_TAKEN = text(f"""{_OURS}
+_TAKEN = text(f"""{OURS}
 SELECT format('%s (of the role %s)', relname, pg_get_userbyid(relowner)) FROM pg_class
  WHERE relnamespace = to_regnamespace('{OF_VIEWS}') AND relname = ANY(:names)
    AND (relkind <> 'v' OR relowner NOT IN (TABLE ours))

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
-from rostersync.store import head_count, own_schema, schema
+from rostersync.store import drift, head_count, own_schema, schema
 from rostersync.store.engine import open_engine, sqlite_path
 from rostersync.store.file_mode import keep_private
 from rostersync.store.files import database_exists
 from rostersync.store.lock import advisory_key
 from rostersync.store.schema import Level
-from rostersync.store.tables import metadata
+from rostersync.store.view_upgrade import changed_views
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+    from rostersync.store.drift import Drift
+    from rostersync.store.schema import Step
 
 _PID = text("SELECT pg_backend_pid()")
 _LOCK = text("SELECT pg_try_advisory_lock(:key)")
@@ -53,35 +54,37 @@ def revision(url: str) -> str | None:
         return schema.revision(connection)
 
 
-def upgrade(url: str) -> None:
-    """Make the database where there is none, and bring its schema to this version's."""
-    schema.upgrade(open_engine(url, create=True))
+def upgrade(url: str) -> str | None:
+    """Make the database where there is none, bring its schema to this version's, and return the revision before."""
+    before = schema.upgrade(open_engine(url, create=True))
     if path := sqlite_path(url):
         keep_private(path)
+    return before
 
 
-def drift(url: str) -> list[str]:
-    """Return how the tables differ from what this version defines: nothing, unless somebody changed them by hand.
+def plan_of_upgrade(url: str) -> tuple[str, list[Step], list[str]]:
+    """Return the revision of an older schema, the migrations that it needs, and the views that change; change nothing.
 
-    Raises `NoDatabase`, `SchemaOutdated` and `SchemaTooNew`.
+    On PostgreSQL views are made for a moment, in a transaction that is rolled back.
     """
-    with open_engine(url, read_only=True).connect() as connection, connection.begin():
-        schema.require_current(connection)
-        context = MigrationContext.configure(connection, opts=schema.comparison_options(connection))
-        return [_named(change) for change in compare_metadata(context, metadata)]
+    engine = open_engine(url, read_only=True)
+    begin = "read" if sqlite_path(url) else "write"
+    with engine.connect().execution_options(begin=begin) as connection, connection.begin() as trial:
+        found = schema.revision(connection) or ""
+        plan = found, schema.steps_after(connection, found), changed_views(connection)
+        trial.rollback()
+        return plan
+
+
+def differences(url: str) -> list[Drift]:
+    """Return how the tables and views differ from what this version makes; see `drift`. Raises as `drift` does."""
+    return drift.drift(open_engine(url, read_only=True))
 
 
 def miscounted(url: str) -> list[str]:
-    """Return how the head counts of the sources differ from their rows; see `head_count`. Raises as `drift`."""
+    """Return how the head counts of the sources differ from their rows; see `head_count`."""
     with open_engine(url, read_only=True).connect() as connection, connection.begin():
         return head_count.differences(connection)
-
-
-def _named(change: Any) -> str:
-    """Return what Alembic would do and to what, as in "remove_index ix_run_source"."""
-    verb, *operands = change[0] if isinstance(change, list) else change
-    names = [getattr(operand, "name", operand) for operand in operands]
-    return " ".join([verb, *(name for name in names if isinstance(name, str))])
 
 
 def keeps_sessions(url: str) -> bool:

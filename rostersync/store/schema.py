@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import inspect, text
 
@@ -78,17 +78,36 @@ def require_current(connection: Connection) -> None:
         raise SchemaOutdated(f"the database {has}; this version needs schema {HEAD}", "run: rostersync db upgrade")
 
 
-def upgrade(engine: Engine) -> None:
-    """Upgrade the schema to this version's in one transaction; does nothing when it is up to date.
+class Step(NamedTuple):
+    """A migration. `locks_readers`: on PostgreSQL, readers of the views wait from it until the upgrade ends."""
 
-    A database that is empty gets the tables of `tables.py` at once; the migrations lead to the same ones. Raises as
-    `upgrading` does.
+    revision: str
+    description: str
+    locks_readers: bool
+
+
+def steps_after(connection: Connection, found: str) -> list[Step]:
+    """Return the migrations that an upgrade from the revision `found` runs, oldest first."""
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - slow to import, and rarely needed
+
+    scripts = ScriptDirectory.from_config(alembic_config(connection)).walk_revisions()
+    later = [script for script in scripts if script.revision > found]
+    return [Step(script.revision, script.doc, script.module.locks_readers) for script in reversed(later)]
+
+
+def upgrade(engine: Engine) -> str | None:
+    """Upgrade the schema to this version's in one transaction, and replace views that were changed by hand.
+
+    A database that is empty gets the tables of `tables.py` at once; the migrations lead to the same ones. Returns the
+    revision that was found, None for an empty database. Raises as `upgrading` does.
     """
     with upgrading(engine) as (connection, found):
+        before = revision(connection)
         if found is Level.EMPTY:
             _create(connection)
         elif found is Level.OLDER:
             _migrate(connection)
+    return before
 
 
 @contextmanager
@@ -107,13 +126,10 @@ def upgrading(engine: Engine) -> Iterator[tuple[Connection, Level]]:
         found = level(connection)
         if found is Level.NEWER:
             require_current(connection)
-        if found is Level.CURRENT:
-            yield connection, found
-            return
         if postgresql:
             own_schema.prepare(connection)
         with upgraded_views(connection):
-            if postgresql:
+            if postgresql and found is not Level.CURRENT:
                 own_schema.move_tables(connection)
             yield connection, found
             if postgresql:

@@ -130,6 +130,13 @@ def _on_postgresql(connection: Connection) -> Iterator[None]:
     _upgrade(connection, access)
 
 
+def changed_views(connection: Connection) -> list[str]:
+    """Return the views that an upgrade will replace, as far as that is known before its migrations."""
+    if connection.dialect.name == "sqlite":
+        return []
+    return [placed(view) for view in VIEWS if _may_change(connection, view)]
+
+
 def drop_views(connection: Connection, *names: str) -> None:
     """Drop views of the contract, for a migration that changes what they read; a missing one is skipped.
 

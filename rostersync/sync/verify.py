@@ -52,6 +52,7 @@ def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progr
             # As late as the server's time is known: later stamps, overlap aside, are of the future.
             until = (feed.moment.server or feed.moment.local) + policy.overlap
             comparison = Comparison(connection, source)
+            _note(verdict, [Difference(key, "twice") for key in comparison.stored_twice()], set())
             for differences in _compare(stage, comparison, api, state):
                 ids = [difference.id for difference in differences]
                 _note(verdict, differences, comparison.pending(ids, since=since, until=until, last_run=last_run))

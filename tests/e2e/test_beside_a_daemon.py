@@ -11,7 +11,9 @@ from canary import TOKEN
 from daemons import Notices, end, logged, started, wait_until
 from school_site import Site, serve
 
+from rostersync.clock import SystemClock
 from rostersync.simulator import faults
+from rostersync.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -171,6 +173,22 @@ def test_systemd_is_told_when_the_service_works_how_it_is_and_when_it_ends(
     notices.wait_for("STATUS=main: 31 students, in step just now; next ")
     end(process)
     notices.wait_for("STOPPING=1")
+
+
+def test_a_daemon_that_finds_a_lost_index_at_its_start_says_so_and_not_in_step(
+    site: Site, notices: Notices, start: Any
+) -> None:
+    site.ok("db", "upgrade")
+    with Store(site.database_url, SystemClock()).writing() as connection:
+        connection.exec_driver_sql("DROP INDEX ix_run_newest")
+    process = start("run")
+    told = notices.wait_for("STATUS=the index ix_run_newest of run is missing: run `rostersync db check`")
+    wait_until(lambda: runs(site) == 1)
+    assert "in step" not in told
+    _, log = end(process)
+    [event] = [event for event in logged(log) if event["event"] == "schema_differs"]
+    assert (event["level"], event["difference"]) == ("warning", "the index ix_run_newest of run is missing")
+    assert event["hint"].startswith("CREATE INDEX ix_run_newest ON ")
 
 
 @pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)

@@ -72,7 +72,7 @@ def count_views(url: str) -> int:
 def test_upgrade_sets_up_an_empty_database_as_rostersync_does(alembic: Alembic) -> None:
     alembic.ok("upgrade", "head")
     assert probe.level(alembic.url) is Level.CURRENT
-    assert probe.drift(alembic.url) == []
+    assert probe.differences(alembic.url) == []
     assert count_views(alembic.url) == len(VIEWS)
     assert alembic.ok("current") == f"{HEAD} (head)\n"
     assert alembic.ok("check") == "No new upgrade operations detected.\n"
@@ -88,7 +88,7 @@ def test_upgrade_brings_the_views_of_an_older_database_to_their_form(alembic: Al
     assert alembic.ok("current") == f"{REVISIONS[-2]}\n"
     assert "not up to date" in alembic.refused("check")
     alembic.ok("upgrade", "head")
-    assert probe.drift(alembic.url) == []
+    assert probe.differences(alembic.url) == []
     assert count_views(alembic.url) == len(VIEWS)
 
 

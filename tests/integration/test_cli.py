@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from earlier import back_to
 from school_site import TOKEN, Site, serve
 
 from rostersync.clock import SystemClock
@@ -299,10 +301,30 @@ def test_check_of_a_wrong_configuration_tells_every_mistake_and_exits_with_2(qui
 
 
 def test_the_database_can_be_made_and_looked_at_before_the_first_sync(site: Site) -> None:
-    assert f"schema {schema.HEAD}" in site.ok("db", "upgrade")
+    assert site.ok("db", "upgrade", "--dry-run") == f"the database is empty: schema {schema.HEAD} would be created\n"
+    said = site.ok("db", "upgrade")
+    assert re.fullmatch(rf"upgraded from an empty database to schema {schema.HEAD} in \d+\.\d s: up to date\n", said)
+    assert site.ok("db", "upgrade", "--dry-run") == site.ok("db", "upgrade") == f"schema {schema.HEAD}: up to date\n"
     assert site.ok("db", "current") == f"{schema.HEAD}\n"
     assert "up to date" in site.ok("db", "check")
     assert "never run" in site.ok("status")
+
+
+def test_db_upgrade_says_what_it_would_do_and_what_it_did(site: Site) -> None:
+    site.ok("db", "upgrade")
+    postgresql = "postgresql" in site.database_url
+    with Store(site.database_url, SystemClock()).writing() as connection:
+        for statement in back_to("0005", "postgresql" if postgresql else "sqlite"):
+            connection.exec_driver_sql(statement)
+    plan = site.ok("db", "upgrade", "--dry-run")
+    assert plan.startswith(f"schema 0005 would be upgraded to {schema.HEAD}:\n  0006: What daemons tell others")
+    assert f"  {schema.HEAD}: " in plan
+    waits = [line.split(":")[0].strip() for line in plan.splitlines() if "Readers wait" in line]
+    assert waits == (["0007", "0008", "0009"] if postgresql else [])
+    assert ("readers wait: public.sync_health\n" in plan) == postgresql
+    assert ("no reader waits" in plan) != postgresql
+    assert site.ok("db", "current") == "0005\n"
+    assert site.ok("db", "upgrade").startswith(f"upgraded from schema 0005 to schema {schema.HEAD} in ")
 
 
 def test_db_check_tells_how_tables_differ_that_somebody_changed(site: Site) -> None:
@@ -310,9 +332,27 @@ def test_db_check_tells_how_tables_differ_that_somebody_changed(site: Site) -> N
     store = Store(site.database_url, SystemClock())
     with store.writing() as connection:
         connection.exec_driver_sql("ALTER TABLE quarantine ADD COLUMN remark text")
+        connection.exec_driver_sql("DROP INDEX ix_run_newest")
+        connection.exec_driver_sql(
+            "DROP TABLE audit CASCADE" if "postgresql" in site.database_url else "DROP VIEW audit_log"
+        )
     result = site.run("db", "check")
     assert result.exit_code == 1
-    assert "remark" in result.stderr
+    lines = result.stderr.splitlines()
+    assert all("; remedy: " in line for line in lines)
+    for what in ("audit_log is missing", "quarantine.remark is not one", "ix_run_newest of run is missing"):
+        assert [line for line in lines if what in line]
+
+
+def test_db_check_tells_of_missing_tables_without_counting_their_rows(site: Site) -> None:
+    site.ok("db", "upgrade")
+    with Store(site.database_url, SystemClock()).writing() as connection:
+        cascade = " CASCADE" if "postgresql" in site.database_url else ""
+        connection.exec_driver_sql(f"DROP TABLE student{cascade}")
+    result = site.run("db", "check")
+    assert result.exit_code == 1
+    assert "the table student is missing; remedy: restore a backup" in result.stderr
+    assert "refused" not in result.stderr
 
 
 def test_db_check_reports_a_wrong_head_count_which_a_full_run_repairs(site: Site) -> None:
@@ -403,6 +443,35 @@ def test_verify_says_that_an_exact_replica_is_equal(site: Site) -> None:
     site.ok("sync")
     assert "main: replica matches ManageBac: 30 students\n" in site.ok("verify")
     assert site.json("verify")["sources"][0]["state"] == "equal"
+
+
+def test_verify_prints_20_differences_and_the_number_of_the_others(site: Site) -> None:
+    site.ok("sync")
+    with Store(site.database_url, SystemClock()).writing() as connection:
+        connection.exec_driver_sql("UPDATE student SET nickname = 'Spoilt'")
+    result = site.run("verify")
+    assert result.exit_code == 1
+    assert len([line for line in result.stdout.splitlines() if "differs in nickname" in line]) == 20
+    assert "  and 10 more\n" in result.stdout
+    assert len(site.json("verify")["sources"][0]["differences"]) == 30
+
+
+def test_verify_says_which_command_names_the_remedy_for_ids_that_are_stored_twice(
+    site: Site,
+) -> None:
+    if site.database_url.startswith("sqlite"):
+        pytest.skip("a primary key of SQLite cannot be dropped")
+    site.ok("sync")
+    with Store(site.database_url, SystemClock()).writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE student DROP CONSTRAINT pk_student")
+        connection.exec_driver_sql("INSERT INTO student SELECT * FROM student")
+    said = site.run("verify").stdout
+    assert "replica differs in 30 of 30 students" in said
+    assert ": stored more than once\n" in said
+    assert "`rostersync db check` names the remedy" in said
+    result = site.run("db", "check")
+    assert "the primary key of student is missing; remedy: " in result.stderr
+    assert "its rows are 60 living" in result.stderr
 
 
 def test_verify_names_who_differs_and_in_what_and_exits_1(quick_site: Site) -> None:

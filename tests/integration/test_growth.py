@@ -180,7 +180,7 @@ def test_an_upgrade_counts_the_students_and_leaves_the_tables_of_a_new_database(
         {"living": 0, "enrolled": 0, "deleted": 0}
     ]
     assert world.snapshot() | {"watermarks": []} == content | {"watermarks": []}
-    assert probe.drift(world.url) == probe.miscounted(world.url) == []
+    assert probe.differences(world.url) == probe.miscounted(world.url) == []
     with world.store.reading() as connection, connection.begin():
         assert tables_of(connection) == tables
 

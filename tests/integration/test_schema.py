@@ -19,7 +19,7 @@ from sqlalchemy import create_engine, inspect, make_url, text
 
 from rostersync.errors import DatabaseUnreachable, NoDatabase, SchemaOutdated, SchemaTooNew, StoreError
 from rostersync.report import RunKind, RunRequest, SourceState
-from rostersync.store import Store, requests, runs, schema
+from rostersync.store import Store, own_schema, requests, runs, schema
 from rostersync.store.engine import open_engine, writing
 from rostersync.store.tables import metadata
 from rostersync.store.view_upgrade import drop_views
@@ -113,6 +113,29 @@ def test_the_revisions_known_to_the_package_are_those_of_the_migrations(sqlite_u
     with store.reading() as connection:
         scripts = ScriptDirectory.from_config(schema.alembic_config(connection))
     assert [script.revision for script in reversed(list(scripts.walk_revisions()))] == list(schema.REVISIONS)
+
+
+def test_migrations_say_whether_they_lock_out_the_readers_of_views(postgres_url: str) -> None:
+    """Those that change no table themselves make the whole upgrade move tables, or replace views."""
+    engine = first_schema(postgres_url)
+    read_by_views = "'source', 'run', 'student', 'student_version', 'audit'"
+    locked = f"""
+        SELECT count(*) FROM pg_locks JOIN pg_class ON pg_class.oid = relation
+         WHERE pid = pg_backend_pid() AND mode = 'AccessExclusiveLock' AND relname IN ({read_by_views})
+           AND pg_class.oid = ANY(:before)"""
+    tables = f"SELECT oid::bigint FROM pg_class WHERE relkind = 'r' AND relname IN ({read_by_views})"
+    with engine.connect().execution_options(begin="write") as connection, connection.begin():
+        own_schema.prepare(connection)
+        own_schema.move_tables(connection)
+        steps = schema.steps_after(connection, "0001")
+    assert [step.revision for step in steps] == list(schema.REVISIONS[1:])
+    for step in steps:
+        with engine.connect().execution_options(begin="write") as connection, connection.begin():
+            see_views(connection)
+            before = list(connection.scalars(text(tables)))
+            command.upgrade(schema.alembic_config(connection), step.revision)
+            locks = bool(connection.scalar(text(locked), {"before": before}))
+        assert step.locks_readers == (locks or step.revision in {"0005", "0008"}), step
 
 
 def test_every_view_has_the_columns_that_its_description_tells_of(database_url: str, clock: ManualClock) -> None:

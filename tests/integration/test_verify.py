@@ -113,6 +113,22 @@ def test_differences_are_told_as_ids_and_names_of_fields(world: World) -> None:
     assert "Spoilt" not in repr(verdict.to_json())
 
 
+def test_ids_that_are_stored_twice_are_differences(world: World) -> None:
+    one, other, *_ = sorted(world.upstream())
+    with world.store.writing() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("ALTER TABLE student DROP CONSTRAINT pk_student")
+        else:
+            connection.exec_driver_sql("CREATE TABLE kept AS SELECT * FROM student")
+            connection.exec_driver_sql("DROP TABLE student")
+            connection.exec_driver_sql("CREATE TABLE student AS SELECT * FROM kept")
+            connection.exec_driver_sql("DROP TABLE kept")
+        connection.exec_driver_sql(f"INSERT INTO student SELECT * FROM student WHERE id IN ({one}, {other})")
+    verdict = verified(world)
+    assert (verdict.exit_status, verdict.found) == (1, 2)
+    assert verdict.differences == [Difference(one, "twice"), Difference(other, "twice")]
+
+
 def test_a_stored_field_that_a_hand_has_spoilt_differs_although_its_hash_does_not(world: World) -> None:
     key = max(world.upstream())
     spoil(world, key)

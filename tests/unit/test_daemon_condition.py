@@ -17,6 +17,7 @@ from rostersync.daemon.systemd import Systemd
 from rostersync.errors import TRY_AGAIN_LATER, DatabaseUnreachable
 from rostersync.observe import log
 from rostersync.report import Counts, RunKind, RunReport, RunState, Watermarks
+from rostersync.store.drift import Drift
 from rostersync.store.failures import failures_file, read_failures
 
 if TYPE_CHECKING:
@@ -62,6 +63,19 @@ def test_the_status_line_tells_of_trouble_and_of_standing_by(condition: Conditio
     assert line == (
         "annex: standing by: locked by another; main: 30 students, in step just now, failed: the API rejected the token"
     )
+
+
+def test_the_status_line_names_a_difference_of_the_schema_and_not_in_step(
+    condition: Condition, clock: ManualClock
+) -> None:
+    condition.checked([Drift("the primary key of student is missing", "restore"), Drift("another", "restore")])
+    condition.ended(report(clock), 30)
+    assert condition.status_line({"main": None}, {}, "UTC") == (
+        "the primary key of student is missing, and 1 more: "
+        "run `rostersync db check`, repair it, and restart the service"
+    )
+    condition.checked([])
+    assert "in step" in condition.status_line({"main": None}, {}, "UTC")
 
 
 def test_of_many_sources_the_status_line_says_how_many_are_in_trouble(condition: Condition, clock: ManualClock) -> None:
