@@ -111,6 +111,10 @@ SELECT kind, relname::text, name::text, definition FROM item
 """)
 _PLACES = text(f"SELECT '{SCHEMA}'::regnamespace::oid AS tables, '{OF_VIEWS}'::regnamespace::oid AS views")
 _TRIAL_PLACES = text("SELECT pg_my_temp_schema() AS tables, pg_my_temp_schema() AS views")
+_WRITTEN_VIEWS = text("""
+SELECT relname, trim(TRAILING ';' FROM pg_get_viewdef(oid)) FROM pg_class
+ WHERE relnamespace = pg_my_temp_schema() AND relkind = 'v' AND relname = ANY(:names)
+""")
 
 _ELSEWHERE = text(f"""{own_schema.OURS}
 SELECT format('%I.%I', nspname, relname) FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
@@ -134,7 +138,10 @@ def drift(engine: Engine) -> list[Drift]:
         schema.require_current(connection)
         stored = _shape(connection, _POSTGRESQL, _PLACES)
         others = _left_over(connection)
-        found = _differences(connection, stored, _expected_by_postgresql(connection)) + others
+        expected = _expected_by_postgresql(connection)
+        if any(stored.get(item) != definition for item, definition in expected.items() if item.kind == "view"):
+            expected |= {item: form for item, form in _restored_views(connection).items() if stored.get(item) == form}
+        found = _differences(connection, stored, expected) + others
         trial.rollback()
         return found
 
@@ -154,6 +161,14 @@ def _expected_by_postgresql(connection: Connection) -> _Shape:
     views = (f"CREATE TEMPORARY VIEW {view.name} {BARRIER} AS {view.query('postgresql')}" for view in VIEWS)
     connection.exec_driver_sql("; ".join(views), execution_options={"no_parameters": True})
     return _shape(connection, _POSTGRESQL, _TRIAL_PLACES)
+
+
+def _restored_views(connection: Connection) -> _Shape:
+    """Return the views as a dump has them: the server parses what it wrote out, and puts some parentheses elsewhere."""
+    written = connection.execute(_WRITTEN_VIEWS, {"names": _VIEW_NAMES})
+    script = "; ".join(f"CREATE OR REPLACE TEMPORARY VIEW {name} {BARRIER} AS {query}" for name, query in written)
+    connection.exec_driver_sql(script, execution_options={"no_parameters": True})
+    return {item: form for item, form in _shape(connection, _POSTGRESQL, _TRIAL_PLACES).items() if item.kind == "view"}
 
 
 def _shape(connection: Connection, query: TextClause, places: TextClause | None = None) -> _Shape:
@@ -235,9 +250,7 @@ def _remedy(connection: Connection, item: _Item, is_: str | None, should: str | 
     add = [_constraint(connection, item)] if should is not None else []
     statements = "; ".join([*drop, *add])
     if item.kind == "primary key":
-        return (
-            f"{RESTORE}; or delete the rows that are stored twice (`rostersync verify` lists them), and: {statements}"
-        )
+        return f"{RESTORE}; or delete the rows that are stored twice, and: {statements}"
     return statements
 
 

@@ -117,6 +117,21 @@ def test_a_view_that_differs_is_named_and_an_upgrade_makes_it_again(url: str, ch
     assert probe.differences(url) == []
 
 
+def test_views_that_were_dumped_and_restored_do_not_differ(postgres_url: str, clock: ManualClock) -> None:
+    """The dump has what the server wrote out of them."""
+    Store(postgres_url, clock, create=True).close()
+    for _ in range(2):
+        with open_engine(postgres_url).connect() as connection, connection.begin():
+            query = "SELECT relname, pg_get_viewdef(oid) FROM pg_class WHERE oid = to_regclass('public.' || relname)"
+            written = {name: query for name, query in connection.exec_driver_sql(query) if query}
+        assert written.keys() >= {view.name for view in VIEWS}
+        restored = [
+            f"CREATE OR REPLACE VIEW public.{view.name} WITH (security_barrier='true') AS {written[view.name]}"
+            for view in VIEWS
+        ]
+        assert spoilt(postgres_url, *restored) == []
+
+
 def test_a_view_that_a_table_has_replaced_is_named(url: str) -> None:
     name = "sync_run" if is_sqlite(url) else "public.sync_run"
     [line] = spoilt(url, "DROP VIEW sync_run", f"CREATE TABLE {name} AS SELECT * FROM run")
