@@ -70,12 +70,12 @@ def test_the_status_line_names_a_difference_of_the_schema_and_not_in_step(
 ) -> None:
     condition.checked([Drift("the primary key of student is missing", "restore"), Drift("another", "restore")])
     condition.ended(report(clock), 30)
-    assert condition.status_line({"main": None}, {}, "UTC") == (
+    assert condition.status_line({"main": None}, {}, Schedule()) == (
         "the primary key of student is missing, and 1 more: "
         "run `rostersync db check`, repair it, and restart the service"
     )
     condition.checked([])
-    assert "in step" in condition.status_line({"main": None}, {}, "UTC")
+    assert "in step" in condition.status_line({"main": None}, {}, Schedule())
 
 
 def test_of_many_sources_the_status_line_says_how_many_are_in_trouble(condition: Condition, clock: ManualClock) -> None:
