@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec.structs import asdict
 
+from rostersync.cli import nagios
 from rostersync.cli.options import Duration, configured, json_option
 from rostersync.cli.output import as_json_values, document, echo, mark
 from rostersync.cli.program import print_stderr
 from rostersync.cli.reports import show_reasons
 from rostersync.daemon.freshness import fresh_until
-from rostersync.errors import ConfigError, Stopped, StoreError, reported
+from rostersync.errors import ConfigError, StoreError
 from rostersync.report import RunState
 from rostersync.store import daemons, open_store, requests
 from rostersync.store.failures import THE_DAEMON, failures_file, read_failures
@@ -34,43 +35,22 @@ if TYPE_CHECKING:
 
 _FRESH, _STALE, _NEVER = "fresh", "stale", "never synced"
 
-_WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
-"""What the exit statuses of a plugin for Nagios mean."""
-
 _MOST_IN_FULL = 20
 """Of more sources only those with problems are shown, unless more is asked for."""
 
 
-class _Status(click.Command):
-    """A command that with --nagios answers every error with one line on standard output, and exit status 3."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        nagios = "--nagios" in args
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            if not nagios:
-                raise
-            ctx.exit(_say(3, error.format_message()))
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except Stopped:
-            raise
-        except Exception as error:
-            if not ctx.params["nagios"]:
-                raise
-            return _say(3, reported(error).message)
-
-
-@click.command(cls=_Status)
+@click.command(cls=nagios.MonitoredCommand)
 @click.option(
     "--max-age", type=Duration(), help="Exit with 1 when a configured source is staler than this, or never synced."
 )
 @click.option("--source", "globs", multiple=True, metavar="GLOB", help="Only sources with such names; may be repeated.")
 @click.option("--all", "show_each", is_flag=True, help="Show each source in full, also if there are more than 20.")
-@click.option("--nagios", is_flag=True, help="Print one line with perfdata for a monitor, and exit as its plugins do.")
+@click.option(
+    "--nagios",
+    "for_monitor",
+    is_flag=True,
+    help="Print one line with perfdata for a monitor, and exit as its plugins do.",
+)
 @json_option
 @configured
 def command(
@@ -79,7 +59,7 @@ def command(
     max_age: timedelta | None,
     globs: tuple[str, ...],
     show_each: bool,
-    nagios: bool,
+    for_monitor: bool,
     as_json: bool,
 ) -> int:
     """Show how fresh each source is, which process is syncing it, what is queued and due, and what needs attention.
@@ -90,10 +70,10 @@ def command(
     Exit status: 0; with --max-age 1 when a configured source is too old. With --nagios 0 OK, 1 a source is in trouble,
     2 a source is stale or was never synced, 3 the state is unknown.
     """
-    if nagios and as_json:
+    if for_monitor and as_json:
         raise ConfigError(["--nagios and --json exclude each other"])
     sources = _chosen(_sources(session, max_age), globs)
-    if nagios:
+    if for_monitor:
         return _answer_monitor([source for source in sources if source.is_configured], max_age)
     if as_json:
         document({"sources": [_json(source) for source in sources]})
@@ -228,7 +208,7 @@ def _judge(sources: list[_Source], max_age: timedelta) -> int:
 def _answer_monitor(sources: list[_Source], max_age: timedelta | None) -> int:
     """Print how the configured sources are, as a plugin for Nagios does; return its exit status."""
     if not sources:
-        return _say(3, "no configured source has such a name")
+        return nagios.answer(nagios.UNKNOWN, "no configured source has such a name")
     wrong, in_step = _wrong(sources), sum(source.freshness == _FRESH for source in sources)
     figures = {"sources": len(sources), "in_step": in_step}
     figures |= {word.replace(" ", "_"): len(names) for word, names in wrong.items()}
@@ -238,15 +218,8 @@ def _answer_monitor(sources: list[_Source], max_age: timedelta | None) -> int:
         perfdata.append(f"oldest_success={max(ages)}s;;{int(max_age.total_seconds()) if max_age else ''};0")
     parts = [f"{count(len(sources), 'source')}: {in_step} in step"]
     parts += [f"{len(names)} {word}: {some_of(names)}" for word, names in wrong.items() if names]
-    status = 2 if in_step < len(sources) else 1 if len(parts) > 1 else 0
-    return _say(status, ", ".join(parts), " ".join(perfdata))
-
-
-def _say(status: int, text: str, perfdata: str = "") -> int:
-    """Print the line of a plugin for Nagios, in which a bar begins the figures; return the exit status."""
-    word, text = _WORDS[status], text.replace("|", "/")
-    echo(f"ROSTERSYNC {word} - {text}", f" | {perfdata}" if perfdata else "")
-    return status
+    in_trouble = nagios.WARNING if len(parts) > 1 else nagios.OK
+    return nagios.answer(nagios.CRITICAL if in_step < len(sources) else in_trouble, ", ".join(parts), perfdata)
 
 
 def show_all(session: Session) -> None:

@@ -17,14 +17,13 @@ from msgspec.structs import astuple, replace
 
 from rostersync.errors import Malformed
 from rostersync.managebac.parts import BYTE_ORDER_MARK, Elements, Members, UnusableError, value
-from rostersync.managebac.records import PlainHead, decode_record, is_plain, key_and_stamp
+from rostersync.managebac.records import KeyAndStamp, PlainHead, decode_record, is_plain, key_and_stamp
 from rostersync.managebac.values import count
 from rostersync.records import ListedRow, Page, Rejected, row_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from rostersync.managebac.records import KeyAndStamp
     from rostersync.records import Moment, Row
 
 MOST_ROWS = 1_000
@@ -64,18 +63,8 @@ def decode_page(
     more than can be: `MOST_ROWS`, `MOST_PAGES`.
     """
     check()
-    listed: Sequence[ListedRow]
-    if plain := None if of_deleted else _plain_page(body):
-        heads, meta = plain
-        listed = _PlainRows(body, heads, check)
-    else:
-        page = _members(body, _PAGE)
-        if "students" not in page:
-            raise Malformed("the answer holds no list of students")
-        rows = list(map(_as_record, page["students"])) if of_deleted else page["students"]
-        meta = page.get("meta", b"null")
-        heads = [key_and_stamp(text, check) for text in rows]
-        listed = tuple(_listed(rows, heads, check))
+    plain = None if of_deleted else _plain_page(body, check)
+    heads, listed, meta = plain or _any_page(body, check, of_deleted=of_deleted)
     total_count, counts = _counts(meta)
     if not listed and number == 1 and total_count > 0:
         raise Malformed("the first page is empty, and yet its meta counts students")
@@ -94,13 +83,27 @@ def decode_page(
 
 
 def page_digest(heads: Sequence[KeyAndStamp]) -> bytes | None:
-    """Return what is equal for two pages of the same ids and stamps in the same order, None if one is missing."""
+    """Return a digest of a page's ids and stamps, in their order; None if an id or a stamp is missing."""
     if not all(key and stamp for key, stamp, _ in heads):
         return None
     return hashlib.blake2b(msgspec.json.encode(heads), digest_size=16).digest()
 
 
-# So many places, and one more: what follows it is passed over. A `null` in a place is not a plain record.
+_PageParts = tuple[list[KeyAndStamp], Sequence[ListedRow], bytes]
+"""The heads of a page's records, its rows, and its meta."""
+
+
+def _any_page(body: bytes, check: Callable[[], None], *, of_deleted: bool) -> _PageParts:
+    """Return the parts of a page with any kind of records. Raises `Malformed` if it holds no list."""
+    page = _members(body, _PAGE)
+    if "students" not in page:
+        raise Malformed("the answer holds no list of students")
+    rows = list(map(_as_record, page["students"])) if of_deleted else page["students"]
+    heads = [key_and_stamp(text, check) for text in rows]
+    return heads, tuple(_listed(rows, heads, check)), page.get("meta", b"null")
+
+
+# One place more than allowed: the decoder skips all elements after the last place. A `null` is not a plain record.
 _PLACES = [(f"place_{number}", PlainHead | msgspec.UnsetType, msgspec.UNSET) for number in range(MOST_ROWS + 1)]
 
 
@@ -114,10 +117,10 @@ class _PlainPage(msgspec.Struct):
 _PLAIN_PAGE = msgspec.json.Decoder(_PlainPage)
 
 
-def _plain_page(body: bytes) -> tuple[list[KeyAndStamp], bytes] | None:
-    """Return what `key_and_stamp` returns for each record of a page, and its meta; None if one is not as documented.
+def _plain_page(body: bytes, check: Callable[[], None]) -> _PageParts | None:
+    """Return the parts of a page if all of its records are as documented, else None.
 
-    Raises `Malformed` for too many records.
+    This takes a fraction of the time of `_any_page`. Raises `Malformed` if there are too many records.
     """
     try:
         page = _PLAIN_PAGE.decode(body)
@@ -127,11 +130,13 @@ def _plain_page(body: bytes) -> tuple[list[KeyAndStamp], bytes] | None:
     if len(found) > MOST_ROWS:
         raise Malformed(f"the answer cannot be read: a list of more than {MOST_ROWS:,} elements")
     heads: list[KeyAndStamp] = [(head.id, head.updated_at, False) for head in found]
-    return (heads, bytes(page.meta)) if all(is_plain(stamp) for _, stamp, _ in heads) else None
+    if not all(is_plain(stamp) for _, stamp, _ in heads):
+        return None
+    return heads, _PlainRows(body, heads, check), bytes(page.meta)
 
 
 class _PlainRows(Sequence[ListedRow]):
-    """The rows of a page whose records are all as documented. They are cut out of the page when they are iterated."""
+    """The rows of a plain page. They are cut out of the page when they are iterated."""
 
     def __init__(self, page: bytes, heads: Sequence[KeyAndStamp], check: Callable[[], None]) -> None:
         self._page, self._heads, self._check = page, heads, check

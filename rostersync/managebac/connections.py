@@ -92,9 +92,10 @@ _here = _Here()
 
 
 class _Discretion(logging.Filter):
-    """Let the library log no values of our exchanges, and below a warning nothing.
+    """Removes the values from the library's messages about our exchanges, and drops messages below a warning.
 
-    It logs queries, which may name people, and headers that it cannot read, in which a server may repeat the token.
+    The library logs queries, which may name people. It also logs headers that it cannot read, in which a server may
+    repeat the token.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

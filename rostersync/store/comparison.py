@@ -64,7 +64,8 @@ _WRITTEN_AFTER = select(student.c.id).where(
     student.c.source == SOURCE, among_ids(student.c.id), student.c.run_id > bindparam("last_run", type_=BigInteger)
 )
 
-_TWICE = select(student.c.id).where(student.c.source == SOURCE).group_by(student.c.id).having(func.count() > 1)
+_OURS = select(student.c.id).where(student.c.source == SOURCE)
+_TWICE = _OURS.group_by(student.c.id).having(func.count() > 1).order_by(student.c.id)
 
 
 @cache
@@ -95,7 +96,7 @@ class Comparison(Statements):
 
     def stored_twice(self) -> list[int]:
         """Return the ids that more than one row has. There are none unless the primary key was lost."""
-        return [row[0] for row in self._rows(_TWICE.order_by(student.c.id))]
+        return [row[0] for row in self._rows(_TWICE)]
 
     def pending(self, ids: Iterable[int], *, since: datetime, until: datetime, last_run: int) -> set[int]:
         """Return those of `ids` whom the next incremental run will see, or whom one after `last_run` has written.

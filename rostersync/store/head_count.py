@@ -1,7 +1,7 @@
 """The head count of a source: how many students it has, by state, kept in the row of the source.
 
-A run keeps it in its transaction, so `sync_health`, `status` and the guard read three numbers instead of a school. What
-else writes the table `student` must keep it too.
+A run updates it in its transaction, so `sync_health`, `status` and the guard read three numbers and count no rows. Any
+other code that writes the table `student` must update it too.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ _KEPT_AND_COUNTED = (
 def _staged(dialect: str) -> Any:
     """Return the query for the students whom a stage may write, which looks each of them up.
 
-    As an array, because PostgreSQL takes the tables of a stage for larger than they are, and would read all students.
+    PostgreSQL gets the ids as an array. It takes a table of the stage that was never filled for a large one, so for a
+    join it would read all students.
     """
     ids = union(select(staged.c.id), select(removals.c.id))
     if dialect == "postgresql":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import astuple
 
+from rostersync.clock import to_epoch_ms
 from rostersync.records import FIELDS, Kind, Student, status_of
 from rostersync.store.engine import past_sqlalchemy
 from rostersync.store.tables import PAYLOAD
@@ -20,6 +21,7 @@ from rostersync.store.types import Timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from sqlalchemy import Connection, Table
     from sqlalchemy.engine import Row as SqlRow
@@ -28,6 +30,11 @@ NAMES = ("id", *PAYLOAD)
 """The columns that make a `Student`."""
 
 TIMESTAMP = Timestamp()
+
+
+def milliseconds(moment: datetime | None) -> int | None:
+    """Return a time in milliseconds since 1970, as the stage stores `updated_at`; None for None."""
+    return None if moment is None else to_epoch_ms(moment)
 
 
 def student_of(row: SqlRow[Any], offset: int) -> Student:

@@ -115,15 +115,14 @@ class ListReader:
         return ListResult(False, first.moment, first.total_count)
 
     def _read_once(self, query: Query, first: Page, into: StagedList, before: _Reading | None) -> _Reading:
-        """Stage one reading of a list. The rows of a page that is as it was in the steady reading `before` are kept."""
+        """Stage one reading of a list. A page that is as it was in the steady reading `before` is not staged again."""
         into.begin_reading()
-        pages, rows, alike, same = 0, 0, True, []
+        rows, alike, same = 0, True, []
         digests: dict[int, bytes | None] = {}
         for page in chain([first], () if first.whole else self._api.pages(query, first.others)):
             if page is None:  # it fell off the end of a list that has become shorter
                 alike = False
                 continue
-            pages += 1
             rows += len(page.listed)
             alike = alike and not page.contradicts(first)
             digests[page.number] = page.digest
@@ -132,7 +131,7 @@ class ListReader:
             else:
                 into.put(page.number, page.listed)
             self._progress(_name(query), rows, page.total_count)
-        if before and len(same) == pages == len(before.digests):
+        if before and len(same) == len(digests) == len(before.digests):
             into.drop_reading()
             return _Reading(first, before.digests, steady=True, repeats=True)
         into.keep_pages(same)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from msgspec.structs import replace
 from sqlalchemy import Boolean, Integer, and_, bindparam, delete, exists, func, insert, or_, select
 
-from rostersync.clock import EPOCH, to_epoch_ms
+from rostersync.clock import EPOCH
 from rostersync.projections import Records, are_of_one_time, as_served, combine, fetch, is_older, keys_of, list_record
 from rostersync.records import Student, content_hash, decode, encode
-from rostersync.store.rows import NAMES, student_of
+from rostersync.store.rows import NAMES, milliseconds, student_of
 from rostersync.store.stage import tables
 from rostersync.store.stage.queries import ALIVE, LIVING, STORED
 from rostersync.store.stage.tables import answers, details, records, staged
@@ -261,7 +261,7 @@ class StagedDetails(Statements):
     def _put(self, parts: _Parts, keys: Keys, new: Records, facts: dict[str, Any]) -> None:
         """Stage the one record of a student in the place of the list row, and the detail for the commit."""
         student = combine(new.listed, new.detail, keys)
-        received = parts.found.row_ms if parts.row else _ms(student.updated_at)
+        received = parts.found.row_ms if parts.row else milliseconds(student.updated_at)
         record = encode(new.detail) if new.detail and keys_of(new.detail) else None
         renewed = parts.stored is None or encode(student) != encode(parts.stored)
         digest = parts.found.row_hash if new.listed is parts.row else content_hash(encode(new.listed))
@@ -307,7 +307,7 @@ def _facts_of_answer(
     stamp = _stamp(listed, answer)
     is_late = listed is not None and is_older(answer, listed)
     return {
-        "updated_ms": _ms(stamp),
+        "updated_ms": milliseconds(stamp),
         "settled": stamp is None or (settled_before is not None and stamp <= settled_before),
         "read_at": now,
         "waiting_since": now if is_late else None,
@@ -319,10 +319,6 @@ def _stamp(listed: Student | None, answer: Student) -> datetime | None:
     if listed is not None and (listed.updated_at is None or are_of_one_time(listed, answer)):
         return listed.updated_at
     return answer.updated_at
-
-
-def _ms(moment: datetime | None) -> int | None:
-    return None if moment is None else to_epoch_ms(moment)
 
 
 def _list_row(found: Any, stored: Student | None) -> Student | None:

@@ -13,18 +13,9 @@ from msgspec.structs import astuple
 
 from rostersync.clock import to_epoch_ms
 from rostersync.projections import MOST_KEYS
-from rostersync.records import (
-    FIELD_NAMES,
-    Rejected,
-    Student,
-    Unclear,
-    content_hash,
-    encode,
-    is_alive,
-    row_key,
-)
+from rostersync.records import FIELD_NAMES, Rejected, Student, Unclear, content_hash, encode, is_alive, row_key
 from rostersync.report import Received, UnclearCounts
-from rostersync.store.rows import TIMESTAMP, insert_all, values_of
+from rostersync.store.rows import TIMESTAMP, insert_all, milliseconds, values_of
 from rostersync.store.stage import queries as q
 from rostersync.store.stage import tables
 from rostersync.store.stage.details import StagedDetails
@@ -58,12 +49,12 @@ class StagedList(Statements):
         raise NotImplementedError
 
     def keep_pages(self, pages: list[int]) -> None:
-        """Count the rows that the reading before brought on these pages as brought by this one."""
+        """Mark the rows that the previous reading brought on these pages as brought by this one, too."""
         if pages:
             self._do(q.KEEP_PAGES, self._table, ids=pages, reading=self._reading)
 
     def drop_reading(self) -> None:
-        """Let the reading before stand in the place of this one, which has brought the same, and put nothing."""
+        """Discard this reading, which has put no row, because it brought the same rows as the previous one."""
         self._reading -= 1
 
     def seen(self) -> int:
@@ -101,7 +92,7 @@ class StagedStudents(StagedList):
         stamps: dict[int, int | None] = dict(brought)
         newest: dict[int, ListedRow] = {}
         for row in rows:
-            stamp = _ms(row.updated_at)
+            stamp = milliseconds(row.updated_at)
             staged = stamps.get(row.key)
             if stamp is None or staged is None or stamp > staged:  # where one bears no stamp, the later row counts
                 stamps[row.key] = stamp
@@ -136,7 +127,7 @@ class StagedStudents(StagedList):
         if isinstance(row, Rejected):
             return row_key(row), self._reading, page, row.reason, None, None, None
         deleted_at = row.deleted_at and TIMESTAMP.process_bind_param(row.deleted_at, self._connection.dialect)
-        return row.id, self._reading, page, None, deleted_at, _ms(row.updated_at), hashes[row.id]
+        return row.id, self._reading, page, None, deleted_at, milliseconds(row.updated_at), hashes[row.id]
 
     def _note_keys(self, rows: list[Student]) -> None:
         """Note the keys of list rows."""
@@ -316,10 +307,6 @@ class Stage(Statements):
         """Return living students who are not in question; first those of whom it is surest that they live."""
         stored = self._rows(q.STORED_CONTROLS, at_most=limit)
         return [row[0] for row in stored or self._rows(q.NEW_CONTROLS, tables.staged, at_most=limit)]
-
-
-def _ms(moment: datetime | None) -> int | None:
-    return None if moment is None else to_epoch_ms(moment)
 
 
 def _deleted_at(answer: Answer) -> datetime | None:

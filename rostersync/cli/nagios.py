@@ -1,0 +1,46 @@
+"""The answer of a plugin for Nagios: one line on standard output, and an exit status."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rostersync.cli.output import echo
+from rostersync.errors import Stopped, reported
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OK, WARNING, CRITICAL, UNKNOWN = range(4)
+_WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
+
+
+class MonitoredCommand(click.Command):
+    """A command that with --nagios answers every error with one line on standard output, and exit status 3."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        nagios = "--nagios" in args
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if not nagios:
+                raise
+            ctx.exit(answer(UNKNOWN, error.format_message()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Stopped:
+            raise
+        except Exception as error:
+            if not ctx.params["for_monitor"]:
+                raise
+            return answer(UNKNOWN, reported(error).message)
+
+
+def answer(status: int, text: str, perfdata: Sequence[str] = ()) -> int:
+    """Print the line of a plugin, in which a bar begins the figures; return the exit status."""
+    word, text = _WORDS[status], text.replace("|", "/")
+    echo(f"ROSTERSYNC {word} - {text}", f" | {' '.join(perfdata)}" if perfdata else "")
+    return status
