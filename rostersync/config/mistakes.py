@@ -18,7 +18,7 @@ Key = tuple[int | str, ...]
 
 # The values of these are never repeated: they may hold a password or a token, even if only by mistake.
 _NEVER_SHOWN = frozenset(
-    {"url", "urls", "ping_url", "base_url", "token_env", "token_file", "key_env", "key_file", "after_run"}
+    {"url", "urls", "ping_url", "base_url", "token_env", "token_file", "tokens_dir", "key_env", "key_file", "after_run"}
 )
 
 
@@ -86,5 +86,7 @@ def _suggestion(key: Key, root: type[BaseModel]) -> str:
     if close := difflib.get_close_matches(name, settings(table), n=1):
         return f"; did you mean {close[0]}?"
     sections = {section: _table(field) for section, field in settings(root).items()}
+    if name in sections and sections[name] is None:
+        return "; it belongs at the beginning of the file, before the first table"
     homes = [section for section, model in sections.items() if model and name in settings(model)]
     return f"; it belongs in [{homes[0]}]" if homes else f"; known here: {', '.join(settings(table))}"
