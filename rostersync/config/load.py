@@ -98,7 +98,7 @@ def _without_address(raw: Mapping[str, Any], path: Path) -> dict[Key, str]:
     return {
         ("sources", index, "base_url"): f"{_name(table, index)}: base_url is missing: set it in {path}"
         for index, table in enumerate(_tables(raw))
-        if "base_url" not in table
+        if table.get("base_url", "") == ""
     }
 
 

@@ -82,11 +82,11 @@ def _suggestion(key: Key, root: type[BaseModel]) -> str:
     name = str(key[-1])
     if name == "token":
         return "; the token itself does not belong in this file: use token_env or token_file"
+    if len(key) > 1 and name in settings(root) and _table(settings(root)[name]) is None:
+        return "; it belongs at the beginning of the file, before the first table"
     table = _table(find_field(key[:-1], root)) or root
     if close := difflib.get_close_matches(name, settings(table), n=1):
         return f"; did you mean {close[0]}?"
     sections = {section: _table(field) for section, field in settings(root).items()}
-    if name in sections and sections[name] is None:
-        return "; it belongs at the beginning of the file, before the first table"
     homes = [section for section, model in sections.items() if model and name in settings(model)]
     return f"; it belongs in [{homes[0]}]" if homes else f"; known here: {', '.join(settings(table))}"

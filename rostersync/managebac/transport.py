@@ -246,7 +246,10 @@ _REFUSALS: dict[int, tuple[type[ApiError], str, str]] = {
     401: (
         Unauthorized,
         "rejected the token",
-        "make a new one in ManageBac (Settings > Develop > API Manager), and put it where the configuration says",
+        (
+            "make a new one in ManageBac (Settings > Develop > API Manager), and put it where the configuration says; "
+            "then, for a service: systemctl reload rostersync"
+        ),
     ),
     403: (
         Forbidden,
