@@ -53,8 +53,12 @@ def _read(path: Path) -> str | None:
 
 @click.command()
 @click.option("--check", is_flag=True, help="Write nothing; exit status 1 when a page is out of date.")
-def main(*, check: bool) -> None:
+@click.option("--man", is_flag=True, help="Print the manual page rostersync(1) instead.")
+def main(*, check: bool, man: bool) -> None:
     """Write the pages of docs/reference/ that are out of date."""
+    if man:
+        click.echo(manual(program, "rostersync"), nl=False)
+        return
     stale = out_of_date(FOLDER)
     if check and stale:
         raise click.ClickException(f"out of date in docs/reference: {', '.join(stale)}; run ./dev docs")
@@ -122,6 +126,57 @@ def _paragraphs(text: str | None) -> Iterator[str]:
     for paragraph in inspect.cleandoc((text or "").partition("\f")[0]).split("\n\n"):
         first, _, rest = paragraph.partition("\n")
         yield f"```text\n{rest}\n```" if first.strip() == "\b" else _prose(paragraph)
+
+
+# The manual page -------------------------------------------------------------------------------------------------
+
+_ABOUT_FILES = (
+    ("/etc/rostersync/config.toml", "The configuration."),
+    ("/etc/rostersync/tokens/NAME-token", "The token of the source NAME. `rostersync service token NAME` writes it."),
+    ("/var/lib/rostersync/roster.db", "The database, unless the configuration names another one."),
+    ("/usr/share/doc/rostersync/", "How to run it, what is protected, and how it works."),
+)
+
+
+def manual(command: click.Command, name: str) -> str:
+    """Return the manual page about a command and all commands below it, for man(1)."""
+    contexts = list(_contexts(command, name))
+    lines = [f'.TH {name.upper()} 1 "" "{name}" "User Commands"', ".SH NAME", rf"{name} \- {_roff(_purpose(command))}"]
+    lines += [".SH SYNOPSIS", rf"\fB{name}\fR COMMAND [OPTIONS] [ARGUMENTS]", ".SH DESCRIPTION"]
+    for ctx in contexts:
+        if ctx.parent:
+            lines.append(f'.SS "{_path(ctx)} {" ".join(ctx.command.collect_usage_pieces(ctx))}"')
+        lines += [line for text in (ctx.command.help, ctx.command.epilog) for line in _roff_paragraphs(text)]
+        parameters = ctx.command.get_params(ctx) if ctx.parent is None else ctx.command.params
+        for parameter in parameters:
+            if not getattr(parameter, "hidden", False):
+                spelling, meaning = parameter.get_help_record(ctx) or ("", "")
+                lines += [".TP", rf"\fB{_roff(spelling)}\fR", _roff(meaning)] if meaning else []
+        if ctx.parent is None:
+            lines.append(".SH COMMANDS")
+    lines.append(".SH FILES")
+    for path, meaning in _ABOUT_FILES:
+        lines += [".TP", rf"\fI{_roff(path)}\fR", _roff(meaning)]
+    return "\n".join(lines) + "\n"
+
+
+def _purpose(command: click.Command) -> str:
+    return command.get_short_help_str(limit=1000).rstrip(".")
+
+
+def _roff_paragraphs(text: str | None) -> Iterator[str]:
+    for paragraph in inspect.cleandoc((text or "").partition("\f")[0]).split("\n\n"):
+        first, _, rest = paragraph.partition("\n")
+        if first.strip() == "\b":
+            yield f".PP\n.nf\n{_roff(rest)}\n.fi"
+        elif paragraph:
+            yield f".PP\n{_roff(' '.join(paragraph.split()))}"
+
+
+def _roff(text: str) -> str:
+    """Escape what man(1) would take for its own: backslashes, hyphens, and a dot or quote at the start of a line."""
+    text = text.replace("\\", r"\e").replace("-", r"\-")
+    return re.sub(r"^(?=[.'])", r"\\&", text, flags=re.MULTILINE)
 
 
 # The views -------------------------------------------------------------------------------------------------------

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 TRY_AGAIN_LATER = "try again later"
 """The hint of failures that pass by themselves; the daemon says instead that it will."""
 
-CREDENTIALS_NEED_A_RESTART = "a systemd credential is read when the service starts: systemctl restart rostersync"
-"""The end of hints about a token that is to be replaced."""
-
 
 class RostersyncError(Exception):
     """A failure that is reported in one line, with a hint about what to do next."""
@@ -64,8 +61,8 @@ class ConfigError(RostersyncError):
         self.mistakes = tuple(mistakes)
 
 
-class ServiceError(RostersyncError):
-    """The service cannot be installed, or not be taken away; what is there was left as it is."""
+class NotConfigured(ConfigError):
+    """Something is missing that a new installation does not have yet: the configuration, or a token."""
 
 
 # What the API did ------------------------------------------------------------------------------------------------

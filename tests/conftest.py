@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 # A developer's own settings, and a proxy between a test and its loopback server, must not reach the tests.
-_FOREIGN = ("ROSTERSYNC_TOKEN", "ROSTERSYNC_CONFIG", "CREDENTIALS_DIRECTORY")
+_FOREIGN = ("ROSTERSYNC_TOKEN", "ROSTERSYNC_CONFIG")
 
 _SETTINGS = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off"
 

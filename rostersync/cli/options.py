@@ -20,7 +20,7 @@ from rostersync.errors import ConfigError
 from rostersync.observe import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from rostersync.clock import SystemClock
     from rostersync.config import Config, Source
@@ -48,14 +48,16 @@ class Session:
         known = {source.name: source for source in self.config.sources}
         unknown = [name for name in dict.fromkeys(names) if name not in known]
         if unknown:
-            raise ConfigError([_unknown(name, list(known)) for name in unknown], f"the sources are in {self.path}")
+            lines = [f"--source {unknown_source(name, known)}" for name in unknown]
+            raise ConfigError(lines, f"the sources are in {self.path}")
         return [known[name] for name in dict.fromkeys(names)] or list(known.values())
 
 
-def _unknown(name: str, known: list[str]) -> str:
+def unknown_source(name: str, known: Collection[str]) -> str:
+    """Return the line about a source that is not among the `known` ones, with a similar name if there is one."""
     close = get_close_matches(name, known, n=1)
     meant = f"; did you mean {close[0]}?" if close else ""
-    return f"--source {name}: no such source; known: {', '.join(known)}{meant}"
+    return f"{name}: no such source; known: {', '.join(known)}{meant}"
 
 
 _config_option = click.option(

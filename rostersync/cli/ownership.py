@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rostersync.cli.sealing import seal
-from rostersync.config import shared_place
+from rostersync.config import SERVICE_USER, shared_place
 from rostersync.errors import DatabaseUnreachable
 from rostersync.logger import get_logger
 from rostersync.store.engine import sqlite_path
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from rostersync.config import Config
 
 log = get_logger(__name__)
-
-SERVICE_USER = "rostersync"
-"""The user of the unit, which `service install` creates."""
 
 _PROGRAM = Path(__file__).parents[1]
 

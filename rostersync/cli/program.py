@@ -36,7 +36,7 @@ VERBS = {
     "sync": "Run each source once",
     "resync": "Read everything again: sync --full",
     "run": "Run the daemon, in the foreground",
-    "service": "Install the daemon as a service of systemd",
+    "service": "Store a token for the service of systemd",
     "verify": "Compare the replica with ManageBac",
     "status": "Show how fresh each source is, and what needs attention",
     "runs": "List recent runs, or show one",

@@ -1,162 +1,139 @@
-"""`rostersync service`: this installation as a service of systemd."""
+"""`rostersync service`: what the service of systemd needs besides its package."""
 
 from __future__ import annotations
 
+import logging
 import os
+import stat
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from rostersync.address import Wrong, api_url
-from rostersync.cli.options import config_named
-from rostersync.cli.output import ask_secret, echo, note
-from rostersync.cli.verbosity import verbosity_options
-from rostersync.config.token import LARGEST_TOKEN, credential_file, token_from_file, token_from_text
-from rostersync.daemon import installation
-from rostersync.daemon.installation import Token
-from rostersync.daemon.places import CONFIG, Machine, this_program
-from rostersync.daemon.settings import API, absent_credentials, settings
-from rostersync.errors import ConfigError, ServiceError
+from rostersync.cli.options import common_options, config_named, configured_as_caller, unknown_source
+from rostersync.cli.output import ask_secret, note
+from rostersync.cli.program import print_stderr
+from rostersync.config import find_config, load_new, shared_place
+from rostersync.config.token import LARGEST_TOKEN, token_from_file, token_from_text, token_path
+from rostersync.config.trust import service_group
+from rostersync.errors import ConfigError, NotConfigured, RostersyncError
+from rostersync.runs.wiring import token_mistakes
+from rostersync.store.files import NotPlain, is_plain
 
 if TYPE_CHECKING:
-    from rostersync.daemon.installation import Plan
-    from rostersync.daemon.settings import Settings
-    from rostersync.daemon.steps import Step
+    from rostersync.cli.options import Session
     from rostersync.secret import Secret
-
-MACHINE = Machine()
-
-
-def _base_url(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
-    try:
-        return value and api_url(value)
-    except Wrong as error:
-        raise click.BadParameter(str(error)) from None
 
 
 @click.group()
 def command() -> None:
-    """Install the daemon as a service of systemd, or take the service away."""
+    """Store a token for the service of systemd, or ask whether it has all that it needs to start."""
 
 
-@command.command("install")
-@click.option("--base-url", metavar="URL", callback=_base_url, help=f"The API of your region. Default: {API}.")
-@click.option(
-    "-c", "--config", "named", type=click.Path(path_type=Path), metavar="FILE", help=f"Copied to {CONFIG}, if new."
-)
-@click.option("--token-file", type=click.Path(path_type=Path), metavar="FILE", help="The token; also to replace it.")
-@click.option("--dry-run", is_flag=True, help="Show what would be done and written, and change nothing.")
-@verbosity_options
-@click.pass_context
-def install(
-    ctx: click.Context, base_url: str | None, named: Path | None, token_file: Path | None, dry_run: bool
-) -> int:
-    """Install this installation of rostersync as a service of systemd, and start it; needs root.
+# The token -------------------------------------------------------------------------------------------------------
 
-    Writes the unit, its user, a configuration where there is none, and the token of each source, where it is not there
-    yet: from --token-file, else from standard input, else asked for. What is right is left as it is, so it can be run
-    again; a unit that somebody edited is not overwritten.
+
+@command.command("token")
+@click.argument("name")
+@click.option("--token-file", type=click.Path(path_type=Path), metavar="FILE", help="A file with the token.")
+@configured_as_caller
+def token(session: Session, name: str, token_file: Path | None) -> None:
+    """Store the token of the source NAME in tokens_dir, also to replace it.
+
+    It is asked for on a terminal. Otherwise it is read from standard input, or from --token-file.
     """
-    _require_root("install", dry_run)
-    program = this_program()
-    installation.require_possible(MACHINE, program)
-    now = installation.state()
-    if now.reason and not dry_run:
-        raise ServiceError(now.reason, "a service needs a machine that systemd runs")
-    chosen = settings(MACHINE, config_named(ctx, named), base_url)
-    tokens = _tokens(chosen, token_file, dry_run=dry_run)
-    plan = installation.plan_install(MACHINE, program, chosen, tokens, now)
-    _carry_out(plan, dry_run=dry_run, nothing="installed already: nothing to change")
-    return 0 if dry_run else _tell_state()
-
-
-@command.command("uninstall")
-@click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
-@verbosity_options
-def uninstall(dry_run: bool) -> None:
-    """Stop the service, and take away its unit and the tokens; needs root.
-
-    Configuration, data and the user rostersync stay, and so does a unit that somebody edited.
-    """
-    _require_root("uninstall", dry_run)
-    plan = installation.plan_uninstall(MACHINE, installation.state())
-    _carry_out(plan, dry_run=dry_run, nothing="no service here: nothing to take away")
-
-
-def _require_root(verb: str, dry_run: bool) -> None:
-    if os.geteuid() != 0 and not dry_run:
-        raise ServiceError(f"service {verb} needs root", "run it with sudo; --dry-run shows what it would do")
-
-
-def _carry_out(plan: Plan, *, dry_run: bool, nothing: str) -> None:
-    for step in plan.steps:
-        infinitive, past = step.verb
-        if dry_run:
-            echo(f"would {infinitive} {step.what}")
-            for line in step.text.splitlines():
-                echo(f"    {line}")
-        else:
-            _do(step)
-            note(f"{past} {step.what}")
-    for line in (*(() if plan.steps else (nothing,)), *plan.notes):
-        note(line)
-
-
-def _do(step: Step) -> None:
+    known = [source.name for source in session.config.sources]
+    if name not in known:
+        raise ConfigError([unknown_source(name, known)], f"add a [[sources]] with this name to {session.path} first")
+    folder = session.config.tokens_dir
+    if folder is None:
+        hint = 'set it before the first [table], such as tokens_dir = "/etc/rostersync/tokens"'
+        raise ConfigError([f"tokens_dir is not set in {session.path}"], hint)
+    path = token_path(folder, name)
+    _require_safe(path)
+    value = token_from_file(token_file, "--token-file") if token_file else _given(name)
     try:
-        step.carry_out()
+        _write(path, value)
     except OSError as error:
-        raise ServiceError(
-            f"cannot {step.verb[0]} {step.what}: {error.strerror}", "fix that, and run it again"
-        ) from error
+        hint = f"run it as a user who may write {folder}"
+        raise RostersyncError(f"cannot write {path}: {error.strerror}", hint) from error
+    note(f"stored the token in {path}; now run: systemctl reload-or-restart rostersync")
 
 
-def _tell_state() -> int:
-    now = installation.state()
-    if not now.runs:
-        raise ServiceError(now.line, "see why: journalctl -u rostersync -n 20")
-    note(now.line)
-    return 0
-
-
-# Tokens ----------------------------------------------------------------------------------------------------------
-
-
-def _tokens(chosen: Settings, file: Path | None, *, dry_run: bool) -> dict[str, Token]:
-    """Return the tokens that are to be written. Raises `ConfigError` where one is missing, or is none."""
-    absent = absent_credentials(MACHINE, chosen)
-    missing = [name for name, token in absent.items() if token is None]
-    tokens = {name: Token(token, "the token that the configuration leads to") for name, token in absent.items()}
-    if file is not None:
-        name = _only(missing or [source.name for source in chosen.config.sources])
-        tokens[name] = Token(token_from_file(file, "--token-file"), f"the token in {file}")
-        missing = []
-    if missing and not sys.stdin.isatty():
-        name = _only(missing)
-        tokens[name] = Token(None if dry_run else _read(name), "the token from standard input")
-        missing = []
-    for name in missing:
-        tokens[name] = Token(None if dry_run else _asked(name), "the token, which is asked for")
-    return tokens
-
-
-def _only(names: list[str]) -> str:
-    """Return the one source that a single token is for."""
-    if len(names) == 1:
-        return names[0]
-    files = " and ".join(credential_file(name) for name in names)
-    raise ConfigError([f"one token, and {len(names)} sources: {', '.join(names)}"], f"put their tokens into {files}")
-
-
-def _asked(name: str) -> Secret:
-    return token_from_text(ask_secret(f"Token of the source {name} (not shown)"), f"source {name}: the token")
-
-
-def _read(name: str) -> Secret:
+def _given(name: str) -> Secret:
+    if sys.stdin.isatty():
+        return token_from_text(ask_secret(f"Token of the source {name} (not shown)"), f"source {name}: the token")
     text = sys.stdin.buffer.read(LARGEST_TOKEN + 1).decode(errors="replace")
-    if not text:
-        hint = "give it with --token-file FILE or on standard input, or run this on a terminal"
-        raise ConfigError([f"source {name}: no token yet"], hint)
     return token_from_text(text, f"source {name}: the token from standard input")
+
+
+def _require_safe(path: Path) -> None:
+    """Raise `RostersyncError` if the folder is missing or others may write it, or if `path` is not a plain file."""
+    folder = path.parent
+    try:
+        place = shared_place(folder)
+        is_plain(path)
+    except NotPlain as error:
+        raise RostersyncError(f"{path} is {error.strerror}", NotPlain.HINT) from None
+    except OSError as error:
+        hint = f"make it: install -d -m 700 {folder}"
+        raise RostersyncError(f"tokens_dir: cannot use {folder}: {error.strerror}", hint) from error
+    if place:
+        raise RostersyncError(f"tokens_dir: other users may write {place}", f"let only its owner write {place}")
+
+
+def _write(path: Path, value: Secret) -> None:
+    """Put a new file in the place of `path`: at no time is there a part of it, or a file that too many can read.
+
+    The group of a folder such as /etc/rostersync/tokens, which is the service's, may read it.
+    """
+    folder = path.parent.stat()
+    shared = folder.st_mode & stat.S_IRWXG and (folder.st_gid == service_group() or not folder.st_mode & stat.S_IRWXO)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(f"{value.reveal()}\n".encode())
+            if shared:
+                os.fchown(file.fileno(), -1, folder.st_gid)
+                os.fchmod(file.fileno(), 0o640)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)  # noqa: PTH105 - both are names in one folder
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)  # noqa: PTH108 - the same
+        raise
+
+
+# The condition of the unit ---------------------------------------------------------------------------------------
+
+
+@command.command("ready")
+@common_options
+@click.pass_context
+def ready(ctx: click.Context, named: Path | None) -> int:
+    """Say what a new installation still lacks: an address, or a token. The unit's condition.
+
+    Exit status: 0 nothing is missing, 1 something is. A configuration with mistakes counts as 0, because then the start
+    of the service is to fail.
+    """
+    try:
+        lines = _missing(find_config(config_named(ctx, named)))
+    except NotConfigured as error:
+        lines = [*error.mistakes]
+    except ConfigError:
+        lines = []
+    for line in lines:
+        print_stderr(line, logging.WARNING)
+    return 1 if lines else 0
+
+
+def _missing(path: Path) -> list[str]:
+    config, lines = load_new(path)
+    errors = [*token_mistakes(config.sources).values()]
+    if len(errors) == len(config.sources) and all(isinstance(error, NotConfigured) for error in errors):
+        lines += [f"{line}; {error.hint}" for error in errors for line in error.mistakes]
+    return lines

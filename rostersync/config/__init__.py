@@ -1,7 +1,7 @@
 """The one way to the settings: `load` returns a frozen `Config`, or raises `ConfigError` with every mistake."""
 
 from rostersync.config.cron import Cron
-from rostersync.config.load import exposed_password, find_config, load, load_content
+from rostersync.config.load import exposed_password, find_config, load, load_new
 from rostersync.config.model import (
     Alerts,
     Config,
@@ -19,13 +19,14 @@ from rostersync.config.model import (
     Sync,
 )
 from rostersync.config.rules import warnings
-from rostersync.config.template import TEMPLATE, service_template
+from rostersync.config.template import TEMPLATE
 from rostersync.config.timing import parse_duration, spell_duration
 from rostersync.config.token import DEFAULT_VARIABLE
-from rostersync.config.trust import shared_place, shared_place_of_command
+from rostersync.config.trust import SERVICE_USER, shared_place, shared_place_of_command
 
 __all__ = [
     "DEFAULT_VARIABLE",
+    "SERVICE_USER",
     "TEMPLATE",
     "Alerts",
     "Config",
@@ -45,9 +46,8 @@ __all__ = [
     "exposed_password",
     "find_config",
     "load",
-    "load_content",
+    "load_new",
     "parse_duration",
-    "service_template",
     "shared_place",
     "shared_place_of_command",
     "spell_duration",

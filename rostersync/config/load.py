@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from rostersync.config.mistakes import Key, describe
-from rostersync.config.model import Config, ConfigContext, Section
+from rostersync.config.model import SOURCE_NAME, Config, ConfigContext, Section
 from rostersync.config.rules import between_sources, broken_rules, not_available
 from rostersync.config.token import exposure
 from rostersync.config.trust import why_not_trusted
 from rostersync.config.urls import holds_password
-from rostersync.errors import ConfigError
+from rostersync.errors import ConfigError, NotConfigured
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +40,7 @@ def find_config(explicit: Path | None = None, environ: Mapping[str, str] = os.en
         if place.exists():
             _require_trust(place)
             return place
-    raise ConfigError([f"no configuration found: looked for ./{PLACES[0]} and {PLACES[1]}"], _INIT)
+    raise NotConfigured([f"no configuration found: looked for ./{PLACES[0]} and {PLACES[1]}"], _INIT)
 
 
 def _require_trust(place: Path) -> None:
@@ -58,12 +58,25 @@ def exposed_password(path: Path) -> str | None:
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     """Return the configuration in the file at `path`; `ConfigError` with a line for every mistake in it."""
-    return load_content(_read(path), path, environ)
+    return _checked(_parse(path, _read(path)), path, environ)
 
 
-def load_content(content: bytes, path: Path, environ: Mapping[str, str] = os.environ) -> Config:
-    """Return the configuration that `content` is as the file at `path`; raises as `load` does."""
-    raw = _parse(path, content)
+def load_new(path: Path) -> tuple[Config, list[str]]:
+    """Return the configuration in a file where the addresses may still be missing, and a line for each of them.
+
+    Once a source has its address, this raises `ConfigError` for the others, as `load` does. A source without an address
+    has one that leads nowhere.
+    """
+    raw = _parse(path, _read(path))
+    tables, missing = _tables(raw), _without_address(raw, path)
+    if len(missing) == len(tables):
+        for table in tables:
+            table["base_url"] = "https://not-set.invalid"
+        return _checked(raw, path, os.environ), [*missing.values()]
+    return _checked(raw, path, os.environ), []
+
+
+def _checked(raw: dict[str, Any], path: Path, environ: Mapping[str, str]) -> Config:
     raw.setdefault("database", {})  # so that its default is relative to the file's folder, too
     context = ConfigContext(path.absolute().parent, environ)
     config: Config | None = None
@@ -72,10 +85,33 @@ def load_content(content: bytes, path: Path, environ: Mapping[str, str] = os.env
         config = Config.model_validate(raw, context=context)
     except ValidationError as error:
         lines = describe(error, Config)  # the error itself goes no further: it holds every value
+    missing = _without_address(raw, path)
+    lines |= missing
     mistakes = [*lines.values(), *_between_settings(raw, set(lines), context)]
     if mistakes or config is None:
-        raise ConfigError(mistakes, f"correct {path}")
+        raise ConfigError(mistakes, "" if len(missing) == len(mistakes) else f"correct {path}")
     return config
+
+
+def _without_address(raw: Mapping[str, Any], path: Path) -> dict[Key, str]:
+    """Return a line for each source without `base_url`, by its key. No address is guessed."""
+    return {
+        ("sources", index, "base_url"): f"{_name(table, index)}: base_url is missing: set it in {path}"
+        for index, table in enumerate(_tables(raw))
+        if table.get("base_url", "") == ""
+    }
+
+
+def _name(table: Mapping[str, Any], index: int) -> str:
+    name = table.get("name")
+    usable = isinstance(name, str) and re.fullmatch(SOURCE_NAME, name, re.ASCII)
+    return f"source {name}" if usable else f"sources[{index}]"
+
+
+def _tables(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the tables of the sources, or nothing if one of them is not a table."""
+    listed = raw.get("sources")
+    return listed if isinstance(listed, list) and all(isinstance(source, dict) for source in listed) else []
 
 
 def _between_settings(raw: Mapping[str, Any], wrong: set[Key], context: ConfigContext) -> list[str]:
@@ -97,12 +133,9 @@ def _within_section(section: str, table: Section, wrong: set[str]) -> list[str]:
 
 
 def _about_sources(raw: Mapping[str, Any], wrong: set[Key]) -> list[str]:
-    listed = raw.get("sources")
-    if not isinstance(listed, list) or not all(isinstance(source, dict) for source in listed):
-        return []
     right = [
         {key: value for key, value in source.items() if ("sources", index, key) not in wrong}
-        for index, source in enumerate(listed)
+        for index, source in enumerate(_tables(raw))
     ]
     tables = enumerate(right)
     lines = [line for n, table in tables for key in table for line in not_available(("sources", n, key), table[key])]
@@ -113,7 +146,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise ConfigError([f"no configuration at {path}"], _INIT) from error
+        raise NotConfigured([f"no configuration at {path}"], _INIT) from error
     except OSError as error:
         raise ConfigError([f"cannot read the configuration {path}: {error.strerror}"], _INIT) from error
 

@@ -18,7 +18,7 @@ Key = tuple[int | str, ...]
 
 # The values of these are never repeated: they may hold a password or a token, even if only by mistake.
 _NEVER_SHOWN = frozenset(
-    {"url", "urls", "ping_url", "base_url", "token_env", "token_file", "key_env", "key_file", "after_run"}
+    {"url", "urls", "ping_url", "base_url", "token_env", "token_file", "tokens_dir", "key_env", "key_file", "after_run"}
 )
 
 
@@ -82,6 +82,8 @@ def _suggestion(key: Key, root: type[BaseModel]) -> str:
     name = str(key[-1])
     if name == "token":
         return "; the token itself does not belong in this file: use token_env or token_file"
+    if len(key) > 1 and name in settings(root) and _table(settings(root)[name]) is None:
+        return "; it belongs at the beginning of the file, before the first table"
     table = _table(find_field(key[:-1], root)) or root
     if close := difflib.get_close_matches(name, settings(table), n=1):
         return f"; did you mean {close[0]}?"

@@ -28,7 +28,7 @@ from pydantic import (
 from rostersync.address import api_url
 from rostersync.config.cron import Cron, is_meant_as_cron
 from rostersync.config.timing import parse_duration
-from rostersync.config.token import exposure, find_token
+from rostersync.config.token import exposure, find_token, token_path
 from rostersync.config.trust import foreign_owner, this_user
 from rostersync.config.urls import database_url, mask_url
 from rostersync.errors import ConfigError
@@ -97,6 +97,10 @@ def _path(value: Any, info: ValidationInfo) -> Any:
     return _context(info).folder.absolute() / value if isinstance(value, str) and value else value
 
 
+def _folder(value: Any, info: ValidationInfo) -> Any:
+    return None if value == "" else _path(value, info)
+
+
 def _command(words: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
     """Return a command whose program, where it is named by a path, is sought from the file's folder."""
     if not words:
@@ -115,10 +119,12 @@ def _database_url(value: str, info: ValidationInfo) -> str:
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Slot = Annotated[timedelta | Cron, PlainValidator(_slot)]
 TimeZone = Annotated[str, AfterValidator(_zone)]
-SourceName = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")]
+SOURCE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+SourceName = Annotated[str, _matching(SOURCE_NAME)]
 Version = Annotated[str, _matching(r"v[0-9]+(p[0-9]+)?")]
 Variable = Annotated[str, _matching(r"[A-Za-z_][A-Za-z0-9_]*")]
 File = Annotated[Path, BeforeValidator(_path)]
+Folder = Annotated[Path | None, BeforeValidator(_folder)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 ApiUrl = Annotated[str, AfterValidator(api_url)]
 Texts = Annotated[tuple[str, ...], Field(strict=False)]  # TOML has lists only
@@ -176,7 +182,7 @@ class Database(Section):
 
 
 class Source(Section):
-    """One school. Its token is systemd's credential, else in `token_file`, else in `token_env` or ROSTERSYNC_TOKEN."""
+    """One school. Its token is in `token_file` or `token_env`, else in `tokens_dir`, else in ROSTERSYNC_TOKEN."""
 
     name: SourceName = Field(
         description="up to 64 letters, digits, dots, hyphens and underscores, beginning with a letter or digit"
@@ -187,6 +193,7 @@ class Source(Section):
     token_env: Variable | None = Field(default=None, repr=False, description=_VARIABLE)
     token_file: File | None = Field(default=None, description="the path of a file")
     allow_writes: bool = _flag()
+    _tokens_dir: Path | None = PrivateAttr(None)  # as the whole file has it: see `Config`
     _read: Secret | ConfigError | None = PrivateAttr(None)
 
     def with_token(self) -> Source:
@@ -209,11 +216,13 @@ class Source(Section):
             raise self._read
         if self._read is not None:
             return self._read
-        return find_token(self.name, self.token_file, self.token_env, environ)
+        return find_token(self.name, self.token_file, self.token_env, self._tokens_dir, environ)
 
     def token_warnings(self) -> list[str]:
         """Return a line if other users can read the token's file, and one if it belongs to another user."""
         file = self.token_file
+        if file is None and self._tokens_dir and not self.token_env:
+            file = token_path(self._tokens_dir, self.name)
         if file is None:
             return []
         lines = []
@@ -307,6 +316,7 @@ class Hooks(Section):
 class Config(Section):
     """The whole file. Made by `rostersync.config.load`."""
 
+    tokens_dir: Folder = Field(default=None, description="the path of a folder")
     database: Database  # never missing: `load` adds an empty table where the file has none
     sources: Annotated[tuple[Source, ...], Field(strict=False), AfterValidator(_some)] = Field(
         description="at least one [[sources]], in double brackets, with a name and a base_url"
@@ -322,6 +332,10 @@ class Config(Section):
     logging: Logging = Logging()
     alerts: Alerts = Alerts()
     hooks: Hooks = Hooks()
+
+    def model_post_init(self, _context: Any, /) -> None:
+        for source in self.sources:
+            source._tokens_dir = self.tokens_dir  # noqa: SLF001 - each source finds its own token
 
     def with_tokens(self) -> Config:
         """Return the same configuration with the tokens of all sources read: see `Source.with_token`."""

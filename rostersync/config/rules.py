@@ -87,7 +87,7 @@ def between_sources(sources: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a line for each mistake within and between the tables of `sources`, as the file has them."""
     both = [index for index, source in enumerate(sources) if "token_env" in source and "token_file" in source]
     lines = [f"sources[{index}]: found both token_env and token_file; expected one of them" for index in both]
-    # Lock files and credentials are named after the source, and some file systems ignore case.
+    # Lock files and tokens are named after the source, and some file systems ignore case.
     names = [str(source.get("name", "")).casefold() for source in sources]
     for index, name in enumerate(names):
         if name and name in names[:index]:
@@ -146,14 +146,14 @@ def _about_tokens(config: Config) -> list[str]:
     shared = [source for source in config.sources if source.token_file is None]
     uses = Counter((source.token_env or DEFAULT_VARIABLE, source.base_url) for source in shared if source.token_env)
     lines = [
-        f"sources: {count} of them use the same token_env: without credentials of their own they are the same school"
+        f"sources: {count} of them use the same token_env, so they are the same school"
         for count in uses.values()
         if count > 1
     ]
-    unnamed = [source.name for source in shared if source.token_env is None]
+    unnamed = [source.name for source in shared if source.token_env is None and config.tokens_dir is None]
     if len(unnamed) > 1:
         lines.append(
-            f"sources {', '.join(unnamed)}: no token_env or token_file; those without a credential of their own all "
-            f"use {DEFAULT_VARIABLE}, so they read the same school"
+            f"sources {', '.join(unnamed)}: no token_env, token_file or tokens_dir; they all use {DEFAULT_VARIABLE}, "
+            "so they read the same school"
         )
     return lines

@@ -1,13 +1,12 @@
 """What `rostersync init` writes: every setting with its default, explained to a school's administrator."""
 
-from __future__ import annotations
-
-import json
-import re
-
 TEMPLATE = """\
 # The configuration of rostersync. Lines that start with # are explanations, or settings at their default: remove the #
 # to change one. `rostersync check` tests whether everything in here works.
+
+# A folder with the token of each source, in a file NAME-token; for the source "main" `rostersync service token main`
+# writes it. This setting comes before the first [table].
+# tokens_dir = ""
 
 [database]
 # Where the students are stored. A SQLite file needs nothing installed; its path is relative to this file. For a
@@ -31,12 +30,13 @@ name = "main"
 # The API of your region, not your school's own address; the token says which school it is:
 #   https://api.managebac.com      international        https://api.us.managebac.com   United States
 #   https://api.managebac.cn       China                https://api.managebac.us       United States, 2
-base_url = "https://api.managebac.com"
+# None of them is the default: remove the # and write the address of your region.
+# base_url = ""
 # api_version = "v2p1"
 
 # The token (in ManageBac: Settings > Develop > API Manager) does not belong in this file. It is read from the first of
-# these that there is: systemd's credential "main-token", which the service is given when it starts (so after a change
-# restart it); the file that token_file names; the environment variable that token_env names.
+# these places: the file that token_file names; the environment variable that token_env names; the file in tokens_dir;
+# the environment variable ROSTERSYNC_TOKEN.
 # token_env = "ROSTERSYNC_TOKEN"
 # token_file = "main-token"            # instead: a file with nothing but the token, only for its owner (chmod 600)
 
@@ -97,12 +97,3 @@ base_url = "https://api.managebac.com"
 # after_run = []                       # such as ["./notify.sh", "--quiet"]
 # timeout = "30s"                      # after this time it is killed, with every process that it has started
 """
-
-
-def service_template(url: str, base_url: str, token_file: str) -> str:
-    """Return `TEMPLATE` with these settings: what `service install` writes."""
-    text = TEMPLATE
-    for key, value in (("url", url), ("base_url", base_url), ("token_file", token_file)):
-        before, _, rest = re.split(rf"^(# )?{key} = .*$", text, maxsplit=1, flags=re.MULTILINE)
-        text = f"{before}{key} = {json.dumps(value)}{rest}"
-    return text

@@ -5,97 +5,98 @@ from __future__ import annotations
 import os
 import re
 import stat
-from pathlib import Path
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rostersync.address import may_be_a_token
-from rostersync.errors import CREDENTIALS_NEED_A_RESTART, ConfigError
+from rostersync.config.trust import service_group
+from rostersync.errors import ConfigError, NotConfigured
 from rostersync.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 DEFAULT_VARIABLE = "ROSTERSYNC_TOKEN"
 
 LARGEST_TOKEN = 4096  # bytes; longer than any token, shorter than most files named by mistake
 
 
-def find_token(source: str, file: Path | None, variable: str | None, environ: Mapping[str, str]) -> Secret:
-    """Return the token of `source` from the first of these places that there is.
+def find_token(
+    source: str, file: Path | None, variable: str | None, folder: Path | None, environ: Mapping[str, str]
+) -> Secret:
+    """Return the token of a source from the first of four places.
 
-    systemd's credential `<source>-token`, if the process was given it; `file`; `variable`, or ROSTERSYNC_TOKEN. So one
-    configuration serves the service, which has the credential, and root, who has the file.
-    Raises `ConfigError` when the token is missing there, or is not one.
+    A place that the source names is the only one for it. Without one, a missing file in `folder` leaves the variable.
+
+    Args:
+        source: the source's name.
+        file: `token_file` of the source.
+        variable: `token_env` of the source.
+        folder: `tokens_dir`, which may have a file NAME-token.
+        environ: the environment, whose ROSTERSYNC_TOKEN is the last place.
+
+    Raises:
+        NotConfigured: there is no token yet.
+        ConfigError: the token cannot be read, or is not a token.
+
     """
     key = f"source {source}"
-    credential = _credential(source, environ)
-    if credential and credential.exists():
-        try:
-            return token_from_file(credential, key)
-        except ConfigError as error:
-            hint = f"put the token and nothing else into {_origin(source, file)}; {CREDENTIALS_NEED_A_RESTART}"
-            raise ConfigError(error.mistakes, hint) from error
-    # A service reads no file of root's: what it lacks is the credential.
-    missing = _missing_credential(source, file) if credential else ""
     if file:
-        return token_from_file(file, key, missing)
-    return _from_environment(variable or DEFAULT_VARIABLE, environ, key, missing)
+        return token_from_file(file, key)
+    if variable:
+        return _from_environment(variable, environ, key)
+    if folder:
+        kept = token_path(folder, source)
+        with suppress(NotConfigured):
+            return token_from_file(kept, key)
+        if not environ.get(DEFAULT_VARIABLE):
+            raise NotConfigured([f"{key}: no token yet: there is no {kept}"], f"run: rostersync service token {source}")
+    return _from_environment(DEFAULT_VARIABLE, environ, key)
 
 
-def credential_file(source: str) -> str:
-    """Return the file of root's that the service's credential is made from, where nothing else is said."""
-    return f"/etc/rostersync/{source}-token"
+def token_path(folder: Path, source: str) -> Path:
+    """Return the file for the token of a source in `tokens_dir`."""
+    return folder / f"{source}-token"
 
 
-def _credential(source: str, environ: Mapping[str, str]) -> Path | None:
-    """Return where systemd's credential of `source` would be; None for a process that was given no credentials."""
-    folder = environ.get("CREDENTIALS_DIRECTORY")
-    return Path(folder, f"{source}-token") if folder else None
-
-
-def _origin(source: str, file: Path | None) -> str:
-    """Return the file that systemd makes the credential from: a service sees its copy only."""
-    return str(file) if file and not may_be_a_token(file.name) else credential_file(source)
-
-
-def _missing_credential(source: str, file: Path | None) -> str:
-    path = _origin(source, file)
-    return (
-        f"put the token into {path}, and run `rostersync service install` again, or add the line "
-        f"LoadCredential={source}-token:{path} to the unit, and then: systemctl restart rostersync"
-    )
-
-
-def _from_environment(name: str, environ: Mapping[str, str], key: str, missing: str) -> Secret:
-    """Return the token in the variable `name`; `missing` is the hint if it is not set, in place of the usual one."""
+def _from_environment(name: str, environ: Mapping[str, str], key: str) -> Secret:
     if not environ.get(name):
         # A name in lower case may be a token that was pasted by mistake: it is not repeated.
         shown = name if name.isupper() else "that token_env names"
-        hint = "set it, or name another place with token_env or token_file (never put the token itself there)"
-        raise ConfigError([f"{key}: the environment variable {shown} is not set or empty"], missing or hint)
+        hint = "set it, or name another place: token_file, token_env or tokens_dir (never put the token itself there)"
+        raise NotConfigured([f"{key}: the environment variable {shown} is not set or empty"], hint)
     return token_from_text(environ[name], f"{key}: the token in the environment")
 
 
-def token_from_file(path: Path, key: str, missing: str = "") -> Secret:
-    """Return the token that is the only line of `path`; `missing` is the hint if it cannot be read."""
+def token_from_file(path: Path, key: str) -> Secret:
+    """Return the token that is the only line of `path`.
+
+    Raises `NotConfigured` if there is no such file, and `ConfigError` if it cannot be read or does not hold a token.
+    """
     shown = "the file that token_file names" if may_be_a_token(path.name) else str(path)
-    hint = missing or f"put the token and nothing else into {shown}, and make it readable for this user"
+    hint = f"put the token and nothing else into {shown}, and make it readable for this user"
     try:
         text = _read(path)
     except OSError as error:
-        raise ConfigError([f"{key}: cannot read {shown}: {error.strerror}"], hint) from error
+        kind = NotConfigured if isinstance(error, FileNotFoundError) else ConfigError
+        raise kind([f"{key}: cannot read {shown}: {error.strerror}"], hint) from error
     except UnicodeDecodeError:
         raise ConfigError([f"{key}: {path} is not a text file"], hint) from None  # the cause would show its bytes
     return token_from_text(text, f"{key}: the token in {path}")
 
 
 def exposure(path: Path) -> str | None:
-    """Return the mode of a file that others than its owner can read; None when only the owner can, or there is none."""
+    """Return the mode of a file that other users can read, else None; also None if there is no such file.
+
+    The group of the service's own user does not count: it has no other members.
+    """
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
+        found = path.stat()
     except OSError:
         return None
-    return f"{mode:04o}" if mode & (stat.S_IRGRP | stat.S_IROTH) else None
+    readable = stat.S_IROTH if found.st_gid == service_group() else stat.S_IRGRP | stat.S_IROTH
+    return f"{stat.S_IMODE(found.st_mode):04o}" if found.st_mode & readable else None
 
 
 def _read(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import shutil
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+SERVICE_USER = "rostersync"
+"""The user of the unit, whom the package creates, and the name of this user's own group."""
 
 
 def why_not_trusted(path: Path) -> str:
@@ -85,6 +89,14 @@ def foreign_owner(path: Path) -> int | None:
     except OSError:
         return None
     return None if owner in {0, os.geteuid()} else owner
+
+
+def service_group() -> int | None:
+    """Return the gid of the service's group, or None if this machine has no such group."""
+    try:
+        return grp.getgrnam(SERVICE_USER).gr_gid
+    except KeyError:
+        return None
 
 
 def this_user() -> str:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from rostersync.errors import (
-    CREDENTIALS_NEED_A_RESTART,
     TRY_AGAIN_LATER,
     ApiError,
     Forbidden,
@@ -248,8 +247,8 @@ _REFUSALS: dict[int, tuple[type[ApiError], str, str]] = {
         Unauthorized,
         "rejected the token",
         (
-            "make a new one in ManageBac (Settings > Develop > API Manager) and put it where the configuration says; "
-            + CREDENTIALS_NEED_A_RESTART
+            "make a new one in ManageBac (Settings > Develop > API Manager), and put it where the configuration says; "
+            "then, for a service: systemctl reload rostersync"
         ),
     ),
     403: (

@@ -252,7 +252,7 @@ def test_no_option_takes_a_token_or_a_password() -> None:
         for option in re.findall(r"\| `(--[a-z-]*(?:token|password|secret)[a-z-]*)", section)
     }
     real = {(verb, option) for verb, option in takes if not verb.startswith("rostersync simulator")}
-    assert real == {("rostersync service install", "--token-file")}
+    assert real == {("rostersync service token", "--token-file")}
 
 
 def test_a_configuration_without_a_password_may_be_read_by_all(site: Site, database: Path) -> None:

@@ -162,6 +162,8 @@ def test_a_server_installs_from_a_folder_of_wheels_alone(built: Path, tmp_path_f
     _install(server, "--no-index", "--find-links", str(wheels), "rostersync[postgresql]")
     program = server / "bin" / "rostersync"
     run(program, "init", "config.toml", cwd=server)
+    config = server / "config.toml"
+    config.write_text(config.read_text().replace('# base_url = ""', 'base_url = "https://api.school.invalid"'))
     assert run(program, "db", "upgrade", "-c", "config.toml", cwd=server).endswith("up to date\n")
     (package,) = server.glob("lib/python3*/site-packages/rostersync")
     assert (package / "systemd" / "rostersync.service").read_bytes() == (

@@ -15,7 +15,7 @@ from canary import TOKEN
 from pydantic import ValidationError
 
 from rostersync.config import Config, Cron, find_config, load, parse_duration, spell_duration, urls, warnings
-from rostersync.errors import ConfigError
+from rostersync.errors import ConfigError, NotConfigured
 
 SOURCE = '[[sources]]\nname = "main"\nbase_url = "https://api.managebac.com"\n'
 SECRET = "s3cr3t-Pa55word"
@@ -369,39 +369,58 @@ def token_mistake(folder: Path, environ: dict[str, str], setting: str = "") -> s
     return line
 
 
-def test_a_credential_comes_before_the_file_and_that_before_the_environment(folder: Path) -> None:
-    credentials = folder / "credentials"
-    credentials.mkdir()
+def test_a_token_is_found_in_the_first_of_four_places(folder: Path) -> None:
+    tokens = folder / "tokens"
+    tokens.mkdir()
     (folder / "token").write_text("from-file\n")
-    environ = {"ROSTERSYNC_TOKEN": "common", "OWN": "own", "CREDENTIALS_DIRECTORY": str(credentials)}
-    assert token_of(folder, environ) == "common"
-    assert token_of(folder, environ, "token_env = 'OWN'") == "own"
-    assert token_of(folder, environ, "token_file = 'token'") == "from-file"
-    (credentials / "main-token").write_text("credential\r\n")
-    for setting in ("", "token_env = 'OWN'", "token_file = 'token'", "token_file = 'none'"):
-        assert token_of(folder, environ, setting) == "credential"
+    environ = {"ROSTERSYNC_TOKEN": "common", "OWN": "own"}
+
+    def found(setting: str = "") -> str:
+        text = "tokens_dir = 'tokens'"
+        return read(folder, text, source=SOURCE + setting).sources[0].token(environ).reveal()
+
+    assert found() == "common"
+    (tokens / "main-token").write_text("from-folder\r\n")
+    assert found() == "from-folder"
+    assert found("token_env = 'OWN'") == "own"
+    assert found("token_file = 'token'") == "from-file"
 
 
-@pytest.mark.parametrize("setting", ["", "token_env = 'NONE'", "token_file = '/etc/rostersync/annex-token'"])
-def test_a_service_that_lacks_a_credential_is_told_the_line_that_its_unit_lacks(folder: Path, setting: str) -> None:
-    source = read(folder, "", source=SOURCE.replace("main", "annex") + setting).sources[0]
-    (folder / "main-token").write_text("of the other source")
-    with pytest.raises(ConfigError) as caught:
-        source.token({"CREDENTIALS_DIRECTORY": str(folder)})
-    assert "the line LoadCredential=annex-token:/etc/rostersync/annex-token to the unit" in caught.value.hint
-    assert caught.value.hint.endswith("systemctl restart rostersync")
-    with pytest.raises(ConfigError) as caught:
+@pytest.mark.parametrize("setting", ["token_env = 'OWN'", "token_file = 'none'"])
+def test_a_place_that_a_source_names_is_the_only_one_for_it(folder: Path, setting: str) -> None:
+    (folder / "main-token").write_text("from-folder")
+    source = read(folder, "tokens_dir = '.'", source=SOURCE + setting).sources[0]
+    with pytest.raises(NotConfigured):
+        source.token({"ROSTERSYNC_TOKEN": "common"})
+
+
+def test_a_token_that_tokens_dir_lacks_is_told_with_the_command_that_stores_it(folder: Path) -> None:
+    (source,) = read(folder, "tokens_dir = 'tokens'").sources
+    with pytest.raises(NotConfigured) as caught:
         source.token({})
-    assert "LoadCredential" not in caught.value.hint
+    assert caught.value.mistakes == (f"source main: no token yet: there is no {folder}/tokens/main-token",)
+    assert caught.value.hint == "run: rostersync service token main"
 
 
-def test_what_is_wrong_with_a_credential_itself_is_not_told_as_one_that_is_missing(folder: Path) -> None:
+def test_a_token_in_tokens_dir_that_cannot_be_used_is_not_passed_over(folder: Path) -> None:
     (folder / "main-token").write_text("a b")
+    (source,) = read(folder, "tokens_dir = '.'").sources
     with pytest.raises(ConfigError, match="contains spaces") as caught:
-        token_of(folder, {"CREDENTIALS_DIRECTORY": str(folder)})
-    assert "LoadCredential" not in caught.value.hint
-    assert caught.value.hint.startswith("put the token and nothing else into /etc/rostersync/main-token; ")
-    assert caught.value.hint.endswith("systemctl restart rostersync")
+        source.token({"ROSTERSYNC_TOKEN": "common"})
+    assert not isinstance(caught.value, NotConfigured)
+
+
+def test_tokens_dir_behind_a_table_is_told_where_it_belongs(folder: Path) -> None:
+    (line,) = mistakes(folder, "", source=SOURCE + "tokens_dir = 'tokens'\n")
+    assert line.endswith("unknown setting; it belongs at the beginning of the file, before the first table")
+
+
+@pytest.mark.parametrize("empty", ["", 'base_url = ""\n'])
+def test_a_missing_address_is_told_in_one_line_with_the_file_to_set_it_in(folder: Path, empty: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(folder, "", source=f'[[sources]]\nname = "main"\n{empty}')
+    assert caught.value.mistakes == (f"source main: base_url is missing: set it in {folder}/config.toml",)
+    assert (caught.value.hint, caught.value.exit_status) == ("", 2)
 
 
 @pytest.mark.parametrize(
@@ -445,15 +464,24 @@ def test_a_token_that_was_pasted_behind_the_address_is_not_repeated(folder: Path
         assert TOKEN not in line
 
 
-def test_a_token_file_that_others_can_read_is_warned_about(folder: Path) -> None:
-    path = folder / "token"
+@pytest.mark.parametrize(
+    ("text", "setting"), [("", "token_file = 'main-token'"), ("tokens_dir = '.'", "")], ids=["token_file", "tokens_dir"]
+)
+def test_a_token_file_that_others_can_read_is_warned_about(
+    folder: Path, text: str, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "main-token"
     path.write_text("abc")
-    source = read(folder, "", source=SOURCE + "token_file = 'token'").sources[0]
+    source = read(folder, text, source=SOURCE + setting).sources[0]
     path.chmod(0o600)
     assert source.token_warnings() == []
     path.chmod(0o640)
     (line,) = source.token_warnings()
-    assert "(mode 0640); run: chmod 600" in line
+    assert f"others can read {path} (mode 0640); run: chmod 600" in line
+    monkeypatch.setattr("rostersync.config.token.service_group", lambda: path.stat().st_gid)
+    assert source.token_warnings() == []  # the service's own group
+    path.chmod(0o644)
+    assert len(source.token_warnings()) == 1
     path.unlink()
     assert source.token_warnings() == []
 
@@ -488,6 +516,7 @@ def test_what_is_right_is_not_warned_about(folder: Path, text: str) -> None:
 def test_sources_that_share_a_token_are_warned_about(folder: Path, setting: str) -> None:
     source = SOURCE + setting + SOURCE.replace("main", "other") + setting
     assert len(warnings(read(folder, "", source=source))) == 1
+    assert len(warnings(read(folder, "tokens_dir = 'tokens'", source=source))) == (1 if setting else 0)
 
 
 # Durations and cron lines ----------------------------------------------------------------------------------------

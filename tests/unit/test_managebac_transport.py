@@ -268,7 +268,7 @@ def test_an_unknown_token_is_told_with_where_to_make_one() -> None:
     error = refusal(status(401), "api.example.invalid", CALL)
     assert isinstance(error, Unauthorized)
     assert "API Manager" in error.hint
-    assert "systemctl restart rostersync" in error.hint
+    assert "systemctl reload rostersync" in error.hint
 
 
 def test_a_request_is_logged_without_what_was_searched_for(transport: Any) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rostersync.config import TEMPLATE, load
+from rostersync.config import TEMPLATE, load, warnings
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "systemd" / "rostersync.service"
@@ -38,17 +38,25 @@ def test_the_example_is_what_init_writes() -> None:
     assert (ROOT / "config.example.toml").read_text(encoding="utf-8") == TEMPLATE
 
 
-def test_the_example_loads_without_a_warning_and_finds_its_token_in_the_environment() -> None:
-    config = load(ROOT / "config.example.toml", {})
+def with_an_address(text: str) -> str:
+    """Return what `init` writes as its reader completes it: no address is the default."""
+    return text.replace('# base_url = ""', 'base_url = "https://api.managebac.com"')
+
+
+def test_the_example_loads_without_a_warning_and_finds_its_token_in_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "example.toml").write_text(with_an_address(TEMPLATE), encoding="utf-8")
+    config = load(tmp_path / "example.toml", {})
+    assert warnings(config) == []
     (source,) = config.sources
     assert source.token({"ROSTERSYNC_TOKEN": "abc"}).reveal() == "abc"
 
 
 def test_every_default_that_the_example_shows_is_the_real_one(tmp_path: Path) -> None:
     alternatives = {"token_env", "token_file"}  # ways to name the token, of which one can be chosen
-    shown = re.sub(r"^# (\w+) = ", lambda m: m[0] if m[1] in alternatives else m[0][2:], TEMPLATE, flags=re.MULTILINE)
+    example = with_an_address(TEMPLATE)
+    shown = re.sub(r"^# (\w+) = ", lambda m: m[0] if m[1] in alternatives else m[0][2:], example, flags=re.MULTILINE)
     (tmp_path / "shown.toml").write_text(shown, encoding="utf-8")
-    (tmp_path / "example.toml").write_text(TEMPLATE, encoding="utf-8")
+    (tmp_path / "example.toml").write_text(example, encoding="utf-8")
     assert shown.count("\n# ") <= TEMPLATE.count("\n# ") - 20
     assert load(tmp_path / "shown.toml", {}) == load(tmp_path / "example.toml", {})
 
@@ -83,9 +91,9 @@ def test_the_locks_hold_every_dependency_of_the_project() -> None:
 def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
     copy = tmp_path / UNIT.name  # systemd wants the program to exist
     text, replaced = re.subn(
-        r"^ExecStart=\S+", f"ExecStart={shutil.which('true')}", UNIT.read_text(), flags=re.MULTILINE
+        r"^(ExecStart|ExecCondition)=\S+", rf"\1={shutil.which('true')}", UNIT.read_text(), flags=re.MULTILINE
     )
-    assert replaced == 1
+    assert replaced == 2
     copy.write_text(text)
     command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(copy)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
