@@ -36,9 +36,7 @@ def unit(program: Sequence[str], credentials: Sequence[str], after: Sequence[str
         if not _PLAIN.fullmatch(word):
             message = f"the path {word} contains characters that a unit cannot hold"
             raise ServiceError(message, "install rostersync in a virtual environment in /opt/rostersync")
-    text = shipped("rostersync.service")
-    _, _, arguments = _value(text, "ExecStart").partition(" ")
-    text = _with(text, "ExecStart", [" ".join([*program, arguments])])
+    text = shipped("rostersync.service").replace("/usr/local/bin/rostersync ", f"{' '.join(program)} ")
     text = _with(text, "LoadCredential", credentials)
     return marked(_with(text, "After", [_value(text, "After"), *after]))
 

@@ -167,7 +167,8 @@ def test_the_unit_is_the_shipped_one_with_this_installations_program(server: Ser
         "/opt/rostersync/bin/rostersync run --config ${CONFIGURATION_DIRECTORY}/config.toml"
     ]
     changed = set(written.splitlines()) ^ set(original.splitlines())
-    assert {line.split("=")[0] for line in changed if not line.startswith("#")} == {"ExecStart"}
+    assert {line.split("=")[0] for line in changed if not line.startswith("#")} == {"ExecStart", "ExecReload"}
+    assert lines(written, "ExecReload")[1].startswith("/opt/rostersync/bin/rostersync check --config-only ")
     assert is_unedited(written)
 
 
