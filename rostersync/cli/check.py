@@ -13,6 +13,7 @@ from rostersync.cli.output import document, echo, mark, note
 from rostersync.cli.ownership import as_owner
 from rostersync.config import find_config, load
 from rostersync.errors import ConfigError, DatabaseUnreachable
+from rostersync.store import tls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,17 +23,19 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@click.option("--config-only", is_flag=True, help="Check the configuration's file and nothing that it names.")
 @json_option
 @common_options
 @click.pass_context
-def command(ctx: click.Context, named: Path | None, as_json: bool) -> int:
+def command(ctx: click.Context, named: Path | None, config_only: bool, as_json: bool) -> int:
     """Check whether configuration, secrets, database and each source's API work, and how to fix what does not.
 
-    Nothing is changed; one student of each school is requested. Exit status: 0 everything works, 1 something does
-    not, 2 the configuration or a token is wrong.
+    Nothing is changed; one student of each school is requested. With --config-only no token is read, and neither the
+    database nor an API is asked. Exit status: 0 everything works, 1 something does not, 2 the configuration or a token
+    is wrong.
     """
     findings = []
-    for finding in _findings(config_named(ctx, named), ctx.obj):
+    for finding in _findings(config_named(ctx, named), ctx.obj, config_only=config_only):
         findings.append(finding)
         if not as_json:
             _show(finding)
@@ -41,15 +44,19 @@ def command(ctx: click.Context, named: Path | None, as_json: bool) -> int:
     return max(finding.exit_status for finding in findings)
 
 
-def _findings(named: Path | None, clock: Clock) -> Iterator[Finding]:
+def _findings(named: Path | None, clock: Clock, *, config_only: bool) -> Iterator[Finding]:
     try:
         path = find_config(named)
         config = load(path)
+        if config_only:
+            tls.require(config.database.url)
     except ConfigError as error:
         yield from failed("config", error)
         return
     start_log(config)
     yield from examine_file(config, path)  # before its reader is the owner of the database's folder
+    if config_only:
+        return
     try:
         config = as_owner(config)
     except DatabaseUnreachable as error:

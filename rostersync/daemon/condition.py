@@ -20,7 +20,7 @@ from rostersync.store.failures import THE_DAEMON, Failure, write_failures
 from rostersync.words import ago, count, some_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -56,6 +56,11 @@ class Condition:
         self._lock = threading.Lock()
         self._began = False
         self._drift: list[Drift] = []
+        self._mistakes: Sequence[str] = ()
+
+    def refused(self, mistakes: Sequence[str]) -> None:
+        """Keep the mistakes of a configuration that was refused for the status line; none: the latest was taken."""
+        self._mistakes = mistakes
 
     def checked(self, found: list[Drift]) -> None:
         """Log how the database differs from this version's schema, and keep it for the status line."""
@@ -110,13 +115,24 @@ class Condition:
     ) -> str:
         """Return what `systemctl status` shows: `sources` are those held, with when they are next due.
 
-        While the database differs from this version's schema, no source is reported as in step.
+        A configuration that was refused comes first. While the database cannot be used, or differs from this version's
+        schema, no source is reported as in step.
         """
-        if (failure := self._failures.get(THE_DAEMON)) is not None:
-            return failure.error
+        refused = [f"configuration refused: {_first(self._mistakes)}"] if self._mistakes else []
+        return "; ".join([*refused, self._of_the_service() or self._of_sources(sources, standing_by, schedule)])
+
+    def _of_the_service(self) -> str:
+        """Return what keeps all sources from being in step; empty if nothing does."""
+        if failure := self._failures.get(THE_DAEMON):
+            return f"waiting for the database: {failure.error}" + (f" ({failure.hint})" if failure.hint else "")
         if self._drift:
-            more = f", and {len(self._drift) - 1} more" if len(self._drift) > 1 else ""
-            return f"{self._drift[0].difference}{more}: run `rostersync db check`, repair it, and restart the service"
+            found = _first([drift.difference for drift in self._drift])
+            return f"{found}: run `rostersync db check`, repair it, and reload the service"
+        return ""
+
+    def _of_sources(
+        self, sources: Mapping[str, datetime | None], standing_by: Mapping[str, str], schedule: Schedule
+    ) -> str:
         parts = [f"{source}: standing by: {holder}" for source, holder in standing_by.items()]
         parts += [f"{source}: {self._of(source, schedule)}" for source in sources]
         if len(parts) > MOST_SOURCES:
@@ -160,6 +176,10 @@ class Condition:
     def _write(self) -> None:
         if self._file is not None:
             write_failures(self._file, self._failures.values())
+
+
+def _first(lines: Sequence[str]) -> str:
+    return lines[0] + (f", and {len(lines) - 1} more" if len(lines) > 1 else "")
 
 
 def _minutes_ago(at: datetime, now: datetime) -> str:

@@ -48,7 +48,7 @@ class Dispatcher:
 
     def __init__(self, config: Config, clock: WatchedClock, store: Store, condition: Condition) -> None:
         """Begin with nothing; `condition` is told how runs end."""
-        self._clock, self._store, self._condition = clock, store, condition
+        self._clock, self.store, self._condition = clock, store, condition
         self._locks = store.held_locks(PURPOSE)
         self._standing_by: dict[str, str] = {}  # source -> who holds it
         self._busy: dict[str, int] = {}  # source -> the thread of its run, 0 while it waits for one
@@ -67,7 +67,7 @@ class Dispatcher:
 
     def _use(self, config: Config) -> None:
         self._sources = tuple(source.name for source in config.sources)
-        self._executor = wiring.executor(config, self._clock, self._store, PURPOSE)
+        self._executor = wiring.executor(config, self._clock, self.store, PURPOSE)
         self._pool = DaemonExecutor("run", config.sync.sources_at_once)
         self._timetable = Timetable(config.schedule)
 
@@ -155,7 +155,7 @@ class Dispatcher:
 
     def _plan(self, sources: Iterable[str]) -> None:
         self._offset = self._clock_offset()
-        with self._store.reading() as connection:
+        with self.store.reading() as connection:
             known = {row.source: row for row in health(connection)}
         for source in sources:
             row = known.get(source)
@@ -170,9 +170,9 @@ class Dispatcher:
         if not due:
             return
         now = self._clock.now()
-        with self._store.reading() as connection:
+        with self.store.reading() as connection:
             waiting = {(request.source, request.kind) for request in requests.open_requests(connection, now)}
-        with self._store.writing() as connection:
+        with self.store.writing() as connection:
             for source, kind in due:
                 if (source, kind) in waiting or (kind is RunKind.INCREMENTAL and (source, RunKind.FULL) in waiting):
                     log.info("slot_skipped", source=source, kind=str(kind), reason="the run before is still going")
@@ -228,6 +228,6 @@ class Dispatcher:
         """Return how many students the replica holds after a run. A run that changed none needs no connection."""
         source, counts = report.source, report.counts
         if source not in self._living or counts.inserted or counts.restored or counts.deleted:
-            with self._store.reading() as connection:
+            with self.store.reading() as connection:
                 self._living[source] = runs.live_students(connection, source)
         return self._living[source]

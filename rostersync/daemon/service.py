@@ -10,11 +10,10 @@ from rostersync.clock import WatchedClock
 from rostersync.daemon.condition import Condition
 from rostersync.daemon.dispatcher import PURPOSE, Dispatcher
 from rostersync.daemon.systemd import Systemd
-from rostersync.errors import ConfigError, RostersyncError, Stopped, StoreError
+from rostersync.errors import ConfigError, Stopped, StoreError
 from rostersync.logger import get_logger
 from rostersync.runs import wiring
-from rostersync.store import daemons, open_store
-from rostersync.store.drift import drift
+from rostersync.store import daemons, open_store, probe, tls
 from rostersync.store.failures import THE_DAEMON, failures_file
 from rostersync.store.lock import this_process
 
@@ -47,7 +46,9 @@ class Daemon:
         self._systemd = Systemd(clock)
         self._condition = Condition(self._clock, failures_file(config.database.url))
         self._wants_reload, self._wants_sync = threading.Event(), threading.Event()
-        self._told_at = float("-inf")
+        self._dispatcher: Dispatcher | None = None  # until the database is open
+        self._is_changed = True  # whether the dispatcher has yet to get the configuration
+        self._rests_until = self._told_at = float("-inf")
 
     def reload(self) -> None:
         """Ask for the configuration to be read again; returns at once."""
@@ -60,62 +61,56 @@ class Daemon:
     def serve(self) -> None:
         """Run the sources when they are due, or when somebody asks; return when the clock is stopped.
 
-        Nothing is half done then. A database that cannot be used is waited for. Raises `ConfigError` when no source has
-        a token.
+        Nothing is half done then. While the database cannot be used, the daemon waits for it. Raises `ConfigError` if
+        no source has a token, or if the way to the database is not protected.
         """
         _require_a_token(self._config)
-        try:
-            store = self._wait_for_database()
-        except Stopped:
-            log.info("stopped")
-            return
-        dispatcher = Dispatcher(self._config, self._clock, store, self._condition)
-        log.info("started", sources=[source.name for source in self._config.sources])
+        tls.require(self._config.database.url)
+        self._systemd.ready("opening the database")  # a start, and so a boot, does not wait for it
         try:
             while True:
-                self._do_what_there_is(dispatcher, store)
+                self._do_what_there_is()
         except Stopped as stopped:
             log.info("stopping", signal=stopped.signal)
         self._systemd.stopping()
-        dispatcher.stop()
-        _take_row_away(store)
-        store.close()
+        if self._dispatcher is not None:
+            self._dispatcher.stop()
+            _take_row_away(self._dispatcher.store)
+            self._dispatcher.store.close()
         log.info("stopped")
 
-    def _wait_for_database(self) -> Store:
-        """Open the database as soon as it can be: it may start later than this service, or need an upgrade."""
-        while True:
+    def _do_what_there_is(self) -> None:
+        """Do one round. If the database fails in it, the next one is tried some seconds later."""
+        if _was_set(self._wants_reload):
+            self._reload()
+        if self._clock.monotonic() >= self._rests_until:
             try:
-                store = open_store(self._config, self._clock, create=True, keep_sessions=True)
-                self._condition.checked(drift(store.engine))
+                self._work()
             except StoreError as error:
                 self._condition.failed(THE_DAEMON, error)
-                self._systemd.starting(f"waiting for the database: {error.message}", 4 * DATABASE_RETRY_S)
-                self._clock.sleep(DATABASE_RETRY_S)
+                self._rests_until = self._clock.monotonic() + DATABASE_RETRY_S
             else:
                 self._condition.recovered(THE_DAEMON)
-                return store
+        self._tell_systemd()
+        self._clock.sleep(TICK_S)
 
-    def _do_what_there_is(self, dispatcher: Dispatcher, store: Store) -> None:
-        """Do one round. What goes wrong in it is a reason to try again, and no more."""
-        try:
-            if _was_set(self._wants_reload):
-                self._reload(dispatcher)
-            if _was_set(self._wants_sync):
-                dispatcher.sync_now()
-            dispatcher.tick()
-            self._tell_database(dispatcher, store)
-        except RostersyncError as error:
-            self._condition.failed(THE_DAEMON, error)
-            self._systemd.starting(error.message, 4 * DATABASE_RETRY_S)
-            self._systemd.alive()
-            self._clock.sleep(DATABASE_RETRY_S)
-        else:
-            self._condition.recovered(THE_DAEMON)
-            self._tell_systemd(dispatcher)
-            self._clock.sleep(TICK_S)
+    def _work(self) -> None:
+        """Do what is due, with the latest configuration. Raises `StoreError` where the database cannot be used."""
+        if self._dispatcher is None:
+            store = open_store(self._config, self._clock, create=True, keep_sessions=True)
+            self._dispatcher = Dispatcher(self._config, self._clock, store, self._condition)
+            log.info("started", sources=[source.name for source in self._config.sources])
+        elif self._is_changed:
+            self._dispatcher.configure(self._config)
+        if self._is_changed:
+            self._condition.checked(probe.differences(self._config.database.url))  # not in a session with a stage
+            self._is_changed = False
+        if _was_set(self._wants_sync):
+            self._dispatcher.sync_now()
+        self._dispatcher.tick()
+        self._tell_database(self._dispatcher)
 
-    def _reload(self, dispatcher: Dispatcher) -> None:
+    def _reload(self) -> None:
         """Go on with the configuration as it is in the file now; with the old one, where that is wrong."""
         self._systemd.reloading()
         try:
@@ -124,37 +119,40 @@ class Daemon:
             _require_a_token(config)
         except ConfigError as error:
             log.exception("reload_failed", error="; ".join(error.mistakes), hint="the daemon goes on as before")
+            self._condition.refused(error.mistakes)
         else:
             for source, mistake in wiring.token_mistakes(config.sources).items():
                 log.warning("token_missing", source=source, error=mistake.message, hint=mistake.hint)
-            self._config = config
-            dispatcher.configure(config)
+            self._config, self._is_changed = config, True
+            self._condition.refused(())
             log.info("reloaded", sources=[source.name for source in config.sources])
-        self._systemd.ready(self._status_line(dispatcher))
 
-    def _tell_database(self, dispatcher: Dispatcher, store: Store) -> None:
+    def _tell_database(self, dispatcher: Dispatcher) -> None:
         if self._clock.monotonic() - self._told_at < TELL_EVERY_S:
             return
-        with store.writing() as connection:
+        with dispatcher.store.writing() as connection:
             daemons.tell(connection, this_process(PURPOSE), dispatcher.watches(), self._clock.now())
         self._told_at = self._clock.monotonic()
 
-    def _tell_systemd(self, dispatcher: Dispatcher) -> None:
+    def _tell_systemd(self) -> None:
         """Keep the status line, and the watchdog: a run that hangs lets it end this process, a long one does not."""
-        self._systemd.ready(self._status_line(dispatcher))
-        hung = dispatcher.hung(self._systemd.watchdog_s) if self._systemd.watchdog_s else []
+        self._systemd.ready(self._status_line())
+        watchdog = self._systemd.watchdog_s
+        hung = self._dispatcher.hung(watchdog) if self._dispatcher and watchdog else []
         if hung:
             log.error("run_hangs", sources=hung, hint="the watchdog of systemd restarts the service")
         else:
             self._systemd.alive()
 
-    def _status_line(self, dispatcher: Dispatcher) -> str:
+    def _status_line(self) -> str:
+        watches = self._dispatcher.watches() if self._dispatcher else {}
         due = {
             source: min(watch.next_runs.values(), default=None)
-            for source, watch in dispatcher.watches().items()
+            for source, watch in watches.items()
             if not watch.standby
         }
-        return self._condition.status_line(due, dispatcher.holders(), self._config.schedule)
+        holders = self._dispatcher.holders() if self._dispatcher else {}
+        return self._condition.status_line(due, holders, self._config.schedule)
 
 
 def _was_set(wish: threading.Event) -> bool:
@@ -172,8 +170,8 @@ def _require_a_token(config: Config) -> None:
 
 
 def _require_same_database(old: Config, new: Config) -> None:
-    if old.database != new.database:
-        raise ConfigError(["[database] has changed, which needs a restart: systemctl restart rostersync"])
+    if old.database.url != new.database.url:
+        raise ConfigError(["database.url has changed, which needs a restart: systemctl restart rostersync"])
 
 
 def _take_row_away(store: Store) -> None:

@@ -37,11 +37,6 @@ class Systemd:
         self._tell(*([] if self._is_ready else ["READY=1"]), *self._news(status))
         self._is_ready = True
 
-    def starting(self, status: str, seconds: float) -> None:
-        """Tell what the service waits for; a start gets at least so many seconds more from now."""
-        extend = [] if self._is_ready else [f"EXTEND_TIMEOUT_USEC={int(seconds * _PER_SECOND)}"]
-        self._tell(*extend, *self._news(status))
-
     def reloading(self) -> None:
         """Tell that the configuration is being read again; `ready` tells the end of it."""
         self._tell("RELOADING=1", f"MONOTONIC_USEC={int(self._clock.monotonic() * _PER_SECOND)}")

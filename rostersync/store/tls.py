@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,14 @@ def parameters(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ
     if mode == _VERIFIED and given.get("sslrootcert", "system") == "system":
         added["sslrootcert"] = _system_authorities()
     return added
+
+
+def require(url: str) -> None:
+    """Raise `ConfigError` if the way to the server of `url` is not protected; see `parameters`."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        with suppress(ImportError):  # without a driver the way is not used; the engine says so
+            parameters(url_parameters(parsed))
 
 
 def weakness(url: str, environ: Mapping[str, str] = os.environ) -> tuple[str, str] | None:

@@ -13,7 +13,7 @@ from school_site import Site, serve
 
 from rostersync.clock import SystemClock
 from rostersync.simulator import faults
-from rostersync.store import Store
+from rostersync.store import Store, probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -175,7 +175,47 @@ def test_systemd_is_told_when_the_service_works_how_it_is_and_when_it_ends(
     notices.wait_for("STOPPING=1")
 
 
-def test_a_daemon_that_finds_a_lost_index_at_its_start_says_so_and_not_in_step(
+def test_a_daemon_whose_database_is_away_at_its_start_is_ready_at_once_and_can_be_reloaded(
+    tmp_path: Path, site: Site, notices: Notices, start: Any
+) -> None:
+    later = tmp_path / "later"
+    site.configure(url=f"sqlite:///{later}/roster.db")
+    process = start("run")
+    notices.wait_for("READY=1")
+    notices.wait_for(f"STATUS=waiting for the database: cannot create the database {later}/roster.db: No such file")
+    for _ in range(5):
+        notices.wait_for("WATCHDOG=1")
+    site.configure("[guard]\nfloor = 'many'\n", url=f"sqlite:///{later}/roster.db")
+    process.send_signal(signal.SIGHUP)
+    notices.wait_for("READY=1\nSTATUS=configuration refused: guard.floor: ")
+    site.configure(sources=("annex",), url=f"sqlite:///{later}/roster.db")
+    process.send_signal(signal.SIGHUP)
+    notices.wait_for("READY=1\nSTATUS=waiting for the database: ")
+    later.mkdir()
+    notices.wait_for("STATUS=annex: 30 students, in step just now; next ")
+    _, told = end(process)
+    failures = [event["error"] for event in logged(told) if event["event"] == "run_failed"]
+    assert ["cannot create the database" in error for error in failures] == [True]
+
+
+@pytest.mark.parametrize(("revision", "advice"), [("0001", "run: rostersync db upgrade"), ("9999", "a later version")])
+def test_a_daemon_that_finds_another_schema_is_ready_and_says_what_it_waits_for(
+    site: Site, notices: Notices, start: Any, revision: str, advice: str
+) -> None:
+    if revision < "9999" and site.database_url.startswith("sqlite"):
+        pytest.skip("an older file is upgraded")
+    with Store(site.database_url, SystemClock()).writing() as connection:
+        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{revision}'")
+    process = start("run")
+    notices.wait_for("READY=1")
+    told = notices.wait_for(f"STATUS=waiting for the database: the database has schema {revision}")
+    assert advice in told
+    seconds, _ = end(process)
+    assert (process.returncode, seconds < 2) == (0, True)
+    notices.wait_for("STOPPING=1")
+
+
+def test_a_daemon_that_finds_a_lost_index_says_so_until_it_was_repaired_and_the_service_reloaded(
     site: Site, notices: Notices, start: Any
 ) -> None:
     site.ok("db", "upgrade")
@@ -185,6 +225,11 @@ def test_a_daemon_that_finds_a_lost_index_at_its_start_says_so_and_not_in_step(
     told = notices.wait_for("STATUS=the index ix_run_newest of run is missing: run `rostersync db check`")
     wait_until(lambda: runs(site) == 1)
     assert "in step" not in told
+    [lost] = probe.differences(site.database_url)
+    with Store(site.database_url, SystemClock()).writing() as connection:
+        connection.exec_driver_sql(lost.remedy)
+    process.send_signal(signal.SIGHUP)
+    notices.wait_for("STATUS=main: 30 students, in step just now")
     _, log = end(process)
     [event] = [event for event in logged(log) if event["event"] == "schema_differs"]
     assert (event["level"], event["difference"]) == ("warning", "the index ix_run_newest of run is missing")
@@ -200,16 +245,17 @@ def test_a_reload_takes_a_good_configuration_and_goes_on_with_the_old_one_where_
     site.configure("[guard]\nfloor = 'many'\n")
     process.send_signal(signal.SIGHUP)
     notices.wait_for("RELOADING=1\nMONOTONIC_USEC=")
-    time.sleep(1)
+    notices.wait_for("READY=1\nSTATUS=configuration refused: guard.floor: ")
     site.configure(SELDOM, sources=("main", "annex"))
     process.send_signal(signal.SIGHUP)
+    notices.wait_for("STATUS=main: ")
     wait_until(lambda: site.rows("SELECT 1 FROM sync_run WHERE source = 'annex'"))
     site.configure(SELDOM, sources=("annex",))
     process.send_signal(signal.SIGHUP)
     wait_until(lambda: [s["lock_holder"] for s in site.json("status")["sources"] if s["source"] == "main"] == [None])
     site.configure(SELDOM, url="sqlite:///another.db")
     process.send_signal(signal.SIGHUP)
-    time.sleep(1)
+    notices.wait_for("STATUS=configuration refused: database.url has changed, which needs a restart")
     _, told = end(process)
     events = [event for event in logged(told) if event["event"].startswith("reload")]
     assert [event["event"] for event in events] == ["reload_failed", "reloaded", "reloaded", "reload_failed"]

@@ -300,6 +300,24 @@ def test_check_of_a_wrong_configuration_tells_every_mistake_and_exits_with_2(qui
     assert document["ok"] is False
 
 
+def test_a_check_of_the_configuration_alone_names_each_mistake_and_asks_nobody(site: Site) -> None:
+    site.environ = {}
+    assert site.ok("check", "--config-only") == f"ok    config: {site.path}\n"
+    assert site.ok("check", "--config-only", "--quiet") == ""
+    assert not site.has_database()
+    assert not site.app.log
+    site.configure("[guard]\nfloor = 'many'\n[shedule]\n")
+    result = site.run("check", "--config-only", "--quiet")
+    assert result.exit_code == 2
+    assert [line.split(": ")[0] for line in result.stdout.splitlines() if line.startswith("fail")] == [
+        "fail  config",
+        "fail  config",
+    ]
+    site.configure(url="postgresql+psycopg://roster@db.example.org/roster?sslmode=prefer")
+    result = site.run("check", "--config-only")
+    assert (result.exit_code, "in plain text" in result.stdout) == (2, True)
+
+
 def test_the_database_can_be_made_and_looked_at_before_the_first_sync(site: Site) -> None:
     assert site.ok("db", "upgrade", "--dry-run") == f"the database is empty: schema {schema.HEAD} would be created\n"
     said = site.ok("db", "upgrade")

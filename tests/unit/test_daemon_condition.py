@@ -72,10 +72,28 @@ def test_the_status_line_names_a_difference_of_the_schema_and_not_in_step(
     condition.ended(report(clock), 30)
     assert condition.status_line({"main": None}, {}, Schedule()) == (
         "the primary key of student is missing, and 1 more: "
-        "run `rostersync db check`, repair it, and restart the service"
+        "run `rostersync db check`, repair it, and reload the service"
     )
     condition.checked([])
     assert "in step" in condition.status_line({"main": None}, {}, Schedule())
+
+
+def test_the_status_line_begins_with_the_first_mistake_of_a_refused_configuration_until_one_is_taken(
+    condition: Condition, clock: ManualClock
+) -> None:
+    condition.ended(report(clock), 30)
+    condition.refused(("guard.floor: not a number", "sync: unknown key"))
+    line = condition.status_line({"main": None}, {}, Schedule())
+    assert line == ("configuration refused: guard.floor: not a number, and 1 more; main: 30 students, in step just now")
+    condition.failed("", DISK_FULL)
+    line = condition.status_line({"main": None}, {}, Schedule())
+    assert line == (
+        "configuration refused: guard.floor: not a number, and 1 more; "
+        f"waiting for the database: {DISK_FULL.message} (free some space)"
+    )
+    condition.recovered("")
+    condition.refused(())
+    assert condition.status_line({"main": None}, {}, Schedule()).startswith("main: 30 students")
 
 
 def test_of_many_sources_the_status_line_says_how_many_are_in_trouble(condition: Condition, clock: ManualClock) -> None:
