@@ -1,15 +1,20 @@
-"""`rostersync db`: the database's schema."""
+"""`rostersync db`: the database's schema, its backups, and putting one back."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from rostersync.cli.options import configured
-from rostersync.cli.output import echo, note
-from rostersync.errors import SchemaOutdated, SchemaTooNew, StoreError
-from rostersync.store import probe
+from rostersync.cli.new_file import new_file
+from rostersync.cli.options import configured, configured_as_caller
+from rostersync.cli.output import confirm, echo, note, progress
+from rostersync.errors import ConfigError, SchemaOutdated, SchemaTooNew, StoreError
+from rostersync.store import backup, probe
 from rostersync.store.schema import HEAD, Level
 
 if TYPE_CHECKING:
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """Set up, upgrade and check the database."""
+    """Set up, upgrade, check, back up and restore the database."""
 
 
 @command.command()
@@ -78,22 +83,27 @@ def check(session: Session) -> int:
     Each difference is one line, followed by its remedy. A head count is the number of students that a source keeps
     beside its rows, for status and the guard.
     """
-    url = session.config.database.url
-    if probe.level(url) is Level.OLDER:
+    if probe.level(session.config.database.url) is Level.OLDER:
         raise SchemaOutdated(
             f"the database has the schema of an older version; this version needs schema {HEAD}",
             f"run: {session.command('db upgrade')}",
         )
+    if status := _report_differences(session):
+        return status
+    note(f"schema {HEAD}: up to date")
+    return 0
+
+
+def _report_differences(session: Session) -> int:
+    """Print how the database differs from what this version makes; return the exit status."""
+    url = session.config.database.url
     found = probe.differences(url)
     for difference, remedy in found:
         echo(f"{difference}; remedy: {remedy}", err=True)
     miscounted = _miscounted(url, known=bool(found))
     for difference in miscounted:
         echo(f"{difference}; remedy: a full run counts them again: {session.command('sync --full')}", err=True)
-    if found or miscounted:
-        return 1
-    note(f"schema {HEAD}: up to date")
-    return 0
+    return 1 if found or miscounted else 0
 
 
 def _miscounted(url: str, *, known: bool) -> list[str]:
@@ -104,3 +114,62 @@ def _miscounted(url: str, *, known: bool) -> list[str]:
         if known:
             return []
         raise
+
+
+@command.command("backup")
+@click.argument("file", type=click.Path(path_type=Path))
+@configured_as_caller
+def write_backup(session: Session, file: Path) -> None:
+    """Write a backup of the database into FILE, while the daemon goes on.
+
+    FILE must not exist yet. It appears when the backup is complete, for its owner only. PostgreSQL needs pg_dump.
+    """
+    begun = session.clock.monotonic()
+    with new_file(file) as whole:
+        session = session.as_owner()
+        with progress() as bar:
+            backup.write(session.config.database.url, whole, session.clock, bar("backup"))
+        size = os.fstat(whole.fileno()).st_size
+    seconds = session.clock.monotonic() - begun
+    note(f"{file}: {size / 1e6:,.1f} MB in {seconds:.1f} s")
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@configured_as_caller
+def restore(session: Session, file: Path, yes: bool) -> int:
+    """Put the backup in FILE in the place of the database's content, all or nothing; stop the daemon first.
+
+    FILE is what `db backup` wrote, or `pg_dump --format=custom`, of this version or an older one. Views that others
+    made of ours stay, and so do grants. Run ids go on above those that were used. At the end, the database is checked
+    as by `db check`; exit status 1 if it differs. PostgreSQL needs pg_restore.
+    """
+    if not yes and not sys.stdin.isatty():
+        raise ConfigError(["db restore: without a terminal it needs --yes"], "it replaces the whole database")
+    begun = session.clock.monotonic()
+    with ExitStack() as stack:
+        source = stack.enter_context(_readable(file))
+        session = session.as_owner()
+        url = session.config.database.url
+        with progress() as bar:
+            found = stack.enter_context(backup.opened(url, source, session.clock, bar("backup")))
+        if not yes:
+            confirm(f"Replace {backup.described(url)} by {file} ({found.description})?")
+        with progress() as bar:
+            notes = found.restore([source.name for source in session.config.sources], bar("restore"))
+    for line in notes:
+        note(line)
+    status = _report_differences(session)
+    seconds = session.clock.monotonic() - begun
+    note(f"restored {file} ({found.description}) in {seconds:.1f} s")
+    resync, verify = session.command("resync"), session.command("verify")
+    note(f"next: start the service if there is one, then: {resync}, and: {verify}")
+    return status
+
+
+def _readable(file: Path) -> BinaryIO:
+    try:
+        return file.open("rb", buffering=0)
+    except OSError as error:
+        raise ConfigError([f"cannot read {file}: {error.strerror}"], "name a file that `db backup` wrote") from error

@@ -176,7 +176,7 @@ def progress() -> Iterator[Callable[[str], ProgressCallback]]:
         def progress_of(source: str) -> ProgressCallback:
             task = shown.add_task(source, total=None)
             return lambda what, done, total: shown.update(
-                task, description=f"{source}: {what}", completed=min(done, total), total=total
+                task, description=f"{source}: {what}", completed=min(done, total), total=total or None
             )
 
         yield progress_of

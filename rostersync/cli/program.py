@@ -41,7 +41,7 @@ VERBS = {
     "status": "Show how fresh each source is, and what needs attention",
     "runs": "List recent runs, or show one",
     "source": "Forget a source that is no longer configured",
-    "db": "Set up, upgrade and check the database",
+    "db": "Set up, upgrade, check, back up and restore the database",
     "grant-reader": "Let a role of PostgreSQL read the views only",
     "revoke-reader": "Take that from it again",
     "students": "Read and write students straight at the API",

@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import socket
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import and_, bindparam, select, text, update
@@ -25,7 +25,7 @@ from rostersync.store.tables import source as _table
 from rostersync.store.types import Timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from sqlalchemy import Connection, Engine
@@ -175,11 +175,26 @@ def acquire(
         raise
 
 
-def _take(connection: Connection, database: Path | None, source: str) -> _Lock:
+def _take(connection: Connection | None, database: Path | None, source: str) -> _Lock:
     try:
-        return _FileLock(lock_path(database, source)) if database else _SessionLock(connection, source)
+        if database is not None:
+            return _FileLock(lock_path(database, source))
+        assert connection is not None
+        return _SessionLock(connection, source)
     except BlockingIOError:
         raise _locked(connection, database, source) from None
+
+
+@contextmanager
+def all_taken(connection: Connection | None, database: Path | None, sources: Iterable[str]) -> Iterator[None]:
+    """Keep every writer away from the sources. On PostgreSQL the locks last as long as the session of `connection`.
+
+    On SQLite `connection` only serves to name a holder; it is None if the database cannot be read. Raises `LockHeld`.
+    """
+    with ExitStack() as locks:
+        for source in sources:
+            locks.callback(_take(connection, database, source).release)
+        yield
 
 
 class HeldLocks:
@@ -337,8 +352,11 @@ def lock_source(connection: Connection, source: str) -> None:
         connection.execute(_LOCK_ROW, {"of": source})
 
 
-def _locked(connection: Connection, database: Path | None, source: str) -> LockHeld:
+def _locked(connection: Connection | None, database: Path | None, source: str) -> LockHeld:
     """Return the error that names the holder: the process that said so, or on PostgreSQL a role that is not ours."""
+    hint = "wait until it ends, or use a longer --wait"
+    if connection is None:
+        return LockHeld(f"source {source} is locked by another process", hint)
     with connection.begin():
         if database is None:  # the key is no secret: whoever may connect can take the lock
             session = connection.execute(_HOLDER, {"key": advisory_key(source)}).first()
@@ -347,5 +365,4 @@ def _locked(connection: Connection, database: Path | None, source: str) -> LockH
                 hint = f"if that is not rostersync, end it: SELECT pg_terminate_backend({session.pid})"
                 return LockHeld(message, hint)
         holder = connection.scalar(select(_source.holder).where(_source.name == source))
-    hint = "wait until it ends, or use a longer --wait"
     return LockHeld(f"source {source} is locked by {holder or 'another process'}", hint)

@@ -14,6 +14,8 @@ from sqlalchemy import text
 from rostersync.errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sqlalchemy import Connection
 
 SCHEMA = "rostersync"
@@ -114,7 +116,12 @@ def move_tables(connection: Connection) -> None:
         connection.exec_driver_sql(f"ALTER TABLE {OF_VIEWS}.{table} SET SCHEMA {SCHEMA}")
 
 
+def are_ours(tables: Iterable[str]) -> bool:
+    """Return whether these are the names of the tables of any version of rostersync, perhaps among others."""
+    return _OF_FIRST.issubset(tables)
+
+
 def earlier_tables(connection: Connection) -> list[str]:
     """Return the tables of a version that had no schema of its own; none unless they are all there, and ours."""
     found = set(connection.execute(_EARLIER, {"names": sorted(_OF_FIRST | _OF_LATER)}).scalars())
-    return sorted(found) if found >= _OF_FIRST else []
+    return sorted(found) if are_ours(found) else []

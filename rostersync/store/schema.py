@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import inspect, text
 
-from rostersync.errors import SchemaOutdated, SchemaTooNew, StoreError
+from rostersync.errors import NoDatabase, SchemaOutdated, SchemaTooNew, StoreError
 from rostersync.store import column_statistics, own_schema
 from rostersync.store.tables import metadata
 from rostersync.store.view_upgrade import upgraded_views
@@ -78,6 +78,25 @@ def require_current(connection: Connection) -> None:
         raise SchemaOutdated(f"the database {has}; this version needs schema {HEAD}", "run: rostersync db upgrade")
 
 
+def require_filled(connection: Connection, what: str) -> None:
+    """Raise `NoDatabase` if there is nothing to back up, `SchemaTooNew` if a later version wrote it."""
+    if level(connection) is Level.EMPTY:
+        raise NoDatabase(f"{what} is empty", "there is nothing to back up")
+    require_known(revision(connection), what)
+
+
+def require_known(found: str | None, what: str) -> str:
+    """Return the revision of a backup or database called `what`; `found` is None if it is not ours.
+
+    Raises `StoreError` if it is not ours, `SchemaTooNew` if a later version wrote it.
+    """
+    if found is None:
+        raise StoreError(f"{what} is not a backup of rostersync", "nothing was changed")
+    if found not in REVISIONS:
+        raise SchemaTooNew(f"{what} has schema {found}, of a later version", "install that version or a later one")
+    return found
+
+
 class Step(NamedTuple):
     """A migration. `locks_readers`: on PostgreSQL, readers of the views wait from it until the upgrade ends."""
 
@@ -106,7 +125,7 @@ def upgrade(engine: Engine) -> str | None:
         if found is Level.EMPTY:
             _create(connection)
         elif found is Level.OLDER:
-            _migrate(connection)
+            migrate(connection)
     return before
 
 
@@ -122,7 +141,7 @@ def upgrading(engine: Engine) -> Iterator[tuple[Connection, Level]]:
     with engine.connect().execution_options(begin="write") as connection, connection.begin():
         postgresql = connection.dialect.name == "postgresql"
         if postgresql:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            wait_for_others(connection)
         found = level(connection)
         if found is Level.NEWER:
             require_current(connection)
@@ -136,6 +155,11 @@ def upgrading(engine: Engine) -> Iterator[tuple[Connection, Level]]:
                 column_statistics.withhold(connection)
 
 
+def wait_for_others(connection: Connection) -> None:
+    """Keep other processes from setting up this PostgreSQL database until the transaction ends."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+
+
 def _create(connection: Connection) -> None:
     metadata.create_all(connection, checkfirst=False)
     version = "version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)"
@@ -143,7 +167,8 @@ def _create(connection: Connection) -> None:
     connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": HEAD})
 
 
-def _migrate(connection: Connection) -> None:
+def migrate(connection: Connection) -> None:
+    """Run the migrations that lead to this version's tables, in the transaction of `connection`."""
     from alembic import command  # noqa: PLC0415 - slow to import, and rarely needed
 
     command.upgrade(alembic_config(connection), "head")

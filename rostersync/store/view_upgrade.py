@@ -44,7 +44,7 @@ class _Form(NamedTuple):
 
 
 class _Grant(NamedTuple):
-    """A privilege on a view, or on one of its columns; `role` is quoted."""
+    """A privilege on a view or a table, or on one of its columns; `role` is quoted."""
 
     column: str | None
     privilege: str
@@ -52,8 +52,8 @@ class _Grant(NamedTuple):
     grantable: bool
 
 
-class _Access(NamedTuple):
-    """Who may do what with a view; `owner` is quoted."""
+class Access(NamedTuple):
+    """Who may do what with a view or a table; `owner` is quoted."""
 
     owner: str
     grants: list[_Grant]
@@ -81,7 +81,12 @@ SELECT "column", privilege_type, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_id
  WHERE oid = to_regclass(:name)
 """)
 
+_COLUMNS = text("""
+SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped
+""")
+
 # A rule stands for the view that it makes. A view's row type depends on the view, and what uses the type on the type.
+# A table's own parts are left out.
 _DEPENDENTS = text("""
 WITH RECURSIVE leaving (classid, objid) AS (
   SELECT 'pg_class'::regclass::oid, to_regclass(name)::oid FROM unnest(CAST(:names AS text[])) name
@@ -94,18 +99,26 @@ WITH RECURSIVE leaving (classid, objid) AS (
 )
 SELECT o.type || ' ' || o.identity
   FROM (TABLE dependent EXCEPT TABLE leaving) found, pg_identify_object(classid, objid, 0) o
- WHERE o.type <> 'type' ORDER BY 1
+ WHERE o.type NOT IN ('type', 'index', 'sequence', 'default value', 'toast table')
+   AND NOT EXISTS (SELECT FROM pg_constraint c JOIN leaving l ON conrelid = l.objid
+                    WHERE c.oid = found.objid AND found.classid = 'pg_constraint'::regclass)
+   AND NOT EXISTS (SELECT FROM pg_trigger t
+                    WHERE t.oid = found.objid AND found.classid = 'pg_trigger'::regclass AND tgisinternal)
+ ORDER BY 1
 """)
 
 _TRIAL = "pg_temp.rostersync_trial"
 
 
-def upgraded_views(connection: Connection) -> AbstractContextManager[None]:
+def upgraded_views(connection: Connection, *, detached: bool = False) -> AbstractContextManager[None]:
     """Return a context for migrations; at its end the views are those of `VIEWS`, with the access they had before.
 
+    With `detached` the views of PostgreSQL read no table meanwhile, so the caller can replace the tables themselves.
     Raises `StoreError` where something else depends on a view that has to be dropped.
     """
-    return _on_sqlite(connection) if connection.dialect.name == "sqlite" else _on_postgresql(connection)
+    if connection.dialect.name == "sqlite":
+        return _on_sqlite(connection)
+    return _on_postgresql(connection, detached=detached)
 
 
 @contextmanager
@@ -117,13 +130,13 @@ def _on_sqlite(connection: Connection) -> Iterator[None]:
 
 
 @contextmanager
-def _on_postgresql(connection: Connection) -> Iterator[None]:
+def _on_postgresql(connection: Connection, *, detached: bool) -> Iterator[None]:
     own_schema.require_names(connection, [view.name for view in VIEWS])
-    access = {view.name: _access(connection, view) for view in VIEWS if _form(connection, placed(view))}
+    access = {view.name: access_to(connection, placed(view)) for view in VIEWS if _form(connection, placed(view))}
     for view in VIEWS:
         if view.name in access and _may_change(connection, view):
             _lock(connection, view, access[view.name])
-    if column_statistics.are_gathered(connection):
+    if detached or column_statistics.are_gathered(connection):
         for name in access:
             _detach(connection, name)
     yield
@@ -143,16 +156,21 @@ def drop_views(connection: Connection, *names: str) -> None:
     Raises `StoreError` where something else depends on one of them.
     """
     schema = f"{OF_VIEWS}." if connection.dialect.name == "postgresql" else ""
-    if schema and (found := _dependents(connection, names)):
-        message = f"the upgrade must drop and recreate {', '.join(names)}, but these depend on it: {', '.join(found)}"
-        hint = "nothing was changed; save their definitions, drop them, upgrade, and create them again"
-        raise StoreError(message, hint)
+    if schema:
+        require_no_dependents(connection, [f"{schema}{name}" for name in names], ", ".join(names))
     for name in names:
         _run(connection, f"DROP VIEW IF EXISTS {schema}{name}")
 
 
-def _dependents(connection: Connection, names: tuple[str, ...]) -> list[str]:
-    return list(connection.execute(_DEPENDENTS, {"names": [f"{OF_VIEWS}.{name}" for name in names]}).scalars())
+def require_no_dependents(connection: Connection, names: list[str], what: str) -> None:
+    """Raise `StoreError` if something else depends on `names`, the names of views or tables with their schemas.
+
+    The error calls them `what`.
+    """
+    if found := list(connection.execute(_DEPENDENTS, {"names": names}).scalars()):
+        message = f"this command must drop and recreate {what}, which others depend on: {', '.join(found)}"
+        hint = "nothing was changed; save their definitions, drop them, run it again, and create them again"
+        raise StoreError(message, hint)
 
 
 def _may_change(connection: Connection, view: View) -> bool:
@@ -163,7 +181,7 @@ def _may_change(connection: Connection, view: View) -> bool:
         return True
 
 
-def _lock(connection: Connection, view: View, access: _Access) -> None:
+def _lock(connection: Connection, view: View, access: Access) -> None:
     """Keep readers of a view waiting from now on, and its tables free.
 
     A reader locks a view and then its tables. If migrations locked the tables, and only then the view was replaced, the
@@ -178,7 +196,7 @@ def _detach(connection: Connection, name: str) -> None:
     _run(connection, f"CREATE OR REPLACE VIEW {OF_VIEWS}.{name} {BARRIER} AS SELECT {columns} WHERE false")
 
 
-def _upgrade(connection: Connection, access: dict[str, _Access]) -> None:
+def _upgrade(connection: Connection, access: dict[str, Access]) -> None:
     """Replace the views that differ from `VIEWS`, and drop and create those that cannot be replaced."""
     stored = {view.name: _form(connection, placed(view)) for view in VIEWS}
     planned = {view.name: _planned(connection, view) for view in VIEWS}
@@ -189,7 +207,7 @@ def _upgrade(connection: Connection, access: dict[str, _Access]) -> None:
         if form != planned[view.name]:
             create_view(connection, view)
         if (form is None or view.name in dropped) and view.name in access:
-            _restore(connection, view, access[view.name])
+            give_access(connection, placed(view), access[view.name])
         describe_view(connection, view)
 
 
@@ -216,22 +234,23 @@ def _planned(connection: Connection, view: View) -> _Form:
     return form
 
 
-def _access(connection: Connection, view: View) -> _Access:
-    owner = connection.execute(_OWNER, {"name": placed(view)}).scalar_one()
-    return _Access(owner, [_Grant(*row) for row in connection.execute(_GRANTS, {"name": placed(view)})])
+def access_to(connection: Connection, name: str) -> Access:
+    """Return the owner and the grants of a view or a table of PostgreSQL, which is named with its schema."""
+    owner = connection.execute(_OWNER, {"name": name}).scalar_one()
+    return Access(owner, [_Grant(*row) for row in connection.execute(_GRANTS, {"name": name})])
 
 
-def _restore(connection: Connection, view: View, access: _Access) -> None:
-    """Give a view that was created again its owner and grants, and nobody else what default privileges gave."""
-    _run(connection, f"ALTER VIEW {placed(view)} OWNER TO {access.owner}")
-    for grant in _access(connection, view).grants:
-        _run(connection, f"REVOKE ALL ON {placed(view)} FROM {grant.role}")
-    columns = [None, *(name for name, _ in view.columns)]
+def give_access(connection: Connection, name: str, access: Access) -> None:
+    """Give what was created again its owner and grants, and nobody else what default privileges gave."""
+    _run(connection, f"ALTER TABLE {name} OWNER TO {access.owner}")
+    for grant in access_to(connection, name).grants:
+        _run(connection, f"REVOKE ALL ON {name} FROM {grant.role}")
+    columns = [None, *connection.execute(_COLUMNS, {"name": name}).scalars()]
     for column, privilege, role, grantable in access.grants:
         if column in columns:  # a grant on a column that is no more has gone with it
             what = f'{privilege} ("{column}")' if column else privilege
             option = " WITH GRANT OPTION" if grantable else ""
-            _run(connection, f"GRANT {what} ON {placed(view)} TO {role}{option}")
+            _run(connection, f"GRANT {what} ON {name} TO {role}{option}")
 
 
 def _run(connection: Connection, statement: str) -> None:

@@ -1,0 +1,46 @@
+"""A new file that appears under its name only when it is whole, in a folder that may be closed to the service's user.
+
+A command of root becomes that user before it fills the file. So a shell that stays root's waits to give the file its
+name. If the command ends in any other way, even by SIGKILL, that shell deletes the file.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
+
+from rostersync.errors import ConfigError, RostersyncError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_NAMING = 'read -r _ && mv -f -- "$1" "$2"; status=$?; rm -f -- "$1"; exit $status'
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Lend an empty file, for its owner only, that is at `path` when the context ends without an error.
+
+    Raises `ConfigError` if there is a file already, or if none can be made.
+    """
+    if os.path.lexists(path):
+        raise ConfigError([f"{path} already exists, and was not overwritten"], "choose another name")
+    try:
+        handle, part = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        hint = "choose a folder that this user can write to"
+        raise ConfigError([f"cannot write {path}: {error.strerror}"], hint) from error
+    # In a session of its own, so that Ctrl-C on a terminal does not reach it.
+    command = ["sh", "-c", _NAMING, "sh", part, str(path)]
+    shell = subprocess.Popen(  # noqa: S603 - words of our own
+        command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    with shell, os.fdopen(handle, "wb", buffering=0) as file:
+        yield file
+        shell.communicate(b"whole\n")
+    if shell.returncode:
+        raise RostersyncError(f"cannot give {part} the name {path}", "the backup was deleted; try again")

@@ -1,0 +1,78 @@
+"""Backups: writing one while others use the database, and putting one in the database's place.
+
+A restore is all or nothing: whatever ends it, the database is as it was before.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from sqlalchemy import make_url
+
+from rostersync.errors import NoDatabase, StoreError
+from rostersync.store import continuity, postgresql_backup, sqlite_backup
+from rostersync.store.engine import open_engine, sqlite_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from rostersync.clock import Clock
+    from rostersync.report import ProgressCallback
+
+
+class Backup(Protocol):
+    """A backup that was found to be ours, of a revision that this version knows."""
+
+    @property
+    def description(self) -> str:
+        """What is in it, in a few words."""
+        ...
+
+    def restore(self, sources: Iterable[str], progress: ProgressCallback) -> list[str]:
+        """Put it in the place of the database's content, and return what else the caller must know.
+
+        `sources` are the configured ones, which nobody may write meanwhile. Raises `StoreError` if a process uses the
+        database, if objects of others depend on what must go, or if the backup is damaged; then nothing is changed.
+        """
+        ...
+
+
+def write(url: str, file: BinaryIO, clock: Clock, progress: ProgressCallback) -> None:
+    """Write a backup of the database at `url` into an empty file. Raises `StoreError`."""
+    module = sqlite_backup if sqlite_path(url) else postgresql_backup
+    module.write(url, file, _heeding(clock, progress))
+
+
+@contextmanager
+def opened(url: str, file: BinaryIO, clock: Clock, progress: ProgressCallback) -> Iterator[Backup]:
+    """Lend the backup in `file`, to be restored into the database at `url`.
+
+    Raises `StoreError` for a file that is damaged or not a backup of ours, `SchemaTooNew` for one of a later version.
+    """
+    module = sqlite_backup if sqlite_path(url) else postgresql_backup
+    with module.opened(url, file, clock, _heeding(clock, progress)) as found:
+        yield found
+
+
+def described(url: str) -> str:
+    """Return which database is at `url`, and what it holds, in a few words for a person."""
+    path = sqlite_path(url)
+    place = path or make_url(url).database
+    try:
+        with open_engine(url, read_only=True).connect() as connection, connection.begin():
+            return f"the database {place} ({continuity.described(connection)})"
+    except StoreError as error:
+        if path is None:
+            raise
+        return f"the database {place} ({'missing' if isinstance(error, NoDatabase) else 'cannot be read'})"
+
+
+def _heeding(clock: Clock, progress: ProgressCallback) -> ProgressCallback:
+    """Return a callback that also ends the work when the process was asked to end."""
+
+    def tell(what: str, done: int, total: int) -> None:
+        clock.check()
+        progress(what, done, total)
+
+    return tell

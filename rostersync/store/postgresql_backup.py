@@ -1,0 +1,236 @@
+"""Backups of a PostgreSQL database: what `pg_dump --format=custom` writes of our tables and views.
+
+A dump of the whole database, which an administrator made, can be restored too, and of any revision. Only our tables are
+taken from it, with their keys, indexes and ids. `pg_restore` spells them as SQL, and our own connection executes it. So
+the tables are replaced and upgraded in one transaction. Views are not restored: this version makes its own again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple
+
+from sqlalchemy import text
+
+from rostersync.errors import StoreError
+from rostersync.store import column_statistics, continuity, own_schema, schema
+from rostersync.store.continuity import NOTHING_USED
+from rostersync.store.engine import open_engine, past_sqlalchemy, writing
+from rostersync.store.own_schema import OF_VIEWS, SCHEMA
+from rostersync.store.postgresql_programs import find, running, way_to_server
+from rostersync.store.schema import Level
+from rostersync.store.tables import metadata
+from rostersync.store.view_upgrade import access_to, give_access, require_no_dependents, upgraded_views
+from rostersync.store.views import VIEWS, placed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from sqlalchemy import Connection
+
+    from rostersync.clock import Clock
+    from rostersync.report import ProgressCallback
+    from rostersync.store.continuity import Used
+
+_TABLES = (*metadata.tables, "alembic_version")
+_INDEXES = tuple(f"ix_{table}_" for table in _TABLES)
+_VIEW_NAMES = {view.name for view in VIEWS}
+
+_STORED = text("""
+SELECT format('%I.%I', nspname, relname) AS name, relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
+ WHERE relkind IN ('r', 'p') AND (nspname = :tables OR (nspname = :views AND relname = ANY(:earlier))) ORDER BY 1
+""")
+_EXISTING = text("SELECT name FROM unnest(CAST(:names AS text[])) name WHERE to_regclass(name) IS NOT NULL")
+_IS_MISSING = text("SELECT to_regrole(:role) IS NULL")
+_POLL_S = 0.2
+_ROWS = 1000
+"""Rows that are restored between two looks at whether the process was asked to end."""
+
+_ENTRY = re.compile(
+    r"\d+; \d+ \d+ "
+    r"(TABLE DATA|TABLE|SEQUENCE OWNED BY|SEQUENCE SET|SEQUENCE|DEFAULT|CONSTRAINT|FK CONSTRAINT|INDEX|ACL) "
+    r"(\S+) (?:(?:TABLE|COLUMN) )?(\w+)"
+)
+_GRANT = re.compile(r"GRANT .* TO (.+?)(?: WITH GRANT OPTION)?;")
+_OF_PSQL = (b"--", b"\\", b"SET ", b"SELECT pg_catalog.set_config(")
+"""How lines begin that are for psql, or would change our session: a server may not know some of the settings."""
+
+
+def write(url: str, file: BinaryIO, progress: ProgressCallback) -> None:
+    """Write a dump of our tables and views into `file`; others go on reading and writing meanwhile."""
+    with open_engine(url, read_only=True).connect() as connection, connection.begin():
+        schema.require_filled(connection, "the database")
+        place = continuity.place_of_tables(connection)
+        wanted = [*(f"{place}{table}" for table in _TABLES), *map(placed, VIEWS)]
+        names = connection.execute(_EXISTING, {"names": wanted}).scalars().all()
+        server = int(connection.exec_driver_sql("SHOW server_version_num").scalar_one()) // 10_000
+    program = find("pg_dump", server)
+    environment, proof = way_to_server(url)
+    options = ["--format=custom", "--encoding=UTF8", "--no-password", "--lock-wait-timeout=30000"]
+    command = [program, *options, *proof, *(f"--table={name}" for name in names)]
+    with running(command, env=environment, stdout=file) as process:
+        while process.returncode is None:
+            progress(f"{os.fstat(file.fileno()).st_size >> 20} MB", 0, 0)
+            try:
+                process.wait(_POLL_S)
+            except subprocess.TimeoutExpired:
+                continue
+    os.fsync(file.fileno())
+
+
+class _Entry(NamedTuple):
+    """A line of the list that a dump begins with; `name` is that of a table, sequence, index or view."""
+
+    line: str
+    kind: str
+    place: str
+    name: str
+
+    def is_of_tables(self, place: str) -> bool:
+        """Return whether it makes or fills a table of ours, which are in the schema `place`."""
+        if self.place != place or self.kind == "ACL":
+            return False
+        if self.kind == "INDEX":
+            return self.name.startswith(_INDEXES)
+        return self.name in (continuity.SEQUENCES if self.kind.startswith("SEQUENCE") else _TABLES)
+
+
+@contextmanager
+def opened(url: str, file: BinaryIO, clock: Clock, _progress: ProgressCallback) -> Iterator[PostgresqlBackup]:
+    """Lend the backup in `file`; see `backup.opened`."""
+    yield PostgresqlBackup(url, file, clock)
+
+
+class PostgresqlBackup:
+    """A dump in a file, to be restored into the database at a url."""
+
+    def __init__(self, url: str, file: BinaryIO, clock: Clock) -> None:
+        """Look at the list of the dump, and at its revision. Raises as `backup.opened`."""
+        self._url, self._file, self._clock = url, file, clock
+        self._program = find("pg_restore")
+        with self._running("--list") as output:
+            listed = output.read().decode(errors="replace")
+        entries = [_Entry(line, *found.groups()) for line in listed.splitlines() if (found := _ENTRY.match(line))]
+        place = _place_of_tables(entries)
+        self._of_tables = [entry for entry in entries if entry.is_of_tables(place)]
+        self._grants = [entry for entry in entries if entry.kind == "ACL" and entry.name in _VIEW_NAMES]
+        self._revision = schema.require_known(self._dumped_revision(), file.name)
+        created = re.search("Archive created at (.+)", listed)
+        self.description = f"schema {self._revision}, written {created[1] if created else 'some day'}"
+
+    def _dumped_revision(self) -> str | None:
+        rows = [entry for entry in self._of_tables if (entry.kind, entry.name) == ("TABLE DATA", "alembic_version")]
+        with self._sql(rows) as output:
+            found = re.search(rb" FROM stdin;\n(\w+)\n", output.read()) if rows else None
+        return found[1].decode() if found else None
+
+    @contextmanager
+    def _running(self, *options: str) -> Iterator[IO[bytes]]:
+        """Run pg_restore on the file, and lend its output."""
+        self._file.seek(0)
+        with running([self._program, *options], stdin=self._file, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            yield process.stdout
+
+    @contextmanager
+    def _sql(self, entries: list[_Entry]) -> Iterator[IO[bytes]]:
+        """Lend the entries as statements, and the rows of each table behind its COPY."""
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as chosen:
+            chosen.writelines(f"{entry.line}\n" for entry in entries)
+            chosen.flush()
+            with self._running("--no-owner", "--file=-", f"--use-list={chosen.name}") as output:
+                yield output
+
+    def restore(self, sources: Iterable[str], progress: ProgressCallback) -> list[str]:
+        """Put the backup in the place of our tables; see `Backup.restore`."""
+        engine = open_engine(self._url)
+        with (
+            engine.connect() as session,  # the locks are in it
+            continuity.undisturbed(session, None, sources, self._clock.now()),
+            engine.connect() as connection,
+            writing(connection),
+        ):
+            schema.wait_for_others(connection)
+            is_empty = schema.level(connection) is Level.EMPTY
+            own_schema.prepare(connection)
+            self._replace_tables(connection, progress)
+            return self._grant(connection) if is_empty else []
+
+    def _replace_tables(self, connection: Connection, progress: ProgressCallback) -> None:
+        with upgraded_views(connection, detached=True):
+            places = {"tables": SCHEMA, "views": OF_VIEWS, "earlier": own_schema.earlier_tables(connection)}
+            stored = {row.name: row.relname for row in connection.execute(_STORED, places)}
+            access = {table: access_to(connection, name) for name, table in stored.items()}
+            used = _drop(connection, list(stored))
+            with self._sql(self._of_tables) as output:
+                self._load(connection, output, progress)
+            own_schema.move_tables(connection)
+            if self._revision != schema.HEAD:
+                schema.migrate(connection)
+        column_statistics.withhold(connection)
+        tables = [f"{SCHEMA}.{table}" for table in _TABLES]
+        for table in access.keys() & set(_TABLES):
+            give_access(connection, f"{SCHEMA}.{table}", access[table])
+        continuity.go_on(connection, used)
+        connection.exec_driver_sql(f"ANALYZE {', '.join(tables)}")  # plans for empty tables would read them whole
+
+    def _load(self, connection: Connection, output: IO[bytes], progress: ProgressCallback) -> None:
+        """Execute what pg_restore writes. If it fails in the middle of a table, `running` raises that."""
+        total = os.fstat(self._file.fileno()).st_size >> 20
+        script: list[bytes] = []
+        with past_sqlalchemy(connection) as driver, driver.cursor() as cursor:
+            for line in output:
+                if line.startswith(b"COPY ") and line.endswith(b" FROM stdin;\n"):
+                    cursor.execute(b"".join(script))
+                    script.clear()
+                    with cursor.copy(line) as copy:
+                        for number, row in enumerate(iter(output.readline, b"\\.\n")):
+                            if not row:
+                                return
+                            copy.write(row)
+                            if number % _ROWS == 0:
+                                progress("MB", os.lseek(self._file.fileno(), 0, os.SEEK_CUR) >> 20, total)
+                elif line.startswith(b"SET client_encoding") or not line.startswith(_OF_PSQL):
+                    script.append(line)
+            cursor.execute(b"".join(script))
+            cursor.execute("SET client_encoding = 'UTF8'")
+
+    def _grant(self, connection: Connection) -> list[str]:
+        """Grant what the dump grants on the views; return a note about roles that are missing."""
+        with self._sql(self._grants) as output:
+            statements = [found for line in output if (found := _GRANT.match(line.decode()))]
+        missing = set()
+        for statement in statements:
+            role = statement[1]
+            if role != "PUBLIC" and connection.scalar(_IS_MISSING, {"role": role}):
+                missing.add(role)
+                continue
+            with suppress(StoreError), connection.begin_nested():  # a grant on a column that is no more
+                connection.exec_driver_sql(statement[0], execution_options={"no_parameters": True})
+        if not missing:
+            return []
+        roles = ", ".join(sorted(missing))
+        return [f"roles that may read in the backup are missing here: {roles}; create them, then: grant-reader"]
+
+
+def _place_of_tables(entries: list[_Entry]) -> str:
+    """Return the schema that the tables of a dump are in, nothing for a dump of another program."""
+    for place in (SCHEMA, OF_VIEWS):
+        if own_schema.are_ours(entry.name for entry in entries if (entry.kind, entry.place) == ("TABLE", place)):
+            return place
+    return ""
+
+
+def _drop(connection: Connection, tables: list[str]) -> Used:
+    """Drop the tables, and return what was used in them. Raises `StoreError` if something depends on one."""
+    if not tables:
+        return NOTHING_USED
+    connection.exec_driver_sql(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
+    used = continuity.used(connection)
+    require_no_dependents(connection, tables, "the tables of rostersync")
+    connection.exec_driver_sql(f"DROP TABLE {', '.join(tables)}")
+    return used

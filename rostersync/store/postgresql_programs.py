@@ -1,0 +1,80 @@
+"""The programs `pg_dump` and `pg_restore`: finding them, running them, and what they say when they fail.
+
+They are told what the way to the server must be by variables of their environment, because every user of the machine
+can read the arguments of a process. They get no other variable of ours, so no token.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import make_url
+
+from rostersync.errors import StoreError
+from rostersync.store import tls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_PASSED_ON = ("PATH", "HOME", "TMPDIR")
+
+
+def find(program: str, at_least: int = 0) -> str:
+    """Return the path of a program of PostgreSQL. Raises `StoreError` if it is missing or its major version too low."""
+    path = shutil.which(program)
+    if path is None:
+        raise StoreError(f"{program} is not installed", "apt install postgresql-client")
+    said = subprocess.run(  # noqa: S603 - words of our own
+        [path, "--version"], capture_output=True, check=False, text=True, env=_environment()
+    )
+    found = re.search(r"\) (\d+)", said.stdout)
+    if not found or int(found[1]) < at_least:
+        message = f"{path} is of PostgreSQL {found[1] if found else 'unknown'}, and the server of {at_least}"
+        raise StoreError(message, f"apt install postgresql-client-{at_least}")
+    return path
+
+
+def _environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {"LC_ALL": "C"}
+
+
+def way_to_server(url: str) -> tuple[dict[str, str], list[str]]:
+    """Return the environment and the arguments by which a program connects to `url` as the engine does.
+
+    A libpq before 16 does not know the variable by which we demand a proof of the server, and would go on without one.
+    As an argument it refuses the name. Raises `ConfigError` as `tls.parameters`.
+    """
+    from psycopg import pq  # noqa: PLC0415 - installed for PostgreSQL only
+
+    given = tls.url_parameters(make_url(url))
+    given |= tls.parameters(given)
+    variables = {known.keyword.decode(): known.envvar.decode() for known in pq.Conninfo.get_defaults() if known.envvar}
+    ours = {name: value for name, value in os.environ.items() if name.startswith("PG")}
+    told = {variables[name]: str(value) for name, value in given.items() if name in variables}
+    proof = [f"--dbname=require_auth={given['require_auth']}"] if "require_auth" in given else []
+    return {**_environment(), "PGCONNECT_TIMEOUT": "10", **ours, **told}, proof
+
+
+@contextmanager
+def running(command: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program until it ends or the caller fails. Raises `StoreError` with its first line if it fails itself."""
+    with tempfile.TemporaryFile() as told:
+        options = {"stdin": subprocess.DEVNULL, "env": _environment(), **options}
+        with subprocess.Popen(command, stderr=told, **options) as process:  # noqa: S603 - words of our own
+            try:
+                yield process
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode:
+            told.seek(0)
+            name = Path(command[0]).name
+            said = told.readline(1000).decode(errors="replace").strip().removeprefix(f"{name}: error: ")
+            raise StoreError(f"{name} failed: {said or f'exit status {process.returncode}'}", "nothing was changed")
