@@ -55,13 +55,14 @@ echo "      ($(($(size rostersync) / 1000000)) MB${BASE:+, of which $(($(size "$
 simulator=$!
 within 20 grep -q 'http://127.0.0.1:' "$work/simulator"
 cat >"$work/config.toml" <<TOML
+tokens_dir = "/run/secrets"
+
 [database]
 url = "sqlite:////data/roster.db"
 
 [[sources]]
 name = "main"
 base_url = "$(sed -n 's|.*\(http://127.0.0.1:[0-9]*\).*|\1|p' "$work/simulator" | head -n 1)"
-token_file = "/run/secrets/main-token"
 TOML
 chmod 644 "$work/config.toml"
 
@@ -119,6 +120,14 @@ sleep 61
 equal "is unhealthy after a minute" "$(podman healthcheck run user-image >/dev/null 2>&1 && echo healthy || echo unhealthy)" unhealthy
 podman kill --signal CONT user-image >/dev/null
 stops user-image
+
+mkdir -m 777 "$work/backup"
+try "another container on the same data" start again invented-token --volumes-from user-image --volume "$work/backup:/backup"
+try "the daemon is healthy" within 60 podman healthcheck run again
+try "db backup" in_it again rostersync db backup /backup/roster.backup
+stops again
+try "db restore" podman run --rm --network host --volumes-from again --entrypoint rostersync --health-interval disable \
+    --ulimit nofile=1024:1024 --ulimit nproc=1000:1000 rostersync db restore --yes /backup/roster.backup
 
 try "with a wrong token the container starts" start wrong a-wrong-token
 try "the run fails" within 60 refused wrong
