@@ -148,7 +148,7 @@ def test_what_the_server_refuses_is_told_with_the_way_out(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 def test_the_services_user_and_root_are_the_role_by_peer_authentication_and_nobody_else_is(server: Server) -> None:
-    """As docs/operations.md sets it up; `daemon` stands for the service's user."""
+    """`daemon` stands for the service's user. Without such a user, as in a container, root is the role by a map."""
     server.admit("local all all peer map=roster", f"roster daemon {ROLE}\nroster root {ROLE}\n")
     assert probe.level(server.url())  # as root
     for user, right in (("daemon", True), ("nobody", False)):
