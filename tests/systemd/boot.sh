@@ -1,96 +1,142 @@
 #!/bin/sh
-# Boots a real systemd in a container and tries the unit there: see probe.sh. `./dev test-systemd` calls it.
-# Needs root, systemd-nspawn (Debian: systemd-container) and overlayfs. The container is this machine's own root folder,
-# with all changes in memory; it has its own loopback and no other network. Nothing on this machine is changed.
+# Boots a real systemd in a container for each scene and plays it there: `./dev test-systemd [SCENE...]` calls it with a
+# folder that has the package, and the names of scenes. Needs root, systemd-nspawn (Debian: systemd-container),
+# overlayfs, and for some scenes Debian's postgresql.
+# A container is this machine's own root folder, with all changes in memory; it has its own loopback and no other
+# network. Nothing on this machine is changed, but for the earlier revisions that earlier.sh builds once.
 set -eu
 here=$(cd -- "$(dirname -- "$0")" && pwd)
 root=$(cd -- "$here/../.." && pwd)
-python=$1
+pieces=$1
+shift
+
+# The longest ones come first, because as many play at the same time as there are cores.
+all="upgrade-73e2bbf-postgresql upgrade-13cd6a6-postgresql upgrade-73e2bbf-sqlite upgrade-13cd6a6-sqlite ends backup-postgresql
+away interrupted backup-sqlite install tokens remove other"
 
 [ "$(id -u)" = 0 ] || { echo "systemd: a container needs root" >&2; exit 2; }
 command -v systemd-nspawn >/dev/null || { echo "systemd: no systemd-nspawn; apt install systemd-container" >&2; exit 2; }
+for scene in "$@"; do
+    case " $(echo $all) " in *" $scene "*) ;; *) echo "systemd: no scene $scene; there are: $(echo $all)" >&2; exit 2 ;; esac
+done
 
-work=$(mktemp -d)
 clean_up() {
     umount "$work/m/tree" 2>/dev/null || true
     umount "$work/m" 2>/dev/null || true
     rm -rf "$work"
 }
-trap clean_up EXIT
-trap 'exit 130' INT TERM
 
-mkdir "$work/m" "$work/out"
-mount -t tmpfs -o size=512m tmpfs "$work/m"
-mkdir "$work/m/upper" "$work/m/work" "$work/m/tree"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$work/m/upper,workdir=$work/m/work" "$work/m/tree"
+# Play one scene: its report goes to $1.report, the blocks of the documents that it ran to $1.blocks.
+play() {
+    work=$(mktemp -d)
+    trap clean_up EXIT
+    trap 'exit 130' INT TERM
+    mkdir "$work/m" "$work/out"
+    mount -t tmpfs -o size=900m tmpfs "$work/m"
+    mkdir "$work/m/upper" "$work/m/work" "$work/m/tree"
+    mount -t overlay overlay -o "lowerdir=/,upperdir=$work/m/upper,workdir=$work/m/work" "$work/m/tree"
+    tree=$work/m/tree
+    rm -f "$tree/usr/local/bin/rostersync"
+    systemd-id128 new >"$tree/etc/machine-id" # without one systemd takes this for a first boot, and asks
 
-# The program as it may be installed on a server: an environment in /opt, whose interpreter and packages are this
-# machine's own, mounted where the service can see them.
-home=$("$python" -c 'import sys; print(sys.base_prefix)')
-packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-name=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
-venv=$work/m/tree/opt/rostersync
-mkdir -p "$venv/bin" "$venv/lib/$name/site-packages" "$work/m/tree/usr/local/bin"
-printf 'home = /opt/python/bin\n' >"$venv/pyvenv.cfg"
-ln -s "/opt/python/bin/$name" "$venv/bin/python"
-printf '/opt/source\n/opt/packages\n' >"$venv/lib/$name/site-packages/rostersync.pth"
-cat >"$venv/bin/rostersync" <<'END'
-#!/opt/rostersync/bin/python
-import sys
-from rostersync.cli.program import program
-sys.dont_write_bytecode = True
-sys.exit(program())
-END
-chmod 755 "$venv/bin/rostersync"
-echo /opt/python/lib >"$work/m/tree/etc/ld.so.conf.d/0-python.conf" # an interpreter may have a library of its own
-rm -f "$work/m/tree/usr/local/bin/rostersync"
-ln -s /opt/rostersync/bin/rostersync "$work/m/tree/usr/local/bin/rostersync"
-
-units=$work/m/tree/etc/systemd/system
-cat >"$units/simulator.service" <<'END'
+    cat >"$tree/etc/systemd/system/simulator.service" <<'UNIT'
 [Service]
 Type=exec
-ExecStartPre=+/sbin/ldconfig
-ExecStart=/usr/local/bin/rostersync simulator --port 8099 --students 300 --token invented-token
+Environment=PYTHONPATH=/mnt/pieces/libraries PYTHONDONTWRITEBYTECODE=1
+ExecStart=/usr/bin/python3 -m rostersync simulator --port 8099 --students 300 --token invented-token
 DynamicUser=yes
-END
-cat >"$units/probe.service" <<'END'
+UNIT
+    sed 's/8099/8098/; s/300/200/; s/invented-token/annex-token --seed 2/' "$tree/etc/systemd/system/simulator.service" \
+        >"$tree/etc/systemd/system/annex.service"
+    cat >"$tree/etc/systemd/system/scene.service" <<UNIT
 [Unit]
-Requires=simulator.service
-After=simulator.service
+Requires=simulator.service annex.service
+After=simulator.service annex.service
 [Service]
 Type=oneshot
-ExecStart=/bin/sh -c '/bin/sh /opt/source/tests/systemd/probe.sh >/mnt/out/report 2>&1; echo $? >/mnt/out/status'
-ExecStopPost=systemctl poweroff --no-block
-END
-cat >"$units/probe.target" <<'END'
+ExecStart=/bin/sh -c '/bin/sh /mnt/source/tests/systemd/scene.sh $1 >>/mnt/out/report 2>&1; echo \$? >/mnt/out/status'
+ExecStopPost=/bin/sh -c 'if [ "\$(cat /mnt/out/status)" = 99 ]; then systemctl reboot --no-block; else systemctl poweroff --no-block; fi'
+UNIT
+    cat >"$tree/etc/systemd/system/scene.target" <<'UNIT'
 [Unit]
-Requires=basic.target probe.service
+Requires=basic.target scene.service
 After=basic.target
 AllowIsolate=yes
-END
-# A PostgreSQL that boots later than the service: see probe.sh.
-bin=$(dirname "$(readlink -f "$(command -v pg_ctl || echo /nowhere/pg_ctl)")")
-cat >"$units/late-postgresql.service" <<END
-[Service]
-Type=exec
-User=postgres
-RuntimeDirectory=late-postgresql
-ExecStartPre=/bin/sh -c 'sleep 40; $bin/initdb -D /run/late-postgresql/data -U postgres --no-sync -A peer >/dev/null'
-ExecStart=$bin/postgres -D /run/late-postgresql/data -k /run/late-postgresql -c listen_addresses= -c fsync=off
-TimeoutStartSec=120
-END
-systemd-id128 new >"$work/m/tree/etc/machine-id" # without one systemd takes this for a first boot, and asks
+UNIT
+    while :; do
+        code=0
+        timeout 400 systemd-nspawn --quiet --directory="$tree" --boot --private-network --register=no --keep-unit \
+            --console=pipe --bind-ro="$pieces:/mnt/pieces" --bind-ro="$root:/mnt/source" --bind="$work/out:/mnt/out" \
+            --machine="rostersync-$(basename "$work" | tr -dc 'A-Za-z0-9')" systemd.unit=scene.target \
+            </dev/null >"$work/console" 2>&1 || code=$?
+        # A scene that wants another boot ends with 99, and the container with 133.
+        if [ "$code" != 133 ] || [ "$(cat "$work/out/status" 2>/dev/null)" != 99 ]; then break; fi
+        rm "$work/out/status"
+    done
+    status=$(cat "$work/out/status" 2>/dev/null) || {
+        echo "FAIL  $1: the container ended ($code) before the scene did; the end of its console:"
+        tail -n 30 "$work/console"
+        status=1
+    } >>"$work/out/report"
+    touch "$work/out/blocks" "$work/out/report"
+    mv "$work/out/report" "$results/$1.report"
+    mv "$work/out/blocks" "$results/$1.blocks"
+    cat "$results/$1.report"
+    return "$status"
+}
 
-timeout 600 systemd-nspawn --quiet --directory="$work/m/tree" --boot --private-network --register=no --keep-unit \
-    --console=pipe --bind-ro="$home:/opt/python" --bind-ro="$packages:/opt/packages" --bind-ro="$root:/opt/source" \
-    --bind="$work/out:/mnt/out" systemd.unit=probe.target </dev/null >"$work/console" 2>&1 || true
-
-if [ ! -e "$work/out/status" ]; then
-    echo "systemd: the container ended before the probe did; the end of its console:" >&2
-    tail -n 30 "$work/console" >&2
-    [ ! -e "$work/out/report" ] || cat "$work/out/report" >&2
-    exit 1
+if [ "${1:-}" = --play ]; then # one of the calls below
+    results=$RESULTS
+    play "$2"
+    exit
 fi
-cat "$work/out/report"
-exit "$(cat "$work/out/status")"
+
+results=$(mktemp -d)
+players=
+stop() {
+    if [ -n "$players" ]; then
+        kill -- "-$players" 2>/dev/null || true
+        wait "$players" || true
+    fi
+    rm -rf "$results"
+}
+trap stop EXIT
+trap 'exit 130' INT TERM
+
+# What the scenes find beside the new package in new/: its libraries for the simulator, a package of the same content
+# with a lower version, and earlier revisions.
+(
+    cd "$pieces"
+    deb=$(ls new/*.deb)
+    echo "package: $(basename "$deb"), $(($(stat -c %s "$deb") / 1000)) kB"
+    dpkg-deb -R "$deb" before
+    cp -r before/usr/lib/rostersync/lib/python3*/site-packages libraries
+    sed -i 's/^Version: .*/&~before/' before/DEBIAN/control
+    mkdir new/before
+    dpkg-deb --root-owner-group -Znone --build before "new/before/$(basename "$deb")" >/dev/null
+    rm -r before
+)
+for revision in 13cd6a6 73e2bbf; do
+    cp -r "$(sh "$here/earlier.sh" $revision)" "$pieces/$revision"
+done
+chmod -R a+rX "$pieces"
+
+begun=$(date +%s) status=0
+set -m # the players are a group of processes, so that they can be ended together
+printf '%s\n' ${@:-$all} | RESULTS=$results xargs -P "${JOBS:-$(nproc)}" -n 1 sh "$0" "$pieces" --play &
+players=$!
+wait "$players" || status=1
+players=
+set +m
+
+. "$here/blocks.sh"
+if [ $# = 0 ]; then
+    sort -u "$results"/*.blocks >"$results/run"
+    blocks "$root/docs/operations.md" | sort | comm -23 - "$results/run" | sed 's/^/FAIL  no scene runs the block of docs\/operations.md: /' \
+        >"$results/missing"
+    cat "$results/missing"
+    [ ! -s "$results/missing" ] || status=1
+fi
+cat "$results"/*.report | awk -v took="$(($(date +%s) - begun))" '/^ok /{ok++} /^FAIL /{fail++} /^scene /{n++}
+    END {printf "%d scenes in %d s: %d ok, %d FAIL\n", n, took, ok, fail}'
+exit "$status"

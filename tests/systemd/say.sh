@@ -1,6 +1,7 @@
 # shellcheck shell=sh
 # What the scenes say: a line for each thing that is tried. `failed` becomes 1 when one goes wrong.
 failed=0
+said=$(mktemp) # what the last command printed
 
 good() { echo "ok    $*"; }
 bad() {
@@ -10,11 +11,10 @@ bad() {
 try() { # WHAT COMMAND...: the command must succeed
     what=$1
     shift
-    if "$@" >/tmp/said.$$ 2>&1; then good "$what: $(head -n 1 /tmp/said.$$)"; else
+    if "$@" >"$said" 2>&1; then good "$what: $(head -n 1 "$said")"; else
         bad "$what (exit status $?)"
-        sed 's/^/      /' /tmp/said.$$
+        sed 's/^/      /' "$said"
     fi
-    rm -f /tmp/said.$$
 }
 equal() { # WHAT FOUND EXPECTED
     if [ "$2" = "$3" ]; then good "$1: $2"; else bad "$1: $2, not $3"; fi
