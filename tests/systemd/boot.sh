@@ -16,7 +16,7 @@ away interrupted backup-sqlite install tokens remove other"
 
 [ "$(id -u)" = 0 ] || { echo "systemd: a container needs root" >&2; exit 2; }
 command -v systemd-nspawn >/dev/null || { echo "systemd: no systemd-nspawn; apt install systemd-container" >&2; exit 2; }
-for scene in "$@"; do
+[ "${1:-}" = --play ] || for scene in "$@"; do
     case " $(echo $all) " in *" $scene "*) ;; *) echo "systemd: no scene $scene; there are: $(echo $all)" >&2; exit 2 ;; esac
 done
 
@@ -122,12 +122,11 @@ done
 chmod -R a+rX "$pieces"
 
 begun=$(date +%s) status=0
-set -m # the players are a group of processes, so that they can be ended together
-printf '%s\n' ${@:-$all} | RESULTS=$results xargs -P "${JOBS:-$(nproc)}" -n 1 sh "$0" "$pieces" --play &
+# The players are a group of processes, so that they can be ended together.
+printf '%s\n' ${@:-$all} | RESULTS=$results setsid xargs -P "${JOBS:-$(nproc)}" -n 1 sh "$0" "$pieces" --play &
 players=$!
 wait "$players" || status=1
 players=
-set +m
 
 . "$here/blocks.sh"
 if [ $# = 0 ]; then
