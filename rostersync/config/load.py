@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PLACES = (Path("config.toml"), Path("/etc/rostersync/config.toml"))
+_REGIONS = (
+    "it is the API of your region: https://api.managebac.com (international), https://api.managebac.cn (China), "
+    "https://api.us.managebac.com or https://api.managebac.us (United States)"
+)
 _INIT = "run `rostersync init` to write one, or name it with --config"
 
 
@@ -89,7 +93,7 @@ def _checked(raw: dict[str, Any], path: Path, environ: Mapping[str, str]) -> Con
     lines |= missing
     mistakes = [*lines.values(), *_between_settings(raw, set(lines), context)]
     if mistakes or config is None:
-        raise ConfigError(mistakes, "" if len(missing) == len(mistakes) else f"correct {path}")
+        raise ConfigError(mistakes, _REGIONS if len(missing) == len(mistakes) else f"correct {path}")
     return config
 
 

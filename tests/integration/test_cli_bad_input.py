@@ -57,7 +57,7 @@ WRONG = {
     "broken TOML": Wrong(write('[sync\nper_page = "'), 2, ("config.toml, line 1", "hint: ")),
     "an unknown key": Wrong(write(SOURCE + "[sync]\nper_pge = 5\n"), 2, ("sync.per_pge", "per_page")),
     "a wrong type": Wrong(write(SOURCE + '[sync]\nper_page = "many"\n'), 2, ("sync.per_page", "whole number")),
-    "no base_url": Wrong(write('[[sources]]\nname = "main"\n'), 2, ("sources[0].base_url",)),
+    "no base_url": Wrong(write('[[sources]]\nname = "main"\n'), 2, ("source main: base_url is missing",)),
     "no configuration": Wrong(lambda site: site.path.unlink(), 2, ("no configuration at", "rostersync init")),
     "no token": Wrong(without_token, 2, ("ROSTERSYNC_TOKEN is not set", "hint: set it")),
     "an unreadable token file": Wrong(unreadable_token, 2, ("cannot read", "hint: put the token")),

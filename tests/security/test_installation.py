@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import importlib.metadata as installed
 import os
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from school_site import ROOT
+
+from rostersync.config import load_new
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,6 +150,113 @@ def test_a_later_build_replaces_an_earlier_one(checkout: Path, tmp_path_factory:
         assert [path.name for path in packages.glob("rostersync-*")] == [
             f"{told.split()[0]}-{told.split()[1]}.dist-info"
         ]
+
+
+# The Debian package ----------------------------------------------------------------------------------------------
+
+
+def _debian_python() -> bool:
+    found = subprocess.run(["/usr/bin/python3", "-c", "import sys; sys.exit(sys.version_info < (3, 11))"], check=False)
+    return found.returncode == 0
+
+
+needs_debian = pytest.mark.skipif(
+    not shutil.which("dpkg-deb") or not Path("/usr/bin/python3").exists() or not _debian_python(),
+    reason="needs Debian's dpkg-deb, and its Python 3.11 or later",
+)
+
+
+@pytest.fixture(scope="module")
+def lone_wheel(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as `./dev build` writes it, but without the libraries: fetching them takes a network."""
+    folder = tmp_path_factory.mktemp("lone")
+    shutil.copy(wheel(built), folder)
+    ours = (built / "requirements.txt").read_text(encoding="utf-8").splitlines(keepends=True)[-2:]
+    (folder / "requirements.txt").write_text("".join(ours))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def package(checkout: Path, lone_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_package(checkout, lone_wheel, tmp_path_factory.mktemp("deb"))
+
+
+@pytest.fixture(scope="module")
+def unpacked(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unpacked") / "tree"
+    run("dpkg-deb", "--raw-extract", package, folder)
+    return folder
+
+
+def make_package(checkout: Path, parts: Path, folder: Path) -> Path:
+    environ = os.environ | {"PIP_NO_INDEX": "1", "UV_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    script = checkout / "packaging" / "deb" / "build"
+    run("sh", script, folder, parts, checkout / ".venv" / "bin" / "python", cwd=checkout, env=environ)
+    (found,) = folder.glob("*.deb")
+    return found
+
+
+@needs_debian
+def test_the_package_says_what_it_is_and_which_python_it_needs(package: Path, lone_wheel: Path) -> None:
+    fields = dict(re.findall(r"^(\S+): (.*)$", run("dpkg-deb", "--field", package), re.MULTILINE))
+    minor = int(run("/usr/bin/python3", "-c", "import sys; print(sys.version_info.minor)"))
+    assert fields["Version"] == wheel(lone_wheel).name.split("-")[1]
+    assert fields["Architecture"] == run("dpkg", "--print-architecture").strip()
+    assert f"python3 (>= 3.{minor}), python3 (<< 3.{minor + 1})" in fields["Depends"]
+    assert package.name == f"rostersync_{fields['Version']}_{fields['Architecture']}.deb"
+
+
+@needs_debian
+def test_the_package_has_what_the_system_needs_as_roots(package: Path) -> None:
+    listed = re.findall(
+        r"^(\S+) (\S+) .* \.(/\S*)(?: -> (\S+))?$", run("dpkg-deb", "--contents", package), re.MULTILINE
+    )
+    assert {owner for _, owner, _, _ in listed} == {"root/root"}
+    modes = {path: mode for mode, _, path, _ in listed}
+    for path in (
+        *("/usr/lib/systemd/system/rostersync.service", "/usr/lib/sysusers.d/rostersync.conf"),
+        *("/usr/lib/tmpfiles.d/rostersync.conf", "/usr/share/rostersync/config.toml"),
+        *("/usr/share/man/man1/rostersync.1.gz", "/usr/share/doc/rostersync/copyright"),
+        *("/usr/share/doc/rostersync/changelog.gz", "/usr/share/doc/rostersync/docs/operations.md"),
+        *("/usr/share/bash-completion/completions/rostersync", "/usr/share/zsh/vendor-completions/_rostersync"),
+        "/usr/share/fish/vendor_completions.d/rostersync.fish",
+    ):
+        assert modes[path] == "-rw-r--r--", path
+    assert (modes["/usr/bin/rostersync"], modes["/etc/rostersync/"]) == ("-rwxr-xr-x", "drwxr-xr-x")
+    assert ("lrwxrwxrwx", "/usr/lib/rostersync/bin/python3", "../../../bin/python3") in [
+        (mode, path, target) for mode, _, path, target in listed
+    ]
+    assert not [path for path in modes if path.startswith("/etc/rostersync/") and path != "/etc/rostersync/"]
+    assert not [path for path in modes if "__pycache__" in path]
+    assert {path.split("/")[-1] for path in modes if path.startswith("/usr/lib/rostersync/bin/")} == {"", "python3"}
+
+
+@needs_debian
+def test_the_packages_configuration_lacks_only_an_address_and_a_token(unpacked: Path) -> None:
+    path = unpacked / "usr" / "share" / "rostersync" / "config.toml"
+    config, missing = load_new(path)
+    assert missing == [f"source main: base_url is missing: set it in {path}"]
+    assert config.tokens_dir == Path("/etc/rostersync/tokens")
+    assert config.database.url == "sqlite:////var/lib/rostersync/roster.db"
+
+
+@needs_debian
+def test_no_file_of_the_package_names_the_folder_in_which_it_was_built(unpacked: Path, lone_wheel: Path) -> None:
+    for path in unpacked.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            assert b"/tmp/tmp." not in content, path
+            assert str(lone_wheel).encode() not in content, path
+    for script in ("preinst", "postinst", "prerm", "postrm"):
+        run("sh", "-n", unpacked / "DEBIAN" / script)
+
+
+@needs_debian
+def test_the_same_commit_makes_the_same_package(
+    checkout: Path, package: Path, lone_wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    again = make_package(checkout, lone_wheel, tmp_path_factory.mktemp("again"))
+    assert again.read_bytes() == package.read_bytes()
 
 
 # A server --------------------------------------------------------------------------------------------------------
