@@ -43,7 +43,8 @@ _VIEW_NAMES = {view.name for view in VIEWS}
 
 _STORED = text("""
 SELECT format('%I.%I', nspname, relname) AS name, relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
- WHERE relkind IN ('r', 'p') AND (nspname = :tables OR (nspname = :views AND relname = ANY(:earlier))) ORDER BY 1
+ WHERE relkind IN ('r', 'p') AND (nspname = :tables AND (:all OR relname = ANY(:ours))
+                              OR nspname = :views AND relname = ANY(:earlier)) ORDER BY 1
 """)
 _EXISTING = text("SELECT name FROM unnest(CAST(:names AS text[])) name WHERE to_regclass(name) IS NOT NULL")
 _IS_MISSING = text("SELECT to_regrole(:role) IS NULL")
@@ -153,15 +154,14 @@ class PostgresqlBackup:
             writing(connection),
         ):
             schema.wait_for_others(connection)
-            is_empty = schema.level(connection) is Level.EMPTY
+            level = schema.level(connection)
             own_schema.prepare(connection)
-            self._replace_tables(connection, progress)
-            return self._grant(connection) if is_empty else []
+            self._replace_tables(connection, level, progress)
+            return self._grant(connection) if level is Level.EMPTY else []
 
-    def _replace_tables(self, connection: Connection, progress: ProgressCallback) -> None:
+    def _replace_tables(self, connection: Connection, level: Level, progress: ProgressCallback) -> None:
         with upgraded_views(connection, detached=True):
-            places = {"tables": SCHEMA, "views": OF_VIEWS, "earlier": own_schema.earlier_tables(connection)}
-            stored = {row.name: row.relname for row in connection.execute(_STORED, places)}
+            stored = _stored_tables(connection, level)
             access = {table: access_to(connection, name) for name, table in stored.items()}
             used = _drop(connection, list(stored))
             with self._sql(self._of_tables) as output:
@@ -221,6 +221,16 @@ def _place_of_tables(entries: list[_Entry]) -> str:
         if own_schema.are_ours(entry.name for entry in entries if (entry.kind, entry.place) == ("TABLE", place)):
             return place
     return ""
+
+
+def _stored_tables(connection: Connection, level: Level) -> dict[str, str]:
+    """Return the tables that a restore replaces: their full names, and the names alone.
+
+    A later version may have tables that this one does not know, so then all in our schema are replaced.
+    """
+    places = {"tables": SCHEMA, "views": OF_VIEWS, "earlier": own_schema.earlier_tables(connection)}
+    known = {"all": level is Level.NEWER, "ours": list(_TABLES)}
+    return {row.name: row.relname for row in connection.execute(_STORED, {**places, **known})}
 
 
 def _drop(connection: Connection, tables: list[str]) -> Used:

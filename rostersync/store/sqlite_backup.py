@@ -24,6 +24,7 @@ from rostersync.store import continuity, own_schema, schema
 from rostersync.store.continuity import NOTHING_USED
 from rostersync.store.engine import open_engine, past_sqlalchemy, sqlite_path, writing
 from rostersync.store.files import JOURNALS, copy, database_exists
+from rostersync.store.schema import Level
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -155,12 +156,30 @@ class SqliteBackup:
 
     def _prepare(self, live: Connection | None) -> None:
         """Have the copy go on from what the live database used; None: it cannot be read."""
-        used = NOTHING_USED
+        used, others = NOTHING_USED, {}
         if live is not None:
             with live.begin():
                 used = continuity.used(live)
+                if schema.level(live) is not Level.NEWER:  # else they may be that version's
+                    others = _objects(live)
         with _engine(self._copy).connect() as connection, writing(connection):
             continuity.go_on(connection, used)
+            _keep(connection, {key: sql for key, sql in others.items() if key not in _objects(connection)})
+
+
+def _objects(connection: Connection) -> dict[tuple[str, str], str]:
+    """Return the tables, views and triggers of a database, each by its kind and name, and the SQL that makes it."""
+    query = "SELECT type, name, sql FROM sqlite_master WHERE type <> 'index' AND name NOT LIKE 'sqlite%'"
+    return {(kind, name): sql for kind, name, sql in connection.exec_driver_sql(query)}
+
+
+def _keep(connection: Connection, others: dict[tuple[str, str], str]) -> None:
+    """Make the views again that others have in the live database. Raises `StoreError` for anything else of theirs."""
+    if lost := [f"{kind} {name}" for kind, name in others if kind != "view"]:
+        message = f"the database also holds what is not rostersync's, and would be lost: {', '.join(sorted(lost))}"
+        raise StoreError(message, "nothing was changed; copy them elsewhere, drop them, and restore again")
+    for sql in others.values():
+        connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
 
 
 def _path(url: str) -> Path:

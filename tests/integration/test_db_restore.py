@@ -452,6 +452,32 @@ def test_a_restored_sqlite_database_is_for_its_owner_only(on_sqlite: Site) -> No
     assert not list(path_of(site).parent.glob("*damaged*"))
 
 
+def test_a_view_that_somebody_made_in_a_sqlite_file_stays(on_sqlite: Site) -> None:
+    site = on_sqlite
+    file = backed_up(site)
+    with closing(sqlite3.connect(path_of(site))) as connection:
+        connection.execute("CREATE VIEW named AS SELECT id FROM current_student WHERE last_name = 'Umbrella'")
+    restore(site, file)
+    assert len(site.rows("SELECT * FROM named")) == 1
+
+
+@pytest.mark.parametrize("kind", ["table", "trigger"])
+def test_what_else_somebody_made_in_a_sqlite_file_is_named_and_nothing_is_changed(on_sqlite: Site, kind: str) -> None:
+    site = on_sqlite
+    file = backed_up(site)
+    statement = {
+        "table": "CREATE TABLE theirs (id INTEGER)",
+        "trigger": "CREATE TRIGGER theirs AFTER INSERT ON run BEGIN SELECT 1; END",
+    }[kind]
+    with closing(sqlite3.connect(path_of(site))) as connection:
+        connection.execute(statement)
+    before = content(site.database_url)
+    result = site.run("db", "restore", "--yes", str(file))
+    assert result.exit_code == 1
+    assert f"not rostersync's, and would be lost: {kind} theirs\n" in result.stderr
+    assert content(site.database_url) == before
+
+
 def test_a_damaged_sqlite_database_is_moved_aside_and_named(on_sqlite: Site) -> None:
     site = on_sqlite
     file, before = backed_up(site), content(site.database_url)
@@ -622,6 +648,14 @@ def test_frozen_views_of_an_older_dump_that_was_restored_by_hand_thaw(
     restore(site, file)
     assert content(site.database_url) == before
     assert probe.differences(site.database_url) == []
+
+
+def test_a_table_that_somebody_made_in_our_schema_stays(on_postgresql: Site) -> None:
+    site = on_postgresql
+    file = backed_up(site)
+    ask(site, "CREATE TABLE rostersync.theirs AS SELECT 17 AS id")
+    site.run("db", "restore", "--yes", str(file))
+    assert ask(site, "SELECT id FROM rostersync.theirs") == [(17,)]
 
 
 def test_a_backup_of_inserts_can_be_restored(on_postgresql: Site) -> None:
