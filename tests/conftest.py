@@ -178,6 +178,14 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture
+def client_programs(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of pg_dump and pg_restore, those of the server; it is on PATH."""
+    folder = _programs({})
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return folder
+
+
+@pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """The SQLAlchemy url of an SQLite file that does not exist yet, in a folder of its own."""
     folder = tmp_path / "database"

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from alembic import command
+
+from rostersync.store import schema
+from rostersync.store.engine import open_engine
 from rostersync.store.schema import REVISIONS
 from rostersync.store.views import BARRIER, VIEWS
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+_LATER = {"audit_log"}
+"""Views of tables that the first schema does not have."""
 
 _HEAD_COUNT = {
     "h.living AS live_students": "(SELECT count(*) FROM student s WHERE s.source = h.source AND s.deleted_at IS NULL)"
@@ -59,3 +71,24 @@ def back_to(revision: str, dialect: str) -> list[str]:
     later = REVISIONS[REVISIONS.index(revision) + 1 :]
     undone = [statement for step in reversed(later) for statement in _undo(step, dialect)]
     return [*undone, f"UPDATE alembic_version SET version_num = '{revision}'"]
+
+
+def earlier_schema(url: str, revision: str, **older: str) -> Engine:
+    """Make a database of a revision before 0005, with its views as they are now or as `older` has them.
+
+    On PostgreSQL all of it is in `public`, and the views are no barriers.
+    """
+    engine = open_engine(url, create=True)
+    with engine.connect().execution_options(begin="write") as connection, connection.begin():
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL search_path = public")
+            connection.execution_options(schema_translate_map=None)
+        command.upgrade(schema.alembic_config(connection), revision)
+        for view in VIEWS:
+            if view.name in _LATER:
+                continue
+            dialect = connection.dialect.name
+            stood = {"sync_health": sync_health(dialect), **older}
+            query = stood.get(view.name, view.query(dialect))
+            connection.exec_driver_sql(f"CREATE VIEW {view.name} AS {query}")
+    return engine

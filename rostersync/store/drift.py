@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.ddl import ExecutableDDLElement
 
 UPGRADE = "run: rostersync db upgrade"
-RESTORE = "restore a backup into an empty database (docs/operations.md)"
+RESTORE = "restore a backup: rostersync db restore FILE"
 
 
 class Drift(NamedTuple):

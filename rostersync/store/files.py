@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, BinaryIO
 
-from rostersync.errors import DatabaseUnreachable
+from rostersync.errors import DatabaseUnreachable, StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 JOURNALS = ("-wal", "-shm", "-journal")
 """What SQLite appends to a database's name for the files that it makes beside it."""
+
+_CHUNK = 2**20
 
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
@@ -54,6 +57,24 @@ def open_plain(path: Path, flags: int) -> int:
         os.close(handle)
         raise
     return handle
+
+
+def copy(source: IO[bytes], target: BinaryIO, tell: Callable[[int], None]) -> None:
+    """Copy `source` to the disk that `target` is on; `tell` is called with the number of bytes that are copied.
+
+    Raises `StoreError`.
+    """
+    done = 0
+    try:
+        while chunk := source.read(_CHUNK):
+            target.write(chunk)
+            done += len(chunk)
+            tell(done)
+        target.flush()
+        os.fsync(target.fileno())
+    except OSError as error:
+        message = f"cannot write {target.name}: {error.strerror}"
+        raise StoreError(message, "nothing was changed; free some space, and run it again") from error
 
 
 def is_plain(path: Path) -> bool:

@@ -20,6 +20,7 @@ from rostersync.errors import StoreError
 from rostersync.store import column_statistics, continuity, own_schema, schema
 from rostersync.store.continuity import NOTHING_USED
 from rostersync.store.engine import open_engine, past_sqlalchemy, writing
+from rostersync.store.files import copy
 from rostersync.store.own_schema import OF_VIEWS, SCHEMA
 from rostersync.store.postgresql_programs import find, running, way_to_server
 from rostersync.store.schema import Level
@@ -42,11 +43,11 @@ _VIEW_NAMES = {view.name for view in VIEWS}
 
 _STORED = text("""
 SELECT format('%I.%I', nspname, relname) AS name, relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
- WHERE relkind IN ('r', 'p') AND (nspname = :tables OR (nspname = :views AND relname = ANY(:earlier))) ORDER BY 1
+ WHERE relkind IN ('r', 'p') AND (nspname = :tables AND (:all OR relname = ANY(:ours))
+                              OR nspname = :views AND relname = ANY(:earlier)) ORDER BY 1
 """)
 _EXISTING = text("SELECT name FROM unnest(CAST(:names AS text[])) name WHERE to_regclass(name) IS NOT NULL")
 _IS_MISSING = text("SELECT to_regrole(:role) IS NULL")
-_POLL_S = 0.2
 _ROWS = 1000
 """Rows that are restored between two looks at whether the process was asked to end."""
 
@@ -72,14 +73,10 @@ def write(url: str, file: BinaryIO, progress: ProgressCallback) -> None:
     environment, proof = way_to_server(url)
     options = ["--format=custom", "--encoding=UTF8", "--no-password", "--lock-wait-timeout=30000"]
     command = [program, *options, *proof, *(f"--table={name}" for name in names)]
-    with running(command, env=environment, stdout=file) as process:
-        while process.returncode is None:
-            progress(f"{os.fstat(file.fileno()).st_size >> 20} MB", 0, 0)
-            try:
-                process.wait(_POLL_S)
-            except subprocess.TimeoutExpired:
-                continue
-    os.fsync(file.fileno())
+    # By a pipe: it would write the list of a file that it can seek in twice, so a truncated one could look whole.
+    with running(command, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        copy(process.stdout, file, lambda done: progress(f"{done >> 20} MB", 0, 0))
 
 
 class _Entry(NamedTuple):
@@ -124,8 +121,10 @@ class PostgresqlBackup:
 
     def _dumped_revision(self) -> str | None:
         rows = [entry for entry in self._of_tables if (entry.kind, entry.name) == ("TABLE DATA", "alembic_version")]
+        if not rows:
+            return None
         with self._sql(rows) as output:
-            found = re.search(rb" FROM stdin;\n(\w+)\n", output.read()) if rows else None
+            found = re.search(rb"(?: FROM stdin;\n|VALUES \(')(\w+)", output.read())
         return found[1].decode() if found else None
 
     @contextmanager
@@ -155,15 +154,14 @@ class PostgresqlBackup:
             writing(connection),
         ):
             schema.wait_for_others(connection)
-            is_empty = schema.level(connection) is Level.EMPTY
+            level = schema.level(connection)
             own_schema.prepare(connection)
-            self._replace_tables(connection, progress)
-            return self._grant(connection) if is_empty else []
+            self._replace_tables(connection, level, progress)
+            return self._grant(connection) if level is Level.EMPTY else []
 
-    def _replace_tables(self, connection: Connection, progress: ProgressCallback) -> None:
+    def _replace_tables(self, connection: Connection, level: Level, progress: ProgressCallback) -> None:
         with upgraded_views(connection, detached=True):
-            places = {"tables": SCHEMA, "views": OF_VIEWS, "earlier": own_schema.earlier_tables(connection)}
-            stored = {row.name: row.relname for row in connection.execute(_STORED, places)}
+            stored = _stored_tables(connection, level)
             access = {table: access_to(connection, name) for name, table in stored.items()}
             used = _drop(connection, list(stored))
             with self._sql(self._of_tables) as output:
@@ -187,11 +185,11 @@ class PostgresqlBackup:
                 if line.startswith(b"COPY ") and line.endswith(b" FROM stdin;\n"):
                     cursor.execute(b"".join(script))
                     script.clear()
-                    with cursor.copy(line) as copy:
+                    with cursor.copy(line) as rows:
                         for number, row in enumerate(iter(output.readline, b"\\.\n")):
                             if not row:
                                 return
-                            copy.write(row)
+                            rows.write(row)
                             if number % _ROWS == 0:
                                 progress("MB", os.lseek(self._file.fileno(), 0, os.SEEK_CUR) >> 20, total)
                 elif line.startswith(b"SET client_encoding") or not line.startswith(_OF_PSQL):
@@ -223,6 +221,16 @@ def _place_of_tables(entries: list[_Entry]) -> str:
         if own_schema.are_ours(entry.name for entry in entries if (entry.kind, entry.place) == ("TABLE", place)):
             return place
     return ""
+
+
+def _stored_tables(connection: Connection, level: Level) -> dict[str, str]:
+    """Return the tables that a restore replaces: their full names, and the names alone.
+
+    A later version may have tables that this one does not know, so then all in our schema are replaced.
+    """
+    places = {"tables": SCHEMA, "views": OF_VIEWS, "earlier": own_schema.earlier_tables(connection)}
+    known = {"all": level is Level.NEWER, "ours": list(_TABLES)}
+    return {row.name: row.relname for row in connection.execute(_STORED, {**places, **known})}
 
 
 def _drop(connection: Connection, tables: list[str]) -> Used:

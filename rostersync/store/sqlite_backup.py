@@ -6,9 +6,11 @@ no journal of the old content is left to be played into the new one.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sqlite3
+import struct
 import tempfile
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -21,7 +23,8 @@ from rostersync.errors import DatabaseUnreachable, StoreError
 from rostersync.store import continuity, own_schema, schema
 from rostersync.store.continuity import NOTHING_USED
 from rostersync.store.engine import open_engine, past_sqlalchemy, sqlite_path, writing
-from rostersync.store.files import JOURNALS, database_exists
+from rostersync.store.files import JOURNALS, copy, database_exists
+from rostersync.store.schema import Level
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -31,81 +34,103 @@ if TYPE_CHECKING:
     from rostersync.clock import Clock
     from rostersync.report import ProgressCallback
 
-_HEADER = b"SQLite format 3\0"
+_HEADER = struct.Struct(">16xH10xI")
+"""The size of a page (1: 65,536) and the number of pages, as a database begins."""
+
 _STEP = 1000
 """Pages that are copied between two looks at whether the process was asked to end."""
 
-_CHUNK = 2**22
-_SCRATCH = ".rostersync-restore-"
+_SCRATCH = ".rostersync-copy-"
 
 
 def write(url: str, file: BinaryIO, progress: ProgressCallback) -> None:
     """Write the content of the database as it is now into `file`; others go on reading and writing meanwhile.
 
     The copy is made beside the database, because SQLite opens files by their path and `file` may be in a folder that
-    this user cannot enter. It loses its name before it is filled, so it goes with the process.
+    this user cannot enter.
     """
     path = _path(url)
-    with open_engine(url, read_only=True).connect() as connection, connection.begin():  # one snapshot
+    with (
+        open_engine(url, read_only=True).connect() as connection,
+        connection.begin(),  # one snapshot
+        past_sqlalchemy(connection, str(path)) as live,
+        _scratch(path.parent) as folder,
+    ):
         schema.require_filled(connection, f"the database {path}")
-        handle, name = _made(tempfile.mkstemp, ".rostersync-backup-", path.parent)
-        with (
-            past_sqlalchemy(connection, str(path)) as live,
-            os.fdopen(handle, "rb", buffering=0) as copy,
-            closing(_connect(name, "mode=rw")) as target,
-            closing(_connect(name, "immutable=1")) as written,  # SQLite makes no journal beside it
-        ):
-            Path(name).unlink()
-            target.execute("PRAGMA journal_mode = OFF")
+        with closing(_connect(folder / path.name, "mode=rwc")) as target:
             live.backup(target, pages=_STEP, progress=_pages("copying", progress))
-            if problem := _damage(written):
-                raise StoreError(f"the database {path} is damaged: {problem}", "restore an earlier backup")
-            _copy(copy, file, "writing", progress)
+        if problem := _damage(folder / path.name):
+            raise StoreError(f"the database {path} is damaged: {problem}", "restore an earlier backup")
+        with (folder / path.name).open("rb") as whole:
+            _copy(whole, file, "writing", progress)
 
 
 @contextmanager
 def opened(url: str, file: BinaryIO, clock: Clock, progress: ProgressCallback) -> Iterator[SqliteBackup]:
     """Lend the backup in `file`; see `backup.opened`. It is copied beside the database, and upgraded there."""
     path = _path(url)
-    if file.read(len(_HEADER)) != _HEADER:
-        raise StoreError(f"{file.name} is not a backup of an SQLite database", "nothing was changed")
-    file.seek(0)
-    folder = Path(_made(tempfile.mkdtemp, _SCRATCH, path.parent))
-    try:
-        with open(folder / path.name, "xb", opener=_private) as copy:
-            _copy(file, copy, "reading", progress)
+    _require_whole(file)
+    with _scratch(path.parent) as folder:
+        with open(folder / path.name, "xb", opener=_private) as beside:
+            _copy(file, beside, "reading", progress)
         yield SqliteBackup(path, folder / path.name, file.name, clock)
+
+
+@contextmanager
+def _scratch(beside: Path) -> Iterator[Path]:
+    """Lend a folder for this process alone, in the folder of the database; those of killed processes are deleted."""
+    for left in beside.glob(f"{_SCRATCH}*"):
+        with suppress(OSError), _locked(left):
+            shutil.rmtree(left)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=beside))  # mode 0700
+    except OSError as error:
+        hint = "let this user write the database's folder"
+        raise DatabaseUnreachable(f"cannot make a copy in {beside}: {error.strerror}", hint) from error
+    with _locked(folder):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock that says that a folder is in use. Raises `OSError` if another process holds it."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
 
 
 class SqliteBackup:
-    """A backup that lies as `copy` beside the database at `path`."""
+    """A backup of which a copy lies beside the database at `path`."""
 
-    def __init__(self, path: Path, copy: Path, name: str, clock: Clock) -> None:
+    def __init__(self, path: Path, beside: Path, name: str, clock: Clock) -> None:
         """Check the copy of the backup called `name`. Raises as `backup.opened`."""
-        self._path, self._copy, self._clock = path, copy, clock
-        with closing(_connect(copy, "mode=rw")) as connection:
-            if problem := _damage(connection):
-                raise StoreError(f"{name} is damaged: {problem}", "nothing was changed; use another backup")
-        with _engine(copy).connect() as opened_copy, opened_copy.begin():
-            ours = own_schema.are_ours(inspect(opened_copy).get_table_names())
-            revision = schema.require_known(schema.revision(opened_copy) if ours else None, name)
-            self.description = f"schema {revision}, {continuity.described(opened_copy)}"
+        self._path, self._copy, self._clock = path, beside, clock
+        if problem := _damage(beside):
+            raise StoreError(f"{name} is damaged: {problem}", "nothing was changed; use another backup")
+        with _engine(beside).connect() as connection, connection.begin():
+            ours = own_schema.are_ours(inspect(connection).get_table_names())
+            revision = schema.require_known(schema.revision(connection) if ours else None, name)
+            self.description = f"schema {revision}, {continuity.described(connection)}"
 
     def restore(self, sources: Iterable[str], progress: ProgressCallback) -> list[str]:
         """Put the backup in the database's place; see `Backup.restore`."""
         schema.upgrade(_engine(self._copy))
-        if not database_exists(self._path) or _is_damaged(self._path):
+        if not database_exists(self._path) or _damage(self._path):
             return self._replace(sources)
         with _engine(self._path).connect() as live:
             with live.begin():
                 schema.level(live)  # raises if the tables are another program's
             with continuity.undisturbed(live, self._path, sources, self._clock.now()):
                 self._prepare(live)
-                with past_sqlalchemy(live, str(self._path)) as target, closing(_connect(self._copy, "mode=rw")) as copy:
-                    _fit_pages(copy, target)
-                    copy.backup(target, pages=_STEP, progress=_pages("restoring", progress))
+                with past_sqlalchemy(live, str(self._path)) as target, closing(_connect(self._copy, "mode=rw")) as new:
+                    _fit_pages(new, target)
+                    new.backup(target, pages=_STEP, progress=_pages("restoring", progress))
         return []
 
     def _replace(self, sources: Iterable[str]) -> list[str]:
@@ -118,26 +143,43 @@ class SqliteBackup:
             self._prepare(None)
             suffix = f".damaged-{self._clock.now():%Y%m%dT%H%M%SZ}"
             kept = []
-            for journal in (*JOURNALS, ""):
-                path = self._path.with_name(self._path.name + journal)
-                with suppress(FileNotFoundError):
-                    kept.append(path.rename(self._path.with_name(f"{self._path.name}{suffix}{journal}")))
+            for part in (*JOURNALS, ""):
+                path = self._path.with_name(f"{self._path.name}{part}")
+                if not path.exists():
+                    continue
+                if part == "-shm" or not path.stat().st_size:  # no content is in it
+                    path.unlink()
+                    continue
+                kept.append(path.rename(self._path.with_name(f"{self._path.name}{suffix}{part}")))
             self._copy.rename(self._path)
-        if not kept:
-            return []
-        return [f"the damaged database is kept: {', '.join(map(str, kept))}"]
+        return [f"the damaged database is kept: {', '.join(map(str, kept))}"] if kept else []
 
     def _prepare(self, live: Connection | None) -> None:
         """Have the copy go on from what the live database used; None: it cannot be read."""
-        for left in self._path.parent.glob(f"{_SCRATCH}*"):  # of a restore that was killed
-            if left != self._copy.parent:
-                shutil.rmtree(left, ignore_errors=True)
-        used = NOTHING_USED
+        used, others = NOTHING_USED, {}
         if live is not None:
             with live.begin():
                 used = continuity.used(live)
+                if schema.level(live) is not Level.NEWER:  # else they may be that version's
+                    others = _objects(live)
         with _engine(self._copy).connect() as connection, writing(connection):
             continuity.go_on(connection, used)
+            _keep(connection, {key: sql for key, sql in others.items() if key not in _objects(connection)})
+
+
+def _objects(connection: Connection) -> dict[tuple[str, str], str]:
+    """Return the tables, views and triggers of a database, each by its kind and name, and the SQL that makes it."""
+    query = "SELECT type, name, sql FROM sqlite_master WHERE type <> 'index' AND name NOT LIKE 'sqlite%'"
+    return {(kind, name): sql for kind, name, sql in connection.exec_driver_sql(query)}
+
+
+def _keep(connection: Connection, others: dict[tuple[str, str], str]) -> None:
+    """Make the views again that others have in the live database. Raises `StoreError` for anything else of theirs."""
+    if lost := [f"{kind} {name}" for kind, name in others if kind != "view"]:
+        message = f"the database also holds what is not rostersync's, and would be lost: {', '.join(sorted(lost))}"
+        raise StoreError(message, "nothing was changed; copy them elsewhere, drop them, and restore again")
+    for sql in others.values():
+        connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
 
 
 def _path(url: str) -> Path:
@@ -158,46 +200,36 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _made(make: Callable[..., Any], prefix: str, folder: Path) -> Any:
-    """Return what `make` of `tempfile` makes in the folder of the database, for its owner only."""
-    try:
-        return make(prefix=prefix, dir=folder)
-    except OSError as error:
-        hint = "let this user write the database's folder"
-        raise DatabaseUnreachable(f"cannot make a copy in {folder}: {error.strerror}", hint) from error
-
-
 def _copy(source: BinaryIO, target: BinaryIO, what: str, progress: ProgressCallback) -> None:
-    """Copy a file to the disk of another, in megabytes for a person who waits."""
-    total, done = os.fstat(source.fileno()).st_size, 0
-    try:
-        while chunk := source.read(_CHUNK):
-            target.write(chunk)
-            done += len(chunk)
-            progress(f"{what} MB", done >> 20, total >> 20)
-        target.flush()
-        os.fsync(target.fileno())
-    except OSError as error:
-        message = f"cannot copy {source.name} to {target.name}: {error.strerror}"
-        raise StoreError(message, "nothing was changed; free some space, and run it again") from error
+    total = os.fstat(source.fileno()).st_size
+    copy(source, target, lambda done: progress(f"{what} MB", done >> 20, total >> 20))
 
 
 def _pages(what: str, progress: ProgressCallback) -> Callable[[int, int, int], None]:
     return lambda _status, remaining, total: progress(f"{what} pages", total - remaining, total)
 
 
-def _damage(connection: sqlite3.Connection) -> str:
-    """Return what SQLite finds wrong in the pages of a database, nothing for a whole one."""
-    try:
-        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    except sqlite3.DatabaseError as error:
-        return str(error)
+def _require_whole(file: BinaryIO) -> None:
+    """Raise `StoreError` for a file that is not a database, or shorter than its header says: SQLite reads zeros."""
+    header = file.read(_HEADER.size)
+    file.seek(0)
+    if not header.startswith(b"SQLite format 3\0") or len(header) < _HEADER.size:
+        raise StoreError(f"{file.name} is not a backup of an SQLite database", "nothing was changed")
+    page, pages = _HEADER.unpack(header)
+    wanted, found = pages * (65536 if page == 1 else page), os.fstat(file.fileno()).st_size
+    if found < wanted:
+        message = f"{file.name} is truncated: it has {found:,} of {wanted:,} bytes"
+        raise StoreError(message, "nothing was changed; use another backup")
+
+
+def _damage(path: Path) -> str:
+    """Return what SQLite finds wrong in a database, nothing for a whole one. Its files stay as they are."""
+    with closing(_connect(path, "mode=ro")) as connection:
+        try:
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            return str(error)
     return "" if found == "ok" else str(found).splitlines()[-1]
-
-
-def _is_damaged(path: Path) -> bool:
-    with closing(_connect(path, "mode=rw")) as connection:
-        return bool(_damage(connection))
 
 
 def _fit_pages(copy: sqlite3.Connection, target: Any) -> None:

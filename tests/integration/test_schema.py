@@ -14,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from conftest import see_views
-from earlier import back_to, sync_health
+from earlier import back_to, earlier_schema, sync_health
 from sqlalchemy import create_engine, inspect, make_url, text
 
 from rostersync.errors import DatabaseUnreachable, NoDatabase, SchemaOutdated, SchemaTooNew, StoreError
@@ -265,23 +265,6 @@ def first_schema(url: str, **older: str) -> Engine:
     return earlier_schema(url, "0001", **older)
 
 
-def earlier_schema(url: str, revision: str, **older: str) -> Engine:
-    engine = open_engine(url, create=True)
-    with engine.connect().execution_options(begin="write") as connection, connection.begin():
-        if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql("SET LOCAL search_path = public")
-            connection.execution_options(schema_translate_map=None)
-        command.upgrade(schema.alembic_config(connection), revision)
-        for view in VIEWS:
-            if view.name in LATER:
-                continue
-            dialect = connection.dialect.name
-            stood = {"sync_health": sync_health(dialect), **older}
-            query = stood.get(view.name, view.query(dialect))
-            connection.exec_driver_sql(f"CREATE VIEW {view.name} AS {query}")
-    return engine
-
-
 def execute(engine: Engine, *statements: str) -> None:
     with engine.connect().execution_options(begin="write", no_parameters=True) as connection, connection.begin():
         see_views(connection)
@@ -310,8 +293,6 @@ INSERT_SOURCE = """
 INSERT INTO source (name, fence, deleted_feed_proven, deleted_feed_ignored, unknown_keys)
 VALUES ('main', 7, FALSE, FALSE, '[]')
 """
-LATER = {"audit_log"}
-"""Views of tables that the first schema does not have."""
 SYNC_RUN = next(view for view in VIEWS if view.name == "sync_run")
 COLUMNS = [name for name, _ in SYNC_RUN.columns]
 SHORTER = f"SELECT {', '.join(COLUMNS[:-1])} FROM run"

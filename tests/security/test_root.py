@@ -128,6 +128,49 @@ def test_root_reads_the_files_that_a_command_names_before_it_is_the_service(site
     assert not foreign_files(site)
 
 
+def test_root_keeps_backups_where_only_root_may_read_and_write(site: Site) -> None:
+    ok(site, "sync")
+    file = closed_folder(site) / "roster.backup"
+    ok(site, "db", "backup", str(file))
+    assert (file.stat().st_uid, file.stat().st_mode & 0o777) == (0, 0o600)
+    ok(site, "db", "restore", "--yes", str(file))
+    assert not foreign_files(site)
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    (state(site) / "roster.db").unlink()
+    ok(site, "db", "restore", "--yes", str(file))
+    assert not foreign_files(site)
+    ok(site, "verify")
+
+
+def closed_folder(site: Site) -> Path:
+    folder = site.folder.parent / "srv-backup"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+KILLED = """\
+import os, signal
+from rostersync.__main__ import main
+from rostersync.store import backup
+
+def write(url, file, *_):
+    assert os.getuid()
+    file.write(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+backup.write = write
+main()"""
+
+
+def test_a_backup_of_root_that_is_killed_leaves_no_file(site: Site) -> None:
+    ok(site, "sync")
+    folder = closed_folder(site)
+    process = site.start("db", "backup", str(folder / "roster.backup"), program=("-c", KILLED))
+    process.communicate(timeout=60)
+    assert process.returncode == -9
+    wait_until(lambda: not list(folder.iterdir()))
+
+
 def test_a_link_in_the_place_of_the_lock_hands_the_service_no_file_of_root(site: Site) -> None:
     ok(site, "sync")
     treasure = site.folder / "treasure"
@@ -217,6 +260,20 @@ def sync_as_root(site: Site, user: str, *words: str) -> str:
     _, told = process.communicate(timeout=60)
     assert process.returncode == 0, told
     return told
+
+
+def test_with_postgresql_root_keeps_backups_where_only_root_may_read_and_write(
+    postgresql_site: Site, client_programs: Path
+) -> None:
+    site = postgresql_site
+    ok(site, "sync")
+    file = closed_folder(site) / "roster.backup"
+    for words in (("db", "backup"), ("db", "restore", "--yes")):
+        process = site.start(*words, str(file), program=("-c", AS_A_SERVICE.format(user="nobody")))
+        _, told = process.communicate(timeout=60)
+        assert process.returncode == 0, told
+    assert (file.stat().st_uid, file.stat().st_mode & 0o777) == (0, 0o600)
+    ok(site, "verify")
 
 
 def uid_of_the_hook(site: Site) -> tuple[str, ...]:
