@@ -20,7 +20,27 @@ command -v systemd-nspawn >/dev/null || { echo "systemd: no systemd-nspawn; apt 
     case " $(echo $all) " in *" $scene "*) ;; *) echo "systemd: no scene $scene; there are: $(echo $all)" >&2; exit 2 ;; esac
 done
 
+# Containers that share a control group take each other's services for their own.
+hierarchies=$(ls -d /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified 2>/dev/null)
+enter_group() {
+    for hierarchy in $hierarchies; do
+        if [ -e "$hierarchy/cgroup.procs" ]; then
+            mkdir "$hierarchy/rostersync-test-$$"
+            echo $$ >"$hierarchy/rostersync-test-$$/cgroup.procs"
+        fi
+    done
+}
+leave_group() {
+    for hierarchy in $hierarchies; do
+        if [ -e "$hierarchy/rostersync-test-$$" ]; then
+            echo $$ >"$hierarchy/cgroup.procs"
+            find "$hierarchy/rostersync-test-$$" -depth -type d -exec rmdir {} +
+        fi
+    done
+}
+
 clean_up() {
+    leave_group || true
     umount "$work/m/tree" 2>/dev/null || true
     umount "$work/m" 2>/dev/null || true
     rm -rf "$work"
@@ -31,6 +51,7 @@ play() {
     work=$(mktemp -d)
     trap clean_up EXIT
     trap 'exit 130' INT TERM
+    enter_group
     mkdir "$work/m" "$work/out"
     mount -t tmpfs -o size=900m tmpfs "$work/m"
     mkdir "$work/m/upper" "$work/m/work" "$work/m/tree"

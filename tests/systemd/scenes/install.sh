@@ -7,7 +7,7 @@ grep -h '^rostersync:' "$said"
 equal "it is enabled" "$(systemctl is-enabled rostersync)" enabled
 equal "and not active" "$(show ActiveState)" inactive
 refused "systemctl start, not configured" "" sh -c 'systemctl start rostersync; systemctl is-active rostersync'
-holds "systemctl status says what to set" "$(systemctl status --no-pager rostersync)" "base_url is not set"
+holds "systemctl status says what to set" "$(systemctl status --no-pager rostersync)" "base_url is missing"
 equal "restarts meanwhile" "$(show NRestarts)" 0
 
 installed
@@ -36,5 +36,5 @@ for words in check status sync resync "sync --dry-run" verify runs "db check" "s
 done
 equal "files that are not the service's alone" "$(foreign)" ""
 try "the journal names runs" log_has '"run_id": [0-9]'
-equal "lines of it that are no JSON" "$(logged | grep -v '^{' | grep -vE 'systemd|rostersync.service|^rostersync: |base_url is not set|token|Started|Stopped|Starting|Stopping|Reload|Main process|Consumed|Scheduled|Condition|Skipped' | head -n 3)" ""
+equal "lines of it that are no JSON" "$(logged | grep -v '^{' | grep -vE 'systemd|rostersync.service|^rostersync: |base_url is missing|no token yet|Started|Stopped|Starting|Stopping|Reload|Main process|Consumed|Scheduled|Condition|Skipped' | head -n 3)" ""
 equal "and no token" "$(logged | grep -c invented-token)" 0

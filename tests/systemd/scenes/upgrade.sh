@@ -1,0 +1,117 @@
+# shellcheck shell=sh
+# Upgrade from an earlier revision $1 on the database $2, restore of that revision's dump, and the way back.
+old=/opt/rostersync/bin/rostersync
+url=sqlite:///$database
+if [ "$2" = postgresql ]; then
+    url="postgresql+psycopg://rostersync@/rostersync?host=/run/postgresql"
+    start_postgresql
+    runuser -u postgres -- createuser rostersync
+    runuser -u postgres -- createdb --owner=rostersync rostersync
+    # What the documents of 73e2bbf said, so that root may open the database too.
+    printf 'rostersync rostersync rostersync\nrostersync root rostersync\n' >>"$(echo /etc/postgresql/*/main/pg_ident.conf)"
+    sed -i '1i local rostersync rostersync peer map=rostersync' /etc/postgresql/*/main/pg_hba.conf
+    systemctl reload postgresql
+fi
+try "$1 is installed as its documents say" "install_$1" "$url"
+old_synced() { $old status --json | grep -q '"last_state": "succeeded"'; }
+try "its first run succeeds" within 60 old_synced
+[ $failed = 0 ] || { systemctl status --no-pager rostersync; end_of_scene; }
+try "it verifies" $old verify
+ids() { $old runs --limit 1 --json | sed -n 's/.*"run_id": \([0-9]*\).*/\1/p' | head -n 1; }
+
+# The backup of before, as its documents say, and an analyst's view.
+mkdir -m 700 /srv/backup
+case $2 in
+sqlite)
+    files=/var/lib/rostersync
+    python3 -c 'import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute("VACUUM INTO ?", (sys.argv[2],))' $files/roster.db /srv/backup/before
+    ;;
+postgresql)
+    psql -c 'CREATE ROLE analyst' -c 'GRANT SELECT ON enrolled_student TO analyst'
+    psql -c 'CREATE VIEW report AS SELECT source, count(*) AS students FROM enrolled_student GROUP BY source'
+    runuser -u postgres -- pg_dump --format=custom rostersync >/srv/backup/before
+    enrolled=$(psql -c 'SELECT students FROM report')
+    ;;
+esac
+chmod 600 /srv/backup/before
+
+if [ "$1" = 13cd6a6 ]; then # its unit was copied by hand, and its configuration names no token
+    refused "the hand-made unit stops the package" "Move /etc/systemd/system/rostersync.service away" \
+        apt-get install -y ./rostersync_*.deb
+    equal "and the service goes on" "$(show ActiveState)" active
+    try "the unit is moved away" mv /etc/systemd/system/rostersync.service /root/rostersync.service
+    systemctl daemon-reload
+fi
+begun=$(date +%s)
+if [ "$2" = postgresql ] && [ "$1" = 73e2bbf ]; then
+    block "Upgrading, and going back" 1
+else
+    try "apt installs the new package over it" apt-get install -y ./rostersync_*.deb
+fi
+grep -h '^rostersync:' "$said"
+echo "      ($(($(date +%s) - begun)) s)"
+rm /usr/local/bin/rostersync # as the package said
+hash -r
+if [ "$1" = 13cd6a6 ]; then
+    holds "it says what its configuration lacks" "$(rostersync service ready 2>&1)" "token"
+    sed -i '1i tokens_dir = "/etc/rostersync/tokens"' $config
+    try "the token is stored" sh -c 'rostersync service token main </etc/rostersync/main-token'
+    if [ "$2" = postgresql ]; then
+        try "db upgrade --dry-run" rostersync db upgrade --dry-run
+        sed 's/^/      /' "$said"
+        try "db upgrade" rostersync db upgrade
+    fi
+    try "the service starts" systemctl restart rostersync
+fi
+equal "the unit is the package's" "$(systemctl show -P FragmentPath rostersync | sed 's|^/usr||')" /lib/systemd/system/rostersync.service
+equal "it is enabled" "$(systemctl is-enabled rostersync)" enabled
+try "the service is active" within 30 is ActiveState active
+try "a resync" within 60 rostersync resync
+equals_managebac "after the upgrade"
+try "the status line" within 30 says "main: 300 students, in step"
+[ "$2" = sqlite ] || equal "the analyst's view and grant are there" \
+    "$(psql -c 'SELECT students FROM report') $(psql -c 'SET ROLE analyst' -c 'SELECT count(*) FROM enrolled_student')" "$enrolled $enrolled"
+[ "$2" = postgresql ] || equal "files that are not the service's alone" "$(foreign)" ""
+
+# The dump of the earlier revision is restored.
+before=$(runs)
+systemctl stop rostersync
+try "db restore of the earlier revision's dump" rostersync db restore --yes /srv/backup/before
+sed 's/^/      /' "$said"
+try "the service starts" systemctl start rostersync
+try "a resync" within 60 rostersync resync
+equals_managebac "after the restore"
+equal "run ids go on above those that were used" "$([ "$(runs)" -gt "$before" ] && echo yes)" yes
+if [ "$2" = postgresql ]; then
+    equal "the analyst's view and grant are there" \
+        "$(psql -c 'SELECT students FROM report') $(psql -c 'SET ROLE analyst' -c 'SELECT count(*) FROM enrolled_student')" "$enrolled $enrolled"
+    equal "no view of an earlier revision is left" "$(psql -c "SELECT count(*) FROM pg_views WHERE schemaname = 'public' AND viewname NOT IN ('report')
+        AND viewname NOT IN (SELECT viewname FROM pg_views WHERE viewowner = 'rostersync')")" 0
+fi
+
+# The way back.
+try "the package is removed" apt-get remove -y rostersync
+case $2 in
+sqlite)
+    rm -f $database $database-wal $database-shm
+    install -m 600 /srv/backup/before $database
+    id rostersync >/dev/null 2>&1 && chown rostersync:rostersync $database
+    ;;
+postgresql)
+    runuser -u postgres -- dropdb rostersync
+    runuser -u postgres -- createdb --owner=rostersync rostersync
+    runuser -u postgres -- pg_restore --single-transaction --dbname=rostersync </srv/backup/before
+    ;;
+esac
+ln -s $old /usr/local/bin/
+systemctl unmask rostersync 2>/dev/null
+if [ "$1" = 13cd6a6 ]; then
+    cp /root/rostersync.service /etc/systemd/system/
+    sed -i '/^tokens_dir/d' $config
+    systemctl daemon-reload
+    try "$1 starts again" systemctl enable --now rostersync
+else
+    try "$1 starts again" $old service install
+fi
+try "it syncs" within 60 $old resync
+try "it verifies" $old verify
