@@ -74,7 +74,7 @@ def write(url: str, file: BinaryIO, progress: ProgressCallback) -> None:
     options = ["--format=custom", "--encoding=UTF8", "--no-password", "--lock-wait-timeout=30000"]
     command = [program, *options, *proof, *(f"--table={name}" for name in names)]
     # By a pipe: it would write the list of a file that it can seek in twice, so a truncated one could look whole.
-    with running(command, env=environment, stdout=subprocess.PIPE) as process:
+    with running(command, "cannot back up", env=environment, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         copy(process.stdout, file, lambda done: progress(f"{done >> 20} MB", 0, 0))
 
@@ -131,7 +131,8 @@ class PostgresqlBackup:
     def _running(self, *options: str) -> Iterator[IO[bytes]]:
         """Run pg_restore on the file, and lend its output."""
         self._file.seek(0)
-        with running([self._program, *options], stdin=self._file, stdout=subprocess.PIPE) as process:
+        command, failure = [self._program, *options], f"cannot read the backup {self._file.name}"
+        with running(command, failure, stdin=self._file, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             yield process.stdout
 

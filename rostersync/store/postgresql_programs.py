@@ -63,8 +63,11 @@ def way_to_server(url: str) -> tuple[dict[str, str], list[str]]:
 
 
 @contextmanager
-def running(command: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program until it ends or the caller fails. Raises `StoreError` with its first line if it fails itself."""
+def running(command: list[str], failure: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program until it ends or the caller fails.
+
+    Raises `StoreError` if the program fails: `failure`, which says what cannot be done, and the program's first line.
+    """
     with tempfile.TemporaryFile() as told:
         options = {"stdin": subprocess.DEVNULL, "env": _environment(), **options}
         with subprocess.Popen(command, stderr=told, **options) as process:  # noqa: S603 - words of our own
@@ -77,4 +80,4 @@ def running(command: list[str], **options: Any) -> Iterator[subprocess.Popen[byt
             told.seek(0)
             name = Path(command[0]).name
             said = told.readline(1000).decode(errors="replace").strip().removeprefix(f"{name}: error: ")
-            raise StoreError(f"{name} failed: {said or f'exit status {process.returncode}'}", "nothing was changed")
+            raise StoreError(f"{failure}: {name}: {said or f'exit status {process.returncode}'}", "nothing was changed")

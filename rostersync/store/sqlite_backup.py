@@ -22,7 +22,7 @@ from sqlalchemy import URL, inspect
 from rostersync.errors import DatabaseUnreachable, StoreError
 from rostersync.store import continuity, own_schema, schema
 from rostersync.store.continuity import NOTHING_USED
-from rostersync.store.engine import open_engine, past_sqlalchemy, sqlite_path, writing
+from rostersync.store.engine import open_engine, past_sqlalchemy, sqlite_path, translate_error, writing
 from rostersync.store.files import JOURNALS, copy, database_exists
 from rostersync.store.schema import Level
 
@@ -223,12 +223,17 @@ def _require_whole(file: BinaryIO) -> None:
 
 
 def _damage(path: Path) -> str:
-    """Return what SQLite finds wrong in a database, nothing for a whole one. Its files stay as they are."""
-    with closing(_connect(path, "mode=ro")) as connection:
-        try:
+    """Return what SQLite finds wrong in a database, nothing for a whole one. Its files stay as they are.
+
+    Raises `StoreError` if it cannot be looked at.
+    """
+    try:
+        with closing(_connect(path, "mode=ro")) as connection:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        except sqlite3.DatabaseError as error:
-            return str(error)
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF not in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            raise translate_error(error, str(path)) from error
+        return str(error)
     return "" if found == "ok" else str(found).splitlines()[-1]
 
 

@@ -108,6 +108,22 @@ def test_a_killed_backup_leaves_no_file(site: Site) -> None:
     wait_until(lambda: not list(site.folder.glob("roster.backup*")))
 
 
+WITHOUT_ROOM = """\
+import resource
+from rostersync.__main__ import main
+resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))
+main()"""
+
+
+def test_a_backup_for_which_there_is_no_room_leaves_no_file(site: Site) -> None:
+    program = WITHOUT_ROOM.format(most=40_000 if site.database_url.startswith("sqlite") else 5_000)
+    process = site.start("db", "backup", str(site.folder / "roster.backup"), program=("-c", program))
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert len(told.splitlines()) == 2, told
+    assert not list(site.folder.glob("roster.backup*"))
+
+
 def test_a_damaged_sqlite_database_makes_no_backup(tmp_path: Path, sqlite_url: str) -> None:
     with serve(tmp_path, sqlite_url, 30) as site:
         site.ok("sync")
@@ -176,5 +192,5 @@ def test_an_error_of_pg_dump_is_told_in_one_line(on_postgresql: Site, monkeypatc
     fake(on_postgresql.folder / "bin", monkeypatch, f"{NEW}\necho 'pg_dump: error: no luck' >&2; exit 1")
     result = on_postgresql.run("db", "backup", str(on_postgresql.folder / "roster.backup"))
     assert result.exit_code == 1
-    assert result.stderr.startswith("pg_dump failed: no luck\n")
+    assert result.stderr.startswith("cannot back up: pg_dump: no luck\n")
     assert not list(on_postgresql.folder.glob("roster.backup*"))

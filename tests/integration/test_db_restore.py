@@ -429,6 +429,32 @@ def test_a_restore_that_is_killed_while_pages_are_replaced_changes_nothing(on_sq
     assert not list(path_of(on_sqlite).parent.glob(".*"))
 
 
+WITHOUT_ROOM = """\
+import resource
+from rostersync.__main__ import main
+from rostersync.store import continuity
+go_on = continuity.go_on
+
+def leave_no_room(*arguments):
+    go_on(*arguments)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+continuity.go_on = leave_no_room
+main()"""
+
+
+def test_a_restore_for_which_there_is_no_room_changes_nothing(on_sqlite: Site) -> None:
+    site = on_sqlite
+    file = backed_up(site)
+    change(site, "Parasol")
+    before = content(site.database_url)
+    process = site.start("db", "restore", "--yes", str(file), program=("-c", WITHOUT_ROOM))
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert len(told.splitlines()) == 2, told
+    assert content(site.database_url) == before
+
+
 def test_a_restore_with_an_error_at_its_end_changes_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     file = backed_up(site)
     change(site, "Parasol")
