@@ -183,6 +183,10 @@ class DatabaseUnreachable(StoreError):
     """The server or the file cannot be opened."""
 
 
+class LockTimedOut(StoreError):
+    """Another session of the database has kept a lock for too long."""
+
+
 class SchemaOutdated(StoreError):
     """The schema is older than this version of rostersync needs."""
 

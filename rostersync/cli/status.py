@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from rostersync.cli.reports import show_reasons
 from rostersync.daemon.freshness import fresh_until
 from rostersync.errors import ConfigError, StoreError
 from rostersync.report import RunState
-from rostersync.store import daemons, open_store, requests
+from rostersync.store import daemons, open_store, probe, requests
 from rostersync.store.failures import THE_DAEMON, failures_file, read_failures
 from rostersync.store.status import health
 from rostersync.words import ago, count, moment, some_of, span
@@ -67,19 +68,21 @@ def command(
     Also shows why its last run failed, which removals wait for approval, and how many records are in quarantine.
     If there are more than 20 sources, only a summary and the sources with problems are shown.
     A source is stale if its last success is older than two slots, the jitter and an hour, or than --max-age.
-    Exit status: 0; with --max-age 1 when a configured source is too old. With --nagios 0 OK, 1 a source is in trouble,
-    2 a source is stale or was never synced, 3 the state is unknown.
+    Exit status: 0; with --max-age 1 when a configured source is too old, or the database differs from this version's
+    schema. With --nagios 0 OK, 1 a source is in trouble or the schema differs, 2 a source is stale or was never synced,
+    3 the state is unknown.
     """
     if for_monitor and as_json:
         raise ConfigError(["--nagios and --json exclude each other"])
     sources = _chosen(_sources(session, max_age), globs)
+    differences = _differences(session)
     if for_monitor:
-        return _answer_monitor([source for source in sources if source.is_configured], max_age)
+        return _answer_monitor([source for source in sources if source.is_configured], differences, max_age)
     if as_json:
-        document({"sources": [_json(source) for source in sources]})
+        document({"sources": [_json(source) for source in sources], "schema_differences": differences})
     else:
-        _show(sources, session, in_full=show_each or bool(globs))
-    return 0 if max_age is None else _judge(sources, max_age)
+        _show(sources, differences, session, in_full=show_each or bool(globs))
+    return 0 if max_age is None else _judge(sources, differences, max_age)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,13 @@ def _sources(session: Session, max_age: timedelta | None = None) -> list[_Source
         raise
 
 
+def _differences(session: Session) -> list[str]:
+    """Return how the database differs from this version's schema; none if this user may not find out."""
+    with suppress(StoreError):  # as on a standby, where no table can be made for the comparison
+        return [found.difference for found in probe.differences(session.config.database.url)]
+    return []
+
+
 def _gather(session: Session, store: Store, failures: dict[str, Failure], max_age: timedelta | None) -> list[_Source]:
     now = session.clock.now()
     with store.reading() as connection:
@@ -193,9 +203,9 @@ def _json(source: _Source) -> dict[str, Any]:
     }
 
 
-def _judge(sources: list[_Source], max_age: timedelta) -> int:
+def _judge(sources: list[_Source], differences: list[str], max_age: timedelta) -> int:
     """Name the configured sources that are too old; return the exit status."""
-    status, limit = 0, max_age.total_seconds()
+    status, limit = int(bool(differences)), max_age.total_seconds()
     for source in sources:
         age = source.health.age_seconds if source.health else None
         if source.is_configured and source.freshness != _FRESH:
@@ -205,7 +215,7 @@ def _judge(sources: list[_Source], max_age: timedelta) -> int:
     return status
 
 
-def _answer_monitor(sources: list[_Source], max_age: timedelta | None) -> int:
+def _answer_monitor(sources: list[_Source], differences: list[str], max_age: timedelta | None) -> int:
     """Print how the configured sources are, as a plugin for Nagios does; return its exit status."""
     if not sources:
         return nagios.answer(nagios.UNKNOWN, "no configured source has such a name")
@@ -218,17 +228,20 @@ def _answer_monitor(sources: list[_Source], max_age: timedelta | None) -> int:
         perfdata.append(f"oldest_success={max(ages)}s;;{int(max_age.total_seconds()) if max_age else ''};0")
     parts = [f"{count(len(sources), 'source')}: {in_step} in step"]
     parts += [f"{len(names)} {word}: {some_of(names)}" for word, names in wrong.items() if names]
+    parts += [f"schema differs: {some_of(differences, 1)}"] if differences else []
     in_trouble = nagios.WARNING if len(parts) > 1 else nagios.OK
     return nagios.answer(nagios.CRITICAL if in_step < len(sources) else in_trouble, ", ".join(parts), perfdata)
 
 
 def show_all(session: Session) -> None:
     """Print the state of every source. Raises `NoDatabase` where there is none."""
-    _show(_sources(session), session, in_full=True)
+    _show(_sources(session), _differences(session), session, in_full=True)
 
 
-def _show(sources: list[_Source], session: Session, *, in_full: bool) -> None:
+def _show(sources: list[_Source], differences: list[str], session: Session, *, in_full: bool) -> None:
     now = session.clock.now()
+    if differences:
+        echo(mark("schema differs", "yellow"), f": {some_of(differences, 1)}; see: {session.command('db check')}")
     _show_summary([source for source in sources if source.is_configured])
     in_full = in_full or len(sources) <= _MOST_IN_FULL
     wrong = [s for s in sources if s.is_configured and (s.is_troubled or s.freshness != _FRESH)]

@@ -118,7 +118,7 @@ class Condition:
         A configuration that was refused comes first. While the database cannot be used, or differs from this version's
         schema, no source is reported as in step.
         """
-        refused = [f"configuration refused: {_first(self._mistakes)}"] if self._mistakes else []
+        refused = [f"configuration refused: {some_of(self._mistakes, 1)}"] if self._mistakes else []
         return "; ".join([*refused, self._of_the_service() or self._of_sources(sources, standing_by, schedule)])
 
     def _of_the_service(self) -> str:
@@ -126,7 +126,7 @@ class Condition:
         if failure := self._failures.get(THE_DAEMON):
             return f"waiting for the database: {failure.error}" + (f" ({failure.hint})" if failure.hint else "")
         if self._drift:
-            found = _first([drift.difference for drift in self._drift])
+            found = some_of([drift.difference for drift in self._drift], 1)
             return f"{found}: run `rostersync db check`, repair it, and reload the service"
         return ""
 
@@ -176,10 +176,6 @@ class Condition:
     def _write(self) -> None:
         if self._file is not None:
             write_failures(self._file, self._failures.values())
-
-
-def _first(lines: Sequence[str]) -> str:
-    return lines[0] + (f", and {len(lines) - 1} more" if len(lines) > 1 else "")
 
 
 def _minutes_ago(at: datetime, now: datetime) -> str:

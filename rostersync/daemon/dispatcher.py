@@ -80,6 +80,7 @@ class Dispatcher:
         if abs(self._clock_offset() - self._offset) > CLOCK_STEP_S:
             log.warning("clock_stepped")
             self._plan(self._held())
+        self._executor.tell_failures()
         self._file_what_is_due()
         self._dispatch()
 

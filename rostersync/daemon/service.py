@@ -15,7 +15,7 @@ from rostersync.logger import get_logger
 from rostersync.runs import wiring
 from rostersync.store import daemons, open_store, probe, tls
 from rostersync.store.failures import THE_DAEMON, failures_file
-from rostersync.store.lock import this_process
+from rostersync.store.holders import this_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable

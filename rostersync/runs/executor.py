@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from rostersync.errors import LockHeld, LockLost, RequestFailed, Stopped, StoreError, reported
+from rostersync.errors import LockHeld, LockLost, LockTimedOut, RequestFailed, Stopped, StoreError, reported
 from rostersync.logger import get_logger
 from rostersync.report import RunKind, RunRequest, ignore_progress
 from rostersync.store import requests, runs
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from rostersync.clock import Clock
+    from rostersync.errors import RostersyncError
     from rostersync.report import ProgressCallback, RunReport
     from rostersync.store import Store
     from rostersync.store.lock import Lease
@@ -33,6 +34,9 @@ log = get_logger(__name__)
 
 POLL_S = 0.5
 """How often a caller looks whether the lock is free, or the run that another process does for it is over."""
+
+TRY_S = 5.0
+"""How often a caller that waits tries whether the database can be written: a process that fails cannot say so there."""
 
 NOTE_S = 1.0
 """How often a daemon notes how far a run is."""
@@ -61,6 +65,7 @@ class Executor:
         self._connect = connect
         self._purpose = purpose
         self._after_run = after_run
+        self._untold: dict[int, RostersyncError] = {}  # why requests failed, until the database has it
 
     def run(self, request: RunRequest, progress: ProgressCallback, *, elsewhere: bool = False) -> RunReport:
         """Have one run done, here or by whoever holds the source, and return its report.
@@ -123,8 +128,13 @@ class Executor:
         *,
         elsewhere: bool = False,
     ) -> RunReport:
-        """Return the report of a filed request. Raises `LockHeld` when after `wait` it may be given up."""
-        give_up_at = math.inf if wait is None else self._clock.monotonic() + wait.total_seconds()
+        """Return the report of a filed request.
+
+        Raises `LockHeld` when after `wait` it may be given up, and `StoreError` as soon as the database refuses writes:
+        then the process that executes the request can neither commit the run nor record why it failed.
+        """
+        began = self._clock.monotonic()
+        give_up_at, try_at = math.inf if wait is None else began + wait.total_seconds(), began + TRY_S
         while True:
             report = None
             try:
@@ -135,6 +145,13 @@ class Executor:
             report = report or self._wait_for_another(request.request_id, progress)
             if report is not None:
                 return report
+            if self._clock.monotonic() > try_at:
+                self._try_to_write(request.request_id)
+                try_at = self._clock.monotonic() + TRY_S
+
+    def _try_to_write(self, request_id: int) -> None:
+        with suppress(LockTimedOut), self._store.writing() as connection:  # a long commit is no reason to give up
+            requests.touch(connection, request_id)
 
     def _execute_here(self, request: RunRequest, progress: ProgressCallback, *, elsewhere: bool) -> RunReport | None:
         """Get the lock and execute what is open. Raises `LockHeld`, also where the run is to be made `elsewhere`."""
@@ -201,6 +218,7 @@ class Executor:
 
         A process that ends, or that has lost the lock, leaves the request to the next holder.
         """
+        self._untold.pop(request.request_id, None)  # it is tried again
         try:
             return self._run(lease, request, progress)
         except (Stopped, LockLost):
@@ -251,13 +269,22 @@ class Executor:
             log.debug("request_not_withdrawn", reason=type(error).__name__)
 
     def _fail(self, request_id: int, error: Exception) -> None:
-        """Tell those who wait for a request why no run comes of it; where that cannot be told either, it is retried."""
-        told = reported(error)
+        """Tell those who wait for a request why no run comes of it, now or by the next `tell_failures`."""
+        self._untold[request_id] = reported(error)
         try:
-            with self._store.writing() as connection:
-                requests.fail(connection, request_id, told.message, told.hint)
+            self.tell_failures()
         except Exception as another:  # noqa: BLE001 - the first error matters more
             log.debug("request_not_closed", reason=type(another).__name__)
+
+    def tell_failures(self) -> None:
+        """Record why requests failed, if there was no room for that in the database at the time.
+
+        A run that ends gives some room back. Raises `StoreError` if there still is none.
+        """
+        for request_id, told in list(self._untold.items()):
+            with self._store.writing() as connection:
+                requests.fail(connection, request_id, told.message, told.hint)
+            self._untold.pop(request_id, None)
 
 
 def _require_open(so_far: requests.Progress) -> None:

@@ -182,7 +182,7 @@ def _differences(connection: Connection, stored: _Shape, expected: _Shape) -> li
 
 
 def _views(connection: Connection, stored: _Shape, expected: _Shape) -> list[Drift]:
-    """Compare the views, and take them out of both shapes with what has taken their names."""
+    """Compare the views, and take them out of both shapes."""
     found = []
     for view in VIEWS:
         item, table = _Item("view", view.name, view.name), _Item("table", view.name, view.name)
@@ -191,8 +191,6 @@ def _views(connection: Connection, stored: _Shape, expected: _Shape) -> list[Dri
         if table in stored:
             what = f"{name} is a table, not this version's view"
             found.append(Drift(what, f"drop or rename the table, and {UPGRADE}"))
-            for part in [part for part in stored if part.table == view.name]:
-                del stored[part]
         elif item not in stored:
             found.append(Drift(f"the view {name} is missing", UPGRADE))
         elif stored.pop(item) != definition:
@@ -216,11 +214,11 @@ def _left_over(connection: Connection) -> list[Drift]:
 def _tables(connection: Connection, stored: _Shape, expected: _Shape) -> list[Drift]:
     found = []
     for item in sorted(stored.keys() | expected.keys()):
-        if item.kind == "view":
-            continue  # somebody else's, in the same SQLite file
         whole = _Item("table", item.table, item.table)
-        if item != whole and (whole in stored) != (whole in expected):
-            continue  # its table is missing, or is not ours: that is said once
+        if whole not in expected:
+            continue  # another program's view or table, which does no harm beside ours
+        if item != whole and whole not in stored:
+            continue  # its table is missing, which is said once
         is_, should = stored.get(item), expected.get(item)
         if is_ == should:
             continue
@@ -242,8 +240,8 @@ def _remedy(connection: Connection, item: _Item, is_: str | None, should: str | 
     if item.kind == "index":
         drop = [f"DROP INDEX {schema_of}{item.name}"] if is_ is not None else []
         return "; ".join([*drop, *([_index(connection, item)] if should is not None else [])])
-    if should is None and item.kind in {"table", "column"}:
-        return f"DROP TABLE {table}" if item.kind == "table" else f'ALTER TABLE {table} DROP COLUMN "{item.name}"'
+    if should is None and item.kind == "column":
+        return f'ALTER TABLE {table} DROP COLUMN "{item.name}"'
     if not postgresql or item.kind in {"table", "column"} or (is_ is not None and not item.name):
         return RESTORE
     drop = [f"ALTER TABLE {table} DROP CONSTRAINT {item.name}"] if is_ is not None else []

@@ -13,10 +13,11 @@ from urllib.parse import quote
 from sqlalchemy import NullPool, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError
 
-from rostersync.errors import DatabaseUnreachable, NoDatabase, StoreError
+from rostersync.errors import DatabaseUnreachable, LockTimedOut, NoDatabase, StoreError
 from rostersync.store import tls
 from rostersync.store.connecting import no_connection
 from rostersync.store.files import database_exists
+from rostersync.store.holders import naming_holders, sqlite_writer, this_process
 from rostersync.store.own_schema import SCHEMA, SEARCH_PATH
 
 if TYPE_CHECKING:
@@ -80,7 +81,11 @@ def _postgres_engine(url: str, *, keep_sessions: bool) -> Engine:
             parsed,
             hide_parameters=True,
             **(_KEPT if keep_sessions else {"poolclass": NullPool}),
-            connect_args={"connect_timeout": 10, **tls.parameters(tls.url_parameters(parsed))},
+            connect_args={
+                "connect_timeout": 10,
+                "fallback_application_name": this_process("rostersync"),  # unless the url or PGAPPNAME has a name
+                **tls.parameters(tls.url_parameters(parsed)),
+            },
         ).execution_options(schema_translate_map={None: SCHEMA, "stage": "pg_temp"})
     except (NoSuchModuleError, ImportError) as error:
         hint = "pip install --require-hashes -r requirements.txt"
@@ -158,7 +163,7 @@ def writing(connection: Connection) -> Iterator[None]:
     before = connection.get_execution_options().get("begin", "read")
     connection.execution_options(begin="write")
     try:
-        with connection.begin():
+        with naming_holders(connection, BUSY_TIMEOUT_S), connection.begin():
             yield
     finally:
         if not connection.closed:
@@ -258,7 +263,12 @@ def _translate_postgres(cause: Any, state: str, place: str) -> StoreError:
         return DatabaseUnreachable(f"cannot use {place}: {_primary(cause)}", "check database.url and the server's log")
     if state == "55P03":
         hint = "look in pg_stat_activity for a session that hangs, and end it"
-        return StoreError(f"{place}: another session has kept a lock for {BUSY_TIMEOUT_S} s", hint)
+        return LockTimedOut(f"{place}: another session has kept a lock for {BUSY_TIMEOUT_S} s", hint)
+    if state == "25006":
+        hint = "is it a standby, or is default_transaction_read_only set? name the server that can be written"
+        return StoreError(f"{place} refused: {_primary(cause)}", hint)
+    if state.startswith("53"):
+        return StoreError(f"{place} refused: {_primary(cause)}", "see the server's disk, memory, and log")
     if state == "42501":
         return StoreError(
             f"{place} refused: {_primary(cause)}", "grant the role the privileges it needs on this schema"
@@ -275,6 +285,8 @@ def _translate_sqlite(cause: sqlite3.Error, place: str) -> StoreError:
     # SQLite's own messages have a code; one of Python's quotes a value that it cannot decode.
     own = hasattr(cause, "sqlite_errorcode") and not isinstance(cause, sqlite3.IntegrityError)
     said = str(cause) if own else type(cause).__name__
+    if getattr(cause, "sqlite_errorname", "") == "SQLITE_IOERR_SHMSIZE":
+        said = "database or disk is full"  # there is no room for the file of shared memory
     hints = {
         "database is locked": "another program holds a write lock on the file; close it and try again",
         "database or disk is full": "free some space and run it again: nothing was lost",
@@ -284,5 +296,8 @@ def _translate_sqlite(cause: sqlite3.Error, place: str) -> StoreError:
         "file is not a database": "not a SQLite database, or damaged: check database.url, or restore a backup",
         "Could not decode": "a value in it is damaged; restore a backup, or move the file away and sync again",
     }
-    hint = next((hint for text, hint in hints.items() if text in str(cause)), "")
+    hint = next((hint for text, hint in hints.items() if text in said or text in str(cause)), "")
+    if "is locked" in said:
+        by = sqlite_writer(Path(place))
+        return LockTimedOut(f"cannot use the database {place}: {said}" + (f" by {by}" if by else ""), hint)
     return DatabaseUnreachable(f"cannot use the database {place}: {said}", hint)

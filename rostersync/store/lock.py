@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import os
 import re
-import socket
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,6 +19,7 @@ from sqlalchemy import and_, bindparam, select, text, update
 from rostersync.errors import DatabaseUnreachable, LockHeld, LockLost, StoreError
 from rostersync.store.engine import writing
 from rostersync.store.files import NotPlain, open_plain
+from rostersync.store.holders import this_process
 from rostersync.store.statements import upsert
 from rostersync.store.tables import source as _table
 from rostersync.store.types import Timestamp
@@ -293,8 +293,8 @@ def advisory_key(source: str) -> int:
 
 
 _HOLDER = text("""
-SELECT pid, usename AS role, usename = current_user AS is_ours
-  FROM pg_locks LEFT JOIN (SELECT pid, usename FROM pg_stat_activity) a USING (pid)
+SELECT pid, application_name, usename AS role, usename = current_user AS is_ours
+  FROM pg_locks LEFT JOIN (SELECT pid, application_name, usename FROM pg_stat_activity) a USING (pid)
  WHERE locktype = 'advisory' AND granted AND objsubid = 1
    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND ((classid::bigint << 32) | objid::bigint) = :key
@@ -329,11 +329,6 @@ def _planted(path: Path, error: NotPlain) -> DatabaseUnreachable:
     return DatabaseUnreachable(f"the lock file {path} is {error.strerror}", NotPlain.HINT)
 
 
-def this_process(purpose: str) -> str:
-    """Return how others are told of this process, as in `rostersync run (pid 12 on school)`."""
-    return f"{purpose} (pid {os.getpid()} on {socket.gethostname()})"
-
-
 def _raise_fence(connection: Connection, source: str, clock: Clock, purpose: str) -> int:
     claim = {"of": source, "by": this_process(purpose), "now": clock.now()}
     with writing(connection):
@@ -361,7 +356,8 @@ def _locked(connection: Connection | None, database: Path | None, source: str) -
         if database is None:  # the key is no secret: whoever may connect can take the lock
             session = connection.execute(_HOLDER, {"key": advisory_key(source)}).first()
             if session and session.is_ours is False:
-                message = f"source {source} is locked by the database role {session.role} (server pid {session.pid})"
+                role, by = f"the database role {session.role} (server pid {session.pid})", session.application_name
+                message = f"source {source} is locked by {role}" + (f", application {by}" if by else "")
                 hint = f"if that is not rostersync, end it: SELECT pg_terminate_backend({session.pid})"
                 return LockHeld(message, hint)
         holder = connection.scalar(select(_source.holder).where(_source.name == source))

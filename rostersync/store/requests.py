@@ -47,6 +47,7 @@ _JOIN = (
 _CLOSE = update(run_request).where(_ID).values(state="done", run_id=bindparam("by"), waiters=0)
 _FAIL = update(run_request).where(_ID, _request.state == "taken").values(state="failed", waiters=0)
 _NOTE = update(run_request).where(_ID)
+_TOUCH = update(run_request).where(_ID).values(waiters=_request.waiters)
 _FACTS = ("state", "run_id", "error", "hint", "reads", "rows_done", "rows_total")
 _PROGRESS = select(*(_request[name] for name in _FACTS)).where(_ID)
 _OPEN = (
@@ -174,6 +175,14 @@ def fail(connection: Connection, request_id: int, message: str, hint: str) -> No
 def note_progress(connection: Connection, request_id: int, reads: str, done: int, total: int) -> None:
     """Note how far the run of a request is, for whoever waits for it."""
     connection.execute(_NOTE, {"number": request_id, "reads": reads, "rows_done": done, "rows_total": total})
+
+
+def touch(connection: Connection, request_id: int) -> None:
+    """Write something without changing anything. Raises `StoreError` if the database refuses to be written."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA user_version = 0")  # SQLite does not write a row that stays as it is
+    else:
+        connection.execute(_TOUCH, {"number": request_id})
 
 
 def open_requests(connection: Connection, now: datetime) -> list[OpenRequest]:

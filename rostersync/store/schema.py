@@ -11,6 +11,7 @@ from sqlalchemy import inspect, text
 
 from rostersync.errors import NoDatabase, SchemaOutdated, SchemaTooNew, StoreError
 from rostersync.store import column_statistics, own_schema
+from rostersync.store.engine import writing
 from rostersync.store.tables import metadata
 from rostersync.store.view_upgrade import upgraded_views
 
@@ -138,7 +139,7 @@ def upgrading(engine: Engine) -> Iterator[tuple[Connection, Level]]:
     Raises `SchemaTooNew` if a later version wrote the schema, `StoreError` if something depends on a view that must go,
     or if a role of PostgreSQL lacks a privilege.
     """
-    with engine.connect().execution_options(begin="write") as connection, connection.begin():
+    with engine.connect() as connection, writing(connection):
         postgresql = connection.dialect.name == "postgresql"
         if postgresql:
             wait_for_others(connection)

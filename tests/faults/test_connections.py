@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+import tempfile
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
+from conftest import memory, running_postgres
 from crash_observer import GUARDLESS, CrashObserver, is_told_well, noting
 from crashes import CrashInjector
+from daemons import started, wait_until
 from harness import GUARD_OFF, SOURCE, World
 from proxy import Cut, proxied
 from school_site import serve
@@ -21,10 +26,9 @@ from rostersync.store.lock import advisory_key, lock_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from conftest import ManualClock, PostgresServer
-    from sqlalchemy import Connection
+    from sqlalchemy import URL, Connection
 
     from rostersync.simulator import Request
 
@@ -215,3 +219,38 @@ def test_a_holder_whose_lock_is_lost_and_taken_by_another_process_cannot_commit(
         assert observer.snapshot() == before
         site.ok("sync")
         assert observer.is_exact()
+
+
+# A server that refuses writes ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server() -> Iterator[URL]:
+    """A server of the test's own, which it may set read-only."""
+    temporary = tempfile.TemporaryDirectory(prefix="rs-pg-", dir=memory(), ignore_cleanup_errors=True)
+    with temporary as folder, running_postgres(Path(folder)) as admin:
+        yield admin
+
+
+def refuse_writes(server: URL) -> None:
+    """Let each transaction that begins from now on be read-only, as after a change to a standby."""
+    with psycopg.connect(server.set(drivername="postgresql").render_as_string(), autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        connection.execute("SELECT pg_reload_conf()")
+
+
+def test_a_sync_beside_a_daemon_whose_server_refuses_writes_ends_with_the_reason(server: URL, tmp_path: Path) -> None:
+    with serve(tmp_path, server.render_as_string(), 12) as site, started(site) as start:
+        site.configure(GUARDLESS)
+        start("run")
+        wait_until(lambda: site.has_database() and "succeeded" in site.run("status").stdout)
+        may_answer = threading.Event()
+        site.app.on_request = lambda _: may_answer.wait(20)
+        caller = start("sync", "--full")
+        wait_until(lambda: site.rows("SELECT 1 FROM run_request WHERE state = 'taken'"))
+        refuse_writes(server)
+        may_answer.set()
+        for process in (caller, start("sync")):  # one whose run cannot be committed, and one that cannot ask for a run
+            _, err = process.communicate(timeout=60)
+            assert process.returncode == 1
+            assert "in a read-only transaction\nhint: is it a standby" in err

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
 from collections import Counter
+from contextlib import contextmanager, suppress
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +18,19 @@ import traced
 from canary import SEARCH
 from conftest import memory
 from crash_observer import GUARDLESS, CrashObserver, is_told_well, noting
+from daemons import started, wait_until
 from school_site import Site, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from canary import Process
     from traced import Ended
 
+    Start = Callable[..., Process]
+
 PAGE = 4096
+FULL = "database or disk is full"
 
 FAULTS = {
     "fails once": "error=EIO:when={n}",
@@ -134,7 +141,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def fill(disk: Path, pages: int) -> Path:
     """Fill a disk but for so many pages; return the file that does."""
     ballast = disk / "ballast"
-    ballast.write_bytes(bytes((os.statvfs(disk).f_bavail - pages) * PAGE))
+    with suppress(OSError):  # a daemon may use some of it meanwhile
+        ballast.write_bytes(bytes((os.statvfs(disk).f_bavail - pages) * PAGE))
     return ballast
 
 
@@ -162,3 +170,57 @@ def test_a_full_disk_is_told_and_loses_nothing_and_the_next_run_succeeds_as_soon
             told += err
         assert "database or disk is full\nhint: free some space" in told
         assert process.returncode == 0, "there was room enough"
+
+
+@contextmanager
+def filled(disk: Path, pages: int) -> Iterator[None]:
+    """Leave so many pages of a disk free for a while."""
+    ballast = fill(disk, pages)
+    try:
+        yield
+    finally:
+        ballast.unlink()
+
+
+@pytest.fixture
+def beside(small_disk: Path, tmp_path: Path) -> Iterator[tuple[Site, Start]]:
+    """A daemon that has made its first run, with its database on a small disk."""
+    with serve(tmp_path, f"sqlite:///{small_disk}/roster.db", 30) as site, started(site) as start:
+        site.configure(GUARDLESS)
+        start("run")
+        wait_until(lambda: site.has_database() and "succeeded" in site.run("status").stdout)
+        yield site, start
+
+
+@pytest.mark.parametrize("pages", [0, 4, 16])
+def test_a_sync_beside_a_daemon_that_cannot_write_its_request_ends_with_the_reason(
+    beside: tuple[Site, Start], small_disk: Path, pages: int
+) -> None:
+    site, start = beside
+    with filled(small_disk, pages):
+        caller = start("sync", "--full")
+        out, err = caller.communicate(timeout=60)
+        with noting(f"{out} {err}"):
+            assert caller.returncode == 1
+            assert FULL in err
+    site.ok("sync")
+
+
+@pytest.mark.parametrize("pages", [0, 4, 16])
+def test_a_sync_whose_daemon_finds_the_disk_full_ends_with_the_reason(
+    beside: tuple[Site, Start], small_disk: Path, pages: int
+) -> None:
+    site, start = beside
+    for key in site.school.truth():
+        site.school.update(key, nickname="N" * 200)
+    may_answer = threading.Event()
+    site.app.on_request = lambda _: may_answer.wait(20)
+    caller = start("sync", "--full")
+    wait_until(lambda: site.rows("SELECT 1 FROM run_request WHERE state = 'taken'"))
+    with filled(small_disk, pages):
+        may_answer.set()
+        out, err = caller.communicate(timeout=60)
+        with noting(f"{out} {err}"):
+            assert caller.returncode == 1
+            assert FULL in err
+    site.ok("sync")

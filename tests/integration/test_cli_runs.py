@@ -78,16 +78,16 @@ def long_ago(site: Site, *sources: str) -> None:
         change(site, f"UPDATE run SET finished_at = '2026-01-05T08:00:00.000Z' WHERE source = '{source}'")
 
 
-def test_status_counts_and_names_the_sources_that_are_stale_or_were_never_synced(quick_site: Site) -> None:
-    quick_site.configure(sources=("main", "annex"))
-    quick_site.ok("sync")
-    long_ago(quick_site, "annex")
-    quick_site.configure(sources=("main", "annex", "third"))
-    lines = quick_site.ok("status").splitlines()
+def test_status_counts_and_names_the_sources_that_are_stale_or_were_never_synced(site: Site) -> None:
+    site.configure(sources=("main", "annex"))
+    site.ok("sync")
+    long_ago(site, "annex")
+    site.configure(sources=("main", "annex", "third"))
+    lines = site.ok("status").splitlines()
     assert lines[:3] == ["3 sources: 1 in step", "  stale (1): annex", "  never synced (1): third"]
     (annex,) = [line for line in lines if line.startswith("annex: ")]
     assert "ago, stale; run " in annex
-    found = {source["source"]: source["freshness"] for source in quick_site.json("status")["sources"]}
+    found = {source["source"]: source["freshness"] for source in site.json("status")["sources"]}
     assert found == {"main": "fresh", "annex": "stale", "third": "never synced"}
 
 

@@ -10,7 +10,7 @@ from school_site import Site, serve
 
 from rostersync.clock import SystemClock
 from rostersync.simulator import faults
-from rostersync.store import Store
+from rostersync.store import Store, probe
 from rostersync.store.failures import Failure, failures_file, write_failures
 
 if TYPE_CHECKING:
@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 FIGURES = re.compile(r"(\w+)=(\d+)(s?);(\d*);(\d*);0(?: |$)")
 
 
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
 @pytest.fixture
-def site(tmp_path: Path, sqlite_url: str) -> Iterator[Site]:
-    with serve(tmp_path, sqlite_url) as site:
+def site(tmp_path: Path, database_url: str) -> Iterator[Site]:
+    with serve(tmp_path, database_url) as site:
         yield site
 
 
@@ -59,12 +62,31 @@ def test_a_fresh_source_whose_last_run_failed_is_a_warning(site: Site) -> None:
     assert figures["in_trouble"] == 1
 
 
+@on_sqlite
 def test_a_failure_of_the_daemon_is_a_warning(site: Site) -> None:
     site.ok("sync")
     failures = failures_file(site.database_url)
     assert failures is not None
     write_failures(failures, [Failure("main", SystemClock().now(), "the disk is full", "free some space")])
     assert asked(site)[0] == 1
+
+
+def test_a_schema_that_differs_is_a_warning_until_it_is_repaired(site: Site) -> None:
+    site.ok("sync")
+    with Store(site.database_url, SystemClock()).writing() as connection:
+        connection.exec_driver_sql("DROP INDEX ix_run_newest")
+    status, said, _ = asked(site)
+    lost = "the index ix_run_newest of run is missing"
+    assert (status, said) == (1, f"ROSTERSYNC WARNING - 1 source: 1 in step, schema differs: {lost}")
+    assert site.ok("status").startswith(f"schema differs: {lost}; see: rostersync db check -c {site.path}\n")
+    assert site.json("status")["schema_differences"] == [lost]
+    late = site.run("status", "--max-age", "1h")
+    assert (late.exit_code, late.stdout.startswith("schema differs: ")) == (1, True)
+    [difference] = probe.differences(site.database_url)
+    with Store(site.database_url, SystemClock()).writing() as connection:
+        connection.exec_driver_sql(difference.remedy)
+    assert asked(site)[0] == 0
+    assert site.json("status")["schema_differences"] == []
 
 
 def test_stale_and_never_synced_sources_are_critical(site: Site) -> None:
@@ -104,6 +126,7 @@ def test_a_missing_database_and_what_is_wrong_with_the_configuration_or_the_opti
     assert asked(site)[0] == 3
 
 
+@on_sqlite
 def test_a_database_that_must_not_be_read_or_is_none_is_unknown(site: Site) -> None:
     site.ok("sync")
     database = site.folder / "database" / "roster.db"
@@ -115,6 +138,7 @@ def test_a_database_that_must_not_be_read_or_is_none_is_unknown(site: Site) -> N
     assert asked(site)[0] == 3
 
 
+@on_sqlite
 def test_an_error_that_nobody_foresaw_is_unknown(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError

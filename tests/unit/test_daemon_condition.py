@@ -71,8 +71,7 @@ def test_the_status_line_names_a_difference_of_the_schema_and_not_in_step(
     condition.checked([Drift("the primary key of student is missing", "restore"), Drift("another", "restore")])
     condition.ended(report(clock), 30)
     assert condition.status_line({"main": None}, {}, Schedule()) == (
-        "the primary key of student is missing, and 1 more: "
-        "run `rostersync db check`, repair it, and reload the service"
+        "the primary key of student is missing and 1 more: run `rostersync db check`, repair it, and reload the service"
     )
     condition.checked([])
     assert "in step" in condition.status_line({"main": None}, {}, Schedule())
@@ -84,11 +83,11 @@ def test_the_status_line_begins_with_the_first_mistake_of_a_refused_configuratio
     condition.ended(report(clock), 30)
     condition.refused(("guard.floor: not a number", "sync: unknown key"))
     line = condition.status_line({"main": None}, {}, Schedule())
-    assert line == ("configuration refused: guard.floor: not a number, and 1 more; main: 30 students, in step just now")
+    assert line == ("configuration refused: guard.floor: not a number and 1 more; main: 30 students, in step just now")
     condition.failed("", DISK_FULL)
     line = condition.status_line({"main": None}, {}, Schedule())
     assert line == (
-        "configuration refused: guard.floor: not a number, and 1 more; "
+        "configuration refused: guard.floor: not a number and 1 more; "
         f"waiting for the database: {DISK_FULL.message} (free some space)"
     )
     condition.recovered("")
