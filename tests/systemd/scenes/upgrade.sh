@@ -1,6 +1,7 @@
 # shellcheck shell=sh
 # Upgrade from an earlier revision $1 on the database $2, restore of that revision's dump, and the way back.
-old=/opt/rostersync/bin/rostersync
+# shellcheck disable=SC2086 # a command of the earlier program is words
+old="env ROSTERSYNC_TOKEN=invented-token /opt/rostersync/bin/rostersync" # 13cd6a6 reads no credential outside the service
 url=sqlite:///$database
 if [ "$2" = postgresql ]; then
     url="postgresql+psycopg://rostersync@/rostersync?host=/run/postgresql"
@@ -17,7 +18,6 @@ old_synced() { $old status --json | grep -q '"last_state": "succeeded"'; }
 try "its first run succeeds" within 60 old_synced
 [ $failed = 0 ] || { systemctl status --no-pager rostersync; end_of_scene; }
 try "it verifies" $old verify
-ids() { $old runs --limit 1 --json | sed -n 's/.*"run_id": \([0-9]*\).*/\1/p' | head -n 1; }
 
 # The backup of before, as its documents say, and an analyst's view.
 mkdir -m 700 /srv/backup
@@ -42,14 +42,14 @@ if [ "$1" = 13cd6a6 ]; then # its unit was copied by hand, and its configuration
     try "the unit is moved away" mv /etc/systemd/system/rostersync.service /root/rostersync.service
     systemctl daemon-reload
 fi
-begun=$(date +%s)
+installing=$(date +%s)
 if [ "$2" = postgresql ] && [ "$1" = 73e2bbf ]; then
     block "Upgrading, and going back" 1
 else
     try "apt installs the new package over it" apt-get install -y ./rostersync_*.deb
 fi
 grep -h '^rostersync:' "$said"
-echo "      ($(($(date +%s) - begun)) s)"
+echo "      ($(($(date +%s) - installing)) s)"
 rm /usr/local/bin/rostersync # as the package said
 hash -r
 if [ "$1" = 13cd6a6 ]; then
@@ -103,7 +103,7 @@ postgresql)
     runuser -u postgres -- pg_restore --single-transaction --dbname=rostersync </srv/backup/before
     ;;
 esac
-ln -s $old /usr/local/bin/
+ln -s /opt/rostersync/bin/rostersync /usr/local/bin/
 systemctl unmask rostersync 2>/dev/null
 if [ "$1" = 13cd6a6 ]; then
     cp /root/rostersync.service /etc/systemd/system/
