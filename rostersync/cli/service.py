@@ -58,9 +58,12 @@ def token(session: Session, name: str, token_file: Path | None) -> None:
     try:
         _write(path, value)
     except OSError as error:
-        hint = f"run it as a user who may write {folder}"
-        raise RostersyncError(f"cannot write {path}: {error.strerror}", hint) from error
+        raise RostersyncError(f"cannot write {path}: {error.strerror}", _who_may(folder)) from error
     note(f"stored the token in {path}; now run: systemctl reload-or-restart rostersync")
+
+
+def _who_may(folder: Path) -> str:
+    return f"run it as a user who may write {folder}, such as root"
 
 
 def _given(name: str) -> Secret:
@@ -79,7 +82,8 @@ def _require_safe(path: Path) -> None:
     except NotPlain as error:
         raise RostersyncError(f"{path} is {error.strerror}", NotPlain.HINT) from None
     except OSError as error:
-        hint = f"make it: install -d -m 700 {folder}"
+        missing = isinstance(error, FileNotFoundError)
+        hint = f"make it: install -d -m 700 {folder}" if missing else _who_may(folder)
         raise RostersyncError(f"tokens_dir: cannot use {folder}: {error.strerror}", hint) from error
     if place:
         raise RostersyncError(f"tokens_dir: other users may write {place}", f"let only its owner write {place}")

@@ -153,6 +153,17 @@ def test_a_folder_that_is_not_there_is_told_with_what_makes_it(host: Host) -> No
     assert f"make it: install -d -m 700 {host.tokens}" in host.store(status=1)
 
 
+def test_a_user_who_may_not_enter_the_folder_is_told_who_may(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(service, "is_plain", refuse)
+    said = (
+        f"cannot use {host.tokens}: Permission denied\nhint: run it as a user who may write {host.tokens}, such as root"
+    )
+    assert said in host.store(status=1)
+
+
 def test_only_a_configured_source_has_a_token(host: Host) -> None:
     told = host.store("mian", status=2)
     assert "mian: no such source; known: main; did you mean main?" in told
