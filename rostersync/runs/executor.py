@@ -271,20 +271,20 @@ class Executor:
     def _fail(self, request_id: int, error: Exception) -> None:
         """Tell those who wait for a request why no run comes of it, now or by the next `tell_failures`."""
         self._untold[request_id] = reported(error)
-        try:
-            self.tell_failures()
-        except Exception as another:  # noqa: BLE001 - the first error matters more
-            log.debug("request_not_closed", reason=type(another).__name__)
+        self.tell_failures()
 
     def tell_failures(self) -> None:
-        """Record why requests failed, if there was no room for that in the database at the time.
+        """Record why requests failed, also those whose record found no room in the database at the time.
 
-        A run that ends gives some room back. Raises `StoreError` if there still is none.
+        Never raises. A run that ends gives some room back, so the next call may succeed; else the request is retried.
         """
         for request_id, told in list(self._untold.items()):
-            with self._store.writing() as connection:
-                requests.fail(connection, request_id, told.message, told.hint)
-            self._untold.pop(request_id, None)
+            try:
+                with self._store.writing() as connection:
+                    requests.fail(connection, request_id, told.message, told.hint)
+                self._untold.pop(request_id, None)
+            except Exception as another:  # noqa: BLE001 - the first error matters more
+                log.debug("request_not_closed", reason=type(another).__name__)
 
 
 def _require_open(so_far: requests.Progress) -> None:
