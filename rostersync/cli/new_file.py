@@ -39,7 +39,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     shell = subprocess.Popen(  # noqa: S603 - words of our own
         command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    with shell, os.fdopen(handle, "wb", buffering=0) as file:
+    with shell, open(part, "wb", buffering=0, opener=lambda *_: handle) as file:
         yield file
         shell.communicate(b"whole\n")
     if shell.returncode:

@@ -71,7 +71,7 @@ def opened(url: str, file: BinaryIO, clock: Clock, progress: ProgressCallback) -
     path = _path(url)
     _require_whole(file)
     with _scratch(path.parent) as folder:
-        with open(folder / path.name, "xb", opener=_private) as beside:
+        with open(folder / path.name, "xb", buffering=0, opener=_private) as beside:
             _copy(file, beside, "reading", progress)
         yield SqliteBackup(path, folder / path.name, file.name, clock)
 
