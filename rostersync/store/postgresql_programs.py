@@ -80,4 +80,6 @@ def running(command: list[str], failure: str, **options: Any) -> Iterator[subpro
             told.seek(0)
             name = Path(command[0]).name
             said = told.readline(1000).decode(errors="replace").strip().removeprefix(f"{name}: error: ")
-            raise StoreError(f"{failure}: {name}: {said or f'exit status {process.returncode}'}", "nothing was changed")
+            too_old = "use the server's socket in database.url, or install postgresql-client 16 or later"
+            hint = too_old if "require_auth" in said else "nothing was changed"
+            raise StoreError(f"{failure}: {name}: {said or f'exit status {process.returncode}'}", hint)

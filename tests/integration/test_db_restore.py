@@ -22,7 +22,7 @@ from school_site import ROOT, Site, serve
 from sqlalchemy import URL, make_url, text
 
 from rostersync.clock import SystemClock
-from rostersync.store import Store, probe, schema
+from rostersync.store import Store, engine, probe, schema
 from rostersync.store.engine import open_engine
 
 if TYPE_CHECKING:
@@ -227,12 +227,12 @@ def older(url: str, revision: str, clock: ManualClock) -> None:
     values = {"name": "'old'", "fence": 7, **dict.fromkeys(flags, "FALSE"), "unknown_keys": "'[]'", **counts}
     source = f"INSERT INTO source ({', '.join(values)}) VALUES ({', '.join(map(str, values.values()))})"
     if schema.REVISIONS.index(revision) < first_of_own_schema:
-        engine, undone = earlier_schema(url, revision), []
+        database, undone = earlier_schema(url, revision), []
     else:
-        engine = Store(url, clock, create=True).engine
-        undone = back_to(revision, engine.dialect.name)
-    with engine.connect().execution_options(begin="write", no_parameters=True) as connection, connection.begin():
-        if engine.dialect.name == "postgresql":
+        database = Store(url, clock, create=True).engine
+        undone = back_to(revision, database.dialect.name)
+    with database.connect().execution_options(begin="write", no_parameters=True) as connection, connection.begin():
+        if database.dialect.name == "postgresql":
             connection.exec_driver_sql("SET LOCAL search_path = rostersync, public")
         for statement in (*undone, source, RUN, STUDENT):
             connection.exec_driver_sql(statement)
@@ -280,6 +280,18 @@ def test_a_reader_of_sqlite_sees_the_old_content_until_its_transaction_ends(on_s
         assert reader.execute(count).fetchone() == (1,)
         reader.execute("COMMIT")
         assert reader.execute(count).fetchone() == (0,)
+
+
+def test_a_restore_does_not_wait_for_ever_for_a_reader(on_postgresql: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = on_postgresql
+    file, before = backed_up(site), content(site.database_url)
+    monkeypatch.setattr(engine, "BUSY_TIMEOUT_S", 1)
+    with psycopg.connect(libpq(site.database_url)) as reader:
+        reader.execute("SELECT count(*) FROM public.sync_run")
+        result = site.run("db", "restore", "--yes", str(file))
+    assert result.exit_code == 1
+    assert "another session has kept a lock" in result.stderr
+    assert content(site.database_url) == before
 
 
 # Files that are refused --------------------------------------------------------------------------------------------
