@@ -203,6 +203,32 @@ def test_a_backup_of_each_revision_is_upgraded(site: Site, revision: str, clock:
     assert used == 3
 
 
+@pytest.mark.parametrize("revision", ["0003", "0008"])
+def test_an_older_database_is_backed_up_before_its_upgrade(
+    site: Site, revision: str, clock: ManualClock, request: Any
+) -> None:
+    url = other_database(site, request)
+    older(url, revision, clock)
+    site.configure(url=url)
+    file = backed_up(site)
+    site.configure()
+    restore(site, file)
+    assert site.rows("SELECT source, id, last_name FROM current_student") == [("old", 17, "Umbrella")]
+
+
+@pytest.mark.parametrize("revision", ["0003", "0008"])
+def test_an_older_database_is_replaced_by_a_newer_backup(
+    site: Site, revision: str, clock: ManualClock, request: Any
+) -> None:
+    file, before = backed_up(site), content(site.database_url)
+    url = other_database(site, request)
+    older(url, revision, clock)
+    site.configure(url=url)
+    restore(site, file)
+    assert content(url) == before
+    assert probe.differences(url) == []
+
+
 STUDENT = (
     "INSERT INTO student (source, id, last_name, status, extra, content_hash, first_seen_at, valid_from, op,"
     " changed_fields, run_id) VALUES ('old', 17, 'Umbrella', 'enrolled', '{}', '', '2026-03-02T08:00:00.000Z',"
@@ -512,7 +538,7 @@ def test_what_else_somebody_made_in_a_sqlite_file_is_named_and_nothing_is_change
     before = content(site.database_url)
     result = site.run("db", "restore", "--yes", str(file))
     assert result.exit_code == 1
-    assert f"not rostersync's, and would be lost: {kind} theirs\n" in result.stderr
+    assert f"objects of others, which would be lost: {kind} theirs\n" in result.stderr
     assert content(site.database_url) == before
 
 
