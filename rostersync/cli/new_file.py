@@ -37,9 +37,13 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     # In a session of its own, so that Ctrl-C on a terminal does not reach it.
     command = ["sh", "-c", _NAMING, "sh", part, str(path)]
     shell = subprocess.Popen(  # noqa: S603 - words of our own
-        command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={"PATH": os.environ.get("PATH", os.defpath)},
     )
-    with shell, os.fdopen(handle, "wb", buffering=0) as file:
+    with shell, open(part, "wb", buffering=0, opener=lambda *_: handle) as file:
         yield file
         shell.communicate(b"whole\n")
     if shell.returncode:

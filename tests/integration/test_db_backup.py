@@ -120,7 +120,7 @@ def test_a_backup_for_which_there_is_no_room_leaves_no_file(site: Site) -> None:
     process = site.start("db", "backup", str(site.folder / "roster.backup"), program=("-c", program))
     _, told = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert len(told.splitlines()) == 2, told
+    assert len([line for line in told.splitlines() if "root_keeps_its_rights" not in line]) == 2, told
     assert not list(site.folder.glob("roster.backup*"))
 
 
