@@ -20,7 +20,7 @@ try "on the new host the first run succeeds" within 60 synced
 # Units of /etc/systemd/system would hide the package's.
 apt-get purge -y rostersync >/dev/null 2>&1
 cp /usr/lib/systemd/system/rostersync.service /etc/systemd/system/ 2>/dev/null || printf '[Service]\nExecStart=/bin/true\n' >/etc/systemd/system/rostersync.service
-refused "a unit that was written by hand" "Move /etc/systemd/system/rostersync.service away" apt-get install -y ./rostersync_*.deb
+refused "a unit that was written by hand" "nothing was changed. " apt-get install -y ./rostersync_*.deb
 equal "nothing was installed" "$(dpkg-query -W -f '${Status}' rostersync 2>/dev/null | grep -c ' installed')" 0
 rm /etc/systemd/system/rostersync.service
 ln -s /dev/null /etc/systemd/system/rostersync.service
