@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # An upgrade from package to package: as it should go, killed in the middle, on a full disk, and back.
-cp -r /mnt/pieces/new /root/new
-cd /root/new || exit 1
+cp -r /mnt/pieces/new /srv/new
+cd /srv/new || exit 1
 new=$(basename rostersync_*.deb)
 try "the earlier package is installed" apt-get install -y "./before/$new"
 sed -i "s|^# base_url = .*|base_url = \"$the_simulator\"|" $config

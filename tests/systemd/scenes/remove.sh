@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # Another host, removal, purge, and units that would hide the package's.
 installed
-cd /root || exit 1
+cd /srv || exit 1
 cp /mnt/pieces/new/rostersync_*.deb .
 block "Moving to another host" 1
 equal "the old host's service" "$(systemctl is-enabled rostersync), $(show ActiveState)" "disabled, inactive"

@@ -39,7 +39,7 @@ if [ "$1" = 13cd6a6 ]; then # its unit was copied by hand, and its configuration
     refused "the hand-made unit stops the package" "nothing was changed. " \
         apt-get install -y ./rostersync_*.deb
     equal "and the service goes on" "$(show ActiveState)" active
-    try "the unit is moved away" mv /etc/systemd/system/rostersync.service /root/rostersync.service
+    try "the unit is moved away" mv /etc/systemd/system/rostersync.service /srv/rostersync.service
     systemctl daemon-reload
 fi
 installing=$(date +%s)
@@ -60,15 +60,15 @@ if [ "$1" = 13cd6a6 ]; then
         try "db upgrade --dry-run" rostersync db upgrade --dry-run
         sed 's/^/      /' "$said"
         # The upgrade waits for an analyst's long report, and is killed there.
-        psql -c 'BEGIN' -c 'SELECT count(*) FROM enrolled_student' -c 'SELECT pg_sleep(300)' >/dev/null &
+        psql -c 'BEGIN' -c 'SELECT count(*) FROM enrolled_student' -c 'SELECT pg_sleep(300)' >/dev/null 2>&1 &
         waiting() { [ "$(psql -c "SELECT count(*) FROM pg_locks WHERE NOT granted")" -gt 0 ]; }
         rostersync db upgrade >/tmp/upgrade 2>&1 &
         upgrade=$!
         try "db upgrade waits for a reader" within 30 waiting
         kill -9 $upgrade
-        wait $upgrade
+        wait $upgrade 2>/dev/null
         psql -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename <> ''" >/dev/null
-        wait
+        wait 2>/dev/null
         equal "after kill -9 the schema is" "$(rostersync db current)" 0002
         equal "and the report answers" "$(psql -c 'SELECT students FROM report')" "$enrolled"
         try "db upgrade" rostersync db upgrade
@@ -118,7 +118,7 @@ esac
 ln -s /opt/rostersync/bin/rostersync /usr/local/bin/
 systemctl unmask rostersync 2>/dev/null
 if [ "$1" = 13cd6a6 ]; then
-    cp /root/rostersync.service /etc/systemd/system/
+    cp /srv/rostersync.service /etc/systemd/system/
     sed -i '/^tokens_dir/d' $config
     systemctl daemon-reload
     try "$1 starts again" systemctl enable --now rostersync
