@@ -147,7 +147,6 @@ def restore(session: Session, file: Path, yes: bool) -> int:
     """
     if not yes and not sys.stdin.isatty():
         raise ConfigError(["db restore: without a terminal it needs --yes"], "it replaces the whole database")
-    begun = session.clock.monotonic()
     with ExitStack() as stack:
         source = stack.enter_context(_readable(file))
         session = session.as_owner()
@@ -156,6 +155,7 @@ def restore(session: Session, file: Path, yes: bool) -> int:
             found = stack.enter_context(backup.opened(url, source, session.clock, bar("backup")))
         if not yes:
             confirm(f"Replace {backup.described(url)} by {file} ({found.description})?")
+        begun = session.clock.monotonic()
         with progress() as bar:
             notes = found.restore([source.name for source in session.config.sources], bar("restore"))
     for line in notes:

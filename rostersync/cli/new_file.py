@@ -1,13 +1,14 @@
 """A new file that appears under its name only when it is whole, in a folder that may be closed to the service's user.
 
-A command of root becomes that user before it fills the file. So a shell that stays root's waits to give the file its
-name. If the command ends in any other way, even by SIGKILL, that shell deletes the file.
+A command of root becomes that user before it fills the file. So a second process stays root's, and waits to give the
+file its name. If the command ends in any other way, even by SIGKILL, the second process deletes the file.
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
@@ -18,7 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_NAMING = 'read -r _ && mv -f -- "$1" "$2"; status=$?; rm -f -- "$1"; exit $status'
+_NAMING = """\
+import os, sys
+part, path = sys.argv[1:]
+try:
+    os.rename(part, path if sys.stdin.read() else "")
+except OSError:
+    os.unlink(part)
+    raise
+"""
+"""Not `mv`: if another user put a link to a folder in the place of the name, it would move the file into the folder."""
 
 
 @contextmanager
@@ -34,13 +44,15 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         hint = "choose a folder that this user can write to"
         raise ConfigError([f"cannot write {path}: {error.strerror}"], hint) from error
-    # In a session of its own, so that Ctrl-C on a terminal does not reach it.
-    command = ["sh", "-c", _NAMING, "sh", part, str(path)]
-    shell = subprocess.Popen(  # noqa: S603 - words of our own
-        command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    naming = subprocess.Popen(  # noqa: S603 - words of our own
+        [sys.executable, "-I", "-S", "-c", _NAMING, part, str(path)],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # so that Ctrl-C on a terminal does not reach it
+        env={},
     )
-    with shell, os.fdopen(handle, "wb", buffering=0) as file:
+    with naming, open(part, "wb", buffering=0, opener=lambda *_: handle) as file:
         yield file
-        shell.communicate(b"whole\n")
-    if shell.returncode:
+        naming.communicate(b"whole")
+    if naming.returncode:
         raise RostersyncError(f"cannot give {part} the name {path}", "the backup was deleted; try again")

@@ -1,6 +1,6 @@
 """Backups: writing one while others use the database, and putting one in the database's place.
 
-A restore is all or nothing: whatever ends it, the database is as it was before.
+A restore is all or nothing: if it fails or is killed at any point, the database is as it was before.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Backup(Protocol):
         ...
 
     def restore(self, sources: Iterable[str], progress: ProgressCallback) -> list[str]:
-        """Put it in the place of the database's content, and return what else the caller must know.
+        """Put it in the place of the database's content, and return notes for the user, a line each.
 
-        `sources` are the configured ones, which nobody may write meanwhile. Raises `StoreError` if a process uses the
-        database, if objects of others depend on what must go, or if the backup is damaged; then nothing is changed.
+        `sources` are the configured ones, which no other process may write meanwhile. Raises `StoreError`, and changes
+        nothing, if a process uses the database, if others' objects would be lost, or if the backup is damaged.
         """
         ...
 
@@ -56,7 +56,7 @@ def opened(url: str, file: BinaryIO, clock: Clock, progress: ProgressCallback) -
 
 
 def described(url: str) -> str:
-    """Return which database is at `url`, and what it holds, in a few words for a person."""
+    """Return the name of the database at `url` and its size, in a few words for a person."""
     path = sqlite_path(url)
     place = path or make_url(url).database
     try:

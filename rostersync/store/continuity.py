@@ -28,7 +28,7 @@ _NUMBERED = {"run": "run_id", "run_request": "request_id", "audit": "audit_id"}
 """The tables whose ids the database hands out, and the column of the id."""
 
 SEQUENCES = {f"{table}_{column}_seq": table for table, column in _NUMBERED.items()}
-"""PostgreSQL's names of what hands them out."""
+"""PostgreSQL's sequences that hand the ids out, each with its table."""
 
 _LAST_VALUES = text("""
 SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = :place AND sequencename = ANY(:names)
@@ -46,7 +46,7 @@ NOTHING_USED = Used({}, {})
 
 
 def place_of_tables(connection: Connection) -> str | None:
-    """Return what a name of a table needs in front of it, whatever the revision; None for an empty database."""
+    """Return the prefix for names of tables in a database of any revision; None if the database is empty."""
     if inspect(connection).has_table("alembic_version"):
         return "" if connection.dialect.name == "sqlite" else f"{SCHEMA}."
     if connection.dialect.name == "postgresql" and own_schema.earlier_tables(connection):
@@ -74,7 +74,7 @@ def _sqlite_ids(connection: Connection) -> dict[str, int]:
 
 
 def described(connection: Connection) -> str:
-    """Return what a database of any revision holds, in a few words for a person."""
+    """Return the number of students and the newest run of a database of any revision, for a person."""
     place = place_of_tables(connection)
     if place is None:
         return "empty"
@@ -116,9 +116,10 @@ def _require_no_daemon(connection: Connection, now: datetime) -> None:
 
 
 def go_on(connection: Connection, before: Used) -> None:
-    """Have the restored database, of this version's schema, go on from what was used `before` it or in it.
+    """Let ids and fences go on above those in the restored database and above `before`, those of the live one.
 
-    Its daemons and the requests that were open when it was backed up are history. Call it inside a transaction.
+    The restored database has this version's schema. Its daemons are deleted, and its open requests withdrawn, because
+    the processes that made them are gone. Call it inside a transaction.
     """
     connection.execute(delete(daemon))
     connection.execute(update(run_request).where(REQUEST_IS_OPEN).values(state="withdrawn", waiters=0))

@@ -60,17 +60,17 @@ def open_plain(path: Path, flags: int) -> int:
 
 
 def copy(source: IO[bytes], target: BinaryIO, tell: Callable[[int], None]) -> None:
-    """Copy `source` to the disk that `target` is on; `tell` is called with the number of bytes that are copied.
+    """Copy `source` to the disk that `target` is on, a file without a buffer.
 
-    Raises `StoreError`.
+    `tell` is called with the number of bytes that are copied. Raises `StoreError`.
     """
     done = 0
     try:
         while chunk := source.read(_CHUNK):
-            target.write(chunk)
             done += len(chunk)
+            while chunk:  # a disk that becomes full takes a part of it
+                chunk = chunk[target.write(chunk) :]
             tell(done)
-        target.flush()
         os.fsync(target.fileno())
     except OSError as error:
         message = f"cannot write {target.name}: {error.strerror}"

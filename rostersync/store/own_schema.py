@@ -59,6 +59,8 @@ _OF_FIRST = {
     "student_version",
 }
 _OF_LATER = {"audit"}
+EARLIER_TABLES = _OF_FIRST | _OF_LATER
+"""The tables of the versions that had no schema of their own."""
 
 _TAKEN = text(f"""{OURS}
 SELECT format('%s (of the role %s)', relname, pg_get_userbyid(relowner)) FROM pg_class
@@ -123,5 +125,5 @@ def are_ours(tables: Iterable[str]) -> bool:
 
 def earlier_tables(connection: Connection) -> list[str]:
     """Return the tables of a version that had no schema of its own; none unless they are all there, and ours."""
-    found = set(connection.execute(_EARLIER, {"names": sorted(_OF_FIRST | _OF_LATER)}).scalars())
+    found = set(connection.execute(_EARLIER, {"names": sorted(EARLIER_TABLES)}).scalars())
     return sorted(found) if are_ours(found) else []

@@ -1,4 +1,4 @@
-"""Backups of a PostgreSQL database: what `pg_dump --format=custom` writes of our tables and views.
+"""Backups of a PostgreSQL database: `pg_dump --format=custom` writes them, of our tables and views.
 
 A dump of the whole database, which an administrator made, can be restored too, and of any revision. Only our tables are
 taken from it, with their keys, indexes and ids. `pg_restore` spells them as SQL, and our own connection executes it. So
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from rostersync.store.continuity import Used
 
 _TABLES = (*metadata.tables, "alembic_version")
-_INDEXES = tuple(f"ix_{table}_" for table in _TABLES)
 _VIEW_NAMES = {view.name for view in VIEWS}
 
 _STORED = text("""
@@ -58,7 +57,7 @@ _ENTRY = re.compile(
 )
 _GRANT = re.compile(r"GRANT .* TO (.+?)(?: WITH GRANT OPTION)?;")
 _OF_PSQL = (b"--", b"\\", b"SET ", b"SELECT pg_catalog.set_config(")
-"""How lines begin that are for psql, or would change our session: a server may not know some of the settings."""
+"""How lines begin that are for psql, or would change our session. An older server does not know all the settings."""
 
 
 def write(url: str, file: BinaryIO, progress: ProgressCallback) -> None:
@@ -89,11 +88,12 @@ class _Entry(NamedTuple):
 
     def is_of_tables(self, place: str) -> bool:
         """Return whether it makes or fills a table of ours, which are in the schema `place`."""
+        tables = _TABLES if place == SCHEMA else tuple(own_schema.EARLIER_TABLES)
         if self.place != place or self.kind == "ACL":
             return False
         if self.kind == "INDEX":
-            return self.name.startswith(_INDEXES)
-        return self.name in (continuity.SEQUENCES if self.kind.startswith("SEQUENCE") else _TABLES)
+            return self.name.startswith(tuple(f"ix_{table}_" for table in tables))
+        return self.name in (continuity.SEQUENCES if self.kind.startswith("SEQUENCE") else tables)
 
 
 @contextmanager
@@ -117,7 +117,7 @@ class PostgresqlBackup:
         self._grants = [entry for entry in entries if entry.kind == "ACL" and entry.name in _VIEW_NAMES]
         self._revision = schema.require_known(self._dumped_revision(), file.name)
         created = re.search("Archive created at (.+)", listed)
-        self.description = f"schema {self._revision}, written {created[1] if created else 'some day'}"
+        self.description = f"schema {self._revision}, written {created[1] if created else 'at an unknown time'}"
 
     def _dumped_revision(self) -> str | None:
         rows = [entry for entry in self._of_tables if (entry.kind, entry.name) == ("TABLE DATA", "alembic_version")]
@@ -199,7 +199,7 @@ class PostgresqlBackup:
             cursor.execute("SET client_encoding = 'UTF8'")
 
     def _grant(self, connection: Connection) -> list[str]:
-        """Grant what the dump grants on the views; return a note about roles that are missing."""
+        """Repeat the grants of the dump on the views; return a note about roles that are missing."""
         with self._sql(self._grants) as output:
             statements = [found for line in output if (found := _GRANT.match(line.decode()))]
         missing = set()
@@ -235,7 +235,10 @@ def _stored_tables(connection: Connection, level: Level) -> dict[str, str]:
 
 
 def _drop(connection: Connection, tables: list[str]) -> Used:
-    """Drop the tables, and return what was used in them. Raises `StoreError` if something depends on one."""
+    """Drop the tables, and return the ids and fences that were used in them.
+
+    Raises `StoreError` if something depends on one of them.
+    """
     if not tables:
         return NOTHING_USED
     connection.exec_driver_sql(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")

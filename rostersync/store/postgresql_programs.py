@@ -1,7 +1,7 @@
-"""The programs `pg_dump` and `pg_restore`: finding them, running them, and what they say when they fail.
+"""The programs `pg_dump` and `pg_restore`: finding them, running them, and reporting their errors.
 
-They are told what the way to the server must be by variables of their environment, because every user of the machine
-can read the arguments of a process. They get no other variable of ours, so no token.
+They get the parameters of the connection as environment variables, because every user of the machine can read the
+arguments of a process. They get no other variables of ours, so no token.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def way_to_server(url: str) -> tuple[dict[str, str], list[str]]:
 def running(command: list[str], failure: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program until it ends or the caller fails.
 
-    Raises `StoreError` if the program fails: `failure`, which says what cannot be done, and the program's first line.
+    Raises `StoreError` if the program fails. Its message is `failure` and the first line that the program printed.
     """
     with tempfile.TemporaryFile() as told:
         options = {"stdin": subprocess.DEVNULL, "env": _environment(), **options}
@@ -80,4 +80,6 @@ def running(command: list[str], failure: str, **options: Any) -> Iterator[subpro
             told.seek(0)
             name = Path(command[0]).name
             said = told.readline(1000).decode(errors="replace").strip().removeprefix(f"{name}: error: ")
-            raise StoreError(f"{failure}: {name}: {said or f'exit status {process.returncode}'}", "nothing was changed")
+            too_old = "use the server's socket in database.url, or install postgresql-client 16 or later"
+            hint = too_old if "require_auth" in said else "nothing was changed"
+            raise StoreError(f"{failure}: {name}: {said or f'exit status {process.returncode}'}", hint)

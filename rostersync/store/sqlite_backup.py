@@ -71,7 +71,7 @@ def opened(url: str, file: BinaryIO, clock: Clock, progress: ProgressCallback) -
     path = _path(url)
     _require_whole(file)
     with _scratch(path.parent) as folder:
-        with open(folder / path.name, "xb", opener=_private) as beside:
+        with open(folder / path.name, "xb", buffering=0, opener=_private) as beside:
             _copy(file, beside, "reading", progress)
         yield SqliteBackup(path, folder / path.name, file.name, clock)
 
@@ -134,10 +134,10 @@ class SqliteBackup:
         return []
 
     def _replace(self, sources: Iterable[str]) -> list[str]:
-        """Put the copy where there is no database, or a damaged one, whose files are moved aside.
+        """Put the copy in the place of a database that is missing or damaged; the damaged files are moved aside.
 
-        The journals go first: a database without them can be lost, but journals without theirs would be played into
-        the next one.
+        The journals go first. If we were killed between two files, SQLite would play journals without their database
+        into the next one.
         """
         with continuity.undisturbed(None, self._path, sources, self._clock.now()):
             self._prepare(None)
@@ -155,7 +155,7 @@ class SqliteBackup:
         return [f"the damaged database is kept: {', '.join(map(str, kept))}"] if kept else []
 
     def _prepare(self, live: Connection | None) -> None:
-        """Have the copy go on from what the live database used; None: it cannot be read."""
+        """Let the copy go on above the ids of the live database, which is None if it cannot be read."""
         used, others = NOTHING_USED, {}
         if live is not None:
             with live.begin():
@@ -176,7 +176,7 @@ def _objects(connection: Connection) -> dict[tuple[str, str], str]:
 def _keep(connection: Connection, others: dict[tuple[str, str], str]) -> None:
     """Make the views again that others have in the live database. Raises `StoreError` for anything else of theirs."""
     if lost := [f"{kind} {name}" for kind, name in others if kind != "view"]:
-        message = f"the database also holds what is not rostersync's, and would be lost: {', '.join(sorted(lost))}"
+        message = f"the database holds objects of others, which would be lost: {', '.join(sorted(lost))}"
         raise StoreError(message, "nothing was changed; copy them elsewhere, drop them, and restore again")
     for sql in others.values():
         connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
@@ -223,9 +223,9 @@ def _require_whole(file: BinaryIO) -> None:
 
 
 def _damage(path: Path) -> str:
-    """Return what SQLite finds wrong in a database, nothing for a whole one. Its files stay as they are.
+    """Return the first damage that SQLite finds in a database, an empty string if there is none.
 
-    Raises `StoreError` if it cannot be looked at.
+    The database's files stay as they are. Raises `StoreError` if they cannot be read.
     """
     try:
         with closing(_connect(path, "mode=ro")) as connection:

@@ -22,7 +22,7 @@ from school_site import ROOT, Site, serve
 from sqlalchemy import URL, make_url, text
 
 from rostersync.clock import SystemClock
-from rostersync.store import Store, probe, schema
+from rostersync.store import Store, engine, probe, schema
 from rostersync.store.engine import open_engine
 
 if TYPE_CHECKING:
@@ -203,6 +203,32 @@ def test_a_backup_of_each_revision_is_upgraded(site: Site, revision: str, clock:
     assert used == 3
 
 
+@pytest.mark.parametrize("revision", ["0003", "0008"])
+def test_an_older_database_is_backed_up_before_its_upgrade(
+    site: Site, revision: str, clock: ManualClock, request: Any
+) -> None:
+    url = other_database(site, request)
+    older(url, revision, clock)
+    site.configure(url=url)
+    file = backed_up(site)
+    site.configure()
+    restore(site, file)
+    assert site.rows("SELECT source, id, last_name FROM current_student") == [("old", 17, "Umbrella")]
+
+
+@pytest.mark.parametrize("revision", ["0003", "0008"])
+def test_an_older_database_is_replaced_by_a_newer_backup(
+    site: Site, revision: str, clock: ManualClock, request: Any
+) -> None:
+    file, before = backed_up(site), content(site.database_url)
+    url = other_database(site, request)
+    older(url, revision, clock)
+    site.configure(url=url)
+    restore(site, file)
+    assert content(url) == before
+    assert probe.differences(url) == []
+
+
 STUDENT = (
     "INSERT INTO student (source, id, last_name, status, extra, content_hash, first_seen_at, valid_from, op,"
     " changed_fields, run_id) VALUES ('old', 17, 'Umbrella', 'enrolled', '{}', '', '2026-03-02T08:00:00.000Z',"
@@ -227,12 +253,12 @@ def older(url: str, revision: str, clock: ManualClock) -> None:
     values = {"name": "'old'", "fence": 7, **dict.fromkeys(flags, "FALSE"), "unknown_keys": "'[]'", **counts}
     source = f"INSERT INTO source ({', '.join(values)}) VALUES ({', '.join(map(str, values.values()))})"
     if schema.REVISIONS.index(revision) < first_of_own_schema:
-        engine, undone = earlier_schema(url, revision), []
+        database, undone = earlier_schema(url, revision), []
     else:
-        engine = Store(url, clock, create=True).engine
-        undone = back_to(revision, engine.dialect.name)
-    with engine.connect().execution_options(begin="write", no_parameters=True) as connection, connection.begin():
-        if engine.dialect.name == "postgresql":
+        database = Store(url, clock, create=True).engine
+        undone = back_to(revision, database.dialect.name)
+    with database.connect().execution_options(begin="write", no_parameters=True) as connection, connection.begin():
+        if database.dialect.name == "postgresql":
             connection.exec_driver_sql("SET LOCAL search_path = rostersync, public")
         for statement in (*undone, source, RUN, STUDENT):
             connection.exec_driver_sql(statement)
@@ -280,6 +306,18 @@ def test_a_reader_of_sqlite_sees_the_old_content_until_its_transaction_ends(on_s
         assert reader.execute(count).fetchone() == (1,)
         reader.execute("COMMIT")
         assert reader.execute(count).fetchone() == (0,)
+
+
+def test_a_restore_does_not_wait_for_ever_for_a_reader(on_postgresql: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = on_postgresql
+    file, before = backed_up(site), content(site.database_url)
+    monkeypatch.setattr(engine, "BUSY_TIMEOUT_S", 1)
+    with psycopg.connect(libpq(site.database_url)) as reader:
+        reader.execute("SELECT count(*) FROM public.sync_run")
+        result = site.run("db", "restore", "--yes", str(file))
+    assert result.exit_code == 1
+    assert "another session has kept a lock" in result.stderr
+    assert content(site.database_url) == before
 
 
 # Files that are refused --------------------------------------------------------------------------------------------
@@ -500,7 +538,7 @@ def test_what_else_somebody_made_in_a_sqlite_file_is_named_and_nothing_is_change
     before = content(site.database_url)
     result = site.run("db", "restore", "--yes", str(file))
     assert result.exit_code == 1
-    assert f"not rostersync's, and would be lost: {kind} theirs\n" in result.stderr
+    assert f"objects of others, which would be lost: {kind} theirs\n" in result.stderr
     assert content(site.database_url) == before
 
 

@@ -19,9 +19,11 @@ from conftest import postgres_of_this_machine, running_postgres
 from psycopg import pq
 
 from rostersync.cli.program import program
+from rostersync.clock import SystemClock
 from rostersync.errors import ConfigError, DatabaseUnreachable, StoreError
-from rostersync.store import tls
+from rostersync.store import Store, tls
 from rostersync.store.engine import open_engine
+from rostersync.store.postgresql_programs import find, running, way_to_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -380,3 +382,58 @@ def test_a_server_that_proves_to_be_another_or_by_nobody_known_is_not_told_the_p
         assert isinstance(error, DatabaseUnreachable)
         assert "certificate" in error.message
         assert "sslrootcert=FILE" in error.hint
+
+
+# pg_dump ---------------------------------------------------------------------------------------------------------
+
+
+def refused_by_pg_dump(url: str) -> str:
+    """Have pg_dump connect without the engine, which would have refused before it; return what it said."""
+    environment, proof = way_to_server(url)
+    command = [find("pg_dump"), "--no-password", *proof]
+    with pytest.raises(StoreError) as caught, running(command, "refused", env=environment, stdout=subprocess.DEVNULL):
+        pass
+    return caught.value.message
+
+
+def back_up(folder: Path, url: str) -> int:
+    check(folder, url)
+    return CliRunner().invoke(program, ["db", "backup", str(folder / "b"), "-c", str(folder / "config.toml")]).exit_code
+
+
+def test_a_backup_of_a_server_elsewhere_goes_by_tls(secured: tuple[int, str], tmp_path: Path) -> None:
+    port, authority = secured
+    url = url_at(port, f"sslrootcert={authority}")
+    Store(url, SystemClock(), create=True).close()
+    assert back_up(tmp_path, url) == 0
+
+
+def test_pg_dump_does_not_talk_to_a_server_that_is_another(secured: tuple[int, str]) -> None:
+    port, authority = secured
+    said = refused_by_pg_dump(url_at(port, f"sslrootcert={authority}", host="other.school.example"))
+    assert "does not match host name" in said
+
+
+def test_a_backup_of_a_server_on_loopback_that_knows_the_password(
+    on_loopback: tuple[int, Path], tmp_path: Path, client_programs: Path
+) -> None:
+    url = authenticate(on_loopback, "scram-sha-256", "scram-sha-256")
+    ask = {"port": on_loopback[0], "host": str(on_loopback[1].parents[1]), "user": "postgres", "autocommit": True}
+    with psycopg.connect(**ask) as connection:
+        connection.execute('GRANT CREATE ON SCHEMA public TO "scram-sha-256"')
+        connection.execute('GRANT CREATE ON DATABASE postgres TO "scram-sha-256"')
+    Store(url, SystemClock(), create=True).close()
+    assert back_up(tmp_path, url) == 0
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_pg_dump_sends_no_password_to_a_server_on_loopback_that_proves_nothing(
+    fake: FakeServer, older: bool, request: pytest.FixtureRequest
+) -> None:
+    """An older one does not know how to demand a proof, and must not go on without it."""
+    if not older:
+        request.getfixturevalue("client_programs")
+    elif postgres_of_this_machine() is None:
+        pytest.skip("needs an installed PostgreSQL")
+    refused_by_pg_dump(url_of(fake.port, host="localhost"))
+    assert PASSWORD.encode() not in fake.heard

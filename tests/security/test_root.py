@@ -128,9 +128,9 @@ def test_root_reads_the_files_that_a_command_names_before_it_is_the_service(site
     assert not foreign_files(site)
 
 
-def test_root_keeps_backups_where_only_root_may_read_and_write(site: Site) -> None:
+def test_root_keeps_backups_where_only_root_may_read_and_write(site: Site, open_path: Path) -> None:
     ok(site, "sync")
-    file = closed_folder(site) / "roster.backup"
+    file = closed_folder(open_path) / "roster.backup"
     ok(site, "db", "backup", str(file))
     assert (file.stat().st_uid, file.stat().st_mode & 0o777) == (0, 0o600)
     ok(site, "db", "restore", "--yes", str(file))
@@ -142,8 +142,8 @@ def test_root_keeps_backups_where_only_root_may_read_and_write(site: Site) -> No
     ok(site, "verify")
 
 
-def closed_folder(site: Site) -> Path:
-    folder = site.folder.parent / "srv-backup"
+def closed_folder(beside: Path) -> Path:
+    folder = beside / "srv-backup"
     folder.mkdir(mode=0o700)
     return folder
 
@@ -162,9 +162,9 @@ backup.write = write
 main()"""
 
 
-def test_a_backup_of_root_that_is_killed_leaves_no_file(site: Site) -> None:
+def test_a_backup_of_root_that_is_killed_leaves_no_file(site: Site, open_path: Path) -> None:
     ok(site, "sync")
-    folder = closed_folder(site)
+    folder = closed_folder(open_path)
     process = site.start("db", "backup", str(folder / "roster.backup"), program=("-c", KILLED))
     process.communicate(timeout=60)
     assert process.returncode == -9
@@ -263,11 +263,11 @@ def sync_as_root(site: Site, user: str, *words: str) -> str:
 
 
 def test_with_postgresql_root_keeps_backups_where_only_root_may_read_and_write(
-    postgresql_site: Site, client_programs: Path
+    postgresql_site: Site, open_path: Path, client_programs: Path
 ) -> None:
     site = postgresql_site
     ok(site, "sync")
-    file = closed_folder(site) / "roster.backup"
+    file = closed_folder(open_path) / "roster.backup"
     for words in (("db", "backup"), ("db", "restore", "--yes")):
         process = site.start(*words, str(file), program=("-c", AS_A_SERVICE.format(user="nobody")))
         _, told = process.communicate(timeout=60)

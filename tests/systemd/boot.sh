@@ -57,7 +57,8 @@ play() {
     mkdir "$work/m/upper" "$work/m/work" "$work/m/tree"
     mount -t overlay overlay -o "lowerdir=/,upperdir=$work/m/upper,workdir=$work/m/work" "$work/m/tree"
     tree=$work/m/tree
-    rm -f "$tree/usr/local/bin/rostersync"
+    # A server has no such thing: an earlier installation, and a rule of some images that packages start no service.
+    rm -f "$tree/usr/local/bin/rostersync" "$tree/usr/sbin/policy-rc.d"
     systemd-id128 new >"$tree/etc/machine-id" # without one systemd takes this for a first boot, and asks
 
     cat >"$tree/etc/systemd/system/simulator.service" <<'UNIT'

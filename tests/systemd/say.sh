@@ -20,7 +20,10 @@ equal() { # WHAT FOUND EXPECTED
     if [ "$2" = "$3" ]; then good "$1: $2"; else bad "$1: $2, not $3"; fi
 }
 holds() { # WHAT TEXT PART: the text must contain the part
-    case $2 in *"$3"*) good "$1: $2" ;; *) bad "$1: no \"$3\" in: $2" ;; esac
+    case $2 in
+    *"$3"*) good "$1: $(echo "$2" | grep -F -e "$3" | head -n 1)" ;;
+    *) bad "$1: no \"$3\" in: $2" ;;
+    esac
 }
 within() { # SECONDS COMMAND...: wait until the command succeeds
     limit=$1 until=$(($(date +%s) + $1))

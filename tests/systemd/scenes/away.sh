@@ -15,7 +15,7 @@ equal "the time that its start took (under 30 s)" "$(systemctl show -P ExecMainS
     tr '\n' ' ' | awk '{d = ($2 - $1) / 1e6; if (d < 0) d = -d; print (d < 30) ? "yes" : d}')" yes
 try "its status line says what it waits for" within 20 says "waiting for the database"
 echo "      $(show StatusText)"
-sleep 5
+try "it can be reloaded" systemctl reload rostersync
 equal "restarts meanwhile" "$(show NRestarts)" 0
 before=$(date +%s)
 try "PostgreSQL starts at last" pg_ctlcluster "$(ls /etc/postgresql)" main start

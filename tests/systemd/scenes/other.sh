@@ -1,11 +1,10 @@
 # shellcheck shell=sh
-# A distribution without the package: the six commands, with the wheels of the latest earlier revision's dependencies.
-mkdir /root/dist
-cp /mnt/pieces/dist/* /root/dist
-cd /root || exit 1
-block "Other distributions" 1 -e 's/install --require-hashes/install --quiet --no-index --require-hashes/'
+# A distribution without the package: the commands of docs/operations.md.
+cd /mnt/pieces || exit 1
+block "Other distributions" 1 -e 's/install --require-hashes/install --quiet --disable-pip-version-check --no-index --require-hashes/'
 sed -i "s|^# base_url = .*|base_url = \"$the_simulator\"|" $config
-echo invented-token | try "a token" rostersync service token main
+try "a token" sh -c 'echo invented-token | rostersync service token main'
+systemctl daemon-reload
 try "the service starts" systemctl start rostersync
 try "its first run succeeds" within 60 synced
 try "a reload" systemctl reload rostersync

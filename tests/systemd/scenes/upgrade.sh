@@ -1,6 +1,7 @@
 # shellcheck shell=sh
 # Upgrade from an earlier revision $1 on the database $2, restore of that revision's dump, and the way back.
-old=/opt/rostersync/bin/rostersync
+# shellcheck disable=SC2086 # a command of the earlier program is words
+old="env ROSTERSYNC_TOKEN=invented-token /opt/rostersync/bin/rostersync" # 13cd6a6 reads no credential outside the service
 url=sqlite:///$database
 if [ "$2" = postgresql ]; then
     url="postgresql+psycopg://rostersync@/rostersync?host=/run/postgresql"
@@ -17,7 +18,6 @@ old_synced() { $old status --json | grep -q '"last_state": "succeeded"'; }
 try "its first run succeeds" within 60 old_synced
 [ $failed = 0 ] || { systemctl status --no-pager rostersync; end_of_scene; }
 try "it verifies" $old verify
-ids() { $old runs --limit 1 --json | sed -n 's/.*"run_id": \([0-9]*\).*/\1/p' | head -n 1; }
 
 # The backup of before, as its documents say, and an analyst's view.
 mkdir -m 700 /srv/backup
@@ -36,20 +36,20 @@ esac
 chmod 600 /srv/backup/before
 
 if [ "$1" = 13cd6a6 ]; then # its unit was copied by hand, and its configuration names no token
-    refused "the hand-made unit stops the package" "Move /etc/systemd/system/rostersync.service away" \
+    refused "the hand-made unit stops the package" "nothing was changed. " \
         apt-get install -y ./rostersync_*.deb
     equal "and the service goes on" "$(show ActiveState)" active
-    try "the unit is moved away" mv /etc/systemd/system/rostersync.service /root/rostersync.service
+    try "the unit is moved away" mv /etc/systemd/system/rostersync.service /srv/rostersync.service
     systemctl daemon-reload
 fi
-begun=$(date +%s)
+installing=$(date +%s)
 if [ "$2" = postgresql ] && [ "$1" = 73e2bbf ]; then
     block "Upgrading, and going back" 1
 else
     try "apt installs the new package over it" apt-get install -y ./rostersync_*.deb
 fi
 grep -h '^rostersync:' "$said"
-echo "      ($(($(date +%s) - begun)) s)"
+echo "      ($(($(date +%s) - installing)) s)"
 rm /usr/local/bin/rostersync # as the package said
 hash -r
 if [ "$1" = 13cd6a6 ]; then
@@ -59,6 +59,18 @@ if [ "$1" = 13cd6a6 ]; then
     if [ "$2" = postgresql ]; then
         try "db upgrade --dry-run" rostersync db upgrade --dry-run
         sed 's/^/      /' "$said"
+        # The upgrade waits for an analyst's long report, and is killed there.
+        psql -c 'BEGIN' -c 'SELECT count(*) FROM enrolled_student' -c 'SELECT pg_sleep(300)' >/dev/null 2>&1 &
+        waiting() { [ "$(psql -c "SELECT count(*) FROM pg_locks WHERE NOT granted")" -gt 0 ]; }
+        rostersync db upgrade >/tmp/upgrade 2>&1 &
+        upgrade=$!
+        try "db upgrade waits for a reader" within 30 waiting
+        kill -9 $upgrade
+        wait $upgrade 2>/dev/null
+        psql -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename <> ''" >/dev/null
+        wait 2>/dev/null
+        equal "after kill -9 the schema is" "$(rostersync db current)" 0002
+        equal "and the report answers" "$(psql -c 'SELECT students FROM report')" "$enrolled"
         try "db upgrade" rostersync db upgrade
     fi
     try "the service starts" systemctl restart rostersync
@@ -103,10 +115,10 @@ postgresql)
     runuser -u postgres -- pg_restore --single-transaction --dbname=rostersync </srv/backup/before
     ;;
 esac
-ln -s $old /usr/local/bin/
+ln -s /opt/rostersync/bin/rostersync /usr/local/bin/
 systemctl unmask rostersync 2>/dev/null
 if [ "$1" = 13cd6a6 ]; then
-    cp /root/rostersync.service /etc/systemd/system/
+    cp /srv/rostersync.service /etc/systemd/system/
     sed -i '/^tokens_dir/d' $config
     systemctl daemon-reload
     try "$1 starts again" systemctl enable --now rostersync
