@@ -57,8 +57,8 @@ Every program asks for {per_page} students per page, which is the default of `sy
 
 In a daemon, a run without changes takes {daemon}. This includes everything else that the daemon does.
 
-- **bare limit**: a raw socket, a JSON parser, and `executemany` or `COPY`. It has no retries, no history and no guard,
-  and reads the list once.
+- **bare limit**: a raw socket, a JSON parser, and `executemany` or `COPY`. It has no retries, no
+  [history](glossary.md#history) and no [guard](glossary.md#guard), and reads the list once.
 - **ORM script**: requests, and `Session.merge` for each record. It does not notice deletions, and reads the list once.
 - **bare script**: it uses the same libraries, sends the same requests and reads the same rows as a small run of
   rostersync, but does nothing with them.
@@ -74,7 +74,8 @@ Some kinds of work need an explanation:
 - **no change, over HTTPS**: TLS on loopback. Both programs read certifi's certificates and the server's certificate.
 - **start**: `python` starts Python and does nothing. `status` and `--help` are commands of rostersync.
 - **full load at 50 ms**: the server delays every answer by 50 ms.
-- **status**: `rostersync status` of {sources} sources with few runs, and of the same sources with millions of old runs.
+- **status**: `rostersync status` of {sources} [sources](glossary.md#source) with few runs, and of the same sources with
+  millions of old runs.
 - **first loads**: each source has its own `rostersync sync`, and all of them write to one PostgreSQL database. They run
   one after the other, all at once, or all at once while another session holds the locks of an `ANALYZE`. *MiB* is for
   the largest process. If processes fail or take more than {limit} seconds, the table says how many.
