@@ -1,4 +1,4 @@
-"""The page of figures, and its picture: docs/performance.md and docs/performance.svg."""
+"""Writes docs/performance.md, the page of figures, and its picture docs/performance.svg."""
 
 from __future__ import annotations
 
@@ -47,27 +47,37 @@ class Row:
 
 INTRODUCTION = """# Performance
 
-What the work costs, beside the bare limit and the usual script. `./dev bench --write` has written this page and its
-picture. Each figure is the median of {repeat} runs. Each run is a process of its own, and the programs take turns. Read
-the ratios: the seconds are those of one machine at one hour ({machine}).
+This page compares the cost of rostersync with two baselines: the bare limit, and the script that one would usually
+write. `./dev bench --write` wrote this page and its picture. Each figure is the median of {repeat} runs. Each run is a
+separate process, and the programs take turns. Compare the ratios. The seconds depend on the machine and the time
+({machine}). The [glossary](glossary.md) explains the words of the trade.
 
-Every program asks for {per_page} students a page, which is the default of `sync.per_page`. The server served
-{pages:,.0f} such pages a second to a program that only fetched them.
+Every program asks for {per_page} students per page, which is the default of `sync.per_page`. The server served
+{pages:,.0f} such pages per second to a program that only fetched them.
 
-In a daemon a run without changes takes {daemon}. This includes all that the daemon does.
+In a daemon, a run without changes takes {daemon}. This includes everything else that the daemon does.
 
-- **bare limit**: a raw socket, a JSON parser, `executemany` or `COPY`; no retries, no history, no guard, one reading.
-- **ORM script**: requests and `Session.merge` for each record. It knows no deletions, and reads a list once.
-- **bare script**: the same libraries, requests and rows as a small run of rostersync, and nothing done with them.
-- **requests alone**: every page fetched twice over four connections, and nothing done with it.
-- **rostersync**: `rostersync sync`, which reads a list twice when it has more than one page.
+- **bare limit**: a raw socket, a JSON parser, and `executemany` or `COPY`. It has no retries, no
+  [history](glossary.md#history) and no [guard](glossary.md#guard), and reads the list once.
+- **ORM script**: requests, and `Session.merge` for each record. It does not notice deletions, and reads the list once.
+- **bare script**: it uses the same libraries, sends the same requests and reads the same rows as a small run of
+  rostersync, but does nothing with them.
+- **requests alone**: it fetches every page twice over four connections, and does nothing with the answers.
+- **rostersync**: `rostersync sync`. It reads a list twice if the list has more than one page.
 
-Three more works have 1,000 students a source:
+The column *seconds* has the elapsed time, and *processor* the processor time in seconds. *Ratio* divides the seconds by
+those of the first program for the same work. *MiB* is the most memory that the program used. *MB* is the size of the
+answers.
 
-- **no change, over HTTPS**: TLS on loopback. Both programs read certifi's certificates and that of the server.
-- **status**: `rostersync status` of {sources} sources with few runs, and of the same sources with millions of old runs.
+Some kinds of work need an explanation:
+
+- **no change, over HTTPS**: TLS on loopback. Both programs read certifi's certificates and the server's certificate.
+- **start**: `python` starts Python and does nothing. `status` and `--help` are commands of rostersync.
+- **full load at 50 ms**: the server delays every answer by 50 ms.
+- **status**: `rostersync status` of {sources} [sources](glossary.md#source) with few runs, and of the same sources with
+  millions of old runs.
 - **first loads**: each source has its own `rostersync sync`, and all of them write to one PostgreSQL database. They run
-  one after the other, all at once, or all at once while another session holds the locks of an `ANALYZE`. MiB is that of
+  one after the other, all at once, or all at once while another session holds the locks of an `ANALYZE`. *MiB* is for
   the largest process. If processes fail or take more than {limit} seconds, the table says how many.
 
 ![Seconds of a full load by the number of students](performance.svg)
@@ -80,7 +90,7 @@ Three more works have 1,000 students a source:
 def write_page(rows: list[Row], daemon: dict[str, float], **facts: float) -> None:
     """Write both files. `daemon` has milliseconds of processor by database; `facts` has the other figures."""
     machine = f"{platform.machine()}, Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}"
-    told = ", ".join(f"{milliseconds:.0f} ms of processor on {kind}" for kind, milliseconds in daemon.items())
+    told = " and ".join(f"{milliseconds:.0f} ms of processor time on {kind}" for kind, milliseconds in daemon.items())
     text = INTRODUCTION.format(machine=machine, daemon=told, **facts)
     (DOCS / "performance.md").write_text(text + "".join(map(_line, rows)), encoding="utf-8")
     (DOCS / "performance.svg").write_text(picture(rows), encoding="utf-8")
