@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 _NAP_S = 0.1
-"""Seconds for which a `Reprieve` sleeps before it checks again whether its time is over."""
+"""Seconds that a `Reprieve` sleeps before it checks again whether its time is over."""
 
 
 class Clock(Protocol):

@@ -22,7 +22,7 @@ The classes, with the exit status of a command that ends with such an error (1 i
             OutOfTime             the run's deadline has passed
             OutcomeUnknown        a write that may or may not have been carried out
         StoreError                the database cannot be used, or refused an operation
-            NoDatabase            there is no database yet
+            NoDatabase            the database does not exist yet
             DatabaseUnreachable   the server or the file cannot be used
             SchemaOutdated        an older version of rostersync wrote the schema
             SchemaTooNew          a later version of rostersync wrote the schema
@@ -84,14 +84,14 @@ def reported(error: Exception) -> RostersyncError:
 class Stopped(Exception):
     """The process was asked to end.
 
-    `signal` is the number of the signal that the process received, or 0 if there was none.
+    `signal` is the number of the signal that the process received, or 0 without a signal.
     """
 
     def __init__(self, signal: int = 0) -> None:
         super().__init__(f"stopped by signal {signal}")
         self.signal = signal
         self.in_doubt = False
-        """Whether the API may have carried out a write whose response we did not wait for."""
+        """Whether the API may have carried out a write, although we did not wait for the response."""
         self.left_running = False
         """Whether another process is still executing the run that this process was waiting for."""
 
@@ -116,7 +116,7 @@ class ServiceError(RostersyncError):
 class ApiError(RostersyncError):
     """The API did not return what was asked for. This is never treated as an empty list of students.
 
-    `status` is the HTTP status of the response, or None if there was no response. `request` is the method and the path
+    `status` is the HTTP status of the response, or None without a response. `request` is the method and the path
     of the request, such as `PATCH /v2p1/students/2054`. It leaves out the query, which may name people. It is empty if
     the error does not come from a single request: for example, if a value was refused before anything was sent.
     """
@@ -226,7 +226,7 @@ class StoreError(RostersyncError):
 
 
 class NoDatabase(StoreError):
-    """There is no database, or it is empty, and this command does not create one."""
+    """The database does not exist or is empty, and this command does not create it."""
 
 
 class DatabaseUnreachable(StoreError):

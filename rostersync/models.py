@@ -47,7 +47,7 @@ def _refuse(_mapper: Any, _connection: Any, target: Model) -> NoReturn:
 
 
 class _View(Table):
-    """A view. On PostgreSQL its name always includes the schema, whatever the search path or a schema map says."""
+    """A view. On PostgreSQL, SQL always names its schema, so a search path or a schema map cannot change it."""
 
     inherit_cache = True
     _use_schema_map = False
@@ -269,7 +269,7 @@ class DeletedStudent(_Key, Fields, _Seen, _OfView):
 
 
 class Source(Model):
-    """A school, with the times up to which it was read and the process that holds its lock."""
+    """A school: how far it was read, and which process holds its lock."""
 
     __table__ = tables.source
     name: Mapped[str]

@@ -1,4 +1,4 @@
-"""Provide a thread pool whose threads do not keep the process alive.
+"""Provide a thread pool that does not keep the process alive.
 
 The standard library's `ThreadPoolExecutor` joins its threads when the interpreter exits, so a single DNS look-up that
 hangs would keep the process alive. The threads of this pool are daemon threads: they end with the process. All pools
@@ -32,7 +32,7 @@ SHUTDOWN_S = 3.5
 
 
 class DaemonExecutor(Executor):
-    """An executor that runs jobs in daemon threads, at most `size` at a time. None means that there is no limit.
+    """An executor that runs jobs in daemon threads, at most `size` at a time (None: any number).
 
     Further jobs wait in a queue. A job that finds no idle thread starts a new one, up to the limit. The threads are
     kept for later jobs. They end after a shutdown, or when nothing refers to the pool any more.

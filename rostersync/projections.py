@@ -134,7 +134,7 @@ def fetch(listed: Student | None, answer: Student, keys: Keys, *, detail_only: b
     A response that is older than the list record changes only the detail, because it comes from a lagging server.
 
     Args:
-        listed: The list record before the response; None if there is none.
+        listed: The list record before the response, or None.
         answer: The GET response.
         keys: Which keys lists and GET serve.
         detail_only: Whether the response was requested only to read the detail. If so, it does not change the list

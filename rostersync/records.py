@@ -272,8 +272,8 @@ def derive_status(status: Any, archived: Any, graduated_on: Any, withdrawn_on: A
     Args:
         status: The served status; empty or None if the API served none.
         archived: True, False, or None if the API did not serve it.
-        graduated_on: The day of graduation, in any form; None if there is none.
-        withdrawn_on: The day of withdrawal, in any form; None if there is none.
+        graduated_on: The day of graduation, in any form, or None.
+        withdrawn_on: The day of withdrawal, in any form, or None.
 
     Returns:
         The served status, or else "enrolled", "graduated", "withdrawn", or "archived" if the student is archived and

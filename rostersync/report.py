@@ -1,6 +1,6 @@
 """Define the request for a run, the report of a run, and the result of `verify`.
 
-The names of their fields are those of the `--json` output and of the view `sync_run`, which programs rely on.
+The `--json` output and the view `sync_run` use the same names, and programs rely on these.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 ProgressCallback = Callable[[str, int, int], None]
-"""A function that a run calls while it reads: with what it is reading, the number of rows read, and their total."""
+"""A function that a run calls while it reads, with the name of the list, the rows read so far, and their total."""
 
 
 def ignore_progress(_what: str, _done: int, _total: int) -> None:
@@ -56,9 +56,9 @@ class RunState(enum.StrEnum):
 class RunRequest(msgspec.Struct, frozen=True):
     """A request to execute a run.
 
-    `approves` is the id of the held run whose removals the new run should carry out. If no process takes the request
-    within `wait`, it expires; with None it never does. `ids` are the students of a refresh. `request_id` is the
-    request's number in the database, or 0 before it is stored there.
+    `approves` is the id of the held run that the new run should complete, by carrying out its removals. If no process
+    takes the request within `wait`, it expires; with None it never does. `ids` are the students of a refresh.
+    `request_id` is the request's number in the database, or 0 before it is stored there.
     """
 
     source: str
@@ -70,7 +70,7 @@ class RunRequest(msgspec.Struct, frozen=True):
 
 
 class Watermarks(msgspec.Struct, frozen=True):
-    """The time up to which we have read each stream of changes; None if we never have."""
+    """For each stream of changes, the time up to which we have read it; None if we never have."""
 
     modified: datetime | None = None
     deleted: datetime | None = None
@@ -107,9 +107,9 @@ class Received(NamedTuple):
 
 
 class UnclearCounts(NamedTuple):
-    """The number of ids for which GET returned neither a student nor a 404, and which lists had named them.
+    """The number of ids that GET answered neither with a student nor with a 404.
 
-    `received` counts those that a student list had named, and `in_deleted_feed` those that the deleted feed had named.
+    `received` is how many of these ids a student list had, and `in_deleted_feed` how many the deleted feed had.
     """
 
     total: int = 0
@@ -118,7 +118,7 @@ class UnclearCounts(NamedTuple):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """The numbers of students by what a run did with them.
+    """The numbers of students that a run inserted, updated, and so on.
 
     `fetched` counts the distinct students that the run received, except from the deleted feed. It is the sum of the
     next six:

@@ -14,7 +14,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Return the secret. Call this only where it is used, and do not keep the result."""
+        """Return the secret. Call this only at the place that uses it, and do not keep the result."""
         return self._value
 
     def __str__(self) -> str:
