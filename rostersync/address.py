@@ -1,4 +1,4 @@
-"""Check the address of the API. The client sends the token there, so the address must be a host that the user meant."""
+"""Check the address of the API. The client sends the token there, so a wrong address could expose it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Wrong(ValueError):
 
 
 def may_be_a_token(text: str) -> bool:
-    """Return whether a string looks like a token, pasted into the wrong setting. Messages must not repeat it then."""
+    """Return whether a string looks like a token. If so, it was put into the wrong place, and messages must hide it."""
     return bool(re.fullmatch(r"(?=.*\d)[\w-]{16,}", text))
 
 
@@ -42,7 +42,7 @@ def api_url(text: str) -> str:
 
 
 def split(url: str, expected: str) -> SplitResult:
-    """Return the parts of a URL. Raises `Wrong` if it cannot be parsed, with `expected` as what would be right."""
+    """Return the parts of a URL. Raises `Wrong` if it cannot be parsed; its message says what was `expected`."""
     try:
         parts = urlsplit(url)
         _ = parts.port  # urlsplit parses the port only here

@@ -1,7 +1,7 @@
 """Provide the time, sleeping, and the request to stop.
 
 All other modules get the time from here. A `datetime` is always aware and in UTC. Once the process was asked to end,
-`sleep` and `check` raise `Stopped`: this is how long work ends early.
+`sleep` and `check` raise `Stopped`. This ends work that takes long.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Keys(msgspec.Struct, frozen=True):
 
     salt: bytes = b""
     listed: frozenset[str] | None = None
-    """Keys that lists serve. None until a full run has read a clean roster. Until then we assume it for every key."""
+    """Keys that lists serve. None until a full run has read a clean roster. Until then, we treat all keys as such."""
     fetched: frozenset[str] | None = None
     """Keys that GET serves. None until a GET response was compared with a list row."""
     omitted: frozenset[str] = _NOTHING
@@ -167,7 +167,10 @@ def list_record(stored: Student, detail: Student | None, keys: Keys, digest: byt
 
 
 def as_served(stored: Student, digest: bytes) -> Student:
-    """Return a record as the API served it. If its hash without the status is `digest`, the status was derived."""
+    """Return a record as the API served it: without its status if that was derived, as `digest` shows.
+
+    `digest` is the content hash of the record as it was served.
+    """
     without = replace(stored, status=None)
     return without if content_hash(encode(without)) == digest else stored
 

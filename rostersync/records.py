@@ -314,7 +314,7 @@ def _date_or_text(student: Student, name: str) -> Any:
 
 
 def encode(student: Student) -> bytes:
-    """Return the canonical JSON of a student with all fields. `decode` reads it."""
+    """Return the canonical JSON of a student. `decode` reads it."""
     return _ENCODER.encode(student)
 
 

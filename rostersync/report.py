@@ -208,8 +208,8 @@ class Verdict(msgspec.Struct):
     """The result of comparing the replica of a source with ManageBac.
 
     `found` is the number of all differences; `differences` has at most the first 1,000. `pending` is the number of
-    changes that are not differences, because the next incremental run will bring them, or a run brought them meanwhile.
-    `error` says why some or all students could not be compared.
+    changes that do not count as differences, because the next incremental run will bring them, or because a run has
+    brought them since the comparison began. `error` says why some or all students could not be compared.
     """
 
     source: str

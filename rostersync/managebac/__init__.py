@@ -10,10 +10,10 @@
 The public API is what `__all__` lists; docs/client.md explains it. Apart from the simulator, only this package knows
 the API's endpoints.
 
-The modules, from the client down: `client` and `students` are the public classes, and `reader` is what a sync uses.
-`endpoints` makes the calls. `fields`, `avatar` and `picture` prepare what is written. `answers`, `records`, `values`
-and `parts` decode responses. `transport`, `limits` and `ordered_map` retry, pace and parallelize requests. `wire`,
-`connections` and `network` send them.
+The modules, from the client down: `client` and `students` have the public classes, and `reader` has the class for a
+sync. `endpoints` makes the calls. `fields`, `avatar` and `picture` prepare the data of a write. `answers`, `records`,
+`values` and `parts` decode responses. `transport` retries requests, `limits` limits their rate, and `ordered_map` makes
+several at once. `wire`, `connections` and `network` send them.
 """
 
 from __future__ import annotations

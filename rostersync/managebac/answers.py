@@ -52,8 +52,9 @@ def decode_page(
     """Return a page of a list, including the records that cannot be decoded.
 
     The meta must have a `total_count`. If the meta of a first page lacks the other counts, we compute them from the
-    rows. We do not use `asked` for this, because a server may silently put fewer rows on a page. A `total_pages` that
-    the server may have computed from `asked` is replaced in the same way. Otherwise we would miss the rest of the list.
+    number of rows. We do not compute them from `asked`, because a server may silently put fewer rows on a page, and we
+    would then miss the rest of the list. For the same reason, we replace a `total_pages` that the server may have
+    computed from `asked`.
 
     A page may have more rows than its `total_count`, if a student was created after the server counted. `sync.lists`
     decides what that means.
@@ -62,7 +63,7 @@ def decode_page(
         body: The body of the response.
         number: The number of the page, from 1.
         moment: When the response was made.
-        check: A function to call before slow work: first, and for each record that is not as documented. It may raise
+        check: A function to call at the start, and before slow work on a record that is not as documented. It may raise
             an exception to end the work. Default: a function that does nothing.
         asked: The number of rows that the request asked for. Default: `MOST_ROWS`.
         of_deleted: Whether this is a list of deleted students, in which a record may be only the id. Default: False.

@@ -29,8 +29,8 @@ class Exchange:
     """One request and its response. Another thread may end it at any time.
 
     Use it as a context manager in the thread that sends the request. `secret` is a part of the query, which is added
-    only when the request line is written. The layers of the HTTP library above that log addresses and repeat them in
-    errors, so they must not have it.
+    only when the request line is written. The upper layers of the HTTP library never get it, because they log addresses
+    and repeat them in errors.
     """
 
     def __init__(self, secret: Secret | None = None) -> None:

@@ -55,7 +55,7 @@ class Endpoints:
         """The most rows to request. It becomes `safe_per_page` when a request for fewer rows has helped."""
 
     def page(self, query: Query, number: int, per_page: int) -> Page | None:
-        """GET a page of a list. Return None if a page above 1 has no rows, or the response is a 404 or 410.
+        """GET a page of a list. Return None if `number` is above 1 and the page is empty or missing (404 or 410).
 
         If page 1 is refused or too large, this requests it once more with `safe_per_page`. If that helps, all lists are
         requested in this way from then on. The caller must request a list's other pages with the `asked` of page 1.

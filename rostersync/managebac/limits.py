@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rostersync.clock import Clock
     from rostersync.managebac.wire import Reply
 
-LONGEST_WAIT = 300.0  # seconds; if a 429 asks for a longer wait, we try again after this time
+LONGEST_WAIT = 300.0  # seconds; if a 429 asks us to wait longer, we try again after this time
 
 _SHARE = 0.8  # of the rate that a 429 names, because other programs at the school's IP address may send requests too
 _PACED_FOR = 3600.0  # seconds after a 429

@@ -1,6 +1,6 @@
 """Make several requests at once, and return the results in order.
 
-A caller that stops iterating ends the calls that are still running. It does so through the clock that these calls use.
+If the caller stops iterating, the clock that the running calls use raises `Stopped`, so that they end early.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Item = TypeVar("Item")
 class OrderedMap:
     """Like `map`, but with up to `width` calls at once. If `width` is 1, the caller's thread makes the calls.
 
-    The called code must use `clock`. It raises `Stopped` there also when the caller has stopped iterating.
+    The called code must use `clock`, which also raises `Stopped` if the caller has stopped iterating.
     """
 
     def __init__(self, width: int, clock: Clock, pool: Executor) -> None:

@@ -35,8 +35,8 @@ _KEY = re.compile(rb"\s*(" + _STRING + rb")\s*:", re.DOTALL)
 class Numeral(float):
     """A JSON number that keeps the text that it was read from, because as text, `1.10` differs from `1.1`.
 
-    Numbers with a fraction or an exponent are read as this class, and so are integers of more than `LONGEST_INTEGER`
-    characters.
+    Numbers with a fraction or an exponent are read as this class. The lenient decoder also uses it for integers of more
+    than `LONGEST_INTEGER` characters.
     """
 
     __slots__ = ("text",)

@@ -36,7 +36,7 @@ _ADOBE, _ADOBE_BYTES = b"Adobe", 12  # this segment says how the colours are sto
 
 
 def _jpeg(content: bytes) -> Iterator[bytes]:
-    """Yield the segments to keep. Data after the end of the picture is left out: devices put further pictures there."""
+    """Yield the segments to keep, and nothing after the end of the picture, where some devices put another picture."""
     yield content[:2]
     at = 2
     while (marker := _marker(content, at)) != _END:

@@ -52,7 +52,7 @@ class StudentReader:
         return page
 
     def page(self, query: Query, number: int) -> Page | None:
-        """Return a page of a list, or None if a page above 1 has no rows, or the response is a 404 or 410.
+        """Return a page of a list, or None if `number` is above 1 and the page is empty or missing (404 or 410).
 
         Raises `ApiError` (`NotFound` for a 404 or 410 to page 1) and `Stopped`.
         """

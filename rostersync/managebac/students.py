@@ -136,8 +136,8 @@ class Students:
     * `OutcomeUnknown`: a write may or may not have been carried out.
 
     **A write is repeated only if it was certainly not carried out:** nothing of it was sent, or the response was a 429.
-    If the response is lost, a 5xx, too large, or not the API's, the method raises `OutcomeUnknown`. Then look at the
-    student before you write again.
+    If the response is lost, is a 5xx, is too large, or is not in the API's format, the method raises `OutcomeUnknown`.
+    Then look at the student before you write again.
 
     The token needs an administrator's permissions for writes (Students page). Users who are administrators themselves
     cannot be changed through the API (developer notes).
@@ -315,8 +315,9 @@ class Students:
         """Take a student out of the archive.
 
         The vendor's documents contradict each other about the effect, so look at the student afterwards. The Students
-        page of v2p1 says that classes and groups are restored. v2p3 says that both dates are cleared, and that the
-        student can only be enrolled again. The help centre says that you must set the year group by hand. ::
+        page of v2p1 says that classes and groups are restored. v2p3 says that they are not, that both dates are
+        cleared, and that the student can be enrolled again. The help centre says that you must set the year group by
+        hand. ::
 
             api.students.unarchive(2054)
 

@@ -56,7 +56,7 @@ log = get_logger(__name__)
 
 
 class Deadline:
-    """The latest time at which a run may end. It also does the waiting, so that no wait exceeds that time."""
+    """The latest time at which a run may end. The run waits with its `sleep`, which never exceeds that time."""
 
     def __init__(self, clock: Clock, seconds: float = float("inf")) -> None:
         """Set the deadline to `seconds` from now, by `clock.monotonic()`. By default, it is never reached."""
