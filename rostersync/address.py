@@ -1,4 +1,4 @@
-"""The address of the API: what one may be, and what it must not be, since the token is sent there."""
+"""Check the address of the API. The client sends the token there, so a wrong address could expose it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ _API = "https://HOST alone, such as https://api.managebac.com"
 
 
 class Wrong(ValueError):
-    """A value that cannot be used; `found` and `expected` are parts of a sentence, without secrets."""
+    """A value that cannot be used. `found` and `expected` become part of the message, so they must not hold secrets."""
 
     def __init__(self, found: str, expected: str) -> None:
         super().__init__(f"found {found}; expected {expected}")
 
 
 def may_be_a_token(text: str) -> bool:
-    """Return whether a string looks like a token that was pasted where it does not belong: then it is not repeated."""
+    """Return whether a string looks like a token. If so, it was put into the wrong place, and messages must hide it."""
     return bool(re.fullmatch(r"(?=.*\d)[\w-]{16,}", text))
 
 
 def api_url(text: str) -> str:
-    """Return the scheme and host of `text` in lower case, without a slash; `Wrong` when it holds anything else."""
+    """Return the scheme, host and port of `text` in lower case, without a slash at the end.
+
+    Raises `Wrong` if `text` contains anything else, or if it is plain http to another machine.
+    """
     if not re.fullmatch(r"[!-~]+", text):
         raise Wrong("spaces or characters outside ASCII", _API)
     parts = split(text, _API)
@@ -39,17 +42,17 @@ def api_url(text: str) -> str:
 
 
 def split(url: str, expected: str) -> SplitResult:
-    """Return the parts of a URL. Raises `Wrong`, naming what was `expected`, for one that cannot be read."""
+    """Return the parts of a URL. Raises `Wrong` if it cannot be parsed; its message says what was `expected`."""
     try:
         parts = urlsplit(url)
-        _ = parts.port  # parsed only now
+        _ = parts.port  # urlsplit parses the port only here
     except ValueError:
-        raise Wrong("an address that cannot be read", expected) from None  # the library's message may repeat a password
+        raise Wrong("an address that cannot be read", expected) from None  # urllib's message may repeat a password
     return parts
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host's name or address leads to this machine itself; `localhost` is taken at its word."""
+    """Return whether a host is this machine: a loopback address, or the name `localhost`, which is not looked up."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

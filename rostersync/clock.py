@@ -1,4 +1,8 @@
-"""The one door to time: UTC, aware, and stoppable."""
+"""Provide the time, sleeping, and the request to stop.
+
+All other modules get the time from here. A `datetime` is always aware and in UTC. Once the process was asked to end,
+`sleep` and `check` raise `Stopped`. This ends work that takes long.
+"""
 
 from __future__ import annotations
 
@@ -15,31 +19,31 @@ if TYPE_CHECKING:
 
 
 _NAP_S = 0.1
-"""How long a `Reprieve` sleeps before it looks again whether the process was asked to end."""
+"""Seconds that a `Reprieve` sleeps before it checks again whether its time is over."""
 
 
 class Clock(Protocol):
-    """What the rest of the program knows of time. Tests drive one of their own."""
+    """The interface of all clocks. Tests have their own implementation."""
 
     def now(self) -> datetime:
-        """Return the wall clock's time in UTC, aware; it may jump in either direction."""
+        """Return the current time in UTC. It may jump in either direction when the machine's clock is set."""
         ...
 
     def monotonic(self) -> float:
-        """Return seconds that never go back, for durations and deadlines."""
+        """Return a number of seconds that never decreases, for durations and deadlines."""
         ...
 
     def sleep(self, seconds: float) -> None:
-        """Wait; raises `Stopped` as soon as the process was asked to end."""
+        """Wait for `seconds`. Raises `Stopped` as soon as the process is asked to end."""
         ...
 
     def check(self) -> None:
-        """Raise `Stopped` when the process was asked to end."""
+        """Raise `Stopped` if the process was asked to end."""
         ...
 
 
 class SystemClock:
-    """The machine's clocks, and the wish of whoever wants the process to end."""
+    """The machine's clocks. `stop` asks the process to end."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
@@ -60,16 +64,19 @@ class SystemClock:
             raise Stopped(self._signal)
 
     def stop(self, signal: int = 0) -> None:
-        """End every sleep, now and later, with `Stopped(signal)`. Not for a signal handler: it takes a lock."""
+        """Make every call of `sleep` and `check`, current and later, raise `Stopped(signal)`.
+
+        Do not call this from a signal handler, because it takes a lock.
+        """
         self._signal = signal
         self._stop.set()
 
 
 class Reprieve:
-    """A clock that goes on for some seconds after another clock was stopped, to let work in progress end."""
+    """A clock that raises `Stopped` some seconds later than the clock that it wraps, so that work can be completed."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
-        """Count the seconds from the moment at which this clock is first asked after the stop."""
+        """Wrap `clock`. The `seconds` start with the first call of `check` or `sleep` after `clock` was stopped."""
         self._clock = clock
         self._seconds = seconds
         self._end: float | None = None
@@ -98,7 +105,7 @@ class Reprieve:
 
 
 class WatchedClock:
-    """A clock that remembers when the threads that are watched last asked it anything: whoever hangs does not."""
+    """A clock that notes when each watched thread last used it. A thread that has not used it for long may hang."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -106,7 +113,7 @@ class WatchedClock:
 
     @contextmanager
     def watched(self) -> Iterator[int]:
-        """Watch the thread that calls this; lends its number for `silent_for`."""
+        """Watch the calling thread inside the `with` block. Yields the thread's number, for `silent_for`."""
         thread = threading.get_ident()
         self._asked[thread] = self._clock.monotonic()
         try:
@@ -115,7 +122,7 @@ class WatchedClock:
             del self._asked[thread]
 
     def silent_for(self, thread: int) -> float:
-        """Return for how many seconds a thread has not asked; 0 for one that is not watched."""
+        """Return the seconds since a watched thread last used this clock; 0 if the thread is not watched."""
         asked = self._asked.get(thread)
         return 0.0 if asked is None else self._clock.monotonic() - asked
 
@@ -138,32 +145,32 @@ class WatchedClock:
 
 
 def to_milliseconds(moment: datetime) -> datetime:
-    """Return `moment` in UTC, cut down to whole milliseconds: the grain of everything that is stored."""
+    """Return `moment` in UTC, truncated to milliseconds. Every stored time has this precision."""
     moment = moment.astimezone(UTC)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 def to_text(moment: datetime) -> str:
-    """Return `YYYY-MM-DDTHH:MM:SS.mmmZ`, the one spelling of a time: on the wire, in SQLite, in JSON."""
+    """Return a time as `YYYY-MM-DDTHH:MM:SS.mmmZ`, the format in requests, in SQLite and in JSON."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def from_text(text: str) -> datetime:
-    """Read an ISO 8601 time that names its offset (`Z` or numeric); UTC, whole milliseconds.
+    """Return the time that an ISO 8601 string with an offset (`Z` or numeric) means, in UTC and in milliseconds.
 
-    Raises `ValueError` for anything else: a time without an offset, a date alone, a zone's abbreviation.
+    Raises `ValueError` for any other string: for example, a time without an offset, a date, or the name of a zone.
     """
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError("no offset from UTC")
     try:
         return to_milliseconds(moment)
-    except OverflowError as error:  # the offset leads out of the years 1 to 9999
+    except OverflowError as error:  # in UTC, the time is outside the years 1 to 9999
         raise ValueError("out of range") from error
 
 
 def to_epoch_ms(moment: datetime) -> int:
-    """Return the whole milliseconds from 1970 to `moment`: the cheapest form of a time that can be compared."""
+    """Return the milliseconds from 1970 to `moment`, rounded down. Comparing these numbers is cheap."""
     return (moment - EPOCH) // _MILLISECOND
 
 
@@ -172,5 +179,5 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 def floor_seconds(moment: datetime) -> datetime:
-    """Return `moment` without its fraction of a second."""
+    """Return `moment` rounded down to a whole second."""
     return moment.replace(microsecond=0)

@@ -1,8 +1,42 @@
-"""Everything that can go wrong and is reported to a person.
+"""Define every error that rostersync reports to a person, and `Stopped`, which ends a process.
 
-The message of each error is the line that the user reads: what failed, and on what. `hint` is the next step. What a
-library said stays in ``__cause__`` and is shown at debug level only. The errors of the HTTP library are not kept, since
-they hold the request and with it the token.
+The classes, with the exit status of a command that ends with such an error (1 if none is shown)::
+
+    RostersyncError
+        ConfigError               the configuration or the command line is wrong (2)
+            NotConfigured         a new installation lacks its configuration, an address or a token (2)
+        ApiError                  the API did not return what was asked for
+            AccessDenied          the token does not give access to this endpoint
+                Unauthorized      401
+                Forbidden         403
+            NotFound              404
+            Refused               another 4xx
+                Invalid           400 or 422 after a write, or a value that was not sent
+            Redirected            3xx
+            Malformed             a response that the API does not document
+            TooLarge              a response that exceeds a limit
+            RateLimited           429
+            ServerFailed          5xx
+            Unreachable           the connection failed or broke
+            TimedOut              no complete response within one request's time
+            OutOfTime             the run's deadline has passed
+            OutcomeUnknown        a write that may or may not have been carried out
+        StoreError                the database cannot be used, or refused an operation
+            NoDatabase            the database does not exist yet
+            DatabaseUnreachable   the server or the file cannot be used
+            LockTimedOut          another database session kept a lock for too long
+            SchemaOutdated        an older version of rostersync wrote the schema
+            SchemaTooNew          a later version of rostersync wrote the schema
+            LockHeld              another process holds the source's lock (75)
+            ReadOnly              a mapped class was about to write
+            LockLost              another process took the source's lock during our run
+            RequestFailed         another process took our request, and it produced no run
+        RunFailed                 the run cannot execute its request, or read data that it must not apply
+    Stopped                       the process was asked to end (128 + the signal's number)
+
+A message says what failed and on what; it is the line that the user reads. `hint` says what to do next. The library's
+error stays in ``__cause__`` and is shown only at debug level. Errors of the HTTP library are not kept, because they
+hold the request, which contains the token.
 """
 
 from __future__ import annotations
@@ -14,11 +48,14 @@ if TYPE_CHECKING:
 
 
 TRY_AGAIN_LATER = "try again later"
-"""The hint of failures that pass by themselves; the daemon says instead that it will."""
+"""The hint for temporary failures. The daemon replaces it, because it tries again by itself."""
 
 
 class RostersyncError(Exception):
-    """A failure that is reported in one line, with a hint about what to do next."""
+    """Base class of the errors that a person reads: a message, and a hint about what to do next.
+
+    `exit_status` is the status of a command that ends with this error.
+    """
 
     exit_status: ClassVar[int] = 1
 
@@ -29,30 +66,36 @@ class RostersyncError(Exception):
 
 
 def unexpected(error: BaseException) -> RostersyncError:
-    """Return what a person is told of an error that nobody foresaw: its text may hold anything."""
+    """Return the error to report in place of an unforeseen exception.
+
+    It names only the exception's type, because the exception's own message may contain personal data.
+    """
     hint = 'run it again with logging.level = "debug" for details'
     return RostersyncError(f"unexpected: {type(error).__name__}", hint)
 
 
 def reported(error: Exception) -> RostersyncError:
-    """Return an error as a person is told of it: itself, where it is made to be read."""
+    """Return the error to report: `error` itself if it is a `RostersyncError`, else what `unexpected` returns."""
     return error if isinstance(error, RostersyncError) else unexpected(error)
 
 
 class Stopped(Exception):
-    """The process was asked to end; `signal` is the number of the signal that it got (0: none)."""
+    """The process was asked to end.
+
+    `signal` is the number of the signal that the process received, or 0 without a signal.
+    """
 
     def __init__(self, signal: int = 0) -> None:
         super().__init__(f"stopped by signal {signal}")
         self.signal = signal
         self.in_doubt = False
-        """Whether a write may have been carried out, whose answer nobody waited for."""
+        """Whether the API may have carried out a write, although we did not wait for the response."""
         self.left_running = False
-        """Whether a run goes on that this process has only waited for, because another one does it."""
+        """Whether another process is still executing the run that this process was waiting for."""
 
 
 class ConfigError(RostersyncError):
-    """The configuration or the command line is wrong; `mistakes` has a line for each mistake."""
+    """The configuration or the command line is wrong. `mistakes` has one line for each mistake."""
 
     exit_status = 2
 
@@ -65,14 +108,15 @@ class NotConfigured(ConfigError):
     """Something is missing that a new installation does not have yet: the configuration, or a token."""
 
 
-# What the API did ------------------------------------------------------------------------------------------------
+# Errors of the API -----------------------------------------------------------------------------------------------
 
 
 class ApiError(RostersyncError):
-    """A request to the API did not return what it asked for. It never counts as "no students".
+    """The API did not return what was asked for. This is never treated as an empty list of students.
 
-    `status` is that of the answer, None where there was none. `request` is the method and the path that were asked,
-    as in `PATCH /v2p1/students/2054`, empty where nothing was sent; the query, which may name people, is left out.
+    `status` is the HTTP status of the response, or None without a response. `request` is the method and the path
+    of the request, such as `PATCH /v2p1/students/2054`. It leaves out the query, which may name people. It is empty if
+    the error does not come from a single request: for example, if a value was refused before anything was sent.
     """
 
     worth_retrying: ClassVar[bool] = False
@@ -82,11 +126,14 @@ class ApiError(RostersyncError):
         self.status = status
         self.request = ""
         self.sent = True
-        """Whether the request may have reached the server; what never left may be sent again."""
+        """False if nothing of the request left this machine. Then even a write can be sent again."""
 
 
 class AccessDenied(ApiError):
-    """The token does not open this endpoint. The vendor does not say when that is 401 and when 403."""
+    """The token does not give access to this endpoint. The vendor does not document when this is a 401 and when a 403.
+
+    Catch this class rather than its subclasses, unless the difference matters.
+    """
 
 
 class Unauthorized(AccessDenied):
@@ -98,17 +145,18 @@ class Forbidden(AccessDenied):
 
 
 class NotFound(ApiError):
-    """404: no such student; or for the list itself, which means that the version or the host is wrong."""
+    """404: there is no such student. For a list, it means that `base_url` or `api_version` is wrong."""
 
 
 class Refused(ApiError):
-    """Another 4xx: the API does not accept the request."""
+    """Any other 4xx: the API does not accept the request."""
 
 
 class Invalid(Refused):
-    """The API does not accept what is to be written (400 or 422), or it cannot be right and was not sent.
+    """An argument is wrong: an id, a filter of a list, or a value to write.
 
-    `fields` has the messages of each field that is wrong. Nothing was sent where `status` is None.
+    If `status` is None, rostersync found the mistake and sent nothing. Otherwise the API refused a write with 400 or
+    422. `fields` has the messages for each wrong field. The key `base` has the messages about no single field.
     """
 
     def __init__(
@@ -119,68 +167,68 @@ class Invalid(Refused):
 
 
 class Redirected(ApiError):
-    """3xx: not followed, because the token is for the configured host only."""
+    """3xx. The client does not follow a redirect, because it must send the token to the configured host only."""
 
 
 class Malformed(ApiError):
-    """The answer is not what the API documents: HTML, truncated or foreign JSON, no meta."""
+    """The response is not what the API documents: for example, it is HTML, incomplete JSON, or a list without meta."""
 
     worth_retrying = True
 
 
 class TooLarge(ApiError):
-    """The answer is larger than any page can be."""
+    """The response exceeds the size limit, or the first page is so large that a later page might exceed it."""
 
 
 class RateLimited(ApiError):
-    """429, again after every wait."""
+    """429 in response to every attempt, although the client waited before each of them."""
 
     worth_retrying = True
 
 
 class ServerFailed(ApiError):
-    """5xx."""
+    """5xx: the server failed."""
 
     worth_retrying = True
 
 
 class Unreachable(ApiError):
-    """No connection, or one that broke: DNS, refused, reset, cut off, TLS."""
+    """The connection could not be made, or it broke. The message gives the reason, such as DNS, TLS or "refused"."""
 
     worth_retrying = True
 
 
 class TimedOut(ApiError):
-    """The answer was not complete within the request's time."""
+    """The response was not complete within the time for one request."""
 
     worth_retrying = True
 
 
 class OutOfTime(ApiError):
-    """The run's deadline has passed."""
+    """The deadline of a run or of a client has passed, or the next wait would exceed it."""
 
 
 class OutcomeUnknown(ApiError):
-    """A write was sent, and no answer tells whether it was carried out. It is never repeated by itself."""
+    """A write was sent, and the API may or may not have carried it out. The client never repeats such a write."""
 
 
 DECLINED = (Refused, Forbidden, NotFound, ServerFailed, Malformed, TooLarge)
-"""How a server answers a query that it does not accept; it may accept another."""
+"""The errors that are raised if a server does not accept one query. It may still accept another query."""
 
 
-# What the database did -------------------------------------------------------------------------------------------
+# Errors of the database ------------------------------------------------------------------------------------------
 
 
 class StoreError(RostersyncError):
-    """The database cannot be used, or refused something."""
+    """The database cannot be used, or it refused an operation."""
 
 
 class NoDatabase(StoreError):
-    """There is no database yet, and this command does not create one."""
+    """The database does not exist or is empty, and this command does not create it."""
 
 
 class DatabaseUnreachable(StoreError):
-    """The server or the file cannot be opened."""
+    """The database server or file cannot be reached, opened or created."""
 
 
 class LockTimedOut(StoreError):
@@ -188,33 +236,36 @@ class LockTimedOut(StoreError):
 
 
 class SchemaOutdated(StoreError):
-    """The schema is older than this version of rostersync needs."""
+    """The schema is older than this version of rostersync needs, or the database is empty."""
 
 
 class SchemaTooNew(StoreError):
-    """The schema was written by a later version of rostersync."""
+    """A later version of rostersync wrote the schema."""
 
 
 class LockHeld(StoreError):
-    """Another process is the writer of this source."""
+    """Another process holds the lock of this source, or no daemon has taken a request that a daemon must execute."""
 
     exit_status = 75
 
 
 class ReadOnly(StoreError):
-    """A flush of mapped classes (`rostersync.models`) would have written the replica."""
+    """A flush of the mapped classes in `rostersync.models` would have written to the replica."""
 
 
 class LockLost(StoreError):
-    """Another process has become the writer of a source during a run of ours."""
+    """Another process took over the lock of a source during our run. Nothing of our run was committed."""
 
 
 class RequestFailed(StoreError):
-    """Another process took a request of ours, and no run came of it: the message is that of its error."""
+    """The request for a run ended without a run.
+
+    Either the process that took the request failed, and the message is its error message, or the request was withdrawn.
+    """
 
 
-# What a run found ------------------------------------------------------------------------------------------------
+# Errors of a run -------------------------------------------------------------------------------------------------
 
 
 class RunFailed(RostersyncError):
-    """The run read something that must not be applied."""
+    """The run cannot execute its request, or it read data that it must not apply."""

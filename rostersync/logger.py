@@ -1,7 +1,8 @@
-"""Loggers for every module: on top of the standard library's, below `rostersync`, and silent until configured.
+"""Provide the loggers of all modules. They wrap standard loggers below `rostersync` and log nothing by default.
 
-The program configures them in `rostersync.observe.log`. An application that embeds rostersync adds handlers of its own,
-as with any library; its own use of structlog is left as it is, and structlog is imported with the first event only.
+The program configures them in `rostersync.observe.log`. An application that embeds rostersync adds its own handlers, as
+with any library. We do not change the application's structlog configuration. structlog is imported only when the first
+event is logged.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     import structlog
 
-logging.getLogger("rostersync").addHandler(logging.NullHandler())  # else the standard library prints warnings by itself
+logging.getLogger("rostersync").addHandler(logging.NullHandler())  # otherwise `logging` prints our warnings to stderr
 
 
 class Logger:
-    """The logger of a module: an event is a word with values, as in `log.info("stopped", signal=2)`."""
+    """The logger of a module. An event has a name and values, as in `log.info("stopped", signal=2)`."""
 
     def __init__(self, name: str) -> None:
         self._standard = logging.getLogger(name)
 
     @cached_property
     def _structured(self) -> structlog.stdlib.BoundLogger:
-        import structlog  # noqa: PLC0415 - slow to import, and many a command logs nothing
+        import structlog  # noqa: PLC0415 - slow to import, and many commands log nothing
 
         logger = structlog.wrap_logger(
             self._standard,
@@ -46,7 +47,7 @@ class Logger:
         self._log(logging.ERROR, event, values)
 
     def exception(self, event: str, **values: Any) -> None:
-        """Log an error with the exception that is being handled."""
+        """Log an error together with the exception that is being handled."""
         self._log(logging.ERROR, event, {"exc_info": True, **values})
 
     def _log(self, level: int, event: str, values: dict[str, Any]) -> None:

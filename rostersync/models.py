@@ -1,10 +1,11 @@
-"""Mapped classes for reports in Python: typed attributes over the reporting views and over the tables behind them.
+"""Define mapped SQLAlchemy classes for reports in Python: one for each reporting view, and some for tables.
 
-The views are the contract with reports. Their classes work on any engine, such as `create_engine(url)`. The classes of
-tables need the engine of `rostersync.store.engine.open_engine`, because PostgreSQL keeps the tables in another schema.
+Prefer the views, because we keep their names and columns stable. Their classes work on any engine, such as
+`create_engine(url)`. The classes of tables need the engine of `rostersync.store.engine.open_engine`, because on
+PostgreSQL the tables are in another schema.
 
-All of them are read-only: a flush raises `ReadOnly`. The sync itself writes the tables without these classes, and it
-does not import this module, because SQLAlchemy's mapper would slow down the start of each command.
+All classes are read-only: a flush raises `ReadOnly`. The sync writes the tables without these classes. It does not
+import this module, because SQLAlchemy's mapper would slow down the start of each command.
 """
 
 from datetime import date, datetime
@@ -21,7 +22,7 @@ from rostersync.store.types import Json, JsonTuple, Timestamp
 
 
 class Model(DeclarativeBase):
-    """What all classes share: how a Python type is stored, and that a flush is refused."""
+    """Base class of all mapped classes. It maps Python types to column types, and a flush of it raises `ReadOnly`."""
 
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         int: BigInteger(),
@@ -46,7 +47,7 @@ def _refuse(_mapper: Any, _connection: Any, target: Model) -> NoReturn:
 
 
 class _View(Table):
-    """A view. On PostgreSQL its schema is always part of its name: no search path and no schema map can change it."""
+    """A view. On PostgreSQL, SQL always names its schema, so a search path or a schema map cannot change it."""
 
     inherit_cache = True
     _use_schema_map = False
@@ -78,7 +79,7 @@ class _Key:
 
 
 class Fields:
-    """The fields of `rostersync.records.Student` but for `id`, in the same order; a test compares the two."""
+    """The fields of `rostersync.records.Student` except `id`, in the same order. A test compares the two."""
 
     email: Mapped[str | None]
     first_name: Mapped[str | None]
@@ -172,13 +173,13 @@ class _Run:
 
 
 class SyncRun(_Run, _OfView):
-    """A run."""
+    """A run of a source."""
 
     __tablename__ = "sync_run"
 
 
 class SyncHealth(_OfView):
-    """A source, and how fresh the replica of it is."""
+    """A source, and how fresh its replica is."""
 
     __tablename__ = "sync_health"
     source: Mapped[str] = mapped_column(primary_key=True)
@@ -200,7 +201,7 @@ class SyncHealth(_OfView):
 
 
 class StudentHistory(_Key, _Version, Fields, _OfView):
-    """A version of a student. `valid_to` is when the next version replaced it, None for the newest one."""
+    """A version of a student. `valid_to` is when the next version replaced it. It is None for the newest version."""
 
     __tablename__ = "student_history"
     valid_from: Mapped[datetime] = mapped_column(primary_key=True)
@@ -234,7 +235,7 @@ class StudentLanguage(_Key, _OfView):
 class CurrentStudent(_Key, Fields, _Seen, _OfView):
     """A student who is not deleted.
 
-    `parent_rows`, `nationality_rows` and `language_rows` are for joins. The lists themselves are `parent_ids`,
+    Use `parent_rows`, `nationality_rows` and `language_rows` in joins. To read the lists, use `parent_ids`,
     `nationalities` and `languages`.
     """
 
@@ -256,7 +257,7 @@ class EnrolledStudent(_Key, Fields, _Seen, _OfView):
 
 
 class DeletedStudent(_Key, Fields, _Seen, _OfView):
-    """A tombstone: a student who was deleted, with their last known fields."""
+    """A tombstone: a deleted student with the fields that were last known."""
 
     __tablename__ = "deleted_student"
     deleted_at: Mapped[datetime]
@@ -268,7 +269,7 @@ class DeletedStudent(_Key, Fields, _Seen, _OfView):
 
 
 class Source(Model):
-    """A school: up to when it was read, and which process may write it."""
+    """A school: how far it was read, and which process holds its lock."""
 
     __table__ = tables.source
     name: Mapped[str]
@@ -291,7 +292,7 @@ class Source(Model):
 
 
 class Run(_Run, Model):
-    """A run with the figures that only the guard and its caller need."""
+    """A run, with the columns that the view `sync_run` does not have."""
 
     __table__ = tables.run
     guarded: Mapped[int]
@@ -300,7 +301,7 @@ class Run(_Run, Model):
 
 
 class StudentVersion(_Key, _Version, Fields, Model):
-    """A version of a student that a newer one has replaced."""
+    """An old version of a student, which a newer version has replaced."""
 
     __table__ = tables.student_version
     valid_from: Mapped[datetime]
@@ -308,7 +309,7 @@ class StudentVersion(_Key, _Version, Fields, Model):
 
 
 class Student(_Key, _Version, Fields, Model):
-    """The newest version of a student, living or tombstone."""
+    """The newest version of a student, whether the student is living or deleted."""
 
     __table__ = tables.student
     content_hash: Mapped[bytes]

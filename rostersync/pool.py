@@ -1,7 +1,8 @@
-"""The one pool of threads: for the pages in flight, the runs of several sources, and the scheduler's jobs.
+"""Provide a thread pool that does not keep the process alive.
 
-The standard library's pool joins its threads when the interpreter ends, so one look-up of a name that hangs would keep
-the process alive. The threads of this pool are daemons: they end with the process.
+The standard library's `ThreadPoolExecutor` joins its threads when the interpreter exits, so a single DNS look-up that
+hangs would keep the process alive. The threads of this pool are daemon threads: they end with the process. All pools
+of the program are of this class.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 STOP_CHECK_S = 0.1
-"""How long anybody waits before checking again whether the process was asked to end."""
+"""Seconds to wait at a time before checking again whether the process was asked to end."""
 
 SHUTDOWN_S = 3.5
-"""How long jobs under way get to end, once the process was asked to."""
+"""Seconds that running jobs have to finish, once the process was asked to end."""
 
 
 class DaemonExecutor(Executor):
-    """Does jobs in daemon threads: `size` at once, or any number. The others wait in a queue, without a thread.
+    """An executor that runs jobs in daemon threads, at most `size` at a time (None: any number).
 
-    A thread is started when there is a job and no idle thread, and kept for the next job. After a shutdown, or when
-    nothing refers to the pool any more, the threads end.
+    Further jobs wait in a queue. A job that finds no idle thread starts a new one, up to the limit. The threads are
+    kept for later jobs. They end after a shutdown, or when nothing refers to the pool any more.
     """
 
     def __init__(self, name: str, size: int | None = None) -> None:
-        """`name` is that of the threads, followed by a number."""
+        """Create a pool without threads. Each thread will be called `name`, followed by a number."""
         self._name = name
         self._size = math.inf if size is None else size
         self._threads = 0
@@ -46,11 +47,11 @@ class DaemonExecutor(Executor):
         self._jobs: _Jobs = SimpleQueue()
         self._open: set[Future[Any]] = set()
         self._end = weakref.finalize(self, self._jobs.put, None)
-        self._end.atexit = False  # threads that wait for a job end with the process
+        self._end.atexit = False  # not needed at exit, because idle daemon threads end with the process
         self._lock = threading.Lock()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Have `fn` called; return the future of what it returns or raises. Raises `RuntimeError` after a shutdown."""
+        """Schedule a call of `fn`, and return the future of its result. Raises `RuntimeError` after a shutdown."""
         future: Future[T] = Future()
         with self._lock:
             if not self._end.alive:
@@ -65,17 +66,17 @@ class DaemonExecutor(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more jobs, and let the threads end after the last; see `Executor.shutdown`."""
+        """Accept no more jobs. The threads end after the last job. For the parameters, see `Executor.shutdown`."""
         with self._lock:
             self._end()
         if cancel_futures:
             for future in self._open.copy():
-                future.cancel()  # which leaves alone what is under way
+                future.cancel()  # has no effect on a running job
         if wait:
             self.join()
 
     def join(self, seconds: float | None = None) -> bool:
-        """Wait for all jobs, at most so many seconds; tell whether all are done."""
+        """Wait for all jobs, for at most `seconds` (None: without limit). Return whether all are done."""
         return not wait(self._open.copy(), seconds).not_done
 
 
@@ -83,29 +84,32 @@ _Jobs: TypeAlias = "SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]"
 
 
 def _work(jobs: _Jobs, idle: threading.Semaphore) -> None:
-    """Do jobs until the pool ends. A thread does not refer to its pool, which would then never end by itself."""
+    """Run jobs until the pool ends.
+
+    A thread has no reference to its pool. Otherwise the pool could not end when nothing else refers to it.
+    """
     while (job := jobs.get()) is not None:
         publish = _carry_out(*job)
-        idle.release()  # first: whoever learns of the outcome may have the next job
+        idle.release()  # before `publish`, so that a caller who gets the result finds this thread idle for its next job
         publish()
-        del job, publish  # what they hold must not live until then
-    jobs.put(None)  # for the next thread
+        del job, publish  # while the thread waits for the next job, it must not keep this one's objects alive
+    jobs.put(None)  # ends the next thread
 
 
 def _carry_out(future: Future[T], call: Callable[[], T]) -> Callable[[], None]:
-    """Do the job, unless it was cancelled; return what hands its outcome to the future."""
+    """Run the job, unless it was cancelled. Return a function that passes the result to the future."""
     if not future.set_running_or_notify_cancel():
         return lambda: None
     try:
         return partial(future.set_result, call())
-    except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the one who waits
+    except BaseException as error:  # noqa: BLE001 - the caller that waits for the future gets every exception
         return partial(future.set_exception, error)
 
 
 def wait_for(futures: Collection[Future[Any]], clock: Clock, until: float = math.inf) -> bool:
-    """Wait for the futures; tell whether all were done before `until` (of `clock.monotonic()`).
+    """Wait for the futures. Return whether all were done before `until`, a time of `clock.monotonic()`.
 
-    Raises `Stopped`, soon after the clock was stopped.
+    Raises `Stopped` within `STOP_CHECK_S` after the clock was stopped.
     """
     for future in futures:
         while not _is_done(future, max(0.0, min(STOP_CHECK_S, until - clock.monotonic()))):
@@ -116,7 +120,7 @@ def wait_for(futures: Collection[Future[Any]], clock: Clock, until: float = math
 
 
 def _is_done(future: Future[Any], seconds: float) -> bool:
-    """Wait for one future, which costs less than to wait for several."""
+    """Wait for one future, and return whether it is done. This is cheaper than `concurrent.futures.wait`."""
     if not future.done():
         with suppress(TimeoutError, CancelledError):
             future.exception(seconds)

@@ -1,18 +1,18 @@
-"""The two projections of a student, and the one record that they make.
+"""Combine the two records of a student, the list row and the GET response, into one record.
 
-ManageBac serves a student twice: as a row of a list, and as the answer to GET. Neither need have all keys. A list row
-may lack the parents, and GET may lack the program. So two records are kept of each student, and each is replaced as a
-whole:
+ManageBac serves a student in two ways: as a row of a list, and as the response to GET. Either may lack keys. For
+example, a list row may lack the parents, and GET may lack the program. So we keep two records of each student, and
+replace each of them as a whole:
 
 * the **list record**: the last list row
-* the **detail**: of the last answer of GET, the keys that lists do not serve
+* the **detail**: the last GET response, reduced to the keys that lists do not serve
 
-For a key that lists serve, the list record decides: a key that is missing there was cleared. For every other key the
-list record decides only if it has the key, and the detail decides otherwise. An answer of GET that was asked for to
-refresh a student, or to prove something, also replaces those keys of the list record that GET serves, because it is
-newer than the row.
+If lists serve a key, its value comes from the list record: a key that is missing there was cleared. Any other key comes
+from the list record if that has the key, and otherwise from the detail. A GET response that was requested to refresh a
+student, or to prove that a student still exists, is newer than the list row. So it also replaces the keys of the list
+record that GET serves.
 
-Nothing here does I/O. `Keys` says which key is served where.
+This module does no I/O. `Keys` holds which keys lists and GET serve.
 """
 
 from __future__ import annotations
@@ -32,56 +32,66 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
 MOST_KEYS = 1_000
-"""More keys than this are not remembered of a source: only a broken or hostile server has so many."""
+"""Once this many keys of a source are known, no more are added. Only a broken or hostile server has so many."""
 
 _NAMES = frozenset(FIELD_NAMES)
 _NOTHING: frozenset[str] = frozenset()
 
 
 def key_digest(name: str, salt: bytes) -> str:
-    """Return a salted digest of a key's name: a key may be an address, and must not outlive its student."""
+    """Return a salted digest of a key's name.
+
+    We do not store the name itself. It may be personal data, such as an e-mail address, and what we know of the keys
+    is kept after the student's data was deleted.
+    """
     return hashlib.blake2b(name.encode(), digest_size=8, key=salt).hexdigest()
 
 
 class Keys(msgspec.Struct, frozen=True):
-    """What is known of the keys that a source serves. A field stands by its name, any other key by its digest."""
+    """The keys that a source serves, as far as they are known. A field is listed by name, any other key by digest."""
 
     salt: bytes = b""
     listed: frozenset[str] | None = None
-    """Keys that lists serve. None until a full run has read a clean roster; then every key counts as one of these."""
+    """Keys that lists serve. None until a full run has read a clean roster. Until then, we treat all keys as such."""
     fetched: frozenset[str] | None = None
-    """Keys that GET serves. None until one of its answers could be compared with a list row."""
+    """Keys that GET serves. None until a GET response was compared with a list row."""
     omitted: frozenset[str] = _NOTHING
-    """Keys that GET was seen to lack for a student whose list row had them."""
+    """Keys that a GET response lacked although the student's list row had them."""
     detail: frozenset[str] = _NOTHING
-    """Keys that GET was seen to serve for a student whose list row lacked them."""
+    """Keys that a GET response had, that the student's list row lacked, and that lists do not serve."""
     probed_at: datetime | None = None
-    """When a student was last asked for only to learn what GET serves, in UTC."""
+    """When we last requested a student only to learn which keys GET serves (UTC)."""
 
     def lists_serve(self, key: str) -> bool:
-        """Return whether the absence of `key` in a list row means that it was cleared."""
+        """Return whether a list row without `key` means that the key was cleared."""
         return self.listed is None or self._name(key) in self.listed
 
     def get_serves(self, key: str) -> bool:
-        """Return whether the absence of `key` in an answer of GET means that it was cleared."""
+        """Return whether a GET response without `key` means that the key was cleared."""
         name = self._name(key)
         return self.fetched is not None and name in self.fetched and name not in self.omitted
 
     def is_detail(self, key: str) -> bool:
-        """Return whether only GET serves `key`."""
+        """Return whether `key` is known to be served by GET only."""
         return self._name(key) in self.detail
 
     def with_listed(self, keys: Iterable[str]) -> Keys:
-        """Return what is known once lists serve `keys`, too."""
+        """Return a copy that also has `keys` as served by lists, and therefore no longer as detail."""
         listed = self._add(self.listed, keys)
         return replace(self, listed=listed, detail=self.detail - listed)
 
     def with_fetched(self, keys: AbstractSet[str]) -> Keys:
-        """Return what is known once an answer of GET had `keys`; the first answers say nothing by themselves."""
+        """Return a copy that also has `keys` as served by GET; unchanged if no response was compared with a row yet."""
         return self if self.fetched is None else replace(self, fetched=self._add(self.fetched, keys))
 
     def compared(self, listed: AbstractSet[str], fetched: AbstractSet[str]) -> Keys:
-        """Return what is known once the keys of a list row and of an answer of GET were compared, both of one time."""
+        """Return a copy that has learned from a list row and a GET response of the same student at the same time.
+
+        Args:
+            listed: The keys of the list row.
+            fetched: The keys of the GET response.
+
+        """
         only_fetched = {key for key in fetched - listed if not self.lists_serve(key)}
         return replace(
             self,
@@ -106,12 +116,12 @@ class Records(NamedTuple):
 
 
 def keys_of(student: Student) -> set[str]:
-    """Return the keys that a record has: names of fields, and keys of `extra`."""
+    """Return the keys of a record: the names of the fields that are not None, and the keys of `extra`."""
     return {name for name in FIELD_NAMES if getattr(student, name) is not None} | student.extra.keys()
 
 
 def combine(listed: Student, detail: Student | None, keys: Keys) -> Student:
-    """Return the student that a list record and a detail make, with a status."""
+    """Return the student that results from a list record and a detail, with a status."""
     if detail is None:
         return with_status(listed)
     present = keys_of(listed)
@@ -119,14 +129,19 @@ def combine(listed: Student, detail: Student | None, keys: Keys) -> Student:
 
 
 def fetch(listed: Student | None, answer: Student, keys: Keys, *, detail_only: bool = False) -> Records:
-    """Return what an answer of GET makes of a list record.
+    """Return the two records of a student after a GET response.
+
+    A response that is older than the list record changes only the detail, because it comes from a lagging server.
 
     Args:
-        listed: The list record before; None if there is none.
-        answer: The answer of GET.
+        listed: The list record before the response, or None.
+        answer: The GET response.
         keys: Which keys lists and GET serve.
-        detail_only: Whether the answer was asked for only to read the detail. Such an answer leaves the list record as
-            it is. So does an answer that is older than the list record: it comes from a replica that lags.
+        detail_only: Whether the response was requested only to read the detail. If so, it does not change the list
+            record. Default: False.
+
+    Returns:
+        The list record, and the detail made of the response.
 
     """
     present = keys_of(answer)
@@ -142,9 +157,9 @@ def fetch(listed: Student | None, answer: Student, keys: Keys, *, detail_only: b
 
 
 def list_record(stored: Student, detail: Student | None, keys: Keys, digest: bytes) -> Student:
-    """Return the list record of a stored student, whose content hash is `digest`.
+    """Return the list record of a stored student: the stored record without the keys that only GET serves.
 
-    It lacks the keys that only GET serves. Whether the status was served or derived is not stored: the hash tells.
+    `digest` is the content hash of the list record. It shows whether the status was served, which is not stored.
     """
     held = keys_of(detail) if detail else _NOTHING
     own = {key for key in keys_of(stored) if not keys.lists_serve(key) and (key in held or keys.is_detail(key))}
@@ -152,15 +167,18 @@ def list_record(stored: Student, detail: Student | None, keys: Keys, digest: byt
 
 
 def as_served(stored: Student, digest: bytes) -> Student:
-    """Return a record as it was served: without its status if the content hash says that none was served."""
+    """Return a record as the API served it: without its status if that was derived, as `digest` shows.
+
+    `digest` is the content hash of the record as it was served.
+    """
     without = replace(stored, status=None)
     return without if content_hash(encode(without)) == digest else stored
 
 
 def is_older(one: Student, other: Student) -> bool:
-    """Return whether one record is older than another, by a second at least, as far as both have an `updated_at`.
+    """Return whether `one` was updated in an earlier second than `other`. False if either has no `updated_at`.
 
-    Lists and GET may write the same time with and without fractions of a second.
+    Fractions of a second are ignored, because lists and GET may serve the same time with and without them.
     """
     if one.updated_at is None or other.updated_at is None:
         return False
@@ -168,12 +186,12 @@ def is_older(one: Student, other: Student) -> bool:
 
 
 def are_of_one_time(one: Student, other: Student) -> bool:
-    """Return whether nothing says that two records are of different times."""
+    """Return whether two records may be of the same time: neither is older than the other."""
     return not is_older(one, other) and not is_older(other, one)
 
 
 def _taking(base: Student, other: Student, keys: AbstractSet[str]) -> Student:
-    """Return `base` with each of `keys` as `other` has it: a key that `other` lacks is cleared."""
+    """Return `base` with the values of `other` for all `keys`. A key that `other` lacks is cleared."""
     if not keys:
         return base
     extra = {key: value for key, value in base.extra.items() if key not in keys}

@@ -1,7 +1,7 @@
-"""The values that flow through the program: what the API says of students, after decoding and before storing.
+"""Define the decoded data of the API: students, rejected records, pages, and the answers about single students.
 
-`Student` is the one list of fields. Columns, views, the hash, CSV and the data dictionary are made from its
-annotations, in the order in which they stand here.
+The annotations of `Student` are the only list of a student's fields. The columns, the views, the content hash, the CSV
+output and the data dictionary are made from them, in the same order.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Integers = tuple[Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)], ...] |
 
 
 EXTRA = "\ue000extra"
-"""The name of `extra` in JSON: of private use, so that no key that the API serves is taken for it."""
+"""The key of `extra` in JSON. It starts with a private-use character, so the API will not serve a key of this name."""
 
 
 class Student(
@@ -40,16 +40,17 @@ class Student(
     forbid_unknown_fields=True,
     rename={"extra": EXTRA},
 ):
-    """One student as the API served it: absent (or null) is None, and only `id` is certain.
+    """One student as the API served it.
 
-    Timestamps are aware, UTC, whole milliseconds. `status` is the served one; `with_status` derives it if none was.
+    Only `id` is always set. Any other field is None if the API served null or nothing. Timestamps are aware, in UTC and
+    in whole milliseconds. `status` is the served status. If the API serves none, `with_status` derives it.
     """
 
     id: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1), "ManageBac's key of the student: the only safe identity"]
     email: Annotated[Text, "Login address; it changes over time and may be missing"] = None
     first_name: Annotated[Text, "First name"] = None
     last_name: Annotated[Text, "Last name"] = None
-    middle_name: Annotated[Text, "Middle name; may be the empty text"] = None
+    middle_name: Annotated[Text, "Middle name; may be an empty string"] = None
     nickname: Annotated[Text, "Nickname"] = None
     other_name: Annotated[Text, "Further name, or the name in another script"] = None
     preferred_name: Annotated[Text, "Preferred name"] = None
@@ -62,7 +63,7 @@ class Student(
     identifier: Annotated[Text, "The school's own user id"] = None
     gender: Annotated[Text, "Gender, in the school's own words"] = None
     birthday: Annotated[Date, "Date of birth"] = None
-    timezone: Annotated[Text, "The user's IANA time zone; not that of the timestamps"] = None
+    timezone: Annotated[Text, "The user's IANA time zone; the timestamps here are in UTC"] = None
     phone_number: Annotated[Text, "Phone number, free text"] = None
     mobile_phone_number: Annotated[Text, "Mobile phone number, free text"] = None
     street_address: Annotated[Text, "Street address, first line"] = None
@@ -96,11 +97,11 @@ class Student(
     photo_url: Annotated[Text, "Address of the avatar; it may be signed and expire"] = None
     status: Annotated[Text, "enrolled, withdrawn, graduated or archived (archived for a reason unknown)"] = None
     extra: Annotated[dict[str, Any], "Keys that rostersync does not know, and values that a field cannot hold"] = {}
-    deleted_at: Timestamp = None  # no field of the roster: a row that bears it says of itself that it is gone
+    deleted_at: Timestamp = None  # not a field of the roster: a row that has it marks itself as deleted
 
 
 class Kind(enum.Enum):
-    """What a field holds. The value is the annotation in `Student`."""
+    """The type of a field's values. The value of each member is the annotation that `Student` uses."""
 
     TEXT = Text
     INTEGER = Integer
@@ -112,7 +113,7 @@ class Kind(enum.Enum):
 
 
 class Field(msgspec.Struct, frozen=True):
-    """A typed field of a student, `id` and `extra` aside."""
+    """The name, kind and description of one field of `Student`. `id`, `extra` and `deleted_at` have none."""
 
     name: str
     kind: Kind
@@ -128,7 +129,8 @@ def _fields() -> tuple[Field, ...]:
 FIELDS = _fields()
 FIELD_NAMES = tuple(field.name for field in FIELDS)
 
-# They change without a change of the roster: a row is rewritten for them, history gets no version.
+# These fields change although nothing about the student does. If only they differ, the student's row is updated, but
+# the history gets no new version.
 VOLATILE = frozenset({"updated_at", "last_accessed_at", "photo_url"})
 _LASTING = tuple(name for name in FIELD_NAMES if name not in VOLATILE)
 
@@ -136,7 +138,11 @@ LARGEST_ID = 2**63 - 1
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """A record that could not be decoded: its id where that was readable, and why, without any value of it."""
+    """A record that could not be decoded.
+
+    `id` is None if it could not be read. `digest` identifies the record's content. `reason` says why the record could
+    not be decoded, without any of its values.
+    """
 
     id: int | None
     digest: bytes
@@ -147,7 +153,7 @@ Row = Student | Rejected
 
 
 def row_key(row: Row) -> int:
-    """Return what a row is counted by: its id, or a negative number made of the bytes of one without an id."""
+    """Return the number that identifies a row: its id, or a negative number made from its digest if it has no id."""
     if row.id is not None:
         return row.id
     assert isinstance(row, Rejected)
@@ -155,10 +161,10 @@ def row_key(row: Row) -> int:
 
 
 class Moment(msgspec.Struct, frozen=True):
-    """When a response was made, by both clocks; `server` is None where the response bore no `Date`.
+    """A time before which the server cannot have made a response, by our clock and by the server's.
 
-    `local` is our clock when the request was sent. `server` is the `Date` less the request's duration, less one second
-    for the header's grain. By either clock the server had surely not answered yet.
+    `local` is the time when we sent the request, by our clock. `server` is the response's `Date`, minus the duration of
+    the request, minus one second because the header has whole seconds only. It is None without a usable `Date`.
     """
 
     local: datetime
@@ -166,15 +172,15 @@ class Moment(msgspec.Struct, frozen=True):
 
     @property
     def start(self) -> datetime | None:
-        """The earlier of both clocks, for either may be wrong; None without a `Date`."""
+        """The earlier of the two times, because either clock may be wrong. None without a usable `Date`."""
         return self.server and min(self.local, self.server)
 
 
 class ListedRow(msgspec.Struct, frozen=True):
-    """A row of a page, not decoded yet.
+    """A row of a page that is not decoded yet.
 
-    `key` is what the row is counted by (see `row_key`). `updated_at` is None where it is missing or cannot be read,
-    and for a row that bears `deleted_at`, because a deletion changes no `updated_at`. `decode` returns the record.
+    `key` identifies the row (see `row_key`). `updated_at` is None if it is missing or unreadable. It is also None for a
+    row with `deleted_at`, because a deletion does not change `updated_at`. `decode` returns the decoded record.
     """
 
     key: int
@@ -183,12 +189,13 @@ class ListedRow(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """One page of a list, with what its meta says the server really did.
+    """One page of a list, with the counts from its meta.
 
-    `total_pages` and `per_page` are None on a later page if its meta leaves them out. `assumes_utc` says that a row has
-    an `updated_at` without an offset from UTC, which was read as UTC. `asked` is the number of rows that was asked for:
-    the list's other pages are numbered by it. `digest` is equal for two pages if they list the same students in the
-    same order, each with the same `updated_at`; None if a row has no id or no `updated_at`.
+    `total_pages` and `per_page` can be None on a later page, if its meta lacks them. `moment` is when the response was
+    made. `assumes_utc` is true if any row has an `updated_at` without an offset, which we read as UTC. `asked` is the
+    number of rows that the request asked for. The list's other pages must be requested with the same number. Two pages
+    have the same `digest` if they list the same students in the same order, each with the same `updated_at`. It is None
+    for a list of deleted students, and if any row lacks an id or an `updated_at`.
     """
 
     number: int
@@ -203,27 +210,27 @@ class Page(msgspec.Struct, frozen=True):
 
     @property
     def others(self) -> range:
-        """The numbers of the list's other pages, if this is the first one."""
+        """The numbers of the list's other pages. Use this on the first page only."""
         return range(2, (self.total_pages or 0) + 1)
 
     def contradicts(self, other: Page) -> bool:
-        """Return whether the two pages disagree about the list; a page that names no `per_page` agrees with any."""
+        """Return whether the two pages have different counts. A page without `per_page` agrees with any `per_page`."""
         sizes = {self.per_page, other.per_page} - {None}
         return self.total_count != other.total_count or len(sizes) > 1
 
     @property
     def whole(self) -> bool:
-        """Whether the page holds the whole list: as many different records as the list has."""
+        """Whether the page has the whole list: its rows are all different, and as many as `total_count`."""
         return len({row.key for row in self.listed}) == len(self.listed) == self.total_count
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """The rows, decoded."""
+        """The decoded rows."""
         return tuple(row.decode() for row in self.listed)
 
 
 class Query(msgspec.Struct, frozen=True):
-    """What a list request asks for; None or empty means that the parameter is not sent."""
+    """The filters of a list request. A filter that is None or empty is not sent."""
 
     ids: tuple[int, ...] = ()
     archived: bool | None = None
@@ -236,11 +243,14 @@ class Query(msgspec.Struct, frozen=True):
 
 
 class Gone(msgspec.Struct, frozen=True):
-    """The answer to a request for one student: 404."""
+    """The API itself answered 404 or 410 to the request for one student: there is no such student."""
 
 
 class Unclear(msgspec.Struct, frozen=True):
-    """The answer to a request for one student was neither the student nor a 404."""
+    """The request for one student failed, so we do not know whether the student exists.
+
+    `reason` is the message of the error.
+    """
 
     reason: str
 
@@ -249,24 +259,25 @@ Answer = Student | Rejected | Gone | Unclear
 
 
 def is_alive(answer: Answer) -> TypeGuard[Student | Rejected]:
-    """Tell whether an answer shows a student who was not deleted, whether the record could be decoded or not."""
+    """Return whether an answer shows a student who is not deleted. The record may be one that cannot be decoded."""
     return isinstance(answer, Rejected) or (isinstance(answer, Student) and answer.deleted_at is None)
 
 
 def derive_status(status: Any, archived: Any, graduated_on: Any, withdrawn_on: Any) -> str:
-    """Return a student's status: the served one, or the one that `archived` and the dates imply.
+    """Return a student's status: the served status, or the one that `archived` and the dates imply.
 
-    A student who is not archived is enrolled, even if an old date remains from an earlier withdrawal. Without
-    `archived` the dates decide alone.
+    A student who is not archived is enrolled, even if a date remains from an earlier withdrawal. If `archived` is None,
+    only the dates decide.
 
     Args:
         status: The served status; empty or None if the API served none.
         archived: True, False, or None if the API did not serve it.
-        graduated_on: The day of graduation, in any form; None if there is none.
-        withdrawn_on: The day of withdrawal, in any form; None if there is none.
+        graduated_on: The day of graduation, in any form, or None.
+        withdrawn_on: The day of withdrawal, in any form, or None.
 
     Returns:
-        The served status; otherwise enrolled, graduated, withdrawn, or archived (archived without a date).
+        The served status, or else "enrolled", "graduated", "withdrawn", or "archived" if the student is archived and
+        has neither date.
 
     """
     if status:
@@ -281,12 +292,12 @@ def derive_status(status: Any, archived: Any, graduated_on: Any, withdrawn_on: A
 
 
 def with_status(student: Student) -> Student:
-    """Return the student with a status: the served one, or one that is derived by `derive_status`."""
+    """Return the student with a status: the served status, or the one that `derive_status` returns."""
     return student if student.status else replace(student, status=status_of(student))
 
 
 def status_of(student: Student) -> str:
-    """Return a student's status: see `derive_status`."""
+    """Return the served or derived status of a student (see `derive_status`)."""
     graduated_on, withdrawn_on = student.graduated_on, student.withdrawn_on
     if student.extra:
         graduated_on, withdrawn_on = (_date_or_text(student, name) for name in ("graduated_on", "withdrawn_on"))
@@ -294,18 +305,24 @@ def status_of(student: Student) -> str:
 
 
 def _date_or_text(student: Student, name: str) -> Any:
-    """Return a date; or its text in `extra` if it could not be read, because a graduation on such a day is one too."""
+    """Return a date field, or the unreadable value that `extra` has in its place. None if it is empty or missing.
+
+    An unreadable date of graduation still means that the student has graduated.
+    """
     unreadable = student.extra.get(name)
     return getattr(student, name) or (None if isinstance(unreadable, str) and not unreadable.strip() else unreadable)
 
 
 def encode(student: Student) -> bytes:
-    """Return the one JSON text of all that is known of a student; `decode` reads it."""
+    """Return the canonical JSON of a student. `decode` reads it."""
     return _ENCODER.encode(student)
 
 
 def decode(encoded: bytes) -> Student:
-    """Return the student whose text `encode` has made."""
+    """Return the student in a JSON record: one that `encode` returned, or one of the API's.
+
+    Raises `ValueError` if a key is not a field of `Student`, or a value does not have the type of its field.
+    """
     return _DECODER.decode(encoded)
 
 
@@ -314,23 +331,23 @@ _DECODER = msgspec.json.Decoder(Student)
 
 
 def content_hash(encoded: bytes) -> bytes:
-    """Return 16 bytes that differ when anything known of an encoded student differs."""
+    """Return a 16-byte hash of an encoded student. It differs if any field or extra key differs."""
     return hashlib.blake2b(encoded, digest_size=16).digest()
 
 
 def _canonical(value: Any) -> bytes:
-    """Return the one JSON text of a value: unlike Python's equality it tells true from 1."""
+    """Return the canonical JSON of a value. Unlike with Python's equality, true and 1 are different."""
     return msgspec.json.encode(value, order="deterministic")
 
 
 def changed_fields(old: Student, new: Student) -> tuple[str, ...]:
-    """Return the names of the fields that differ, volatile ones aside, in the order of `Student`, `extra` last."""
+    """Return the names of the fields that differ, without volatile fields, in the order of `Student`."""
     names = tuple(name for name in _LASTING if getattr(old, name) != getattr(new, name))
     return (*names, "extra") if _canonical(old.extra) != _canonical(new.extra) else names
 
 
 def json_value(value: Any) -> Any:
-    """Return `value` as JSON knows it: times in their one spelling, dates as `YYYY-MM-DD`, arrays as lists."""
+    """Return `value` as JSON can hold it: a time as `to_text` formats it, a date as `YYYY-MM-DD`, a tuple as a list."""
     if isinstance(value, datetime):
         return to_text(value)
     if isinstance(value, date):

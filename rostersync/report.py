@@ -1,4 +1,7 @@
-"""What a run is asked for and what it did, in the words of `--json` and of the view `sync_run`."""
+"""Define the request for a run, the report of a run, and the result of `verify`.
+
+The `--json` output and the view `sync_run` use the same names, and programs rely on these.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Is called while a run reads: with what is being read, how many of its rows have been, and how many there are."""
+"""A function that a run calls while it reads, with the name of the list, the rows read so far, and their total."""
 
 
 def ignore_progress(_what: str, _done: int, _total: int) -> None:
-    """Be a `ProgressCallback` that does nothing."""
+    """Do nothing. This is the `ProgressCallback` for callers that do not show progress."""
 
 
 class RunKind(enum.StrEnum):
@@ -30,9 +33,9 @@ class RunKind(enum.StrEnum):
     INCREMENTAL = "incremental"
     FULL = "full"
     GROWTH = "growth"
-    """Only in a request: a full run that may insert any number of students."""
+    """A full run that may insert any number of students. Only requests have this kind; such a run's kind is `full`."""
     REFRESH = "refresh"
-    """Single students, after a write. It counts for nothing that asks how fresh the replica is."""
+    """A run that reads single students after a write. It does not make the replica count as fresh."""
 
 
 class RunState(enum.StrEnum):
@@ -46,16 +49,16 @@ class RunState(enum.StrEnum):
 
     @property
     def exit_status(self) -> int:
-        """The process's exit status for this run alone; a dry run has that of the run that it stands for."""
+        """The exit status of a command that did only this run. For a dry run, use `RunReport.exit_status`."""
         return {"failed": 1, "incomplete": 1, "held": 3}.get(self.value, 0)
 
 
 class RunRequest(msgspec.Struct, frozen=True):
-    """A run that somebody asks for.
+    """A request to execute a run.
 
-    `approves` is the held run whose removals are to be carried out. A request that nobody has taken after `wait` is
-    void; None: never. `ids` are the students of a refresh. `request_id` is its number in the database, 0 until it is
-    filed there.
+    `approves` is the id of the held run that the new run should complete, by carrying out its removals. If no process
+    takes the request within `wait`, it expires; with None it never does. `ids` are the students of a refresh.
+    `request_id` is the request's number in the database, or 0 before it is stored there.
     """
 
     source: str
@@ -67,14 +70,14 @@ class RunRequest(msgspec.Struct, frozen=True):
 
 
 class Watermarks(msgspec.Struct, frozen=True):
-    """Up to where each stream is known to have been read; None: never."""
+    """For each stream of changes, the time up to which we have read it; None if we never have."""
 
     modified: datetime | None = None
     deleted: datetime | None = None
 
 
 class SourceState(msgspec.Struct, frozen=True):
-    """What is known of a source between runs. All times are UTC."""
+    """What the database keeps about a source from one run to the next. All times are in UTC."""
 
     watermarks: Watermarks = Watermarks()
     last_clean_modified_at: datetime | None = None
@@ -86,11 +89,16 @@ class SourceState(msgspec.Struct, frozen=True):
     fingerprint: bytes | None = None
     keys: Keys = Keys()
     has_details: bool = False
-    """Whether the detail of any student is stored."""
+    """Whether the database has the detail of any student (see `rostersync.projections`)."""
 
 
 class Received(NamedTuple):
-    """How many distinct records were received. Those in quarantine do not count as news: they are bad as ever."""
+    """How many distinct records a run received.
+
+    `undecodable` counts the records that cannot be decoded, and `without_id` those without a readable id. `news` counts
+    all records, and `undecodable_news` the undecodable ones, both without the students who were in quarantine before
+    the run: another bad record of theirs does not suggest that the API has changed.
+    """
 
     news: int = 0
     undecodable_news: int = 0
@@ -99,7 +107,10 @@ class Received(NamedTuple):
 
 
 class UnclearCounts(NamedTuple):
-    """For how many ids GET had neither a student nor a 404, and how many of these which list had named."""
+    """The number of ids that GET answered neither with a student nor with a 404.
+
+    `received` is how many of these ids a student list had, and `in_deleted_feed` how many the deleted feed had.
+    """
 
     total: int = 0
     received: int = 0
@@ -107,10 +118,16 @@ class UnclearCounts(NamedTuple):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """Students by what became of them in one run.
+    """The numbers of students that a run inserted, updated, and so on.
 
-    `fetched` counts the distinct students received as live, each of which is exactly one of inserted, updated,
-    unchanged, restored, quarantined and ignored (listed, but found gone). The others stand beside this sum.
+    `fetched` counts the distinct students that the run received, except from the deleted feed. It is the sum of the
+    next six:
+
+    * `unchanged` includes students about whom GET gave no clear answer.
+    * `ignored` counts students who were listed although they are deleted, as their row or GET says.
+
+    `deleted`, `stale` (received older than stored, and therefore requested again) and `removals_held` are not part of
+    the sum.
     """
 
     fetched: int = 0
@@ -127,14 +144,16 @@ class Counts(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         parts = self.inserted + self.updated + self.unchanged + self.restored + self.quarantined + self.ignored
         if self.fetched != parts:
-            msg = f"the run's figures do not add up: fetched {self.fetched}, accounted for {parts}"
+            msg = f"the run's figures do not add up: {self.fetched} fetched, but {parts} accounted for"
             raise AssertionError(msg)
 
 
 class RunReport(msgspec.Struct, frozen=True):
-    """One run of one source, ended. `run_id` is None for a dry run only.
+    """The report of a finished run of one source.
 
-    `was_denied` says that it failed because the API refused the token (401 or 403). The database does not store that.
+    `run_id` is None before the run is stored, and for a dry run. `error` says why the run is not a success, and
+    `notices` are further messages. `was_denied` is true if the run failed because the API refused the token (401 or
+    403). The database does not store `was_denied`.
     """
 
     run_id: int | None
@@ -155,7 +174,7 @@ class RunReport(msgspec.Struct, frozen=True):
     was_denied: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return the run as `sync --json` prints it."""
+        """Return the report as `sync --json` prints it."""
         marks = self.watermarks
         return {
             "run_id": self.run_id,
@@ -175,7 +194,10 @@ class RunReport(msgspec.Struct, frozen=True):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """A student whose replica record is wrong: `missing`, `surplus`, `differs` in `fields`, or stored `twice`."""
+    """A student whose replica record is wrong.
+
+    `kind` is `missing`, `surplus`, `twice` (stored twice) or `differs`. Only `differs` has the names of `fields`.
+    """
 
     id: int
     kind: str
@@ -183,7 +205,12 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct):
-    """What a comparison found. `pending` are changes that the next incremental run will bring, or one has brought."""
+    """The result of comparing the replica of a source with ManageBac.
+
+    `found` is the number of all differences; `differences` has at most the first 1,000. `pending` is the number of
+    changes that do not count as differences, because the next incremental run will bring them, or because a run has
+    brought them since the comparison began. `error` says why some or all students could not be compared.
+    """
 
     source: str
     students: int = 0
@@ -194,11 +221,11 @@ class Verdict(msgspec.Struct):
 
     @property
     def exit_status(self) -> int:
-        """0 when the replica is what the API serves; 1 when it is not, or when it cannot be told."""
+        """0 if the replica matches the API; 1 if it does not, or if the comparison was not complete."""
         return 1 if self.found or self.error else 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the verdict as `verify --json` prints it."""
+        """Return the result as `verify --json` prints it."""
         state = "differs" if self.found else "cannot tell" if self.error else "equal"
         differences = [{"id": d.id, "kind": d.kind, "fields": list(d.fields)} for d in self.differences]
         figures = {"students": self.students, "pending": self.pending, "differing": self.found}

@@ -1,4 +1,4 @@
-"""A value that is used and never shown."""
+"""Hold a secret so that no log, traceback or copy shows it by accident."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NoReturn
 
 
 class Secret:
-    """A text that no log line, repr, traceback, pickle or copy gives away; only `reveal` returns it."""
+    """A secret string. `str` and `repr` hide it, and it cannot be pickled or copied. Only `reveal` returns it."""
 
     __slots__ = ("_value",)
 
@@ -14,7 +14,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Return the text itself: at the one place that sends it."""
+        """Return the secret. Call this only at the place that uses it, and do not keep the result."""
         return self._value
 
     def __str__(self) -> str:

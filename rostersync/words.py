@@ -1,4 +1,4 @@
-"""Numbers and times as people read them, never in JSON; and how text from elsewhere is made harmless."""
+"""Format numbers and times for people, and remove control characters from text. JSON output does not use this."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 HARMFUL = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff"
-"""Characters that control a terminal, end a line, or change the direction in which the text around them is shown; and
-halves of characters, which no encoding can write. Joiners stay: some scripts need them.
+"""Characters that control a terminal, end a line or change the direction of the text around them, and lone surrogates,
+which no encoding can write. Joiners are not included, because some scripts need them.
 """
 
 _BREAK = re.compile("[\t\n\v\f\r\x85\u2028\u2029]+")
@@ -21,17 +21,17 @@ _IN_TEXT = re.compile(f"[{HARMFUL}]")
 
 
 def clean(text: str) -> str:
-    """Return `text` as a single line that controls nothing: line breaks and tabs are spaces, the rest is replaced."""
+    """Return `text` as one line. Line breaks and tabs become a space; each other harmful character becomes U+FFFD."""
     return _IN_TEXT.sub("�", _BREAK.sub(" ", text))
 
 
 def moment(when: datetime | None) -> str:
-    """Return a time for people to read, in UTC; "never" for None."""
+    """Return a time in UTC such as `2026-03-01 08:00:00Z`, or "never" for None."""
     return to_text(when)[:19].replace("T", " ") + "Z" if when else "never"
 
 
 def count(number: int, noun: str) -> str:
-    """Return how many there are of something, such as `1 request` or `1,200 students`."""
+    """Return a number with its noun, such as `1 request` or `1,200 students`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {_plural(noun)}"
 
 
@@ -40,20 +40,20 @@ def _plural(noun: str) -> str:
 
 
 def some_of(names: Sequence[str], most: int = 3) -> str:
-    """Return the first `most` names, and how many more there are, such as `a, b, c and 4 more`."""
+    """Return the first `most` names and the number of the others, such as `a, b, c and 4 more`."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def ago(seconds: float) -> str:
-    """Return how long ago something was, such as `just now` or `8 s ago`."""
+    """Return how long ago something happened, such as `just now` or `8 s ago`."""
     return f"{span(int(seconds))} ago" if seconds >= 1 else "just now"
 
 
 def span(seconds: float) -> str:
-    """Return a duration in its two largest units, such as `3 h 20 min`; a fraction, where there is one, below 10 s."""
+    """Return a duration in its two largest units, such as `3 h 20 min`. A float below 10 s has two decimals."""
     if seconds < 60:  # noqa: PLR2004 - seconds of a minute
-        in_full = isinstance(seconds, int) or seconds >= 10  # noqa: PLR2004 - from there on all is slow
+        in_full = isinstance(seconds, int) or seconds >= 10  # noqa: PLR2004 - fractions do not matter any more
         return f"{seconds:.0f} s" if in_full else f"{seconds:.2f} s"
     minutes = int(seconds) // 60
     parts = ((minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min"))

@@ -1,4 +1,4 @@
-"""All that knows the vendor: a client of ManageBac's student endpoints, to be used with or without the rest.
+"""Provide a client for ManageBac's student endpoints. It can be used without the rest of rostersync.
 
     from rostersync.managebac import ManageBac
 
@@ -7,7 +7,13 @@
             print(student.id, student.last_name)
         api.students.update(20540004, city="Ljubljana", nickname=None)
 
-What is exported here is the whole public face; docs/client.md tells how to use it.
+The public API is what `__all__` lists; docs/client.md explains it. Apart from the simulator, only this package knows
+the API's endpoints.
+
+The modules, from the client down: `client` and `students` have the public classes, and `reader` has the class for a
+sync. `endpoints` makes the calls. `fields`, `avatar` and `picture` prepare the data of a write. `answers`, `records`,
+`values` and `parts` decode responses. `transport` retries requests, `limits` limits their rate, and `ordered_map` makes
+several at once. `wire`, `connections` and `network` send them.
 """
 
 from __future__ import annotations

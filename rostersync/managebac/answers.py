@@ -1,6 +1,7 @@
-"""The bodies of the API's answers: pages of a list, single students, and what an error says.
+"""Decode the bodies of the API's responses: pages of a list, single students, and errors.
 
-No answer is decoded as a whole (see `parts`): rows stay text until they are asked for, one at a time.
+To save memory, no response is decoded as a whole (see `parts`). The rows of a page stay JSON text. Each is decoded only
+when it is used.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
     from rostersync.records import Moment, Row
 
 MOST_ROWS = 1_000
-"""Rows of one page: v2p3 documents 200."""
+"""The most rows that we accept on a page. v2p3 documents at most 200."""
 MOST_PAGES = 10_000
-"""Pages of one list: a million students, 100 on each."""
+"""The most pages that we accept for a list. With 100 students on each, this is a million students."""
 
 _META = ("current_page", "total_pages", "per_page")
-_LONGEST_MESSAGE = 500  # characters of an error's text
-_MOST_MESSAGES = 100  # fields that an error names, and texts about each
+_LONGEST_MESSAGE = 500  # characters of one error message
+_MOST_MESSAGES = 100  # fields in an error response, and messages about each
 
 _PAGE = Members("meta", students=Elements(MOST_ROWS))
 _ANSWER = Members("student", "id", "error", "errors", "allowed_params")
@@ -48,26 +49,39 @@ def decode_page(
     asked: int = MOST_ROWS,
     of_deleted: bool = False,
 ) -> Page:
-    """Return the page `number` that `body` holds, made at `moment`; records that cannot be decoded stand in it too.
+    """Return a page of a list, including the records that cannot be decoded.
 
-    `check` is called first, and before each record that takes time to be looked at, or to be decoded, because it is not
-    as documented: what it raises ends that. In a list `of_deleted` students a record may be the bare id.
-    A page may have more rows than its total_count: that is what a student created between the server's count and its
-    select looks like. It proves nothing, so what to make of it is left to `sync.lists`.
+    The meta must have a `total_count`. If the meta of a first page lacks the other counts, we compute them from the
+    number of rows. We do not compute them from `asked`, because a server may silently put fewer rows on a page, and we
+    would then miss the rest of the list. For the same reason, we replace a `total_pages` that the server may have
+    computed from `asked`.
 
-    The meta must have a total_count. If a first page's meta leaves out the other counts, they follow from the rows that
-    are there. The `asked` number of rows says nothing: a server that silently puts fewer on a page would have the rest
-    of the list skipped. So a total_pages that follows from `asked` counts as left out.
+    A page may have more rows than its `total_count`, if a student was created after the server counted. `sync.lists`
+    decides what that means.
 
-    Raises `Malformed` when this is no list of students with a usable meta, an empty first page that claims rows, or
-    more than can be: `MOST_ROWS`, `MOST_PAGES`.
+    Args:
+        body: The body of the response.
+        number: The number of the page, from 1.
+        moment: When the response was made.
+        check: A function to call at the start, and before slow work on a record that is not as documented. It may raise
+            an exception to end the work. Default: a function that does nothing.
+        asked: The number of rows that the request asked for. Default: `MOST_ROWS`.
+        of_deleted: Whether this is a list of deleted students, in which a record may be only the id. Default: False.
+
+    Returns:
+        The page. Its rows are decoded when they are used.
+
+    Raises:
+        Malformed: The body is not a list of students with a usable meta, or it has more than `MOST_ROWS` rows or counts
+            more than `MOST_PAGES` pages, or it is a first page without rows although its meta counts students.
+
     """
     check()
     plain = None if of_deleted else _plain_page(body, check)
     heads, listed, meta = plain or _any_page(body, check, of_deleted=of_deleted)
     total_count, counts = _counts(meta)
     if not listed and number == 1 and total_count > 0:
-        raise Malformed("the first page is empty, and yet its meta counts students")
+        raise Malformed("the first page is empty, but its meta counts students")
     total_pages, per_page = counts["total_pages"], counts["per_page"]
     if number == 1:
         distinct = len({row.key for row in listed})
@@ -75,42 +89,46 @@ def decode_page(
         if total_pages is None or total_pages == -(-total_count // asked):
             total_pages = -(-total_count // max(distinct, 1))
     if total_pages is not None and total_pages > MOST_PAGES:
-        message = f"its meta counts {total_pages:,} pages, and no list has more than {MOST_PAGES:,}"
-        raise Malformed(message, "check base_url; where the school is as large as that, choose a larger sync.per_page")
+        message = f"its meta counts {total_pages:,} pages, but at most {MOST_PAGES:,} are accepted"
+        raise Malformed(message, "check base_url; if the school is really that large, choose a larger sync.per_page")
     assumes_utc = any(assumed for _, _, assumed in heads)
     digest = None if of_deleted else page_digest(heads)
     return Page(number, listed, total_count, total_pages, per_page, moment, assumes_utc, asked, digest)
 
 
 def page_digest(heads: Sequence[KeyAndStamp]) -> bytes | None:
-    """Return a digest of a page's ids and stamps, in their order; None if an id or a stamp is missing."""
+    """Return a digest of a page's ids and timestamps, in order. None if any id or timestamp is missing."""
     if not all(key and stamp for key, stamp, _ in heads):
         return None
     return hashlib.blake2b(msgspec.json.encode(heads), digest_size=16).digest()
 
 
 _PageParts = tuple[list[KeyAndStamp], Sequence[ListedRow], bytes]
-"""The heads of a page's records, its rows, and its meta."""
+"""The ids and timestamps of a page's records, its rows, and the JSON text of its meta."""
 
 
 def _any_page(body: bytes, check: Callable[[], None], *, of_deleted: bool) -> _PageParts:
-    """Return the parts of a page with any kind of records. Raises `Malformed` if it holds no list."""
+    """Return the parts of a page. This is the general way, for all kinds of records.
+
+    Raises `Malformed` if the body has no list of students.
+    """
     page = _members(body, _PAGE)
     if "students" not in page:
-        raise Malformed("the answer holds no list of students")
+        raise Malformed("the answer contains no list of students")
     rows = list(map(_as_record, page["students"])) if of_deleted else page["students"]
     heads = [key_and_stamp(text, check) for text in rows]
     return heads, tuple(_listed(rows, heads, check)), page.get("meta", b"null")
 
 
-# One place more than allowed: the decoder skips all elements after the last place. A `null` is not a plain record.
+# There is one place more than allowed, to detect a page with too many rows: the decoder ignores all elements after the
+# last place. The type does not allow null, so that a null is not taken for a plain record.
 _PLACES = [(f"place_{number}", PlainHead | msgspec.UnsetType, msgspec.UNSET) for number in range(MOST_ROWS + 1)]
 
 
 class _PlainPage(msgspec.Struct):
-    """A page whose records are all as documented."""
+    """A page on which all records are as documented."""
 
-    students: msgspec.defstruct("_PlainHeads", _PLACES, array_like=True)  # type: ignore[valid-type] # made for this
+    students: msgspec.defstruct("_PlainHeads", _PLACES, array_like=True)  # type: ignore[valid-type] # a class made at run time
     meta: msgspec.Raw = msgspec.Raw(b"null")
 
 
@@ -118,7 +136,7 @@ _PLAIN_PAGE = msgspec.json.Decoder(_PlainPage)
 
 
 def _plain_page(body: bytes, check: Callable[[], None]) -> _PageParts | None:
-    """Return the parts of a page if all of its records are as documented, else None.
+    """Return the parts of a page if all of its records are as documented; otherwise None.
 
     This takes a fraction of the time of `_any_page`. Raises `Malformed` if there are too many records.
     """
@@ -136,7 +154,7 @@ def _plain_page(body: bytes, check: Callable[[], None]) -> _PageParts | None:
 
 
 class _PlainRows(Sequence[ListedRow]):
-    """The rows of a plain page. They are cut out of the page when they are iterated."""
+    """The rows of a page whose records are all as documented. Iterating cuts them out of the page's text."""
 
     def __init__(self, page: bytes, heads: Sequence[KeyAndStamp], check: Callable[[], None]) -> None:
         self._page, self._heads, self._check = page, heads, check
@@ -152,18 +170,18 @@ class _PlainRows(Sequence[ListedRow]):
 
 
 def _as_record(element: bytes) -> bytes:
-    """Return an element of a list of deleted students as a record."""
+    """Return an element of a list of deleted students as a record. A bare id becomes an object with this id."""
     return element if element[:1] == b"{" else b'{"id":%b}' % element
 
 
 def _counts(part: bytes) -> tuple[int, dict[str, int | None]]:
-    """Return the total_count of a meta, and its other counts, None for one that it leaves out."""
+    """Return the `total_count` of a meta, and its other counts by name. A missing other count is None."""
     try:
         meta = value(part)
     except UnusableError as error:
         raise Malformed(f"meta: {error}") from error
     if not isinstance(meta, dict):
-        raise Malformed("the answer has no meta, so nothing says how many students there are")
+        raise Malformed("the answer has no meta, so the number of students is unknown")
     counts = {key: None if meta.get(key) is None else _count(key, meta[key]) for key in _META}
     return _count("total_count", meta.get("total_count")), counts
 
@@ -176,9 +194,10 @@ def _count(key: str, served: Any) -> int:
 
 
 def _listed(rows: Sequence[bytes], heads: Sequence[KeyAndStamp], check: Callable[[], None]) -> Iterator[ListedRow]:
-    """Yield the rows of a page undecoded, but for records without a readable id.
+    """Yield the rows of a page. Only records without a readable id are decoded now.
 
-    Of these, equal ones get different digests: a list counts each. `heads` are what `key_and_stamp` returns for them.
+    If several of them are equal, they get different digests, so that each counts as a row. `heads` has what
+    `key_and_stamp` returned for each row.
     """
     copies: Counter[bytes] = Counter()
     for text, (key, updated_at, _) in zip(rows, heads, strict=True):
@@ -198,21 +217,21 @@ def _same(row: Row) -> Row:
 
 
 def decode_single(body: bytes, *, unwrapped: bool = False) -> Row:
-    """Return the record of an answer about one student. Raises `Malformed` when there is none in it.
+    """Return the record in a response about one student. Raises `Malformed` if it has none.
 
-    If it may be `unwrapped`, an answer that has an integer `id` and neither `student` nor an error is the record.
+    With `unwrapped`, the response itself may be the record: it has an integer `id`, but no `student` and no error.
     """
     members = _members(body)
     record = members.get("student", b"")
     if unwrapped and members.keys() == {"id"} and members["id"].isdigit():
         record = body.removeprefix(BYTE_ORDER_MARK).strip()
     if record[:1] != b"{":
-        raise Malformed("the answer holds no student")
+        raise Malformed("the answer contains no student")
     return decode_record(record)
 
 
 def is_error(body: bytes) -> bool:
-    """Say whether `body` is the API's own way to say no: a JSON object with `error` or `errors`."""
+    """Return whether `body` is an error in the API's own format: a JSON object with `error` or `errors`."""
     try:
         return not {"error", "errors"}.isdisjoint(_members(body))
     except Malformed:
@@ -220,7 +239,7 @@ def is_error(body: bytes) -> bool:
 
 
 def says_done(body: bytes) -> bool:
-    """Say whether `body` may be the API's answer to a write that returns no record: an object, no error, or nothing."""
+    """Return whether `body` is a successful response to a write without a record: empty, or an object without error."""
     try:
         return not body.strip() or {"error", "errors"}.isdisjoint(_members(body))
     except Malformed:
@@ -238,10 +257,10 @@ def _members(body: bytes, members: Members = _ANSWER) -> dict[str, Any]:
 
 
 def field_messages(body: bytes) -> dict[str, tuple[str, ...]]:
-    """Return what an error says of each field; under `base`, what is about none of them.
+    """Return the messages of an error response by field. The key `base` has the messages about no single field.
 
-    The vendor documents `errors` with lists by field, and `error` with a text or, elsewhere, with such lists, beside
-    `allowed_params` where a field is not permitted. Nothing for any other body.
+    The vendor documents `errors` with lists of messages by field. It documents `error` with a message or with such
+    lists. If a field is not permitted, `allowed_params` lists the others. The result is empty for any other body.
     """
     try:
         answer = _members(body)
@@ -250,29 +269,29 @@ def field_messages(body: bytes) -> dict[str, tuple[str, ...]]:
     errors, error, allowed = (_messages(answer.get(name)) for name in ("errors", "error", "allowed_params"))
     messages = errors | error
     if "base" in allowed:
-        messages["base"] = (*messages.get("base", ()), "allowed are: " + ", ".join(allowed["base"]))
+        messages["base"] = (*messages.get("base", ()), "allowed fields: " + ", ".join(allowed["base"]))
     return messages
 
 
 def _messages(part: bytes | None) -> dict[str, tuple[str, ...]]:
     try:
-        told = value(part or b"null")
+        served = value(part or b"null")
     except UnusableError:
         return {}
-    by_field = told if isinstance(told, dict) else {"base": told}
+    by_field = served if isinstance(served, dict) else {"base": served}
     lists = {_printable(name): _texts(texts) for name, texts in islice(by_field.items(), _MOST_MESSAGES)}
     return {name: texts for name, texts in lists.items() if texts}
 
 
-def _texts(told: Any) -> tuple[str, ...]:
-    texts = told if isinstance(told, list) else [told]
+def _texts(served: Any) -> tuple[str, ...]:
+    texts = served if isinstance(served, list) else [served]
     return tuple(_printable(text) for text in texts[:_MOST_MESSAGES] if text)
 
 
-def _printable(told: Any) -> str:
-    """Return a text of the server's for people to read: no control characters, and not without end."""
+def _printable(served: Any) -> str:
+    """Return a message of the server for people to read: without control characters, and not too long."""
     try:
-        text = str(told)[:_LONGEST_MESSAGE]
+        text = str(served)[:_LONGEST_MESSAGE]
     except RecursionError:
         text = "..."
     return "".join(character if character.isprintable() else " " for character in text)

@@ -1,4 +1,4 @@
-"""A student's picture, as the API takes it: an address in JSON, or a file as multipart (v2p3 documents both)."""
+"""Encode a student's picture for the API: an address as JSON, or a file as multipart. v2p3 documents both."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from os import PathLike
 
 MAX_BYTES = 10 * 2**20
-"""Of a file: a limit of ours, for the vendor names none."""
+"""The largest file to send. This is our own limit, because the vendor documents none."""
 
 
 def encode(url: str | None, file: str | PathLike[str] | bytes | None) -> tuple[bytes, str]:
-    """Return body and content type for an address or a file; of a file, its metadata is not sent (`picture`).
+    """Return the request body and content type for an address or a file, without the file's metadata (see `picture`).
 
-    Raises `Invalid` for both or none of them, for no web address, and for a file that is missing, too large, or no
-    image that can be read.
+    Raises `Invalid` unless exactly one of `url` and `file` is given. Also raises it if the address is not a web address
+    or contains a user, or if the file is missing, too large, or not an image of a supported kind that can be read.
     """
     if (url is None) == (file is None):
         raise invalid({"base": ("an avatar needs exactly one of url and file",)})
@@ -42,14 +42,14 @@ def encode(url: str | None, file: str | PathLike[str] | bytes | None) -> tuple[b
     try:
         content = without_metadata(content, kind)
     except ValueError:
-        message = "cannot be read, so where it was taken cannot be removed from it; save it again with another program"
+        message = "cannot be read, so its metadata cannot be removed; save it again with another program"
         raise invalid({"file": (message,)}) from None
-    # The name is ours: that of the file may say who is in the picture.
+    # We send our own file name, because the file's real name may contain the student's name.
     return encode_multipart_formdata([("avatar[file]", (f"avatar.{kind}", content, f"image/{kind}"))])
 
 
 def image_type(content: bytes) -> str | None:
-    """Return which kind of image `content` is, by its first bytes; None for anything else."""
+    """Return the kind of an image by its first bytes: png, jpeg, gif, webp, or None for any other content."""
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "webp"
     return next((kind for begin, kind in _SIGNATURES.items() if content.startswith(begin)), None)
@@ -76,5 +76,5 @@ def _read(path: Path) -> bytes:
             return opened.read(MAX_BYTES + 1)
     except OSError as error:
         raise invalid({"file": (f"cannot be read: {error.strerror}",)}) from error
-    except ValueError:  # a NUL in its name
+    except ValueError:  # the name contains a NUL
         raise invalid({"file": ("is not the name of a file",)}) from None

@@ -1,4 +1,4 @@
-"""The client: one school's ManageBac, for scripts, for the command line and for the sync."""
+"""Define `ManageBac`, the client of one school. Scripts, the command line and the sync all use it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 
 class ManageBac:
-    """The API of one school. May be shared by threads; close it, or use it in a `with`, when it is done.
+    """The API of one school.
+
+    Several threads may share a client. Close it after use, or use it in a `with` statement.
 
     ::
 
@@ -35,9 +37,12 @@ class ManageBac:
             for student in api.students.list(status="enrolled"):
                 print(student.id, student.last_name)
 
-    Every call retries what may pass by itself (429, 5xx and broken connections, with growing waits), keeps to the rate
-    that a 429 asks for, and has an end. Writes are the exception: see `Students`. Nothing is printed, and nothing
-    logged unless the application configures the logger `rostersync`; the token and personal data never are.
+    A request is repeated, after growing waits, if it fails in a way that may be temporary: with a 429, a 5xx, a broken
+    connection, a timeout, or a response that is not the API's. Writes are repeated only if that is safe: see
+    `Students`. After a 429, the client slows down to 80 % of the rate that the response named.
+
+    The client prints nothing. It logs nothing unless the application configures the logger `rostersync`, and it never
+    logs the token or personal data.
     """
 
     def __init__(
@@ -57,27 +62,40 @@ class ManageBac:
         wire: Wire | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        """Prepare the client; nothing is sent yet.
+        """Create a client. This sends nothing.
 
-        `base_url` is the API's host in the school's region, such as https://api.managebac.com, and not the address at
-        which people log in; plain http is for loopback only, since the token is sent there. `token` is made in
-        ManageBac under Settings > Develop > API Manager. `timeout` (seconds) is for one request with its answer,
-        `retries` for one request after its first failure, `concurrency` for the pages of a list in flight at once, and
-        `run_seconds` for everything from now on.
-        The token is sent in a header, or with `auth="parameter"` as a parameter of the address.
-        With `proxy_from_env` the proxy that the environment names is used, except for loopback.
+        The last four parameters are for programs that have several clients, and for tests.
 
-        The rest is for programs that hold several clients: a `limiter` that all clients of a host share, a `clock`, a
-        `wire` in place of the network.
+        Args:
+            base_url: The API's host in the school's region, such as "https://api.managebac.com". This is not the
+                address at which people log in. Plain http is allowed for this machine only, because the token is sent.
+            token: The API token. An administrator creates it in ManageBac under Settings > Develop > API Manager.
+            api_version: The version of the API, such as "v2p1" (the default) or "v2p3".
+            auth: How the token is sent: in the header `auth-token` ("header", the default), or in the query as
+                `auth_token` ("parameter").
+            timeout: The seconds that one request may take, including its response; more than 0. Default: 30.
+            retries: How often one request may be repeated after it fails, from 0. Default: 5.
+            concurrency: How many requests may be in flight at once, from 1. With a `limiter`, this is the number for
+                one list, and the limiter limits all requests. Default: 4.
+            run_seconds: The seconds from now after which all calls raise `OutOfTime`. Default: no limit.
+            proxy_from_env: Whether to use the proxy that the environment names. It is never used for loopback
+                addresses. Default: False.
+            clock: The source of time, which can also stop the client. Default: the machine's clocks.
+            limiter: The limiter of the host. Clients of the same host should share one. Default: one for this client.
+            wire: What sends requests in place of the network. `close` does not close it. Default: HTTP.
+            rng: The source of randomness for the waits between retries. Default: a new `random.Random`.
 
-        Raises `ConfigError` for an address, a token, or certificates of the environment that cannot be used.
+        Raises:
+            ConfigError: The address, the token or another parameter cannot be used, or the certificates that the
+                environment names cannot be read.
+
         """
-        if not isinstance(token, Secret):  # from here on no local variable holds it, which an error tracker may send
+        if not isinstance(token, Secret):  # from here on, no local variable has the token: error trackers send them
             token = Secret(token if isinstance(token, str) else "")
         address = _address(base_url)
         _check_settings(api_version, auth, timeout=timeout, retries=retries, concurrency=concurrency)
         if not token.reveal():
-            raise ConfigError(["token: found none; expected a text"])
+            raise ConfigError(["token: found none; expected a string"])
         self._address, self._token = address, token
         clock = clock or SystemClock()
         self._shares_limiter = limiter is not None
@@ -97,26 +115,37 @@ class ManageBac:
         )
         self.endpoints = Endpoints(self._transport, api_version)
         self.students = Students(self.endpoints, self.ordered_map)
-        """The students of the school: all that can be done with them."""
+        """The students of the school, with a method for each endpoint."""
 
     @property
     def requests(self) -> int:
-        """The requests sent so far, repeated ones included."""
+        """The number of requests sent so far, including repeated ones."""
         return self._transport.counter.requests
 
     @property
     def retries(self) -> int:
-        """Those of them that repeated another."""
+        """The number of requests sent so far that repeated another request."""
         return self._transport.counter.retries
 
     def fingerprint(self, salt: bytes) -> bytes:
-        """Return 16 bytes that differ between two schools, that is two addresses or tokens, and reveal neither."""
+        """Return a digest that shows whether two clients have the same address and token. It reveals neither.
+
+        Args:
+            salt: The key of the digest, at most 64 bytes. Only digests with the same salt can be compared.
+
+        Returns:
+            16 bytes.
+
+        """
         digest = hashlib.blake2b(digest_size=16, key=salt)
         digest.update(f"{self._address} {self._token.reveal()}".encode())
         return digest.digest()
 
     def close(self) -> None:
-        """Close idle connections and let the threads end. May be called twice."""
+        """Close idle connections and let the client's threads end. May be called twice.
+
+        A limiter that was passed in, and its threads, are not closed.
+        """
         if isinstance(self._wire, RequestsWire):
             self._wire.close()
         if not self._shares_limiter:
@@ -145,7 +174,7 @@ def _check_settings(api_version: str, auth: str, *, timeout: float, retries: int
     if auth not in {"header", "parameter"}:
         mistakes.append('auth: expected "header" or "parameter"')
     if not (isinstance(timeout, (int, float)) and timeout > 0):
-        mistakes.append("timeout: expected seconds, more than 0")
+        mistakes.append("timeout: expected a number of seconds above 0")
     if type(retries) is not int or retries < 0:
         mistakes.append("retries: expected a whole number from 0")
     if type(concurrency) is not int or concurrency < 1:

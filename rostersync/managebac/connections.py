@@ -1,7 +1,7 @@
-"""Connections that can be ended from outside, at any instant, while a thread waits for their bytes.
+"""Provide HTTP connections that another thread can end at any time, even while their own thread waits for bytes.
 
-A timeout of the HTTP library limits each wait for bytes, not their sum; and nothing but the end of its connection wakes
-a thread that waits. So each connection tells the exchange of its thread which socket it uses.
+A timeout of the HTTP library limits each wait for bytes, but not their sum. A waiting thread can be woken only if its
+connection is shut down. So each connection passes its socket to the current exchange of its thread.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 
 class Exchange:
-    """One exchange while it goes on: whoever waits for it may end it, at any instant, from another thread.
+    """One request and its response. Another thread may end it at any time.
 
-    `secret` is a part of the query that is added only when the request goes out. So the HTTP library does not have it,
-    which logs addresses, and quotes them in its errors.
+    Use it as a context manager in the thread that sends the request. `secret` is a part of the query, which is added
+    only when the request line is written. The upper layers of the HTTP library never get it, because they log addresses
+    and repeat them in errors.
     """
 
     def __init__(self, secret: Secret | None = None) -> None:
@@ -38,22 +39,25 @@ class Exchange:
         self._handle: socket.socket | None = None
         self._ended = False
         self.sent = False
-        """Whether anything may have gone out: an exchange that was ended before will send nothing any more."""
+        """Whether any part of the request may have been sent. If `end` is called before that, nothing will be sent."""
 
     def __enter__(self) -> None:
-        _here.exchange = self
+        _thread.exchange = self
 
     def __exit__(self, *_: object) -> None:
-        _here.exchange = None
+        _thread.exchange = None
         with self._lock:
             self._release()
 
     def target(self, url: str) -> str:
-        """Return the target of the request line: `url` with the secret."""
+        """Return the target of the request line: `url`, with the secret if there is one."""
         return f"{url}{'&' if '?' in url else '?'}{self._secret.reveal()}" if self._secret else url
 
     def uses(self, connection: socket.socket) -> None:
-        """Keep a second handle to the connection, so that no close and reuse of the first can mislead `end`."""
+        """Keep a duplicate of the connection's file descriptor for `end`.
+
+        The library may close its own descriptor, and the system may then reuse the number for another connection.
+        """
         with self._lock:
             self._release()
             self._handle = socket.socket(fileno=os.dup(connection.fileno()))
@@ -61,21 +65,21 @@ class Exchange:
                 self._shut()
 
     def begin_to_send(self) -> None:
-        """Note that the request goes out now. Raises `OSError` where the exchange was ended before."""
+        """Note that the request is being sent now. Raises `OSError` if the exchange was ended before."""
         with self._lock:
             if self._ended and not self.sent:
                 raise ConnectionAbortedError(errno.ECONNABORTED, "ended before anything was sent")
             self.sent = True
 
     def end(self) -> None:
-        """End the exchange; one that has ended by itself is not disturbed."""
+        """End the exchange. This has no effect if it is already complete."""
         with self._lock:
             self._ended = True
             self._shut()
 
     def _shut(self) -> None:
         if self._handle is not None:
-            with suppress(OSError):  # the other side was faster
+            with suppress(OSError):  # the server has already closed the connection
                 self._handle.shutdown(socket.SHUT_RDWR)
 
     def _release(self) -> None:
@@ -84,78 +88,78 @@ class Exchange:
             self._handle = None
 
 
-class _Here(threading.local):
+class _ThreadLocal(threading.local):
     exchange: Exchange | None = None
 
 
-_here = _Here()
+_thread = _ThreadLocal()
 
 
-class _Discretion(logging.Filter):
-    """Removes the values from the library's messages about our exchanges, and drops messages below a warning.
+class _LogFilter(logging.Filter):
+    """Filter the library's log messages about our exchanges: keep warnings and errors, and remove their values.
 
-    The library logs queries, which may name people. It also logs headers that it cannot read, in which a server may
-    repeat the token.
+    The library logs queries, which may name people. It also logs headers that it cannot read, and a server may repeat
+    the token in a header.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if _here.exchange is None:
+        if _thread.exchange is None:
             return True
         record.args, record.exc_info = (), None
         return record.levelno >= logging.WARNING
 
 
 for _name in ("connection", "connectionpool", "util.retry"):
-    logging.getLogger(f"urllib3.{_name}").addFilter(_Discretion())
+    logging.getLogger(f"urllib3.{_name}").addFilter(_LogFilter())
 
 
-class _Told(HTTPConnection):
-    """A connection that tells the exchange of its thread about its socket, from the first handshake on."""
+class _Connection(HTTPConnection):
+    """A connection that passes its socket to the exchange of its thread, even before the TLS handshake."""
 
     def _new_conn(self) -> socket.socket:
         connection = super()._new_conn()
-        if _here.exchange is not None:
-            _here.exchange.uses(connection)
+        if _thread.exchange is not None:
+            _thread.exchange.uses(connection)
         return connection
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        if _here.exchange is not None and self.sock is not None:  # kept open since an earlier exchange
-            _here.exchange.uses(self.sock)
+        if _thread.exchange is not None and self.sock is not None:  # kept open since an earlier exchange
+            _thread.exchange.uses(self.sock)
         super().request(*args, **kwargs)
 
     def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
-        target = url if _here.exchange is None else _here.exchange.target(url)
+        target = url if _thread.exchange is None else _thread.exchange.target(url)
         super().putrequest(method, target, *args, **kwargs)
 
     def send(self, data: Any) -> None:
-        if self.sock is None:  # here as the library does, so that a connection that fails has sent nothing
+        if self.sock is None:  # connect before `begin_to_send`, so that a failed connection counts as nothing sent
             self.connect()
-        if _here.exchange is not None:
-            _here.exchange.begin_to_send()
+        if _thread.exchange is not None:
+            _thread.exchange.begin_to_send()
         super().send(data)
 
 
-class _ToldSecurely(_Told, HTTPSConnection):
-    """The same over TLS."""
+class _SecureConnection(_Connection, HTTPSConnection):
+    """The same as `_Connection`, over TLS."""
 
 
 class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Told
+    ConnectionCls = _Connection
 
 
 class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _ToldSecurely
+    ConnectionCls = _SecureConnection
 
 
 class Adapter(HTTPAdapter):
-    """The library's adapter, over connections that can be ended. Its pools may be shared by threads.
+    """The `requests` adapter, with connections that can be ended. Several threads may share it.
 
-    TLS is by the given context alone: one that the library made would be told by the environment to log its keys.
+    It uses only the given TLS context. The library's own context would log its keys if SSLKEYLOGFILE is set.
     """
 
     def __init__(self, tls: ssl.SSLContext | None) -> None:
         self._tls = tls
-        # Without retries of its own an error is raised as it is, not wrapped in one whose text holds the query.
+        # The library must not retry, because the message of its error would then contain the query.
         super().__init__(pool_connections=2, pool_maxsize=32, max_retries=urllib3.Retry(total=False))
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -170,7 +174,7 @@ class Adapter(HTTPAdapter):
         return manager
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """Leave the check of certificates to the context: the library would add its own bundle to those named."""
+        """Do nothing, because the TLS context checks certificates. The library would also trust its own bundle."""
 
 
 def _use_own_pools(manager: urllib3.PoolManager) -> None:

@@ -1,7 +1,7 @@
-"""The eight student endpoints: for each its method, path, query and body, and how its answer is read.
+"""Call the eight student endpoints: make each request, and read its response.
 
-Sources: the vendor's Students page (v2p1), and where that is silent the OpenAPI document of v2p3, which is newer. See
-docs/managebac-api.md for what is documented and what is not.
+This follows the vendor's Students page about v2p1. If that page says nothing, it follows the OpenAPI document of v2p3,
+which is newer. docs/managebac-api.md lists what is documented and what is not.
 """
 
 from __future__ import annotations
@@ -31,31 +31,40 @@ if TYPE_CHECKING:
 JSON = "application/json"
 
 SPARE_ROWS = 20
-"""So many more rows than were asked for, and than its meta says, a page may have: some serializers repeat a row."""
+"""How many more rows a page may have than were requested, or than its meta says. Some serializers repeat rows."""
 
 _MAY_BE_TOO_MANY = {400, 422, None}
-"""Statuses that may mean that too many rows were asked for. None: there was none, because the answer was too large."""
+"""The statuses that may mean that we requested too many rows. None means that the response was too large."""
 
 log = get_logger(__name__)
 
 
 class Endpoints:
-    """The endpoints of one API version, over one transport. Each raises `ApiError` and `Stopped` as that does."""
+    """The endpoints of one API version, over one transport.
+
+    Each method raises `ApiError` and `Stopped`, as `Transport.request` does. `key` is always a student's id.
+    """
 
     safe_per_page = 100
-    """The number of rows to ask for if the server does not accept more: v2p3's default."""
+    """The number of rows to request if the server does not accept more. It is v2p3's default."""
 
     def __init__(self, transport: Transport, api_version: str) -> None:
         self._transport = transport
         self._path = f"/{api_version}/students"
         self.most_per_page = MOST_ROWS
-        """The most rows to ask for: `safe_per_page` once the server has not accepted more."""
+        """The most rows to request. It becomes `safe_per_page` when a request for fewer rows has helped."""
 
     def page(self, query: Query, number: int, per_page: int) -> Page | None:
-        """GET one page (from 1) of a list; None for one beyond its end: a 404 or 410, or no rows.
+        """GET a page of a list. Return None if `number` is above 1 and the page is empty or missing (404 or 410).
 
-        If page 1 is refused or too large, it is asked for once more with `safe_per_page`. If that helps, later lists
-        are asked for in this way at once. The caller asks for a list's other pages with the `asked` of page 1.
+        If page 1 is refused or too large, this requests it once more with `safe_per_page`. If that helps, all lists are
+        requested in this way from then on. The caller must request a list's other pages with the `asked` of page 1.
+
+        Args:
+            query: The filters of the list.
+            number: The number of the page, from 1.
+            per_page: The number of rows to request, from 1.
+
         """
         if number > 1:
             return self._page(query, number, per_page)
@@ -79,39 +88,39 @@ class Endpoints:
         return self._transport.request(call, read, absent_ok=number > 1)
 
     def get(self, key: int) -> Row | Gone:
-        """GET one student; `Gone` for the API's own 404 or 410."""
+        """GET a student. Return `Gone` for the API's own 404 or 410."""
         return self._transport.request(Call(self._one(key)), partial(_read_student, key=key), absent_ok=True)
 
     def no_such_student(self, key: int) -> NotFound:
-        """Return the error of a student who GET says is gone."""
+        """Return the error to raise if `get` returned `Gone`."""
         error = _no_such_student(key, 404)
         error.request = f"GET {self._one(key)}"
         return error
 
     def create(self, student: Mapping[str, Any], options: Mapping[str, Any]) -> Student:
-        """POST a student, and return what the answer tells of them, which may be less than the whole record."""
+        """POST a new student. Return the student in the response, in which fields may be missing."""
         document = {"student": student, **({"options": options} if options else {})}
         return self._transport.request(_write("POST", self._path, document), _read_written)
 
     def update(self, key: int, student: Mapping[str, Any]) -> Student:
-        """PATCH some fields of a student, and return what the answer tells of them."""
+        """PATCH some fields of a student. Return the student in the response, in which fields may be missing."""
         call = _write("PATCH", self._one(key), {"student": student})
         return self._transport.request(call, partial(_read_written, key=key), absent_ok=True)
 
     def archive(self, key: int, date: Mapping[str, str]) -> None:
-        """PUT a student into the archive; `date` holds one of `withdrawn_on` and `graduated_on`, and has no wrapper."""
+        """PUT a student into the archive. `date` has either `withdrawn_on` or `graduated_on`, and is the whole body."""
         self._do(_write("PUT", f"{self._one(key)}/archive", date), key)
 
     def unarchive(self, key: int) -> None:
-        """PUT a student back."""
+        """PUT a student out of the archive."""
         self._do(Call(f"{self._one(key)}/unarchive", method="PUT"), key)
 
     def set_avatar(self, key: int, body: bytes, content_type: str) -> None:
-        """PUT an avatar."""
+        """PUT a student's avatar."""
         self._do(Call(f"{self._one(key)}/avatar", method="PUT", body=body, content_type=content_type), key)
 
     def delete_avatar(self, key: int) -> None:
-        """DELETE an avatar."""
+        """DELETE a student's avatar."""
         self._do(Call(f"{self._one(key)}/avatar", method="DELETE"), key)
 
     def _one(self, key: int) -> str:
@@ -126,7 +135,7 @@ def _write(method: str, path: str, document: Mapping[str, Any]) -> Call:
 
 
 def _parameters(query: Query, number: int, per_page: int) -> tuple[tuple[str, str], ...]:
-    """Return the query's pairs as the API's Students page names them. Lists are sent in the form with `[]`."""
+    """Return the parameters of the query, with the names on the vendor's Students page. Names of lists end in `[]`."""
     pairs: list[tuple[str, str | None]] = [
         *(("ids[]", str(key)) for key in query.ids),
         ("archived", None if query.archived is None else str(int(query.archived))),
@@ -146,7 +155,7 @@ def _time(moment: datetime | None) -> str | None:
     return None if moment is None else to_text(moment)
 
 
-# Reading answers -------------------------------------------------------------------------------------------------
+# Reading responses -----------------------------------------------------------------------------------------------
 
 
 def _read_page(reply: Reply, number: int, per_page: int, *, of_deleted: bool, check: Callable[[], None]) -> Page | None:
@@ -165,7 +174,7 @@ def _read_student(reply: Reply, key: int) -> Row | Gone:
     if reply.status in ABSENT:
         if is_error(reply.body):
             return Gone()
-        raise NotFound(f"a {reply.status} that is not the API's own, so it does not prove that the student is gone")
+        raise NotFound(f"a {reply.status} without the API's error message does not prove that the student is gone")
     row = decode_single(reply.body, unwrapped=True)
     if row.id != key:
         raise Malformed("the answer for one student is about another")
@@ -185,7 +194,7 @@ def _read_written(reply: Reply, key: int | None = None) -> Student:
 def _read_done(reply: Reply, key: int) -> None:
     _require_found(reply, key)
     if not says_done(reply.body):
-        raise Malformed("the answer is not the API's own")
+        raise Malformed("the answer is not in the format of the API")
 
 
 def _require_found(reply: Reply, key: int | None) -> None:
@@ -199,7 +208,7 @@ def _no_such_student(key: int | None, status: int | None) -> NotFound:
 
 
 def moment_of(reply: Reply) -> Moment:
-    """Return when the reply was made: before anything in it was read, by our clock and by the server's."""
+    """Return a time before which the server cannot have made the reply, by our clock and by the server's."""
     stamped = server_time(reply)
     try:
         server = stamped and stamped - timedelta(seconds=reply.duration + 1)

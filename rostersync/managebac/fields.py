@@ -1,7 +1,7 @@
-"""What can be written of a student, and how it is sent.
+"""Define which fields of a student can be written, check their values, and convert them for a request.
 
-The vendor's Students page (v2p1) names the fields in prose, its v2p3 document in a schema; neither says which of the
-others are refused. So everything that is not known to be read-only may be sent, and the server has the last word.
+The vendor's Students page (v2p1) names the writable fields in prose, and its v2p3 document in a schema. Neither says
+which other fields the API refuses. So we send every field that is not known to be read-only, and the server decides.
 """
 
 from __future__ import annotations
@@ -33,34 +33,36 @@ READ_ONLY: Mapping[str, str] = {
     "role": _BY_THE_SERVER,
     "photo_url": "use set_avatar or delete_avatar",
 }
-"""Fields that a write cannot set, and what to do instead."""
+"""The fields of the API that a write cannot set, and the reason or what to do instead."""
 
 UNWRITABLE: Mapping[str, str] = {
     **READ_ONLY,
     "extra": "rostersync does not know these fields",
     "deleted_at": _BY_THE_SERVER,
 }
-"""All of a `Student` that a write cannot set: also the fields that rostersync does not know, and a deletion."""
+"""All attributes of `Student` that a write cannot set: `READ_ONLY`, `extra` and `deleted_at`."""
 
 WRITABLE: Mapping[str, Kind] = {
     **{field.name: field.kind for field in FIELDS if field.name not in READ_ONLY},
     "password": Kind.TEXT,
 }
-"""Fields that a write can set. `password` is never returned."""
+"""The fields that a write can set, with the kind of their values. The API never returns `password`."""
 
 REQUIRED = ("email", "last_name")
-"""What a student cannot be without: the endpoint's text asks for the first only, v2p3's schema for both."""
+"""The fields that a new student must have. The endpoint's description requires the first, v2p3's schema both."""
 
-_SHORTEST_PASSWORD = 6  # v2p3's schema
+_SHORTEST_PASSWORD = 6  # characters, by v2p3's schema
 
 
 Messages = Mapping[str, tuple[str, ...]]
+"""What is wrong with each field. The key `base` has the messages about no single field."""
 
 
 class StudentFields(TypedDict, total=False):
-    """The fields of a student that can be written. None clears a field; one that is not named stays as it is.
+    """The fields of a student that can be written. None clears a field. A field that is not given is not changed.
 
-    Dates are `datetime.date`, or text such as "2026-08-24".
+    A date is a `datetime.date`, or a string such as "2026-08-24". An id is a whole number from 1. A `password` has at
+    least 6 characters. `email`, `last_name` and `password` cannot be cleared.
     """
 
     email: str
@@ -106,12 +108,13 @@ class StudentFields(TypedDict, total=False):
 
 
 def payload(fields: Mapping[str, Any], *, new: bool = False) -> dict[str, Any]:
-    """Return what is sent for `fields`, as JSON knows it; for a `new` student without those that are None.
+    """Return the JSON values to send for `fields`. For a `new` student, fields that are None are left out.
 
-    None is sent as "" for a text, as [] for a list, and as null otherwise: the developer notes say that an empty text
-    overwrites, and that null is ignored when a student is created.
+    To clear a field, we send "" for a string, [] for a list, and null for any other kind. The developer notes say that
+    the API stores an empty string, and that it ignores null when a student is created.
 
-    Raises `Invalid` with a message for each field that is unknown, read-only, of the wrong kind, or missing.
+    Raises `Invalid`, with a message for each field that is unknown, read-only, of the wrong kind, or missing. Also
+    raises it if no field would be sent.
     """
     messages: dict[str, tuple[str, ...]] = {}
     values: dict[str, Any] = {}
@@ -130,32 +133,32 @@ def payload(fields: Mapping[str, Any], *, new: bool = False) -> dict[str, Any]:
 
 
 def refuse(messages: Messages) -> None:
-    """Raise `Invalid` for what must not be sent, if there is anything."""
+    """Raise `Invalid` if there are any messages."""
     if messages:
         raise invalid(messages)
 
 
 def invalid(messages: Messages) -> Invalid:
-    """Return the error for what must not be sent: the messages by field, those about no single field under `base`."""
+    """Return the error for a request that must not be sent because of these mistakes."""
     return Invalid("; ".join(lines(messages)), fields=messages)
 
 
 def lines(messages: Messages) -> list[str]:
-    """Return a line for each message."""
+    """Return one line for each message, with the name of its field."""
     pairs = [(name, text) for name, texts in messages.items() for text in texts]
     return [text if name == "base" else f"{name} {text}" for name, text in pairs]
 
 
 def check_id(student_id: int) -> None:
-    """Raise `Invalid` for an id that no student has: ids count from 1, and fit 64 bits."""
+    """Raise `Invalid` if no student can have this id."""
     if not is_id(student_id):
         refuse({"id": ("must be a whole number from 1",)})
 
 
 def archive_date(dates: Mapping[str, object]) -> dict[str, str]:
-    """Return the one date of an archiving, `withdrawn_on` or `graduated_on`, as it is sent; None is no date.
+    """Return the one date to send, as `{name: "YYYY-MM-DD"}`. `dates` has `withdrawn_on` and `graduated_on`.
 
-    Raises `Invalid` for both, for none, and for what is not a date.
+    Raises `Invalid` unless exactly one of the two is not None, and if it is not a valid date.
     """
     given = {name: value for name, value in dates.items() if value is not None}
     if len(given) != 1:
@@ -168,12 +171,12 @@ def archive_date(dates: Mapping[str, object]) -> dict[str, str]:
 
 
 def is_id(value: object) -> bool:
-    """Tell whether a value can be an id: ids count from 1, and fit 64 bits."""
+    """Return whether a value can be an id: an integer from 1 that fits into 64 bits."""
     return type(value) is int and 1 <= value <= LARGEST_ID
 
 
 def to_date(value: object) -> str:
-    """Return a date as `YYYY-MM-DD`. Raises `ValueError` for anything but a date, or a text that is one."""
+    """Return a date as `YYYY-MM-DD`. Raises `ValueError` if `value` is not a date or a string of this form."""
     if isinstance(value, date) and not isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value):
@@ -222,7 +225,7 @@ def _check_password(value: str) -> None:
 
 
 def why_not_writable(name: str) -> str:
-    """Return why a field cannot be written, and what to do instead if that is known."""
+    """Return the message about a field that cannot be written: the reason, or what to use instead."""
     if name in UNWRITABLE:
         return f"cannot be written: {UNWRITABLE[name]}"
     close = get_close_matches(name, WRITABLE, n=1)
@@ -231,11 +234,11 @@ def why_not_writable(name: str) -> str:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError("must be a text")  # noqa: TRY004 - one kind of error for all that is wrong with a value
+        raise ValueError("must be a string")  # noqa: TRY004 - callers catch one error class for all wrong values
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError("must not contain half a character") from None
+        raise ValueError("must not contain half a character (a lone surrogate)") from None
     if found := _HARMFUL.search(value):
         what = f"U+{ord(found[0]):04X}: a control character, or one that changes the direction of the text"
         raise ValueError(f"must not contain {what}")
@@ -254,7 +257,7 @@ def _integer(value: object) -> int:
 def _list_of(encode: Callable[[object], Any]) -> Callable[[object], list[Any]]:
     def encode_all(value: object) -> list[Any]:
         if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-            raise ValueError("must be a list")  # noqa: TRY004 - the same
+            raise ValueError("must be a list")  # noqa: TRY004 - as above
         return [encode(element) for element in value]
 
     return encode_all
@@ -271,14 +274,14 @@ _ENCODERS: Mapping[Kind, Callable[[object], Any]] = {
 }
 
 
-# The way back ----------------------------------------------------------------------------------------------------
+# Values from text, and values in a record ------------------------------------------------------------------------
 
 
 def typed(name: str, text: str) -> Any:
-    """Return the value that `text`, as typed or in a cell of a CSV, means for a field.
+    """Return the value of a field from text that was typed or that is in a cell of a CSV file.
 
-    A list is `en,sl` or a JSON array; a number is written in digits. An unknown field's text stays as it is, for
-    `payload` to refuse. Raises `Invalid` for a text that its field cannot be.
+    A list is written as `en,sl` or as a JSON array. Text for an unknown field is returned unchanged, because `payload`
+    refuses it later. Raises `Invalid` if the text is not a valid list or number for the field.
     """
     kind = WRITABLE.get(name)
     if kind in {Kind.TEXTS, Kind.INTEGERS}:
@@ -288,10 +291,10 @@ def typed(name: str, text: str) -> Any:
 
 
 def not_taken(sent: Mapping[str, Any], student: Student) -> tuple[str, ...]:
-    """Return the names of the fields of a payload that the student's record does not show as they were sent.
+    """Return the names of the fields that have another value in the student's record than in the request.
 
-    What is missing counts as empty, or as false; the order of a list and spaces around a text do not matter, nor does
-    the case of an e-mail address. A password is never shown.
+    A missing value, an empty one, 0 and false are all equal here. The order of a list, spaces around a string, and the
+    case of an e-mail address do not matter. A password is never in a record, so it is not compared.
     """
     names = [name for name in sent if name != "password"]
     return tuple(name for name in names if _normal(name, sent[name]) != _normal(name, getattr(student, name)))

@@ -1,6 +1,7 @@
-"""How fast a host may be asked: what a 429 advises, and the pace that all sources of the process keep together.
+"""Limit how fast we send requests to a host, and read from a 429 how long to wait.
 
-The vendor counts requests per IP, over all endpoints, so the pace belongs to the host, not to the source.
+The vendor counts requests by IP address, over all endpoints. So there is one limiter for each host, and all sources of
+the process share it.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ if TYPE_CHECKING:
     from rostersync.clock import Clock
     from rostersync.managebac.wire import Reply
 
-LONGEST_WAIT = 300.0  # seconds: an advice beyond it is not followed to the end, but asked about again
+LONGEST_WAIT = 300.0  # seconds; if a 429 asks us to wait longer, we try again after this time
 
-_SHARE = 0.8  # of the advertised rate: others at the school's address may be asking too
-_PACED_FOR = 3600.0
-_SMALLEST_EPOCH = 10**8  # below: seconds from now. As an epoch it would lie in 1973
-_SMALLEST_EPOCH_MS = 10**11
+_SHARE = 0.8  # of the rate that a 429 names, because other programs at the school's IP address may send requests too
+_PACED_FOR = 3600.0  # seconds after a 429
+_SMALLEST_EPOCH = 10**8  # a smaller number means seconds from now, because as an epoch it would be in 1973 or earlier
+_SMALLEST_EPOCH_MS = 10**11  # from this number on, an epoch is in milliseconds
 
 
 def server_time(reply: Reply) -> datetime | None:
-    """Return the reply's `Date`, UTC, or None where it is missing or unreadable."""
+    """Return the reply's `Date` in UTC, or None if it is missing or unreadable."""
     try:
         return _in_utc(parsedate_to_datetime(reply.header("Date") or ""))
     except (ValueError, OverflowError):
@@ -38,9 +39,10 @@ def server_time(reply: Reply) -> datetime | None:
 
 
 def advised_wait(reply: Reply) -> float | None:
-    """Return how many seconds a 429 asks to wait: the longer of Retry-After and X-RateLimit-Reset, at most 300.
+    """Return how many seconds a 429 asks us to wait: the longer of Retry-After and X-RateLimit-Reset, at most 300.
 
-    Judged by the response's own `Date`, for our clock may differ. None: no advice, or one that has passed already.
+    A time in these headers is compared with the response's own `Date`, because our clock may differ. Returns None if
+    neither header can be read, or if the time has passed.
     """
     now = server_time(reply) or reply.sent_at + timedelta(seconds=reply.duration)
     advice = (_seconds_until(reply.header(name), now) for name in ("Retry-After", "X-RateLimit-Reset"))
@@ -49,9 +51,10 @@ def advised_wait(reply: Reply) -> float | None:
 
 
 def _seconds_until(text: str | None, now: datetime) -> float | None:
-    """Read a number of seconds, an epoch in seconds or milliseconds, an HTTP date, or ISO 8601 (UTC if it says none).
+    """Return the seconds from `now` to the time in a header, or None if the header cannot be read.
 
-    `2026-03-01 07:30:15 UTC` is what ManageBac is believed to send.
+    The header may be a number of seconds, an epoch in seconds or milliseconds, an HTTP date, or ISO 8601, which is UTC
+    if it has no offset. We believe that ManageBac sends `2026-03-01 07:30:15 UTC`.
     """
     text = (text or "").strip()
     try:
@@ -76,7 +79,7 @@ def _moment(text: str) -> datetime | None:
 
 
 def _from_iso(text: str) -> datetime:
-    """Read ISO 8601, and the two ways in which Ruby prints a time: `... UTC` and `... +0000`."""
+    """Return a time from ISO 8601, or from one of the two formats in which Ruby prints it: `... UTC`, `... +0000`."""
     return datetime.fromisoformat(re.sub(r" (?=[+-]\d{4}$)", "", text.removesuffix(" UTC")))
 
 
@@ -85,23 +88,23 @@ def _in_utc(moment: datetime) -> datetime:
 
 
 class Sleeper(Protocol):
-    """How the limiter waits: `Deadline` raises `OutOfTime` where a wait would take too long."""
+    """What the limiter uses to wait. The usual one is `Deadline`, which raises `OutOfTime` if a wait is too long."""
 
     def sleep(self, seconds: float) -> None: ...
 
 
 class HostLimiter:
-    """The pace of one host: `concurrency` requests in flight, and no hurry after a 429. Shared by clients and threads.
+    """The limits for one host, which clients and threads share: requests in flight, and requests per second.
 
-    Nothing is paced until the first 429. For an hour from each, requests are spread evenly over time at 80 % of the
-    rate that it advertised.
+    There are at most `concurrency` requests in flight. The rate is not limited until the first 429 that names one.
+    Then, for an hour, requests are spread evenly over time at 80 % of that rate.
     """
 
     def __init__(self, concurrency: int, clock: Clock) -> None:
         self.pages = DaemonExecutor("page", concurrency)
-        """The threads that fetch pages: of all clients no more than may be in flight."""
+        """The threads that fetch pages for all clients. More than `concurrency` of them would only wait."""
         self.exchanges = DaemonExecutor("exchange")
-        """The threads of single exchanges, one of which may hang."""
+        """The threads of single exchanges. Their number is not limited, because an exchange may hang."""
         self._clock = clock
         self._free = threading.Semaphore(concurrency)
         self._lock = threading.Lock()
@@ -110,15 +113,15 @@ class HostLimiter:
         self._paced_until = float("-inf")
 
     def close(self) -> None:
-        """Let the threads end."""
+        """Let the threads end after their last job."""
         self.pages.shutdown(wait=False)
         self.exchanges.shutdown(wait=False)
 
     @contextmanager
     def slot(self, sleeper: Sleeper) -> Iterator[None]:
-        """Hold one of the places in flight, entered when it is this request's turn.
+        """Wait until a request may start, and count it as in flight inside the `with` block.
 
-        Raises `OutOfTime` and `Stopped` as `sleeper` does.
+        Raises what `sleeper` raises: usually `OutOfTime` or `Stopped`.
         """
         while not self._free.acquire(timeout=STOP_CHECK_S):
             sleeper.sleep(0)
@@ -130,7 +133,10 @@ class HostLimiter:
             self._free.release()
 
     def slow_down(self, limit: str | None, period: str | None) -> None:
-        """Keep for an hour to 80 % of `limit` requests in `period` seconds, as the headers of a 429 have it."""
+        """For an hour, limit the rate to 80 % of `limit` requests in `period` seconds.
+
+        These are the headers of a 429. This does nothing if one of them is missing or is not a positive number.
+        """
         rate = _positive(limit) / _positive(period) if _positive(limit) and _positive(period) else 0.0
         if rate > 0:
             with self._lock:
@@ -138,12 +144,12 @@ class HostLimiter:
                 self._paced_until = self._clock.monotonic() + _PACED_FOR
 
     def pause(self, seconds: float) -> None:
-        """Let nobody start a request for so many seconds."""
+        """Let no request start in the next `seconds`."""
         with self._lock:
             self._next = max(self._next, self._clock.monotonic() + seconds)
 
     def _turn(self) -> float:
-        """Take the turn and return 0, or return the seconds to wait before asking again."""
+        """Return 0 and count the request if it may start now. Otherwise return the seconds to wait before retrying."""
         with self._lock:
             now = self._clock.monotonic()
             if now < self._next:
@@ -154,7 +160,7 @@ class HostLimiter:
 
 
 class HostLimiters:
-    """The limiters of a process, one for each host."""
+    """The limiters of a process, with one for each host."""
 
     def __init__(self, concurrency: int, clock: Clock) -> None:
         self._concurrency, self._clock = concurrency, clock
@@ -162,10 +168,11 @@ class HostLimiters:
         self._lock = threading.Lock()
 
     def keep(self, hosts: Collection[str], concurrency: int) -> None:
-        """Keep the limiters of these hosts, with their pace, and drop the others.
+        """Keep the limiters of `hosts`, with the rates that they have learned, and drop the others.
 
-        If the concurrency changes, all are dropped: a host gets a new limiter, which paces nothing before the next 429.
-        Clients go on with a limiter that was dropped. Its threads end with the last of these clients.
+        If `concurrency` differs from before, this drops all limiters. A host then gets a new one, which does not limit
+        the rate before the next 429. Clients continue to use a limiter that was dropped. Its threads end when the last
+        of these clients is gone.
         """
         with self._lock:
             if concurrency != self._concurrency:
@@ -175,7 +182,7 @@ class HostLimiters:
                 del self._limiters[host]
 
     def of(self, host: str) -> HostLimiter:
-        """Return the limiter of `host`, the same for all who ask."""
+        """Return the limiter of `host`. All callers get the same one."""
         host = host.lower()
         with self._lock:
             if host not in self._limiters:

@@ -1,4 +1,7 @@
-"""Several requests at once: results in order, little look-ahead, and an end when the caller stops iterating."""
+"""Make several requests at once, and return the results in order.
+
+If the caller stops iterating, the clock that the running calls use raises `Stopped`, so that they end early.
+"""
 
 from __future__ import annotations
 
@@ -22,21 +25,22 @@ Item = TypeVar("Item")
 
 
 class OrderedMap:
-    """Like `map`, with up to `width` calls at once. With a width of 1 everything happens in the caller's own thread.
+    """Like `map`, but with up to `width` calls at once. If `width` is 1, the caller's thread makes the calls.
 
-    `clock` is for the code that is called: it stops that code also when the caller has stopped iterating.
+    The called code must use `clock`, which also raises `Stopped` if the caller has stopped iterating.
     """
 
     def __init__(self, width: int, clock: Clock, pool: Executor) -> None:
-        """Have `pool` do the calls; others may use it as well."""
+        """Use `pool` for the calls. Several maps may share a pool."""
         self.clock: Clock = _CallersClock(clock)
         self._width = width
         self._pool = pool
 
     def each(self, work: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
-        """Yield `work(item)` for each item, in order, being at most `width` items ahead.
+        """Yield `work(item)` for each item, in order. At most `width` calls are started ahead of the results.
 
-        Raises what `work` raised, in its turn. A caller that stops iterating ends the calls under way.
+        If `work` raises an exception for an item, this raises it in place of that item's result. If the caller stops
+        iterating, the running calls end.
         """
         if self._width == 1:
             yield from map(work, items)
@@ -64,7 +68,7 @@ class OrderedMap:
 
 
 class _Thread(threading.local):
-    """Of the thread that asks: tells whether its caller has stopped iterating; None where there is no such caller."""
+    """The event of the current thread that is set when its caller stops iterating. None outside of `each`."""
 
     abandoned: threading.Event | None = None
 
@@ -73,7 +77,7 @@ _thread = _Thread()
 
 
 class _CallersClock:
-    """A clock that also raises `Stopped` in a thread whose caller has stopped iterating."""
+    """A clock that also raises `Stopped` in the threads of a caller that has stopped iterating."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -1,8 +1,8 @@
-"""JSON taken apart before it is read: what an answer holds costs no more than its bytes until it is known to be small.
+"""Cut a JSON document into parts of text, so that a large or hostile response cannot exhaust our memory or stack.
 
-A value in memory takes up to thirty times the room of its text (`[],[],[]`), and one that is nested deeply enough ends
-its reader. So of an answer only the members that are wanted are cut out, as text, and the rest is passed over. Parts of
-at most `LARGEST` bytes are decoded then, one at a time.
+A decoded value can take thirty times the memory of its text: `[],[],[]` is an example. A decoder can also fail on deep
+nesting. So we cut out only the members of a response that we need, as text, and skip the others. Then we decode the
+parts one at a time. A part that is larger than `LARGEST` bytes is not decoded.
 """
 
 from __future__ import annotations
@@ -18,22 +18,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LARGEST = 64 * 2**10
-"""Bytes of a part that is decoded. A record as documented has 1 to 2 kB, and every version of one is stored: thirty
-times as much leaves room for what a school defines itself, and little for anybody who fills the database."""
+"""The most bytes of a part that we decode. A documented record has 1 to 2 kB. Thirty times as much is enough for a
+school's own fields. A larger limit would let a hostile server fill the database, because we store every version."""
 
-LONGEST_INTEGER = 20  # characters: more cannot fit 64 bits
+LONGEST_INTEGER = 20  # characters; an integer of 64 bits is not longer
 _BLANK = b" \t\r\n"
 _COMMA = ord(",")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-# The quantifiers are possessive: a text that is not closed is passed once, not again from each of its quotes.
+# The quantifiers are possessive. Otherwise a string without a closing quote would be scanned again from each quote.
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?'
 _TOKEN = re.compile(_STRING + rb"|[\[\]{},]", re.DOTALL)
 _KEY = re.compile(rb"\s*(" + _STRING + rb")\s*:", re.DOTALL)
 
 
 class Numeral(float):
-    """A JSON number with a fraction or an exponent, and how it was written: the text `1.10` is not the text `1.1`."""
+    """A JSON number that keeps the text that it was read from, because as text, `1.10` differs from `1.1`.
+
+    Numbers with a fraction or an exponent are read as this class. The lenient decoder also uses it for integers of more
+    than `LONGEST_INTEGER` characters.
+    """
 
     __slots__ = ("text",)
 
@@ -46,18 +50,20 @@ class Numeral(float):
 
 
 class UnusableError(ValueError):
-    """A part that cannot be decoded. The message says why, and holds nothing of the part."""
+    """A part cannot be decoded. The message says why, but contains nothing of the part."""
 
 
 class NotJsonError(UnusableError):
-    """A part that is no JSON."""
+    """A part is not valid JSON."""
 
 
 def value(part: bytes) -> Any:
-    """Return the value of a part. Raises `UnusableError` for one that is too large, nested too deeply, or no JSON.
+    """Return the decoded value of a part.
 
-    It is lenient: what JSON does not know is read as what it means (a byte that is no UTF-8, half a character, NaN),
-    so that the record it stands in can be rejected for it by name.
+    This is lenient: it accepts bytes that are not valid UTF-8, lone surrogates, and NaN. The caller can then reject the
+    record with a message that names the field.
+
+    Raises `UnusableError` if the part is too large, too deeply nested, or not valid JSON (`NotJsonError`).
     """
     if len(part) > LARGEST:
         raise UnusableError(f"larger than {LARGEST:,} bytes")
@@ -82,18 +88,19 @@ _LENIENT = json.JSONDecoder(parse_float=Numeral, parse_int=_numeral_if_long, str
 
 
 class Elements:
-    """Cuts a JSON array into its elements, as long as there are no more than `most`."""
+    """Cuts a JSON array into its elements. The array may have at most `most` elements."""
 
     def __init__(self, most: int) -> None:
-        # So many places, and one more: what follows it is passed over, so it takes no memory.
+        # There is one place more than `most`, to detect further elements. The decoder skips all elements after it.
         places = [(f"place_{number}", msgspec.Raw, None) for number in range(most + 1)]
         self.places = msgspec.defstruct("_Elements", places, array_like=True)
         self._most = most
 
     def of(self, array: bytes | msgspec.Struct) -> list[bytes]:
-        """Return the elements of an array that is text, or stands in `places` already.
+        """Return the elements of an array, which is JSON text or an instance of `places`.
 
-        Raises `ValueError` for what is no array, has more elements, or small ones that are no JSON.
+        Raises `ValueError` if the text is not an array, if the array has more than `most` elements, or if an element is
+        not valid JSON. Elements of more than `LARGEST` bytes are not checked.
         """
         if isinstance(array, msgspec.Struct):
             elements = [bytes(raw) for raw in msgspec.structs.astuple(array) if raw is not None]
@@ -110,7 +117,10 @@ class Elements:
 
 
 class Members:
-    """Cuts members out of JSON objects: those of some names as they are, and `arrays` as lists of their elements."""
+    """Cuts the members with certain names out of JSON objects.
+
+    Members in `names` are returned as text, and members in `arrays` as the list of their elements.
+    """
 
     def __init__(self, *names: str, **arrays: Elements) -> None:
         fields = [(name, arrays[name].places if name in arrays else msgspec.Raw, None) for name in (*names, *arrays)]
@@ -119,9 +129,9 @@ class Members:
         self._arrays = arrays
 
     def of(self, document: bytes) -> dict[str, Any]:
-        """Return the members that are there, undecoded.
+        """Return the wanted members that the document has, undecoded.
 
-        Raises `ValueError` for no object, or not the whole of one, and as `Elements.of` does.
+        Raises `ValueError` if the document is not an object or not complete, and if `Elements.of` raises it.
         """
         try:
             found = msgspec.structs.asdict(self._decoder.decode(document))
@@ -156,10 +166,10 @@ def _require_json(part: bytes) -> None:
 
 
 def split(container: bytes) -> Iterator[bytes]:
-    """Yield the elements of an array, or the members of an object, cut at its own commas: the rest is not looked at.
+    """Yield the elements of an array, or the members of an object, as text.
 
-    It is slow, and needs neither memory nor a stack. Raises `ValueError` for a container that does not end where the
-    text does.
+    This cuts only at the commas of the container itself, and does not check the parts. It is slow, but deep nesting and
+    size cost no memory. Raises `ValueError` if the container does not end exactly at the end of the text.
     """
     depth, start = 0, 1
     for token in _TOKEN.finditer(container):
@@ -173,4 +183,4 @@ def split(container: bytes) -> Iterator[bytes]:
         if depth == 0:
             break
     if depth or container[start:].strip(_BLANK):
-        raise ValueError("not the whole of it, or more")
+        raise ValueError("incomplete, or followed by something else")

@@ -1,7 +1,8 @@
-"""Take out of a picture what does not belong to it: where and when it was taken, by which device, comments.
+"""Remove metadata from a picture: the place and time at which it was taken, the device, comments, and more.
 
-The pixels stay as they are, byte by byte: nothing is decoded. Of a JPEG's EXIF data its orientation stays, because
-without it a portrait may lie on its side.
+This copies the parts of the file that are needed to show the picture, and leaves out the others. It does not decode the
+pixels, so they do not change. From a JPEG's EXIF data it keeps only the orientation, because without it a portrait
+could be shown on its side.
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ def without_metadata(content: bytes, kind: str) -> bytes:
 # JPEG ------------------------------------------------------------------------------------------------------------
 
 _EXIF, _COLOURS = b"Exif\0\0", b"ICC_PROFILE\0"
-_APP0, _APP1, _APP2, _APP14, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xFE  # up to the comment for applications, or reserved
+# The markers from APP0 to the comment are for applications, or reserved.
+_APP0, _APP1, _APP2, _APP14, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
 _SCAN, _END, _FILLING = 0xDA, 0xD9, 0xFF
 _NEXT = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _ORIENTATION = 0x0112
-_JFIF, _JFIF_BYTES = b"JFIF\0", 14  # longer: with a small copy of the picture, perhaps of one that was cut since
-_ADOBE, _ADOBE_BYTES = b"Adobe", 12  # how the colours are stored
+_JFIF, _JFIF_BYTES = b"JFIF\0", 14  # a longer segment contains a thumbnail, which may show more than the picture
+_ADOBE, _ADOBE_BYTES = b"Adobe", 12  # this segment says how the colours are stored
 
 
 def _jpeg(content: bytes) -> Iterator[bytes]:
-    """Yield the segments that stay, and nothing behind the end of the picture, where devices put another one."""
+    """Yield the segments to keep, and nothing after the end of the picture, where some devices put another picture."""
     yield content[:2]
     at = 2
     while (marker := _marker(content, at)) != _END:
@@ -61,7 +63,10 @@ def _marker(content: bytes, at: int) -> int:
 
 
 def _kept(marker: int, segment: bytes) -> bytes:
-    """Return what stays of a segment: nothing of those that applications add, but for colours and orientation."""
+    """Return the part of a segment to keep.
+
+    The segments that applications add are left out, unless they are needed for the colours or the orientation.
+    """
     data = segment[4:]
     if marker == _APP1 and data.startswith(_EXIF):
         return _only_orientation(data[len(_EXIF) :])
@@ -72,14 +77,14 @@ def _kept(marker: int, segment: bytes) -> bytes:
 
 
 def _only_orientation(tiff: bytes) -> bytes:
-    """Return a segment with the orientation that EXIF data holds; nothing if it holds none."""
+    """Return a new segment with only the orientation of this EXIF data. Empty if it has none, or if it is upright."""
     try:
         order = {b"MM": ">", b"II": "<"}[tiff[:2]]
         (first,) = struct.unpack_from(f"{order}I", tiff, 4)
         (entries,) = struct.unpack_from(f"{order}H", tiff, first)
         for number in range(entries):
             tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, first + 2 + 12 * number)
-            if tag == _ORIENTATION and 1 < value <= 8:  # noqa: PLR2004 - as EXIF numbers them; 1 is upright
+            if tag == _ORIENTATION and 1 < value <= 8:  # noqa: PLR2004 - EXIF numbers them 1 to 8; 1 is upright
                 directory = struct.pack(">HHHIHHI", 1, _ORIENTATION, 3, 1, value, 0, 0)
                 data = _EXIF + b"MM\0*\0\0\0\x08" + directory
                 return struct.pack(">HH", 0xFF00 | _APP1, len(data) + 2) + data
@@ -88,7 +93,7 @@ def _only_orientation(tiff: bytes) -> bytes:
     return b""
 
 
-# PNG and WebP: what shows the picture stays, and no other chunk, for programs add chunks of their own --------------
+# PNG and WebP: only known chunks that show the picture are kept, because programs add their own chunks -------------
 
 _PNG_CHUNKS = set(
     b"IHDR PLTE IDAT IEND tRNS gAMA cHRM sRGB iCCP sBIT cICP mDCV cLLI bKGD pHYs acTL fcTL fdAT".split(),
@@ -120,7 +125,7 @@ def _chunks(content: bytes) -> Iterator[bytes]:
     while at < last:
         name, length = struct.unpack_from("<4sI", content, at)
         end = at + 8 + length + length % 2
-        if name == b"VP8X":  # its first byte says which chunks follow
+        if name == b"VP8X":  # two bits of its first byte announce EXIF and XMP chunks, which are left out
             yield content[at : at + 8] + bytes([content[at + 8] & ~0b1100]) + content[at + 9 : end]
         elif name in _WEBP_CHUNKS:
             yield content[at:end]
@@ -130,7 +135,7 @@ def _chunks(content: bytes) -> Iterator[bytes]:
 # GIF -------------------------------------------------------------------------------------------------------------
 
 _EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
-_CONTROL, _APPLICATION = 0xF9, 0xFF  # how long a frame is shown, and what a program added
+_CONTROL, _APPLICATION = 0xF9, 0xFF  # a control extension says how long to show a frame; programs add the other one
 _LOOP = b"NETSCAPE2.0"
 
 
@@ -153,7 +158,7 @@ def _gif(content: bytes) -> Iterator[bytes]:
 
 
 def _colours(flags: int) -> int:
-    """Return the size of the table of colours that a byte of flags announces."""
+    """Return the size of the colour table in bytes, which may be 0, from the byte of flags before it."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 

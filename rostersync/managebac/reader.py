@@ -1,4 +1,4 @@
-"""What a sync reads: pages of a list, and what the API answers about single ids."""
+"""Define `StudentReader`. A sync uses it to read pages of lists and single students."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 
 
 class StudentReader:
-    """The reading of one school's students, for the time of one run. May be used by several threads at once."""
+    """Reads one school's students during one run. Several threads may use it at once."""
 
     def __init__(self, api: ManageBac, per_page: int = 200) -> None:
         self._api = api
@@ -29,32 +29,32 @@ class StudentReader:
         self._ordered_map = api.ordered_map
         self._per_page = per_page
         self.assumes_utc = False
-        """Whether a list has shown an `updated_at` without an offset from UTC."""
+        """Whether any list row had an `updated_at` without an offset, which we read as UTC."""
 
     @property
     def requests(self) -> int:
-        """The requests sent so far, repeated ones included."""
+        """The number of requests sent so far, including repeated ones."""
         return self._api.requests
 
     @property
     def retries(self) -> int:
-        """Those of them that repeated another."""
+        """The number of requests sent so far that repeated another request."""
         return self._api.retries
 
     def fingerprint(self, salt: bytes) -> bytes:
-        """Return 16 bytes that differ between two schools, that is two addresses or tokens, and reveal neither."""
+        """Return a digest of the client's address and token: see `ManageBac.fingerprint`."""
         return self._api.fingerprint(salt)
 
     def first_page(self, query: Query) -> Page:
-        """Return the first page of a list. Raises `ApiError` (`NotFound` for a 404) where there is none, `Stopped`."""
+        """Return the first page of a list. Raises `ApiError` (`NotFound` for a 404) and `Stopped`."""
         page = self.page(query, 1)
-        assert page is not None, "a first page is there, or an error"
+        assert page is not None, "page 1 exists, or an error was raised"
         return page
 
     def page(self, query: Query, number: int) -> Page | None:
-        """Return one page (from 1) of a list, or None for one beyond its end: a 404 or 410, or no rows.
+        """Return a page of a list, or None if `number` is above 1 and the page is empty or missing (404 or 410).
 
-        Raises `ApiError` where there is no such answer (`NotFound` for a 404 of page 1), `Stopped`.
+        Raises `ApiError` (`NotFound` for a 404 or 410 to page 1) and `Stopped`.
         """
         page = self._endpoints.page(query, number, self._per_page)
         if page is not None:
@@ -63,14 +63,14 @@ class StudentReader:
         return page
 
     def pages(self, query: Query, numbers: Sequence[int]) -> Iterator[Page | None]:
-        """Yield what `page` returns for each of `numbers`, in their order, several requests being in flight."""
+        """Yield the page for each of `numbers`, in order, as `page` returns it. Several requests are in flight."""
         return self._ordered_map.each(partial(self.page, query), numbers)
 
     def by_ids(self, keys: Sequence[int]) -> tuple[Row, ...] | None:
-        """Return those of `keys` that the list knows, as far as one page holds them: who is missing may yet live.
+        """Return the students among `keys` that are on the first page of the list with `ids` as filter.
 
-        None when the server does not honour the filter: it answers with others, or with an error of its own. It is
-        only a shortcut, and GET answers the same question.
+        A student who is missing there may still exist, so ask GET. This is only a shortcut that saves requests. Returns
+        None if the server does not support the filter: it lists other students, or declines the request.
         """
         try:
             page = self.first_page(Query(ids=tuple(keys)))
@@ -79,12 +79,14 @@ class StudentReader:
         return page.rows if {row.key for row in page.listed} <= set(keys) else None
 
     def ignores_deleted_since(self, feed: Page) -> bool:
-        """Tell whether the server ignores `deleted_since`, given the first page of a deleted feed that lists somebody.
+        """Return whether the server ignores the filter `deleted_since`. `feed` is the first page of a non-empty feed.
 
-        The vendor documents that a mistyped filter returns everything, and not what v2p1 does with this one. So the
-        server is asked from a day to come, when nobody has left yet: a feed that lists as many then as before, within
-        a tenth (for they come and go), ignores the filter. A server that does not take such a day is asked for the
-        plain list instead, for without its filter the feed is that. Raises `ApiError`, `Stopped`.
+        We assume that a server returns all students if it does not know a filter. So we request the students deleted
+        since a date in the future. The correct list is empty. If it is about as long as `feed` (a difference of up to a
+        tenth, because students come and go), the server ignores the filter. If the server declines a date in the
+        future, we compare `feed` with the list without filters instead.
+
+        Raises `ApiError` and `Stopped`.
         """
         latest = max(feed.moment.local, feed.moment.server or feed.moment.local)
         day_to_come = latest + min(_A_YEAR, _END_OF_TIME - latest)
@@ -96,16 +98,16 @@ class StudentReader:
         return few * 10 >= many * 9
 
     def get(self, key: int) -> Row | Gone:
-        """Return the student with this id, `Gone` for the API's own 404 or 410. Raises `ApiError` without either."""
+        """Return the student with this id, or `Gone` for the API's own 404 or 410. Raises `ApiError` and `Stopped`."""
         return self._endpoints.get(key)
 
     def answer(self, key: int) -> Answer:
-        """Return what `get` does, or `Unclear` where it raises an `ApiError`. Raises `Stopped`."""
+        """Return what `get` returns, or `Unclear` if it raises an `ApiError`. Raises `Stopped`."""
         try:
             return self.get(key)
         except ApiError as error:
             return Unclear(error.message)
 
     def answers(self, keys: Iterable[int]) -> Iterator[tuple[int, Answer]]:
-        """Yield each id with its answer, in the order given, several requests being in flight."""
+        """Yield each id with its answer, in the order of `keys`. Several requests are in flight."""
         return self._ordered_map.each(lambda key: (key, self.answer(key)), keys)

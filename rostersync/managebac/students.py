@@ -1,4 +1,7 @@
-"""All that can be done with students: the eight endpoints, with typed arguments and results."""
+"""Define `Students`, which has a typed method for each of the eight student endpoints, and `StudentList`.
+
+This module checks arguments before anything is sent. `endpoints` makes the calls.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +30,20 @@ Status = Literal["enrolled", "withdrawn", "graduated"]
 
 STATUSES: tuple[Status, ...] = ("enrolled", "withdrawn", "graduated")
 MOST_UNREADABLE = 1_000
-"""If a list has more records that cannot be read, it is the API that has changed."""
+"""If a list has more unreadable records, iterating raises `Malformed`, because the API itself must have changed."""
 
-MOST_PER_PAGE = 200  # v2p3; the Students page of v2p1 names no limit
+MOST_PER_PAGE = 200  # the maximum of v2p3; the vendor's page about v2p1 names none
 
 
 class StudentList(Iterator[Student]):
-    """The students that a query finds, in the API's order, which is not documented: iterate over it, once.
+    """An iterator over the students that match a query, in the API's order, which is not documented.
 
-    Pages are asked for as they are needed, a few ahead; one thread at a time may iterate. Records that cannot be read
-    are passed over, logged by id and kept in `unreadable`; `Malformed` is raised for more than 1,000 of them. While the
-    school changes, pages move: a student may be missed or come twice (a sync guards against that, a list does not).
+    You can iterate over it once, and in one thread at a time. It requests pages when they are needed, and a few pages
+    ahead. It skips records that cannot be read: it logs their ids, and keeps them in `unreadable`. If there are more
+    than 1,000 of them, it raises `Malformed`. Iterating and the properties also raise the errors of `Students`.
+
+    If students change during the iteration, they can move to another page. Then the list may miss a student or show one
+    twice. A sync guards against this, but a list does not.
     """
 
     def __init__(
@@ -51,28 +57,28 @@ class StudentList(Iterator[Student]):
         self._read: Page | None = None
         self._students = self._all()
         self.unreadable: list[Rejected] = []
-        """The records that could not be read so far, each with its id (where there is one) and the reason."""
+        """The records so far that could not be read, each with its id (None if that is unreadable) and the reason."""
 
     def __next__(self) -> Student:
         return next(self._students)
 
     @property
     def total_count(self) -> int:
-        """How many students the query finds, on all pages: asks for the first page where that has not been read yet."""
+        """The number of students on all pages. This requests a page if none has been read yet."""
         return self._first().total_count
 
     @property
     def total_pages(self) -> int:
-        """How many pages there are."""
+        """The number of pages. This may request a page."""
         return self._counted("total_pages")
 
     @property
     def per_page(self) -> int:
-        """How many students the server puts on a page: it may be fewer than were asked for."""
+        """The number of students on a page, which may be fewer than requested. This may request a page."""
         return self._counted("per_page")
 
     def _counted(self, name: Literal["total_pages", "per_page"]) -> int:
-        """Return a count of the list, from the first page if the one that was read does not have it."""
+        """Return a count from the page that was read, or from the first page if that page lacks the count."""
         counted: int | None = getattr(self._first(), name)
         if counted is None:
             counted = getattr(self._first_of_all(), name)
@@ -84,7 +90,7 @@ class StudentList(Iterator[Student]):
             number = self._page or 1
             self._asked = min(self._asked, self._endpoints.most_per_page)
             page = self._endpoints.page(self._query, number, self._asked)
-            # of a page beyond the end it is not documented what it looks like; the first one has the totals
+            # A page beyond the end is None, because its format is not documented. The first page has the counts.
             self._read = page or self._first_of_all()
             self._asked = self._read.asked
         return self._read
@@ -117,17 +123,24 @@ class StudentList(Iterator[Student]):
 
 
 class Students:
-    """The students of one school. All methods raise `ApiError`s (see `rostersync.errors`), which never hold the token.
+    """The students of one school. `ManageBac.students` is the instance to use.
 
-    What cannot be right is refused before anything is sent, as `Invalid`; `AccessDenied` is raised for a token that is
-    not valid or lacks a permission, `NotFound` for a student whom the API does not know (deleted ones included),
-    `RateLimited` when every retry was answered by a 429, `Unreachable`, `TimedOut` and `ServerFailed` when every retry
-    failed. Each method takes the student's id (ManageBac's, not the school's `student_id`) as its first argument.
+    All methods raise subclasses of `ApiError` (see `rostersync.errors`), which never contain the token:
 
-    **Writes are repeated only where it is certain that they were not carried out** (the connection was refused, or the
-    answer was a 429). Where the answer is lost or a 5xx, they raise `OutcomeUnknown`: look at the student first.
-    The token needs an administrator's permissions for them (Students page), and users who are administrators
-    themselves cannot be changed through the API (developer notes).
+    * `Invalid`: an argument is wrong. If rostersync finds this, it sends nothing.
+    * `AccessDenied`: the token is not valid, or lacks the permission.
+    * `NotFound`: the API does not know the student, who may have been deleted.
+    * `RateLimited`, `Unreachable`, `TimedOut`, `ServerFailed`, `Malformed`: the last retry failed in this way.
+    * `TooLarge`, `Refused`, `Redirected`: the response is too large, another 4xx, or a 3xx.
+    * `OutOfTime`: the client's `run_seconds` are over.
+    * `OutcomeUnknown`: a write may or may not have been carried out.
+
+    **A write is repeated only if it was certainly not carried out:** nothing of it was sent, or the response was a 429.
+    If the response is lost, is a 5xx, is too large, or is not in the API's format, the method raises `OutcomeUnknown`.
+    Then look at the student before you write again.
+
+    The token needs an administrator's permissions for writes (Students page). Users who are administrators themselves
+    cannot be changed through the API (developer notes).
     """
 
     def __init__(self, endpoints: Endpoints, ordered_map: OrderedMap) -> None:
@@ -148,23 +161,39 @@ class Students:
         page: int | None = None,
         per_page: int = MOST_PER_PAGE,
     ) -> StudentList:
-        """Return the students that match all filters: an iterator over all pages, or over `page` (from 1) alone.
+        """Return an iterator over the students that match all filters.
 
-        Without filters these are all students, archived ones too, deleted ones not; a filter that is an empty list is
-        refused, since it would not be one. `q` searches names, e-mail and student_id. `modified_since` and
-        `deleted_since` need a time zone; whether they include the very moment is not documented for v2p1 (v2p3 includes
-        it), and a deletion counts as no modification, so ask for the two separately.
-        What a deleted student's record holds is not documented: rely on `id` alone. `per_page` is from 1 to 200 (v2p3's
-        maximum); the server may put fewer on a page. If it refuses more than 100 (400 or 422), or 200 are too large for
-        an answer, this client asks for 100 from then on. Filters are those of the Students page; v2p1 does not say what
-        becomes of one that it does not know, and public clients suggest that it returns everybody.
+        Without filters, it returns all students, including archived ones but not deleted ones. The vendor's Students
+        page documents the filters. It does not say what v2p1 does with a filter that it does not support. Public
+        clients suggest that it ignores the filter and returns all students.
 
         ::
 
             graduates = api.students.list(status="graduated", year_group_ids=[10209272])
             print(graduates.total_count, [student.email for student in graduates])
 
-        Raises `Invalid` at once for filters that cannot be right; whatever goes wrong later is raised by the iterator.
+        Args:
+            ids: Only students with these ids. They are sent in the address, so pass a few hundred at most.
+            archived: True for archived students only, False for the others only. None: both.
+            status: "enrolled", "withdrawn" or "graduated". None: any status.
+            modified_since: Only students modified since this time, which must have a time zone. v2p3 includes the time
+                itself; v2p1 does not document this. A deletion is not a modification.
+            deleted_since: Only students deleted since this time, which must have a time zone. It is not documented
+                what such a record contains: rely on `id` only.
+            year_group_ids: Only students of these year groups.
+            homeroom_advisor_ids: Only students of these homeroom advisors.
+            q: Only students whose name, e-mail address or student_id matches. None or "": no search.
+            page: Only the students on this page, from 1. None: all pages.
+            per_page: How many students to request at a time, from 1 to 200, which is the default and v2p3's maximum.
+                The server may put fewer on a page. If it refuses page 1 with more than 100, or page 1 is too large,
+                the client requests it with 100, and uses 100 from then on if that helps.
+
+        Returns:
+            The iterator. The first request is sent when you iterate over it or read one of its counts.
+
+        Raises:
+            Invalid: A filter is wrong. An empty list of ids is wrong, too, because it would not filter anything.
+
         """
         query = Query(
             _ids("ids", ids),
@@ -180,14 +209,23 @@ class Students:
         return StudentList(self._endpoints, self._ordered_map, query, per_page, page)
 
     def get(self, key: int, /) -> Student:
-        """Return one student, archived or not.
+        """Return one student, who may be archived.
 
-        Of a deleted student the API is believed to answer 404, which is `NotFound`; should it answer with a record,
-        that bears `deleted_at`. ::
+        We believe that the API responds to the id of a deleted student with 404, which raises `NotFound`. If it
+        responds with a record instead, its `deleted_at` is set. ::
 
             api.students.get(2054).homeroom_advisor_id
 
-        Raises `Malformed` for a record that cannot be read.
+        Args:
+            key: The student's id in ManageBac, from 1. This is not the school's own `student_id`.
+
+        Returns:
+            The student, with a status: the served one, or one that is derived from `archived` and the dates.
+
+        Raises:
+            Malformed: The record cannot be read.
+            NotFound: The API knows no student with this id.
+
         """
         check_id(key)
         answer = self._endpoints.get(key)
@@ -198,14 +236,27 @@ class Students:
         return with_status(answer)
 
     def create(self, *, send_welcome_email: bool | None = None, **fields: Unpack[StudentFields]) -> Student:
-        """Create a student, and return what the answer tells of them: the id at least, perhaps not every field.
+        """Create a student.
 
-        `email` and `last_name` are needed: the endpoint's text asks for the first, v2p3's schema for both. **It may
-        send a welcome mail**: the schema says that one goes out where `password` is left away, the endpoint's text that
-        it does only where asked for. `send_welcome_email` is known to v2p3; None leaves it away. Where the outcome is
-        unknown, look for the e-mail address with `list(q=...)` before you try again. ::
+        **ManageBac may send a welcome mail to the student.** v2p3's schema says that it does so unless a `password` is
+        given. The endpoint's description says that it does so only if `send_welcome_email` asks for it. ::
 
             api.students.create(email="fizz.marrowgate@example.invalid", last_name="Marrowgate", first_name="Fizz")
+
+        Args:
+            send_welcome_email: Whether ManageBac should send the welcome mail. Only v2p3 documents this option. None,
+                the default, does not send the option.
+            fields: The fields of the student: see `StudentFields`. `email` and `last_name` are required. Fields that
+                are None are not sent.
+
+        Returns:
+            The student in the response. Its `id` is set, but other fields may be missing.
+
+        Raises:
+            Invalid: A field is missing, unknown, read-only or of the wrong type, or the API refused it.
+            OutcomeUnknown: The student may or may not exist now. Search for the e-mail address with `list(q=...)`
+                before you try again.
+
         """
         if not _is_flag(send_welcome_email):
             raise invalid({"send_welcome_email": ("must be True or False",)})
@@ -213,13 +264,25 @@ class Students:
         return with_status(self._endpoints.create(payload(fields, new=True), options))
 
     def update(self, key: int, /, **fields: Unpack[StudentFields]) -> Student:
-        """Change the fields that are named, and no others; return what the answer tells of the student.
+        """Change some fields of a student.
 
-        None clears a field. A year_group_id moves the student; one of a legacy PYP year group is answered by 404
-        (v2p3). parent_ids with an unknown user fail the whole call (developer notes). Whether everything was taken is
-        for `get` to tell: what a server does not permit it may pass over in silence. ::
+        The server may silently ignore a field that it does not let you change. Use `get` afterwards to check. A new
+        `year_group_id` moves the student; the API responds with 404 to the id of a legacy PYP year group (v2p3). If
+        `parent_ids` contains an unknown user, the whole call fails (developer notes). ::
 
             api.students.update(2054, city="Ljubljana", nickname=None)
+
+        Args:
+            key: The student's id in ManageBac, from 1.
+            fields: The fields to change: see `StudentFields`. None clears a field. Other fields are not changed.
+
+        Returns:
+            The student in the response. Its `id` is set, but other fields may be missing.
+
+        Raises:
+            Invalid: No field is given, a field is unknown, read-only or of the wrong type, or the API refused a field.
+            OutcomeUnknown: The change may or may not have been carried out.
+
         """
         check_id(key)
         return with_status(self._endpoints.update(key, payload(fields)))
@@ -227,12 +290,22 @@ class Students:
     def archive(
         self, key: int, /, *, withdrawn_on: date | str | None = None, graduated_on: date | str | None = None
     ) -> None:
-        """Archive a student who has withdrawn or graduated: exactly one of the two dates must be given.
+        """Archive a student who has withdrawn or graduated.
 
-        It takes the student out of classes, groups and the year group, and in the web interface archives parents, too,
-        who have no other child at the school (Students page and help centre). ::
+        Archiving takes the student out of classes, groups and the year group (Students page). In the web interface, it
+        also archives parents who have no other child at the school (help centre). ::
 
             api.students.archive(2054, graduated_on="2026-06-19")
+
+        Args:
+            key: The student's id in ManageBac, from 1.
+            withdrawn_on: The day of withdrawal, as a date or as a string such as "2026-06-19".
+            graduated_on: The day of graduation, in the same form. Pass exactly one of the two dates.
+
+        Raises:
+            Invalid: There is not exactly one date, or it is not a date, or the API refused it.
+            OutcomeUnknown: The student may or may not be archived now.
+
         """
         check_id(key)
         date_sent = archive_date({"withdrawn_on": withdrawn_on, "graduated_on": graduated_on})
@@ -241,11 +314,19 @@ class Students:
     def unarchive(self, key: int, /) -> None:
         """Take a student out of the archive.
 
-        The vendor's documents contradict each other on what that restores: classes and groups (Students page v2p1),
-        nothing but the possibility to enrol again, both dates being cleared (v2p3), the year group to be set by hand
-        (help centre). Look at the student afterwards. ::
+        The vendor's documents contradict each other about the effect, so look at the student afterwards. The Students
+        page of v2p1 says that classes and groups are restored. v2p3 says that they are not, that both dates are
+        cleared, and that the student can be enrolled again. The help centre says that you must set the year group by
+        hand. ::
 
             api.students.unarchive(2054)
+
+        Args:
+            key: The student's id in ManageBac, from 1.
+
+        Raises:
+            OutcomeUnknown: The student may or may not be unarchived now.
+
         """
         check_id(key)
         self._endpoints.unarchive(key)
@@ -253,28 +334,49 @@ class Students:
     def set_avatar(
         self, key: int, /, *, url: str | None = None, file: str | PathLike[str] | bytes | None = None
     ) -> None:
-        """Set a student's picture, from an address that ManageBac can reach, or from a file (a path, or its bytes).
+        """Set a student's picture.
 
-        A file must be a PNG, JPEG, GIF or WebP image of at most 10 MiB (a limit of ours; the vendor names none). ::
+        Metadata of a file, such as the place where a photo was taken, is not sent. Only a JPEG's orientation stays. ::
 
             api.students.set_avatar(2054, file="portrait.jpg")
+
+        Args:
+            key: The student's id in ManageBac, from 1.
+            url: The http or https address of the picture, which ManageBac must be able to reach.
+            file: The path or the content of a PNG, JPEG, GIF or WebP image of at most 10 MiB. This is our own limit,
+                because the vendor documents none. Pass either `url` or `file`.
+
+        Raises:
+            Invalid: There is not exactly one of `url` and `file`, or it cannot be used, or the API refused it.
+            OutcomeUnknown: The picture may or may not be set now.
+
         """
         check_id(key)
         self._endpoints.set_avatar(key, *avatar.encode(url, file))
 
     def delete_avatar(self, key: int, /) -> None:
-        """Take a student's picture away.
+        """Delete a student's picture.
 
         ::
 
             api.students.delete_avatar(2054)
+
+        Args:
+            key: The student's id in ManageBac, from 1.
+
+        Raises:
+            OutcomeUnknown: The picture may or may not be deleted now.
+
         """
         check_id(key)
         self._endpoints.delete_avatar(key)
 
 
 def _ids(name: str, ids: Iterable[int] | None) -> builtins.tuple[int, ...]:
-    """Return the ids of a filter. Raises `Invalid` for none, and for what is no id: else everybody would be listed."""
+    """Return the ids of a filter, or () for None.
+
+    Raises `Invalid` if `ids` is empty, because the API would then list all students, or if any value is not an id.
+    """
     if ids is None:
         return ()
     try:
@@ -282,7 +384,7 @@ def _ids(name: str, ids: Iterable[int] | None) -> builtins.tuple[int, ...]:
     except TypeError:
         given = ()
     if not given or not all(map(is_id, given)):
-        raise invalid({name: ("must be ids, at least one: whole numbers from 1",)})
+        raise invalid({name: ("must be one or more ids: whole numbers from 1",)})
     return given
 
 
@@ -302,7 +404,7 @@ def _check_filters(query: Query, page: object, per_page: object) -> None:
     if type(per_page) is not int or not 1 <= per_page <= MOST_PER_PAGE:
         messages["per_page"] = (f"must be from 1 to {MOST_PER_PAGE}",)
     if query.q is not None and not _is_text(query.q):
-        messages["q"] = ("must be a text",)
+        messages["q"] = ("must be a valid string",)
     refuse(messages)
 
 
@@ -313,7 +415,7 @@ def _is_flag(value: object) -> bool:
 def _is_aware(moment: object) -> bool:
     try:
         return isinstance(moment, datetime) and moment.utcoffset() is not None and bool(moment.astimezone(UTC))
-    except OverflowError:  # in UTC it lies outside the calendar
+    except OverflowError:  # in UTC, the time is outside the years 1 to 9999
         return False
 
 

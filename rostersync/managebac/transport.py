@@ -1,4 +1,7 @@
-"""From a call to its answer: what is retried, how long to wait, what is an error, and when it is over."""
+"""Send a call, retry it if that is safe and may help, and turn failed responses into errors.
+
+This module also holds the deadline of a run. `wire` below it sends one request, and `limits` decides when.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ T = TypeVar("T")
 
 _LONGEST_BACKOFF = 60.0  # seconds
 
-# Only these parts of a query are logged: others may contain what somebody searched for, or are long.
+# Only these parameters of a query are logged. Others may contain a search text, or may be long.
 _LOGGED = ("page", "per_page", "modified_since", "deleted_since")
 
 _DONE = frozenset({HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CONTENT})
@@ -52,28 +55,28 @@ log = get_logger(__name__)
 
 
 class Deadline:
-    """The time by which a run must end, and the waits until then."""
+    """The latest time at which a run may end. The run waits with its `sleep`, which never exceeds that time."""
 
     def __init__(self, clock: Clock, seconds: float = float("inf")) -> None:
-        """Set the deadline `seconds` from now, by the clock that never goes back."""
+        """Set the deadline to `seconds` from now, by `clock.monotonic()`. By default, it is never reached."""
         self._clock = clock
         self._seconds = seconds
         self._end = clock.monotonic() + seconds
 
     def remaining(self) -> float:
-        """Return the seconds left, more than 0. Raises `OutOfTime` when there are none."""
+        """Return the seconds until the deadline. Raises `OutOfTime` if it has passed."""
         left = self._end - self._clock.monotonic()
         if left <= 0:
             raise self._passed()
         return left
 
     def check(self) -> None:
-        """Raise `OutOfTime` when the deadline has passed, `Stopped` when the process is to end."""
+        """Raise `OutOfTime` if the deadline has passed, or `Stopped` if the process was asked to end."""
         self.remaining()
         self._clock.check()
 
     def sleep(self, seconds: float) -> None:
-        """Wait. Raises `OutOfTime`, at once, when the deadline comes first; `Stopped` when the process is to end."""
+        """Wait. Raises `OutOfTime` at once if the deadline comes first, or `Stopped` if the process is asked to end."""
         if seconds >= self.remaining():
             raise self._passed()
         self._clock.sleep(seconds)
@@ -87,14 +90,18 @@ class Deadline:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """`timeout`: seconds for one request, body included. `retries`: of one request, after its first failure."""
+    """How long to wait for a response, and how often to retry.
+
+    `timeout` is the seconds that one request may take, including the body of its response. `retries` is how often one
+    request may be repeated.
+    """
 
     timeout: float = 30.0
     retries: int = 5
 
 
 class RequestCounter:
-    """How many requests a run has made so far. Shared by threads."""
+    """Counts the requests and retries of a client. Several threads may use it at once."""
 
     def __init__(self) -> None:
         self.requests = 0
@@ -108,7 +115,7 @@ class RequestCounter:
 
 
 class Transport:
-    """Sends calls to one host, at its pace, and again where that may help. Several threads may use it at once."""
+    """Sends calls to one host within its limits, and retries them. Several threads may use it at once."""
 
     def __init__(
         self,
@@ -130,12 +137,22 @@ class Transport:
         self.check = deadline.check
 
     def request(self, call: Call, read: Callable[[Reply], T], *, absent_ok: bool = False) -> T:
-        """Return what `read` makes of the 2xx (or the 404 or 410, with `absent_ok`) that answers `call`.
+        """Send `call`, and return what `read` returns for the response.
 
-        Failures that may be temporary are retried, also when `read` raises `Malformed`; but a write only where it is
-        certain that it was not carried out: it never left this machine, or was answered by a 429. Where that is not
-        known, a write raises `OutcomeUnknown`. Else raises the `ApiError` of the last attempt, `OutOfTime` when the
-        deadline leaves no time for another, and `Stopped`.
+        Failures that may be temporary are retried, including a `Malformed` that `read` raises. A write is retried only
+        if it was certainly not carried out, because nothing of it was sent or the response was a 429.
+
+        Args:
+            call: The request to send.
+            read: A function that reads a successful response (200, 201 or 204).
+            absent_ok: Whether `read` also accepts a 404 or 410. Default: False, so that these raise an error.
+
+        Raises:
+            OutcomeUnknown: A write failed in such a way that it may have been carried out.
+            OutOfTime: The deadline has passed, or the wait before a retry would exceed it.
+            ApiError: The last attempt failed with this error.
+            Stopped: The process was asked to end.
+
         """
         attempt = 0
         while True:
@@ -147,7 +164,7 @@ class Transport:
                     raise _outcome_unknown(call, error, self._host) from error
                 if not error.worth_retrying or attempt >= self._policy.retries:
                     raise
-                if not isinstance(error, RateLimited):  # then the limiter makes all callers wait
+                if not isinstance(error, RateLimited):  # after a 429, the limiter makes all callers wait
                     self._deadline.sleep(self._backoff(attempt))
             attempt += 1
 
@@ -175,18 +192,18 @@ class Transport:
             raise Malformed(f"{where}: {error.message}", error.hint or TRY_AGAIN_LATER) from error
 
     def _ease_off(self, reply: Reply, attempt: int) -> None:
-        """Make all callers of this host wait as long as it asks for, and keep to its limit from now on."""
+        """Make all callers of this host wait for as long as the 429 asks, and limit their rate from now on."""
         self._limiter.slow_down(reply.header("X-RateLimit-Limit"), reply.header("X-RateLimit-Period"))
         advice = advised_wait(reply)
         self._limiter.pause(self._backoff(attempt) if advice is None else advice + self._rng.uniform(0.1, 1.0))
 
     def _backoff(self, attempt: int) -> float:
-        """Return a wait between 0 and 1, 2, 4, ... seconds: full jitter, so that clients do not retry together."""
+        """Return a random wait between 0 and 1, 2, 4, ... seconds, so that clients do not retry at the same time."""
         return self._rng.uniform(0, min(_LONGEST_BACKOFF, 2.0**attempt))
 
 
 def refusal(reply: Reply, host: str, call: Call) -> ApiError:
-    """Return the error that a reply's status means. The API's own text is left out of it: it may name people."""
+    """Return the error for the status of a reply. Its message does not repeat the API's text, which may name people."""
     error = _refusal(reply, host, call)
     error.status = reply.status
     return error
@@ -214,7 +231,7 @@ def _refusal(reply: Reply, host: str, call: Call) -> ApiError:
 
 
 def _leaves_doubt(call: Call, error: ApiError) -> bool:
-    """Tell whether a write may have been carried out in spite of an error."""
+    """Return whether a write may have been carried out although this error was raised."""
     if call.reads or not error.sent or isinstance(error, RateLimited):
         return False
     return error.worth_retrying or isinstance(error, TooLarge)
@@ -228,7 +245,7 @@ def _outcome_unknown(call: Call, error: ApiError, host: str) -> OutcomeUnknown:
 
 
 def _target(reply: Reply, host: str) -> str:
-    """Return the host that a redirect leads to, if it can be shown."""
+    """Return the host of a redirect's target, or "another address" if it has no host that is safe to show."""
     try:
         target = urlsplit(urljoin(f"https://{host}/", reply.header("Location") or "")).hostname or ""
     except ValueError:
@@ -256,7 +273,7 @@ _REFUSALS: dict[int, tuple[type[ApiError], str, str]] = {
         "does not let this token {verb} students",
         "give the token the permission in ManageBac (Settings > Develop > API Manager)",
     ),
-    404: (NotFound, "has nothing here", "check base_url (each region has its own) and api_version"),
+    404: (NotFound, "has nothing at this address", "check base_url (each region has its own) and api_version"),
     429: (
         RateLimited,
         "keeps rate-limiting us",

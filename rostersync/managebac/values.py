@@ -1,6 +1,7 @@
-"""The values in a record, read leniently: what each kind of field makes of what JSON may hold in its place.
+"""Decode single JSON values of a record, leniently, by the kind of their field.
 
-What cannot be understood, or could not be stored, raises an error that names kinds of values, never a value.
+A value that cannot be understood or stored raises an error. The message names the kind of the value, but never contains
+the value itself.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from rostersync.records import FIELDS, LARGEST_ID, Kind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_DEEPEST = 64  # levels of an unknown key's value: every reader of the database can take as many
+_DEEPEST = 64  # levels of nesting in the value of an unknown key, so that every program can read it from the database
 
 _WITHOUT_OFFSET = re.compile(r"[0-9W-]{7,10}[Tt ][0-9:.,]+")
 
@@ -25,11 +26,11 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 class WrongShapeError(ValueError):
-    """A value that its field cannot hold; the message says what was expected and what was found."""
+    """A value that its field cannot hold, or that no database can store. The message says what is wrong with it."""
 
 
 class UnreadableError(ValueError):
-    """A date or timestamp whose text says nothing that can be read."""
+    """A string or number that cannot be read as the date or timestamp that its field needs."""
 
 
 def read_id(value: Any) -> int:
@@ -86,7 +87,10 @@ def _boolean(value: Any) -> bool:
 
 
 def read_timestamp(value: Any) -> datetime:
-    """Read a time. One that ends in ` UTC`, as Ruby prints them, or that names no offset is in UTC."""
+    """Return a time. It is in UTC if it ends in ` UTC`, as Ruby prints it, or if it has no offset.
+
+    Raises `UnreadableError` if a string or number is not a time, and `WrongShapeError` for a value of any other kind.
+    """
     if type(value) is not str:
         raise _unreadable("a timestamp", value)
     text = value.removesuffix(" UTC")
@@ -97,7 +101,7 @@ def read_timestamp(value: Any) -> datetime:
 
 
 def lacks_offset(served: Any) -> bool:
-    """Return whether a value is a day and a time, and says nothing of an offset from UTC."""
+    """Return whether a value is a string with a date and a time, but without an offset from UTC."""
     return type(served) is str and _WITHOUT_OFFSET.fullmatch(served) is not None
 
 
@@ -111,7 +115,7 @@ def _date(value: Any) -> date:
 
 
 def _deleted_at(value: Any) -> datetime | None:
-    """Read when a record was deleted; an empty text is how some serializers write "not at all"."""
+    """Return the time of a deletion, or None for an empty string, which some serializers write instead of null."""
     return None if isinstance(value, str) and not value.strip() else read_timestamp(value)
 
 
@@ -130,7 +134,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def read_unknown(value: Any, depth: int) -> Any:
-    """Return the value of an unknown key as it was served, once it is certain that a database can store it."""
+    """Return the value of an unknown key as it was served. Raises `WrongShapeError` if a database cannot store it."""
     kind = type(value)
     if kind is str:
         return read_text(value)
@@ -146,7 +150,7 @@ def read_unknown(value: Any, depth: int) -> Any:
 
 
 def _number(value: Any) -> int | float:
-    """Return an integer, or a float that is a finite number; what overflows a float overflows some database too."""
+    """Return an integer or a finite float. A number that is too large for a float is too large for some database."""
     try:
         number = float(value)
     except OverflowError:
@@ -157,10 +161,10 @@ def _number(value: Any) -> int | float:
 
 
 def count(served: Any) -> int:
-    """Return a count of a list's meta. Raises `ValueError` for what is none."""
+    """Return a count from the meta of a list. Raises `ValueError` if the value is not an integer from 0."""
     number = _integer(served)
     if number < 0:
-        raise WrongShapeError("expected no negative number")
+        raise WrongShapeError("expected a number from 0")
     return number
 
 
@@ -169,7 +173,10 @@ def _wrong(expected: str, value: Any) -> WrongShapeError:
 
 
 def _unreadable(expected: str, value: Any) -> ValueError:
-    """Return how to give up on `value`: a string or number is kept as it is, anything else is of the wrong shape."""
+    """Return the error to raise if `value` is not a date or timestamp.
+
+    `UnreadableError` means that the record keeps the string or number as it is. Values of other kinds are wrong.
+    """
     return UnreadableError() if type(value) in {str, int, float, Numeral} else _wrong(expected, value)
 
 

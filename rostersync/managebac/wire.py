@@ -1,6 +1,7 @@
-"""One HTTP exchange: a call goes out, a reply comes back, limited in time and size, and to one host.
+"""Send one HTTP request to the API's host and return the reply, within limits on time and size.
 
-The wire knows nothing of students and retries nothing. It is the only place where the token meets an HTTP library.
+This module knows nothing about students, and never retries. It is the only module that passes the token to an HTTP
+library.
 """
 
 from __future__ import annotations
@@ -42,34 +43,34 @@ if TYPE_CHECKING:
     from rostersync.clock import Clock
 
 MAX_BYTES = 2 * 2**20
-"""Bytes of one answer, decompressed: 200 students, the most that v2p3 puts on a page, have some 250 kB.
+"""The most bytes of one response after decompression. A page of 200 students, v2p3's maximum, has about 250 kB.
 
-What an answer holds may take thirty times as much in memory while it is staged, and four answers are under way.
+The records of a response may take thirty times this memory while they are staged, and four responses may be in flight.
 """
 
 MAX_ERROR_BYTES = 64 * 2**10
-"""So much of an error is read; what is longer is none of the API's own."""
+"""The most bytes that we read of an error response. The API's own errors are shorter."""
 
 _CHUNK = 2**16
 
 log = get_logger(__name__)
 
 Auth = Literal["header", "parameter"]
-"""How the token is sent: in the header `auth-token`, or in the query as `auth_token`."""
+"""How the token is sent: in the header `auth-token` ("header"), or in the query as `auth_token` ("parameter")."""
 
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": f"rostersync/{__version__}"}
 
 ABSENT = frozenset({404, 410})
-"""With these an API may say that there is nothing here, or no longer."""
+"""The statuses that may mean that something does not exist, or does not exist any more."""
 
-_READ = ABSENT | {200, 201, 400, 422}  # of another answer the status is enough
+_READ = ABSENT | {200, 201, 400, 422}  # the bodies of other responses are not needed
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request: a path from the root of the host, the pairs of the query in their order, and what a write sends.
+    """A request: the path from the root of the host, the parameters of the query in order, and the body of a write.
 
-    Its `repr` shows neither query nor body: they may name people.
+    Its `repr` shows neither the query nor the body, because they may name people.
     """
 
     path: str
@@ -80,7 +81,7 @@ class Call:
 
     @property
     def reads(self) -> bool:
-        """Whether the request changes nothing, so that it may be sent again at will."""
+        """Whether the request changes nothing. If so, it can always be sent again."""
         return self.method == "GET"
 
     def __str__(self) -> str:
@@ -89,9 +90,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer: `body` is decoded, empty for a status that says all there is to say, and cut off in a long error.
+    """The response to a call.
 
-    `sent_at` is our clock (UTC) when the request was sent, `duration` the seconds until the body was complete.
+    `body` is decompressed. It is empty if the status alone is enough, and cut off if it is a long error. `sent_at` is
+    the time (UTC) by our clock when the request was sent. `duration` is the seconds until the body was complete.
     """
 
     status: int
@@ -101,29 +103,29 @@ class Reply:
     duration: float
 
     def header(self, name: str) -> str | None:
-        """Return the header of this name, whatever its case."""
+        """Return the value of a header, or None. Upper and lower case do not matter."""
         wanted = name.lower()
         return next((value for key, value in self.headers.items() if key.lower() == wanted), None)
 
 
 class Wire(Protocol):
-    """What carries a call to the API and its answer back."""
+    """The interface of what sends a call and returns the reply. Tests have their own implementation."""
 
     def send(self, call: Call, timeout: float) -> Reply:
-        """Return the answer to `call`, whatever its status, within `timeout` seconds for all of it.
+        """Send `call`, and return the reply with any status. The whole exchange may take `timeout` seconds.
 
-        Raises `Unreachable`, `TimedOut`, `Malformed` (what came is not what was announced), `TooLarge`, `Stopped`. Of
-        an error `sent` tells whether any of the request may have reached the server.
+        Raises `Unreachable`, `TimedOut`, `Malformed` (the body cannot be decompressed), `TooLarge` and `Stopped`. The
+        attribute `sent` of an `ApiError` says whether any part of the request may have reached the server.
         """
         ...
 
 
 class RequestsWire:
-    """A wire to one host, with its connections kept open; any number of threads may send at once.
+    """Sends calls to one host over HTTP, with the library `requests`. It keeps connections open.
 
-    Redirects are not followed, cookies not kept, ~/.netrc not read: the token is this wire's and goes to `base_url`
-    only. What the environment may say of the way there is in `network.py`. Between exchanges only a `Secret` holds the
-    token, so whoever shows the attributes of this object does not show it.
+    Any number of threads may use it at once. It does not follow redirects, keep cookies or read ~/.netrc, so it sends
+    only this token, and only to `base_url`. `network.py` decides which environment variables matter. Between exchanges,
+    only a `Secret` holds the token, so showing the attributes of this object does not reveal it.
     """
 
     def __init__(
@@ -137,11 +139,20 @@ class RequestsWire:
         max_bytes: int = MAX_BYTES,
         proxy_from_env: bool = False,
     ) -> None:
-        """Prepare the wire; nothing is sent. `threads` do the exchanges: any number, for one may hang.
+        """Prepare the wire. This sends nothing.
 
-        With `auth` "parameter" the token is sent in the query, and in no header.
+        Args:
+            base_url: The scheme and host of the API.
+            token: The API token.
+            clock: The source of time, which can also stop an exchange.
+            threads: The executor for the exchanges. Do not limit its threads, because an exchange may hang.
+            auth: How to send the token. "header" is the default. With "parameter", no header contains it.
+            max_bytes: The most bytes of a response after decompression. Default: `MAX_BYTES`.
+            proxy_from_env: Whether to use the proxy that the environment names. Default: False.
 
-        Raises `ConfigError` for a token that no header can carry, and for certificates that cannot be read.
+        Raises:
+            ConfigError: No HTTP header can contain the token, or the certificates cannot be read.
+
         """
         self._base = base_url.rstrip("/")
         self._host = urlsplit(self._base).netloc
@@ -158,7 +169,7 @@ class RequestsWire:
     def send(self, call: Call, timeout: float) -> Reply:
         sent_at, started = self._clock.now(), self._clock.monotonic()
         exchange = Exchange(self._parameter)
-        # In a thread of its own, because a DNS look-up cannot be interrupted, only left behind.
+        # We use another thread, because a DNS look-up cannot be interrupted. We can only stop waiting for it.
         future = self._threads.submit(self._exchange, exchange, call, timeout)
         try:
             in_time = wait_for([future], self._clock, started + timeout)
@@ -182,15 +193,15 @@ class RequestsWire:
         self._adapter.close()
 
     def _exchange(self, exchange: Exchange, call: Call, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
-        """Carry out an exchange. Its errors hold neither a library's error nor the frames that held the request."""
+        """Carry out an exchange. Its errors do not refer to the library's error, or to frames with the request."""
         try:
             return self._carry_out(exchange, call, timeout)
         except TooLarge as error:
             failure: ApiError = error.with_traceback(None)
-        except Exception as error:  # noqa: BLE001 - the libraries raise more than their own, such as for a chunk's size
+        except Exception as error:  # noqa: BLE001 - the libraries let some errors pass that are not their own
             log.debug("exchange_failed", errors=[type(one).__name__ for one in _causes(error)])
             failure = _explained(error, self._host, timeout)
-        raise failure  # not in the `except`, where the library's error would become its context
+        raise failure  # outside of the `except` block, so that the library's error does not become its context
 
     def _carry_out(self, exchange: Exchange, call: Call, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
         request = requests.PreparedRequest()
@@ -210,19 +221,19 @@ class RequestsWire:
                 return response.status_code, self._headers(response), self._body(response)
 
     def _headers(self, response: requests.Response) -> Mapping[str, str]:
-        """Return the headers without the token, should they repeat it: of a redirect's target the host is shown."""
+        """Return the headers with the token removed: a server may repeat it, and an error shows a redirect's host."""
         token = _token_pattern(self._token)
         return {name: token.sub("***", value) for name, value in response.headers.items()}
 
     def _body(self, response: requests.Response) -> bytes:
-        """Return the decoded body, of an error only its beginning, and without the token.
+        """Return the decompressed body. For an error, return only its beginning, without the token.
 
-        Raises `TooLarge` before more than the limit is in memory.
+        Raises `TooLarge` as soon as the body exceeds the limit, so that it does not fill the memory.
         """
         if response.status_code not in _READ:
             return b""
         is_error = response.status_code >= HTTPStatus.BAD_REQUEST
-        body = bytearray()  # one for all: a server may send a million pieces
+        body = bytearray()  # not a list of chunks, because a server may send a million small ones
         for chunk in response.raw.stream(_CHUNK, decode_content=True):
             body += chunk
             if is_error and len(body) > MAX_ERROR_BYTES:
@@ -236,7 +247,7 @@ class RequestsWire:
 
 
 def _token_pattern(token: Secret) -> re.Pattern[str]:
-    """Return a pattern that finds the token, even if characters of it are escaped as in an address or in JSON."""
+    """Return a pattern that finds the token, even if its characters are escaped as in an address or in JSON."""
     characters = (rf"(?:\\?{re.escape(one)}|(?:%|\\u00){ord(one):02x})" for one in token.reveal())
     return re.compile("".join(characters), re.IGNORECASE)
 
@@ -250,12 +261,12 @@ def _require_sendable(token: Secret) -> None:
 
 
 def _explained(error: Exception, host: str, timeout: float) -> ApiError:
-    """Return what a library's error means to people; they need not know the library."""
+    """Return our error for a library's error. Its message does not require knowing the library."""
     failed = f"connection to {host} failed"
     if isinstance(error, NameResolutionError):
         return Unreachable(f"{failed} (DNS: no such name)", f"check base_url, and the DNS of this machine; {_PROXY}")
     timed_out = isinstance(error, (requests.Timeout, ReadTimeoutError, ConnectTimeoutError))
-    if timed_out and not isinstance(error, NewConnectionError):  # a refusal, which the library counts among them
+    if timed_out and not isinstance(error, NewConnectionError):  # a refused connection may be both
         return _too_late(host, timeout)
     if isinstance(error, (requests.exceptions.SSLError, SSLError)):
         hint = "check the date of this machine; behind an inspecting proxy set REQUESTS_CA_BUNDLE to its certificate"
@@ -263,24 +274,24 @@ def _explained(error: Exception, host: str, timeout: float) -> ApiError:
     if isinstance(error, requests.exceptions.ProxyError):
         return Unreachable(f"{failed} (proxy)", "check HTTPS_PROXY and NO_PROXY")
     if isinstance(error, DecodeError):
-        return Malformed(f"the answer of {host} is not compressed as it says")
+        return Malformed(f"the answer of {host} cannot be decompressed")
     return Unreachable(
         f"{failed} ({_how_it_failed(error)})", f"check the network of this machine, and base_url; {_PROXY}"
     )
 
 
 def _how_it_failed(error: Exception) -> str:
-    """Return how a connection ended, from the system's own error, which the libraries wrap in theirs."""
+    """Return how a connection failed. The libraries wrap the system's error in their own errors."""
     for cause in _causes(error):
         if isinstance(cause, (IncompleteRead, RemoteDisconnected)):
             return "cut off"
         if isinstance(cause, OSError) and cause.errno:
             return _ENDINGS.get(cause.errno) or os.strerror(cause.errno).lower()
-    return "cut off" if isinstance(error, ProtocolError) else "not valid HTTP"  # the former while the body is read
+    return "cut off" if isinstance(error, ProtocolError) else "not valid HTTP"  # the body's errors are `ProtocolError`
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, the one that it came of, and so on."""
+    """Yield an error, its cause or context, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -248,7 +248,7 @@ ERRORS: list[tuple[Answer, type[ApiError], str, dict[str, tuple[str, ...]]]] = [
         "base": ("Invalid payload data structure.",)
     }),
     (answer(400, {"error": "Unpermitted parameter", "allowed_params": ["email", "city"]}), Invalid, "does not accept", {
-        "base": ("Unpermitted parameter", "allowed are: email, city")
+        "base": ("Unpermitted parameter", "allowed fields: email, city")
     }),
     (answer(401, {"error": "Access Denied"}), Unauthorized, "rejected the token", {}),
     (answer(403, {"error": "Access Denied"}), Forbidden, "does not let this token change students", {}),
@@ -399,7 +399,7 @@ WRONG: list[tuple[str, Callable[[Any], object], str]] = [
     ("id field", lambda s: s.update(1, year_group_id=0), "year_group_id must be an id"),
     ("ids field", lambda s: s.update(1, parent_ids=[3, -1]), "parent_ids must be an id"),
     ("list", lambda s: s.update(1, languages="en"), "languages must be a list"),
-    ("text", lambda s: s.update(1, city=5), "city must be a text"),
+    ("text", lambda s: s.update(1, city=5), "city must be a string"),
     ("NUL", lambda s: s.update(1, city="a\0b"), r"city must not contain U\+0000"),
     ("half a character", lambda s: s.update(1, city="\ud800"), "city must not contain half a character"),
     ("e-mail", lambda s: s.update(1, email="fizz"), "email must be an address with an @"),
@@ -420,9 +420,9 @@ WRONG: list[tuple[str, Callable[[Any], object], str]] = [
     ("status", lambda s: s.list(status="enroled"), "status must be one of enrolled, withdrawn, graduated"),
     ("page", lambda s: s.list(page=0), "page must be a whole number from 1"),
     ("per page", lambda s: s.list(per_page=201), "per_page must be from 1 to 200"),
-    ("no ids", lambda s: s.list(ids=[]), "ids must be ids, at least one"),
-    ("no id", lambda s: s.list(ids=5), "ids must be ids"),
-    ("no year group", lambda s: s.list(year_group_ids=[0]), "year_group_ids must be ids"),
+    ("no ids", lambda s: s.list(ids=[]), "ids must be one or more ids"),
+    ("no id", lambda s: s.list(ids=5), "ids must be one or more ids"),
+    ("no year group", lambda s: s.list(year_group_ids=[0]), "year_group_ids must be one or more ids"),
     ("no flag", lambda s: s.list(archived=2), "archived must be True or False"),
     (
         "no mail flag",
@@ -431,7 +431,7 @@ WRONG: list[tuple[str, Callable[[Any], object], str]] = [
     ),
     ("page text", lambda s: s.list(page="1"), "page must be a whole number from 1"),
     ("per page true", lambda s: s.list(per_page=True), "per_page must be from 1 to 200"),
-    ("q", lambda s: s.list(q="\ud800"), "q must be a text"),
+    ("q", lambda s: s.list(q="\ud800"), "q must be a valid string"),
     ("since a day", lambda s: s.list(deleted_since=date(2026, 1, 1)), "deleted_since must be a datetime"),
     ("bytes", lambda s: s.update(1, parent_ids=b"12"), "parent_ids must be a list"),
     ("password cleared", lambda s: s.update(1, password=None), "password cannot be cleared"),
@@ -459,7 +459,7 @@ def test_every_mistake_is_told_at_once() -> None:
         api.students.update(1, birthday="soon", city=5)  # type: ignore[arg-type] # the mistake
     assert caught.value.fields == {
         "birthday": ("must be a date such as 2026-08-24",),
-        "city": ("must be a text",),
+        "city": ("must be a string",),
     }
     assert recorder.requests == []
 

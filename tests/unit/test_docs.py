@@ -15,6 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from rostersync import errors
 from rostersync.cli.program import VERBS
 from rostersync.managebac.fields import READ_ONLY
 from rostersync.records import FIELDS, Kind
@@ -222,3 +223,13 @@ def test_the_page_about_the_api_has_every_field_and_what_clears_those_that_can_b
     assert refused == set(READ_ONLY)
     assert cleared_with.pop("password") == "cannot be cleared"
     assert cleared_with == {field.name: CLEARED_WITH[field.kind] for field in FIELDS if field.name not in READ_ONLY}
+
+
+def test_the_tree_of_errors_has_each_class_below_its_base() -> None:
+    tree: dict[str, str] = {}
+    branch: list[str] = ["Exception"]
+    for indent, name in re.findall(r"^((?: {4})+)(\w+)", errors.__doc__ or "", re.MULTILINE):
+        branch[len(indent) // 4 :] = [name]
+        tree[name] = branch[-2]
+    classes = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
+    assert tree == {cls.__name__: cls.__base__.__name__ for cls in classes if cls.__base__}

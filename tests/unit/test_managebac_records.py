@@ -280,10 +280,10 @@ def test_a_record_with_up_to_three_odd_values_is_kept_and_one_with_more_is_rejec
     assert student(**three).extra == three
     assert student(**three, birthday="17/05/2009").extra == three | {"birthday": "17/05/2009"}
     assert reason({"id": 1} | ODD) == (
-        "year_group_id: expected an integer, found a string; and 3 more fields hold what they cannot"
+        "year_group_id: expected an integer, found a string; and 3 more fields have values of the wrong kind"
     )
     assert reason({"id": 1, "city": True} | ODD) == (
-        "city: expected a string, found true or false; and 4 more fields hold what they cannot"
+        "city: expected a string, found true or false; and 4 more fields have values of the wrong kind"
     )
 
 
