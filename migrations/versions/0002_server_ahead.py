@@ -1,4 +1,4 @@
-"""Store how far the server's clock is ahead of ours, and drop the proof of the deleted feed, which is not needed.
+"""Store how far the server's clock is ahead of ours, and drop the proof of the deleted feed.
 
 Revision ID: 0002
 Revises: 0001

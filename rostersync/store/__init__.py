@@ -48,7 +48,7 @@ class Store:
 
         Args:
             url: The url of the database.
-            clock: The source of the time at which a lock is taken.
+            clock: Gives the time at which a lock is taken.
             create: Whether to set up a database that is missing or empty, and to upgrade a SQLite database that has an
                 older schema. Default: False.
             auto_upgrade: Whether `create` also upgrades a PostgreSQL database. Default: False.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rostersync.records import Student
 
 _STORED = and_(student.c.source == SOURCE, student.c.id == staged.c.id)
-_BESIDE = (
+_JOINED = (
     staged.outerjoin(student, _STORED)
     .outerjoin(answers, answers.c.id == staged.c.id)
     .outerjoin(details, details.c.id == staged.c.id)
@@ -41,15 +41,15 @@ VERDICT = case(
 )
 """What a run does with a staged row. The first rule that applies decides."""
 
-_VERDICTS = select(VERDICT, func.count()).select_from(_BESIDE).group_by(text("1"))
+_VERDICTS = select(VERDICT, func.count()).select_from(_JOINED).group_by(text("1"))
 
 
 def judged(*columns: Any, verdicts: tuple[str, ...]) -> Select[Any]:
     """Return a query for the staged rows that have one of `verdicts`. Its first column is the id."""
-    beside = _BESIDE.outerjoin(records, records.c.id == staged.c.id)
+    joined = _JOINED.outerjoin(records, records.c.id == staged.c.id)
     return (
         select(staged.c.id, *columns)
-        .select_from(beside)
+        .select_from(joined)
         .where(VERDICT.in_([literal_column(f"'{verdict}'") for verdict in verdicts]))
     )
 

@@ -28,7 +28,7 @@ def unchanged_database(url: str, source: str) -> Iterator[tuple[Connection, Stag
     it. Otherwise raises the errors of `open_engine`.
     """
     path = sqlite_path(url)
-    engine = open_memory() if _is_nothing(path) else open_engine(url, read_only=True)
+    engine = open_memory() if _is_missing_or_empty(path) else open_engine(url, read_only=True)
     with engine.connect() as connection:
         _require_tables(connection)
         attach(connection, path)
@@ -38,7 +38,7 @@ def unchanged_database(url: str, source: str) -> Iterator[tuple[Connection, Stag
             connection.invalidate()  # ends the session, and with it the temporary tables
 
 
-def _is_nothing(path: Path | None) -> bool:
+def _is_missing_or_empty(path: Path | None) -> bool:
     """Return whether `path` is a SQLite file that is missing, or that was created and never set up."""
     return path is not None and (not database_exists(path) or path.stat().st_size == 0)
 

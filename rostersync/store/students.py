@@ -104,17 +104,17 @@ def apply(connection: Connection, source: str, counts: Counts, *, run_id: int, n
     `counts` has the number of each, and a statement is skipped if its number is 0. A new version begins at `now`. If
     our clock has been set back, it begins a millisecond after the student's previous version.
     """
-    write = _Write(connection, {"run_source": source, "this_run": run_id, "now": now})
+    changes = _RunChanges(connection, {"run_source": source, "this_run": run_id, "now": now})
     if counts.updated or counts.restored:
-        write.changed(counts.updated + counts.restored)
+        changes.replace_changed(counts.updated + counts.restored)
     if counts.inserted:
-        write.new(counts.inserted)
+        changes.insert_new(counts.inserted)
     if counts.deleted:
-        write.removals()
+        changes.make_tombstones()
     if counts.quarantined:
-        write.do(_quarantine(write.dialect))
-    write.do(_RELEASE_QUARANTINED)
-    write.do(_REQUEUE_UNANSWERED)
+        changes.do(_quarantine(changes.dialect))
+    changes.do(_RELEASE_QUARANTINED)
+    changes.do(_REQUEUE_UNANSWERED)
 
 
 def release_those_without_id(connection: Connection, source: str) -> None:
@@ -135,7 +135,7 @@ def analyze(connection: Connection, counts: Counts) -> None:
             connection.exec_driver_sql(f"ANALYZE (SKIP_LOCKED) {SCHEMA}.{student.name} ({', '.join(_ANALYZED)})")
 
 
-class _Write:
+class _RunChanges:
     """Executes the statements of one run's transaction."""
 
     def __init__(self, connection: Connection, parameters: dict[str, Any]) -> None:
@@ -155,14 +155,14 @@ class _Write:
         with self.do(query.execution_options(stream_results=number > CHUNK, max_row_buffer=CHUNK)) as rows:
             yield rows.partitions(CHUNK)
 
-    def new(self, number: int) -> None:
+    def insert_new(self, number: int) -> None:
         """Insert the students who are not stored yet."""
         with self._chunks(_NEW, number) as chunks:
             for rows in chunks:
                 # Insert by ids: if the query of the insert read the students, SQLite would first copy all its rows.
                 self.do(_INSERT, ids=[row.id for row in rows])
 
-    def changed(self, number: int) -> None:
+    def replace_changed(self, number: int) -> None:
         """Replace the rows of changed and restored students, and keep the previous rows as versions.
 
         Every change is written. But if only volatile fields have changed, such as the time of the last login, no new
@@ -190,7 +190,7 @@ class _Write:
         if versions:
             self._connection.execute(_begin_version(self.dialect), versions)
 
-    def removals(self) -> None:
+    def make_tombstones(self) -> None:
         """Turn the students in the stage's removals into tombstones."""
         supersede, tombstone = _remove(self.dialect)
         self.do(supersede)
@@ -253,7 +253,7 @@ def _remove(dialect: str) -> tuple[Any, Any]:
 
 @cache
 def _quarantine(dialect: str) -> Any:
-    """Return the upsert that puts the staged records into quarantine that could not be decoded."""
+    """Return the upsert that puts the undecodable records of the stage into quarantine."""
     bad = select(SOURCE, staged.c.id, staged.c.rejected, _NOW, _NOW).where(staged.c.rejected.is_not(None))
     new = upsert(dialect, quarantine).from_select(["source", "id", "reason", "first_seen_at", "last_seen_at"], bad)
     again = {"reason": new.excluded.reason, "last_seen_at": new.excluded.last_seen_at}

@@ -82,7 +82,10 @@ def parameters(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ
 
 
 def weakness(url: str, environ: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
-    """Return how the connection to the server of a PostgreSQL url is weak, and a hint; None if it is not weak."""
+    """Return the weakness of the connection to a PostgreSQL server, and a hint; None if the connection is protected.
+
+    `parameters` must accept the url.
+    """
     parsed = make_url(url)
     given = url_parameters(parsed)
     if _is_local(given, environ):

@@ -273,7 +273,7 @@ class StagedDetails(Statements):
                 new = fetch(listed, parts.answer, keys, detail_only=parts.found.kind == "detail")
                 self._put(parts, keys, new, _facts_of_answer(listed, parts.answer, settled_before, now))
             elif listed is not None and parts.detail is not None:
-                new = Records(listed, fetch(None, parts.detail, keys).detail)  # without keys that lists serve now
+                new = Records(listed, fetch(None, parts.detail, keys).detail)  # drops keys that lists serve by now
                 self._put(parts, keys, new, _facts_as_stored(parts.found))
 
     def _put(self, parts: _Parts, keys: Keys, new: Records, facts: dict[str, Any]) -> None:

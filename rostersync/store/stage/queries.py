@@ -206,7 +206,10 @@ def _not_in_question(key: ColumnElement[int]) -> ColumnElement[bool]:
 
 
 def _surest_first(key: ColumnElement[int]) -> ColumnElement[int]:
-    """Return the order of students by certainty that they live: GET says so, then a list shows them, then the rest."""
+    """Return a sort key by how certain it is that a student lives.
+
+    First come the students whom GET has returned, then those in a list, then the rest.
+    """
     return case((answered(key, "alive"), 0), (exists().where(staged.c.id == key, ALIVE), 1), else_=2)
 
 

@@ -275,7 +275,10 @@ class Stage(Statements):
         return len(self._stale)
 
     def unproved_newcomers(self) -> Iterator[list[int]]:
-        """Yield in chunks the ids that a list shows alive and the deleted feed has, if not stored as living."""
+        """Yield in chunks the ids that a list shows alive and that the deleted feed has, too.
+
+        Students who are stored as living are left out.
+        """
         return self._ids(q.UNPROVED_NEWCOMERS, tables.deletions)
 
     # Removals ------------------------------------------------------------------------------------------------
@@ -318,8 +321,8 @@ class Stage(Statements):
     def controls(self, limit: int) -> list[int]:
         """Return the ids of at most `limit` living students who can serve as controls.
 
-        Candidates are left out, and so are students about whom GET has answered gone or unclear. Those come first who
-        most certainly live. If no stored student is left, the ids are of received students.
+        Candidates are left out, and so are students about whom GET has answered gone or unclear. The students who most
+        certainly live come first. If no stored student qualifies, the result has received students.
         """
         stored = self._rows(q.STORED_CONTROLS, at_most=limit)
         return [row[0] for row in stored or self._rows(q.NEW_CONTROLS, tables.staged, at_most=limit)]
