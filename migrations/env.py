@@ -1,7 +1,7 @@
-"""Alembic's environment.
+"""Run the migrations for Alembic.
 
-`rostersync` hands over the connection on which the migrations must run. The ordinary `alembic` command does not: then
-this opens the database of the configuration, and upgrades it exactly as `rostersync db upgrade` does, views included.
+`rostersync` passes the connection to use. The `alembic` command does not. Then this module opens the configured
+database, and upgrades it as `rostersync db upgrade` does, including the views.
 """
 
 from alembic import context
@@ -15,8 +15,8 @@ from rostersync.store.engine import open_engine
 from rostersync.store.tables import metadata
 
 FORWARD_ONLY = (
-    "migrations only go forward, to the newest schema: `alembic upgrade head`. To go back to an earlier version,"
-    " install it and restore the backup that was made before the upgrade: docs/operations.md"
+    "migrations can only upgrade to the newest schema: run `alembic upgrade head`. To go back to an earlier version,"
+    " install it and restore the backup that was made before the upgrade: see docs/operations.md"
 )
 
 
@@ -29,7 +29,7 @@ def run(connection: Connection) -> None:
 
 def run_on_configured_database() -> None:
     if context.is_offline_mode():
-        raise CommandError("migrations look at the database, so --sql cannot be used")
+        raise CommandError("--sql cannot be used, because the migrations read the database")
     wanted = destination()
     if wanted not in {None, schema.HEAD}:
         raise CommandError(FORWARD_ONLY)
@@ -43,7 +43,7 @@ def run_on_configured_database() -> None:
 
 
 def destination() -> str | tuple[str, ...] | None:
-    """Return the revision that the command must reach; None if it only looks at the database."""
+    """Return the revision that the command must reach; None if the command only reads the database."""
     try:
         return context.get_revision_argument() or "base"
     except KeyError:

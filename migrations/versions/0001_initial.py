@@ -1,4 +1,4 @@
-"""The first schema: sources, students and their superseded versions, runs, requests, quarantine.
+"""Create the first schema: sources, students and their superseded versions, runs, requests, quarantine.
 
 Revision ID: 0001
 Revises:

@@ -1,4 +1,4 @@
-"""How far the server's clock has to be ahead of ours for the watermarks; a feed need not prove itself any more.
+"""Store how far the server's clock is ahead of ours, and drop the proof of the deleted feed.
 
 Revision ID: 0002
 Revises: 0001

@@ -1,4 +1,4 @@
-"""Nothing is remembered about clocks any more.
+"""Drop the columns about clocks.
 
 Revision ID: 0003
 Revises: 0002

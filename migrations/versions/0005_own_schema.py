@@ -1,7 +1,7 @@
-"""On PostgreSQL the tables live in a schema of their own, and the views are barriers.
+"""On PostgreSQL, move the tables to their own schema, and make the views security barriers.
 
-The tables are moved before any migration runs (`own_schema.move_tables`), and the views are replaced behind the last
-one (`view_upgrade`): this only tells the two layouts apart.
+This migration only marks the new layout. `own_schema.move_tables` moves the tables before the first migration of an
+upgrade, and `view_upgrade` replaces the views after the last one.
 
 Revision ID: 0005
 Revises: 0004

@@ -1,4 +1,4 @@
-"""What daemons tell others: how far their runs are, why a request came to nothing, and when they will run next.
+"""Store what daemons publish: the progress of their runs, why a request failed, and when they run next.
 
 Revision ID: 0006
 Revises: 0005

@@ -1,6 +1,6 @@
-"""Details: what GET serves of a student and lists do not; and the rule by which a status is derived has changed.
+"""Add details (what only GET serves of a student), and prepare for a changed rule that derives the status.
 
-Stored rows do not say whether their status was served, so the next run of each source reads everybody again.
+Stored rows do not show whether their status was served or derived. So the next run of each source is a full run.
 
 Revision ID: 0007
 Revises: 0006

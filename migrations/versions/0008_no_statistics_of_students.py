@@ -1,7 +1,7 @@
-"""PostgreSQL keeps no statistics of students' fields.
+"""On PostgreSQL, keep no statistics of students' fields.
 
-Each upgrade sees to that behind its last migration (`column_statistics`), so that columns of later migrations have none
-either: this only makes an upgrade due.
+This migration only makes an upgrade necessary. Each upgrade removes the statistics after its last migration
+(`column_statistics`), so that columns of later migrations have none either.
 
 Revision ID: 0008
 Revises: 0007

@@ -1,4 +1,7 @@
-"""Everything that knows SQL: the one way to the database, whichever of the two it is."""
+"""Open a SQLite or PostgreSQL database, and lend its connections.
+
+Only this package and `rostersync.models` contain SQL. The migrations are outside the package.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,13 @@ if TYPE_CHECKING:
 
 
 def open_store(config: Config, clock: Clock, *, create: bool, keep_sessions: bool = False) -> Store:
-    """Open the configured database; with `create` it is set up or upgraded where that is allowed. See `Store`."""
+    """Open the configured database. `database.auto_upgrade` decides about upgrades of PostgreSQL. See `Store`."""
     database = config.database
     return Store(database.url, clock, create=create, auto_upgrade=database.auto_upgrade, keep_sessions=keep_sessions)
 
 
 class Store:
-    """A database whose schema is this version's."""
+    """A database that has the schema of this version."""
 
     def __init__(
         self,
@@ -41,18 +44,32 @@ class Store:
         auto_upgrade: bool = False,
         keep_sessions: bool = False,
     ) -> None:
-        """Open the database at `url`.
+        """Open the database at `url`, and make a SQLite file private to its owner.
 
-        With `create` a missing or empty one is set up, and an older schema is upgraded: on SQLite always, on
-        PostgreSQL with `auto_upgrade`. A file that others may read is taken away from them. Raises `NoDatabase`,
-        `SchemaOutdated`, `SchemaTooNew` and `DatabaseUnreachable`.
+        Args:
+            url: The url of the database.
+            clock: Gives the time at which a lock is taken.
+            create: Whether to set up a database that is missing or empty, and to upgrade a SQLite database that has an
+                older schema. Default: False.
+            auto_upgrade: Whether `create` also upgrades a PostgreSQL database. Default: False.
+            keep_sessions: Whether to keep sessions of PostgreSQL for reuse; see `open_engine`. If so, the caller must
+                call `close`. Default: False.
+
+        Raises:
+            NoDatabase: The database is missing or empty, and `create` is False.
+            SchemaOutdated: The schema is older, and was not upgraded.
+            SchemaTooNew: A later version wrote the schema.
+            DatabaseUnreachable: The database cannot be used, or its file cannot be made private.
+            ConfigError: The connection to a server would not be protected; see `tls`.
+            StoreError: The database belongs to another program, or cannot be set up or upgraded.
+
         """
         self.clock = clock
         self.path = sqlite_path(url)
         self.engine = open_engine(url, create=create, keep_sessions=keep_sessions)
         with self.engine.connect() as connection, connection.begin():
             level = schema.level(connection)
-        if self.path:  # now known to be a database, and not any file that somebody named by mistake
+        if self.path:  # only now: the url may have named a file that is not a database
             keep_private(self.path)
         if level is Level.EMPTY and not create:
             raise NoDatabase("the database is empty", "the first `rostersync sync` creates the tables")
@@ -63,26 +80,30 @@ class Store:
                 schema.require_current(connection)
 
     def close(self) -> None:
-        """End the sessions that are kept, where any are: for a store with `keep_sessions`, see `open_engine`."""
+        """End the sessions that a store with `keep_sessions` has kept."""
         self.engine.dispose()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Lend a connection; each of the store's functions opens its own transaction on it."""
+        """Lend a connection without a transaction. Most functions of the store that read open their own transaction."""
         with self.engine.connect() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Lend a connection in a transaction that writes, and is committed at the end."""
+        """Lend a connection inside a transaction that can write. It is committed at the end."""
         with self.engine.connect() as connection, writing(connection):
             yield connection
 
     @contextmanager
     def lease(self, source: str, purpose: str, *, held: bool = False) -> Iterator[Lease]:
-        """Be the writer of `source` for a while. Raises `LockHeld` when another process is.
+        """Lend the right to write `source`. Raises `LockHeld` if another process has it.
 
-        With `held` this process has the lock for longer: see `held_locks`.
+        Args:
+            source: The name of the source.
+            purpose: What the process does, such as "rostersync run". Other processes show it.
+            held: Whether this process has the lock already, and keeps it afterwards; see `held_locks`. Default: False.
+
         """
         lease = lock.acquire(self.engine, self.path, source, self.clock, purpose, held=held)
         try:
@@ -91,16 +112,16 @@ class Store:
             lease.release()
 
     def held_locks(self, purpose: str) -> HeldLocks:
-        """Return what holds the locks of a daemon."""
+        """Return an object that can hold the locks of a daemon. It holds none yet."""
         return HeldLocks(self.engine, self.path, self.clock, purpose)
 
     def is_held(self, source: str) -> bool:
-        """Return whether any process is the writer of `source` now."""
+        """Return whether any process holds the lock of `source` now."""
         with self.engine.connect() as connection, connection.begin():
             return lock.is_held(connection, self.path, source)
 
     def stage(self, connection: Connection, source: str) -> Stage:
-        """Give a connection an empty stage, for one run at a time; it goes with the connection."""
+        """Return an empty stage on `connection`, for one run at a time. The stage ends with the connection."""
         if connection.info.get("staged"):
             stage.clear(connection)
         else:

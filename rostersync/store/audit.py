@@ -1,4 +1,7 @@
-"""Who wrote what, when, and how it ended: ids and names of fields, never their values."""
+"""Write the audit log: who did what, when, and how it ended.
+
+An entry contains ids and names of fields. It must never contain the value of a field.
+"""
 
 from __future__ import annotations
 
@@ -20,25 +23,25 @@ if TYPE_CHECKING:
 
 
 class Outcome(enum.StrEnum):
-    """How a write ended."""
+    """How an audited action ended."""
 
     SENDING = "sending"
-    """It was about to be sent. Where this stays, the process ended before it knew more."""
+    """The action was about to start. If this outcome remains, the process ended before it could record another."""
     DONE = "done"
-    """ManageBac, or the database, has it."""
+    """The action was carried out."""
     NOT_TAKEN = "not_taken"
-    """Only a part of it was carried out: ManageBac left some of the fields as they were."""
+    """Only a part of the action was carried out. For example, ManageBac left some of the fields as they were."""
     REFUSED = "refused"
-    """It was not carried out."""
+    """The action was not carried out."""
     UNKNOWN = "unknown"
-    """The answer was lost, so ManageBac may have it or not."""
+    """It is unknown whether the action was carried out, for example because the response of ManageBac was lost."""
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """Something that a user does: its verb, and the source (`*`: all of them) that it is about.
+    """An action of a user: its verb, and the source that it concerns (`*` means the whole database).
 
-    `ids` are the students, if they are named, `fields` the names of the fields that are set or exported (for a grant,
-    the role and its views), and `counts` figures.
+    `ids` are the students that the action names. `fields` are the names of the fields that are set or exported; for a
+    grant, they are the role and its views. `counts` are figures, by name.
     """
 
     source: str
@@ -49,25 +52,28 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Caller(NamedTuple):
-    """The user of the operating system and the machine that a write comes from."""
+    """The user of the operating system and the machine that an action comes from."""
 
     who: str
     host: str
 
 
 def caller() -> Caller:
-    """Return who runs this process, and where; and who says to use sudo, which the environment may claim falsely."""
+    """Return the account that runs this process, and the machine.
+
+    If the environment names a user of sudo, that name is added and marked as claimed, because it may be false.
+    """
     user = os.getuid()
     try:
         name = pwd.getpwuid(user).pw_name
-    except KeyError:  # an account that the system has no name for, as in a container
+    except KeyError:  # the account has no name, for example in a container
         name = f"uid {user}"
     by = os.environ.get("SUDO_USER")
     return Caller(f"{name} (claimed: sudo by {by})" if by else name, socket.gethostname())
 
 
 def begin(connection: Connection, entry: Entry, *, who: str, host: str, now: datetime) -> int:
-    """Note that a write is about to be sent; return the number of its entry. Call it inside a transaction."""
+    """Record that an action is about to start, and return the number of its entry. Call it inside a transaction."""
     number: int = connection.execute(
         insert(audit)
         .values(
@@ -87,7 +93,7 @@ def begin(connection: Connection, entry: Entry, *, who: str, host: str, now: dat
 
 
 def finish(connection: Connection, audit_id: int, outcome: Outcome, entry: Entry) -> None:
-    """Note how something ended, with the ids and figures that are known now. Call it inside a transaction."""
+    """Record how an action ended, with the ids and figures that are known now. Call it inside a transaction."""
     connection.execute(
         update(audit)
         .where(audit.c.audit_id == audit_id)

@@ -1,11 +1,12 @@
-"""Which columns of students PostgreSQL gathers statistics of: only those that plans need.
+"""Keep PostgreSQL from gathering statistics of students' columns, except for the columns that its query plans need.
 
-Statistics hold values: the most common last names, and the bounds of a histogram. They outlive the rows, and EXPLAIN's
-estimates come from them, also for a reader of a view that leaves the rows out. So every column of a table with personal
-data has the statistics target 0, unless it is in `KEPT`. Columns that a later version adds have it as well.
+Statistics contain values, such as the most common last names and the bounds of a histogram. They remain after the rows
+are deleted. EXPLAIN shows estimates that come from them, even to a reader of a view that does not show these rows. So
+every column of a table with personal data has the statistics target 0, unless it is in `KEPT`. That includes columns
+that later versions add.
 
-The other tables hold no value of a field: `quarantine.reason` and `run` name fields, ids and counts, and `audit` has
-ids, names of fields, and accounts of the operators.
+The other tables contain no value of a student's field. `quarantine.reason` and `run` contain names of fields, ids and
+counts. `audit` contains ids, names of fields, and the accounts of the people who run rostersync.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ if TYPE_CHECKING:
 _PERSONAL = (student.name, student_version.name, student_detail.name)
 
 KEPT = {"source", "id", "valid_from", "valid_to", "run_id", "deleted_at", "waiting_since", "status"}
-"""Keys, by which tables are joined; a version's time and run; columns that queries compare with NULL; and the status.
+"""The columns with statistics: keys of joins, a version's time and run, columns compared with NULL, and the status.
 
-The view `enrolled_student` asks for one status. Without its statistics PostgreSQL expects one row where there are a
-thousand, and a report that joins the view with itself took 13 s on 20,000 students instead of 0.02 s. A status is one
-of few words that many students share, so its statistics only say how many students have each.
+The view `enrolled_student` selects one status. Without statistics of the status, PostgreSQL expects one row instead of
+a thousand. Then a report that joins the view with itself took 13 s on 20,000 students instead of 0.02 s. There are few
+statuses, and many students share each, so these statistics only reveal how many students have each status.
 """
 
 _OURS = {"schema": SCHEMA, "tables": list(_PERSONAL), "kept": sorted(KEPT)}
 
-# An earlier version had its tables in the other schema.
+# An earlier version had its tables in the schema of the views.
 _IS_GATHERED = text("""
 SELECT EXISTS (SELECT FROM pg_stats WHERE schemaname IN (:schema, :earlier) AND tablename = ANY(:tables)
                   AND attname <> ALL(:kept))
@@ -51,15 +52,15 @@ SELECT c.relname AS table_name, quote_ident(attname) AS name, format_type(atttyp
 
 
 def are_gathered(connection: Connection) -> bool:
-    """Return whether there are statistics that `withhold` has to remove; no view may then read their columns."""
+    """Return whether `withhold` must remove statistics. If so, no view may read the columns when it does."""
     return bool(connection.scalar(_IS_GATHERED, {**_OURS, "earlier": OF_VIEWS}))
 
 
 def withhold(connection: Connection) -> None:
-    """Have PostgreSQL gather no statistics of columns outside `KEPT`, and remove those that it has gathered.
+    """Keep PostgreSQL from gathering statistics of columns outside `KEPT`, and remove those that it has gathered.
 
-    Only a column's retyping removes its statistics, without a superuser's rights. Its type stays, so the table is not
-    written anew. Call it in the transaction of an upgrade.
+    To remove them without superuser rights, we set the type of the column again. The type does not change, so
+    PostgreSQL does not rewrite the table. Call this function in the transaction of an upgrade.
     """
     for table, columns in groupby(connection.execute(_COLUMNS, _OURS), lambda column: column.table_name):
         actions = ", ".join(

@@ -1,4 +1,4 @@
-"""What staged rows mean beside the stored ones: a run's verdicts, and the differences that `verify` reports."""
+"""Compare the staged students with the stored ones: for the verdicts of a run, and for the differences of `verify`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rostersync.records import Student
 
 _STORED = and_(student.c.source == SOURCE, student.c.id == staged.c.id)
-_BESIDE = (
+_JOINED = (
     staged.outerjoin(student, _STORED)
     .outerjoin(answers, answers.c.id == staged.c.id)
     .outerjoin(details, details.c.id == staged.c.id)
@@ -33,23 +33,23 @@ _BESIDE = (
 VERDICT = case(
     (staged.c.rejected.is_not(None), "quarantined"),
     (or_(staged.c.deleted_at.is_not(None), answers.c.answer == "gone"), "ignored"),
-    (answers.c.answer == "unclear", "unchanged"),  # neither proof: the id stays as it is
+    (answers.c.answer == "unclear", "unchanged"),  # neither life nor absence is proved: the student stays as stored
     (student.c.id.is_(None), "inserted"),
     (student.c.deleted_at.is_not(None), "restored"),
     (or_(student.c.content_hash != staged.c.content_hash, details.c.renewed), "updated"),
     else_="unchanged",
 )
-"""What a staged row means: the rules, in the order in which they are asked."""
+"""What a run does with a staged row. The first rule that applies decides."""
 
-_VERDICTS = select(VERDICT, func.count()).select_from(_BESIDE).group_by(text("1"))
+_VERDICTS = select(VERDICT, func.count()).select_from(_JOINED).group_by(text("1"))
 
 
 def judged(*columns: Any, verdicts: tuple[str, ...]) -> Select[Any]:
-    """Return a query for the staged rows of some verdicts; the first column is the id."""
-    beside = _BESIDE.outerjoin(records, records.c.id == staged.c.id)
+    """Return a query for the staged rows that have one of `verdicts`. Its first column is the id."""
+    joined = _JOINED.outerjoin(records, records.c.id == staged.c.id)
     return (
         select(staged.c.id, *columns)
-        .select_from(beside)
+        .select_from(joined)
         .where(VERDICT.in_([literal_column(f"'{verdict}'") for verdict in verdicts]))
     )
 
@@ -70,7 +70,10 @@ _TWICE = _OURS.group_by(student.c.id).having(func.count() > 1).order_by(student.
 
 @cache
 def _differing() -> Select[Any]:
-    """Return the query for the living students who are stored and staged differently. Only `verify` needs it."""
+    """Return the query for living students with stored columns that differ from the staged ones.
+
+    It is made at first use, because only `verify` needs it.
+    """
     both = (table.c[name] for table in (student, records) for name in NAMES)
     pairs = judged(*both, verdicts=("updated", "unchanged"))
     differs = or_(*(student.c[name].is_distinct_from(records.c[name]) for name in PAYLOAD))
@@ -78,30 +81,31 @@ def _differing() -> Select[Any]:
 
 
 class Comparison(Statements):
-    """The staged students of a run beside the stored ones of its source."""
+    """Compares the staged students of a run with the stored students of its source."""
 
     def judge(self) -> Counts:
-        """Return how many staged students are new, changed, and so on."""
+        """Return the number of staged rows by verdict, and in total as `fetched`."""
         verdicts: dict[str, int] = dict(self._rows(_VERDICTS, staged))
         return Counts(fetched=sum(verdicts.values()), **verdicts)
 
     def differing(self) -> Iterator[list[tuple[Student, Student]]]:
-        """Yield, in chunks, the living students who are stored and staged differently: as stored, and as received."""
+        """Yield in chunks the living students that are stored and staged differently, as pairs (stored, staged)."""
         for rows in self._chunks(_differing(), staged):
             yield [(student_of(row, 1), student_of(row, 1 + len(NAMES))) for row in rows]
 
     def missing(self) -> Iterator[list[int]]:
-        """Yield the students who live upstream and not in the replica."""
+        """Yield in chunks the ids that are staged as living, and that the replica does not have as living."""
         return self._ids(_MISSING, staged)
 
     def stored_twice(self) -> list[int]:
-        """Return the ids that more than one row has. There are none unless the primary key was lost."""
+        """Return the ids that more than one stored row has. The list is empty unless the primary key was dropped."""
         return [row[0] for row in self._rows(_TWICE)]
 
     def pending(self, ids: Iterable[int], *, since: datetime, until: datetime, last_run: int) -> set[int]:
-        """Return those of `ids` whom the next incremental run will see, or whom one after `last_run` has written.
+        """Return the `ids` that the next incremental run will read, or that a run after `last_run` has written.
 
-        It will see who was modified between `since` and `until`, and who is stored as living and listed as deleted.
+        The next run will read a student if the staged `updated_at` lies between `since` and `until`, or if the student
+        is stored as living and the deleted feed lists them.
         """
         known = {"ids": list(ids), "since_ms": to_epoch_ms(since), "until_ms": to_epoch_ms(until), "last_run": last_run}
         reasons = ((_MODIFIED_BETWEEN, staged), (_LISTED_AMONG, deletions), (_WRITTEN_AFTER, None))

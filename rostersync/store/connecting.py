@@ -1,7 +1,8 @@
-"""Why there is no connection to PostgreSQL: the server does not answer, or what it refuses, and how to fix it.
+"""Explain why a connection to PostgreSQL failed, and how to fix that.
 
-A connection that is refused has no SQLSTATE, only a text: libpq's own is English, the server's in its own language. A
-text that is not recognised is passed on as it is; it names host, role and database, and never a row.
+The error of a failed connection has no SQLSTATE, so we have to recognise its message. Messages of libpq are English.
+Messages of the server are in the server's language. A message that we do not recognise is shown as it is: it names the
+host, the role and the database, and it never contains a row.
 """
 
 from __future__ import annotations
@@ -21,36 +22,39 @@ _REFUSALS = (
     (f"role {_NAME} is not permitted to log in", 'let it, as PostgreSQL\'s administrator: ALTER ROLE "{0}" LOGIN;'),
     (
         f"[Pp]eer authentication failed for user {_NAME}",
-        'run this as the system user "{0}", or let this user be that role by a line in pg_ident.conf',
+        'run this as the system user "{0}", or map this user to that role in pg_ident.conf',
     ),
     (
         f"password authentication failed for user {_NAME}",
-        "check the password in database.url or its passfile; a new one: ALTER ROLE \"{0}\" PASSWORD '...';",
+        "check the password in database.url or its passfile; to set a new one: ALTER ROLE \"{0}\" PASSWORD '...';",
     ),
-    ("no password supplied", "the server wants a password: name one in database.url as ${{VARIABLE}}, or a passfile"),
-    ("no pg_hba.conf entry", "let the role in by a line in pg_hba.conf, and reload the server"),
+    (
+        "no password supplied",
+        "the server requires a password: put ${{VARIABLE}} or the path of a passfile into database.url",
+    ),
+    ("no pg_hba.conf entry", "add a line for the role to pg_hba.conf, and reload the server"),
     ("permission denied for database", 'GRANT CONNECT ON DATABASE ... TO "{role}";'),
     ("(?:starting up|shutting down|not yet accepting connections)", TRY_AGAIN_LATER),
-    ("(?:too many|connection slots are reserved)", "raise max_connections of the server, or close other sessions"),
+    ("(?:too many|connection slots are reserved)", "raise the server's max_connections, or close other sessions"),
 )
 
 _CERTIFICATE = (
-    "the server must prove by TLS that it is the host in database.url; for an authority of your own add "
+    "the server must prove by TLS that it is the host in database.url; if you have your own certificate authority, add "
     "sslrootcert=FILE to the url"
 )
 _PROOF = (
-    "a server on loopback must prove by scram-sha-256 that it knows the password; if this one is yours: set "
-    "password_encryption = 'scram-sha-256', then the role's password again, then scram-sha-256 in pg_hba.conf; or use "
-    "its socket; if it lets you in without a password (trust), take the password out of database.url or ~/.pgpass"
+    "a server on loopback must prove by scram-sha-256 that it knows the password; if this server is yours, set "
+    "password_encryption = 'scram-sha-256', set the role's password again, and use scram-sha-256 in pg_hba.conf; or "
+    "connect by its socket; if it needs no password (trust), remove the password from database.url or ~/.pgpass"
 )
 _IS_IT_RUNNING = (
-    "is the server running? see: systemctl status postgresql; if it is, check host (a socket's folder) and port in "
-    "database.url"
+    "is the server running? see: systemctl status postgresql; if it is, check the host (or the socket's folder) and "
+    "the port in database.url"
 )
 
 
 def no_connection(text: str, place: str, role: str | None) -> DatabaseUnreachable:
-    """Return the error for libpq's `text` about a connection to `place` as `role`."""
+    """Return the error to report for libpq's message `text` about a connection to `place` as `role`."""
     lines = text.strip().splitlines() or ["no reason given"]
     refusal = next((line for line in lines if "FATAL:" in line or "no password supplied" in line), None)
     if unproved := next((line for line in lines if "authentication method requirement" in line), None):
@@ -58,7 +62,7 @@ def no_connection(text: str, place: str, role: str | None) -> DatabaseUnreachabl
         return DatabaseUnreachable(said, _PROOF)
     if refusal is None and ("SSL" in lines[0] or "certificate" in lines[0]):
         return DatabaseUnreachable(f"cannot reach {place}: {_reason(lines[0])}", _CERTIFICATE)
-    if refusal is None:  # of several addresses, each has a line
+    if refusal is None:  # if the host has several addresses, there is a line for each; the first is enough
         return DatabaseUnreachable(
             f"cannot reach {place}: the server does not answer: {_where_and_why(lines[0])}", _IS_IT_RUNNING
         )
@@ -70,10 +74,10 @@ def no_connection(text: str, place: str, role: str | None) -> DatabaseUnreachabl
 
 
 def _where_and_why(line: str) -> str:
-    """Return a line of libpq with the socket, or host and port: the url may name neither."""
+    """Return a line of libpq without its beginning. It names the socket, or host and port, which the url may not."""
     return re.sub(r"^connection (?:failed|is bad): ", "", line.strip())
 
 
 def _reason(line: str) -> str:
-    """Return what is new in a line of libpq: its beginning repeats host and port."""
+    """Return the reason in a line of libpq, without the beginning, which repeats host and port."""
     return re.sub(r"^.*(?:FATAL:\s+|fe_sendauth: |failed: )", "", line).strip()

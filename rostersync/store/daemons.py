@@ -1,4 +1,4 @@
-"""What daemons tell others of themselves: which sources they hold or stand by for, and when they will run next."""
+"""Publish the state of daemons in the database: the sources that they hold or wait for, and when they next run."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 ALIVE_FOR = timedelta(seconds=60)
-"""A daemon that was not seen for so long is gone: it was killed, or its machine was."""
+"""If the row of a daemon is older than this, the daemon counts as gone: it or its machine was probably killed."""
 
 
 class Watch(msgspec.Struct, frozen=True):
-    """One source, as a daemon has it: as its `standby`, or with the times at which each kind of run is next due."""
+    """The state of one source in a daemon: whether the daemon is a standby, and when each kind of run is next due."""
 
     standby: bool = False
     next_runs: Mapping[RunKind, datetime] = msgspec.field(default_factory=dict)
 
 
 class DaemonRow(msgspec.Struct, frozen=True):
-    """A daemon that was seen lately. `name` tells host and process."""
+    """A daemon that updated its row in the last `ALIVE_FOR`. `name` contains the host and the process id."""
 
     name: str
     seen_at: datetime
@@ -39,7 +39,7 @@ class DaemonRow(msgspec.Struct, frozen=True):
 
 
 def tell(connection: Connection, name: str, sources: Mapping[str, Watch], now: datetime) -> None:
-    """Write the row of the daemon `name`, in a transaction of the caller's. Those who are gone are taken away."""
+    """Write the row of the daemon `name`, and delete the rows of daemons that are gone. Call it in a transaction."""
     connection.execute(delete(daemon).where(daemon.c.name != name, _is_gone(now)))
     row = {"name": name, "seen_at": now, "sources": {source: _to_json(watch) for source, watch in sources.items()}}
     new = upsert(connection.dialect.name, daemon).values(row)
@@ -48,19 +48,19 @@ def tell(connection: Connection, name: str, sources: Mapping[str, Watch], now: d
 
 
 def forget(connection: Connection, name: str) -> None:
-    """Take the row of the daemon `name` away, in a transaction of the caller's."""
+    """Delete the row of the daemon `name`. Call it in a transaction."""
     connection.execute(delete(daemon).where(daemon.c.name == name))
 
 
 def alive(connection: Connection, now: datetime) -> list[DaemonRow]:
-    """Return the daemons that were seen lately, by name."""
+    """Return the daemons that are not gone, sorted by name."""
     with connection.begin():
         rows = connection.execute(select(daemon).where(~_is_gone(now)).order_by(daemon.c.name)).all()
     return [DaemonRow(row.name, row.seen_at, _watches(row.sources)) for row in rows]
 
 
 def _is_gone(now: datetime) -> Any:
-    """Return the condition that a daemon was last seen long ago, or in a future that a wrong clock has dated."""
+    """Return the condition that a row is older than `ALIVE_FOR`, or more than that in the future (a clock is wrong)."""
     return or_(daemon.c.seen_at < now - ALIVE_FOR, daemon.c.seen_at > now + ALIVE_FOR)
 
 

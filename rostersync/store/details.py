@@ -1,4 +1,4 @@
-"""What a run's transaction writes of details: of what GET serves and lists do not (see `rostersync.projections`)."""
+"""Write the details of a run in its transaction. A detail is what only GET serves: see `rostersync.projections`."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ _FACTS = ("record", "updated_ms", "settled", "read_at", "waiting_since")
 
 
 def let_wait(connection: Connection, source: str, after: SourceState, *, now: datetime) -> None:
-    """Note whose list row is newer than their detail, and who was not asked for: before the run's students are written.
+    """Mark the details that must be read again: the list row is or may be newer, and GET has not returned the student.
+
+    Call it before the run's students are written.
 
     Args:
         connection: The connection with the run's stage, in the run's transaction.
         source: The name of the source.
-        after: What is known of the source after the run.
-        now: When the run ended, in UTC.
+        after: The state of the source after the run.
+        now: The time at which the run ended (UTC).
 
     """
     if after.has_details:
@@ -43,10 +45,10 @@ def let_wait(connection: Connection, source: str, after: SourceState, *, now: da
 
 
 def apply(connection: Connection, source: str, after: SourceState, *, now: datetime) -> None:
-    """Write the details of a run, after its students. The parameters are those of `let_wait`."""
+    """Write the details of a run, after its students were written. It takes the same parameters as `let_wait`."""
     needed = bool(after.keys.detail)
     if not (needed or after.has_details or details in filled(connection)):
-        return  # nearly every school: its lists serve everything
+        return  # lists serve everything, as in nearly every school
     parameters = {"run_source": source, "now": now, "needed": needed}
     dialect = connection.dialect.name
     for statement in (_DROP_GONE, _put(dialect), _DROP_UNUSED, _requeue(dialect)):
@@ -59,19 +61,21 @@ _DROP_UNUSED = delete(student_detail).where(_MINE, ~IS_USED)
 
 @cache
 def _put(dialect: str) -> Any:
-    """Return the upsert of what GET has answered."""
+    """Return the upsert of the staged details."""
     rows = select(SOURCE, details.c.id, *(details.c[name] for name in _FACTS))
     living = rows.where(lives(details.c.id), or_(details.c.record.is_not(None), _NEEDED, _is_stored(details.c.id)))
     new = upsert(dialect, student_detail).from_select(["source", "id", *_FACTS], living)
     facts: dict[str, Any] = {name: new.excluded[name] for name in _FACTS}
-    was_read = new.excluded.read_at.is_distinct_from(student_detail.c.read_at)  # else a list row has made it shorter
+    # If this run did not read the detail, the staged detail is the stored one, perhaps with fewer keys. `let_wait` may
+    # have set `waiting_since` after it was staged, so keep the stored value.
+    was_read = new.excluded.read_at.is_distinct_from(student_detail.c.read_at)
     facts["waiting_since"] = case((was_read, new.excluded.waiting_since), else_=student_detail.c.waiting_since)
     return new.on_conflict_do_update(index_elements=["source", "id"], set_=facts)
 
 
 @cache
 def _requeue(dialect: str) -> Any:
-    """Return the upsert of who was asked for in vain, so that they wait behind the others."""
+    """Return the upsert that puts students at the end of the queue if GET gave no usable answer about them."""
     asked = select(SOURCE, answers.c.id, false(), _NOW).where(answers.c.answer == "unanswered", lives(answers.c.id))
     chosen = asked.where(or_(_NEEDED, _is_stored(answers.c.id)))
     new = upsert(dialect, student_detail).from_select(["source", "id", "settled", "waiting_since"], chosen)

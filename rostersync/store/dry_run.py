@@ -1,4 +1,4 @@
-"""A database for dry runs: what is there can be read, and nothing is left behind."""
+"""Open a database for a dry run, which may read everything and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -22,28 +22,29 @@ if TYPE_CHECKING:
 
 @contextmanager
 def unchanged_database(url: str, source: str) -> Iterator[tuple[Connection, Stage]]:
-    """Lend a connection to the database at `url`, and a stage. A database that is missing counts as empty.
+    """Lend a connection to the database at `url`, and a stage for `source`. A missing SQLite file counts as empty.
 
-    Raises `SchemaOutdated` or `SchemaTooNew` where the schema does not fit: nothing is upgraded for a dry run.
+    Raises `SchemaOutdated` or `SchemaTooNew` if the schema is not this version's, because a dry run must not upgrade
+    it. Otherwise raises the errors of `open_engine`.
     """
     path = sqlite_path(url)
-    engine = open_memory() if _is_nothing(path) else open_engine(url, read_only=True)
+    engine = open_memory() if _is_missing_or_empty(path) else open_engine(url, read_only=True)
     with engine.connect() as connection:
         _require_tables(connection)
         attach(connection, path)
         try:
             yield connection, Stage(connection, source)
         finally:
-            connection.invalidate()  # temporary tables go with the session
+            connection.invalidate()  # ends the session, and with it the temporary tables
 
 
-def _is_nothing(path: Path | None) -> bool:
-    """Tell whether a SQLite file is missing, or was made and never set up."""
+def _is_missing_or_empty(path: Path | None) -> bool:
+    """Return whether `path` is a SQLite file that is missing, or that was created and never set up."""
     return path is not None and (not database_exists(path) or path.stat().st_size == 0)
 
 
 def _require_tables(connection: Connection) -> None:
-    """Let an empty database have its tables as temporary ones of this session."""
+    """Check the schema. If the database is empty, create the tables as temporary tables of this session."""
     with connection.begin():
         if schema.level(connection) is not Level.EMPTY:
             schema.require_current(connection)

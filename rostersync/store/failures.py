@@ -1,4 +1,7 @@
-"""A small file beside a daemon's state, for failures that leave no run in the database, which may be away, or full."""
+"""Keep a daemon's current failures in a small file, because the database may be unreachable or full.
+
+`status` reads the file. It contains only failures that left no run in the database.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +22,16 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 STATE = Path("/var/lib/rostersync")
-"""Where the service keeps its state, as its unit says."""
+"""The state directory of the service. Its unit file names the same one."""
 
 THE_DAEMON = ""
-"""In place of a source's name: the failure is the daemon's own."""
+"""Used instead of a source's name if the failure concerns the daemon itself."""
 
 _LARGEST = 2**20
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """What went wrong, without a run that would tell. `source` may be `THE_DAEMON`."""
+    """A failure that no run in the database records. `source` is the name of a source, or `THE_DAEMON`."""
 
     source: str
     at: datetime
@@ -37,9 +40,10 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 def failures_file(url: str, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """Return the file of the daemon that uses the database at `url`; None where it has no place.
+    """Return the path of the file for the daemon that uses the database at `url`.
 
-    Beside an SQLite database; for PostgreSQL in the service's folder of state, where there is one.
+    For SQLite the file is beside the database. For PostgreSQL it is in the service's state directory. Returns None if
+    that directory does not exist.
     """
     database = sqlite_path(url)
     if database is not None:
@@ -49,9 +53,10 @@ def failures_file(url: str, environ: Mapping[str, str] = os.environ) -> Path | N
 
 
 def write_failures(path: Path, failures: Iterable[Failure]) -> None:
-    """Write the failures that last; without any the file goes. Never raises: what it would tell is in the log as well.
+    """Write the current failures, or delete the file if `failures` is empty.
 
-    The file is for its owner only, and written in place: on a full disk there is no room for another.
+    Only its owner can read the file. It is written in place, because a full disk has no room for a second file. Never
+    raises `OSError`: the log has the failures as well.
     """
     rows = [{"source": f.source, "at": to_text(f.at), "error": f.error, "hint": f.hint} for f in failures]
     with suppress(OSError):
@@ -65,7 +70,7 @@ def write_failures(path: Path, failures: Iterable[Failure]) -> None:
 
 
 def read_failures(path: Path | None) -> list[Failure]:
-    """Return the failures that last, none where there is no file, or one that cannot be read."""
+    """Return the failures in the file. The list is empty if the file is missing or cannot be read."""
     try:
         if path is None:
             return []

@@ -1,11 +1,13 @@
-"""The files beside a SQLite database: only ever plain files, so that nothing planted in their place is followed.
+"""Open plain files only, and check that a SQLite database and its journals are plain files.
 
-Whoever may write the database's folder may put a link, a pipe or a device there. A file that we open ourselves (locks)
-is opened without following a link, and looked at before it is used. SQLite opens its own files (the database, its
-journals, the stage) by their path, and what it opens cannot be chosen from Python: they are looked at just before.
-Between the look and the opening they may still be exchanged, and a link to the database would be followed (SQLite
-refuses links for its journals). That this gains nobody anything has another reason: the process has no more rights than
-the folder's owner, because a command of root becomes that owner first (`cli/ownership.py`).
+A user who can write a folder can put a link, a pipe or a device in place of a file that we use there.
+
+* If we open a file ourselves, such as a lock, we do not follow a link, and we check the open file before we use it.
+* SQLite opens the database and its journals by path, so we check what is there just before it does.
+
+In the second case, the file can still be exchanged between the check and the opening. SQLite would then follow a link
+in place of the database. (For journals, SQLite refuses links.) An attacker gains nothing by that: our process has no
+more rights than the owner of the folder, because a command of root first switches to that owner (`cli/ownership.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 JOURNALS = ("-wal", "-shm", "-journal")
-"""What SQLite appends to a database's name for the files that it makes beside it."""
+"""The suffixes that SQLite appends to a database's name for the files that it creates beside it."""
 
 _CHUNK = 2**20
 
@@ -36,20 +38,21 @@ _KINDS = {
 
 
 class NotPlain(OSError):
-    """Something else than a plain file with one name stands in a file's place; `strerror` says what."""
+    """A path leads to something other than a plain file with a single name. `strerror` says what it is."""
 
     HINT = "find out who put it there, and move it away"
 
 
 def open_plain(path: Path, flags: int) -> int:
-    """Open the plain file at `path`, and return its descriptor; a new one is for its owner only.
+    """Open the plain file at `path`, and return its descriptor. If `flags` create the file, its mode is 0600.
 
-    Never waits, and never follows a link in the last step of the path. Raises `NotPlain`, and `OSError` as `os.open`.
+    Never blocks, and never follows a link in the last part of the path. Raises `NotPlain`, and `OSError` as `os.open`
+    does.
     """
     try:
         handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError:
-        is_plain(path)  # a link, a folder or a socket is not opened at all
+        is_plain(path)  # raises NotPlain if the path is a link, a folder or a socket, which os.open refuses
         raise
     try:
         _require_plain(os.fstat(handle))
@@ -78,9 +81,10 @@ def copy(source: IO[bytes], target: BinaryIO, tell: Callable[[int], None]) -> No
 
 
 def is_plain(path: Path) -> bool:
-    """Tell whether there is a plain file at `path`: False for nothing. Raises `NotPlain`, and `OSError` as `os.lstat`.
+    """Return whether there is a plain file at `path`; False if the path does not exist.
 
-    It is not opened: closing a descriptor of a database would end the locks that SQLite holds on it in this process.
+    The file is not opened, because closing a descriptor of a database would end the locks that SQLite holds on it in
+    this process. Raises `NotPlain`, and `OSError` as `os.lstat` does.
     """
     try:
         _require_plain(os.lstat(path))
@@ -90,9 +94,9 @@ def is_plain(path: Path) -> bool:
 
 
 def database_exists(path: Path) -> bool:
-    """Tell whether there is a database at `path`, a plain file as its journals are; False where there is no file.
+    """Return whether there is a file at `path`.
 
-    Raises `DatabaseUnreachable`.
+    Raises `DatabaseUnreachable` if the file or one of its journals is not a plain file, or cannot be examined.
     """
     found = _is_ours(path, "the database")
     for suffix in JOURNALS:
@@ -112,6 +116,6 @@ def _is_ours(path: Path, what: str) -> bool:
 
 def _require_plain(found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
-        raise NotPlain(0, _KINDS.get(stat.S_IFMT(found.st_mode), "no plain file"))
+        raise NotPlain(0, _KINDS.get(stat.S_IFMT(found.st_mode), "not a plain file"))
     if found.st_nlink > 1:
-        raise NotPlain(0, "a hard link: the same file has another name as well")
+        raise NotPlain(0, "a hard link: the same file also has another name")

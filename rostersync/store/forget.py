@@ -1,4 +1,4 @@
-"""Forgetting a source: every row of it, its runs included."""
+"""Delete all rows of a source, including its runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def _rows(source: str) -> dict[str, tuple[Any, ColumnElement[bool]]]:
-    """Return the tables with rows of a source, and which these are, in an order that suits the foreign keys."""
+    """Return the tables with rows of a source, and the condition that selects these rows, by kind of row.
+
+    The order respects the foreign keys: a table comes before the tables that it refers to.
+    """
     runs = select(run.c.run_id).where(run.c.source == source)
     return {
         "held removal": (held_removal, held_removal.c.run_id.in_(runs)),
@@ -31,7 +34,7 @@ def _rows(source: str) -> dict[str, tuple[Any, ColumnElement[bool]]]:
 
 
 def holdings(connection: Connection, source: str) -> dict[str, int] | None:
-    """Return how many rows of a source there are, by kind of row; None when the database does not know the source."""
+    """Return the number of rows of a source, by kind of row; None if the database does not know the source."""
     with connection.begin():
         if connection.scalar(select(func.count()).where(_source.c.name == source)) == 0:
             return None
@@ -42,7 +45,10 @@ def holdings(connection: Connection, source: str) -> dict[str, int] | None:
 
 
 def forget(lease: Lease) -> dict[str, int]:
-    """Purge every row of the lease's source in one transaction; return how many there were, by kind of row."""
+    """Delete all rows of the lease's source in one transaction, except its rows in the audit log.
+
+    Returns the number of deleted rows, by kind of row. Raises `LockLost` if another process has taken the source over.
+    """
     with writing(lease.connection):
         lease.pass_fence()
         purged = {

@@ -1,7 +1,7 @@
-"""The head count of a source: how many students it has, by state, kept in the row of the source.
+"""Keep the head count of each source: its number of living, enrolled and deleted students.
 
-A run updates it in its transaction, so `sync_health`, `status` and the guard read three numbers and count no rows. Any
-other code that writes the table `student` must update it too.
+The head count is in the row of the source, and a run updates it in its transaction. So `sync_health`, `status` and the
+guard need not count students. Any other code that writes the table `student` must update the head count too.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ _KEPT_AND_COUNTED = (
 
 @cache
 def _staged(dialect: str) -> Any:
-    """Return the query for the students whom a stage may write, which looks each of them up.
+    """Return the query that counts the stored students that are in the stage. It looks each of them up by id.
 
-    PostgreSQL gets the ids as an array. It takes a table of the stage that was never filled for a large one, so for a
-    join it would read all students.
+    PostgreSQL gets the ids as an array. It assumes that a stage table without statistics is large, so for a join it
+    would read all students.
     """
     ids = union(select(staged.c.id), select(removals.c.id))
     if dialect == "postgresql":
@@ -60,10 +60,10 @@ def _staged(dialect: str) -> Any:
 
 @contextmanager
 def kept(connection: Connection, report: RunReport) -> Iterator[None]:
-    """Keep the head count of the run's source while the caller writes the students of the stage.
+    """Update the head count of the run's source. The caller writes the students of the stage in the `with` block.
 
     A full run counts all students, so it repairs a wrong head count. Any other run counts only the students in its
-    stage, before and after; one that writes no student counts nothing.
+    stage, before and after they are written. A run that writes no student counts nothing.
     """
     of, counts = {"run_source": report.source}, report.counts
     if report.kind is RunKind.FULL:
@@ -85,12 +85,13 @@ def _count(connection: Connection, query: Any, of: dict[str, str]) -> dict[str, 
 
 
 def differences(connection: Connection) -> list[str]:
-    """Return each source whose head count is not what its rows are, with the two, as sentences."""
+    """Return a sentence for each source with a wrong head count. It names the head count and the count of its rows."""
     found = []
     for name, *numbers in connection.execute(_KEPT_AND_COUNTED):
         in_source, in_rows = numbers[: len(_STATES)], [number or 0 for number in numbers[len(_STATES) :]]
         if in_source != in_rows:
-            found.append(f"source {name} keeps {_in_words(in_source)}, and its rows are {_in_words(in_rows)}")
+            counts = f"{_in_words(in_source)}, but its rows are {_in_words(in_rows)}"
+            found.append(f"the head count of source {name} is {counts}")
     return found
 
 

@@ -1,8 +1,10 @@
-"""The schema of PostgreSQL that the tables live in, so that nobody else can plant objects among them.
+"""Check and prepare the PostgreSQL schema of our tables, in which no other role may create objects.
 
-Names without a schema are looked up there and in `pg_catalog` only: in another schema, as `public` may be, a stranger
-could have made a table, or an operator that fits better than the server's own. The views stay in `public`, and are
-always named with it. Ours is what belongs to the connecting role, or to a role that it was made a member of.
+A name without a schema is looked up only in `pg_catalog`, in our schema, and last among the session's temporary
+objects. In another schema, which `public` may be, another role could have created a table of the same name, or an
+operator that fits better than the server's own. The views stay in `public`, and are always named with it.
+
+An object is ours if it belongs to the connecting role, or to a role that this role is a member of.
 """
 
 from __future__ import annotations
@@ -21,14 +23,17 @@ if TYPE_CHECKING:
 SCHEMA = "rostersync"
 OF_VIEWS = "public"
 SEARCH_PATH = f"{SCHEMA}, pg_temp"
-"""The catalog comes first by itself; temporary objects come last, else they could stand in front of ours."""
+"""PostgreSQL searches the catalog first by itself. Temporary objects come last, so they cannot hide our tables."""
 
 OURS = """
 WITH RECURSIVE ours (role) AS (
   SELECT oid FROM pg_roles WHERE rolname = current_user
    UNION SELECT roleid FROM pg_auth_members JOIN ours ON member = role
 )"""
-"""Not by what a role may do: a superuser may do everything, and would take any stranger's object for its own."""
+"""The roles that count as ours: the connecting role, and the roles that it is a member of.
+
+We do not ask for privileges, because a superuser has all of them, and so every object would be ours.
+"""
 
 _FOUND = text(f"""{OURS}
 SELECT pg_get_userbyid(nspowner) AS owner, nspowner IN (TABLE ours) AS is_ours,
@@ -70,27 +75,30 @@ SELECT format('%s (of the role %s)', relname, pg_get_userbyid(relowner)) FROM pg
 
 
 def check(connection: Connection) -> None:
-    """Raise `StoreError` where the schema is another role's, or lets others create objects in it."""
+    """Raise `StoreError` if the schema exists and belongs to another role, or lets another role create objects."""
     found = connection.execute(_FOUND).one_or_none()
     if found and not found.is_ours:
         hint = "let an administrator rename or drop that schema, or connect as that role"
-        message = f"the schema {SCHEMA} belongs to the role {found.owner}, which could plant objects in it"
+        message = f"the schema {SCHEMA} belongs to the role {found.owner}, which can create objects in it"
         raise StoreError(message, hint)
     if found and found.others:
         roles = ", ".join(found.others)
-        hint = f"see what they have made in it, and: REVOKE CREATE ON SCHEMA {SCHEMA} FROM {roles}"
-        raise StoreError(f"the schema {SCHEMA} lets others create objects in it: {roles}", hint)
+        hint = f"check what these roles have created in it, then run: REVOKE CREATE ON SCHEMA {SCHEMA} FROM {roles}"
+        raise StoreError(f"other roles can create objects in the schema {SCHEMA}: {roles}", hint)
 
 
 def prepare(connection: Connection) -> None:
-    """Create the schema where there is none. Raises `StoreError` as `require_privileges`."""
+    """Create the schema if it is missing. Raises `StoreError` as `require_privileges` does."""
     require_privileges(connection)
-    if connection.execute(_PRIVILEGES).one().is_missing:  # IF NOT EXISTS needs the privilege even where it exists
+    if connection.execute(_PRIVILEGES).one().is_missing:  # IF NOT EXISTS needs the privilege even if the schema exists
         connection.exec_driver_sql(f"CREATE SCHEMA {SCHEMA}")
 
 
 def require_privileges(connection: Connection) -> None:
-    """Raise `StoreError`, with the statements for an administrator, where the role may not set the database up."""
+    """Raise `StoreError` if the role lacks a privilege that it needs to set up the database.
+
+    The hint contains the statements that an administrator should run.
+    """
     found = connection.execute(_PRIVILEGES).one()
     statements = [
         *(
@@ -102,18 +110,21 @@ def require_privileges(connection: Connection) -> None:
     ]
     if statements:
         hint = f"let an administrator run, in this database: {' '.join(statements)}"
-        raise StoreError(f"the role {found.role} may not set up the tables and views of rostersync", hint)
+        raise StoreError(f"the role {found.role} lacks privileges to set up the tables and views of rostersync", hint)
 
 
 def require_names(connection: Connection, views: list[str]) -> None:
-    """Raise `StoreError` where the name of a view is taken, by somebody whose view readers would take for ours."""
+    """Raise `StoreError` if one of these names belongs to something other than a view of ours.
+
+    A reader would mistake such an object for our view.
+    """
     if taken := list(connection.execute(_TAKEN, {"names": views}).scalars()):
-        hint = "let an administrator drop or rename what is not rostersync's"
+        hint = "let an administrator drop or rename the objects that do not belong to rostersync"
         raise StoreError(f"names of views in the schema {OF_VIEWS} are taken: {', '.join(taken)}", hint)
 
 
 def move_tables(connection: Connection) -> None:
-    """Move the tables into the schema that an earlier version made in `public`; their views must be locked already."""
+    """Move the tables that an earlier version created in `public` into our schema. Lock their views first."""
     for table in earlier_tables(connection):
         connection.exec_driver_sql(f"ALTER TABLE {OF_VIEWS}.{table} SET SCHEMA {SCHEMA}")
 
@@ -124,6 +135,9 @@ def are_ours(tables: Iterable[str]) -> bool:
 
 
 def earlier_tables(connection: Connection) -> list[str]:
-    """Return the tables of a version that had no schema of its own; none unless they are all there, and ours."""
+    """Return the tables that an earlier version created in `public`.
+
+    Returns none unless all tables of the first version are there and are ours.
+    """
     found = set(connection.execute(_EARLIER, {"names": sorted(EARLIER_TABLES)}).scalars())
     return sorted(found) if are_ours(found) else []

@@ -1,8 +1,8 @@
-"""Roles of PostgreSQL that may read views of the contract, and nothing else of ours.
+"""Let roles of PostgreSQL read our views, and none of our tables.
 
-What a role may read is exactly what was granted last: to grant is to take away whatever else the role had been granted
-on our schema, tables and views. Upgrades keep it (`view_upgrade`), and give nobody more: a view that a later version
-adds is read by those to whom it is granted then.
+A role can read exactly the views of the last grant. Each grant first revokes all privileges that the role had on our
+schema, tables and views. Upgrades keep the grants (`view_upgrade`) and add none: if a later version adds a view, no
+role can read it until it is granted.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ SELECT name FROM unnest(CAST(:names AS text[])) WITH ORDINALITY v (name, place)
                   AND has_table_privilege(r.oid, :schema || '.' || name, 'SELECT'))
  ORDER BY place
 """)
-# MEMBER: also the roles that it must become first by SET ROLE, or may make itself a member of. Statistics of a table
-# are shown to those who may read it, even if its schema is closed to them.
+# MEMBER includes roles that the role must switch to by SET ROLE, or can make itself a member of. A privilege on a table
+# counts even if the role cannot use the schema, because PostgreSQL still shows the role the statistics of the table.
 _REACH_TABLES = text("""
 SELECT format('%s (%s)', rolname, how) FROM (
   SELECT rolname, CASE
       WHEN rolsuper THEN 'superuser'
       WHEN rolreplication THEN 'REPLICATION'
       WHEN rolcreaterole AND CAST(current_setting('server_version_num') AS int) < 160000
-      THEN 'CREATEROLE, which may become any other role'
+      THEN 'CREATEROLE, which can become any other role'
       WHEN rolname = 'pg_read_all_data' THEN 'reads all tables'
       WHEN rolname IN ('pg_read_server_files', 'pg_write_server_files') THEN 'uses files of the server'
       WHEN rolname = 'pg_execute_server_program' THEN 'runs programs on the server'
@@ -71,38 +71,52 @@ SELECT format('GRANT USAGE ON SCHEMA %I TO %I;', CAST(:schema AS text), CAST(:ro
 
 
 def grant(connection: Connection, role: str, views: Sequence[str] = ()) -> list[str]:
-    """Let `role` read these views (none: all), and no others; return those that it can read now.
+    """Let `role` read `views` and no other view, and return the views that it can read now.
 
-    Call it inside a transaction. Raises `ConfigError` for a role that is unknown, or can reach the tables whatever is
-    granted, and `StoreError` with statements for an administrator where others must let the role in.
+    Call it inside a transaction.
+
+    Args:
+        connection: The connection, inside a transaction.
+        role: The name of an existing role.
+        views: Names from `NAMES`. Default: empty, which means all.
+
+    Raises:
+        ConfigError: The role does not exist, has the rights of an owner of our objects, or can reach the tables
+            regardless of grants.
+        StoreError: An administrator must first let the role connect or use the schema. The hint has the statements.
+
     """
     quoted = _known(connection, role)
     _withdraw(connection, quoted)
     for view in views or NAMES:
         _run(connection, f"GRANT SELECT ON {OF_VIEWS}.{view} TO {quoted}")
     if ways := list(connection.execute(_REACH_TABLES, {"role": role, "schema": SCHEMA}).scalars()):
-        hint = "take these from it, or create another role for the reports"
-        raise ConfigError([f"role {role}: reaches the tables as {', '.join(ways)}"], hint)
+        hint = "remove these rights from the role, or create another role for the reports"
+        raise ConfigError([f"role {role}: can reach the tables as {', '.join(ways)}"], hint)
     _let_in(connection, role)
     return readable(connection, role)
 
 
 def revoke(connection: Connection, role: str) -> list[str]:
-    """Take from `role` whatever it was granted of ours; return the views that it can read all the same.
+    """Revoke all privileges of `role` on our objects, and return the views that it can still read.
 
-    Call it inside a transaction. Raises `ConfigError` for an unknown role, or one that owns the tables.
+    Call it inside a transaction. Raises `ConfigError` if the role does not exist, or has the rights of an owner of our
+    objects.
     """
     _withdraw(connection, _known(connection, role))
     return readable(connection, role)
 
 
 def readable(connection: Connection, role: str) -> list[str]:
-    """Return the views that a role may read, also as another role that it may become."""
+    """Return the views that a role can read, including those that it can read as a role that it is a member of."""
     return list(connection.execute(_READABLE, {"role": role, "schema": OF_VIEWS, "names": list(NAMES)}).scalars())
 
 
 def _known(connection: Connection, role: str) -> str:
-    """Return the name of a role in quotes. Raises `ConfigError` unless it exists, and is none of those that write."""
+    """Return the quoted name of a role.
+
+    Raises `ConfigError` if the role does not exist, or has the rights of an owner of our objects.
+    """
     quoted: str | None = connection.scalar(_ROLE, {"role": role})
     if quoted is None:
         known = ", ".join(connection.execute(_ROLES).scalars()) or "none"
@@ -110,8 +124,8 @@ def _known(connection: Connection, role: str) -> str:
         raise ConfigError([f"role {role}: no such role in the database; known: {known}"], hint)
     ours = {"schema": SCHEMA, "of_views": OF_VIEWS, "names": list(NAMES)}
     if connection.scalar(_IS_OWNER, {"role": role, **ours}):
-        hint = "readers need a role of their own, which is no superuser and no member of rostersync's"
-        raise ConfigError([f"role {role}: may do everything that rostersync may"], hint)
+        hint = "use a separate role for readers, which is not a superuser and not a member of rostersync's role"
+        raise ConfigError([f"role {role}: can do everything that rostersync can do"], hint)
     return quoted
 
 
@@ -122,14 +136,17 @@ def _withdraw(connection: Connection, quoted: str) -> None:
 
 
 def _let_in(connection: Connection, role: str) -> None:
-    """Grant the role what it needs to get to the views: to connect, and to use their schema."""
+    """Grant the role what it needs to reach the views: to connect to the database, and to use their schema.
+
+    Raises `StoreError` if we may not grant one of them.
+    """
     missing = connection.execute(_WAY_IN, {"role": role, "schema": OF_VIEWS}).all()
     for row in missing:
         if row.is_ours_to_grant:
             _run(connection, row.statement)
     if others := [row.statement for row in missing if not row.is_ours_to_grant]:
         hint = f"let an administrator run first, in this database: {' '.join(others)}"
-        raise StoreError(f"role {role}: cannot get to the views", hint)
+        raise StoreError(f"role {role}: cannot reach the views", hint)
 
 
 def _run(connection: Connection, statement: str) -> None:

@@ -1,7 +1,7 @@
-"""A student as the values of a row, and back; and rows written as fast as each driver can.
+"""Convert a student to the values of a row and back, and insert many rows quickly.
 
-SQLAlchemy handles each value of each row by itself, which costs more than all else that a full run does. So what comes
-in bulk goes past it: as tuples to SQLite, and to PostgreSQL by COPY. What a value must be for that is said here, once.
+SQLAlchemy converts each value of each row separately, which takes longer than everything else in a full run. So many
+rows at once bypass it: SQLite gets tuples, and PostgreSQL gets COPY. `values_of` converts values for both drivers.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Row as SqlRow
 
 NAMES = ("id", *PAYLOAD)
-"""The columns that make a `Student`."""
+"""The columns that hold a `Student`."""
 
 TIMESTAMP = Timestamp()
 
 
 def milliseconds(moment: datetime | None) -> int | None:
-    """Return a time in milliseconds since 1970, as the stage stores `updated_at`; None for None."""
+    """Return a time in milliseconds since 1970, which is how the stage stores `updated_at`; None for None."""
     return None if moment is None else to_epoch_ms(moment)
 
 
 def student_of(row: SqlRow[Any], offset: int) -> Student:
-    """Return the student whose columns `NAMES` begin at `offset` of a row."""
+    """Return the student from the columns of a row at `offset`, which must be in the order of `NAMES`."""
     return Student(**{name: row[offset + index] for index, name in enumerate(NAMES)})
 
 
 def values_of(student: Student) -> tuple[Any, ...]:
-    """Return a student as `insert_all` puts them into the stage's table `records`. Both drivers take these values."""
+    """Return the values of a student's row in the stage's table `records`. Both drivers accept them."""
     row = list(msgspec.to_builtins(astuple(student)[:_EXTRA]))
     for place in _TIMES:
         if (text := row[place]) is not None:
@@ -62,7 +62,7 @@ _STATUS, _EXTRA = NAMES.index("status"), NAMES.index("extra")
 _SECONDS, _MILLISECONDS = (
     len("2026-03-01T07:30:15"),
     len("2026-03-01T07:30:15.000"),
-)  # msgspec writes six digits, or none
+)  # msgspec writes six digits of a second's fraction, or none
 
 
 @lru_cache(maxsize=100)
@@ -73,17 +73,18 @@ def _insert(dialect: str, place: str, names: tuple[str, ...]) -> str:
 
 
 def insert_all(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert new rows into a table in one statement. Call it inside a transaction.
+    """Insert new rows into a table with one statement.
 
     Args:
         connection: The connection, inside a transaction.
         table: A table of the database or of the stage.
-        rows: For each row the values of all columns, as the driver takes them. At least two columns have some.
+        rows: For each row the values of all columns, as the driver accepts them. At least two columns must have a value
+            other than None in some row.
 
     """
     if not rows:
         return
-    # Each value that a driver takes costs time, also NULL. So a column that no row fills is left out.
+    # Each value that is passed to a driver takes time, even NULL. So we leave out a column that is NULL in all rows.
     filled = [place for place, values in enumerate(zip(*rows, strict=True)) if values.count(None) < len(rows)]
     pick = itemgetter(*filled)
     made = list(map(pick, rows))

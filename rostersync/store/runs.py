@@ -1,4 +1,4 @@
-"""What is known of sources and their runs: read before a run, written in its one transaction."""
+"""Read the state of a source before a run, and commit everything that the run writes in one transaction."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 GUARD_WINDOW = timedelta(hours=24)
 
 MAX_REPORTED_KEYS = 1_000
-"""After this many unknown keys no more are reported."""
+"""Once this many unknown keys of a source are known, no more are reported."""
 
-# Statements that every run makes are made once: to make one takes longer than to run it.
+# The statements of every run are built once, because building one takes longer than executing it.
 
 _OF: BindParameter[Any] = bindparam("of")
 _LIVING = and_(student.c.source == _OF, student.c.deleted_at.is_(None))
@@ -77,23 +77,25 @@ _OPEN_PLANS = (
 
 
 class RunResult(msgspec.Struct, frozen=True):
-    """All that a run writes, the students in its stage aside."""
+    """Everything that a run writes, except the rows in its stage."""
 
     report: RunReport
     state: SourceState
     request_id: int
     guarded: int = 0
-    """Removals of this run that nobody approved."""
+    """The number of this run's removals that no approval covers."""
     holds: bool = False
-    """Whether the stage's removals are a plan to be approved, and not to be carried out."""
+    """Whether the removals in the stage wait for approval as a new plan, unless an approved plan covers them."""
     approves: int | None = None
+    """The number of the held run with the approved plan that this run carries out; None without an approval."""
     supersedes_holds: frozenset[RunKind] = frozenset()
-    """Kinds of held runs whose open plans this run makes pointless."""
+    """This run closes the open plans of held runs of these kinds, because it makes them pointless."""
     clean_full: bool = False
+    """Whether the run has swept. If so, records without an id that it did not see leave the quarantine."""
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """A held run whose plan is open."""
+    """A held run that has an open plan."""
 
     run_id: int
     source: str
@@ -101,7 +103,7 @@ class Hold(msgspec.Struct, frozen=True):
 
 
 def state(connection: Connection, source: str) -> SourceState:
-    """Return what is known of a source; of one that never ran, nothing."""
+    """Return the stored state of a source, or an empty one if the database does not know the source."""
     with connection.begin():
         row = connection.execute(_STATE, {"of": source}).first()
     if row is None:
@@ -114,34 +116,35 @@ def state(connection: Connection, source: str) -> SourceState:
 
 
 def with_digests(known: tuple[str, ...], names: Iterable[str], salt: bytes) -> tuple[str, ...]:
-    """Return `known` with the salted digests of `names`."""
+    """Return `known` and the salted digests of `names`, sorted; unchanged if `known` has `MAX_REPORTED_KEYS`."""
     if len(known) >= MAX_REPORTED_KEYS:
         return known
     return tuple(sorted({*known, *(key_digest(name, salt) for name in names)}))
 
 
 def live_students(connection: Connection, source: str) -> int:
-    """Return how many students the replica of a source holds."""
+    """Return the number of living students in the replica of a source."""
     with connection.begin():
         return int(connection.scalar(_COUNT_LIVING, {"of": source}) or 0)
 
 
 def some_living(connection: Connection, source: str, limit: int) -> list[int]:
-    """Return ids of living students, as if drawn by chance, so spread over the ids."""
+    """Return the ids of at most `limit` living students. Their order looks random, so they are spread over the ids."""
     with connection.begin():
         return list(connection.scalars(_SOME_LIVING, {"of": source, "at_most": limit}))
 
 
 def last(connection: Connection, source: str) -> int:
-    """Return the number of a source's last run, 0 when there was none."""
+    """Return the number of a source's last run; 0 if the source has never run."""
     with connection.begin():
         return int(connection.scalar(select(func.max(_run.c.run_id)).where(_run.c.source == source)) or 0)
 
 
 def recent_removals(connection: Connection, source: str, now: datetime) -> int:
-    """Return how many removals that nobody approved the last 24 hours have seen.
+    """Return the number of unapproved removals in the last 24 hours.
 
-    A run that ended ahead of now counts as well, for the clock may have gone back; further than that it was wrong then.
+    A run that ended up to 24 hours after `now` counts as well, because our clock may have been set back since. If it
+    ended later than that, our clock was wrong at that time, and the run does not count.
     """
     near = {"earliest": now - GUARD_WINDOW, "latest": now + GUARD_WINDOW}
     with connection.begin():
@@ -149,13 +152,13 @@ def recent_removals(connection: Connection, source: str, now: datetime) -> int:
 
 
 def quarantined(connection: Connection, source: str, limit: int) -> list[int]:
-    """Return ids in quarantine that this run has not received, those that wait longest since last seen first."""
+    """Return at most `limit` ids in quarantine that this run has not received, the longest unseen first."""
     with connection.begin():
         return list(connection.scalars(_QUARANTINED, {"of": source, "at_most": limit}))
 
 
 def open_hold(connection: Connection, run_id: int) -> Hold | None:
-    """Return the held run `run_id`, None where there is no such run or its plan is not open."""
+    """Return the held run `run_id`; None if it does not exist, or its plan is not open."""
     with connection.begin():
         row = connection.execute(
             select(_run.c.source, _run.c.kind).where(_run.c.run_id == run_id, PLAN_IS_OPEN)
@@ -164,7 +167,7 @@ def open_hold(connection: Connection, run_id: int) -> Hold | None:
 
 
 def plan(connection: Connection, run_id: int) -> list[tuple[int, str, datetime | None]]:
-    """Return the removals that a held run plans: id, deletion source, and when it happened where that is known."""
+    """Return the removals in the plan of a run: id, deletion source, and the time of the deletion if it is known."""
     with connection.begin():
         rows = connection.execute(
             select(held_removal.c.id, held_removal.c.deletion_source, held_removal.c.deleted_at).where(
@@ -175,16 +178,16 @@ def plan(connection: Connection, run_id: int) -> list[tuple[int, str, datetime |
 
 
 def held(connection: Connection, source: str) -> list[int]:
-    """Return the ids of living students whom open plans of incremental runs hold, the stage's candidates aside."""
+    """Return the ids of living students in open plans of incremental runs, except the stage's candidates."""
     with connection.begin():
         return list(connection.scalars(_HELD, {"of": source}))
 
 
 def commit(lease: Lease, result: RunResult) -> int:
-    """Write everything a run has to say in ONE transaction, or nothing; return its number.
+    """Write everything about a run in ONE transaction, or nothing, and return the run's number.
 
-    A failed run leaves students and watermarks as they are. Raises `LockLost` when another process has become the
-    source's writer, `StoreError` when the database refuses.
+    A failed run is only recorded: students, watermarks and plans stay as they are. Raises `LockLost` if another process
+    has become the source's writer, and `StoreError` if the database fails.
     """
     connection, run_id = lease.connection, None
     try:
@@ -197,7 +200,7 @@ def commit(lease: Lease, result: RunResult) -> int:
                 _end_holds(connection, result, run_id)
             requests.close(connection, result.request_id, run_id)
     except DatabaseUnreachable:
-        # The connection may have died after the server had committed: then the run's record is there.
+        # The connection may have failed after the server had committed. If so, the run is recorded.
         if run_id is None or not _is_recorded(connection.engine, run_id, result.report):
             raise
     students.analyze(connection, result.report.counts)
@@ -205,9 +208,10 @@ def commit(lease: Lease, result: RunResult) -> int:
 
 
 def _is_recorded(engine: Engine, run_id: int, report: RunReport) -> bool:
-    """Ask on a new connection whether a run was committed. Raises `StoreError` where that cannot be had either.
+    """Return whether a run was committed, from a new connection. Raises `StoreError` if the database fails again.
 
-    The server may be about to do it still: until then it keeps the source's row locked, which the fence has touched.
+    The server may still be committing. Until then the source's row is locked, because the commit has checked the fence.
+    So we wait for that row first.
     """
     mine = (_run.c.run_id == run_id) & (_run.c.source == report.source) & (_run.c.started_at == report.started_at)
     with engine.connect() as connection, writing(connection):
@@ -270,13 +274,13 @@ def _update_source(connection: Connection, source: str, result: RunResult) -> No
 
 
 def _as_json(keys: Keys) -> dict[str, Any]:
-    """Return what is stored of the keys; the salt has a column of its own."""
+    """Return the keys without the salt, which has its own column."""
     known: dict[str, Any] = msgspec.to_builtins(keys, order="deterministic")
     return {name: value for name, value in known.items() if name != "salt"}
 
 
 def _end_holds(connection: Connection, result: RunResult, run_id: int) -> None:
-    """Close the plans that this run carried out or made pointless. Their lists of ids go with them."""
+    """Close the plans that this run carried out or made pointless, and delete their removals."""
     if result.approves is not None:
         _close_plans(connection, [result.approves], "approved")
     if kinds := [str(kind) for kind in result.supersedes_holds]:

@@ -1,4 +1,4 @@
-"""Statements about one source, each in a transaction of its own: what the stage and what is asked of it are made of."""
+"""Execute statements about one source, each in its own transaction. `Stage` and `Comparison` are based on this."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
 
 CHUNK = 500
-"""How many rows are taken at a time, so that requests can be made between them, and memory stays small."""
+"""The most rows to fetch at a time. It limits memory, and allows requests to the API between two chunks."""
 
 SOURCE = bindparam("run_source", type_=Text)
-"""Bound by `Statements` to its source."""
+"""The name of the source. `Statements` sets this parameter."""
 
 LAST = bindparam("last", type_=BigInteger)
-"""Bound to the id behind which a chunk begins."""
+"""The last id of the previous chunk."""
 
 
 class _Ids(TypeDecorator[list[int]]):
@@ -40,11 +40,11 @@ class _Ids(TypeDecorator[list[int]]):
 
 
 class _Among(ColumnElement[bool]):
-    """The condition that an id is one of the parameter `ids`."""
+    """The condition that an id is in the list of the parameter `ids`."""
 
     inherit_cache = True
     type = Boolean()
-    _traverse_internals = [  # noqa: RUF012 - as SQLAlchemy has it
+    _traverse_internals = [  # noqa: RUF012 - SQLAlchemy reads it from the class
         ("column", InternalTraversal.dp_clauseelement),
         ("ids", InternalTraversal.dp_clauseelement),
     ]
@@ -54,7 +54,7 @@ class _Among(ColumnElement[bool]):
         self.ids = bindparam("ids", type_=_Ids())
 
     def self_group(self, against: Any = None) -> ColumnElement[bool]:  # noqa: ARG002 - SQLAlchemy's signature
-        """Return the condition as it is: for SQLite, SQLAlchemy would compare it with 1."""
+        """Return the condition unchanged. By default SQLAlchemy would compare it with 1 on SQLite."""
         return self
 
 
@@ -62,41 +62,40 @@ class _Among(ColumnElement[bool]):
 def _compile_among(element: _Among, compiler: Any, **options: Any) -> str:
     column, ids = (compiler.process(part, **options) for part in (element.column, element.ids))
     if compiler.dialect.name == "postgresql":
-        return f"{column} = ANY ({ids})"  # the planner can count these ids, unlike those of a subquery
-    return f"{column} IN (SELECT value FROM json_each({ids}))"  # noqa: S608 - a column of ours, and a parameter
+        return f"{column} = ANY ({ids})"  # the planner can count the elements of an array, but not of a subquery
+    return f"{column} IN (SELECT value FROM json_each({ids}))"  # noqa: S608 - our own column, and a parameter
 
 
 def among_ids(key: ColumnElement[int]) -> ColumnElement[bool]:
-    """Return the condition that an id is among `ids`: one parameter, however many there are."""
+    """Return the condition that an id is in the list of the parameter `ids`, which is one parameter for all ids."""
     return _Among(key)
 
 
 def chunk(ids: Select[Any]) -> Select[Any]:
-    """Return a query for the next chunk of what `ids` asks for."""
+    """Return the query for the next `CHUNK` rows of `ids` after the id `LAST`. Its first column must be the id."""
     key = ids.selected_columns[0]
     return ids.where(key > LAST).order_by(key).limit(CHUNK)
 
 
 def upsert(dialect: str, table: Table) -> Any:
-    """Return an INSERT of a dialect's own, which knows ON CONFLICT. The other dialect is not imported."""
+    """Return the INSERT of a dialect, which supports ON CONFLICT. The other dialect is not imported, to save time."""
     if dialect == "sqlite":
         from sqlalchemy.dialects.sqlite import insert  # noqa: PLC0415
     else:
-        from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment] # noqa: PLC0415 # of its own
+        from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment] # noqa: PLC0415
     return insert(table)
 
 
 def filled(connection: Connection) -> set[Table]:
-    """Return the tables of a connection's stage that something was put into since it was empty."""
+    """Return the set of the stage's tables into which rows were inserted since the stage was last emptied."""
     tables: set[Table] = connection.info.setdefault("filled", set())
     return tables
 
 
 class Statements:
-    """Executes statements on the stage, each in a transaction of its own.
+    """Executes statements on the stage, each in its own transaction.
 
-    Most runs fill few of the stage's tables, so it remembers which: what could only be of rows of the others is not
-    asked.
+    Most runs fill only a few of the stage's tables. We track which, and skip statements that depend on an empty one.
     """
 
     def __init__(self, connection: Connection, source: str) -> None:
@@ -106,14 +105,15 @@ class Statements:
         self._filled = filled(connection)
 
     def _is_empty(self, table: Table | None) -> bool:
-        """Tell whether nothing was ever put into this table of the stage; None stands for any other."""
+        """Return whether `table` is a table of the stage into which no row was inserted. False for None."""
         return table is not None and table not in self._filled
 
     @contextmanager
     def _filling(self, *tables: Table) -> Iterator[None]:
-        """Open a transaction that puts rows into tables of the stage. PostgreSQL analyses those that were empty.
+        """Open a transaction in which the caller inserts rows into `tables`.
 
-        Without statistics it takes a small temporary table for a large one, and reads whole tables to join a few rows.
+        On PostgreSQL, analyse the tables that were empty. Without statistics, PostgreSQL assumes that a small temporary
+        table is large, and reads whole tables to join a few rows.
         """
         new = set(tables) - self._filled
         self._filled |= new
@@ -124,20 +124,20 @@ class Statements:
                     self._connection.exec_driver_sql(f"ANALYZE pg_temp.{table.name} (id)")
 
     def _do(self, statement: Any, of: Table | None = None, **parameters: Any) -> int:
-        """Execute a statement, and return of how many rows; of none where they are to be those of an empty table."""
+        """Execute a statement, and return the number of affected rows. Skip it if the stage's table `of` is empty."""
         if self._is_empty(of):
             return 0
         with self._connection.begin():
             return self._connection.execute(statement, {"run_source": self._source, **parameters}).rowcount
 
     def _put_all(self, statement: Any, values: list[dict[str, Any]]) -> None:
-        """Execute one statement for each of `values`."""
+        """Execute an insert into a stage table once for each of `values`."""
         if values:
             with self._filling(statement.table):
                 self._connection.execute(statement, values)
 
     def _rows(self, query: Any, of: Table | None = None, **parameters: Any) -> list[Any]:
-        """Return what a query brings: nothing, without asking, where that can only be of rows of an empty table."""
+        """Return the rows of a query. Skip it and return no rows if the stage's table `of` is empty."""
         if self._is_empty(of):
             return []
         with self._connection.begin():
@@ -148,7 +148,7 @@ class Statements:
         return int(rows[0][0]) if rows else 0
 
     def _chunks(self, query: Select[Any], of: Table, **parameters: Any) -> Iterator[list[Any]]:
-        """Run a query whose rows begin with an id in chunks, so that requests can be made between them."""
+        """Yield the rows of a query by `chunk`, up to `CHUNK` at a time."""
         last, more = -(2**63), True
         while more and (rows := self._rows(query, of, last=last, **parameters)):
             yield rows

@@ -1,4 +1,4 @@
-"""What administrators look up: how fresh each source is, which process syncs it, which removals wait for approval."""
+"""Read what administrators look up: how fresh each source is, its last holder, and the removals that are held."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Health(msgspec.Struct, frozen=True):
-    """A row of the view `sync_health`, how the last run ended, and who was the last known writer. All times are UTC."""
+    """A row of the view `sync_health`, with the end of the last run and the last holder of the lock. Times are UTC."""
 
     source: str
     last_success_at: datetime | None
@@ -42,9 +42,9 @@ class Health(msgspec.Struct, frozen=True):
     history_starts_at: datetime | None
     deleted_feed_ignored: bool
     details_waiting: int
-    """Students for whom GET has still to be asked, because it serves what lists do not."""
+    """How many details of living students must still be read; 0 if GET serves no more keys than lists."""
     holder: str | None
-    """The process that took the lock last and has not given it back: the holder only while the lock is held."""
+    """The process that took the lock last and has not released it. It may have died: see `Store.is_held`."""
 
 
 _WITH_SOURCE = """
@@ -65,9 +65,9 @@ SELECT h.source, h.last_success_at, h.age_seconds, h.last_state, h.last_run_id,
 
 
 def _health_query(dialect: str) -> Any:
-    # From the view's query, not from the view: among our own tables no name has to be looked up in another schema. The
-    # last run is looked up by its number: PostgreSQL might join it with all runs, for it does not know how few sources
-    # there are.
+    # We use the query of the view and not the view, so that no name is looked up in another schema. The last run is
+    # found by a subquery and not by a join, because PostgreSQL does not know how few sources there are, and might read
+    # all runs for the join.
     sqlite = dialect == "sqlite"
     detail_keys = "json_array_length(s.keys, '$.detail')" if sqlite else "jsonb_array_length(s.keys -> 'detail')"
     return text(_WITH_SOURCE.format(health=SYNC_HEALTH.query(dialect), detail_keys=detail_keys)).columns(
@@ -86,15 +86,16 @@ _HEALTH = {dialect: _health_query(dialect) for dialect in ("sqlite", "postgresql
 
 
 def health(connection: Connection) -> list[Health]:
-    """Return what is known of every source in the database, configured or not, by name."""
+    """Return the health of every source in the database, sorted by name, even if it is not configured any more."""
     with connection.begin():
         return [Health(**row) for row in connection.execute(_HEALTH[connection.dialect.name]).mappings()]
 
 
 class HeldStudent(msgspec.Struct, frozen=True):
-    """A student whose removal waits for approval: a row that names a person.
+    """A student who is held: the removal waits for approval. This is personal data.
 
-    `known_since` is when the earliest run ended whose open plan holds the student, `deleted_at` is what ManageBac said.
+    `known_since` is the time at which the first run ended that has the student in its open plan. `deleted_at` is the
+    time of the deletion if ManageBac gave one.
     """
 
     id: int
@@ -106,7 +107,10 @@ class HeldStudent(msgspec.Struct, frozen=True):
 
 
 class RunDetails(msgspec.Struct, frozen=True):
-    """A run, what became of its plan (`open`, `approved`, `superseded`; None: no plan), and the students still held."""
+    """A run, the state of its plan, and the students that are still held.
+
+    `plan` is `open`, `approved` or `superseded`; None if the run has no plan.
+    """
 
     report: RunReport
     plan: str | None
@@ -114,7 +118,7 @@ class RunDetails(msgspec.Struct, frozen=True):
 
 
 def run_details(connection: Connection, run_id: int) -> RunDetails | None:
-    """Return what is known of a run; None when there is none of this number."""
+    """Return a run with its plan; None if the run does not exist."""
     with connection.begin():
         run = connection.execute(select(_run.c.source, _run.c.plan).where(_run.c.run_id == run_id)).first()
         held = _held_students(connection, run.source, run_id) if run else ()
@@ -122,8 +126,8 @@ def run_details(connection: Connection, run_id: int) -> RunDetails | None:
 
 
 def _held_students(connection: Connection, source: str, run_id: int) -> tuple[HeldStudent, ...]:
-    """Return the students that the plan of a run holds, by id; none where it is no longer open."""
-    # Only open plans have removals: a plan that is closed loses them.
+    """Return the students in the plan of a run, sorted by id; none if the plan is closed."""
+    # Only open plans have removals, because they are deleted when a plan is closed.
     plans = select(held_removal.c.id, func.min(_run.c.run_id).label("run_id")).join_from(
         held_removal, _run, and_(_run.c.run_id == held_removal.c.run_id, _run.c.source == source)
     )

@@ -1,7 +1,7 @@
-"""From the stage into the tables: what a run's one transaction changes of students.
+"""Write the students of a run from the stage into the tables, inside the run's transaction.
 
-A new student is copied from the stage. The stored row of a changed student becomes a superseded version; then the
-student's staged row replaces it. `source`, `run_id` and `now` are parameters of the statements, which are made once.
+A new student is copied from the stage. If a student has changed, the stored row becomes a superseded version, and then
+the staged row replaces it. The statements are built once. Their parameters are `run_source`, `this_run` and `now`.
 """
 
 from __future__ import annotations
@@ -72,23 +72,25 @@ _INSERT = insert(student).from_select(
     [*_FACTS_OF_NEW, *_RECEIVED],
     select(*_FACTS_OF_NEW.values(), *_RECEIVED.values()).select_from(_STAGED).where(among_ids(staged.c.id)),
 )
-# What was received replaces what is stored, and is not merged with it: what is absent upstream becomes NULL.
+# The received record replaces the stored one, and is not merged with it. A field that is missing upstream becomes NULL.
 _REPLACE = (
     update(student)
     .where(_MINE, student.c.id == staged.c.id, staged.c.id == records.c.id, among_ids(staged.c.id))
     .values({**_RECEIVED, "deleted_at": None, "deletion_source": None})
 )
 
-_ANALYZED = ("source", "id", "deleted_at", "status")  # what the program's own queries and its views ask for
+_ANALYZED = ("source", "id", "deleted_at", "status")  # the columns in conditions of our queries and of the views
 
 _DECODED = exists().where(staged.c.id == quarantine.c.id, staged.c.rejected.is_(None))
 _GONE = exists().where(answers.c.id == quarantine.c.id, answers.c.answer == "gone")
 _STORED = exists().where(_MINE, student.c.id == quarantine.c.id, student.c.deleted_at.is_(None))
-_RELEASE_QUARANTINED = delete(quarantine).where(  # whose removal is held is stored as living, and stays
-    quarantine.c.source == SOURCE, or_(_DECODED, and_(_GONE, ~_STORED))
+_RELEASE_QUARANTINED = delete(quarantine).where(
+    # If the removal of a student is held, the student is stored as living, so the record stays in quarantine.
+    quarantine.c.source == SOURCE,
+    or_(_DECODED, and_(_GONE, ~_STORED)),
 )
 _ASKED_IN_VAIN = exists().where(answers.c.id == quarantine.c.id, answers.c.answer == "unanswered")
-_REQUEUE_UNANSWERED = (  # so that they wait behind the others
+_REQUEUE_UNANSWERED = (  # they go to the end of the queue, so the next run asks for other records first
     update(quarantine).where(quarantine.c.source == SOURCE, _ASKED_IN_VAIN).values(last_seen_at=_NOW)
 )
 _RELEASE_THOSE_WITHOUT_ID = delete(quarantine).where(
@@ -97,42 +99,44 @@ _RELEASE_THOSE_WITHOUT_ID = delete(quarantine).where(
 
 
 def apply(connection: Connection, source: str, counts: Counts, *, run_id: int, now: datetime) -> None:
-    """Carry out the stage's verdicts and removals, of which there are so many. Call it inside the run's transaction.
+    """Carry out the verdicts and removals of the stage. Call it inside the run's transaction.
 
-    A version begins at `now`, or a millisecond after the student's previous one where our clock has gone back.
+    `counts` has the number of each, and a statement is skipped if its number is 0. A new version begins at `now`. If
+    our clock has been set back, it begins a millisecond after the student's previous version.
     """
-    write = _Write(connection, {"run_source": source, "this_run": run_id, "now": now})
+    changes = _RunChanges(connection, {"run_source": source, "this_run": run_id, "now": now})
     if counts.updated or counts.restored:
-        write.changed(counts.updated + counts.restored)
+        changes.replace_changed(counts.updated + counts.restored)
     if counts.inserted:
-        write.new(counts.inserted)
+        changes.insert_new(counts.inserted)
     if counts.deleted:
-        write.removals()
+        changes.make_tombstones()
     if counts.quarantined:
-        write.do(_quarantine(write.dialect))
-    write.do(_RELEASE_QUARANTINED)
-    write.do(_REQUEUE_UNANSWERED)
+        changes.do(_quarantine(changes.dialect))
+    changes.do(_RELEASE_QUARANTINED)
+    changes.do(_REQUEUE_UNANSWERED)
 
 
 def release_those_without_id(connection: Connection, source: str) -> None:
-    """Let go of the records without an id that a clean full crawl no longer showed."""
+    """Delete from quarantine the records without an id that this run did not receive. Call it only after a sweep."""
     connection.execute(_RELEASE_THOSE_WITHOUT_ID, {"run_source": source})
 
 
 def analyze(connection: Connection, counts: Counts) -> None:
-    """Have PostgreSQL gather the statistics of a table that a run has filled. Call it after the run's transaction.
+    """Analyse the table of students on PostgreSQL if a run has inserted many. Call it after the run's transaction.
 
-    Until the server does it by itself, the next runs would read all students to find a few of them. Inside the
-    transaction the first loads of several sources would wait for each other: one session analyses a table at a time.
-    So this one leaves it to another session that is doing it. The run has been committed, so no error is raised.
+    Without statistics, the next runs would read all students to find a few of them, until the server analyses the table
+    by itself. Only one session can analyse a table at a time, so inside their transactions the first loads of several
+    sources would wait for each other. For the same reason, the table is skipped if another session is analysing it. A
+    `StoreError` is ignored, because the run has been committed.
     """
     if counts.inserted > CHUNK and connection.dialect.name == "postgresql":
         with suppress(StoreError), connection.begin():
             connection.exec_driver_sql(f"ANALYZE (SKIP_LOCKED) {SCHEMA}.{student.name} ({', '.join(_ANALYZED)})")
 
 
-class _Write:
-    """The statements of one run's transaction."""
+class _RunChanges:
+    """Executes the statements of one run's transaction."""
 
     def __init__(self, connection: Connection, parameters: dict[str, Any]) -> None:
         self.dialect = connection.dialect.name
@@ -144,22 +148,25 @@ class _Write:
 
     @contextmanager
     def _chunks(self, query: Select[Any], number: int) -> Iterator[Iterator[Sequence[Any]]]:
-        """Run a query once, and lend what fetches its `number` of rows in chunks; where they are many, as needed."""
+        """Execute a query of `number` rows once, and lend an iterator over chunks of its rows.
+
+        If there are more than `CHUNK` rows, they are fetched as they are needed.
+        """
         with self.do(query.execution_options(stream_results=number > CHUNK, max_row_buffer=CHUNK)) as rows:
             yield rows.partitions(CHUNK)
 
-    def new(self, number: int) -> None:
-        """Insert whoever is not stored at all."""
+    def insert_new(self, number: int) -> None:
+        """Insert the students who are not stored yet."""
         with self._chunks(_NEW, number) as chunks:
             for rows in chunks:
-                # By ids: if the query of an insert read the students, SQLite would copy all its rows first.
+                # Insert by ids: if the query of the insert read the students, SQLite would first copy all its rows.
                 self.do(_INSERT, ids=[row.id for row in rows])
 
-    def changed(self, number: int) -> None:
-        """Replace whoever is stored otherwise, with a version of what was.
+    def replace_changed(self, number: int) -> None:
+        """Replace the rows of changed and restored students, and keep the previous rows as versions.
 
-        Any change is written. It makes a version when it is more than a login or a newly signed avatar address, which
-        are no events in a student's life.
+        Every change is written. But if only volatile fields have changed, such as the time of the last login, no new
+        version begins: see `records.changed_fields`.
         """
         with self._chunks(_CHANGED, number) as chunks:
             for rows in chunks:
@@ -183,15 +190,18 @@ class _Write:
         if versions:
             self._connection.execute(_begin_version(self.dialect), versions)
 
-    def removals(self) -> None:
-        """Make tombstones of those whose removal is proved, or approved."""
+    def make_tombstones(self) -> None:
+        """Turn the students in the stage's removals into tombstones."""
         supersede, tombstone = _remove(self.dialect)
         self.do(supersede)
         self.do(tombstone)
 
 
 def _version_start(dialect: str) -> ColumnElement[Any]:
-    """Return when the new version of a stored student begins: max(now, the previous one's start + 1 ms)."""
+    """Return the time at which the new version of a stored student begins: `now`, if the stored version began before.
+
+    Otherwise it is the start of the stored version plus 1 ms.
+    """
     later = "strftime('%Y-%m-%dT%H:%M:%fZ', student.valid_from, '+0.001 seconds')"
     if dialect == "postgresql":
         later = "student.valid_from + interval '1 millisecond'"
@@ -199,7 +209,7 @@ def _version_start(dialect: str) -> ColumnElement[Any]:
 
 
 def _supersede(dialect: str, stored: Any, which: ColumnElement[bool]) -> Any:
-    """Copy the stored rows that are about to change to the superseded versions."""
+    """Return the statement that copies stored rows to the superseded versions, before they change."""
     begins = _version_start(dialect)
     columns = [column.name for column in student_version.c]
     values = (begins if name == "valid_to" else student.c[name] for name in columns)
@@ -224,9 +234,9 @@ def _begin_version(dialect: str) -> Any:
 
 @cache
 def _remove(dialect: str) -> tuple[Any, Any]:
-    """Return what copies the removed to the versions, and what makes tombstones of them.
+    """Return the statement that copies removed students to the versions, and the one that makes them tombstones.
 
-    Their last known fields stay, for rows of the deleted feed may be stubs.
+    A tombstone keeps the last known fields, because rows of the deleted feed may be stubs.
     """
     given = select(answers.c.deleted_at).where(answers.c.id == removals.c.id).scalar_subquery()
     facts = {
@@ -243,7 +253,7 @@ def _remove(dialect: str) -> tuple[Any, Any]:
 
 @cache
 def _quarantine(dialect: str) -> Any:
-    """Put into quarantine what could not be decoded."""
+    """Return the upsert that puts the undecodable records of the stage into quarantine."""
     bad = select(SOURCE, staged.c.id, staged.c.rejected, _NOW, _NOW).where(staged.c.rejected.is_not(None))
     new = upsert(dialect, quarantine).from_select(["source", "id", "reason", "first_seen_at", "last_seen_at"], bad)
     again = {"reason": new.excluded.reason, "last_seen_at": new.excluded.last_seen_at}

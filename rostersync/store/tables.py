@@ -1,10 +1,11 @@
-"""The tables. They are ours to change by migration; what others may rely on are the views.
+"""Define the tables. Other programs must use the views instead, because any migration may change a table.
 
-A student's row is their newest version, living or tombstone, and carries the facts of that version (`valid_from`, `op`,
-`changed_fields`, `run_id`); `student_version` holds the superseded ones only. So the first load writes no history.
+The row of a student in `student` is the newest version, living or tombstone. It includes the facts of that version
+(`valid_from`, `op`, `changed_fields`, `run_id`). `student_version` has only superseded versions, so the first load
+writes no history.
 
-The program reads and writes them as SQLAlchemy's plain tables, because importing the mapper takes as long as a sixth of
-a small command. `rostersync.models` maps classes to them for reports in Python.
+We use plain tables of SQLAlchemy Core, because importing the ORM takes a sixth of the time of a small command.
+`rostersync.models` has ORM classes for reports in Python.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
 PAYLOAD = (*FIELD_NAMES, "extra")
-"""The columns for what the API says of a student, `id` aside."""
+"""The columns for the fields of a student's record, except `id`."""
 
-Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only INTEGER keys by itself
+Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite generates values only for INTEGER keys
 
 metadata = MetaData(
     naming_convention={
@@ -66,36 +67,43 @@ def _head_count(name: str) -> Column[int]:
 
 
 def _of_source() -> ForeignKeyConstraint:
-    """Return the reference to the source of a student's row, which only SQLite checks.
+    """Return the foreign key to the source of a student's row. It exists on SQLite only.
 
-    PostgreSQL would look up the source of each row, and inserting a row would take four times as long. A run's
-    transaction locks the row of its source before it writes students, and `source forget` deletes both at once. On
-    SQLite the check costs nothing, and to drop it would rebuild the table.
+    On PostgreSQL inserting a row would take four times as long, because the source of each row would be looked up. The
+    foreign key is not needed: a run's transaction locks the row of its source before it writes students, and
+    `source forget` deletes the source and its students in one transaction. On SQLite the check is cheap, and removing
+    the foreign key would rebuild the table.
     """
     only = "sqlite"
     return ForeignKeyConstraint(["source"], ["source.name"], info={"only": only}).ddl_if(dialect=only)
 
 
 def _partial_index(name: str, *columns: Column[Any], rows: ColumnElement[bool]) -> None:
-    """Add an index of some rows of a table. A query can use it if its WHERE contains `rows`, without parameters."""
+    """Add an index of the rows that meet the condition `rows`.
+
+    A query can use the index if its WHERE contains this condition, without parameters.
+    """
     Index(name, *columns, info={"rows": rows})
 
 
 @compiles(CreateIndex)
 def _create_index(create: CreateIndex, compiler: Any, **options: Any) -> str:
-    """Return the statement with the rows of a partial index: SQLAlchemy's own options would import both dialects."""
+    """Return the CREATE INDEX statement, with the WHERE of a partial index.
+
+    SQLAlchemy has options for partial indexes, but they would import both dialects.
+    """
     statement: str = compiler.visit_create_index(create, **options)
     if (rows := create.element.info.get("rows")) is None:
         return statement
     return f"{statement} WHERE {compiler.sql_compiler.process(rows, include_table=False)}"
 
 
-# A school: how far it was read, and who may write it.
+# A school: how far it was read, and which process holds its lock.
 source = Table(
     "source",
     metadata,
     Column("name", Text, primary_key=True),
-    _figure("fence"),  # grows with each holder of the lock; a commit by an earlier one changes nothing
+    _figure("fence"),  # raised by each new holder of the lock; a commit with an earlier number is refused
     Column("holder", Text),
     Column("held_since", Timestamp),
     Column("modified_watermark", Timestamp),
@@ -103,17 +111,17 @@ source = Table(
     Column("last_clean_modified_at", Timestamp),
     Column("last_clean_full_at", Timestamp),
     Column("history_starts_at", Timestamp),
-    Column("deleted_feed_ignored", Boolean, nullable=False, default=False),  # its filter, when it was last read
+    Column("deleted_feed_ignored", Boolean, nullable=False, default=False),  # whether it ignored its filter last time
     Column("unknown_keys", Json, nullable=False, default=list),  # salted hashes of keys of `extra` that were reported
     Column("salt", LargeBinary),
-    Column("fingerprint", LargeBinary),  # of token and base_url, salted: whether the name still means the same school
-    Column("keys", Json),  # which keys lists and GET serve: `projections.Keys`; NULL: no full run has found out yet
-    _head_count("living"),  # how many students the table `student` has, by state: `head_count`
+    Column("fingerprint", LargeBinary),  # salted hash of token and base_url; shows if the source may be another school
+    Column("keys", Json),  # `projections.Keys`: which keys lists and GET serve; NULL: no run has stored it
+    _head_count("living"),  # the number of students by state: see `head_count`
     _head_count("enrolled"),
     _head_count("deleted"),
 )
 
-# One run of one source, ended. Its figures are those of `report.Counts`.
+# One run of one source, after it has ended. Its figures are the fields of `report.Counts`, requests and retries.
 run = Table(
     "run",
     metadata,
@@ -139,15 +147,15 @@ run = Table(
     Column("modified_watermark", Timestamp),
     Column("deleted_watermark", Timestamp),
     Column("error", Text),
-    _figure("guarded"),  # its removals that nobody approved: what the guard counts over 24 hours
-    Column("notices", Json, nullable=False, default=list),  # what else its caller is to know, ids and counts only
-    Column("plan", Text),  # `open`, `approved` or `superseded` where the guard held removals of it
+    _figure("guarded"),  # its removals without approval, which the guard adds up over 24 hours
+    Column("notices", Json, nullable=False, default=list),  # remarks of the report: ids, counts and names of fields
+    Column("plan", Text),  # `open`, `approved` or `superseded`; NULL if the run held no removals
     sqlite_autoincrement=True,
 )
 
-# There will be millions of runs, so each query of a run, of `status` and of a daemon has an index of the rows that it
-# may return. The view `sync_health` has the first two conditions. Both leave refreshes out, in different words:
-# otherwise SQLite would look for the newest success in the index of all runs.
+# There will be millions of runs. So each query that a run, `status` or a daemon makes has a partial index of the rows
+# that it may return. The view `sync_health` uses the first two conditions. Both exclude refreshes, but they are written
+# differently on purpose: otherwise SQLite would look for the newest success in the index `ix_run_newest`.
 _COUNTS = run.c.kind.in_([literal_column("'incremental'"), literal_column("'full'")])
 _IS_SUCCESS = and_(
     run.c.kind != literal_column("'refresh'"),
@@ -170,7 +178,8 @@ held_removal = Table(
     Column("deleted_at", Timestamp),
 )
 
-# A request for a run: `pending`, `taken`, and `done`; or `withdrawn`, or `failed` without a run.
+# A request for a run. Its state is `pending`, `taken`, `done`, `withdrawn` (no process waits for it any more), or
+# `failed` (no run was recorded for it).
 run_request = Table(
     "run_request",
     metadata,
@@ -178,32 +187,32 @@ run_request = Table(
     Column("source", Text, ForeignKey("source.name"), nullable=False),
     Column("kind", Text, nullable=False),
     Column("approves", Key),
-    Column("ids", JsonTuple),  # the students of a refresh
+    Column("ids", JsonTuple),  # the students to refresh
     Column("state", Text, nullable=False),
     Column("requested_at", Timestamp, nullable=False),
     Column("expires_at", Timestamp),
     Column("waiters", BigInteger, nullable=False),
     Column("run_id", Key),
-    Column("error", Text),  # why it failed; `hint` is what to do next
-    Column("hint", Text),
-    Column("reads", Text),  # how far a daemon's run is: what it reads, how many of its rows it has, and of how many
-    Column("rows_done", BigInteger),
-    Column("rows_total", BigInteger),
+    Column("error", Text),  # why it failed
+    Column("hint", Text),  # what to do next
+    Column("reads", Text),  # the progress of a daemon's run: the list that it reads
+    Column("rows_done", BigInteger),  # how many rows of that list it has read
+    Column("rows_total", BigInteger),  # how many rows that list has
     sqlite_autoincrement=True,
 )
 REQUEST_IS_OPEN = run_request.c.state.in_([literal_column("'pending'"), literal_column("'taken'")])
 _partial_index("ix_run_request_open", run_request.c.state, run_request.c.source, rows=REQUEST_IS_OPEN)
 
-# A daemon, as it was last seen: it writes its row every few seconds, and takes it away at its end.
+# A running daemon. It updates its row every few seconds, and deletes it when it ends.
 daemon = Table(
     "daemon",
     metadata,
-    Column("name", Text, primary_key=True),  # as in the `holder` of a source: it tells host and process
+    Column("name", Text, primary_key=True),  # the same text as the `holder` of a source, with host and process id
     Column("seen_at", Timestamp, nullable=False),
-    Column("sources", Json, nullable=False),  # by name: is it `standby`, and when are its runs next due (or null)
+    Column("sources", Json, nullable=False),  # by source: `standby`, and in `next` the next time by kind of run
 )
 
-# Something that somebody did, or set out to do. It outlives its source, which is therefore no foreign key.
+# An audited action. `source` is not a foreign key, because the row must remain when the source is forgotten.
 audit = Table(
     "audit",
     metadata,
@@ -214,13 +223,13 @@ audit = Table(
     Column("host", Text, nullable=False),
     Column("verb", Text, nullable=False),
     Column("ids", JsonTuple, nullable=False),
-    Column("fields", JsonTuple, nullable=False),  # their names: no value of a field is ever here
+    Column("fields", JsonTuple, nullable=False),  # names of fields, never their values
     Column("counts", Json, nullable=False, default=dict),
     Column("outcome", Text, nullable=False),
     sqlite_autoincrement=True,
 )
 
-# A record that could not be decoded; `id` is negative for one without a readable id.
+# A record that could not be decoded. `id` is negative if the record has no readable id.
 quarantine = Table(
     "quarantine",
     metadata,
@@ -248,17 +257,18 @@ student = Table(
     _of_source(),
 )
 
-# What GET serves of a living student and lists do not. Sources whose lists serve everything have no rows here.
+# The detail of a living student: the part of the record that only GET serves. Sources have no rows here if their lists
+# serve everything.
 student_detail = Table(
     "student_detail",
     metadata,
     Column("source", Text, primary_key=True),
     Column("id", BigInteger, primary_key=True),
-    Column("record", LargeBinary),  # `records.encode` of these keys; NULL: there are none, or GET has not answered yet
-    Column("updated_ms", BigInteger),  # the `updated_at` that the record belongs to, in milliseconds since 1970
-    Column("settled", Boolean, nullable=False),  # read so late that no other record can have the same `updated_at`
+    Column("record", LargeBinary),  # the detail as `records.encode` writes it; NULL: it has no keys, or was never read
+    Column("updated_ms", BigInteger),  # the `updated_at` that the detail belongs to, in milliseconds since 1970
+    Column("settled", Boolean, nullable=False),  # whether no later change can have the same `updated_at`
     Column("read_at", Timestamp),
-    Column("waiting_since", Timestamp),  # since when GET should be asked again; NULL: it need not be
+    Column("waiting_since", Timestamp),  # since when the detail must be read again; NULL: it need not be
     _of_source(),
 )
 

@@ -1,17 +1,21 @@
-"""What protects the way to a PostgreSQL server: TLS or SCRAM prove who it is, unless the url says otherwise.
+"""Protect the connection to a PostgreSQL server: the server must prove its identity by TLS or SCRAM.
 
-A server off this machine gets `sslmode=verify-full` and the authorities that the system trusts, which is what libpq
-calls `sslrootcert=system`. They are named by the path of the system's bundle: a libpq before 16 does not know that
-word, and the one of psycopg[binary] has an OpenSSL of its own, which looks for them where no system has them.
+Only the url can choose a weaker protection.
 
-Local is what cannot lead off this machine: sockets, `localhost` and loopback addresses only, in a list of hosts each of
-them, as `host` and as `hostaddr`. Where the url names neither, PGHOST and PGHOSTADDR count. A service file may name any
-host, so with one nothing is local. What the url does not say of TLS, the environment (PGSSLMODE, PGSSLROOTCERT) and a
-service file do not say either: they could weaken it unseen.
+**A server on another machine.** We use `sslmode=verify-full` and the certificate authorities that the system trusts.
+libpq calls these `sslrootcert=system`, but we pass the path of the system's bundle instead. A libpq before 16 does not
+know that value, and the libpq of psycopg[binary] has its own OpenSSL, which looks for the bundle in a folder that no
+system has. We set `sslmode`, and with `verify-full` also `sslrootcert`, if the url does not. So the environment
+(PGSSLMODE, PGSSLROOTCERT) and a service file cannot weaken the protection unnoticed.
 
-Any user of this machine can listen on a loopback address while the server is down. So we use a password there only for
-SCRAM, in which the server proves that it knows the password too, and never receives it. Without a password nothing is
-proved. A socket is in a folder that only the server's account can write, so libpq's own rules apply there.
+**A local server.** A server is local if every host in the list, as `host` and as `hostaddr`, is a socket, `localhost`
+or a loopback address. If the url does not name a host, PGHOST and PGHOSTADDR count. A service file may name any host,
+so if there is one, the server does not count as local.
+
+Any user of this machine can listen on a loopback address while the server is down. So there we use a password only with
+SCRAM, in which the server proves that it knows the password too, and never receives it. If libpq has no password, the
+server proves nothing. A socket is in a folder that only the server's account can write, so we add nothing to libpq's
+rules.
 """
 
 from __future__ import annotations
@@ -41,20 +45,26 @@ _BUNDLES = (
     "/etc/ssl/cert.pem",  # macOS, BSD
 )
 _WEAKER = {
-    "disable": "students and password travel in plain text, to any server that answers in its place",
-    "require": "encrypted, but any server may answer in its place, and is given the password",
+    "disable": "students and password are sent in plain text, and any server may answer in its place",
+    "require": "the connection is encrypted, but any server may answer in its place, and gets the password",
     "verify-ca": "any server with a certificate of the same authority may answer in its place",
 }
 _PROOF = "scram-sha-256"
 _FIRST_WITH_SYSTEM = _FIRST_WITH_REQUIRE_AUTH = 160000
-_USE_SOCKET = "connect by the server's socket: ?host=/run/postgresql in the url (docs/operations.md)"
+_USE_SOCKET = "connect by the server's socket, with ?host=/run/postgresql in the url (docs/operations.md)"
 
 
 def parameters(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the parameters of libpq to add to those that the url gives.
+    """Return the parameters to pass to libpq in addition to the url's own.
 
-    Raises `ConfigError` for a mode that may end in plain text, if nobody knows whom the system trusts, and if libpq is
-    too old to demand the proof of a server on loopback.
+    Args:
+        given: The parameters of the url; see `url_parameters`.
+        environ: The environment. Default: the environment of this process.
+
+    Raises:
+        ConfigError: `sslmode` may fall back to plain text, the certificate authorities of the system were not found, or
+            libpq is too old to demand SCRAM of a server on loopback.
+
     """
     if _is_local(given, environ):
         needs_proof = _others_may_listen(given, environ) and _has_password(given, environ)
@@ -62,10 +72,10 @@ def parameters(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ
     mode = str(given.get("sslmode", _VERIFIED))
     if mode in _MAYBE_PLAIN:
         hint = (
-            "remove sslmode from the url, so that the server must prove who it is; or, if the network is yours alone, "
-            "say sslmode=disable"
+            "remove sslmode from the url, so that the server must prove its identity; or, if no one else can use the "
+            "network, set sslmode=disable"
         )
-        raise ConfigError([f"database.url: sslmode={mode} would send students and password in plain text"], hint)
+        raise ConfigError([f"database.url: sslmode={mode} may send students and password in plain text"], hint)
     added = {} if "sslmode" in given else {"sslmode": _VERIFIED}
     if mode == _VERIFIED and given.get("sslrootcert", "system") == "system":
         added["sslrootcert"] = _system_authorities()
@@ -81,7 +91,10 @@ def require(url: str) -> None:
 
 
 def weakness(url: str, environ: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
-    """Return what is wrong with the way to the server of a PostgreSQL url that can be used, and a hint; or None."""
+    """Return the weakness of the connection to a PostgreSQL server, and a hint; None if the connection is protected.
+
+    `parameters` must accept the url.
+    """
     parsed = make_url(url)
     given = url_parameters(parsed)
     if _is_local(given, environ):
@@ -89,12 +102,12 @@ def weakness(url: str, environ: Mapping[str, str] = os.environ) -> tuple[str, st
     mode = str(given.get("sslmode", _VERIFIED))
     if mode not in _WEAKER:
         return None
-    hint = "remove sslmode from database.url; for an authority of your own add sslrootcert=FILE"
-    return f"sslmode={mode} to {given.get('host') or 'a server off this machine'}: {_WEAKER[mode]}", hint
+    hint = "remove sslmode from database.url; if you have your own certificate authority, add sslrootcert=FILE"
+    return f"sslmode={mode} to {given.get('host') or 'a server on another machine'}: {_WEAKER[mode]}", hint
 
 
 def url_parameters(url: URL) -> dict[str, Any]:
-    """Return what a PostgreSQL url tells libpq."""
+    """Return the parameters that a PostgreSQL url passes to libpq."""
     _, given = url.get_dialect()().create_connect_args(url)
     return dict(given)
 
@@ -120,7 +133,7 @@ def _others_may_listen(given: Mapping[str, Any], environ: Mapping[str, str]) -> 
 
 
 def _has_password(given: Mapping[str, Any], environ: Mapping[str, str]) -> bool:
-    """Return whether libpq may find a password; a file of passwords counts, whatever it contains."""
+    """Return whether libpq may find a password. A password file counts, even if no line of it applies."""
     if given.get("password") or given.get("passfile") or environ.get("PGPASSWORD") or environ.get("PGPASSFILE"):
         return True
     try:
@@ -134,7 +147,7 @@ def _demand_proof() -> dict[str, str]:
 
     if pq.version() >= _FIRST_WITH_REQUIRE_AUTH:
         return {"require_auth": _PROOF}
-    message = "database.url: this libpq cannot make a server on loopback prove that it knows the password"
+    message = "database.url: libpq is too old to check that a server on loopback knows the password"
     raise ConfigError([message], f"{_USE_SOCKET}, or install libpq 16 or later")
 
 
@@ -144,7 +157,7 @@ def _weakness_on_loopback(given: Mapping[str, Any], environ: Mapping[str, str]) 
         return None
     how = f"require_auth={method}" if method else "a loopback address without a password"
     given_away = "the students, and perhaps the password" if method else "the students"
-    return f"{how}: any user of this machine who listens there first is given {given_away}", _USE_SOCKET
+    return f"{how}: any user of this machine who listens there first gets {given_away}", _USE_SOCKET
 
 
 def _system_authorities() -> str:
@@ -154,11 +167,11 @@ def _system_authorities() -> str:
         return bundle
     if pq.version() >= _FIRST_WITH_SYSTEM:
         return "system"
-    hint = "install ca-certificates, or add sslrootcert=FILE to the url, the certificate of the server's authority"
-    raise ConfigError(["database.url: found no certificates of authorities to verify the server with"], hint)
+    hint = "install ca-certificates, or add sslrootcert=FILE to the url, with the certificate of the server's authority"
+    raise ConfigError(["database.url: found no certificates to verify the server with"], hint)
 
 
 def _bundles() -> Iterator[str]:
-    """Yield the files of authorities that the system trusts: OpenSSL's as Python knows it, then the usual places."""
+    """Yield the existing bundles of the system's authorities: first Python's default, then the usual paths."""
     known = ssl.get_default_verify_paths().cafile
     yield from (path for path in (known, *_BUNDLES) if path and Path(path).is_file())

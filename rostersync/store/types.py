@@ -1,4 +1,4 @@
-"""Column types that hold the same values on SQLite and on PostgreSQL."""
+"""Define column types that hold the same values on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ if TYPE_CHECKING:
 
 
 class Timestamp(TypeDecorator[datetime]):
-    """An aware UTC time in whole milliseconds: `timestamptz(3)`, or text that SQLite's date functions read."""
+    """An aware UTC time in whole milliseconds.
+
+    PostgreSQL stores it as `timestamptz(3)`. SQLite stores it as text that its date functions can read.
+    """
 
     impl = DateTime
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         if dialect.name == "postgresql":
-            from sqlalchemy.dialects.postgresql import TIMESTAMP  # noqa: PLC0415 - it would slow down SQLite's start
+            from sqlalchemy.dialects.postgresql import TIMESTAMP  # noqa: PLC0415 - slow to import, not used for SQLite
 
             return dialect.type_descriptor(TIMESTAMP(timezone=True, precision=3))
         return dialect.type_descriptor(Text())
@@ -40,7 +43,7 @@ class Timestamp(TypeDecorator[datetime]):
 
 
 class Json(TypeDecorator[Any]):
-    """JSON, on PostgreSQL `jsonb`. None is SQL's NULL, never JSON's: a missing array and an empty one stay apart."""
+    """A JSON value, stored as `jsonb` on PostgreSQL. None is stored as SQL's NULL and never as JSON's `null`."""
 
     impl = JSON
     cache_ok = True
@@ -54,7 +57,7 @@ class Json(TypeDecorator[Any]):
 
 
 class JsonTuple(TypeDecorator[tuple[Any, ...]]):
-    """A JSON array that is a tuple in Python, as `Student` holds it."""
+    """A JSON array that is a tuple in Python, as in `Student`."""
 
     impl = Json
     cache_ok = True

@@ -335,7 +335,7 @@ def test_db_upgrade_says_what_it_would_do_and_what_it_did(site: Site) -> None:
         for statement in back_to("0005", "postgresql" if postgresql else "sqlite"):
             connection.exec_driver_sql(statement)
     plan = site.ok("db", "upgrade", "--dry-run")
-    assert plan.startswith(f"schema 0005 would be upgraded to {schema.HEAD}:\n  0006: What daemons tell others")
+    assert plan.startswith(f"schema 0005 would be upgraded to {schema.HEAD}:\n  0006: Store what daemons publish")
     assert f"  {schema.HEAD}: " in plan
     waits = [line.split(":")[0].strip() for line in plan.splitlines() if "Readers wait" in line]
     assert waits == (["0007", "0008", "0009"] if postgresql else [])
@@ -379,7 +379,7 @@ def test_db_check_reports_a_wrong_head_count_which_a_full_run_repairs(site: Site
         connection.exec_driver_sql("UPDATE source SET living = 29")
     result = site.run("db", "check")
     assert result.exit_code == 1
-    assert "source main keeps 29 living" in result.stderr
+    assert "the head count of source main is 29 living" in result.stderr
     assert "its rows are 30 living" in result.stderr
     assert "sync --full" in result.stderr
     site.ok("sync", "--full")

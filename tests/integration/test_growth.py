@@ -131,7 +131,7 @@ def test_a_wrong_head_count_is_found_and_a_full_run_repairs_it(world: World) -> 
         connection.execute(text("UPDATE source SET enrolled = enrolled + 1"))
     rows = f"{kept[0]} living, {kept[1]} enrolled, {kept[2]} deleted"
     wrong = f"{kept[0]} living, {kept[1] + 1} enrolled, {kept[2]} deleted"
-    assert probe.miscounted(world.url) == [f"source {SOURCE} keeps {wrong}, and its rows are {rows}"]
+    assert probe.miscounted(world.url) == [f"the head count of source {SOURCE} is {wrong}, but its rows are {rows}"]
     world.sync()
     assert probe.miscounted(world.url) != []
     world.full()

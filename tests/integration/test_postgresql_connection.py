@@ -125,7 +125,7 @@ def test_a_server_that_is_not_there_is_no_role_that_is_not_there(server: Server)
             "local all all scram-sha-256",
             None,
             "no password supplied",
-            "wants a password: name one in database.url as ${",
+            "requires a password: put ${",
         ),
         (
             "local all all scram-sha-256",

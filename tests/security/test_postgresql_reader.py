@@ -319,7 +319,7 @@ def test_the_owner_its_members_and_superusers_are_no_readers(empty: Roles, verb:
     for role in (empty.owner, empty.stranger, "postgres"):
         result = empty.run(verb, role)
         assert result.exit_code == 2
-        assert "may do everything that rostersync may" in result.stderr
+        assert "can do everything that rostersync can do" in result.stderr
     assert empty.ask("", PRIVILEGES) == before
 
 
@@ -346,7 +346,7 @@ def test_a_role_that_reaches_the_tables_by_another_way_is_no_reader_and_gets_not
     before = empty.ask("", PRIVILEGES)
     result = empty.run("grant-reader", empty.reader)
     assert result.exit_code == 2
-    assert f"role {empty.reader}: reaches the tables" in result.stderr
+    assert f"role {empty.reader}: can reach the tables" in result.stderr
     assert empty.ask("", PRIVILEGES) == before
 
 
@@ -359,7 +359,7 @@ def test_a_role_that_may_grant_itself_any_other_is_no_reader(empty: Roles) -> No
         empty.ask("", f"GRANT pg_read_all_data TO {empty.reader} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE")
         result = empty.run("grant-reader", empty.reader)
     assert result.exit_code == 2
-    assert "reaches the tables" in result.stderr
+    assert "can reach the tables" in result.stderr
 
 
 def test_the_error_names_each_role_and_how_it_reaches_the_tables(empty: Roles) -> None:

@@ -233,7 +233,7 @@ def test_one_that_lets_everybody_in_or_asks_for_the_password_in_clear_gets_nothi
 ) -> None:
     error = try_it(authenticate(on_loopback, method, "scram-sha-256"))
     assert isinstance(error, DatabaseUnreachable)
-    assert "take the password out" in error.hint
+    assert "remove the password from database.url" in error.hint
 
 
 def test_one_that_still_uses_md5_is_told_how_to_change_that(on_loopback: tuple[int, Path]) -> None:
@@ -260,7 +260,7 @@ def test_a_method_that_the_url_names_stays_and_check_warns_of_a_weaker_one(
 ) -> None:
     url = authenticate(on_loopback, "md5", "md5") + "&require_auth=md5"
     assert uses_tls(url) is False
-    warning = "warn  database: require_auth=md5: any user of this machine who listens there first is given"
+    warning = "warn  database: require_auth=md5: any user of this machine who listens there first gets"
     assert f"{warning} the students, and perhaps the password" in check(tmp_path, url)[1]
     url = authenticate(on_loopback, "scram-sha-256", "scram-sha-256")
     assert "warn  database: " not in check(tmp_path, url)[1]

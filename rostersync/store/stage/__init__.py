@@ -1,4 +1,4 @@
-"""The stage: what a run has read, out of readers' sight until the run commits."""
+"""The stage: the rows that a run has read. No other process sees them before the run commits."""
 
 from __future__ import annotations
 

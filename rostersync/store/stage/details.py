@@ -1,8 +1,12 @@
-"""List rows, answers of GET and stored rows of the same students, and the one record that each student gets from them.
+"""Combine the list row, the answer of GET and the stored row of each student into one staged record.
 
-The rule is in `rostersync.projections`. This module finds the rows that the rule needs: whom to ask (`due`), what the
-answers show about keys (`compare`, `support`), and, when everything was asked, the staged record of each student who
-has two parts (`combine`). The details themselves wait in the stage's table `details` for the commit.
+`rostersync.projections` has the rule. This module reads and writes the rows for it:
+
+* `due` returns the students to ask GET about.
+* `compare` and `support` find out from answers of GET which keys lists and GET serve.
+* `combine` replaces the staged record of each student who has a detail, after GET was asked about all students.
+
+The details themselves are in the stage's table `details` until the commit writes them.
 """
 
 from __future__ import annotations
@@ -42,17 +46,17 @@ _DETAIL_OF_STORED = and_(student_detail.c.source == student.c.source, student_de
 IS_NEWER: ColumnElement[bool] = or_(
     student_detail.c.updated_ms.is_distinct_from(staged.c.updated_ms),
     ~student_detail.c.settled,
-    # Lists without stamps: any change of the row counts.
+    # If lists have no `updated_at`, any change of the row counts.
     and_(staged.c.updated_ms.is_(None), exists().where(STORED, student.c.content_hash != staged.c.content_hash)),
 )
-"""Whether a staged list row is newer than the stored detail, or may be."""
+"""The condition that a staged list row is newer than the stored detail, or may be."""
 
 IS_USED: ColumnElement[bool] = or_(student_detail.c.record.is_not(None), _NEEDED)
-"""Whether a stored detail matters: it holds something, or every student of the source has one."""
+"""The condition that a stored detail is used: it has keys, or every student of the source needs a detail."""
 
 
 def _open(key: ColumnElement[int]) -> ColumnElement[bool]:
-    """Return the condition that GET was not asked for a student in this run, who is not about to be removed either."""
+    """Return the condition that GET has not answered about a student in this run, and that no removal is staged."""
     return and_(~_was_asked(key), ~exists().where(tables.removals.c.id == key))
 
 
@@ -97,7 +101,7 @@ _REFRESHED = (
 _ASKED = select(answers.c.id).where(among_ids(answers.c.id))
 _NEWEST = select(func.max(staged.c.updated_ms))
 
-# An answer of GET, the student's list row, and what is stored: each may be missing.
+# The answer of GET, the list row, the stored student, and the stored detail. Each may be missing.
 _PARTS = (
     answers.c.record.label("answer"),
     answers.c.answer.label("kind"),
@@ -111,8 +115,8 @@ _PARTS = (
     student_detail.c.updated_ms.label("detail_ms"),
     *(student_detail.c[name] for name in ("settled", "read_at", "waiting_since")),
 )
-_FIRST_OF_STORED = 5  # where the columns of the stored student begin, and those of the list row
-_FIRST_OF_ROW = _FIRST_OF_STORED + len(NAMES)
+_FIRST_OF_STORED = 5  # the position of the first column of the stored student
+_FIRST_OF_ROW = _FIRST_OF_STORED + len(NAMES)  # the position of the first column of the list row
 
 _BY_ANSWER = chunk(
     select(answers.c.id, *_PARTS)
@@ -134,7 +138,7 @@ _BY_DETAIL = chunk(
 
 
 class _Parts(NamedTuple):
-    """What is known of one student in a run. `row` is the list row, `stored` the row of the replica."""
+    """The records of one student. `row` is the list row, `stored` the row of the replica, `found` the query's row."""
 
     key: int
     answer: Student | None
@@ -144,7 +148,11 @@ class _Parts(NamedTuple):
     found: Any
 
     def listed(self, keys: Keys) -> Student | None:
-        """Return the list record: the row of this run, unless that is older than the stored one and than the answer."""
+        """Return the list record of the student; None if the student has neither a list row nor a stored record.
+
+        It is this run's list row. If that is missing, or older than both the stored record and the answer of GET, it is
+        the stored list record.
+        """
         if self.stored is None:
             return self.row
         if self.row is not None and not (
@@ -155,36 +163,40 @@ class _Parts(NamedTuple):
 
 
 class StagedDetails(Statements):
-    """Answers of GET on their way to the second part of a student's record."""
+    """The details of one run in the stage."""
 
     def __init__(self, connection: Connection, source: str, room: Room) -> None:
         super().__init__(connection, source)
         self._room = room
 
     def newest(self) -> datetime | None:
-        """Return the latest `updated_at` of the list rows, None without one."""
+        """Return the latest `updated_at` of the staged rows; None if no row has one."""
         ((newest,),) = self._rows(_NEWEST)
         return None if newest is None else EPOCH + timedelta(milliseconds=newest)
 
     @property
     def are_new(self) -> bool:
-        """Whether GET has answered anything in this run."""
+        """Whether the stage has an answer of GET."""
         return not self._is_empty(answers)
 
     def not_asked(self, ids: Sequence[int]) -> list[int]:
-        """Return those of `ids` for whom GET was not asked in this run."""
+        """Return the `ids` about which GET has not answered in this run."""
         asked = {row[0] for row in self._rows(_ASKED, answers, ids=list(ids))}
         return [key for key in ids if key not in asked]
 
-    # Whom to ask ---------------------------------------------------------------------------------------------
+    # Which details to read -----------------------------------------------------------------------------------
 
     def due(self, limit: int, *, needed: bool, read_before: datetime) -> list[int]:
-        """Return whom GET should be asked for, those who wait longest first.
+        """Return the ids of students to ask GET about.
+
+        First come the students that wait for it, longest first. Then come new students and students with a newer list
+        row, and last the students with an old detail.
 
         Args:
             limit: The most ids to return.
-            needed: Whether every student of the source needs a detail; else only those whose detail holds something.
-            read_before: Details that were read before this time (UTC) are read again, last of all.
+            needed: Whether every student of the source needs a detail. If not, only students with a stored detail that
+                has keys, or that is waiting, are returned.
+            read_before: Details that were read before this time (UTC) are read again, if all students need a detail.
 
         """
         ids: list[int] = []
@@ -196,16 +208,20 @@ class StagedDetails(Statements):
         return ids
 
     def of(self, ids: Sequence[int], *, needed: bool) -> list[int]:
-        """Return those of `ids` who were received from a list only, and have a detail, or need one."""
+        """Return the `ids` of students who were staged without an answer of GET, and who have or need a detail."""
         return [row[0] for row in self._rows(_REFRESHED, staged, ids=list(ids), needed=needed)]
 
-    # What is known of keys -----------------------------------------------------------------------------------
+    # What is known about keys --------------------------------------------------------------------------------
 
     def support(self, names: set[str]) -> dict[str, tuple[int, int]]:
-        """Return how many listed students hold a key in their detail, and how many of these have it in their list row.
+        """Count how often the details of listed students have a key.
 
         Args:
-            names: The keys to count. A key that no detail holds is missing from the result.
+            names: The keys to count.
+
+        Returns:
+            For each key the number of students who have it in their detail, and how many of these also have it in their
+            list row. A key that is in no detail is missing.
 
         """
         found: dict[str, tuple[int, int]] = {}
@@ -219,9 +235,10 @@ class StagedDetails(Statements):
         return found
 
     def compare(self, keys: Keys) -> Keys:
-        """Return what is known of the keys, once each answer was compared with the list record of its time.
+        """Return what is known about the keys after comparing each answer of GET with the list record.
 
-        Before it is known what lists serve, an answer says nothing.
+        The two are compared only if they may be of the same time. Otherwise only the keys of the answer are added.
+        Returns `keys` unchanged if it is not known yet which keys lists serve.
         """
         if keys.listed is None:
             return keys
@@ -235,18 +252,19 @@ class StagedDetails(Statements):
                 keys = keys.with_fetched(served)
         return keys
 
-    # One record of two parts ---------------------------------------------------------------------------------
+    # Combining -----------------------------------------------------------------------------------------------
 
     def combine(self, keys: Keys, *, settled_before: datetime | None, now: datetime, everybody: bool) -> None:
-        """Replace the staged record of each student who has two parts by the one that both make.
+        """Stage the combined record of each student whom GET has returned, or who has a stored detail.
 
         Args:
             keys: Which keys lists and GET serve.
-            settled_before: The `updated_at` (UTC) before which no other change can have the same `updated_at`, because
-                every change was visible when GET answered; None if that is unknown. A later detail is read again when
-                a list shows its student the next time.
-            now: The time (UTC) at which the details count as read.
-            everybody: Whether to combine all students who have a detail, and not only those whose list row changed.
+            settled_before: Every change up to this `updated_at` (UTC) was visible when GET answered; None if that is
+                unknown. A detail with a later `updated_at` is read again the next time that a list has its student,
+                because another change may have the same `updated_at`.
+            now: The time at which the details count as read (UTC).
+            everybody: Whether to combine all staged students who have a stored detail. If not, a student with a stored
+                detail is combined only if the list row has changed.
 
         """
         for parts in self._everybody(everybody=everybody):
@@ -255,11 +273,11 @@ class StagedDetails(Statements):
                 new = fetch(listed, parts.answer, keys, detail_only=parts.found.kind == "detail")
                 self._put(parts, keys, new, _facts_of_answer(listed, parts.answer, settled_before, now))
             elif listed is not None and parts.detail is not None:
-                new = Records(listed, fetch(None, parts.detail, keys).detail)  # without what lists serve by now
+                new = Records(listed, fetch(None, parts.detail, keys).detail)  # drops keys that lists serve by now
                 self._put(parts, keys, new, _facts_as_stored(parts.found))
 
     def _put(self, parts: _Parts, keys: Keys, new: Records, facts: dict[str, Any]) -> None:
-        """Stage the one record of a student in the place of the list row, and the detail for the commit."""
+        """Stage the combined record of a student instead of the list row, and the detail for the commit."""
         student = combine(new.listed, new.detail, keys)
         received = parts.found.row_ms if parts.row else milliseconds(student.updated_at)
         record = encode(new.detail) if new.detail and keys_of(new.detail) else None
@@ -276,7 +294,7 @@ class StagedDetails(Statements):
                 self._connection.execute(_DROP[table], {"key": parts.key})
                 self._connection.execute(_PUT[table], row)
 
-    # Inside --------------------------------------------------------------------------------------------------
+    # Reading the rows ----------------------------------------------------------------------------------------
 
     def _everybody(self, *, everybody: bool = True) -> Iterator[_Parts]:
         yield from self._parts(_BY_ANSWER)
@@ -295,7 +313,7 @@ _PUT = {table: insert(table) for table in (staged, records, details)}
 
 
 def _facts_as_stored(found: Any) -> dict[str, Any]:
-    """Return what is known of a detail that was not read in this run."""
+    """Return the columns of a detail that was not read in this run."""
     facts = {name: getattr(found, name) for name in ("settled", "read_at", "waiting_since")}
     return {"updated_ms": found.detail_ms, **facts}
 
@@ -303,7 +321,7 @@ def _facts_as_stored(found: Any) -> dict[str, Any]:
 def _facts_of_answer(
     listed: Student | None, answer: Student, settled_before: datetime | None, now: datetime
 ) -> dict[str, Any]:
-    """Return what is known of a detail that was read now. It still waits if the list row is newer."""
+    """Return the columns of a detail that was read now. If the list record is newer, the detail must be read again."""
     stamp = _stamp(listed, answer)
     is_late = listed is not None and is_older(answer, listed)
     return {
@@ -315,14 +333,18 @@ def _facts_of_answer(
 
 
 def _stamp(listed: Student | None, answer: Student) -> datetime | None:
-    """Return the `updated_at` that a detail belongs to; None: list rows have none to compare it with."""
+    """Return the `updated_at` that a detail belongs to.
+
+    If the answer and the list record may be of the same time, it is the list record's `updated_at`, which later list
+    rows are compared with; None if it has none. Otherwise it is the answer's.
+    """
     if listed is not None and (listed.updated_at is None or are_of_one_time(listed, answer)):
         return listed.updated_at
     return answer.updated_at
 
 
 def _list_row(found: Any, stored: Student | None) -> Student | None:
-    """Return the list row as it was served, None without one. A row that is not staged in full is as it is stored."""
+    """Return the list row as it was served, or None. A staged row that is not in `records` equals the stored one."""
     if found.row_id is not None:
         return replace(student_of(found, _FIRST_OF_ROW), status=found.served_status)
     return None if stored is None or found.row_hash is None else as_served(stored, found.row_hash)

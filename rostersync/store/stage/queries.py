@@ -1,7 +1,7 @@
-"""What is asked of the stage, and of the stored students beside it.
+"""Define the queries on the stage, and on the stored students that they are compared with.
 
-Each query is made once and only run again and again: to build one takes longer than to run it. Their parameters are
-those of `statements`, and those that the stage's methods name.
+Each query is built once, because building a query takes longer than executing it. The parameters are those in
+`statements`, and those that the stage's methods pass.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ STORED = and_(student.c.source == SOURCE, student.c.id == staged.c.id)
 
 
 def lives(key: ColumnElement[int]) -> ColumnElement[bool]:
-    """Return the condition that a student is stored as living."""
+    """Return the condition that the student with the id `key` is stored as living."""
     return exists().where(LIVING, student.c.id == key)
 
 
 def answered(key: ColumnElement[int], *which: str) -> ColumnElement[bool]:
-    """Return the condition that GET has answered for an id, with one of `which` where any are given."""
+    """Return the condition that GET has answered about an id with one of `which`. Default: alive, gone or unclear."""
     answers_so = (answers.c.answer == text(f"'{answer}'") for answer in which or ("alive", "gone", "unclear"))
     return exists().where(answers.c.id == key, or_(*answers_so))
 
@@ -41,7 +41,7 @@ def _count(table: Any, *conditions: ColumnElement[bool]) -> Select[Any]:
     return select(func.count()).select_from(table).where(*conditions)
 
 
-# Readings of a list, each in a table of its own -------------------------------------------------------------------
+# Readings of a list; each list has its own table -------------------------------------------------------------------
 
 
 BROUGHT = {table: _count(table, table.c.reading == _READING) for table in (staged, deletions)}
@@ -52,7 +52,7 @@ NOTE_BROUGHT = (
     .values(reading=_READING, page=_PAGE)
     .returning(staged.c.id, staged.c.updated_ms)
 )
-KEEP_PAGES = (  # their numbers are `ids`
+KEEP_PAGES = (  # the parameter `ids` has the numbers of the pages
     update(staged).where(staged.c.reading == _READING - 1, among_ids(staged.c.page)).values(reading=_READING)
 )
 DROP = tuple(delete(table).where(among_ids(table.c.id)) for table in (staged, records))
@@ -76,7 +76,7 @@ RECEIVED = select(
 
 @cache
 def stage_deletion(dialect: str) -> Any:
-    """Return the upsert of an id that the deleted feed lists; a `deleted_at` once given is kept."""
+    """Return the upsert of a row of the deleted feed. If the new row has no `deleted_at`, the earlier one is kept."""
     new = upsert(dialect, deletions)
     known = func.coalesce(new.excluded.deleted_at, deletions.c.deleted_at)
     return new.on_conflict_do_update(index_elements=["id"], set_={"reading": new.excluded.reading, "deleted_at": known})
@@ -90,7 +90,7 @@ DELETIONS_LACK_IDS = _count(deletions, deletions.c.id < 0)
 
 @cache
 def put_answer(dialect: str) -> Any:
-    """Return the upsert of what GET answered for an id."""
+    """Return the upsert of GET's answer about an id."""
     new = upsert(dialect, answers)
     answer = {name: new.excluded[name] for name in ("answer", "deleted_at", "record")}
     return new.on_conflict_do_update(index_elements=["id"], set_=answer)
@@ -128,14 +128,21 @@ UNPROVED_STAMPS = chunk(_UNPROVED.add_columns(staged.c.updated_ms, _STORED_AT))
 
 # Removals --------------------------------------------------------------------------------------------------------
 
-CANDIDATES_FROM = {"listed": deletions, "left": deletions, "marked": staged, "proved": answers}  # or in no table there
+CANDIDATES_FROM = {"listed": deletions, "left": deletions, "marked": staged, "proved": answers}
+"""The table of the stage that each query of `candidates` depends on. "unseen" also applies if the stage is empty."""
 
 
 @cache
 def candidates(dialect: str) -> dict[str, Any]:
-    """Return the inserts of living students as candidates, by why they are: a feed, a mark, a proof, or absence.
+    """Return the statements that insert candidates for removal, by reason.
 
-    `listed` are all whom the deleted feed lists, `left` those of them whom no list shows alive.
+    Each takes students who are stored as living, unless GET has answered alive or unclear about them:
+
+    * `listed`: the deleted feed lists the student.
+    * `left`: the deleted feed lists the student, and either no list has them or GET says that they are gone.
+    * `marked`: the student's list row has a `deleted_at`.
+    * `proved`: GET says that the student is gone.
+    * `unseen`: no list has the student.
     """
     stream, swept = text("'stream'"), text("'sweep'")
     listed = select(deletions.c.id, stream, deletions.c.deleted_at)
@@ -146,7 +153,7 @@ def candidates(dialect: str) -> dict[str, Any]:
         "marked": select(staged.c.id, stream, staged.c.deleted_at).where(staged.c.deleted_at.is_not(None)),
         "proved": select(answers.c.id, stream, null()).where(answers.c.answer == "gone"),
     }
-    # They look students up by id, and do not pass over all of them: the stage is small.
+    # These look up each student of the stage by id, because the stage is small, and do not read all stored students.
     queries = {why: query.where(lives(query.selected_columns[0])) for why, query in from_stage.items()}
     unseen = ~exists().where(staged.c.id == student.c.id)
     queries["unseen"] = select(student.c.id, swept, null()).where(LIVING, unseen)
@@ -161,7 +168,11 @@ def candidates(dialect: str) -> dict[str, Any]:
 
 @cache
 def _which(planned: bool | None, proved: bool | None) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions of some of the candidates: those of the approved plan, the proved ones, or all."""
+    """Return the conditions that select candidates.
+
+    `planned` selects those in the approved plan (True) or the others (False). `proved` selects those who are gone
+    according to GET (True) or the others (False). None does not restrict.
+    """
     gone = answered(removals.c.id, "gone")
     of_plan = () if planned is None else (removals.c.planned.is_(planned),)
     return of_plan if proved is None else (*of_plan, gone if proved else ~gone)
@@ -169,13 +180,13 @@ def _which(planned: bool | None, proved: bool | None) -> tuple[ColumnElement[boo
 
 @cache
 def list_removals(planned: bool | None, proved: bool | None) -> Select[Any]:
-    """Return the query for a chunk of candidates."""
+    """Return the query for a chunk of the candidates that `_which` selects."""
     return chunk(select(removals.c.id).where(*_which(planned, proved)))
 
 
 @cache
 def count_removals(planned: bool | None) -> Select[Any]:
-    """Return the query for the number of candidates."""
+    """Return the query for the number of candidates that `_which` selects."""
     return _count(removals, *_which(planned, None))
 
 
@@ -195,7 +206,10 @@ def _not_in_question(key: ColumnElement[int]) -> ColumnElement[bool]:
 
 
 def _surest_first(key: ColumnElement[int]) -> ColumnElement[int]:
-    """Order students by how sure it is that they live: GET has just said so, a list shows them, they are stored."""
+    """Return a sort key by how certain it is that a student lives.
+
+    First come the students whom GET has returned, then those in a list, then the rest.
+    """
     return case((answered(key, "alive"), 0), (exists().where(staged.c.id == key, ALIVE), 1), else_=2)
 
 

@@ -1,7 +1,7 @@
-"""The stage: what a run has read, out of readers' sight until the run commits.
+"""Stage what a run reads, until the run commits.
 
-The ids of a run live here, not in memory. No transaction is open while a request to the API is in flight: each
-statement stands by itself, for nobody else sees the stage.
+The ids of a run are in the stage and not in memory. Each method executes its statements in its own transactions. So no
+transaction is open while a request to the API is in flight. That is safe, because no other process sees the stage.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class StagedList(Statements):
-    """The rows of one list, as its readings have brought them: where `sync.lists` puts what it reads."""
+    """The rows of one list. `sync.lists` puts the rows of each reading here."""
 
     def __init__(self, connection: Connection, source: str, table: Table, room: Room) -> None:
         super().__init__(connection, source)
@@ -41,32 +41,32 @@ class StagedList(Statements):
         self._reading = 0
 
     def begin_reading(self) -> None:
-        """Begin another reading of the list; what earlier ones brought is kept."""
+        """Begin another reading of the list. The rows of earlier readings are kept."""
         self._reading += 1
 
     def put(self, page: int, listed: Sequence[ListedRow]) -> None:
-        """Stage the rows of a page."""
+        """Stage the rows of the page with the number `page`."""
         raise NotImplementedError
 
     def keep_pages(self, pages: list[int]) -> None:
-        """Mark the rows that the previous reading brought on these pages as brought by this one, too."""
+        """Note that this reading has the same rows on these pages as the previous one."""
         if pages:
             self._do(q.KEEP_PAGES, self._table, ids=pages, reading=self._reading)
 
     def drop_reading(self) -> None:
-        """Discard this reading, which has put no row, because it brought the same rows as the previous one."""
+        """Discard this reading, because it has the same rows as the previous one. The caller has put no row."""
         self._reading -= 1
 
     def seen(self) -> int:
-        """Return how many distinct rows this reading has brought."""
+        """Return the number of distinct rows in this reading."""
         return self._count(q.BROUGHT[self._table], self._table, reading=self._reading)
 
     def missed(self) -> int:
-        """Return how many rows of the previous reading this one has not brought again."""
+        """Return the number of rows of the previous reading that are missing in this one."""
         return self._count(q.BROUGHT[self._table], self._table, reading=self._reading - 1)
 
     def keep_this_reading(self) -> None:
-        """Drop the rows that this reading has not brought."""
+        """Delete the rows that are missing in this reading."""
         if self._reading > 1:
             self._do(q.DROP_OTHERS[self._table], self._table, reading=self._reading)
 
@@ -77,15 +77,18 @@ class StagedStudents(StagedList):
     def __init__(self, connection: Connection, source: str, room: Room) -> None:
         super().__init__(connection, source, tables.staged, room)
         self.in_full = True
-        """Whether to stage all records. If not, a record that is stored as it was received is left out of `records`."""
+        """Whether to stage all records. If not, a record that equals the stored one is left out of `records`."""
         self.extra_keys: set[str] = set()
-        """Names of the keys that rostersync does not know, at most `MOST_KEYS`."""
+        """The keys received that rostersync does not know; at most `MOST_KEYS`."""
         self.odd_fields: dict[int, set[str]] = {}
-        """By id, the fields whose values are in `extra` because the fields cannot hold them; at most 100,000 ids."""
+        """By id, the names of fields that could not hold the received value, so that it is in `extra`.
+
+        At most 100,000 ids.
+        """
         self._fields_unseen = set(FIELD_NAMES)
 
     def put(self, page: int, listed: Sequence[ListedRow]) -> None:
-        """Decode and stage the rows that are new, or newer than the staged ones; of the others note that they came."""
+        """Stage the rows that are new, or newer than the staged ones. For the others, only note reading and page."""
         rows = list(listed)
         ids = [row.key for row in rows]
         brought = self._rows(q.NOTE_BROUGHT, self._table, ids=ids, reading=self._reading, page=page) if ids else []
@@ -94,7 +97,7 @@ class StagedStudents(StagedList):
         for row in rows:
             stamp = milliseconds(row.updated_at)
             staged = stamps.get(row.key)
-            if stamp is None or staged is None or stamp > staged:  # where one bears no stamp, the later row counts
+            if stamp is None or staged is None or stamp > staged:  # if a stamp is missing, the row received last counts
                 stamps[row.key] = stamp
                 newest[row.key] = row
         if newest:
@@ -102,7 +105,7 @@ class StagedStudents(StagedList):
             self._replace(decoded, [key for key, _ in brought if key in newest], page)
 
     def put_rows(self, rows: Iterable[Row]) -> None:
-        """Stage rows, each with an id of its own, in the place of earlier ones."""
+        """Stage rows that do not come from a page. They replace staged rows with the same id."""
         by_key = {row_key(row): row for row in rows}
         self._replace(list(by_key.values()), list(by_key), None)
 
@@ -130,7 +133,7 @@ class StagedStudents(StagedList):
         return row.id, self._reading, page, None, deleted_at, milliseconds(row.updated_at), hashes[row.id]
 
     def _note_keys(self, rows: list[Student]) -> None:
-        """Note the keys of list rows."""
+        """Note which keys these rows have, and which of their values the fields cannot hold."""
         columns = list(zip(*map(astuple, rows), strict=True))
         if not columns:
             return
@@ -143,15 +146,15 @@ class StagedStudents(StagedList):
                 self.note_odd(row)
 
     def note_odd(self, row: Student) -> None:
-        """Note which fields of a list row or an answer of GET cannot hold their values."""
-        # An empty text is not noted: for a date it is a way to say that there is none.
+        """Note which fields of a list row, or of an answer of GET, cannot hold their values."""
+        # An empty string is not noted, because it may mean that a date is not set.
         odd = [name for name, value in row.extra.items() if name in _FIELDS and str(value).strip()]
         if odd and len(self.odd_fields) < _MOST_ODD:
             self.odd_fields.setdefault(row.id, set()).update(odd)
 
     @property
     def keys(self) -> set[str]:
-        """The keys that some list row of this run had."""
+        """The keys that at least one row of a living student had in this run."""
         return {*FIELD_NAMES, *self.extra_keys}.difference(self._fields_unseen)
 
 
@@ -161,45 +164,45 @@ _MOST_ODD = 100_000
 
 
 class StagedDeletions(StagedList):
-    """The rows of the deleted feed: ids, with `deleted_at` where it is given. They may be stubs."""
+    """The rows of the deleted feed. Only their id and `deleted_at` are staged, because they may be stubs."""
 
-    def put(self, page: int, listed: Sequence[ListedRow]) -> None:  # noqa: ARG002 - as for students
-        """Stage the ids of rows."""
+    def put(self, page: int, listed: Sequence[ListedRow]) -> None:  # noqa: ARG002 - the signature of StagedList
+        """Stage the id and the `deleted_at` of each row."""
         values = [{"id": row.key, "reading": self._reading, "deleted_at": _deleted_at(row.decode())} for row in listed]
         self._room.take(len(values))
         self._put_all(q.stage_deletion(self._dialect), values)
 
     def lack_ids(self) -> bool:
-        """Tell whether the feed listed records without a readable id: it is unknown whom it meant."""
+        """Return whether the feed has a record without a readable id. If so, we do not know who was deleted."""
         return self._count(q.DELETIONS_LACK_IDS, tables.deletions) > 0
 
 
 class Stage(Statements):
-    """What one run has read of one source: lists, answers of GET, and what follows from them."""
+    """Everything that one run has read from one source, and the candidates for removal that follow from it."""
 
     def __init__(self, connection: Connection, source: str) -> None:
-        """Use the empty stage of `connection` (see `tables`)."""
+        """Use the stage of `connection`, which must be empty (see `tables.attach` and `tables.clear`)."""
         super().__init__(connection, source)
         self.room = Room(connection)
         self.students = StagedStudents(connection, source, self.room)
         self.deletions = StagedDeletions(connection, source, tables.deletions, self.room)
         self.details = StagedDetails(connection, source, self.room)
         self.absence_unconfirmed = False
-        """Whether GET has said that somebody is gone, and has not shown a living student since."""
+        """Whether GET has said that a student is gone, and has not returned a living student since."""
         self._stale: set[int] = set()
 
     # What was received ---------------------------------------------------------------------------------------
 
     def received(self) -> Received:
-        """Count what lists and answers have brought."""
+        """Return the numbers of rows that were staged from lists and from answers of GET."""
         return Received(*chain.from_iterable(self._rows(q.RECEIVED, tables.staged)))
 
     # Answers of GET ------------------------------------------------------------------------------------------
 
     def put_answer(self, key: int, answer: Answer, *, in_quarantine: bool = False) -> None:
-        """Record what GET answered for an id. `details` makes one record of a living student's answer and list row.
+        """Stage the answer of GET about an id. `StagedDetails.combine` later combines it with the list row.
 
-        An id `in_quarantine` that is not answered lets others have their turn before it next time, and that is all.
+        If the id is `in_quarantine`, an unclear answer only moves it to the end of the queue for the next run.
         """
         record = None
         if is_alive(answer):
@@ -218,9 +221,10 @@ class Stage(Statements):
         self._note(key, found, deleted_at=_deleted_at(answer), record=record)
 
     def put_detail(self, key: int, answer: Answer) -> bool:
-        """Record what GET answered for a student of whom only the detail is wanted; return whether it is there.
+        """Stage the answer of GET to a request for a student's detail. Return whether it has the detail.
 
-        Anything but a living student proves nothing here: the student stays as listed, and is asked for again later.
+        An answer other than a living student proves nothing here. The student stays as listed, and a later run asks
+        again.
         """
         if is_alive(answer) and isinstance(answer, Student):
             self._note(key, "detail", record=encode(answer))
@@ -234,30 +238,32 @@ class Stage(Statements):
         self._put_all(q.put_answer(self._dialect), [values])
 
     def gone_ids(self) -> Iterator[list[int]]:
-        """Yield the ids of everybody who GET says is gone."""
+        """Yield in chunks the ids of the students who are gone according to GET."""
         return self._ids(q.GONE_IDS, tables.answers)
 
     def unclear(self) -> UnclearCounts:
-        """Count the answers that prove neither life nor absence."""
+        """Count the ids about which GET has proved neither life nor absence."""
         return UnclearCounts(*chain.from_iterable(self._rows(q.UNCLEAR, tables.answers)))
 
     def reject_absence_proofs(self, *, keep_plan: bool) -> None:
-        """Believe no 404, or with `keep_plan` only those of the plan that is being approved.
+        """Stop believing GET about students whom it called gone.
 
-        The other candidates become a plan, everybody else stays as stored.
+        If such a student is not a candidate for removal, the answer becomes unclear, so the student stays as stored.
+        The caller must hold the candidates. Without `keep_plan`, candidates of the approved plan no longer count as
+        planned, so they are held as well.
         """
         self._do(q.REJECT_OTHERS, tables.answers)
         if not keep_plan:
             self._do(q.UNPLAN, tables.removals)
 
-    # Questions for GET ---------------------------------------------------------------------------------------
+    # Students to ask GET about -------------------------------------------------------------------------------
 
     def unproved_restores(self) -> Iterator[list[int]]:
-        """Yield the ids received alive that are stored as tombstones."""
+        """Yield in chunks the ids of students who were received as living and are stored as tombstones."""
         return self._ids(q.UNPROVED_RESTORES, tables.staged)
 
     def stale(self) -> Iterator[list[int]]:
-        """Yield the ids received older than they are stored, and note them for `stale_count`."""
+        """Yield in chunks the ids that were received in an older state than stored. Count them in `stale_count`."""
         for rows in self._chunks(q.UNPROVED_STAMPS, tables.staged):
             ids = [key for key, received, stored in rows if received and stored and received < to_epoch_ms(stored)]
             self._stale.update(ids)
@@ -265,46 +271,59 @@ class Stage(Statements):
 
     @property
     def stale_count(self) -> int:
-        """How many students were received older than they are stored."""
+        """The number of students who were received in an older state than stored."""
         return len(self._stale)
 
     def unproved_newcomers(self) -> Iterator[list[int]]:
-        """Yield the ids not stored as living that were received alive, and that the deleted feed lists as well."""
+        """Yield in chunks the ids that a list shows alive and that the deleted feed has, too.
+
+        Students who are stored as living are left out.
+        """
         return self._ids(q.UNPROVED_NEWCOMERS, tables.deletions)
 
     # Removals ------------------------------------------------------------------------------------------------
 
     def collect_removals(self, *reasons: str) -> None:
-        """Note as candidates the students stored as living who seem to have left, by `queries.candidates`."""
+        """Add students who seem to have left to the candidates for removal: see `queries.candidates` for `reasons`."""
         for reason in reasons:
             if self._do(q.candidates(self._dialect)[reason], q.CANDIDATES_FROM.get(reason)):
                 with self._filling(tables.removals):
-                    pass  # they are there now
+                    pass  # the rows are there already; this notes that the table has rows
 
     def plan_removals(self, plan: Iterable[tuple[int, str, datetime | None]]) -> None:
-        """Note the removals of a plan that is being approved, as far as their students are stored as living."""
+        """Add the removals of an approved plan to the candidates, if their students are stored as living."""
         values = [{"id": i, "deletion_source": s, "deleted_at": d, "planned": True} for i, s, d in plan]
         self._put_all(q.plan_removal(self._dialect), values)
         self._do(q.DROP_UNSTORED, tables.removals)
 
     def removals(self, *, planned: bool | None = None, proved: bool | None = None) -> Iterator[list[int]]:
-        """Yield the candidates for removal in chunks, those of the approved plan, the proved ones, or all."""
+        """Yield in chunks the ids of candidates for removal.
+
+        Args:
+            planned: True for those in the approved plan, False for the others. Default: None, which means all.
+            proved: True for those who are gone according to GET, False for the others. Default: None, which means all.
+
+        """
         return self._ids(q.list_removals(planned, proved), tables.removals)
 
     def count_removals(self, *, planned: bool | None = None) -> int:
-        """Return how many candidates for removal there are."""
+        """Return the number of candidates for removal. `planned` selects them as in `removals`."""
         return self._count(q.count_removals(planned), tables.removals)
 
     def drop_disproved(self) -> None:
-        """Let go of the candidates for whom GET has answered anything but that they are gone; others stay."""
+        """Drop the candidates about whom GET has answered alive or unclear. Candidates without an answer stay."""
         self._do(q.DROP_DISPROVED, tables.removals)
 
     def drop_living_candidates(self, ids: Iterable[int]) -> None:
-        """Let go of the candidates that a list has shown alive."""
+        """Drop the candidates with these ids, whom a list has shown alive."""
         self._do(q.DROP_LIVING, tables.removals, ids=list(ids))
 
     def controls(self, limit: int) -> list[int]:
-        """Return living students who are not in question; first those of whom it is surest that they live."""
+        """Return the ids of at most `limit` living students who can serve as controls.
+
+        Candidates are left out, and so are students about whom GET has answered gone or unclear. The students who most
+        certainly live come first. If no stored student qualifies, the result has received students.
+        """
         stored = self._rows(q.STORED_CONTROLS, at_most=limit)
         return [row[0] for row in stored or self._rows(q.NEW_CONTROLS, tables.staged, at_most=limit)]
 

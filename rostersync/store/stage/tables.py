@@ -1,7 +1,7 @@
-"""Where a run's rows lie until it commits: the stage's tables, and the place that they are made in.
+"""Define the tables of the stage, and create them.
 
-SQLite: a file beside the database, attached to the lease's connection and unlinked at once, so that nothing of it
-outlives the process. PostgreSQL: temporary tables of the lease's session.
+On SQLite they are in a file beside the database, which is attached to the connection of the run. The file is unlinked
+at once, so nothing remains of it when the process ends. On PostgreSQL they are temporary tables of the run's session.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ _STAGE = MetaData(schema="stage")
 staged = Table(
     "staged",
     _STAGE,
-    Column("id", Key, primary_key=True, autoincrement=False),  # negative: a record without an id
-    Column("reading", Integer, nullable=False),  # the last reading of its list that brought it
-    Column("page", Integer),  # the number of the page that did; NULL: it was asked for by its id
-    Column("rejected", Text),  # why it could not be decoded
+    Column("id", Key, primary_key=True, autoincrement=False),  # negative if the record has no readable id
+    Column("reading", Integer, nullable=False),  # the last reading of its list that has the row
+    Column("page", Integer),  # the number of the page with the row; NULL if the row does not come from a page
+    Column("rejected", Text),  # why the record cannot be decoded; NULL if it can
     Column("deleted_at", Timestamp),
     Column("updated_ms", BigInteger),  # `updated_at` of the record, in milliseconds since 1970
     Column("content_hash", LargeBinary),
 )
 
-records = (
-    Table(  # as the commit copies them; apart from `staged`, whose rows are small: each reading writes these again
-        "records",
-        _STAGE,
-        Column("id", Key, primary_key=True, autoincrement=False),
-        *student_columns(),
-        Column("served_status", Text),  # what the content hash covers: `status` is derived if the API served none
-    )
+# The commit copies these rows. They are not part of `staged`, because each reading writes the rows of `staged` again,
+# and so those must be small.
+records = Table(
+    "records",
+    _STAGE,
+    Column("id", Key, primary_key=True, autoincrement=False),
+    *student_columns(),
+    Column("served_status", Text),  # as the API served it, and as the content hash covers it; `status` may be derived
 )
 
 deletions = Table(
     "deletions",
     _STAGE,
-    Column("id", Key, primary_key=True, autoincrement=False),  # negative: a record without an id
-    Column("reading", Integer, nullable=False),  # the last reading of the deleted feed that brought it
+    Column("id", Key, primary_key=True, autoincrement=False),  # negative if the record has no readable id
+    Column("reading", Integer, nullable=False),  # the last reading of the deleted feed that has the row
     Column("deleted_at", Timestamp),
 )
 
@@ -58,13 +58,13 @@ answers = Table(
     "answers",
     _STAGE,
     Column("id", Key, primary_key=True, autoincrement=False),
-    # What GET answered last: alive, gone or unclear; or, if nothing follows from it, detail or unanswered.
+    # What GET answered last: alive, gone or unclear; or detail or unanswered, which prove nothing about the student.
     Column("answer", Text, nullable=False),
-    Column("deleted_at", Timestamp),  # as the record said that it brought
-    Column("record", LargeBinary),  # of a living student: `records.encode`
+    Column("deleted_at", Timestamp),  # from the record in the answer, if it has one
+    Column("record", LargeBinary),  # the record of a living student, as `records.encode` writes it
 )
 
-details = Table(  # what is to be written into the table `student_detail`
+details = Table(  # the rows that the commit writes into the table `student_detail`
     "details",
     _STAGE,
     Column("id", Key, primary_key=True, autoincrement=False),
@@ -73,7 +73,7 @@ details = Table(  # what is to be written into the table `student_detail`
     Column("settled", Boolean, nullable=False),
     Column("read_at", Timestamp),
     Column("waiting_since", Timestamp),
-    Column("renewed", Boolean, nullable=False),  # whether the student is stored otherwise
+    Column("renewed", Boolean, nullable=False),  # whether the combined record differs from the stored student
 )
 
 removals = Table(
@@ -82,14 +82,17 @@ removals = Table(
     Column("id", Key, primary_key=True, autoincrement=False),
     Column("deletion_source", Text, nullable=False),
     Column("deleted_at", Timestamp),
-    Column("planned", Boolean, nullable=False),  # in the plan that is being approved
+    Column("planned", Boolean, nullable=False),  # whether the removal is in the plan that is being approved
 )
 
 TABLES = _STAGE.sorted_tables
 
 
 def attach(connection: Connection, database: Path | None) -> None:
-    """Give the connection an empty stage: an unlinked file beside `database`, or the session's own temporary tables."""
+    """Create an empty stage on the connection.
+
+    `database` is the path beside which the file of the stage is made; None on PostgreSQL.
+    """
     if database is not None:
         attach_scratch_file(connection, database.parent)
     with connection.begin(), past_sqlalchemy(connection) as driver:
@@ -99,7 +102,7 @@ def attach(connection: Connection, database: Path | None) -> None:
 
 def clear(connection: Connection) -> None:
     """Empty the stage for another run."""
-    # What is only deleted from a temporary table of PostgreSQL takes up room for ever.
+    # On PostgreSQL, the space of rows that are only deleted from a temporary table would never be reused.
     empty = "TRUNCATE pg_temp." if connection.dialect.name == "postgresql" else "DELETE FROM stage."
     with connection.begin():
         for table in filled(connection):
