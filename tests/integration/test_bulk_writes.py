@@ -220,7 +220,7 @@ WRONG: list[tuple[str, bytes, list[str]]] = [
     ("a column twice", b"id,city,city\n1,a,b\n", ["the column city appears twice"]),
     ("no id", b"city\nPiran\n", ["there is no column id"]),
     ("an unknown column", b"id,citty\n1,a\n", ["column citty: is not a field; did you mean city?"]),
-    ("the id alone", b"id\n1\n", ["there is no column beside id"]),
+    ("the id alone", b"id\n1\n", ["there is no column besides id"]),
     ("a line too short", b"id,city\n1\n", ["line 2: 1 cell, and the header has 2"]),
     ("a line too long", b"id,city\n1,a,b\n", ["line 2: 3 cells, and the header has 2"]),
     ("an id twice", b"id,city\n1,a\n\n1,b\n", ["line 4: student 1 is in line 2 already"]),
