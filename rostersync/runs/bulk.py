@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NOT_SENT = "not_sent"
 """The outcome of a line that could not be sent, or that was not sent because the command stopped before it."""
 
-GAVE_UP = "the lines before failed, and the others would fail too"
+GAVE_UP = "the previous lines failed, and the others would fail too"
 """The reason for each `not_sent` line if the command stopped because further lines would fail, too."""
 
 _MOST_DOUBTS = 3  # writes without an answer in a row: the network or the server is broken, and the rest can wait

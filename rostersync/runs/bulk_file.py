@@ -86,7 +86,7 @@ def read(path: Path, verb: str) -> File:
     if wrong := _wrong_columns(header, verb):
         raise ConfigError([f"{path}: {text}" for text in wrong], "nothing was sent")
     if not rows[1:]:
-        raise ConfigError([f"{path}: the file has a header, and no line below it"], "nothing was sent")
+        raise ConfigError([f"{path}: the file has a header, but no line below it"], "nothing was sent")
     return File(path, *_lines(rows[1:], header, keyed=verb != "create"))
 
 
@@ -156,7 +156,7 @@ def _wrong_columns(header: Sequence[str], verb: str) -> list[str]:
 
 def _expected(name: str, allowed: Sequence[str]) -> str:
     if not allowed:
-        return "expected id alone"
+        return "expected only id"
     if allowed != _ANY_FIELD:
         return f"expected id, {' or '.join(allowed)}"
     return why_not_writable(name)
@@ -183,7 +183,7 @@ def _lines(
 def _cells(row: Sequence[str], header: Sequence[str]) -> dict[str, str]:
     """Return the cells of a line by column, without empty ones. Raises `ValueError` if the number of cells is wrong."""
     if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
-        raise ValueError(f"{count(len(row), 'cell')}, and the header has {len(header)}")
+        raise ValueError(f"{count(len(row), 'cell')}, but the header has {len(header)}")
     return {name: cell.strip() for name, cell in zip(header, row, strict=False) if cell.strip()}
 
 
@@ -196,5 +196,5 @@ def _key(cells: dict[str, str], seen: Mapping[int, int]) -> int:
     except (ValueError, Invalid):
         raise ValueError(f"id must be a whole number from 1, found {text[:20]!r}") from None
     if key in seen:
-        raise ValueError(f"student {key} is in line {seen[key]} already")
+        raise ValueError(f"student {key} is already in line {seen[key]}")
     return key

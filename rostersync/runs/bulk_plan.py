@@ -111,7 +111,7 @@ def _write(cells: Mapping[str, str], messages: dict[str, tuple[str, ...]], make:
     values: dict[str, Any] = {}
     for name, cell in cells.items():
         if cell == "[]" and WRITABLE.get(name) is Kind.TEXT:
-            messages[name] = ("is not a list, and a file can clear only lists",)
+            messages[name] = ("is not a list; a file can clear only lists",)
             continue
         try:
             values[name] = typed(name, unguarded(cell).strip())
@@ -217,7 +217,7 @@ def _creates(file: File, students: Students, *, send_welcome_email: bool | None)
         cells = {name: cell for name, cell in line.cells.items() if name in WRITABLE}
         write = _write(cells, messages, lambda v: writing.create(v, send_welcome_email=send_welcome_email))
         new = write.identities.items()
-        refuse({name: (f"is in line {seen[name, text]} already",) for name, text in new if (name, text) in seen})
+        refuse({name: (f"is already in line {seen[name, text]}",) for name, text in new if (name, text) in seen})
         seen.update(dict.fromkeys(new, line.number))
         return write
 
@@ -238,5 +238,5 @@ def _create(number: int, write: Write, holders: Mapping[tuple[str, str], Student
     student = next(iter(held.values()))
     if "email" in held and not (write.missing(student) and write.missing(student, students.get(student.id))):
         return Task(number, student.id, None)
-    reason = "; ".join(f"{name} belongs to student {holder.id} already" for name, holder in held.items())
+    reason = "; ".join(f"{name} already belongs to student {holder.id}" for name, holder in held.items())
     return Task(number, student.id, None, str(Outcome.REFUSED), reason)

@@ -61,8 +61,8 @@ class Recorder:
                 number = audit.begin(connection, entry, who=self._who, host=self._host, now=self._clock.now())
         recording = Recording(entry, number)
         if not self._send(recording, Outcome.SENDING) and self._store is None:
-            message = "neither a database nor the system's journal (/dev/log) is there to record it"
-            raise StoreError(message, "nothing was done; the first `rostersync sync` makes the database")
+            message = "cannot record it: neither a database nor the system's journal (/dev/log) is available"
+            raise StoreError(message, "nothing was done; the first `rostersync sync` creates the database")
         return recording
 
     def finish(self, recording: Recording, outcome: Outcome, ids: tuple[int, ...] | None = None) -> None:

@@ -213,7 +213,7 @@ class Writer:
         """
         for name in write.identities:
             if found := self._holders(write, name):
-                raise invalid({name: (f"belongs to student {found[0].id} already",)})
+                raise invalid({name: (f"already belongs to student {found[0].id}",)})
 
     def _resolve(self, write: Write, error: OutcomeUnknown) -> Written:
         """Find out if a write without an answer was carried out. If it seems not, it may still be carried out later."""

@@ -67,6 +67,6 @@ def check_growth(inserted: int, live: int) -> None:
 
     """
     if live and inserted > max(MOST_NEWCOMERS, MOST_GROWTH * live):
-        message = f"{inserted:,} students would be inserted, and {live:,} are known"
+        message = f"the run would insert {inserted:,} students, but only {live:,} are known"
         hint = "nothing was applied; if they belong to this school, run: rostersync sync --allow-growth"
         raise RunFailed(message, hint)

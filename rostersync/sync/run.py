@@ -176,7 +176,7 @@ class Run:
         known = runs.some_living(self._connection, self._source, KNOWN_STUDENT_SAMPLE)
         if not known or self._knows_any(known):
             return
-        message = f"token or base_url of source {self._source} have changed, and lead to none of its known students"
+        message = f"token or base_url of source {self._source} changed, and the API has none of its known students"
         hint = "if this is another school, give it another name, and purge the old one: rostersync source forget NAME"
         raise RunFailed(message, hint)
 
@@ -219,8 +219,8 @@ class Run:
     def _read_roster(self, first: Page, *, dated: bool, replaces: bool) -> CrawlResult:
         roster = self._reader.students(Query(), first)
         if roster.total == 0 and (live := runs.live_students(self._connection, self._source)) > 0:
-            message = f"the API lists no student at all, and the replica holds {live}"
-            raise RunFailed(message, "nothing was removed; look at the token's permissions and at ManageBac itself")
+            message = f"the API lists no students, but the replica holds {live}"
+            raise RunFailed(message, "nothing was removed; check the token's permissions, and ManageBac itself")
         deleted = self._reader.deletions_until(roster, self._state.watermarks.deleted, self._policy.overlap)
         swept = roster.clean and roster.total > 0 and self._stage.received().without_id == 0
         return CrawlResult(RunKind.FULL, roster, deleted, dated=dated, replaces=replaces, swept=swept)
@@ -347,9 +347,9 @@ class Run:
         """Yield the notices about values in records: they contain names of fields and counts, but no values."""
         if counts := Counter(chain.from_iterable(self._stage.students.odd_fields.values())):
             by_field = ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))
-            yield f"values that their fields cannot hold are kept in extra; records by field: {by_field}"
+            yield f"some values do not fit their fields and are kept in extra; records by field: {by_field}"
         if self._api.assumes_utc:
-            yield "the API sends an updated_at without an offset from UTC: it is taken as UTC"
+            yield "the API sends an updated_at without an offset from UTC; it is taken as UTC"
 
     def _report_keys(self) -> tuple[str, ...]:
         """Log how many unknown keys are new, and return the digests of all unknown keys so far."""
@@ -414,14 +414,14 @@ def _streams_read(crawl: CrawlResult, removals: RemovalOutcome, unclear: Unclear
 
 
 def _notices(crawl: CrawlResult, removals: RemovalOutcome) -> tuple[str, ...]:
-    notices = [f"student {key} of the approved plan was not proved gone, and stays" for key in removals.unproved]
+    notices = [f"student {key} of the approved plan was not proved gone, and stays stored" for key in removals.unproved]
     if not crawl.dated:
         notices.append("the server sends no Date: watermarks do not move, and every run reads everything until it does")
     if crawl.kind is RunKind.FULL and crawl.modified.clean and not (crawl.swept or crawl.empty):
-        notices.append("a record without a readable id is in the roster: only the deleted feed shows who has left")
+        notices.append("the roster has a record without a readable id, so only the deleted feed can show who has left")
     if crawl.empty:
         hint = "is the token allowed to see them? The next run reads everything again"
-        notices.append(f"the API lists no student at all: {hint}")
+        notices.append(f"the API lists no students: {hint}")
     return tuple(notices)
 
 

@@ -52,7 +52,7 @@ def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progr
         state, last_run = runs.state(connection, source), runs.last(connection, source)
         read_until = state.watermarks.modified or state.last_clean_full_at
         if read_until is None:
-            return Verdict(source, error="it was never read in full; run `rostersync sync` first")
+            return Verdict(source, error="the source was never read in full; run `rostersync sync` first")
         stage.room.most_bytes = policy.stage_bytes
         reader = ListReader(api, stage, policy.attempts, progress)
         try:
