@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
-# Libraries that may log below warnings, if the configured level is at most this one. The messages of other libraries
-# may contain addresses or values.
+# These libraries may log events below warnings, but only if `logging.level` is this level or a lower one. The messages
+# of other libraries may contain addresses or values.
 _TALKATIVE = {"alembic.runtime.migration": logging.INFO, "apscheduler": logging.DEBUG}
 
 

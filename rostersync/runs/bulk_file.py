@@ -81,7 +81,7 @@ def read(path: Path, verb: str) -> File:
     """
     rows = _rows(path)
     if not rows:
-        raise ConfigError([f"{path}: the file is empty"], "its first line names the columns: id, and what to change")
+        raise ConfigError([f"{path}: the file is empty"], "its first line must name the columns: id, and the fields")
     header = _header(rows[0][1])
     if wrong := _wrong_columns(header, verb):
         raise ConfigError([f"{path}: {text}" for text in wrong], "nothing was sent")

@@ -79,9 +79,9 @@ class Hooks:
         except Stopped:
             reason = "not finished: the process was asked to end"
         except OSError as error:
-            reason = f"cannot be carried out: {error.strerror}"
+            reason = f"cannot be run: {error.strerror}"
         except Exception as error:  # noqa: BLE001 - the run is done, and no error may change that
-            reason = f"cannot be carried out: {type(error).__name__}"
+            reason = f"cannot be run: {type(error).__name__}"
         if reason is None:
             log.debug("hook_finished", source=report.source, run_id=report.run_id)
         else:
@@ -225,7 +225,7 @@ class _Pipes(selectors.DefaultSelector):
             self.register(pipe, event, into)
 
     def serve(self, seconds: float) -> None:
-        """Wait until the hook can read or has written, at most so many seconds, and then transfer data once."""
+        """Wait at most this many seconds until the hook can read or has written, and then transfer data once."""
         for key, _ in self.select(seconds):
             pipe: IO[bytes] = key.fileobj  # type: ignore[assignment] # we registered pipes only
             done = self._write(pipe) if key.data is None else self._read(pipe, key.data)

@@ -61,7 +61,7 @@ class Recorder:
                 number = audit.begin(connection, entry, who=self._who, host=self._host, now=self._clock.now())
         recording = Recording(entry, number)
         if not self._send(recording, Outcome.SENDING) and self._store is None:
-            message = "cannot record it: neither a database nor the system's journal (/dev/log) is available"
+            message = "the action cannot be recorded: no database, and no system journal (/dev/log)"
             raise StoreError(message, "nothing was done; the first `rostersync sync` creates the database")
         return recording
 

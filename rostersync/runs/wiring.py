@@ -105,7 +105,7 @@ def hooks(config: Config, clock: Clock) -> Hooks:
 
 
 def token_mistakes(sources: Iterable[Source]) -> dict[str, ConfigError]:
-    """Return, by source, the error of each token that is not available."""
+    """Return an error for each source without an available token, by the source's name."""
     mistakes = {}
     for source in sources:
         try:

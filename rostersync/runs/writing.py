@@ -160,7 +160,7 @@ class Writer:
         """Send a write, read the student back, and return how the write ended.
 
         Errors of the API, and a request to end the process, are in the result. Without `read_back` the student is read
-        only if the answer was lost; `confirm` does the rest.
+        only if the answer was lost, and the caller should use `confirm` afterwards.
 
         Raises `StoreError`, before anything is sent, if the write cannot be recorded.
         """

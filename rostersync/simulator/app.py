@@ -61,7 +61,7 @@ class App:
             faults: The faults to play; None means that nothing goes wrong.
             on_request: Is called before each request is answered, without any lock, in the thread that serves the
                 request. A test can change the school there, between any two requests.
-            read_only_token: A token without the admin role, which may only read; None for no such token.
+            read_only_token: A token without the admin role, which may only read; None means that only `token` is known.
             rate_limit: The rate limit; None for no limit.
 
         """

@@ -337,7 +337,7 @@ def unheard() -> Fault:
 
 
 def slow_drip(seconds: float = 0.1, chunk: int = 1, *, with_headers: bool = False) -> Fault:
-    """Send `chunk` bytes at a time, after a pause of `seconds` each: the body, or `with_headers` the whole answer."""
+    """Send `chunk` bytes at a time, after a pause of `seconds` each. Without `with_headers` headers come at once."""
     return _delivered(Delivery(Manner.DRIP, chunk=chunk, seconds=seconds, with_headers=with_headers))
 
 

@@ -20,7 +20,7 @@ _REMEMBERED_LISTS = 16
 
 
 class Reading:
-    """Answers reads from the states that are visible, which may lag behind the writes."""
+    """Answers the reads. They show the states that are visible, which may lag behind the writes."""
 
     def __init__(self, school: School) -> None:
         self.school = school

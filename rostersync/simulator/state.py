@@ -89,7 +89,7 @@ class School:
         return round(self._clock.monotonic() * 1000)
 
     def moment_of_reading(self) -> int | None:
-        """Return the time, as in `elapsed`, as of which the next answer is made; None if all changes are visible."""
+        """Return the time (see `elapsed`) that the next answer shows; None if it shows the latest state."""
         switches = self._switches
         if switches.timeless:
             return None

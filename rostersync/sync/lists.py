@@ -2,7 +2,7 @@
 
 The API cuts a list into pages by position. If a row leaves the list, or moves back in it, the rows behind it move up.
 Then the first row of the next page moves to a page that we have already read, and we miss it. The API promises no
-order, and no page says what the others held. So one rule applies to every list, which is the roster and both feeds:
+order, and no page says what the others held. So the same rule applies to the roster and to both feeds:
 
 * If a page has as many distinct records as its `total_count`, it is the whole list, and the list is clean.
 * A reading fetches all pages once. It is steady if every page gave the same `total_count` and `per_page`, and the pages
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 class ListResult(msgspec.Struct, frozen=True):
     """How a list was read.
 
-    `moment` dates the result: the server made the first page of the reading then. `total` is the number of records in
+    `moment` dates the result. It is when the first page of the reading was made. `total` is the number of records in
     the list. `ignored` means that the deleted feed ignores its filter, so only some rows of its first page were kept.
     `without_ids` means that some records have no readable id, so it is unknown which students they are about.
     """

@@ -41,7 +41,7 @@ class SyncPolicy(msgspec.Struct, frozen=True):
 
 
 def choose(requested: RunKind, state: SourceState, now: datetime, policy: SyncPolicy) -> RunKind:
-    """Return the kind of run to make if `requested` is asked for.
+    """Return the kind of run to make for a request of the kind `requested`.
 
     A refresh stays a refresh, because it reads no list. Any other run is full if it was asked to be, if a watermark is
     missing, or if the last clean reading is more than `max_age` ago by our clock. It is also full if that reading lies

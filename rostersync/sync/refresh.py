@@ -1,6 +1,7 @@
 """Fetch single students by id after they were written (a refresh). A refresh proves that students live, never absence.
 
-A student who is not found stays as stored until a run that reads lists, because a refresh has no control and no guard.
+A student who is not found stays as stored until a run that reads lists, because a refresh does not check whether GET
+works, and does not limit removals.
 """
 
 from __future__ import annotations

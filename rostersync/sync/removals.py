@@ -69,7 +69,7 @@ class Removals:
         self._guard = guard
 
     def settle(self, kind: RunKind, *, sweep: bool, plan: Plan | None) -> RemovalOutcome:
-        """Find out which candidates are gone and may be removed. The stage keeps these, and the ones to hold.
+        """Find out which candidates are gone and may be removed. The stage keeps these, and the candidates to hold.
 
         `sweep` says whether absence from the roster makes a candidate. `plan` is the approved plan, None without an
         approval. Raises `ApiError` if the API does not answer a list request.

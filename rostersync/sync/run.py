@@ -238,8 +238,8 @@ class Run:
         """Answer every question that the stage raises, and return what the run will write."""
         stage = self._stage
         # Restores need proof, and so do newcomers whom the deleted feed lists as well. If both lists show a student who
-        # is stored as living, that student becomes a candidate for removal, but not after a clean roster. If they left
-        # after it, the next run will see that, because its deleted feed reaches back to the start of this roster.
+        # is stored as living, that student becomes a candidate for removal, but not after a clean roster. If a student
+        # left after the roster was read, the next run will see that, because its deleted feed begins with this roster.
         ask(self._api, stage, stage.unproved_restores())
         ask(self._api, stage, stage.unproved_newcomers())
         if crawl.kind is RunKind.INCREMENTAL:
@@ -263,9 +263,9 @@ class Run:
             self._stage.details.combine(keys, settled_before=settled_before, now=self._now(), everybody=everybody)
 
     def _settled_before(self, crawl: CrawlResult) -> datetime | None:
-        """Return the `updated_at` up to which every change was visible to GET, which was asked after the list.
+        """Return the time up to which GET has seen every change, by `updated_at`, because it was asked after the list.
 
-        This is the server's time when the list was read, less the overlap. Without a `Date`, it is the `updated_at` of
+        It is the server's time when the list was read, less the overlap. Without a `Date`, it is the `updated_at` of
         the newest row, less twice the overlap, because that stamp itself may be wrong by the overlap. None if there is
         neither.
         """

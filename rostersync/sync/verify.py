@@ -40,7 +40,7 @@ def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progr
         progress: Is called while the lists are read.
 
     Returns:
-        The differences. `error` says why nothing, or not every student, could be compared.
+        The differences. `error` is set if some of the students, or all of them, could not be compared.
 
     Raises:
         StoreError: The database cannot be used.
