@@ -1,1 +1,1 @@
-"""What operators see of a running process."""
+"""The log, and how it reaches a terminal, systemd's journal or a syslog service."""

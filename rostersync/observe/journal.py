@@ -1,4 +1,4 @@
-"""Priorities for systemd's journal, so that `journalctl -p warning` shows what went wrong: see sd-daemon(3)."""
+"""Give log lines a priority in systemd's journal, so that `journalctl -p warning` shows problems: see sd-daemon(3)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _DEBUG = 7
 
 
 def is_journal(stream: TextIO) -> bool:
-    """Tell whether systemd has connected `stream` with the journal, and nobody has redirected it since."""
+    """Return whether `stream` is still connected to the journal, as systemd set it up."""
     named = os.environ.get("JOURNAL_STREAM")
     if not named:
         return False
     try:
         found = os.fstat(stream.fileno())
-    except (OSError, ValueError):  # no file, or a closed one
+    except (OSError, ValueError):  # it has no file descriptor, or is closed
         return False
     return named == f"{found.st_dev}:{found.st_ino}"
 
 
 def priority(level: int) -> str:
-    """Return what a line of a logging level begins with."""
+    """Return the prefix that gives a line the journal's priority for a logging level."""
     number = next((number for lowest, number in _PRIORITIES if level >= lowest), _DEBUG)
     return f"<{number}>"

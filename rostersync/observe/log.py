@@ -1,10 +1,10 @@
-"""Logs: one pipeline for ours and the libraries', coloured lines on a terminal and JSON elsewhere.
+"""Configure logging: one pipeline for our events and the libraries', coloured on a terminal and JSON elsewhere.
 
 In systemd's journal each line has its priority.
 
-No log contains a token or personal data, at any level. The code that logs keeps to ids and counts; this module is the
-second line of defence: objects are shown as their type only, libraries' messages lose the values in them, exceptions
-their texts (except our own, which are written to be read), and known secrets are replaced at the end.
+No log contains a token or personal data, at any level. First, our code logs only ids and counts. Second, this module
+removes what may slip through. It shows an object only as its type. It removes values from the messages of libraries,
+and drops the messages of exceptions unless they are our own. In the end it replaces known secrets.
 """
 
 from __future__ import annotations
@@ -31,20 +31,25 @@ if TYPE_CHECKING:
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
-# Libraries whose messages below a warning are useful; those of others may contain addresses or parameters.
+# These libraries may log events below warnings, but only if `logging.level` is this level or a lower one. The messages
+# of other libraries may contain addresses or values.
 _TALKATIVE = {"alembic.runtime.migration": logging.INFO, "apscheduler": logging.DEBUG}
 
 
 def configure(
     level: str = "info",
-    format: str = "auto",  # noqa: A002 - the name that the setting has
+    format: str = "auto",  # noqa: A002 - the name of the setting
     stream: TextIO | None = None,
     redact: tuple[str, ...] = (),
 ) -> None:
-    """Send all logs from `level` (debug, info, warning, error) upwards to `stream` (default: standard error).
+    """Send all logs to a stream. A further call replaces what an earlier call has set. Times are in UTC.
 
-    `format` is console, json, or auto: console on a terminal. `redact` are the secrets that must never appear.
-    Times are UTC. Calling it again replaces what an earlier call has set.
+    Args:
+        level: The lowest level to log: debug, info, warning or error.
+        format: console, json or auto. auto means console on a terminal and json elsewhere.
+        stream: Where to write; by default to standard error.
+        redact: Secrets that must never appear.
+
     """
     stream = stream or sys.stderr
     lowest = logging.getLevelNamesMapping()[level.upper()]
@@ -54,12 +59,15 @@ def configure(
 
 
 def json_formatter() -> logging.Formatter:
-    """Return the formatter of a log that is JSON, for another place than `configure` has set."""
+    """Return a formatter that makes JSON, for a handler other than the one of `configure`."""
     return _Formatter("json", sys.stderr, logging.INFO, ())
 
 
 class _Formatter(logging.Formatter):
-    """The pipeline, made for the first line: it is slow to import, and many a command logs nothing."""
+    """Formats records by a structlog pipeline, made when the first line is logged.
+
+    structlog is slow to import, and many commands log nothing.
+    """
 
     def __init__(self, format_: str, stream: TextIO, lowest: int, redact: tuple[str, ...]) -> None:
         super().__init__()
@@ -89,7 +97,10 @@ class _Formatter(logging.Formatter):
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Our handler, a class of its own to be recognised; a full disk must not end a run, nor print the record raw."""
+    """Our handler. `_install` recognises it by its class.
+
+    It ignores its own errors. A full disk must not end a run, and the default would print the raw record.
+    """
 
     def __init__(self, stream: TextIO, lowest: int) -> None:
         super().__init__(stream)
@@ -103,7 +114,7 @@ class _Handler(logging.StreamHandler[TextIO]):
         return re.sub("^", priority(record.levelno), text, flags=re.MULTILINE)  # each line is an entry of the journal
 
     def emit(self, record: logging.LogRecord) -> None:
-        record = _in_our_words(record)
+        record = _with_our_level(record)
         if record.levelno >= self._lowest:
             super().emit(record)
 
@@ -111,10 +122,10 @@ class _Handler(logging.StreamHandler[TextIO]):
         pass
 
 
-def _in_our_words(record: logging.LogRecord) -> logging.LogRecord:
-    """Return a library's record as an administrator can use it; the others as they are."""
+def _with_our_level(record: logging.LogRecord) -> logging.LogRecord:
+    """Return a record; if it is one of alembic's that does not help an administrator, with the level debug."""
     if record.name == "alembic.runtime.migration" and not record.msg.startswith("Running"):
-        return _changed(record, levelno=logging.DEBUG, levelname="DEBUG")  # what it has found out about the database
+        return _changed(record, levelno=logging.DEBUG, levelname="DEBUG")  # what it found out about the database
     return record
 
 
@@ -129,7 +140,7 @@ def _install(handler: _Handler, lowest: int) -> None:
     root.addHandler(handler)
     root.setLevel(max(lowest, logging.WARNING))
     logging.getLogger("rostersync").setLevel(lowest)
-    logging.getLogger("psycopg").setLevel(max(lowest, logging.ERROR))  # what it warns about is also raised
+    logging.getLogger("psycopg").setLevel(max(lowest, logging.ERROR))  # it also raises what it warns about
     for name, usual in _TALKATIVE.items():
         logging.getLogger(name).setLevel(lowest if lowest <= usual else max(lowest, logging.WARNING))
 
@@ -147,9 +158,10 @@ def _renderer(format_: str, stream: TextIO) -> Processor:
 
 
 def _without_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Return a library's message without its values: they may be parts of an address or an answer.
+    """Remove the values from a library's message, because they may be parts of an address or an answer.
 
-    Libraries that we know keep theirs. Query strings are removed from all: they may contain names searched for.
+    Messages of the libraries in `_TALKATIVE` keep their values. Query strings are removed from all messages, because
+    they may contain the names of students.
     """
     record = event["_record"]
     message = event["event"] if record.name.startswith(tuple(_TALKATIVE)) else record.msg
@@ -158,7 +170,7 @@ def _without_values(_logger: WrappedLogger, _method: str, event: EventDict) -> E
 
 
 def _without_meta(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Drop what the logging libraries add for themselves, such as the raw record."""
+    """Drop the keys that structlog adds for itself, such as the raw record."""
     return {key: value for key, value in event.items() if key not in {"_record", "_from_structlog"}}
 
 
@@ -172,7 +184,10 @@ def _plain(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 
 
 def _as_plain(value: Any) -> Any:
-    """Return numbers, strings, times and lists of them; an object, which may be a person, as its type only."""
+    """Return a value as JSON can hold it: numbers, strings, times, and lists of these.
+
+    Any other object may be a person, so only its type is returned.
+    """
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, datetime):
@@ -194,12 +209,12 @@ def _with_type(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
 
 def _with_traceback(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     if error := _exception(event):
-        event["exception"] = "\n".join(_told(error))
+        event["exception"] = "\n".join(_traceback(error))
     return event
 
 
 def _exception(event: EventDict) -> BaseException | None:
-    """Take the exception out of `event`, in whichever of the usual forms it was given."""
+    """Take the exception out of `event`, and return it. Callers may pass it in any form that logging accepts."""
     given = event.pop("exc_info", None)
     event.pop("stack_info", None)
     if isinstance(given, tuple):
@@ -207,11 +222,11 @@ def _exception(event: EventDict) -> BaseException | None:
     return given if isinstance(given, BaseException) else sys.exc_info()[1] if given else None
 
 
-def _told(error: BaseException) -> Iterator[str]:
-    """Yield the traceback of `error` and of what caused it, without the texts of libraries' exceptions."""
+def _traceback(error: BaseException) -> Iterator[str]:
+    """Yield the traceback of `error` and of its causes, without the messages of exceptions that are not our own."""
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if cause:
-        yield from _told(cause)
+        yield from _traceback(cause)
         yield "which led to"
     yield from _frames(error.__traceback__)
     text = f": {error}" if isinstance(error, RostersyncError) else ""
@@ -224,7 +239,7 @@ def _frames(trace: TracebackType | None) -> Iterator[str]:
 
 
 class _Redactor:
-    """The last step: replaces known secrets in the finished line, in every spelling that a renderer gives them."""
+    """The last step: replaces known secrets in the finished line, in every way that a renderer may write them."""
 
     def __init__(self, secrets: tuple[str, ...]) -> None:
         spellings = {

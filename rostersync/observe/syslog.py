@@ -1,6 +1,6 @@
-"""The socket of the system's journal, or of another syslog service, for what must be on record.
+"""Send audit events to the socket of the system's journal, or of another syslog service.
 
-A command on a terminal shows its log there and nowhere else, so an audit event goes to this socket as well.
+A command on a terminal writes its log only there, so each audit event also goes to this socket.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _PATIENCE_S = 2.0
 
 
 class Journal(SysLogHandler):
-    """Sends records to the socket, and knows whether the last one was sent."""
+    """Sends log records to the socket. `delivered` says whether the last one was sent."""
 
     delivered = False
-    socket: Any  # the type stubs do not name it
+    socket: Any  # missing from the type stubs
 
     def __init__(self) -> None:
-        """Connect to the socket. Raises `OSError` if there is none."""
+        """Connect to the socket. Raises `OSError` if nothing listens there."""
         super().__init__(SOCKET, facility=SysLogHandler.LOG_AUTHPRIV)
-        self.socket.settimeout(_PATIENCE_S)  # a journal that hangs is none
+        self.socket.settimeout(_PATIENCE_S)  # a journal that hangs counts as missing
         self.ident = "rostersync: "
         self.setFormatter(json_formatter())
 
@@ -43,7 +43,7 @@ class Journal(SysLogHandler):
 
 @contextmanager
 def sent_to_journal(name: str) -> Iterator[Journal | None]:
-    """Send the events of the logger `name` to the journal as well; lend None if that is not possible."""
+    """Send the events of the logger `name` to the journal as well, within the block. Yield None if that fails."""
     logger = logging.getLogger(name)
     logger.setLevel(logging.INFO)
     try:

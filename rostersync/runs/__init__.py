@@ -1,1 +1,1 @@
-"""The one path for every run: requests in the database, carried out by whoever holds the source's lock."""
+"""Everything that syncs or writes goes through here: run requests and their executor, writes, hooks and audit."""

@@ -1,4 +1,4 @@
-"""One run of each of several sources: side by side, none in the way of another."""
+"""Run several sources in parallel. The failure of one does not end the others."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 WORST_FIRST = (1, 2, 75, 3, 0)
-"""Exit statuses: of several, the first in this order counts."""
+"""The exit statuses, from the most to the least serious."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How a request ended: with a report, or with the error that left none."""
+    """How a request ended: with a report, or with an error if the run made no report."""
 
     source: str
     report: RunReport | None = None
@@ -39,7 +39,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def worst(outcomes: Iterable[Outcome]) -> int:
-    """Return the exit status for all of them; 0 for none."""
+    """Return the most serious exit status of the outcomes, or 0 without outcomes."""
     return min((outcome.exit_status for outcome in outcomes), key=WORST_FIRST.index, default=0)
 
 
@@ -51,14 +51,26 @@ def run_all(
     clock: Clock,
     refused: Mapping[str, RostersyncError],
 ) -> list[Outcome]:
-    """Carry out `requests` by `run`, and return their outcomes in order; those of `refused` sources are not begun.
+    """Run the requests, and return their outcomes in the same order.
 
-    Raises `Stopped` when the process is to end: runs under way get some seconds to end as well, no other is begun.
+    Args:
+        requests: The requests, each a different one.
+        run: Makes one run.
+        at_once: The most runs at the same time; 1 or more.
+        clock: Notices when the process must end.
+        refused: By the source's name, the error that prevents its run.
+
+    Returns:
+        One outcome for each request.
+
+    Raises:
+        Stopped: The process must end. Runs under way get some seconds to end, and no other run is begun.
+
     """
     clock.check()
 
     def begin(request: RunRequest) -> RunReport:
-        clock.check()  # it may have waited for its place until the process was to end
+        clock.check()  # the request may have waited for a thread, and the process must end by now
         return run(request)
 
     pool = DaemonExecutor("run", at_once)
@@ -90,6 +102,6 @@ def _outcome(request: RunRequest, future: Future[RunReport]) -> Outcome:
         return Outcome(request.source, error=error)
     except Stopped:
         raise
-    except Exception as error:  # a source's failure never ends another's run
+    except Exception as error:  # the failure of a source never ends the run of another
         log.debug("unexpected", source=request.source, exc_info=error)
         return Outcome(request.source, error=unexpected(error))

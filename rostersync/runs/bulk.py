@@ -1,6 +1,7 @@
-"""Send the writes of a CSV one after the other, note each result at once, and stop after the line in progress.
+"""Send the writes of a CSV file one after the other, and report each result at once.
 
-`bulk_file` reads the file, and `bulk_plan` decides what each line writes.
+`bulk_file` reads the file, and `bulk_plan` decides what each line writes. If the process is asked to end, the line in
+progress is finished first.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
     from rostersync.runs.writing import Writer, Written
 
 NOT_SENT = "not_sent"
-"""The outcome of a line that could not be sent, or that was left when the command stopped."""
+"""The outcome of a line that could not be sent, or that was not sent because the command stopped before it."""
 
-GAVE_UP = "the lines before failed, and the others would fail too"
-"""The reason of the lines that are left if the next one would fare no better than the last ones."""
+GAVE_UP = "the previous lines failed, and the others would fail too"
+"""The reason for each `not_sent` line if the command stopped because further lines would fail, too."""
 
-_MOST_DOUBTS = 3  # in a row: then the network or the server is out of order, and the rest can wait
+_MOST_DOUBTS = 3  # writes without an answer in a row: the network or the server is broken, and the rest can wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +44,17 @@ class Result:
 
     @property
     def key(self) -> int:
-        """The student's id, also if the student was created; 0 if it is not known."""
+        """The student's id, also after a create; 0 if it is not known."""
         return (self.written.key if self.written else 0) or self.task.key
 
     @property
     def good(self) -> bool:
-        """Whether the student is as asked."""
+        """Whether the student's record is now as the line asks."""
         return self.outcome in {UNCHANGED, str(Outcome.DONE)}
 
     @property
     def accepted(self) -> bool:
-        """Whether ManageBac has accepted the write, whether or not it took every field."""
+        """Whether ManageBac has accepted the write, even if it did not take every field."""
         return self.written is not None and self.outcome in {Outcome.DONE, Outcome.NOT_TAKEN}
 
     @property
@@ -63,30 +64,39 @@ class Result:
 
     @property
     def sent(self) -> bool:
-        """Whether the write has left this machine."""
+        """Whether ManageBac has answered the write, or may have received it."""
         refused = self.written is not None and self.written.error is not None and self.written.error.status is not None
         return self.may_be_done or (self.outcome == Outcome.REFUSED and refused)
 
 
 class Bulk:
-    """Carries out the tasks of a file for one source."""
+    """Carries out the tasks of one file for one source."""
 
     def __init__(self, students: Students, writer: Writer, clock: Clock, progress: ProgressCallback) -> None:
-        """`clock` is asked between two lines whether to stop; `students` and `writer` finish a line first."""
+        """Prepare to carry out tasks.
+
+        Args:
+            students: Reads the students back. After the process was asked to end, its own clock should leave it some
+                seconds to finish.
+            writer: Sends the writes. The same holds for its clock.
+            clock: Says before each line whether the process was asked to end.
+            progress: Is called after each line.
+
+        """
         self._students = students
         self._writer = writer
         self._clock = clock
         self._progress = progress
         self.stopped: Stopped | None = None
-        """Set if the process was asked to end meanwhile."""
+        """Set if the process was asked to end during the tasks."""
 
     def carry_out(self, tasks: Sequence[Task], note: Callable[[Result], None]) -> list[Result]:
         """Carry out the tasks in order, and return their results.
 
-        `note` is called with each result as soon as it is known; if it raises `OSError`, nothing more is sent.
-        Nothing more is sent either if the process is asked to end, if the audit log cannot be kept, or if the next line
-        would fare no better than the last ones (no access, no network, three writes in a row without an answer). The
-        lines that are left are `not_sent`.
+        `note` is called with each result as soon as it is known. Sending stops if `note` raises `OSError`, if the
+        process is asked to end, or if the audit log fails. It also stops if further lines would fail like the last
+        ones: without access, without a network, or after three writes in a row without an answer. Each line after that
+        is `not_sent`.
         """
         results: list[Result] = []
         enough = ""
@@ -103,7 +113,7 @@ class Bulk:
         return self._confirmed(results)
 
     def _why_not_go_on(self, results: Sequence[Result]) -> str:
-        """Return why the next line is not to be sent; empty if it is."""
+        """Return why the next line must not be sent, or "" if it may be."""
         try:
             self._clock.check()
         except Stopped as stopped:
@@ -125,7 +135,7 @@ class Bulk:
         return _result(task, written)
 
     def _confirmed(self, results: list[Result]) -> list[Result]:
-        """Read all written students back through the list, again if it does not show a write yet: it may lag behind."""
+        """Read all written students back by list requests, several times if a write is not shown: lists may lag."""
         for look in range(writing.LOOKS):
             done = [result.key for result in results if result.accepted]
             if not done:
@@ -135,9 +145,9 @@ class Bulk:
                 after = shown_by_id(self._students, done)
                 last = look == writing.LOOKS - 1
                 results = [_confirm(result, after.get(result.key), self._writer, last=last) for result in results]
-            except ApiError:  # we only know that ManageBac has accepted the writes
+            except ApiError:  # it remains known that ManageBac has accepted the writes
                 break
-            except Stopped as stopped:  # the same
+            except Stopped as stopped:  # as above
                 self.stopped = stopped
                 break
             if all(result.outcome != Outcome.NOT_TAKEN for result in results):
@@ -168,7 +178,7 @@ def _reason(written: Written) -> str:
 
 
 def _gave_up(results: Sequence[Result]) -> bool:
-    """Return whether the next line would fare no better than the last ones."""
+    """Return whether the next line would fail like the last ones."""
     sent = [result for result in results if result.written is not None]
     if not sent:
         return False

@@ -1,4 +1,4 @@
-"""Read the CSV of a bulk write as lines of cells. Nothing is requested here."""
+"""Read the CSV file of a bulk write into lines of cells. This module sends no requests."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_MISTAKES = 50
-"""The most mistakes of a file that are reported one by one; only the number of the others is."""
+"""The most mistakes of a file to report one by one. Further mistakes are only counted."""
 
 MOST_BYTES, MOST_LINES = 100_000_000, 100_000
-"""A larger file, or one of more lines, is refused before it is read as CSV."""
+"""A file with more bytes or lines is refused before it is parsed as CSV."""
 
 MOST_COLUMNS, MOST_CELLS = 1_000, 5_000_000
-"""So is one with more columns, or with more cells: a short cell takes 60 bytes of memory and two of the file."""
+"""A file with more columns or cells is refused as well: a cell with two bytes in the file takes 60 bytes of memory."""
 
 _ANY_FIELD = (*WRITABLE, *(name for name in UNWRITABLE if name != "id"))
 
@@ -34,18 +34,21 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "archive": ("withdrawn_on", "graduated_on"),
     "unarchive": (),
 }
-"""The columns that a file may have beside `id`, for each verb."""
+"""For each verb, the columns that a file may have besides `id`.
+
+Some of these fields cannot be written. `bulk_plan` decides about each of their cells.
+"""
 
 
 Mistake = tuple[int, str]
-"""The number of a line, and what is wrong with it."""
+"""The number of a line, and the mistake in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """A line of the file: its number, the student's id (0 in a file of creates), and the cells that are not empty.
 
-    Cells have no blanks around them; an apostrophe in front of what looks like a formula is still there.
+    Cells have no spaces around them. The apostrophe in front of a cell that looks like a formula is still there.
     """
 
     number: int
@@ -55,7 +58,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A CSV: its good lines, and a mistake for each bad line, which has no id or a wrong number of cells."""
+    """A CSV file: its valid lines, and one mistake for each other line.
+
+    A line is not valid if it has the wrong number of cells. In a file of existing students, each line also needs an id
+    that no line before it has.
+    """
 
     path: Path
     lines: Sequence[Line]
@@ -63,23 +70,23 @@ class File:
 
     @property
     def length(self) -> int:
-        """The number of lines, right or wrong."""
+        """The number of lines, valid or not."""
         return len(self.lines) + len(self.mistakes)
 
 
 def read(path: Path, verb: str) -> File:
-    """Return a CSV (UTF-8; commas, semicolons or tabs). An empty cell counts as no cell.
+    """Read a CSV file. It is in UTF-8, with commas, semicolons or tabs as separators. Empty cells are left out.
 
-    Raises `ConfigError` if the file has no lines, or wrong columns.
+    Raises `ConfigError` if the file cannot be read, is too large, has no lines, or has wrong columns.
     """
     rows = _rows(path)
     if not rows:
-        raise ConfigError([f"{path}: the file is empty"], "its first line names the columns: id, and what to change")
+        raise ConfigError([f"{path}: the file is empty"], "its first line must name the columns: id, and the fields")
     header = _header(rows[0][1])
     if wrong := _wrong_columns(header, verb):
         raise ConfigError([f"{path}: {text}" for text in wrong], "nothing was sent")
     if not rows[1:]:
-        raise ConfigError([f"{path}: the file has a header, and no line below it"], "nothing was sent")
+        raise ConfigError([f"{path}: the file has a header, but no line below it"], "nothing was sent")
     return File(path, *_lines(rows[1:], header, keyed=verb != "create"))
 
 
@@ -87,14 +94,14 @@ def refuse(path: Path, mistakes: Sequence[Mistake]) -> None:
     """Raise `ConfigError` if the file has mistakes, so that none of its lines is sent."""
     if mistakes:
         more = [f"and {len(mistakes) - MOST_MISTAKES} more"] if len(mistakes) > MOST_MISTAKES else []
-        told = [f"{path}: line {number}: {text}" for number, text in sorted(mistakes)[:MOST_MISTAKES]]
-        raise ConfigError([*told, *more], "nothing was sent")
+        listed = [f"{path}: line {number}: {text}" for number, text in sorted(mistakes)[:MOST_MISTAKES]]
+        raise ConfigError([*listed, *more], "nothing was sent")
 
 
 def _content(path: Path) -> bytes:
-    """Return what is in the file. Raises `ConfigError` if it is too large to be meant, and `OSError`."""
+    """Return the bytes of the file. Raises `ConfigError` if it is too large, and `OSError` if it cannot be read."""
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size  # of a pipe it says nothing
+        size = os.fstat(file.fileno()).st_size  # always 0 for a pipe
         content = b"" if size > MOST_BYTES else file.read(MOST_BYTES + 1)
     too_much = [
         *(["larger than 100 MB"] if max(size, len(content)) > MOST_BYTES else []),
@@ -106,7 +113,7 @@ def _content(path: Path) -> bytes:
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Return the rows that are not blank, each with the number of its (last) line."""
+    """Return the rows that are not blank, each with the number of its last line in the file."""
     try:
         text = _content(path).decode("utf-8-sig")
     except OSError as error:
@@ -115,7 +122,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
         line = error.object[: error.start].count(b"\n") + 1
         hint = "save the file as UTF-8; in Excel: Save as > CSV UTF-8"
         raise ConfigError([f"{path}: line {line}: not UTF-8"], hint) from None
-    if text.startswith("sep="):  # this line tells Excel the character that separates the columns
+    if text.startswith("sep="):  # a line that names the separator for Excel
         text = "\n" + text.partition("\n")[2]
     first = text.lstrip("\r\n").partition("\n")[0]
     delimiter = next((character for character in ",;\t" if character in first), ",")
@@ -130,7 +137,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _header(cells: Sequence[str]) -> list[str]:
-    """Return the names of the columns, without the nameless columns that a spreadsheet adds after the last one."""
+    """Return the names of the columns, without the nameless columns that a spreadsheet may add at the end."""
     names = [cell.strip().lower() for cell in cells]
     while names and not names[-1]:
         names.pop()
@@ -142,14 +149,14 @@ def _wrong_columns(header: Sequence[str], verb: str) -> list[str]:
     if "id" not in header and verb != "create":
         wrong.append("there is no column id")
     if verb == "update" and header == ["id"]:
-        wrong.append("there is no column beside id")
+        wrong.append("there is no column besides id")
     unknown = [name for name in header if name not in {"id", *COLUMNS[verb]}]
     return wrong + [f"column {name[:40] or '(empty)'}: {_expected(name, COLUMNS[verb])}" for name in unknown]
 
 
 def _expected(name: str, allowed: Sequence[str]) -> str:
     if not allowed:
-        return "expected id alone"
+        return "expected only id"
     if allowed != _ANY_FIELD:
         return f"expected id, {' or '.join(allowed)}"
     return why_not_writable(name)
@@ -174,14 +181,14 @@ def _lines(
 
 
 def _cells(row: Sequence[str], header: Sequence[str]) -> dict[str, str]:
-    """Return the cells of a line by column, without the empty ones. Raises `ValueError` for a wrong number of them."""
+    """Return the cells of a line by column, without empty ones. Raises `ValueError` if the number of cells is wrong."""
     if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
-        raise ValueError(f"{count(len(row), 'cell')}, and the header has {len(header)}")
+        raise ValueError(f"{count(len(row), 'cell')}, but the header has {len(header)}")
     return {name: cell.strip() for name, cell in zip(header, row, strict=False) if cell.strip()}
 
 
 def _key(cells: dict[str, str], seen: Mapping[int, int]) -> int:
-    """Take the id out of the cells of a line. Raises `ValueError` if it cannot be one, or was in an earlier line."""
+    """Take the id out of the cells of a line. Raises `ValueError` if it is not valid, or if a line before has it."""
     text = unguarded(cells.pop("id", ""))
     try:
         key = int(text) if text.isascii() and text.isdigit() else 0
@@ -189,5 +196,5 @@ def _key(cells: dict[str, str], seen: Mapping[int, int]) -> int:
     except (ValueError, Invalid):
         raise ValueError(f"id must be a whole number from 1, found {text[:20]!r}") from None
     if key in seen:
-        raise ValueError(f"student {key} is in line {seen[key]} already")
+        raise ValueError(f"student {key} is already in line {seen[key]}")
     return key

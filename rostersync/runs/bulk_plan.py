@@ -1,7 +1,7 @@
 """Decide what each line of a bulk write sends, by comparing it with the student's record in ManageBac.
 
-Only cells that differ from the record are sent. So a user can edit a file of `students list --csv` and send it back,
-and can send a file again after an interruption.
+Only cells that differ from the record are sent. So a user can edit the output of `students list --csv` and send it
+back, and can send a file again after an interruption.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 UNCHANGED = "unchanged"
-"""The outcome of a line that asks for nothing new: the record shows all of it already."""
+"""The outcome of a line that changes nothing, because the record already shows all of it."""
 
-_AT_ONCE = 100  # students asked for in one request of the list
+_AT_ONCE = 100  # how many students one list request asks for
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The write of a line, or, if there is nothing to send, the line's outcome and the reason.
+    """The write of a line; or the line's outcome and the reason, if it needs no write.
 
     `key` is the student's id; 0 if the line creates a student.
     """
@@ -54,9 +54,9 @@ class Task:
 
 
 def plan(file: File, verb: str, students: Students, *, send_welcome_email: bool | None = None) -> list[Task]:
-    """Return a task for each line of a file; `send_welcome_email` is for creates.
+    """Return a task for each line of a file. `send_welcome_email` matters only for creates.
 
-    Raises `ConfigError` with a line for each mistake in the file, and `ApiError` if the list cannot be read.
+    Raises `ConfigError` with a line for each mistake in the file, and `ApiError` if the students cannot be read.
     """
     if verb == "create":
         return _creates(file, students, send_welcome_email=send_welcome_email)
@@ -66,12 +66,12 @@ def plan(file: File, verb: str, students: Students, *, send_welcome_email: bool 
 
 
 def shown_by_id(students: Students, keys: Sequence[int]) -> dict[int, Student]:
-    """Return the records of these students that the list shows, even if it ignores the filter by ids."""
+    """Return the records of these students from list requests, by id. The server may ignore the filter by ids."""
     wanted = set(keys)
     found: dict[int, Student] = {}
     for start in range(0, len(keys), _AT_ONCE):
         listed = students.list(ids=keys[start : start + _AT_ONCE], per_page=_AT_ONCE)
-        ignored = listed.total_count > len(keys[start : start + _AT_ONCE])  # then this is everybody
+        ignored = listed.total_count > len(keys[start : start + _AT_ONCE])  # then the list has all students
         found |= {student.id: student for student in listed if student.id in wanted}
         if ignored:
             break
@@ -84,7 +84,10 @@ def columns(tasks: Sequence[Task]) -> tuple[str, ...]:
 
 
 def _of_each(file: File, make: Callable[[Line], T]) -> list[T]:
-    """Call `make` for each line and return the results. Raises `ConfigError` if it raises `Invalid` for any line."""
+    """Call `make` for each line and return the results.
+
+    Raises `ConfigError` if the file has a mistake already, or if `make` raises `Invalid` for a line.
+    """
     made: list[T] = []
     mistakes = [*file.mistakes]
     for line in file.lines:
@@ -97,18 +100,18 @@ def _of_each(file: File, make: Callable[[Line], T]) -> list[T]:
 
 
 def _found(error: Invalid, cells: Mapping[str, str]) -> str:
-    """Return the first wrong cell for the message, but never a text, which may be a name or a password."""
+    """Return the first wrong cell for the message, unless it holds text, which may be a name or a password."""
     formed = (name for name in error.fields if WRITABLE.get(name, Kind.TEXT) is not Kind.TEXT)
     found = [cells[name] for name in formed if name in cells]
     return f", found {found[0][:40]!r}" if found else ""
 
 
 def _write(cells: Mapping[str, str], messages: dict[str, tuple[str, ...]], make: Callable[[dict[str, Any]], T]) -> T:
-    """Call `make` with the cells' values. Raises `Invalid` with `messages` and all further mistakes."""
+    """Return what `make` returns for the values of the cells. Raises `Invalid` with `messages` and further mistakes."""
     values: dict[str, Any] = {}
     for name, cell in cells.items():
         if cell == "[]" and WRITABLE.get(name) is Kind.TEXT:
-            messages[name] = ("is not a list, and a file can clear only lists",)
+            messages[name] = ("is not a list; a file can clear only lists",)
             continue
         try:
             values[name] = typed(name, unguarded(cell).strip())
@@ -117,7 +120,7 @@ def _write(cells: Mapping[str, str], messages: dict[str, tuple[str, ...]], make:
     try:
         write = make(values)
     except Invalid as error:
-        if values or not messages:  # otherwise the message would be that nothing changes, because every cell is wrong
+        if values or not messages:  # if every cell is wrong, `make` only complains that nothing changes
             messages |= error.fields
     refuse(messages)
     return write
@@ -146,7 +149,10 @@ def _update(line: Line, student: Student | None) -> Task:
 
 
 def _changes(key: int, values: Mapping[str, Any], student: Student) -> Write | None:
-    """Return a write of the values that the record does not show, None if it shows all; it never shows a password."""
+    """Return a write of the values that the record does not show, or None if it shows all.
+
+    A record never shows a password, so a password is always written.
+    """
     changed = {*not_taken(writing.update(key, values).sent, student), "password"}
     left = {name: value for name, value in values.items() if name in changed}
     return writing.update(key, left) if left else None
@@ -172,8 +178,8 @@ def _value(student: Student, name: str) -> Any:
 def _changes_by_itself(name: str, cell: str, line: Line, student: Student) -> bool:
     """Return whether a read-only cell may differ from the record although the user has not edited it.
 
-    Spreadsheets write TRUE for true. Logins and changes move the two times forward. ManageBac may sign the address of a
-    picture again, after its question mark, and a new picture, which changes the record, has another address.
+    Spreadsheets write TRUE for true. Logins and changes move the two times forward. ManageBac may change the signature
+    of a picture's address, which follows the question mark. A new picture has another address, and changes the record.
     """
     match name:
         case "archived":
@@ -201,7 +207,7 @@ def _is_before(cell: str, moment: datetime | None) -> bool:
 
 
 def _creates(file: File, students: Students, *, send_welcome_email: bool | None) -> list[Task]:
-    """Return the tasks of a file of creates. Nothing is requested until the whole file is right."""
+    """Return the tasks of a file of creates. No request is sent until the whole file is valid."""
     seen: dict[tuple[str, str], int] = {}
 
     def make(line: Line) -> Write:
@@ -211,7 +217,7 @@ def _creates(file: File, students: Students, *, send_welcome_email: bool | None)
         cells = {name: cell for name, cell in line.cells.items() if name in WRITABLE}
         write = _write(cells, messages, lambda v: writing.create(v, send_welcome_email=send_welcome_email))
         new = write.identities.items()
-        refuse({name: (f"is in line {seen[name, text]} already",) for name, text in new if (name, text) in seen})
+        refuse({name: (f"is already in line {seen[name, text]}",) for name, text in new if (name, text) in seen})
         seen.update(dict.fromkeys(new, line.number))
         return write
 
@@ -225,12 +231,12 @@ def _creates(file: File, students: Students, *, send_welcome_email: bool | None)
 
 
 def _create(number: int, write: Write, holders: Mapping[tuple[str, str], Student], students: Students) -> Task:
-    """Return the task of a create. It has no write if a student has the e-mail address or the student_id already."""
+    """Return the task of a create. It has no write if a student already has the e-mail address or the student_id."""
     held = {name: holders[name, text] for name, text in write.identities.items() if (name, text) in holders}
     if not held:
         return Task(number, 0, write)
     student = next(iter(held.values()))
     if "email" in held and not (write.missing(student) and write.missing(student, students.get(student.id))):
         return Task(number, student.id, None)
-    reason = "; ".join(f"{name} belongs to student {holder.id} already" for name, holder in held.items())
+    reason = "; ".join(f"{name} already belongs to student {holder.id}" for name, holder in held.items())
     return Task(number, student.id, None, str(Outcome.REFUSED), reason)

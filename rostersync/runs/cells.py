@@ -1,8 +1,8 @@
-"""Cells of CSV: how a value is written into one, and how a cell is read again.
+"""Write values into cells of CSV, and read them back.
 
-A spreadsheet runs a formula in an exported cell with the rights of the user who opens the file. By the usual rule such
-a cell gets an apostrophe in front, which makes it plain text. Some spreadsheets take semicolons or tabs for separators,
-and then a single cell of ours is several of theirs: so each part behind a separator is guarded like a cell.
+A spreadsheet runs a formula in an exported cell with the rights of the user who opens the file. As is usual, we put an
+apostrophe in front of such a cell, which makes it plain text. Some spreadsheets take semicolons or tabs as separators,
+and split one of our cells into several. So each part after such a separator is guarded like a cell.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from rostersync.words import clean
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# How a formula begins: also in the wide forms of East Asian keyboards, and behind blanks and quotes, which some
-# programs drop. An apostrophe in front of one is doubled, so that reading gives back exactly what was written. A
-# negative number is guarded too: in another dialect the cell behind it may go on with the formula.
+# How a formula begins. The wide forms of East Asian keyboards count, too. So do spaces and quotes before the sign,
+# because some programs drop these. An apostrophe before a formula gets a second one, so that reading returns exactly
+# what was written. A negative number is guarded as well: in another dialect the next cell may continue the formula.
 _PLACE = r"(?:\A|(?<=[,;\t]))"
 _FORMULA = r"(?=(?:['\"]|[^\S\t])*[=+\-@＝＋－＠])"  # noqa: RUF001 - the wide forms are meant
 _UNGUARDED = re.compile(_PLACE + _FORMULA)
@@ -26,7 +26,7 @@ _GUARD = re.compile(f"{_PLACE}'{_FORMULA}")
 
 
 def guarded(text: str) -> str:
-    """Return `text` with an apostrophe in front of each part that a spreadsheet would take for a formula."""
+    """Return `text` with an apostrophe in front of each part that a spreadsheet may take for a formula."""
     return _UNGUARDED.sub("'", text)
 
 
@@ -36,7 +36,7 @@ def unguarded(text: str) -> str:
 
 
 def csv_line(values: Iterable[Any], *, raw: bool = False) -> str:
-    """Return a line of CSV whose cells are harmless; with `raw`, cells that look like formulas stay as they are."""
+    """Return a line of CSV with guarded cells. With `raw`, cells that look like formulas stay as they are."""
     return ",".join(_quoted(_text(value, raw=raw)) for value in values) or '""'
 
 
@@ -46,20 +46,20 @@ def _text(value: Any, *, raw: bool = False) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return a cell in quotes if it contains a quote, or a separator of any dialect of CSV."""
+    """Return the cell, in quotes if it contains a quote or a separator of any dialect of CSV."""
     return '"' + text.replace('"', '""') + '"' if any(character in text for character in ',;\t"') else text
 
 
 def as_cell(value: Any) -> Any:
-    """Return a value of JSON as a single cell can hold it: a list or an object is JSON text."""
+    """Return a JSON value as one cell can hold it: lists, objects and booleans become JSON text."""
     if isinstance(value, bool | list | dict):
         return json.dumps(value, ensure_ascii=False)
     return value
 
 
 def shows(cell: str, value: Any) -> bool:
-    """Return whether `students list --csv` prints this cell, which has no blanks around it, for a value of JSON.
+    """Return whether `students list --csv` prints this cell for a JSON value, with or without --raw.
 
-    It prints a value that looks like a formula with apostrophes, or, with --raw, as it is.
+    The cell must have no spaces around it.
     """
     return cell in {_text(as_cell(value), raw=raw).strip() for raw in (False, True)}

@@ -1,4 +1,4 @@
-"""The one path for every run: a request in the database, executed by whoever holds the source's lock."""
+"""Run requests: every run begins as a request in the database, and the process with the source's lock executes it."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 POLL_S = 0.5
-"""How often a caller looks whether the lock is free, or the run that another process does for it is over."""
+"""How many seconds a caller waits before it checks again if the lock is free, or if another process made its run."""
 
 TRY_S = 5.0
 """How often a caller that waits tries whether the database can be written: a process that fails cannot say so there."""
 
 NOTE_S = 1.0
-"""How often a daemon notes how far a run is."""
+"""How many seconds at least lie between two notes of a run's progress in the database."""
 
 
 class Executor:
-    """Files requests, and executes those of every source whose lock it gets."""
+    """Files requests for runs. It executes the open requests of a source if it gets the source's lock."""
 
     def __init__(
         self,
@@ -55,9 +55,16 @@ class Executor:
         *,
         after_run: Callable[[RunReport], None] = lambda _report: None,
     ) -> None:
-        """`purpose` tells others who holds a source, as in "rostersync sync".
+        """Prepare to execute requests.
 
-        `after_run` gets the report of each run that was executed here, once it is committed.
+        Args:
+            store: The database.
+            clock: The clock, which also notices when the process must end.
+            policy: What a run may read and remove.
+            connect: Opens the API of a source.
+            purpose: The name of this process for others who want the same lock, such as "rostersync sync".
+            after_run: Is called with the report of each run that this process has made and committed.
+
         """
         self._store = store
         self._clock = clock
@@ -68,17 +75,18 @@ class Executor:
         self._untold: dict[int, RostersyncError] = {}  # why requests failed, until the database has it
 
     def run(self, request: RunRequest, progress: ProgressCallback, *, elsewhere: bool = False) -> RunReport:
-        """Have one run done, here or by whoever holds the source, and return its report.
+        """Have a run made, here or by the process that holds the source, and return its report.
 
-        With `elsewhere` it is left to others, because this process could not do it. Raises `LockHeld` when nobody took
-        the request within `request.wait`; it is withdrawn then, as it is when the caller is stopped.
+        With `elsewhere` another process must make it, because this one could not. If no process takes the request
+        within `request.wait`, leave it and raise `LockHeld`. Any other error, such as `Stopped`, also leaves the
+        request. The request is withdrawn when its last caller leaves it.
         """
         filed = self._file(request)
         try:
             give_up = partial(self._leave, filed.request_id, taken=False)
             return self._see_through(filed, request.wait, give_up, progress, elsewhere=elsewhere)
         except LockHeld:
-            raise  # the request is withdrawn already
+            raise  # `give_up` has left the request
         except BaseException:
             self._abandon(filed.request_id)
             raise
@@ -86,11 +94,11 @@ class Executor:
     def refresh(
         self, source: str, ids: Sequence[int], patience: timedelta, progress: ProgressCallback = ignore_progress
     ) -> RunReport | None:
-        """Have single students fetched and stored, here or by whoever holds the source, and return the report.
+        """Have single students fetched and stored, here or by the process that holds the source. Return the report.
 
-        None: whoever holds it has not done so within `patience`. The request stays, also where this raises `Stopped`,
-        and this or the next holder executes it. The report may be about others as well, whose refresh was joined.
-        Raises `StoreError` and `ConfigError`; then the next run brings the same.
+        Return None if that process has not done so within `patience`. Then the request stays, and the lock's holder
+        will execute it. It also stays if this raises `Stopped`. If the request has joined another one, the report
+        counts the students of both. Raises `StoreError` and `ConfigError`; the next run then reads the same changes.
         """
         filed = self._file(RunRequest(source, RunKind.REFRESH, wait=None, ids=tuple(ids)))
         try:
@@ -107,10 +115,11 @@ class Executor:
             return replace(request, request_id=requests.file(connection, request, self._clock.now()))
 
     def execute_all(self, source: str) -> Iterator[RunReport]:
-        """Execute the open requests of a source whose lock this process holds, and yield the reports.
+        """Execute the open requests of a source, and yield the reports. This process must hold the source's lock.
 
-        Runs and refreshes take turns: a write is not to wait for many runs, nor a run for many writes. How far a run
-        is, is noted in the database for those who wait. An error ends it, when whoever waits for the run can learn why.
+        Runs and refreshes take turns, so that a write does not wait for many runs, nor a run for many writes. The
+        progress of a run is noted in the database for the processes that wait for it. If a request fails, the reason is
+        stored for these processes, and the iteration ends with the error.
         """
         with self._store.lease(source, self._purpose, held=True) as lease:
             for refresh in cycle((True, False)):
@@ -130,8 +139,8 @@ class Executor:
     ) -> RunReport:
         """Return the report of a filed request.
 
-        Raises `LockHeld` when after `wait` it may be given up, and `StoreError` as soon as the database refuses writes:
-        then the process that executes the request can neither commit the run nor record why it failed.
+        Raises `LockHeld` after `wait`, if `give_up` then returns True. Raises `StoreError` as soon as the database
+        refuses writes, because then no process can commit the run or record why it failed.
         """
         began = self._clock.monotonic()
         give_up_at, try_at = math.inf if wait is None else began + wait.total_seconds(), began + TRY_S
@@ -154,7 +163,7 @@ class Executor:
             requests.touch(connection, request_id)
 
     def _execute_here(self, request: RunRequest, progress: ProgressCallback, *, elsewhere: bool) -> RunReport | None:
-        """Get the lock and execute what is open. Raises `LockHeld`, also where the run is to be made `elsewhere`."""
+        """Take the lock and execute open requests, up to this one. Raises `LockHeld`, always so with `elsewhere`."""
         if elsewhere:
             message = f"source {request.source}: no daemon has taken the request"
             raise LockHeld(message, "see whether one is at work: rostersync status")
@@ -162,7 +171,7 @@ class Executor:
             return self._execute_open(lease, request, progress)
 
     def _wait_for_another(self, request_id: int, progress: ProgressCallback) -> RunReport | None:
-        """Return the report of a run that another process did; else show how far it is, wait a little, return None."""
+        """Return the report if another process has made the run. Otherwise show its progress, wait, and return None."""
         with self._store.reading() as connection:
             so_far = requests.progress(connection, request_id)
             if so_far.run_id is not None:
@@ -178,11 +187,11 @@ class Executor:
         return None
 
     def _execute_open(self, lease: Lease, mine: RunRequest, progress: ProgressCallback) -> RunReport | None:
-        """Execute the open requests of the lease's source, oldest first, up to the caller's own; return its report.
+        """Execute the open requests of the lease's source, oldest first, up to the caller's own, and return its report.
 
-        For a run these are the runs, with the refresh that waits behind them, for the run may have read these students
-        before they were written; for a refresh the refreshes only, because a write is not to wait for a run of the
-        whole school. What becomes of the requests of others is not the caller's concern.
+        If the caller wants a run, these are the requests for runs, and then the refresh that waits: the run may have
+        read its students before they were written. If the caller wants a refresh, these are only refreshes, because a
+        write must not wait for a run of the whole school. If another caller's request fails, this caller does not fail.
         """
         refresh = mine.kind is RunKind.REFRESH
         while request := self._take(lease, mine.request_id, refresh=refresh):
@@ -196,7 +205,7 @@ class Executor:
         return None
 
     def _refresh_behind_run(self, lease: Lease) -> None:
-        """Execute the refresh that waits. The run is done: whatever becomes of this, its caller is to learn how."""
+        """Execute the refresh that waits, if any. Ignore a failing database, because the caller must get its report."""
         with suppress(StoreError):
             if request := self._take(lease, refresh=True):
                 self._execute_for_others(lease, request, ignore_progress)
@@ -209,14 +218,14 @@ class Executor:
             self._execute(lease, request, progress)
         except (Stopped, LockLost):
             raise
-        except Exception as error:  # noqa: BLE001 - they learn of it from the request
+        except Exception as error:  # noqa: BLE001 - the other caller reads it from the request
             kind, reason = str(request.kind), type(error).__name__
             log.warning("request_failed", source=lease.source, kind=kind, request=request.request_id, reason=reason)
 
     def _execute(self, lease: Lease, request: RunRequest, progress: ProgressCallback) -> RunReport:
-        """Execute a request that was taken. Where that raises no run comes of it, and whoever waits learns why.
+        """Execute a request that was taken. If this raises an error, close the request with it, for those who wait.
 
-        A process that ends, or that has lost the lock, leaves the request to the next holder.
+        If the process must end, or has lost the lock, leave the request to the next holder of the lock.
         """
         self._untold.pop(request.request_id, None)  # it is tried again
         try:
@@ -244,7 +253,7 @@ class Executor:
         return report
 
     def _noting(self, lease: Lease, request: RunRequest) -> ProgressCallback:
-        """Return what notes the progress of a run in its request, once a second at most."""
+        """Return a callback that notes the progress of a run in its request, at most once in `NOTE_S`."""
         noted_at = self._clock.monotonic()
 
         def note(what: str, done: int, total: int) -> None:
@@ -252,7 +261,7 @@ class Executor:
             if (now := self._clock.monotonic()) - noted_at < NOTE_S:
                 return
             noted_at = now
-            with suppress(StoreError), writing(lease.connection):  # a run does not fail for it
+            with suppress(StoreError), writing(lease.connection):  # the run goes on if this fails
                 requests.note_progress(lease.connection, request.request_id, what, done, total)
 
         return note
@@ -262,21 +271,21 @@ class Executor:
             return requests.leave(connection, request_id, taken=taken)
 
     def _abandon(self, request_id: int) -> None:
-        """Leave the request, taken or not: its caller is gone. Whoever executes it elsewhere closes it all the same."""
+        """Leave the request, taken or not, because its caller ends. A process that has taken it still closes it."""
         try:
             self._leave(request_id, taken=True)
         except Exception as error:  # noqa: BLE001 - what ended the run matters more; the request expires by itself
             log.debug("request_not_withdrawn", reason=type(error).__name__)
 
     def _fail(self, request_id: int, error: Exception) -> None:
-        """Tell those who wait for a request why no run comes of it, now or by the next `tell_failures`."""
+        """Store why a request failed, for those who wait; if that fails, the next `tell_failures` tries it again."""
         self._untold[request_id] = reported(error)
         self.tell_failures()
 
     def tell_failures(self) -> None:
-        """Record why requests failed, also those whose record found no room in the database at the time.
+        """Store why requests failed, including those that could not be stored before because the disk was full.
 
-        Never raises. A run that ends gives some room back, so the next call may succeed; else the request is retried.
+        Never raises. A run that ends frees some space, so the next call may succeed.
         """
         for request_id, told in list(self._untold.items()):
             try:
@@ -288,7 +297,7 @@ class Executor:
 
 
 def _require_open(so_far: requests.Progress) -> None:
-    """Raise `RequestFailed` when no run will come of a request any more."""
+    """Raise `RequestFailed` if the request has failed or was withdrawn, so that no run will be made for it."""
     if so_far.state == "failed":
         raise RequestFailed(so_far.error or "the run failed", so_far.hint or "")
     if so_far.state == "withdrawn":
@@ -298,7 +307,7 @@ def _require_open(so_far: requests.Progress) -> None:
 def dry_run(
     url: str, request: RunRequest, progress: ProgressCallback, *, clock: Clock, policy: SyncPolicy, connect: Connect
 ) -> RunReport:
-    """Do everything of a run but its commit, without the lock, and leave no trace in the database at `url`."""
+    """Make a run without its commit and without the lock, and leave no trace in the database at `url`."""
     with unchanged_database(url, request.source) as (connection, stage), connect(request.source) as api:
         run = Run(request.source, connection, stage, api, policy=policy, clock=clock, progress=progress, commit=None)
         return run.execute(request)

@@ -1,7 +1,7 @@
-"""The hook: a command of the administrator's that is told of each run that wrote something.
+"""Run the hook: a command of the administrator that gets the report of each run that changed a student.
 
-It is foreign, and nothing that it does may harm a run. So it is called after the commit, gets its input and is read
-without anybody waiting for it, has a limited time, and leaves no process behind.
+The hook is not our program, and it must not be able to harm a run. So it is started after the commit. We never block on
+its input or output, its time is limited, and all its processes are killed in the end.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 TAIL = 4096
-"""So many bytes of a hook's output are kept, its last ones."""
+"""How many bytes to keep of the end of a hook's output."""
 
 _CHUNK = 1 << 16
 _KILL_S = 1.0
-"""How long a killed process gets to be gone; one of another user, such as by sudo, may never be."""
+"""How long to wait for killed processes to end. We cannot kill a process of another user, such as one under sudo."""
 
 _LOOK_EVERY_S = 0.01
 
@@ -45,23 +45,31 @@ _KEEPER = Path(__file__).with_name("keeper.py")
 
 _GIVEN = re.compile(r"PATH|HOME|LANG|ROSTERSYNC_\w+", re.ASCII)
 _SECRET = re.compile(r"TOKEN|PASS|SECRET|KEY|CREDENTIAL", re.ASCII | re.IGNORECASE)
-"""The variables of the environment that the command gets, except those that have such a word in their name."""
+"""The command gets the environment variables that match `_GIVEN`, unless their name contains a word of `_SECRET`."""
 
 
 class Hooks:
-    """Calls the configured command, if there is one, and logs how it ended."""
+    """Runs the configured command, if any, and logs how it ended."""
 
     def __init__(self, command: Sequence[str], timeout: timedelta, clock: Clock, secrets: Collection[str]) -> None:
-        """`secrets` are the names of further environment variables that the command must not get."""
+        """Prepare to run a command.
+
+        Args:
+            command: The program and its arguments; empty if no hook is configured.
+            timeout: After this time the command is killed.
+            clock: Measures the timeout, and notices when the process must end.
+            secrets: The names of further environment variables that the command must not get.
+
+        """
         self._command = command
         self._timeout = timeout
         self._clock = clock
         self._secrets = frozenset(secrets)
 
     def after_run(self, report: RunReport) -> None:
-        """Tell the command of a run that is committed, if it changed a student, and wait for it; raises nothing.
+        """Run the command with the report of a committed run, if that changed students or the quarantine. Never raises.
 
-        It is killed after its time, and as soon as the process is to end.
+        This method waits until the command ends. It kills the command after the timeout, or if the process must end.
         """
         if not self._command or not _changed_students(report):
             return
@@ -71,9 +79,9 @@ class Hooks:
         except Stopped:
             reason = "not finished: the process was asked to end"
         except OSError as error:
-            reason = f"cannot be carried out: {error.strerror}"
-        except Exception as error:  # noqa: BLE001 - whatever it is, the run is done
-            reason = f"cannot be carried out: {type(error).__name__}"
+            reason = f"cannot be run: {error.strerror}"
+        except Exception as error:  # noqa: BLE001 - the run is done, and no error may change that
+            reason = f"cannot be run: {type(error).__name__}"
         if reason is None:
             log.debug("hook_finished", source=report.source, run_id=report.run_id)
         else:
@@ -81,9 +89,9 @@ class Hooks:
             log.warning("hook_failed", source=report.source, run_id=report.run_id, reason=reason, output=output)
 
     def _call(self, document: bytes, tail: bytearray) -> str | None:
-        """Run the command; its output goes into `tail`. Return why it failed, None when it did not.
+        """Run the command, and put the end of its output into `tail`. Return why it failed, None if it did not.
 
-        Raises `OSError` when it cannot be started, `Stopped` when the process is to end.
+        Raises `OSError` if the command cannot be started, and `Stopped` if the process must end.
         """
         self._clock.check()
         if os.geteuid() == 0 and (place := shared_place_of_command(self._command)):
@@ -95,7 +103,7 @@ class Hooks:
                 if self._clock.monotonic() >= until:
                     return f"killed after {spell_duration(self._timeout)}"
                 pipes.serve(STOP_CHECK_S)
-            pipes.serve(0)  # what it said last; we do not wait for a process that still writes
+            pipes.serve(0)  # read the last output, but do not wait for a process that still writes
             return _failure(hook.status())
 
     def _environ(self) -> dict[str, str]:
@@ -107,7 +115,7 @@ class Hooks:
 
 
 def _changed_students(report: RunReport) -> bool:
-    """Tell whether a run changed a student or the quarantine: a failed one and a dry one never did."""
+    """Return whether a run changed a student or the quarantine. Failed runs and dry runs never do."""
     done = report.counts
     changes = done.inserted + done.updated + done.deleted + done.restored + done.quarantined
     return report.run_id is not None and changes > 0
@@ -120,7 +128,7 @@ def _failure(status: int) -> str | None:
 
 
 class _Hook:
-    """A hook that was started, below a keeper: see `keeper.py`."""
+    """A hook that was started, as a child of a keeper: see `keeper.py`."""
 
     def __init__(self, keeper: subprocess.Popen[bytes], report: socket.socket) -> None:
         self.keeper, self.report = keeper, report
@@ -130,7 +138,7 @@ class _Hook:
         return self.reported.endswith(b"\n") or self.keeper.poll() is not None
 
     def status(self) -> int:
-        """Return how the hook ended, as `Popen.returncode` does. Raises `OSError` if it could not be started."""
+        """Return how the hook ended, in the form of `Popen.returncode`. Raises `OSError` if it could not be started."""
         what, _, number = self.reported.decode().partition(" ")
         if what == "errno":
             raise OSError(int(number), os.strerror(int(number)))
@@ -147,20 +155,20 @@ class _Hook:
                 break
             with suppress(subprocess.TimeoutExpired):
                 self.keeper.wait(_LOOK_EVERY_S)
-        self.report.close()  # the keeper ends now, unless the hook has stopped it
+        self.report.close()  # the keeper ends now, unless the hook has suspended it
         with suppress(subprocess.TimeoutExpired):
             self.keeper.wait(_KILL_S)
-        with suppress(ProcessLookupError, PermissionError):  # without /proc they are in the keeper's group, at least
+        with suppress(ProcessLookupError, PermissionError):  # without /proc, kill at least the keeper's process group
             os.killpg(self.keeper.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
             self.keeper.wait(_KILL_S)
 
 
 def _below(ancestor: int) -> set[int]:
-    """Return all living processes below a process; none if this system has no /proc."""
+    """Return all living descendants of a process; an empty set if this system has no /proc."""
     parents = {}
     for place in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the process has ended
             state, parent = place.read_text(errors="replace").rpartition(")")[2].split()[:2]
             if state not in {"Z", "X"}:
                 parents[int(place.parent.name)] = int(parent)
@@ -172,10 +180,10 @@ def _below(ancestor: int) -> set[int]:
 
 @contextmanager
 def _running(command: Sequence[str], environ: dict[str, str]) -> Iterator[_Hook]:
-    """Start a command in a new session; in the end kill every process that it has left. Raises `OSError`."""
+    """Start a command in a new session, and in the end kill every process that is left of it. Raises `OSError`."""
     ours, theirs = socket.socketpair()
     keeper = [sys.executable, "-I", "-S", str(_KEEPER), str(theirs.fileno())]
-    if not os.access(sys.executable, os.X_OK):  # we were root until now, and Python is in root's home
+    if not os.access(sys.executable, os.X_OK):  # we were root before, and Python is in root's home
         keeper = []
     with closing(ours), closing(theirs):
         process = subprocess.Popen(  # noqa: S603 - the administrator's own command, without a shell
@@ -200,10 +208,10 @@ def _running(command: Sequence[str], environ: dict[str, str]) -> Iterator[_Hook]
 
 
 class _Pipes(selectors.DefaultSelector):
-    """The input, the output and the report of a hook; we never wait longer for any of them than the caller says."""
+    """The input, the output and the report of a hook. Waiting for them always has a time limit."""
 
     def __init__(self, hook: _Hook, document: bytes, tail: bytearray) -> None:
-        """`document` is what the hook should read; the last bytes that it writes go into `tail`."""
+        """Prepare to write `document` to the hook's input, and to keep the last bytes of its output in `tail`."""
         super().__init__()
         self._document = document
         process = hook.keeper
@@ -212,14 +220,14 @@ class _Pipes(selectors.DefaultSelector):
             (process.stdout, selectors.EVENT_READ, tail),
             (hook.report, selectors.EVENT_READ, hook.reported),
         ):
-            assert pipe is not None  # it was asked for
+            assert pipe is not None  # all three are pipes
             os.set_blocking(pipe.fileno(), False)
             self.register(pipe, event, into)
 
     def serve(self, seconds: float) -> None:
-        """Wait until the hook reads or writes, at most so long; then do the other half, once."""
+        """Wait at most this many seconds until the hook can read or has written, and then transfer data once."""
         for key, _ in self.select(seconds):
-            pipe: IO[bytes] = key.fileobj  # type: ignore[assignment] # what was registered
+            pipe: IO[bytes] = key.fileobj  # type: ignore[assignment] # we registered pipes only
             done = self._write(pipe) if key.data is None else self._read(pipe, key.data)
             if done:
                 self.unregister(pipe)
@@ -228,7 +236,7 @@ class _Pipes(selectors.DefaultSelector):
     def _write(self, pipe: IO[bytes]) -> bool:
         try:
             self._document = self._document[os.write(pipe.fileno(), self._document) :]
-        except BrokenPipeError:  # it does not want to know
+        except BrokenPipeError:  # the hook has closed its input
             return True
         return not self._document
 
@@ -238,14 +246,14 @@ class _Pipes(selectors.DefaultSelector):
         except ConnectionResetError:  # the keeper was killed
             return True
         into += chunk[-TAIL - 1 :]
-        del into[: -TAIL - 1]  # one more than is kept, to know that there was more
+        del into[: -TAIL - 1]  # one byte more than is kept shows that output was cut
         return not chunk
 
 
 def last_lines(output: bytes) -> list[str]:
-    """Return the lines of the last bytes of an output, without what controls a terminal.
+    """Return the lines at the end of an output, without characters that control a terminal.
 
-    If it was cut at its beginning, that is lost up to the first space: a part of a secret would not be recognised.
+    If the beginning was cut off, the first word is dropped, because part of a secret would not be recognised as one.
     """
     text = output.decode(errors="replace")
     if len(output) > TAIL:

@@ -1,11 +1,11 @@
-"""The process between us and a hook, which keeps hold of every process that the hook starts.
+"""A program that starts a hook and stays the ancestor of every process that the hook starts.
 
-If the parent of one of them ends, it becomes this process's child, even if it has its own session. So all of them are
-below this process for as long as it lives, and `hooks` can kill them. It is a separate program and imports none of
-rostersync's modules, so that it starts within hundredths of a second and holds no secret.
+On Linux, if the parent of such a process ends, the process becomes a child of this program, even if it has its own
+session. So all of them are descendants of this program while it lives, and `hooks` can kill them. It is a separate
+program that imports no module of rostersync, so it starts within hundredths of a second and holds no secret.
 
-Called as `keeper.py FD COMMAND...`. FD is one end of a socket pair: `status N` or `errno N` is written to it, and then
-this process waits until the other end is closed.
+Usage: `keeper.py FD COMMAND...`. FD is one end of a socket pair. The program writes `status N` or `errno N` to it, and
+after a `status` it waits until the other end is closed.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _PR_SET_CHILD_SUBREAPER = 36
 _IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)  # the hook may signal the whole process group
 
 _BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
-"""Signals that Python ignores, and that the hook gets as they usually are."""
+"""Signals that Python ignores. The hook gets their default handling."""
 
 
 def main(caller: socket.socket, command: list[str]) -> None:
-    """Start the command and report how it ended; then collect what is left below this process."""
+    """Start the command and report how it ended; then collect the children that have ended."""
     with suppress(AttributeError, OSError):  # Linux only
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    caller.set_inheritable(False)  # so that the hook cannot report for us
+    caller.set_inheritable(False)  # so that the hook cannot send a report itself
     try:
         hook = os.posix_spawnp(command[0], command, os.environ, setsigdef=(*_IGNORED, *_BY_PYTHON))
     except OSError as error:
@@ -54,7 +54,7 @@ def _let_go_of_the_streams() -> None:
 
 
 def _status_of(hook: int) -> int:
-    """Wait for the hook, and meanwhile collect its orphans; return its exit status, or minus the signal."""
+    """Wait for the hook, and collect its orphans meanwhile. Return its exit status, or the negative signal number."""
     while True:
         child, status = os.wait()
         if child == hook:

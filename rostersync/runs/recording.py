@@ -1,6 +1,6 @@
 """Record what a user does: in the system's journal, and in the audit log if there is a database.
 
-The journal can be kept where the user of the database cannot change it. The audit log is there for reports.
+The journal can be kept in a place where the user of the database cannot change it. The audit log serves reports.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ log = get_logger(_NAME)
 
 
 class Recording:
-    """Something that is under way: what it is, and how it will be recorded in the end."""
+    """An action that is under way: its entry so far, and the outcome to record in the end."""
 
     def __init__(self, entry: Entry, number: int) -> None:
         self.entry = entry
         self.number = number
-        """The number of its entry in the audit log; 0 without one."""
+        """The number of its entry in the audit log; 0 without a database."""
         self.outcome = Outcome.DONE
-        """How it ended, if no error says otherwise."""
+        """The outcome to record if no error ends the action."""
 
     def count(self, counts: Mapping[str, int]) -> None:
         """Add figures to the entry."""
@@ -43,7 +43,7 @@ class Recording:
 
 
 class Recorder:
-    """Records what the user of this process does; `store` is None if there is no database."""
+    """Records what the user of this process does. `store` is None before the database exists."""
 
     def __init__(self, store: Store | None, clock: Clock) -> None:
         self._store = store
@@ -51,28 +51,31 @@ class Recorder:
         self._who, self._host = audit.caller()
 
     def begin(self, entry: Entry) -> Recording:
-        """Record that something is about to be done. Raises `StoreError` if neither place can record it."""
+        """Record that an action is about to start.
+
+        Raises `StoreError` if the database fails, or if neither a database nor the journal is available.
+        """
         number = 0
         if self._store is not None:
             with self._store.writing() as connection:
                 number = audit.begin(connection, entry, who=self._who, host=self._host, now=self._clock.now())
         recording = Recording(entry, number)
-        if not self._tell(recording, Outcome.SENDING) and self._store is None:
-            message = "neither a database nor the system's journal (/dev/log) is there to record it"
-            raise StoreError(message, "nothing was done; the first `rostersync sync` makes the database")
+        if not self._send(recording, Outcome.SENDING) and self._store is None:
+            message = "the action cannot be recorded: no database, and no system journal (/dev/log)"
+            raise StoreError(message, "nothing was done; the first `rostersync sync` creates the database")
         return recording
 
     def finish(self, recording: Recording, outcome: Outcome, ids: tuple[int, ...] | None = None) -> None:
-        """Record how it ended, with `ids` if they are known only now. Raises `StoreError`."""
+        """Record how an action ended. `ids` replaces the ids, if they are known only now. Raises `StoreError`."""
         recording.entry = replace(recording.entry, ids=recording.entry.ids if ids is None else ids)
-        self._tell(recording, outcome)
+        self._send(recording, outcome)
         if self._store is not None:
             with self._store.writing() as connection:
                 audit.finish(connection, recording.number, outcome, recording.entry)
 
     @contextmanager
     def recorded(self, entry: Entry, *, failed: Outcome = Outcome.REFUSED) -> Iterator[Recording]:
-        """Record what is done in the block: its `outcome` in the end, or `failed` if an error of ours ends it."""
+        """Record the action of a block. Its outcome is `failed` if a `RostersyncError` ends the block."""
         recording = self.begin(entry)
         try:
             yield recording
@@ -81,8 +84,8 @@ class Recorder:
             raise
         self.finish(recording, recording.outcome)
 
-    def _tell(self, recording: Recording, outcome: Outcome) -> bool:
-        """Send an event to the journal, and return whether that was possible."""
+    def _send(self, recording: Recording, outcome: Outcome) -> bool:
+        """Log an event and send it to the journal. Return whether the journal got it."""
         entry = recording.entry
         with sent_to_journal(_NAME) as journal:
             log.info(

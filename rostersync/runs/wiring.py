@@ -1,4 +1,4 @@
-"""From the configuration to the parts that do the work."""
+"""Build the parts that do the work from the configuration."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from rostersync.store import Store
 
 _limiters = HostLimiters(1, SystemClock())
-"""The limiters of the whole process. A reload keeps them, with the pace of each host and its threads."""
+"""The limiters of the whole process. A reload of the configuration keeps them, unless it changes the concurrency."""
 
 
 def policy(config: Config) -> SyncPolicy:
-    """Return what `[sync]` and `[guard]` say of reading and removing."""
+    """Return the settings of `[sync]` and `[guard]` about reading and removing."""
     guard = config.guard
     return SyncPolicy(
         overlap=config.sync.overlap,
@@ -44,10 +44,10 @@ def policy(config: Config) -> SyncPolicy:
 
 
 def clients(config: Config, clock: Clock) -> Callable[[str], ManageBac]:
-    """Return what makes the client of a source, by name.
+    """Return a function that makes the client of a source, by the source's name.
 
-    A client's deadline begins when it is made. All clients of the process keep the pace of their host together.
-    Making one raises `ConfigError` when the source's token cannot be had.
+    A client's deadline begins when it is made. All clients of the process share the pace of their host. The function
+    raises `ConfigError` if the source's token is not available.
     """
     _limiters.keep([_host(source) for source in config.sources], config.sync.concurrency)
     sources = {source.name: source for source in config.sources}
@@ -77,7 +77,7 @@ def _host(source: Source) -> str:
 
 
 def connector(config: Config, clock: Clock) -> Callable[[str], AbstractContextManager[StudentReader]]:
-    """Return what opens the API of a source, by name, for one run: see `clients`."""
+    """Return a function that opens the API of a source, by the source's name, for one run: see `clients`."""
     client = clients(config, clock)
 
     @contextmanager
@@ -89,20 +89,23 @@ def connector(config: Config, clock: Clock) -> Callable[[str], AbstractContextMa
 
 
 def executor(config: Config, clock: Clock, store: Store, purpose: str) -> Executor:
-    """Return the executor of the configured sources; `purpose` tells others who holds a source's lock."""
+    """Return the executor for the configured sources. `purpose` names this process to others who want the same lock."""
     after_run = hooks(config, clock).after_run
     return Executor(store, clock, policy(config), connector(config, clock), purpose, after_run=after_run)
 
 
 def hooks(config: Config, clock: Clock) -> Hooks:
-    """Return what calls the commands in `[hooks]`, without the variables that hold tokens or a part of the url."""
+    """Return the object that runs the command in `[hooks]`.
+
+    It does not give the command any variable that holds a token or a part of the database's url.
+    """
     secrets = {DEFAULT_VARIABLE, *(source.token_env for source in config.sources if source.token_env)}
     secrets |= {name for name, value in os.environ.items() if value and value in config.database.url}
     return Hooks(config.hooks.after_run, config.hooks.timeout, clock, secrets)
 
 
 def token_mistakes(sources: Iterable[Source]) -> dict[str, ConfigError]:
-    """Return, by source, why a token cannot be had: nothing is asked and nothing is made for these."""
+    """Return an error for each source without an available token, by the source's name."""
     mistakes = {}
     for source in sources:
         try:

@@ -1,6 +1,6 @@
-"""Writing to ManageBac with the care that the sync has: noted before it is sent, never sent twice, read back.
+"""Write to ManageBac: record each write before it is sent, never send it twice, and read the student back.
 
-A `Write` says what is to be done; `Writer.write` does it, and tells how it ended. Nothing here asks a person.
+A `Write` describes one write. `Writer.write` sends it and returns how it ended. This module asks the user nothing.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 LOOKS = 3
-"""So often is a student looked at, with 1 and 2 seconds between, before it is said that a write was not taken: what
-answers reads may lag behind what takes writes.
+"""How often to read a student, with pauses of 1 and 2 seconds, before a write counts as not taken.
+
+The servers that answer reads may lag behind those that accept writes.
 """
 
 
@@ -38,8 +39,8 @@ answers reads may lag behind what takes writes.
 class Write:
     """One write, checked and ready to be sent.
 
-    `key` is the student's id, 0 for one who is yet to be created. `sent` holds the fields as they are sent, and is
-    what the record must show afterwards. `send` sends them, by the client, and returns what the answer told.
+    `key` is the student's id, or 0 for a create. `sent` holds the fields as they are sent; the record must show them
+    afterwards. `send` sends the write with a client, and returns the student of the answer, or None if it has none.
     """
 
     verb: str
@@ -54,18 +55,18 @@ class Write:
 
     @property
     def identities(self) -> dict[str, str]:
-        """The values that no second student is created with: see `identities`."""
+        """The values that no other student may have when one is created: see `identities`."""
         return identities(self.sent.get("email"), self.sent.get("student_id"))
 
     @property
     def shows(self) -> bool:
-        """Whether the student's record shows that it was carried out: of pictures and passwords it does not."""
+        """Whether the student's record shows if the write was carried out. It shows no pictures and no passwords."""
         return bool(self.sent) and "password" not in self.sent
 
     def missing(self, *records: Student) -> tuple[str, ...]:
         """Return the names of the fields that none of a student's records shows as they were sent.
 
-        A student has two records, since a field may be served by the list alone, or by GET alone.
+        There may be two records of a student, because some fields are served only by lists and others only by GET.
         """
         first, *others = map(self._missing, records)
         return tuple(name for name in first if all(name in names for names in others))
@@ -77,19 +78,19 @@ class Write:
 
 
 def create(fields: Mapping[str, Any], *, send_welcome_email: bool | None = None) -> Write:
-    """Return the write that creates a student. Raises `Invalid`, as all of these do, for what cannot be right."""
+    """Return the write that creates a student. Like the functions below, raise `Invalid` if a value is not valid."""
     sent = payload(fields, new=True)
     return Write("create", 0, sent, lambda s: s.create(send_welcome_email=send_welcome_email, **fields))
 
 
 def update(key: int, fields: Mapping[str, Any]) -> Write:
-    """Return the write that changes these fields of a student; None clears one."""
+    """Return the write that changes these fields of a student. The value None clears a field."""
     check_id(key)
     return Write("update", key, payload(fields), lambda s: s.update(key, **fields))
 
 
 def archive(key: int, dates: Mapping[str, Any]) -> Write:
-    """Return the write that archives a student, with one of `withdrawn_on` and `graduated_on`."""
+    """Return the write that archives a student. `dates` has either `withdrawn_on` or `graduated_on`."""
     check_id(key)
     sent = archive_date(dates)
     return Write("archive", key, sent, lambda s: s.archive(key, **sent))
@@ -102,20 +103,20 @@ def unarchive(key: int) -> Write:
 
 
 def set_avatar(key: int, url: str | None, file: Path | None) -> Write:
-    """Return the write that sets a student's picture; what the record shows of it is not documented."""
+    """Return the write that sets a student's picture. It is not documented what the record then shows."""
     check_id(key)
-    encode_avatar(url, file)  # as a check
+    encode_avatar(url, file)  # raises `Invalid` if the picture is not valid
     return Write("set-avatar", key, {}, lambda s: s.set_avatar(key, url=url, file=file))
 
 
 def delete_avatar(key: int) -> Write:
-    """Return the write that takes a student's picture away."""
+    """Return the write that deletes a student's picture."""
     check_id(key)
     return Write("delete-avatar", key, {}, lambda s: s.delete_avatar(key))
 
 
 def identities(email: str | None, student_id: str | None) -> dict[str, str]:
-    """Return those values that no second student is created with, by field. Empty values are left out.
+    """Return, by field, the values that no other student may have when one is created. Empty values are left out.
 
     The case of an e-mail address does not matter.
     """
@@ -125,9 +126,10 @@ def identities(email: str | None, student_id: str | None) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """How a write ended. `student` is the record as it was read back, None where that could not be done.
+    """How a write ended.
 
-    `not_taken` names the fields that it does not show as they were sent. `error` is what became of the answer.
+    `student` is the record that was read back, None if it was not. `not_taken` names the fields that the record does
+    not show as they were sent. `error` is the error of the API while the student was written or read back.
     """
 
     key: int
@@ -136,15 +138,15 @@ class Written:
     not_taken: tuple[str, ...] = ()
     error: ApiError | None = None
     recording: Recording | None = None
-    """How it is recorded; None until it is."""
+    """The record of this write; None until `Writer.write` has finished."""
     log_error: StoreError | None = None
-    """Why the entry could not be completed: the log still says `sending`."""
+    """Why the entry in the audit log could not be completed. The log still says `sending`."""
     stopped: Stopped | None = None
-    """Set where the process was asked to end meanwhile."""
+    """Set if the process was asked to end during the write."""
 
 
 class Writer:
-    """Sends writes to one source's students, and records them; `store` is None if there is no database yet."""
+    """Sends writes to one source's students, and records them. `store` is None before the database exists."""
 
     def __init__(self, source: str, students: Students, store: Store | None, clock: Clock) -> None:
         self._source = source
@@ -152,14 +154,15 @@ class Writer:
         self._recorder = Recorder(store, clock)
         self._clock = clock
         self._so_far = Written(0, Outcome.REFUSED)
-        """What is known of the write that is under way."""
+        """What is known so far about the write that is under way."""
 
     def write(self, write: Write, *, read_back: bool = True) -> Written:
-        """Send a write, and read the student back. What the API answers, and a wish to end, are in what is returned.
+        """Send a write, read the student back, and return how the write ended.
 
-        Without `read_back` only a write whose answer was lost is looked for; see `confirm` for the others.
+        Errors of the API, and a request to end the process, are in the result. Without `read_back` the student is read
+        only if the answer was lost, and the caller should use `confirm` afterwards.
 
-        Raises `StoreError`, before anything is sent, if it cannot be recorded.
+        Raises `StoreError`, before anything is sent, if the write cannot be recorded.
         """
         recording = self._recorder.begin(
             Entry(self._source, write.verb, (write.key,) if write.key else (), write.fields)
@@ -173,7 +176,7 @@ class Writer:
         return self._finish(replace(written, recording=recording))
 
     def confirm(self, write: Write, written: Written, listed: Student, *, last: bool) -> Written:
-        """Return what has become of a write that is done, as the list shows it, and, at the `last` look, GET as well.
+        """Return how an accepted write ended, as the student's row in a list shows it, and at the `last` look also GET.
 
         Raises `ApiError` and `Stopped`.
         """
@@ -204,16 +207,16 @@ class Writer:
         return self._read_back(write, self._so_far.key) if read_back else self._so_far
 
     def _require_new(self, write: Write) -> None:
-        """Raise `Invalid` if a student has the e-mail address or the student_id of a create.
+        """Raise `Invalid` if a student already has the e-mail address or the student_id of a create.
 
-        An earlier create may have made that student, and its answer was lost.
+        Perhaps an earlier create made that student, and its answer was lost.
         """
         for name in write.identities:
             if found := self._holders(write, name):
-                raise invalid({name: (f"belongs to student {found[0].id} already",)})
+                raise invalid({name: (f"already belongs to student {found[0].id}",)})
 
     def _resolve(self, write: Write, error: OutcomeUnknown) -> Written:
-        """Look whether a write whose answer was lost was carried out; it may yet be, so "no" is not certain."""
+        """Find out if a write without an answer was carried out. If it seems not, it may still be carried out later."""
         key = write.key or self._created(write)
         if not key:
             return Written(0, Outcome.UNKNOWN, error=error)
@@ -223,7 +226,7 @@ class Writer:
         return Written(key, Outcome.UNKNOWN, found.student, found.not_taken, error)
 
     def _created(self, write: Write) -> int:
-        """Return the id of the student whose creation was not answered; 0 where nobody, or more than one, is found."""
+        """Return the id of the student that a create without an answer has made; 0 unless exactly one is found."""
         found: list[Student] = []
         for look in range(LOOKS):
             self._clock.sleep(look)
@@ -236,7 +239,7 @@ class Writer:
         return found[0].id if len(found) == 1 else 0
 
     def _read_back(self, write: Write, key: int) -> Written:
-        """Fetch the student until the record shows what was sent, and tell what it does not show in the end."""
+        """Fetch the student until the record shows what was sent, at most `LOOKS` times, and return the outcome."""
         written = Written(key, Outcome.DONE)
         for look in range(LOOKS):
             self._clock.sleep(look)
@@ -251,7 +254,7 @@ class Writer:
         return self._beside_list(write, written, student)
 
     def _beside_list(self, write: Write, written: Written, student: Student) -> Written:
-        """Return a write as the list shows it, if the list serves fields that GET does not."""
+        """Return how a write ended, judged also by the list, which may serve fields that GET does not."""
         with suppress(ApiError):
             listed = next((row for row in self._students.list(ids=[student.id]) if row.id == student.id), student)
             missing = write.missing(student, listed)
@@ -259,7 +262,7 @@ class Writer:
         return written
 
     def _finish(self, written: Written) -> Written:
-        """Record how a write ended, whatever becomes of that: what was sent was sent."""
+        """Record how a write ended. If the database fails, only note that, because the write itself was sent."""
         assert written.recording is not None, "it was recorded before it was sent"
         try:
             self._recorder.finish(written.recording, written.outcome, (written.key,) if written.key else None)

@@ -1,4 +1,4 @@
-"""A stand-in ManageBac: a school of invented students behind the vendor's API, in process or on loopback."""
+"""A stand-in for ManageBac: the vendor's API with a school of invented students, in process or on loopback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An ordinary day at the school: what is done to students, and how often."""
+"""Make random changes to students, in the proportions of an ordinary school day."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rostersync.simulator.state import School
     from rostersync.simulator.versions import Version
 
-# Of a hundred things. Where nobody fits, somebody is enrolled instead.
+# How many of a hundred actions. If an action fits no student, a new one is enrolled instead.
 _PROPORTIONS = {
     "update": 48,
     "login": 20,
@@ -34,15 +34,25 @@ _CLEARABLE = (
 
 
 def churn(school: School, rng: Random, n: int) -> Counter[str]:
-    """Do `n` things in these proportions; returns how many of each. A restore bumps `updated_at` always."""
+    """Make random changes to a school, in fixed proportions. A restore always changes `updated_at`.
+
+    Args:
+        school: The school to change.
+        rng: The randomness that chooses actions and students.
+        n: The number of actions; 0 or more.
+
+    Returns:
+        How often each action was done.
+
+    """
     actions = rng.choices(list(_PROPORTIONS), weights=list(_PROPORTIONS.values()), k=n)
     with school.lock:
         return Counter(_do(school, rng, action) for action in actions)
 
 
 def _do(school: School, rng: Random, action: str) -> str:
-    """Do it to a random student whom it fits; returns what was done."""
-    student = _whom(school, rng, action)
+    """Do an action to a random student that it fits, and return what was done."""
+    student = _chosen(school, rng, action)
     if student is None:
         school.create()
         return "create"
@@ -60,7 +70,7 @@ def _do(school: School, rng: Random, action: str) -> str:
     return action
 
 
-def _whom(school: School, rng: Random, action: str) -> int | None:
+def _chosen(school: School, rng: Random, action: str) -> int | None:
     if action == "create":
         return None
     return school.pick_deleted(rng) if action == "restore" else school.pick(rng, _FITS.get(action, _is_living))
@@ -97,7 +107,7 @@ def _news(school: School, rng: Random, student: int) -> dict[str, Any]:
 
 
 def _leaving(school: School, rng: Random, student: int) -> dict[str, str]:
-    """Return how a student leaves today: only who is in the last year graduates."""
+    """Return the date, if any, with which a student leaves today. Only students in their last year graduate."""
     today = school.now().date()
     if _fields(school, student).get("graduating_year") == today.year:
         return {"graduated_on": today.isoformat()}

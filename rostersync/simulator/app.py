@@ -1,4 +1,4 @@
-"""The API itself: a request goes in, a response comes out. No socket is needed."""
+"""The API itself: it takes a request and returns a response, without a socket."""
 
 from __future__ import annotations
 
@@ -35,15 +35,12 @@ _WORTH_COMPRESSING = 256
 
 
 class App:
-    """The students' API over a school: its eight endpoints, and the one that tells what a token may do.
+    """The API of a school: the eight endpoints for students, and the one that returns a token's permissions.
 
-    Besides, `DELETE /simulator/students/{id}` does what an administrator does in ManageBac's web interface. It needs no
-    token, and meets neither faults nor the rate limit.
+    There is one more: `DELETE /simulator/students/{id}` deletes a student as an administrator does in ManageBac's web
+    interface. It needs no token, and neither faults nor the rate limit affect it.
 
-    `token` may do everything. `read_only_token` lacks the admin role, so it may only read.
-
-    `on_request` is called before each request is answered, outside every lock, in the thread that serves it: there a
-    test changes the school between any two requests. `log` holds method, path and query of the latest requests.
+    `log` holds the method, path and query of the latest 100,000 requests.
     """
 
     def __init__(
@@ -56,6 +53,18 @@ class App:
         read_only_token: str | None = None,
         rate_limit: RateLimit | None = None,
     ) -> None:
+        """Serve a school.
+
+        Args:
+            school: The school to serve.
+            token: The token with the admin role. It may do everything.
+            faults: The faults to play; None means that nothing goes wrong.
+            on_request: Is called before each request is answered, without any lock, in the thread that serves the
+                request. A test can change the school there, between any two requests.
+            read_only_token: A token without the admin role, which may only read; None means that only `token` is known.
+            rate_limit: The rate limit; None for no limit.
+
+        """
         self.school = school
         self.faults = faults if faults is not None else Faults()
         self.on_request = on_request
@@ -65,7 +74,10 @@ class App:
         self._routes = _routes(Reading(school), Writing(school))
 
     def handle(self, request: Request) -> Response:
-        """Answer one request; a fault that matches decides what becomes of the answer. Raises nothing of its own."""
+        """Answer one request. If a fault matches it, the fault decides about the answer.
+
+        Raises only what `on_request` or a fault raises.
+        """
         if request.method == "DELETE" and (match := _BY_AN_ADMINISTRATOR.fullmatch(request.path)):
             return self._delete(Call(request, (), "", match["student"]))
         if self.on_request is not None:
@@ -97,7 +109,7 @@ class App:
         return response
 
     def _admit(self, request: Request) -> Response:
-        """Answer if the rate limit, the token and its permissions allow it, in this order."""
+        """Check the rate limit, the token and its permissions, in this order, and then answer the request."""
         if self._rate is not None and (refusal := self._rate.count(self.school.elapsed() / 1000, self._date())):
             return refusal
         permissions = self._tokens.permissions(request)
@@ -118,7 +130,7 @@ class App:
             return handlers[request.method](Call(request, permissions, match["version"], student))
         return no_such_path()
 
-    # The header that tells the server's time ---------------------------------------------------------------------
+    # The header with the server's time ---------------------------------------------------------------------------
 
     def _date(self) -> datetime:
         return self.school.now() + timedelta(seconds=self.school.switches.date_skew)

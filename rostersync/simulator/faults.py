@@ -1,7 +1,7 @@
-"""What can go wrong between a client and the API, ready to be played.
+"""Faults between a client and the API, for tests to play.
 
-A fault is a function from an `Exchange` to a `Response`: it may answer by itself, or spoil the true answer, which
-`exchange.proceed()` gives. A `Match` says which requests it befalls.
+A fault is a function from an `Exchange` to a `Response`. It may answer by itself, or spoil the true answer, which
+`exchange.proceed()` returns. A `Match` is a function that returns whether a fault affects a request.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MEBIBYTE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A request on which a fault falls, the time that the response's `Date` will tell, and the true answer."""
+    """A request that a fault affects, the time for the response's `Date`, and a function that makes the true answer."""
 
     request: Request
     now: datetime
@@ -60,7 +60,7 @@ class _Planned:
 
 
 class Faults:
-    """The faults that are still to come, the oldest first; at most one falls on a request. Safe between threads."""
+    """The planned faults, oldest first. At most one affects a request. Several threads may use this at once."""
 
     def __init__(self) -> None:
         self._planned: list[_Planned] = []
@@ -68,22 +68,30 @@ class Faults:
         self.fired = 0
 
     def add(self, fault: Fault, match: Match | None = None, *, times: int | None = 1, skip: int = 0) -> None:
-        """Plan a fault for the next `times` matching requests (None: all), the first `skip` of them spared."""
+        """Plan a fault.
+
+        Args:
+            fault: The fault to play.
+            match: Returns whether the fault affects a request; by default it affects every request.
+            times: How many matching requests it affects, 1 or more; None means all.
+            skip: How many matching requests to answer truly first; by default 0.
+
+        """
         with self._lock:
             self._planned.append(_Planned(fault, match or (lambda _: True), skip, times))
 
     def clear(self) -> None:
-        """Let nothing go wrong any more."""
+        """Remove all planned faults."""
         with self._lock:
             self._planned.clear()
 
     @property
     def pending(self) -> int:
-        """How many planned faults have not run out."""
+        """The number of planned faults that still affect requests."""
         return len(self._planned)
 
     def take(self, request: Request) -> Fault | None:
-        """Return the fault that falls on this request, and count it; None: it is answered truly."""
+        """Return the fault that affects this request, and count it; None if the request is answered truly."""
         if not self._planned:
             return None
         with self._lock:
@@ -108,12 +116,12 @@ class Faults:
 
 
 def on_list(request: Request) -> bool:
-    """Match every request for a list."""
+    """Match every request for a list of students."""
     return request.method == "GET" and request.path.rstrip("/").endswith("/students")
 
 
 def on_roster(request: Request) -> bool:
-    """Match the list without a since filter and without ids."""
+    """Match requests for a list without a since filter and without ids."""
     return on_list(request) and not any(_has(request, name) for name in ("modified_since", "deleted_since", "ids[]"))
 
 
@@ -126,23 +134,23 @@ def on_deleted_feed(request: Request) -> bool:
 
 
 def on_ids(request: Request) -> bool:
-    """Match the list of named students."""
+    """Match requests for a list of students by ids."""
     return on_list(request) and _has(request, "ids[]")
 
 
 def on_page(number: int) -> Match:
-    """Match this page of any list."""
+    """Match requests for this page (from 1) of any list."""
     return lambda request: on_list(request) and (request.first("page") or "1") == str(number)
 
 
 def on_student(student_id: int | None = None) -> Match:
-    """Match GET of this student; None: of any."""
+    """Match GET requests for this student; None matches any student."""
     wanted = re.compile(rf".*/students/{'[^/]+' if student_id is None else student_id}")
     return lambda request: request.method == "GET" and wanted.fullmatch(request.path) is not None
 
 
 def on_method(*methods: str, path_end: str = "") -> Match:
-    """Match requests by one of these methods, and only where their path ends like this: `/archive`, `/students`."""
+    """Match requests with one of these methods, and with a path that ends like this, for instance `/archive`."""
     return lambda request: request.method in methods and request.path.endswith(path_end)
 
 
@@ -152,7 +160,7 @@ def on_write(request: Request) -> bool:
 
 
 def sometimes(rng: Random, share: float, match: Match | None = None) -> Match:
-    """Match this share (0 to 1) of the requests that `match` matches."""
+    """Match a random share (0 to 1) of the requests that `match` matches, or of all requests."""
     return lambda request: (match is None or match(request)) and rng.random() < share
 
 
@@ -164,7 +172,7 @@ def _has(request: Request, name: str) -> bool:
 
 
 def http_status(status: int, *, html: bool = True) -> Fault:
-    """Answer with a gateway's page in HTML, or with an error in JSON."""
+    """Answer with this status, and with an HTML page as a gateway does, or with a JSON error."""
     if html:
         return lambda _: text_response(status, f"<html><body>Failure {status}</body></html>", _HTML)
     return lambda _: json_response(status, {"error": f"Failure {status}"})
@@ -179,19 +187,27 @@ def forbidden() -> Fault:
 
 
 def not_found(*, html: bool = False) -> Fault:
-    """Answer 404 as the API does, or as some proxy that knows no such path does."""
+    """Answer 404 as the API does, or with an HTML page, as a proxy does that does not know the path."""
     if html:
         return http_status(404)
     return lambda _: no_record()
 
 
 def redirect(to: str, status: int = 302) -> Fault:
-    """Send the client to the address `to`."""
+    """Redirect the client to the address `to`."""
     return lambda _: text_response(status, "", _HTML, {"Location": to})
 
 
 def rate_limited(style: ResetStyle = "text-utc", *, seconds: int = 2, limit: int = 50, period: int = 1) -> Fault:
-    """Answer 429; the way tells how the time of the reset, `seconds` from now (or ago, below 0), is spelled."""
+    """Answer 429, with headers that say when the limit is reset.
+
+    Args:
+        style: How the headers write the time of the reset; `missing` leaves it out, and `garbage` is not a time.
+        seconds: The time until the reset, in seconds; if it is below 0, the reset has passed.
+        limit: The number of requests that are allowed in a period.
+        period: The length of a period, in seconds.
+
+    """
 
     def fault(exchange: Exchange) -> Response:
         headers = _reset_headers(style, exchange.now, seconds)
@@ -218,7 +234,7 @@ def _reset_headers(style: ResetStyle, now: datetime, seconds: int) -> dict[str, 
     return {"Retry-After": format_datetime(reset, usegmt=True)} if style == "retry-after-date" else {}
 
 
-# Answers that are no answer, with status 200 -----------------------------------------------------------------------
+# Wrong answers with status 200 -------------------------------------------------------------------------------------
 
 
 def html_200() -> Fault:
@@ -227,7 +243,7 @@ def html_200() -> Fault:
 
 
 def truncated_json() -> Fault:
-    """Give half of the true answer, and call it whole."""
+    """Send half of the true answer, with a Content-Length that fits."""
 
     def fault(exchange: Exchange) -> Response:
         true = exchange.proceed()
@@ -237,7 +253,7 @@ def truncated_json() -> Fault:
 
 
 def deep_json(depth: int = 100_000) -> Fault:
-    """Answer with arrays inside arrays, `depth` of them."""
+    """Answer with `depth` arrays, one inside the other."""
     return lambda _: Response(200, {"Content-Type": JSON_TYPE}, b'{"students":' + b"[" * depth + b"]" * depth + b"}")
 
 
@@ -247,7 +263,7 @@ def oversize(size: int = 64 * _MEBIBYTE) -> Fault:
 
 
 def gzip_bomb(size: int = 256 * _MEBIBYTE) -> Fault:
-    """Answer with a small body that unpacks to `size` bytes."""
+    """Answer with a small compressed body that unpacks to `size` bytes."""
     bomb = _packed_spaces(size)
     return lambda _: Response(200, {"Content-Type": JSON_TYPE, "Content-Encoding": "gzip"}, bomb)
 
@@ -260,23 +276,23 @@ def _packed_spaces(size: int) -> bytes:
 
 
 def empty_list() -> Fault:
-    """Answer that there are no students."""
+    """Answer with an empty list of students."""
     meta = {"current_page": 1, "total_pages": 1, "total_count": 0, "per_page": 100}
     return lambda _: json_response(200, {"students": [], "meta": meta})
 
 
 def not_all_counts() -> Fault:
-    """Give the true `meta`, and no students beside it."""
+    """Send the true `meta` with an empty list of students."""
     return _spoiled(lambda document: {**document, "students": []})
 
 
 def malformed_meta(**values: Any) -> Fault:
-    """Give the true answer with these values in `meta`: a text, null, a negative number."""
+    """Send the true answer, but with these values in `meta`, such as a string, null or a negative number."""
     return _spoiled(lambda document: {**document, "meta": {**document["meta"], **values}})
 
 
 def without_meta(*keys: str) -> Fault:
-    """Give the true answer without these keys of `meta`; without `meta` where none is named."""
+    """Send the true answer without these keys of `meta`; if no key is given, without `meta` itself."""
 
     def spoil(document: dict[str, Any]) -> dict[str, Any]:
         if not keys:
@@ -287,7 +303,7 @@ def without_meta(*keys: str) -> Fault:
 
 
 def _spoiled(spoil: Callable[[dict[str, Any]], Any]) -> Fault:
-    """Return the fault that spoils the true list; an answer that is no list stays as it is."""
+    """Return the fault that spoils the true list. An answer without a list stays as it is."""
 
     def fault(exchange: Exchange) -> Response:
         true = exchange.proceed()
@@ -299,36 +315,39 @@ def _spoiled(spoil: Callable[[dict[str, Any]], Any]) -> Fault:
     return fault
 
 
-# True answers that do not arrive -----------------------------------------------------------------------------------
+# True answers that arrive late, in part, or not at all -------------------------------------------------------------
 
 
 def cut_off(after: int = 10) -> Fault:
-    """End the connection after so many bytes of the body, fewer than Content-Length promised."""
+    """End the connection after this many bytes of the body, before the end that Content-Length promises."""
     return _delivered(Delivery(Manner.TRUNCATED, after=after))
 
 
 def reset(after: int = 0) -> Fault:
-    """Reset the connection after so many bytes of the body; 0: before the status line. A write has been carried out."""
+    """Reset the connection after this many bytes of the body, or before the status line if it is 0.
+
+    The request has been carried out, even if it is a write.
+    """
     return _delivered(Delivery(Manner.RESET, after=after))
 
 
 def unheard() -> Fault:
-    """Reset the connection as `reset` does, but without carrying the request out."""
+    """Reset the connection as `reset` does, but do not carry the request out."""
     return lambda _: Response(503, {}, b"", Delivery(Manner.RESET))
 
 
 def slow_drip(seconds: float = 0.1, chunk: int = 1, *, with_headers: bool = False) -> Fault:
-    """Deliver `chunk` bytes at a time with pauses of `seconds`: the body, or the whole answer."""
+    """Send `chunk` bytes at a time, after a pause of `seconds` each. Without `with_headers` headers come at once."""
     return _delivered(Delivery(Manner.DRIP, chunk=chunk, seconds=seconds, with_headers=with_headers))
 
 
 def delayed(seconds: float) -> Fault:
-    """Deliver the whole answer after a pause."""
+    """Send the whole answer after a pause, in seconds."""
     return slow_drip(seconds, chunk=1 << 40, with_headers=True)
 
 
 def never_answers() -> Fault:
-    """Take the request, and say nothing until the client leaves."""
+    """Take the request, carry it out, and send nothing until the client closes the connection."""
     return _delivered(Delivery(Manner.NEVER))
 
 

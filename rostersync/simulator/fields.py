@@ -1,4 +1,4 @@
-"""The fields that a write may set, and what the API accepts as their values."""
+"""The fields that a write may set, and the values that the API accepts for them."""
 
 from __future__ import annotations
 
@@ -37,19 +37,22 @@ _SHORTEST_PASSWORD = 6
 
 
 def mistakes(fields: Fields) -> dict[str, str]:
-    """Return what is wrong with each field that cannot be accepted, in the API's words."""
+    """Return, by field, the API's message about each value that it does not accept."""
     found = {name: _mistake(name, value) for name, value in fields.items()}
     return {name: mistake for name, mistake in found.items() if mistake is not None}
 
 
 def stored(fields: Fields) -> Fields:
-    """Return what is kept of accepted fields: no password, and None, which clears, for an empty number or date."""
+    """Return accepted fields as they are stored: without the password.
+
+    An empty string in a field that does not hold text becomes None, which clears the field.
+    """
     empty_is_none = {name for name, value in fields.items() if value == "" and _KINDS[name] is not Kind.TEXT}
     return {name: None if name in empty_is_none else value for name, value in fields.items() if name != "password"}
 
 
 def is_date(value: Any) -> bool:
-    """Tell whether a value is a day of the calendar, spelled `YYYY-MM-DD`."""
+    """Return whether a value is a date in the form `YYYY-MM-DD`."""
     if not isinstance(value, str) or not _DATE.fullmatch(value):
         return False
     try:
@@ -95,7 +98,7 @@ _OF_KIND: dict[Kind, Callable[[Any], bool]] = {
     Kind.INTEGERS: _all(_is_integer),
 }
 
-# Besides its kind: what else a field's value must be, and what is said otherwise.
+# By field: a check of the value, in addition to the check of its kind, and the message if the check fails.
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "email": (lambda value: "@" in value, INVALID),
     "password": (lambda value: len(value) >= _SHORTEST_PASSWORD, "is too short (minimum is 6 characters)"),

@@ -1,4 +1,4 @@
-"""`GET /students` behind the wire: which students a query means, in which order, and which of them are on the page."""
+"""Choose the students of a `GET /students`: which ones match the query, in which order, and which are on the page."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 
 
 class BadTimestamp(ValueError):
-    """A since filter cannot be read; the text is the API's own error message."""
+    """A since filter cannot be read. The message is the API's own error message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What a query asks for; None: the parameter is not there, or says nothing that the server understands."""
+    """The filters of a query. None if the parameter is missing, or if the server does not understand its value."""
 
     ids: tuple[int, ...] | None = None
     archived: bool | None = None
@@ -42,9 +42,9 @@ class Filters:
 
 
 def read_filters(request: Request, version: str, switches: Switches) -> Filters:
-    """Return the filters of a request; what is not documented for this version of the API is passed over.
+    """Return the filters of a request. Parameters that this version of the API does not document are ignored.
 
-    Raises `BadTimestamp` where the switches say that a since filter which cannot be read is an error.
+    Raises `BadTimestamp` if a since filter cannot be read, and the switches make that an error.
     """
     return Filters(
         ids=_ids(request, version, switches),
@@ -59,7 +59,7 @@ def read_filters(request: Request, version: str, switches: Switches) -> Filters:
 
 
 def select(versions: Iterable[Version], filters: Filters, switches: Switches) -> list[Version]:
-    """Return the students that match every filter, in the school's order (unless that is random)."""
+    """Return the students that match every filter, in the order of the switches. The caller makes a random order."""
     checks = [_scope(filters, switches), *_checks(filters, switches)]
     if checks[0] is _living and len(checks) == 1:
         rows = [version for version in versions if version.deleted is None and not version.traceless]
@@ -71,15 +71,16 @@ def select(versions: Iterable[Version], filters: Filters, switches: Switches) ->
         case "updated_at" | "-updated_at":
             rows.sort(key=lambda version: (version.updated, version.id), reverse=switches.order == "-updated_at")
         case "random":
-            pass  # shuffled for each request by whoever pages
+            pass  # `Reading` shuffles the rows for each request
     return rows
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A page of a list: its rows and what `meta` says of it. `missing`: it is past the end, and that is a 404.
+    """A page of a list: its rows, and the figures for its `meta`.
 
-    `asked` is the per_page of the request, and `per_page` the one that was used.
+    `asked` is the per_page of the request, and `per_page` is the one that was used. `missing` means that the page is
+    past the end and must be answered with 404.
     """
 
     rows: list[Version]
@@ -94,7 +95,7 @@ class Cut:
 def cut(rows: list[Version], request: Request, switches: Switches) -> Cut:
     """Return the page that the request asks for.
 
-    Raises `Refusal` if it asks for too many rows, and the switches say that this is an error.
+    Raises `Refusal` if the request asks for too many rows, and the switches make that an error.
     """
     number = max(1, _number(request.first("page")) or 1)
     asked = _number(request.first("per_page")) or 0
@@ -111,12 +112,12 @@ def cut(rows: list[Version], request: Request, switches: Switches) -> Cut:
 
 
 def shows_deleted(filters: Filters, switches: Switches) -> bool:
-    """Whether the query reads the deleted feed, and the server knows it."""
+    """Return whether the query reads the deleted feed, and the server knows that feed."""
     return filters.deleted_since is not None and switches.deleted_feed != "ignored"
 
 
 def _scope(filters: Filters, switches: Switches) -> Check:
-    """Return the check that tells the living from the deleted, as far as this query does."""
+    """Return the check that chooses living or deleted students, depending on the query and the switches."""
     if not shows_deleted(filters, switches):
         return _traced if switches.deleted_listed else _living
     if switches.deleted_feed == "empty":
@@ -162,13 +163,13 @@ def _mentions(text: str) -> Check:
 
 
 def _floor(since: int | None, switches: Switches) -> int:
-    """Return the first stamp that passes a since filter."""
+    """Return the earliest stamp that passes a since filter, in milliseconds."""
     assert since is not None
     return since if switches.since == "inclusive" else since + 1
 
 
 def _ids(request: Request, version: str, switches: Switches) -> tuple[int, ...] | None:
-    # Plain `ids` came with v2p3: before, it is an unknown parameter, and filters nothing.
+    # Version v2p3 added plain `ids`. Older versions do not know this parameter, and ignore it.
     names = {"ids[]", "ids"} if version == "v2p3" else {"ids[]"}
     if switches.ids_filter == "ignored" or not any(name in names for name, _ in request.query):
         return None
@@ -178,7 +179,7 @@ def _ids(request: Request, version: str, switches: Switches) -> tuple[int, ...] 
 
 
 def _numbers(request: Request, name: str) -> frozenset[int] | None:
-    """Return what `name=1,2` and `name[]=1&name[]=2` ask for."""
+    """Return the numbers of a filter, written as `name=1,2` or as `name[]=1&name[]=2`."""
     texts = [text for key, value in request.query if key in {name, f"{name}[]"} for text in value.split(",")]
     numbers = frozenset(number for text in texts if (number := _number(text)) is not None)
     return numbers if any(texts) else None
@@ -195,7 +196,7 @@ def _since(request: Request, name: str, switches: Switches) -> int | None:
     if (text := request.first(name)) is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)  # a day is its midnight
+        moment = datetime.fromisoformat(text)  # a date without a time means midnight
         return to_epoch_ms(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
     except ValueError as error:
         if switches.bad_timestamp == "ignored":

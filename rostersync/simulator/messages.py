@@ -1,4 +1,4 @@
-"""What passes between a client and the stand-in: values, the same in process and over a socket."""
+"""The requests and responses between a client and the stand-in. They are the same in process and over a socket."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_DIGITS = 19  # of a number of 64 bits
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request: the path without its query, the query as decoded pairs in their order, headers in lower case."""
+    """One request. `path` has no query, `query` has the decoded pairs in order, and header names are in lower case."""
 
     method: str
     path: str
@@ -29,19 +29,19 @@ class Request:
 
     @classmethod
     def to(cls, target: str, headers: Mapping[str, str], method: str = "GET", body: bytes = b"") -> Request:
-        """Return the request for `target` as it stands in the request line: path, `?`, encoded query."""
+        """Return a request for a target as in the request line: the path, and perhaps `?` and an encoded query."""
         path, _, query = target.partition("?")
         lower = {name.lower(): value for name, value in headers.items()}
         return cls(method, path, parse_qsl(query, keep_blank_values=True), lower, body)
 
     def first(self, name: str) -> str | None:
-        """Return the first value of a query parameter; None without one."""
+        """Return the first value of a query parameter; None if the parameter is missing."""
         return next((value for key, value in self.query if key == name), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request that was let in: what its token may do, and the parts of its path."""
+    """A request that was admitted: the permissions of its token, and the parts of its path."""
 
     request: Request
     permissions: tuple[str, ...]
@@ -50,24 +50,24 @@ class Call:
 
     @property
     def student_id(self) -> int | None:
-        """The student's id; None where the path bears something that is no id."""
+        """The student's id; None if this part of the path is not an id."""
         text = self.student
         return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS else None
 
 
 class Manner(enum.Enum):
-    """How a response travels."""
+    """How a response is delivered."""
 
     WHOLE = "whole"
-    TRUNCATED = "truncated"  # Content-Length promises all, the connection ends after `after` bytes of the body
-    RESET = "reset"  # the connection is reset after `after` bytes of the body; 0: before the status line
-    DRIP = "drip"  # `chunk` bytes at a time, a pause of `seconds` before each
+    TRUNCATED = "truncated"  # Content-Length promises all, but the connection ends after `after` bytes of the body
+    RESET = "reset"  # the connection is reset after `after` bytes of the body, or before the status line if that is 0
+    DRIP = "drip"  # `chunk` bytes at a time, with a pause of `seconds` before each
     NEVER = "never"  # the connection stays open and silent until the client leaves
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A manner and its figures. `with_headers` lets the status line and the headers drip too."""
+    """A manner and its parameters. With `with_headers` the status line and the headers drip, too."""
 
     manner: Manner = Manner.WHOLE
     after: int = 0
@@ -78,7 +78,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One answer. `body` is what travels: compressed where the header Content-Encoding says so."""
+    """One response. `body` has the bytes to send, compressed if the header Content-Encoding says so."""
 
     status: int
     headers: dict[str, str]
@@ -87,10 +87,10 @@ class Response:
 
 
 def json_response(status: int, document: object, headers: dict[str, str] | None = None) -> Response:
-    """Return `document` as a JSON answer."""
+    """Return a response with `document` as JSON."""
     return Response(status, {"Content-Type": JSON_TYPE, **(headers or {})}, msgspec.json.encode(document))
 
 
 def text_response(status: int, text: str, content_type: str, headers: dict[str, str] | None = None) -> Response:
-    """Return `text` as an answer of another kind: HTML of a gateway, plain text."""
+    """Return a response that is not JSON, such as a gateway's HTML or plain text."""
     return Response(status, {"Content-Type": content_type, **(headers or {})}, text.encode())

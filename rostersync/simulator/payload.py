@@ -1,4 +1,7 @@
-"""The bodies of writes: JSON in its wrapper, and the file of an avatar. What cannot be read raises `Refusal`."""
+"""Read the bodies of writes: JSON objects, and the files of avatars.
+
+Each function raises `Refusal`, which has the answer to send, if the body is not valid.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ _AVATAR_PART = "avatar[file]"
 
 
 def read_json(request: Request) -> dict[str, Any]:
-    """Return the JSON object that is the body; an empty one for no body. A body of another type is unreadable: 400."""
+    """Return the JSON object in the body, or an empty one without a body. Refuse any other body with 400."""
     if not request.body:
         return {}
     if _media_type(request) != "application/json":
@@ -32,19 +35,19 @@ def read_json(request: Request) -> dict[str, Any]:
 
 
 def unwrap(document: dict[str, Any], wrapper: str, allowed: Collection[str]) -> dict[str, Any]:
-    """Return the object under the key `wrapper`: without it, or with a field that is not allowed, 400."""
+    """Return the object under the key `wrapper`. Refuse with 400 if it is missing, or if a field is not allowed."""
     return permit(_object(document.get(wrapper)), allowed)
 
 
 def permit(fields: dict[str, Any], allowed: Collection[str]) -> dict[str, Any]:
-    """Return the fields; 400 when one of them is not allowed."""
+    """Return the fields. If one of them is not allowed, refuse with 400."""
     if not fields.keys() <= set(allowed):
         raise Refusal(unpermitted(allowed))
     return fields
 
 
 def read_avatar(request: Request) -> bytes:
-    """Return the bytes that an avatar is made of: those of the file, or those of the address. 400 or 422 without."""
+    """Return the bytes of an avatar's file, or of its address. Without either, refuse with 400 or 422."""
     if _media_type(request) == "multipart/form-data":
         return _uploaded(request) or _no_avatar()
     if not request.body:
@@ -60,7 +63,7 @@ def _no_avatar() -> bytes:
 
 
 def _uploaded(request: Request) -> bytes | None:
-    """Return the file in a multipart body; None where no part has its name. 400 for a body that is no multipart."""
+    """Return the file in a multipart body; None if no part has its name. Refuse any other body with 400."""
     head = f"Content-Type: {request.headers['content-type']}\r\n\r\n"
     message = email.message_from_bytes(head.encode("latin-1") + request.body)
     if not message.is_multipart():

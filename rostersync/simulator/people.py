@@ -1,6 +1,6 @@
-"""Invented students, whose fields are not stored: they follow from the school's seed, an id, a day and two stamps.
+"""Make up students. Their fields are not stored, but computed from the school's seed, an id, a day and two stamps.
 
-Names are put together from syllables, addresses end in `example.invalid`: nobody here exists.
+Names are put together from syllables, and e-mail addresses end in `example.invalid`, so no student exists in reality.
 """
 
 from __future__ import annotations
@@ -35,15 +35,18 @@ _HOUSES = ("Otter", "Badger", "Heron", "Newt")
 
 _OLDEST_GRADE = 12
 _AGE_IN_GRADE_0 = 5
-_GRADES_BEFORE_1 = 2  # nobody's record is made before the year in which they turn 3
+_GRADES_BEFORE_1 = 2  # no record is made before the year in which the student turns 3
 _PACIFIC = timezone(timedelta(hours=-8))
 
 PARENT_IDS = range(30_000_000, 40_000_002)
-"""The ids of everybody who could ever be a parent at this school."""
+"""The ids of all possible parents at the school."""
 
 
 class Dice:
-    """Throws that follow from a seed and a number alone, on every machine. Good for some hundred bits."""
+    """Random choices that depend only on a seed and a number. They are the same on every machine.
+
+    They share 512 bits of randomness.
+    """
 
     __slots__ = ("_pool",)
 
@@ -52,7 +55,7 @@ class Dice:
         self._pool = int.from_bytes(digest, "big")
 
     def roll(self, sides: int) -> int:
-        """Return a number from 0 up to and without `sides`."""
+        """Return a number from 0 to `sides` - 1."""
         self._pool, face = divmod(self._pool, sides)
         return face
 
@@ -65,7 +68,7 @@ class Dice:
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """Everybody who could ever be a student of the school of this seed, as they are on `day`."""
+    """All possible students of the school with this seed, as they are on `day`."""
 
     seed: int
     day: date
@@ -74,14 +77,14 @@ class Population:
     def person(self, number: int, created: datetime, updated: datetime) -> Fields:
         """Return the fields of the student with the id `number`, without `id` and the stamps of the record.
 
-        The two stamps say when the record was created, some years before `day`, and when it was last changed. No date
-        in the fields contradicts them, or another date.
+        `created` is when the record was created, some years before `day`. `updated` is when it was last changed. The
+        dates in the fields fit these times and each other.
         """
         dice = Dice(self.seed, number)
         return self._fields(dice, number, created, _Stay.drawn(dice, created.date(), updated.date()))
 
     def newcomer(self, number: int, created: datetime) -> Fields:
-        """Return the fields of a student who has just been enrolled: never logged in, nor archived."""
+        """Return the fields of a student who has just been enrolled, who has never logged in and is not archived."""
         stay = _Stay(created.date())
         fields = self._fields(Dice(self.seed, number), number, created, stay)
         fields.pop("last_accessed_at", None)
@@ -96,17 +99,20 @@ class Population:
 
 @dataclass(frozen=True, slots=True)
 class _Stay:
-    """The first day of a student at the school and, if they have left, how and on which day."""
+    """The first day of a student at the school, and, if they have left, how and when."""
 
     start: date
     left: str = ""
-    """The field with the day of leaving, empty if there is none: enrolled, or archived for a reason unknown."""
+    """The name of the field with the day of leaving.
+
+    It is empty if the student is enrolled, or was archived without a date.
+    """
     end: date | None = None
     archived: bool = False
 
     @classmethod
     def drawn(cls, dice: Dice, created: date, updated: date) -> _Stay:
-        """Return three quarters enrolled; the others graduated, withdrawn, or archived for a reason unknown."""
+        """Draw a stay. Three in four are enrolled; the others graduated, withdrew, or were archived without a date."""
         start = min(created + timedelta(days=dice.roll(60)), updated)
         end = start + timedelta(days=dice.roll((updated - start).days + 1))
         throw = dice.roll(100)
@@ -123,7 +129,7 @@ class _Stay:
 
 
 def new_account() -> Fields:
-    """Return what a record bears that was made through the API, besides what was sent."""
+    """Return the fields that a record created by the API has in addition to the ones that were sent."""
     return {
         "archived": False,
         "role": "Student",
@@ -152,7 +158,7 @@ def _name(dice: Dice, number: int) -> Fields:
 def _account(dice: Dice, number: int, created: datetime, until: datetime) -> Fields:
     fields: Fields = {"ui_language": dice.choice(_UI_LANGUAGES), "role": "Student", "timezone": dice.choice(_ZONES)}
     if dice.happens(95):
-        # One in 200 shares a number with others: the school's number is no key.
+        # One student in 200 has the same number as others, because the school's number is not unique.
         number_of_school = f"ZZ{0 if dice.roll(200) == 0 else number}"
         fields |= {"student_id": number_of_school, "identifier": number_of_school}
     since = max(created, until - timedelta(days=60))
@@ -188,7 +194,7 @@ def _home(dice: Dice, number: int) -> Fields:
 
 
 def _schooling(dice: Dice, first_year: int, year: int, stay: _Stay) -> Fields:
-    """Return what belongs to the student's grade in `year`, the last one at this school so far."""
+    """Return the fields that depend on the student's grade in `year`, which is their latest year at this school."""
     drawn = dice.roll(_OLDEST_GRADE) + 1
     youngest = year - first_year - _GRADES_BEFORE_1
     grade = _OLDEST_GRADE if stay.left == "graduated_on" else max(drawn, youngest)

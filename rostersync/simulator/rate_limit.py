@@ -1,4 +1,4 @@
-"""The API's rate limit: so many requests in a period, whatever they ask for."""
+"""The API's rate limit: a number of requests in a period, over all endpoints."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """At most `requests` (from 1) in `seconds` (from 1)."""
+    """At most `requests` (1 or more) in a period of `seconds` (1 or more)."""
 
     requests: int
     seconds: int
 
 
 class RateCounter:
-    """Counts requests in periods, each of which begins with the first request after the last one's end."""
+    """Counts requests in periods. A period begins with the first request after the previous period has ended."""
 
     def __init__(self, limit: RateLimit) -> None:
         self._limit = limit
@@ -32,9 +32,9 @@ class RateCounter:
         self._count = 0
 
     def count(self, elapsed: float, now: datetime) -> Response | None:
-        """Count a request; returns the refusal when it is one too many.
+        """Count a request. Return the answer that refuses it if it is one too many, otherwise None.
 
-        `elapsed` are seconds on a clock that nobody sets, `now` is the time that the answer's `Date` will tell.
+        `elapsed` is the time in seconds on a monotonic clock, and `now` is the time for the answer's `Date`.
         """
         if elapsed >= self._end:
             self._end, self._count = elapsed + self._limit.seconds, 0
@@ -43,7 +43,7 @@ class RateCounter:
 
     def _refusal(self, now: datetime, wait: float) -> Response:
         reset = now + timedelta(seconds=wait)
-        if reset.microsecond:  # the header knows whole seconds, and a retry at that time must succeed
+        if reset.microsecond:  # the header has whole seconds, and a retry at that time must succeed
             reset = reset.replace(microsecond=0) + timedelta(seconds=1)
         return too_many_requests(
             {

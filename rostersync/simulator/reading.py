@@ -1,4 +1,4 @@
-"""The two endpoints that show students: the list and the single one."""
+"""The two endpoints that return students: the list, and GET of one student."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REMEMBERED_LISTS = 16
 
 
 class Reading:
-    """Answers from what is in sight, which may lag behind what has been written."""
+    """Answers the reads. They show the states that are visible, which may lag behind the writes."""
 
     def __init__(self, school: School) -> None:
         self.school = school
@@ -28,7 +28,7 @@ class Reading:
         self._generation = -1
 
     def get_student(self, call: Call) -> Response:
-        """`GET /students/{id}`."""
+        """Answer `GET /students/{id}`."""
         school = self.school
         student = call.student_id
         version = None if student is None else school.version(student, school.moment_of_reading())
@@ -41,7 +41,7 @@ class Reading:
         return no_record()
 
     def list_students(self, call: Call) -> Response:
-        """`GET /students`: one page of those whom the filters mean."""
+        """Answer `GET /students` with one page of the students that match the filters."""
         switches = self.school.switches
         try:
             filters = read_filters(call.request, call.version, switches)
@@ -57,7 +57,7 @@ class Reading:
     def _rows(self, filters: Filters) -> list[Version]:
         school = self.school
         moment = school.moment_of_reading()
-        if moment is not None:  # what is seen changes with time: nothing to remember
+        if moment is not None:  # the visible states change with time, so they cannot be cached
             rows = select(school.versions(moment), filters, school.switches)
         else:
             rows = self._remembered(filters)
@@ -66,7 +66,7 @@ class Reading:
         return rows
 
     def _remembered(self, filters: Filters) -> list[Version]:
-        """Return the rows for these filters, chosen once for as long as the school stays as it is."""
+        """Return the rows for these filters. They are cached until the school changes."""
         school = self.school
         if self._generation != school.generation or len(self._lists) >= _REMEMBERED_LISTS:
             self._lists.clear()

@@ -1,4 +1,4 @@
-"""What the API says when it refuses a request: one body for each documented error."""
+"""The API's answers to requests that it refuses, one for each documented error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INVALID = "is invalid"
 
 
 class Refusal(Exception):
-    """The API refuses a request; `response` is its answer."""
+    """The API refuses a request. `response` is its answer."""
 
     def __init__(self, response: Response) -> None:
         super().__init__(response.status)
@@ -23,7 +23,7 @@ class Refusal(Exception):
 
 
 def access_denied(status: int) -> Response:
-    """Return the answer to a token that is not known (401), or may not do this (403)."""
+    """Return the answer to a token that is unknown (401) or lacks the permission (403)."""
     return json_response(status, {"error": "Access Denied"})
 
 
@@ -40,17 +40,17 @@ def no_such_method(allowed: Iterable[str]) -> Response:
 
 
 def bad_structure() -> Response:
-    """Return the answer to a body that is no JSON object, or lacks its wrapper."""
+    """Return the answer to a body that is not a JSON object, or that lacks its wrapper."""
     return json_response(400, {"error": "Invalid payload data structure."})
 
 
 def unpermitted(allowed: Iterable[str]) -> Response:
-    """Return the answer to a body with a field that may not be set."""
+    """Return the answer to a body with a field that cannot be set."""
     return json_response(400, {"error": "Unpermitted parameter", "allowed_params": list(allowed)})
 
 
 def invalid(**errors: str) -> Response:
-    """Return the answer to values that are not accepted: field by field, what is wrong with it."""
+    """Return the answer to values that are not accepted, with a message for each field."""
     return json_response(422, {"errors": {name: [message] for name, message in errors.items()}})
 
 
@@ -59,5 +59,5 @@ def too_many_requests(headers: dict[str, str]) -> Response:
 
 
 def spell_reset(moment: datetime) -> str:
-    """Return a time as X-RateLimit-Reset spells it, in whole seconds."""
+    """Return a time in the form of X-RateLimit-Reset, in whole seconds."""
     return moment.strftime("%Y-%m-%d %H:%M:%S UTC")

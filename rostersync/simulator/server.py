@@ -1,4 +1,4 @@
-"""The stand-in on a socket: HTTP/1.1 with keep-alive, a thread for each connection, ended at once."""
+"""Serve the stand-in on a socket, with HTTP/1.1, keep-alive, and a thread for each connection."""
 
 from __future__ import annotations
 
@@ -19,17 +19,25 @@ if TYPE_CHECKING:
 
     from rostersync.simulator.app import App
 
-_LOOK_ROUND = 0.02  # seconds between two looks at whether the server is to end
+_LOOK_ROUND = 0.02  # seconds between two checks whether the server must end
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER of no seconds
 
 
 class Server:
-    """Serves an app from the moment of its making until `close`, in daemon threads.
-
-    Raises `OSError` when the address is not to be had. Port 0 takes any free one; `base_url` tells which.
-    """
+    """Serves an app in daemon threads, from its creation until `close`. It can be used as a context manager."""
 
     def __init__(self, app: App, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Start to serve.
+
+        Args:
+            app: The API to serve.
+            host: The address to listen on; by default the loopback address.
+            port: The port, 0 to 65535; 0, the default, takes a free one. `base_url` has its number.
+
+        Raises:
+            OSError: The address is not available.
+
+        """
         self._listener = _Listener((host, port), app)
         self._thread = threading.Thread(
             target=self._listener.serve_forever, args=(_LOOK_ROUND,), name="simulator", daemon=True
@@ -38,12 +46,12 @@ class Server:
 
     @property
     def base_url(self) -> str:
-        """The address without a path: `http://127.0.0.1:40123`."""
+        """The address without a path, such as `http://127.0.0.1:40123`."""
         host, port = self._listener.server_address[:2]
         return f"http://{host!s}:{port}"
 
     def close(self) -> None:
-        """Stop at once: nobody new is let in, every connection ends, idle or not. May be called twice."""
+        """Stop at once: accept no new connection, and end all others, idle or not. It may be called twice."""
         self._listener.stopping.set()
         self._listener.shutdown()
         self._thread.join()
@@ -90,7 +98,7 @@ class _Listener(ThreadingTCPServer):
                     connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: clients of a stand-in leave when they like."""
+        """Do not print errors, because clients may close their connections at any time."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -99,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Listener
 
     def serve(self) -> None:
-        """Answer one request, in the manner that its response asks for."""
+        """Answer one request, and deliver the response in the manner that it asks for."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         request = Request.to(self.path, dict(self.headers.items()), self.command, body)
         response = self.server.app.handle(request)
@@ -109,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = serve  # noqa: N815 - http.server's names
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Do not print requests."""
 
     def _deliver(self, head: bytes, body: bytes, response: Response) -> None:
         delivery = response.delivery
@@ -140,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _reset(self) -> None:
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        # An orderly shutdown would come first otherwise, when the server ends the request.
+        # Close now. Otherwise the server would first shut the connection down in the orderly way.
         self.rfile.close()
         self.connection.close()
 

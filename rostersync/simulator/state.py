@@ -1,4 +1,4 @@
-"""The school behind the stand-in: its students, what is done to them, and who sees it when."""
+"""The school behind the stand-in: its students, the changes to them, and when each change becomes visible."""
 
 from __future__ import annotations
 
@@ -26,31 +26,41 @@ _FIRST_LARGE_ID = 10_342_450_460  # above 2**32, as one of the vendor's samples
 _ONE_LARGE_ID_IN = 100
 _HOUR = 3_600_000
 _OLDEST = 5 * 365 * 24 * _HOUR
-_DRAWS = 20  # before the students who fit are looked for one by one
+_DRAWS = 20  # random tries before all students are searched
 
 
 class School:
-    """A school of invented students. All that happens follows from the seed, the clock and the calls.
+    """A school of invented students. Its state depends only on the seed, the clock and the calls.
 
-    Each change stamps `updated_at` with the server's time (the clock's and the switches' skews, cut to the grain) and
-    comes to sight at once, or as late as the switches say. One lock makes every call atomic.
+    A change usually sets `updated_at` to the server's time, which is the clock's time with the skews of the switches,
+    cut to their grain. It becomes visible at once, or as late as the switches say. One lock makes every change atomic.
+    Methods that change a student raise `LookupError` if the student does not exist or is deleted.
     """
 
     def __init__(self, seed: int, size: int, clock: Clock, switches: Switches | None = None) -> None:
+        """Make a school.
+
+        Args:
+            seed: The same seed makes the same students.
+            size: The number of students; 0 or more.
+            clock: The school's clock.
+            switches: How the API behaves; by default in the likeliest way.
+
+        """
         self._clock = clock
         self._switches = switches or Switches()
         self._rng = Random(seed)  # noqa: S311 - a simulation that must repeat
         self._population = Population(seed, self.now().date(), self._switches.custom_fields)
         self._rows: dict[int, Version] = {}
-        self._drawn: list[int] = []  # the keys of _rows, and those of the softly deleted: for quick draws
-        self._gone: dict[int, None] = {}
+        self._drawn: list[int] = []  # the keys of _rows, to draw from quickly
+        self._gone: dict[int, None] = {}  # the ids of students in the deleted feed
         self._next_id = _FIRST_ID
         self._next_without_id = 0
         self.lock = threading.RLock()
-        self.generation = 0  # moves with every change, so that what was computed for the last one can be dropped
+        self.generation = 0  # increases with every change, so that caches can be dropped
         self._be_born(size)
 
-    # What the answers are made of --------------------------------------------------------------------------------
+    # Reading the school ------------------------------------------------------------------------------------------
 
     @property
     def switches(self) -> Switches:
@@ -58,7 +68,7 @@ class School:
 
     @switches.setter
     def switches(self, switches: Switches) -> None:
-        """Let the school behave differently from now on. Custom fields stay as they were at birth."""
+        """Let the school behave differently from now on. A change of `custom_fields` has no effect."""
         with self.lock:
             self._switches = switches
             self.generation += 1
@@ -67,19 +77,19 @@ class School:
 
     @property
     def rng(self) -> Random:
-        """The school's own randomness, for what is random in an answer."""
+        """The school's own source of random numbers, also for the random parts of answers."""
         return self._rng
 
     def now(self) -> datetime:
-        """Return the server's time: the clock's, with the server's skew."""
+        """Return the server's time: the clock's time plus the server's skew."""
         return self._clock.now() + timedelta(seconds=self._switches.clock_skew)
 
     def elapsed(self) -> int:
-        """Return the milliseconds that have passed: what is in sight stays so where the server's clock is set back."""
+        """Return the monotonic time in milliseconds. It decides what is visible, even if a clock is set back."""
         return round(self._clock.monotonic() * 1000)
 
     def moment_of_reading(self) -> int | None:
-        """Return as of when the next answer is made, in ms that have passed; None: of now, and now is all there is."""
+        """Return the time (see `elapsed`) that the next answer shows; None if it shows the latest state."""
         switches = self._switches
         if switches.timeless:
             return None
@@ -87,7 +97,7 @@ class School:
         return self.elapsed() - round(behind * 1000)
 
     def versions(self, moment: int | None = None) -> Iterator[Version]:
-        """Yield the state of everybody, the deleted included, as seen at `moment`."""
+        """Yield the state of every student, including deleted ones, as seen at `moment`; None means the latest one."""
         if moment is None:
             yield from self._rows.values()
             return
@@ -96,36 +106,36 @@ class School:
                 yield seen
 
     def version(self, student_id: int, moment: int | None = None) -> Version | None:
-        """Return the state of one student, dead or alive, as seen at `moment`; None: nobody of this id yet."""
+        """Return the state of one student, deleted or not, as seen at `moment`; None if the id does not exist yet."""
         version = self._rows.get(student_id)
         return version if version is None or moment is None else version.at(moment)
 
     def holder_of(self, email: str) -> int | None:
-        """Return the id of the living student with this e-mail address, whatever its case; None: it is free."""
+        """Return the id of the living student with this e-mail address in any case; None if the address is free."""
         wanted = email.casefold()
         living = (version for version in self._rows.values() if version.living)
         return next((row.id for row in living if str(row.fields.get("email", "")).casefold() == wanted), None)
 
-    # What a test compares with -----------------------------------------------------------------------------------
+    # For tests to compare with -----------------------------------------------------------------------------------
 
     def truth(self) -> dict[int, dict[str, Any]]:
-        """Return each living student's whole record as it is now, by id; without the injected ones."""
+        """Return the whole record of each living student as it is now, by id, without injected records."""
         with self.lock:
             seen = [version for version in self._now_in_sight() if version.living and version.raw is None]
             return {version.id: msgspec.json.decode(render(version, self._switches)) for version in seen}
 
     def deleted(self) -> set[int]:
-        """Return the ids of those who are gone now, with a trace or without."""
+        """Return the ids of all students who are deleted or purged now."""
         with self.lock:
             return {version.id for version in self._now_in_sight() if not version.living and version.id > 0}
 
     def injected(self) -> set[int]:
-        """Return the ids under which a record is served that was injected; negative for one without an id."""
+        """Return the ids under which injected records are served. A record without an id has a negative number."""
         with self.lock:
             return {version.id for version in self._now_in_sight() if version.living and version.raw is not None}
 
     def pick(self, rng: Random, fits: Callable[[Version], bool]) -> int | None:
-        """Return the id of a random student who fits, as they are now; None when nobody does."""
+        """Return the id of a random student who fits in the latest state; None if no student fits."""
         with self.lock:
             for _ in range(_DRAWS if self._drawn else 0):
                 drawn = rng.choice(self._drawn)
@@ -135,14 +145,17 @@ class School:
             return rng.choice(fitting) if fitting else None
 
     def pick_deleted(self, rng: Random) -> int | None:
-        """Return the id of a random student whose deletion left a trace; None when there is nobody."""
+        """Return the id of a random student in the deleted feed; None if it is empty."""
         with self.lock:
             return rng.choice(list(self._gone)) if self._gone else None
 
-    # What happens to students. None as a field's value clears it; LookupError when there is no such living student ---
+    # Changing students. The value None clears a field -----------------------------------------------------------------
 
     def create(self, **fields: Any) -> int:
-        """Enrol somebody invented, with these fields instead of their own; returns their id, which `id=` may choose."""
+        """Enrol an invented student, and return the id. `fields` replace their own fields; `id=` chooses the id.
+
+        Raises `LookupError` if the id is taken.
+        """
         with self.lock:
             number = fields.pop("id", None) or self._take_id()
             if number in self._rows:
@@ -151,20 +164,20 @@ class School:
             return int(number)
 
     def admit(self, **fields: Any) -> int:
-        """Enrol a student of whom nothing is known but these fields, as the API does; returns their id."""
+        """Enrol a student with only these fields, as the API does, and return the id."""
         with self.lock:
             number = self._take_id()
             self._enrol(number, _with(new_account(), fields))
             return number
 
     def update(self, student_id: int, /, **fields: Any) -> None:
-        """Set these fields; mends a record that was injected."""
+        """Set these fields. If a record was injected for the student, the real one is served again."""
         with self.lock:
             version = self._living(student_id)
             self._follow(version, changed=_with(version.fields, fields), raw=None)
 
     def clear(self, student_id: int, *names: str) -> None:
-        """Take these fields away: they are no longer rendered."""
+        """Clear these fields, so that the record no longer has them."""
         self.update(student_id, **dict.fromkeys(names))
 
     def touch(self, student_id: int) -> None:
@@ -172,42 +185,48 @@ class School:
         self.update(student_id)
 
     def archive(self, student_id: int, *, withdrawn_on: str | None = None, graduated_on: str | None = None) -> None:
-        """Archive with one of the dates or, as happens with a whole year group, with neither; leaves the year group."""
+        """Archive a student with one of the dates, or with neither, as for a whole year group. Clear the year group."""
         left = {"withdrawn_on": withdrawn_on, "graduated_on": graduated_on}
         self._set_quietly(student_id, self._switches.archive_bumps, archived=True, year_group_id=None, **left)
 
     def unarchive(self, student_id: int) -> None:
-        """Take back an archiving; both dates are cleared, or stay, as the switch says."""
+        """Undo an archiving. The switch `unarchive_clears_dates` decides whether both dates are cleared."""
         dates = dict.fromkeys(("withdrawn_on", "graduated_on")) if self._switches.unarchive_clears_dates else {}
         self._set_quietly(student_id, self._switches.archive_bumps, archived=False, **dates)
 
     def login(self, student_id: int) -> None:
-        """Let the student log in: `last_accessed_at` is now, spelled with the offset -08:00."""
+        """Let the student log in: set `last_accessed_at` to now, written with the offset -08:00."""
         accessed = spell(to_epoch_ms(self.now()) // 1000 * 1000, "-08:00")
         self._set_quietly(student_id, self._switches.login_bumps, last_accessed_at=accessed)
 
     def set_photo(self, student_id: int, url: str | None) -> None:
-        """Give the student this photo; None takes theirs away."""
+        """Set the address of the student's photo; None removes the photo."""
         self._set_quietly(student_id, self._switches.avatar_bumps, photo_url=url)
 
     def change_unnoticed(self, student_id: int, /, **fields: Any) -> None:
-        """Set these fields without bumping `updated_at`."""
+        """Set these fields without changing `updated_at`."""
         self._set_quietly(student_id, bump=False, **fields)
 
     def delete(self, student_id: int) -> None:
-        """Delete softly, as an admin does in the web interface: the deleted feed tells."""
+        """Delete a student as an admin does in the web interface. The deleted feed shows it."""
         with self.lock:
             self._follow(self._living(student_id), deleted=self._stamp(), bump=self._switches.delete_bumps)
 
     def purge(self, student_id: int) -> None:
-        """Remove without a trace in the deleted feed; of a deleted student, the trace. Also a record without an id."""
+        """Remove a student who is living or deleted, so that the deleted feed does not show them.
+
+        This also removes an injected record without an id. Raises `LookupError` if the student does not exist.
+        """
         with self.lock:
             if (version := self._rows.get(student_id)) is None:
                 raise LookupError(f"no student {student_id}")
             self._follow(version, traceless=True, bump=False)
 
     def restore(self, student_id: int, bump: bool | None = None) -> None:
-        """Take back a deletion or a purge; `bump` overrides the switch."""
+        """Undo a deletion or a purge. `bump` overrides the switch `restore_bumps`.
+
+        Raises `LookupError` if the student does not exist or is not deleted.
+        """
         with self.lock:
             version = self._rows.get(student_id)
             if version is None or version.living:
@@ -216,10 +235,15 @@ class School:
             self._follow(version, deleted=None, traceless=False, bump=bumps)
 
     def inject(self, student_id: int | None, record: Any) -> int:
-        """Serve `record` (a JSON value, or the very bytes) for this student, new or not, in lists and by GET.
+        """Serve any record for a student, in lists and by GET. `update` ends that.
 
-        Its stamp is now, whatever it says itself. Without an id it is served in lists only. Returns the id, or the
-        negative number under which `purge` removes a record without one. `update` mends a student's record.
+        Args:
+            student_id: A student, who may be new. With None, the record is served only in lists.
+            record: A JSON value, or the bytes to serve. It counts as changed now, even if it has another `updated_at`.
+
+        Returns:
+            The id. A record without an id gets a negative number, which `purge` accepts.
+
         """
         raw = record if isinstance(record, bytes) else msgspec.json.encode(record)
         with self.lock:
@@ -271,7 +295,7 @@ class School:
             self._follow(version, changed=_with(version.fields, fields), bump=bump)
 
     def _follow(self, version: Version, *, bump: bool = True, **changes: Any) -> None:
-        """Put a new state in front of the last one."""
+        """Add a new state after the latest one."""
         state = {
             "created": version.created,
             "updated": self._stamp() if bump else version.updated,
@@ -284,7 +308,7 @@ class School:
         self._put(new)
 
     def _put(self, version: Version) -> None:
-        """Let a state come to sight: now, or later; never before the one that it follows, whose lock it waited for."""
+        """Store a state that becomes visible now or later, but never before the state that it follows."""
         switches, now = self._switches, self.elapsed()
         version.since = now
         if switches.late_commit_seconds and self._rng.random() < switches.late_commit_share:
@@ -315,7 +339,7 @@ class School:
 
 
 def _with(fields: Fields, changes: Fields) -> Fields:
-    """Return a copy with the changes made; None takes a key away."""
+    """Return a copy of the fields with the changes. The value None removes a key."""
     return {name: value for name, value in {**fields, **changes}.items() if value is not None}
 
 

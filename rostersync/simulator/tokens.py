@@ -1,4 +1,4 @@
-"""Who is let in: the tokens that a school gave out, and what each may do."""
+"""The tokens of a school, and what each of them may do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from rostersync.simulator.messages import Request
 
-# The names are ours: the vendor's are not documented.
+# We chose these names, because the vendor does not document its own.
 MAY_READ, MAY_WRITE = "Students: read", "Students: write"
 
 Permissions = tuple[str, ...]
@@ -19,7 +19,7 @@ _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 class Tokens:
-    """One token with the admin role, and perhaps one without it, which may only read."""
+    """A token with the admin role, and perhaps one without it, which may only read."""
 
     def __init__(self, token: str, read_only: str | None = None) -> None:
         self._known: list[tuple[bytes, Permissions]] = [(token.encode(), (MAY_READ, MAY_WRITE))]
@@ -27,7 +27,7 @@ class Tokens:
             self._known.append((read_only.encode(), (MAY_READ,)))
 
     def permissions(self, request: Request) -> Permissions | None:
-        """Return what the token that the request shows may do; None: it shows none, or an unknown one."""
+        """Return the permissions of the request's token; None if it has no token, or an unknown one."""
         shown = [token.encode() for token in _shown(request)]
         for known, permissions in self._known:
             if any(hmac.compare_digest(token, known) for token in shown):
@@ -36,12 +36,12 @@ class Tokens:
 
 
 def may(permissions: Permissions, method: str) -> bool:
-    """Tell whether the permissions suffice for a request by this method."""
+    """Return whether the permissions allow a request with this method."""
     return (MAY_WRITE if method in _WRITES else MAY_READ) in permissions
 
 
 def _shown(request: Request) -> Iterator[str]:
-    """Yield the token from each of the three places where it may be."""
+    """Yield the tokens of a request, from each of the three places where one may be."""
     if (token := request.headers.get("auth-token")) is not None:
         yield token
     if (token := request.first("auth_token")) is not None:

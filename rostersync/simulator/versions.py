@@ -1,4 +1,4 @@
-"""A student's states, one behind the other, and how a state is spelled in JSON."""
+"""The states of a student over time, and how the API writes a state as JSON."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ _MILLISECOND = timedelta(milliseconds=1)
 _PACIFIC = 8 * 3_600_000
 
 EVER = -(2**63)
-"""Before everything that anybody looks at."""
+"""A time before every other."""
 
-_KEYS_NEVER_NULL = {"status"}  # the vendor's samples do not show the key at all
+_KEYS_NEVER_NULL = {"status"}  # the vendor's samples do not have this key
 
 
 def from_ms(stamp: int) -> datetime:
-    """Return the time in UTC of a number of milliseconds since 1970."""
+    """Return the time, in UTC, that is this many milliseconds after the start of 1970."""
     return _EPOCH + stamp * _MILLISECOND
 
 
 def spell(stamp: int, offset: str = "Z") -> str:
-    """Return a stamp as ISO 8601 with milliseconds and `offset` (one of the switch's)."""
+    """Return a stamp as ISO 8601 with milliseconds and an offset (a value of the switch `offset`)."""
     local = from_ms(stamp - _PACIFIC if offset == "-08:00" else stamp)
     return local.replace(tzinfo=None).isoformat(timespec="milliseconds") + offset
 
 
 @dataclass(slots=True, kw_only=True)
 class Version:
-    """One state of one student; its stamps are milliseconds since 1970 by the server's clock.
+    """One state of one student. Its stamps are milliseconds since 1970 by the server's clock.
 
-    `since` is when it came to sight, on a clock that nobody sets, `previous` the state before as long as somebody may
-    still see it. A record that
-    was injected bears its bytes in `raw`. A traceless removal is one that no deleted feed shows.
+    `since` is when the state became visible, in milliseconds of the monotonic clock. `previous` is the state before, as
+    long as a request may still see it. `raw` has the bytes of an injected record. `traceless` means that the student
+    was removed and the deleted feed does not show it.
     """
 
     id: int
@@ -52,13 +52,13 @@ class Version:
     deleted: int | None = None
     traceless: bool = False
     raw: bytes | None = None
-    changed: Fields | None = None  # None: as the population made them, which depends on the stamps
+    changed: Fields | None = None  # None: the population computes them from the stamps
     previous: Version | None = None
     rendered: bytes | None = None
 
     @property
     def fields(self) -> Fields:
-        """The fields without `id` and stamps; not to be changed in place."""
+        """The fields, without `id` and stamps. Do not change them in place."""
         if self.changed is not None:
             return self.changed
         return self.population.person(self.id, from_ms(self.created), from_ms(self.updated))
@@ -68,22 +68,22 @@ class Version:
         return self.deleted is None and not self.traceless
 
     def at(self, moment: int) -> Version | None:
-        """Return the state that was in sight at `moment`; None before the first."""
+        """Return the state that was visible at `moment`; None before the first one."""
         version: Version | None = self
         while version is not None and version.since > moment:
             version = version.previous
         return version
 
     def forget_before(self, moment: int) -> None:
-        """Drop the states that nobody sees any more who looks at `moment` or later."""
+        """Drop the states that are not visible at `moment` or later."""
         if (seen := self.at(moment)) is not None:
             seen.previous = None
 
 
 def status_of(fields: Fields) -> str | None:
-    """Return the vendor's word for the student's status; None if archived for a reason unknown.
+    """Return the vendor's word for a student's status; None if the student was archived without a date.
 
-    The dates of somebody who is not archived are old ones, which an unarchive may keep.
+    If a student is not archived, the dates are old ones that an unarchive has kept.
     """
     if fields.get("archived") is False:
         return "enrolled"
@@ -95,7 +95,7 @@ def status_of(fields: Fields) -> str | None:
 
 
 def render_without(version: Version, switches: Switches, omitted: tuple[str, ...]) -> bytes:
-    """Return the record of a living student as an endpoint spells it that omits some keys."""
+    """Return the record of a living student for an endpoint that omits some keys."""
     if not omitted or version.raw is not None:
         return render(version, switches)
     record = _record(version, switches)
@@ -103,14 +103,14 @@ def render_without(version: Version, switches: Switches, omitted: tuple[str, ...
 
 
 def render(version: Version, switches: Switches) -> bytes:
-    """Return the record as the API spells it, as a living one; kept until the student or the switches change."""
+    """Return the record as the API writes it for a living student, cached until the student or a switch changes."""
     if version.rendered is None:
         version.rendered = version.raw or msgspec.json.encode(_record(version, switches))
     return version.rendered
 
 
 def render_deleted(version: Version, switches: Switches) -> bytes:
-    """Return the record of a deleted student that says so itself: `deleted_at` for updated_at and status."""
+    """Return the record of a deleted student, with `deleted_at` instead of `updated_at` and `status`."""
     record = _record(version, switches)
     record.pop("updated_at", None)
     record.pop("status", None)
@@ -120,12 +120,12 @@ def render_deleted(version: Version, switches: Switches) -> bytes:
 
 
 def render_stub(version: Version, switches: Switches) -> bytes:
-    """Return a record of nothing but the id."""
+    """Return a record that has only the id."""
     return b'{"id":' + render_id(version, switches) + b"}"
 
 
 def render_id(version: Version, switches: Switches) -> bytes:
-    """Return the id, without a record around it."""
+    """Return the id alone, without a record."""
     return msgspec.json.encode(str(version.id) if switches.ids_as_text else version.id)
 
 

@@ -24,16 +24,16 @@ _KNOWS_OPTIONS = "v2p3"
 
 
 class Writing:
-    """Answers the writes; each raises `Refusal` for what the API does not accept, and has then changed nothing.
+    """Answers the writes. Each method raises `Refusal` if the API does not accept the write, and then changes nothing.
 
-    A write sees every change before it, however late the school lets changes come to sight.
+    A write sees all changes before it, even those that are not visible to reads yet.
     """
 
     def __init__(self, school: School) -> None:
         self.school = school
 
     def create(self, call: Call) -> Response:
-        """`POST /students`: null counts as absent, the empty string as a value."""
+        """Answer `POST /students`. The value null counts as missing, but an empty string is a value."""
         document = read_json(call.request)
         given = unwrap(document, "student", WRITABLE)
         options = _options(call, document)
@@ -43,7 +43,7 @@ class Writing:
         return json_response(201, {"student": self._shown(student), **options})
 
     def update(self, call: Call) -> Response:
-        """`PATCH /students/{id}`: sets the fields that are there; null clears."""
+        """Answer `PATCH /students/{id}`: set the given fields. The value null clears a field."""
         student = self._found(call)
         fields = unwrap(read_json(call.request), "student", WRITABLE)
         self._check(fields, student)
@@ -52,25 +52,25 @@ class Writing:
         return json_response(200, {"student": self._shown(student)})
 
     def archive(self, call: Call) -> Response:
-        """`PUT /students/{id}/archive`: with one of the two dates, in the body or in the query."""
+        """Answer `PUT /students/{id}/archive`, with one of the two dates in the body or in the query."""
         student = self._found(call)
         self.school.archive(student, **_leaving(call))
         return _done()
 
     def unarchive(self, call: Call) -> Response:
-        """`PUT /students/{id}/unarchive`: clears both dates; who was not archived stays as they are."""
+        """Answer `PUT /students/{id}/unarchive`."""
         self.school.unarchive(self._found(call))
         return _done()
 
     def set_avatar(self, call: Call) -> Response:
-        """`PUT /students/{id}/avatar`: a file, or the address of one, which is not fetched."""
+        """Answer `PUT /students/{id}/avatar`, with a file, or with the address of one. The address is not fetched."""
         student = self._found(call)
         digest = hashlib.blake2b(read_avatar(call.request), digest_size=8).hexdigest()
         self.school.set_photo(student, f"https://files.example.invalid/avatars/{student}?digest={digest}")
         return _done()
 
     def delete_avatar(self, call: Call) -> Response:
-        """`DELETE /students/{id}/avatar`: whether there was one or not."""
+        """Answer `DELETE /students/{id}/avatar`. It succeeds even if the student has no avatar."""
         self.school.set_photo(self._found(call), None)
         return _done()
 
@@ -82,7 +82,7 @@ class Writing:
         return version.id
 
     def _check(self, fields: Fields, student: int | None = None) -> None:
-        """Raise `Refusal` unless all of the fields can be set, for this student or for a new one."""
+        """Raise `Refusal` unless all fields can be set, for this student, or for a new one if it is None."""
         found = mistakes(fields)
         if "email" in fields and "email" not in found:
             holder = self.school.holder_of(fields["email"])
@@ -108,7 +108,7 @@ def _done() -> Response:
 
 
 def _options(call: Call, document: dict[str, Any]) -> dict[str, Any]:
-    """Return what the answer says of a welcome mail: nothing unless options were sent, to a version that has them."""
+    """Return the part of the answer about a welcome mail. It is empty unless options were sent to version v2p3."""
     options = document.get("options")
     if call.version != _KNOWS_OPTIONS or options is None:
         return {}
@@ -119,10 +119,10 @@ def _options(call: Call, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _leaving(call: Call) -> dict[str, str]:
-    """Return the one date with which a student leaves."""
+    """Return the one date with which a student leaves, by the name of its field."""
     asked = {name: text for name in _LEAVING if (text := call.request.first(name))}
-    told = permit(read_json(call.request), _LEAVING)
-    dates = asked | {name: value for name, value in told.items() if value is not None and value != ""}
+    given = permit(read_json(call.request), _LEAVING)
+    dates = asked | {name: value for name, value in given.items() if value is not None and value != ""}
     if len(dates) != 1:
         raise Refusal(invalid(base="exactly one of withdrawn_on and graduated_on must be given"))
     if wrong := {name: INVALID for name, value in dates.items() if not is_date(value)}:

@@ -1,1 +1,1 @@
-"""The idea: how a moving list is read without loss, and when a removal may be believed."""
+"""The rules of a sync: how to read a changing list without losing a student, and when to believe a removal."""

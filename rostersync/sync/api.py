@@ -1,4 +1,4 @@
-"""What the sync asks of the API, and how it asks about single students."""
+"""The API that a run needs, as a protocol, and the functions that ask it about single students."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from rostersync.store.stage import Stage
 
 BATCH = 50
-"""How many ids one list request asks for: a plausible cap of its answer, and of the address's length."""
+"""How many ids one list request asks for. With more, the answer may exceed a page, or the address be too long."""
 
 
 class Api(Protocol):
-    """The students of one source, for the time of one run: `managebac.reader.StudentReader` is the real one."""
+    """The students of one source, during one run. `managebac.reader.StudentReader` implements it."""
 
     @property
     def requests(self) -> int: ...
@@ -36,33 +36,42 @@ class Api(Protocol):
 
 
 Connect = Callable[[str], AbstractContextManager[Api]]
-"""Opens the API of a source for one run; raises `ConfigError` when its token cannot be had."""
+"""Opens the API of a source, by its name, for one run. Raises `ConfigError` if the source's token is not available."""
 
 
 def ask(api: Api, stage: Stage, questions: Iterable[Sequence[int]]) -> None:
-    """Have GET answer for each id in the chunks of `questions`, and keep the answers in the stage. Raises `Stopped`."""
+    """Ask GET about each id in the chunks of `questions`, and keep the answers in the stage. Raises `Stopped`."""
     for ids in questions:
         for key, answer in api.answers(ids):
             stage.put_answer(key, answer)
 
 
 def fetch_again(api: Api, stage: Stage, ids: Sequence[int]) -> None:
-    """Fetch single students again: by list requests, which serve whole rows, and by GET whom these do not show."""
+    """Fetch single students again: by list requests, which return whole rows, and by GET if a list does not show them.
+
+    Raises `ApiError` if the API does not answer a list request.
+    """
     living = stage_living(api, stage, ids)
     ask(api, stage, [sorted(set(ids) - living)])
 
 
 def fetch_stale(api: Api, stage: Stage) -> None:
-    """Fetch again who was received older than stored. GET decides about a row that is still older."""
+    """Fetch a student again if the received row is older than the stored one.
+
+    GET decides if the row of a list request is still older. Raises `ApiError` if the API does not answer a list
+    request.
+    """
     for ids in stage.stale():
         stage_living(api, stage, ids)
     ask(api, stage, stage.stale())
 
 
 def stage_living(api: Api, stage: Stage, ids: Sequence[int]) -> set[int]:
-    """Have list requests show which of `ids` live, and stage them: they prove life, and only life.
+    """Ask list requests which of `ids` are alive, stage their rows, and return their ids.
 
-    Return the ids that they show: of a server that does not honour the filter, none, so that GET has to answer.
+    A list request can prove that a student is alive, but not that one is gone. If the server does not honour the filter
+    by ids, the rest of `ids` is not asked for, and the caller must ask GET about them. Raises `ApiError` if the API
+    does not answer.
     """
     found: set[int] = set()
     for start in range(0, len(ids), BATCH):

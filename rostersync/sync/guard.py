@@ -1,4 +1,4 @@
-"""The limits beyond which a run does not believe what it read: removals in a day, and records that are bad."""
+"""The limits beyond which a run does not believe what it read: on removals, undecodable records and new students."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import msgspec
 from rostersync.errors import RunFailed
 
 TOLERATED = 20
-"""Up to this many undecodable records are just bad records, however small the school."""
+"""Up to this many undecodable records never fail a run, however small the school is."""
 
 
 MOST_NEWCOMERS = 1_000
-"""Up to this many new students in a run are never too many."""
+"""A run may always insert up to this many students."""
 
 MOST_GROWTH = 10
-"""Beyond that, a run may insert so many times the students who are known."""
+"""A run that inserts more than `MOST_NEWCOMERS` may insert this many times the number of known students."""
 
 
 class GuardPolicy(msgspec.Struct, frozen=True):
-    """The limits, as configured in `[guard]`."""
+    """The limits that are configured in `[guard]`."""
 
     max_deletions: int = 25
     max_deletion_percent: float = 5.0
@@ -26,10 +26,17 @@ class GuardPolicy(msgspec.Struct, frozen=True):
 
 
 def holds(removals: int, recent: int, live: int, policy: GuardPolicy) -> bool:
-    """Tell whether a run's removals must wait for approval.
+    """Return whether a run's removals must wait for approval.
 
-    `removals` are the run's own, `recent` those of the last 24 hours that nobody approved, `live` the students before
-    the run. The percentage does not bind up to `floor`, and 100 switches it off. Without removals nothing is held.
+    The limits apply to the sum of `removals` and `recent`. The percentage limit applies only if that sum is above
+    `floor`, and 100 disables it.
+
+    Args:
+        removals: The number of removals of this run. If it is 0, nothing has to wait.
+        recent: The number of unapproved removals in the last 24 hours.
+        live: The number of living students before the run.
+        policy: The limits.
+
     """
     if removals == 0:
         return False
@@ -42,10 +49,13 @@ def holds(removals: int, recent: int, live: int, policy: GuardPolicy) -> bool:
 
 
 def check_rejection_rate(received: int, rejected: int) -> None:
-    """Raise `RunFailed` when so many records cannot be decoded that it is the API that has changed."""
+    """Raise `RunFailed` if more than `TOLERATED` records, and more than 5 % of them, cannot be decoded.
+
+    So many bad records mean that the API has changed.
+    """
     if rejected > TOLERATED and rejected * 20 > received:
         message = f"{rejected} of {received} records cannot be decoded: the API seems to have changed"
-        raise RunFailed(message, "nothing was applied; look for a new version of rostersync, or at api_version")
+        raise RunFailed(message, "nothing was applied; look for a new version of rostersync, or check api_version")
 
 
 def check_growth(inserted: int, live: int) -> None:
@@ -53,10 +63,10 @@ def check_growth(inserted: int, live: int) -> None:
 
     Args:
         inserted: The number of students whom the run would insert.
-        live: The number of students in the replica. If there are none, as before the first run, nothing is refused.
+        live: The number of living students in the replica. If it is 0, as before the first run, any number is accepted.
 
     """
     if live and inserted > max(MOST_NEWCOMERS, MOST_GROWTH * live):
-        message = f"{inserted:,} students would be inserted, and {live:,} are known"
-        hint = "nothing was applied; if they are this school's, read everything: rostersync sync --allow-growth"
+        message = f"the run would insert {inserted:,} students, but only {live:,} are known"
+        hint = "nothing was applied; if they belong to this school, run: rostersync sync --allow-growth"
         raise RunFailed(message, hint)

@@ -1,24 +1,27 @@
-"""Reading lists that move while they are read, and knowing when nothing has slipped between their pages.
+"""Read lists that change while we read them, and find out whether a row may have been lost between two pages.
 
-Pages are cut out of a list by position. When a row leaves the list, or moves back in it, the rows behind it move up,
-and the first of the next page slips past the reader. No order is promised, and no page says what the others held. So
-there is one rule for every list, the roster and both feeds:
+The API cuts a list into pages by position. If a row leaves the list, or moves back in it, the rows behind it move up.
+Then the first row of the next page moves to a page that we have already read, and we miss it. The API promises no
+order, and no page says what the others held. So the same rule applies to the roster and to both feeds:
 
-* A page that brings as many distinct records as its total_count is the whole list, and clean.
-* A reading is all pages. It is steady when every page gave the same total_count and per_page, and together they
-  brought exactly so many records, none twice. A page that gives no per_page agrees with the others: the proof below
-  does not need it. The pages then follow from the total_count and the rows of the first page.
-* A list is clean when the reading after a steady one, steady itself or not, brings all of its ids again. It is as of
-  the start of the steady one: what changes after that is read again by the next run. A page that has the same ids and
-  stamps as the page of this number in the steady reading brings the same rows again, so they are not looked at.
+* If a page has as many distinct records as its `total_count`, it is the whole list, and the list is clean.
+* A reading fetches all pages once. It is steady if every page gave the same `total_count` and `per_page`, and the pages
+  together brought exactly `total_count` records and none of them twice. A page without `per_page` agrees with the
+  others, because the proof below does not need it. If the first page names no `total_pages`, the number follows from
+  its `total_count` and the number of its rows.
+* A list is clean if the reading after a steady one brings all ids of the steady one again. That second reading need not
+  be steady. The result is dated from the start of the steady reading, so the next run reads later changes again.
+* If a page has the same ids and stamps as the page with the same number in the steady reading, it brings the same rows.
+  They are not staged again.
 
-Why nobody is lost. Let X be in the list all the while, and let a steady reading of T records miss X. When the page that
-was made last was made, the list had T records, X among them; so one of the T that were read, Y, had left it by then.
-So the next reading does not bring Y, and the list is not clean; unless Y has left the list and come back. For the
-roster that means deleted and restored within two readings.
+Why no student is lost: Suppose that X is in the list the whole time, and that a steady reading of T records misses X.
+When the server made the last of these pages, the list had T records, and X was one of them. So one of the T records
+that were read had left the list by then. Call it Y. The next reading does not bring Y, and the list is not clean,
+unless Y has come back. In the roster this means that Y was deleted and restored within two readings.
 
-The proof relies on no order, no other feed and no clock. It does rely on all pages showing one list that moves forward
-in time: read replicas that lag differently can defeat it, as such a Y can. A later full run brings X back.
+The proof needs no order, no other feed and no clock. It does need all pages to show one list that only moves forward in
+time. So it can fail if read replicas lag by different times, or if a record comes back as Y does. A later full run
+brings X back.
 """
 
 from __future__ import annotations
@@ -45,9 +48,9 @@ if TYPE_CHECKING:
 class ListResult(msgspec.Struct, frozen=True):
     """How a list was read.
 
-    `moment` is when the first page of the reading was made that the result is as of; `total` is how many records the
-    list has. Of a deleted feed that ignores its filter (`ignored`) only some rows of the first page were kept; in one
-    that is `without_ids` are records that lack a readable id, so that it is unknown whom they mean.
+    `moment` dates the result. It is when the first page of the reading was made. `total` is the number of records in
+    the list. `ignored` means that the deleted feed ignores its filter, so only some rows of its first page were kept.
+    `without_ids` means that some records have no readable id, so it is unknown which students they are about.
     """
 
     clean: bool
@@ -58,12 +61,12 @@ class ListResult(msgspec.Struct, frozen=True):
 
     @property
     def complete(self) -> bool:
-        """Whether nothing of the list can be missing."""
+        """Whether no record of the list can be missing."""
         return self.clean and not self.ignored and not self.without_ids
 
     @property
     def start(self) -> datetime | None:
-        """What may date the list's watermark; None: nothing may."""
+        """The time that the list's watermark may move to; None if the list is incomplete or the time is unknown."""
         return self.moment.start if self.complete else None
 
 
@@ -71,21 +74,21 @@ class ListReader:
     """Reads the lists of one source into the stage."""
 
     def __init__(self, api: Api, stage: Stage, attempts: int, progress: ProgressCallback) -> None:
-        """Prepare to read; of each list `attempts` + 1 readings are made at most."""
+        """Prepare to read each list at most `attempts` + 1 times."""
         self._api = api
         self._stage = stage
         self._attempts = attempts
         self._progress = progress
 
     def students(self, query: Query, first: Page) -> ListResult:
-        """Read the roster or the modified feed, as `query` asks. `first` is its first page, which is there already."""
+        """Read the roster or the modified feed, as `query` asks. The caller has fetched its `first` page."""
         return self._read(query, first, self._stage.students)
 
     def deleted(self, since: datetime) -> ListResult:
         """Read the deleted feed.
 
-        One that ignores its filter may list anybody: of its first page the rows that bear `deleted_at` are kept, and
-        nothing else is read. Full runs find who else has left.
+        If the feed ignores its filter, it may list any student. Then only the rows of its first page that have a
+        `deleted_at` are kept, and no other page is read. Full runs find the other students who have left.
         """
         query = Query(deleted_since=since)
         first = self._api.first_page(query)
@@ -96,13 +99,16 @@ class ListReader:
         return replace(feed, without_ids=self._stage.deletions.lack_ids())
 
     def deletions_until(self, roster: ListResult, watermark: datetime | None, overlap: timedelta) -> ListResult:
-        """Read the deleted feed from `watermark` to `roster`: absence from a roster tells neither when nor how."""
+        """Read the deleted feed from `watermark`, or from the start of `roster` if that is earlier.
+
+        A roster does not show when or how a missing student left, but the deleted feed may.
+        """
         begun = roster.moment.start or roster.moment.local
         return self.deleted(filter_start(min(begun, watermark or begun), overlap))
 
     def _read(self, query: Query, first: Page, into: StagedList) -> ListResult:
-        """Read a list until it is clean: see the module's text. All that was read of an unclean one stays staged."""
-        steady: _Reading | None = None  # the reading before, if it was steady
+        """Read a list until it is clean: see the module docstring. If it never is, all its rows stay staged."""
+        steady: _Reading | None = None  # the previous reading, if it was steady
         for attempt in range(self._attempts + 1):
             if attempt:
                 first = self._api.first_page(query)
@@ -115,12 +121,12 @@ class ListReader:
         return ListResult(False, first.moment, first.total_count)
 
     def _read_once(self, query: Query, first: Page, into: StagedList, before: _Reading | None) -> _Reading:
-        """Stage one reading of a list. A page that is as it was in the steady reading `before` is not staged again."""
+        """Stage one reading of a list. Pages that equal those of the steady reading `before` are not staged again."""
         into.begin_reading()
         rows, alike, same = 0, True, []
         digests: dict[int, bytes | None] = {}
         for page in chain([first], () if first.whole else self._api.pages(query, first.others)):
-            if page is None:  # it fell off the end of a list that has become shorter
+            if page is None:  # the list has become shorter, and has no such page any more
                 alike = False
                 continue
             rows += len(page.listed)
@@ -140,17 +146,17 @@ class ListReader:
 
 
 class _Reading(msgspec.Struct, frozen=True):
-    """One reading of a list: its first page, and the digests of its pages by their numbers."""
+    """One reading of a list: its first page, and the digest of each page by the page's number."""
 
     first: Page
     digests: dict[int, bytes | None]
     steady: bool
     repeats: bool = False
-    """Whether every page is as it was in the steady reading before."""
+    """Whether every page equals the one in the steady reading before."""
 
 
 def _marked(page: Page) -> Iterator[ListedRow]:
-    """Yield the rows that say of themselves that they are deleted."""
+    """Yield the rows of students that have a `deleted_at`."""
     for listed in page.listed:
         row = listed.decode()
         if isinstance(row, Student) and row.deleted_at is not None:

@@ -1,12 +1,14 @@
-"""From watermarks and clocks to what a run reads, and back to the watermarks that it leaves.
+"""Decide from watermarks and clocks what a run reads, and which watermarks it leaves.
 
-A watermark says up to where a stream is known to have been read. It is dated from the start of the steady reading of a
-clean list, never from its end, so what changes while we read is read again. The start is the earlier of two clocks,
-ours and the server's, for either may be wrong; and every filter asks from `overlap` before the watermark, for late
-commits and for app servers whose clocks differ. Nothing else is remembered about clocks.
+A watermark says that a stream (the modified or the deleted one) is known to have been read up to this time. It is dated
+from the start of the steady reading of a clean list, never from its end, so changes made while we read are read again.
+The start is the earlier of our clock and the server's, because either may be wrong. Every filter asks from `overlap`
+before the watermark, because a commit may be late and the clocks of the app servers may differ. Nothing else about
+clocks is remembered.
 
-What this relies on: the server's clock does not fall by more than the overlap and pass the watermark again between two
-runs. What is changed in between bears stamps from before the watermark, and waits for the next full run.
+One assumption remains: between two runs, the server's clock is not set back by more than the overlap and then passes
+the watermark again. Changes made in between would have stamps from before the watermark. Only the next full run would
+find them.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class SyncPolicy(msgspec.Struct, frozen=True):
-    """What the configuration says of reading, in `[sync]` and `[guard]`."""
+    """The settings in `[sync]` and `[guard]` about what a run reads and removes."""
 
     overlap: timedelta = timedelta(minutes=10)
     max_age: timedelta = timedelta(days=7)
@@ -39,10 +41,11 @@ class SyncPolicy(msgspec.Struct, frozen=True):
 
 
 def choose(requested: RunKind, state: SourceState, now: datetime, policy: SyncPolicy) -> RunKind:
-    """Return the kind of run that `requested` must be: full without watermarks, or after too long (our clock).
+    """Return the kind of run to make for a request of the kind `requested`.
 
-    A refresh reads no list, so it stays one. A last clean reading that lies in the future says that our clock was
-    wrong, and not how long ago it was.
+    A refresh stays a refresh, because it reads no list. Any other run is full if it was asked to be, if a watermark is
+    missing, or if the last clean reading is more than `max_age` ago by our clock. It is also full if that reading lies
+    in the future: our clock was wrong, so we do not know how long ago it was.
     """
     marks, clean = state.watermarks, state.last_clean_modified_at
     if requested is RunKind.REFRESH:
@@ -54,27 +57,32 @@ def choose(requested: RunKind, state: SourceState, now: datetime, policy: SyncPo
 
 
 def filter_start(moment: datetime, overlap: timedelta) -> datetime:
-    """Return the time that a filter asks from: `overlap` earlier, on the whole second before.
+    """Return the time that a filter asks from: `moment` less `overlap`, in whole seconds, less one second.
 
-    The server's grain may be a second and its filter exclusive; a second too many is harmless.
+    The server may store times in whole seconds, and its filter may exclude the given time. One second too many is
+    harmless.
     """
     return floor_seconds(moment - overlap) - timedelta(seconds=1)
 
 
 def in_future(watermarks: Watermarks, moment: Moment, overlap: timedelta) -> bool:
-    """Tell whether a watermark is later than the server's clock at `moment` by more than `overlap`.
+    """Return whether a watermark is later than the server's clock at `moment` by more than `overlap`.
 
-    Then a clock was wrong when it was dated or is wrong now, and what it says was read may not have been. Without a
-    `Date` this is unknown, and False is returned.
+    If so, a clock was wrong when the watermark was dated, or is wrong now, and changes from before the watermark may
+    not have been read. If the server sent no `Date`, this is unknown, and the result is False.
     """
     latest = max((mark for mark in (watermarks.modified, watermarks.deleted) if mark), default=None)
     return latest is not None and moment.server is not None and latest > moment.server + overlap
 
 
 def advance(old: datetime | None, new: datetime | None, *, replace: bool = False) -> datetime | None:
-    """Return the watermark after a run whose list began at `new`; None: it was not clean, or its time is unknown.
+    """Return the watermark after a run.
 
-    A watermark never goes back, unless the new one is to `replace` one from the future.
+    Args:
+        old: The watermark before the run; None before the first.
+        new: When the run's list began; None if the list was not clean, or if the time is unknown.
+        replace: Whether `old` lies in the future. Only then may the watermark go back.
+
     """
     if new is None or old is None:
         return old or new

@@ -1,6 +1,7 @@
-"""A refresh: single students fetched by id, after they were written. It proves life, never absence.
+"""Fetch single students by id after they were written (a refresh). A refresh proves that students live, never absence.
 
-Who is not found stays as stored until a run that reads lists: here are no control and no guard.
+A student who is not found stays as stored until a run that reads lists, because a refresh does not check whether GET
+works, and does not limit removals.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ if TYPE_CHECKING:
 
 
 class Fetched(NamedTuple):
-    """For how many students GET had no clear answer, and how many it did not find."""
+    """For how many students GET had no clear answer (`unclear`), and how many it did not find (`gone`)."""
 
     unclear: int
     gone: int
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What is to be told of them."""
+        """The notices of the run's report."""
         text = "students who were not found, and stay as stored until the next run"
         return (f"{text}: {self.gone}",) if self.gone else ()
 
 
 def fetch(api: Api, stage: Stage, ids: Sequence[int]) -> Fetched:
-    """Stage students: by list requests, as far as these show them alive, and whom they do not show by GET."""
+    """Stage students: from list requests if these show them alive, and otherwise from GET."""
     fetch_again(api, stage, ids)
     ask(api, stage, stage.unproved_restores())
     fetched = Fetched(stage.unclear().total, sum(len(chunk) for chunk in stage.gone_ids()))

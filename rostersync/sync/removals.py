@@ -1,7 +1,8 @@
-"""From somebody who seems to have left to a removal that is proved, held, or dropped.
+"""Decide about each student who seems to have left: remove, hold for approval, or keep.
 
-Relies on GET for the proof, id by id. A 404 may be a fault of the endpoint or of a moment, so it counts only when it
-comes twice, and when in between a living student was fetched.
+GET proves a removal, one id at a time. It says that a student is gone by a 404, or by a record with `deleted_at`.
+Either may be a fault of the endpoint, or a passing one. So it counts only if GET says it twice, and if GET returned a
+living student in between.
 """
 
 from __future__ import annotations
@@ -22,37 +23,45 @@ if TYPE_CHECKING:
     from rostersync.sync.api import Api
 
 CONTROLS = 3
-"""How many living students are tried as a control of the endpoint that proves removals."""
+"""The most living students to try as a control of the endpoint that proves removals."""
 
 NAMED = ("listed", "marked", "proved")
-"""Who is a candidate: whom the deleted feed lists, who bears `deleted_at`, or who GET says is gone."""
+"""Why a student is a candidate: the deleted feed lists them, their row has `deleted_at`, or GET says they are gone."""
 
 SWEPT = ("left", "marked", "proved", "unseen")
-"""The same after a clean roster: everybody who is not in the roster, and nobody only because the feed lists them."""
+"""The reasons after a clean roster. A student who is missing from the roster is a candidate.
+
+A student whom the deleted feed lists is one only if the roster does not show them, or if GET says they are gone.
+"""
 
 Plan = list[tuple[int, str, "datetime | None"]]
-"""The removals of a held run: id, deletion source, and when it happened where that is known."""
+"""The removals of a held run: id, deletion source, and the time of the deletion if it is known."""
 
 
 class RemovalOutcome(msgspec.Struct, frozen=True):
-    """What became of the candidates for removal; `reason` says why some are held."""
+    """What became of the candidates for removal. `reason` says why some are held."""
 
     held: int = 0
     removed: int = 0
     guarded: int = 0
-    """Those removed whom no approval covers."""
+    """The number of removals that no approval covers."""
     reason: str = ""
     unproved: tuple[int, ...] = ()
-    """Planned removals that were not proved again."""
+    """The ids of the approved plan that were not proved gone again."""
 
 
 class Removals:
-    """The candidates of one run, on their way to be removed, held, or left as they are."""
+    """The candidates for removal of one run. Each is removed, held, or left as stored."""
 
     def __init__(self, api: Api, stage: Stage, held: Callable[[], list[int]], guard: Callable[[int], str]) -> None:
-        """Prepare them. `held` returns whom open plans hold and who are no candidates yet.
+        """Prepare the candidates.
 
-        `guard` returns why so many removals must wait for approval, nothing when they need not.
+        Args:
+            api: The API of the source.
+            stage: What the run has received so far.
+            held: Returns the ids in open plans of incremental runs that are not candidates yet.
+            guard: Returns why this number of removals must wait for approval, or "" if it need not.
+
         """
         self._api = api
         self._stage = stage
@@ -60,64 +69,65 @@ class Removals:
         self._guard = guard
 
     def settle(self, kind: RunKind, *, sweep: bool, plan: Plan | None) -> RemovalOutcome:
-        """Find out which candidates are gone and may be removed; the stage keeps these, and those to be held.
+        """Find out which candidates are gone and may be removed. The stage keeps these, and the candidates to hold.
 
-        With `sweep` absence from the roster makes a candidate. `plan` is what is being approved, None without an
-        approval. Raises `ApiError` when the API does not answer.
+        `sweep` says whether absence from the roster makes a candidate. `plan` is the approved plan, None without an
+        approval. Raises `ApiError` if the API does not answer a list request.
         """
         stage = self._stage
-        # 1. Candidates: students stored as living who have left by the deleted feed, a `deleted_at`, GET or a sweep,
-        #    and those of the plan that is being approved.
+        # 1. Candidates are students stored as living who have left according to the deleted feed, a `deleted_at`, GET
+        #    or a sweep. The students of an approved plan are candidates, too.
         stage.collect_removals(*(SWEPT if sweep else NAMED))
         if kind is RunKind.INCREMENTAL:
-            ask(self._api, stage, [self._held()])  # a feed that no longer names them ends no hold: see 2
+            ask(self._api, stage, [self._held()])  # the feed may no longer name them, but step 2 must find them
         planned = self._add_plan(plan)
         if not (stage.count_removals() or stage.absence_unconfirmed):
-            return RemovalOutcome()  # nearly every run: nobody has left, and no 404 is to be believed
-        # 2. A list request by ids shows who lives after all, many at once.
+            return RemovalOutcome()  # nearly every run ends here: no student has left
+        # 2. A list request by ids shows which candidates are alive after all, many of them at once.
         self._drop_the_living()
         if kind is RunKind.INCREMENTAL:
-            ask(self._api, stage, stage.stale())  # that list may lag behind
+            ask(self._api, stage, stage.stale())  # the list request may have returned old rows
             stage.collect_removals("proved")
-        # 3. The guard: more removals than it allows, those of the plan aside, are held and need no proof yet.
+        # 3. The guard counts the removals that are not in the plan. If there are too many, they are held without proof.
         reason = self._guard(stage.count_removals(planned=False))
-        # 4. GET says of each who is left that they are gone. Who lives, or whose answer is unclear, stays as stored.
+        # 4. GET must say of each remaining candidate that they are gone. Otherwise the student stays as stored.
         self._prove(planned=True)
         if not reason:
             self._prove(planned=False)
-        # 5. The control: a living student was fetched after the last 404. Where there is none at all, an approval
-        #    stands in for it, for what it covers; else no 404 of this run is believed.
+        # 5. The control: GET must have returned a living student since it last called one gone. If the school has no
+        #    living student at all, an approval replaces the control for the removals that it covers. Otherwise this run
+        #    does not believe GET about any student who is said to be gone.
         if not self._endpoint_works():
             reason = reason or "no living student could be fetched to confirm that the endpoint works"
             stage.reject_absence_proofs(keep_plan=plan is not None and not stage.controls(1))
-        # 6. GET once more for everybody who is said to be gone: the last answer counts.
+        # 6. Ask GET again for each student whom it called gone. The last answer counts.
         ask(self._api, stage, stage.gone_ids())
         stage.drop_disproved()
         return self._outcome(planned, reason)
 
     def _add_plan(self, plan: Plan | None) -> list[int]:
-        """Add an approved plan to the candidates; return the ids of all whom it still concerns."""
+        """Add an approved plan to the candidates, and return its ids that are still stored as living."""
         if not plan:
             return []
         self._stage.plan_removals(plan)
         return [key for ids in self._stage.removals(planned=True) for key in ids]
 
     def _drop_the_living(self) -> None:
-        """Let go of the candidates whom a list request by ids still shows."""
+        """Drop the candidates whom a list request by ids shows alive."""
         for chunk in self._stage.removals(proved=False):
             self._stage.drop_living_candidates(stage_living(self._api, self._stage, chunk))
 
     def _prove(self, *, planned: bool) -> None:
-        """Ask for each candidate by GET; only those who are gone stay candidates."""
+        """Ask GET for the candidates of the approved plan, or for the others, and drop the ones who are not gone."""
         ask(self._api, self._stage, self._stage.removals(planned=planned, proved=False))
         self._stage.drop_disproved()
 
     def _endpoint_works(self) -> bool:
-        """Tell whether GET has shown a living student since it last said that somebody is gone; else try some."""
+        """Return whether GET has returned a living student since it last called one gone. If not, try some now."""
         if not self._stage.absence_unconfirmed:
             return True
         answers = (answer for _, answer in self._api.answers(self._stage.controls(CONTROLS)))
-        # A record that cannot be decoded may come from anything.
+        # A record that cannot be decoded does not count: it does not show that the endpoint works.
         return any(isinstance(answer, Student) and answer.deleted_at is None for answer in answers)
 
     def _outcome(self, planned: list[int], reason: str) -> RemovalOutcome:

@@ -1,7 +1,8 @@
-"""One run: read, stage, reconcile, guard, one commit. With `verify` the only place where vendor and SQL meet.
+"""One run of a source: read, stage, reconcile, guard, and commit once.
 
-The steps are those of `Run.execute`. What each relies on stands where it is done: `lists` for reading, `removals` for
-proof, `plan` for watermarks, and `store.runs.commit` for the one transaction.
+`Run.execute` has the steps. Other modules document what a step relies on: `lists` for reading, `removals` for the proof
+of removals, `plan` for watermarks, and `store.runs.commit` for the one transaction. Only this module and `verify` bring
+the API and the database together.
 """
 
 from __future__ import annotations
@@ -45,35 +46,38 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 QUARANTINE_LIMIT = 100
-"""How many records in quarantine one run asks for."""
+"""The most quarantined records that one run asks for again."""
 
 KNOWN_STUDENT_SAMPLE = 20
-"""How many known students are asked for when a source's token or address is new."""
+"""How many known students to ask for if a source's token or address is new."""
 
 _UNCLEAR = "students who could not be fetched, and stay as they are"
 
 
 class CrawlResult(msgspec.Struct, frozen=True):
-    """What was read in a run: `modified` is the modified feed, or the roster in a full run."""
+    """What a run has read. `modified` is the modified feed, or the roster in a full run."""
 
     kind: RunKind
     modified: ListResult
     deleted: ListResult
     dated: bool
-    """Whether the run's first response bore a `Date`: without one no watermark moves."""
+    """Whether the run's first response had a `Date`. Without one no watermark moves."""
     replaces: bool
-    """Whether the watermarks before lie in the future, so that the new ones replace them."""
+    """Whether one of the old watermarks lies in the future. If so, the new ones replace both."""
     swept: bool = False
-    """Whether a clean roster was read, so that absence makes a candidate for removal."""
+    """Whether absence from the roster makes a candidate for removal.
+
+    The roster must be clean and not empty, and each of its records must have a readable id.
+    """
 
     @property
     def empty(self) -> bool:
-        """Whether a roster of nobody was read. It may be a mistake of a moment, so no watermark moves."""
+        """Whether the roster had no students. That may be a passing fault, so no watermark moves."""
         return self.kind is RunKind.FULL and self.modified.total == 0
 
 
 class Run:
-    """One run of one source; `execute` may be called once."""
+    """One run of one source. Call `execute` only once."""
 
     def __init__(
         self,
@@ -87,7 +91,7 @@ class Run:
         progress: ProgressCallback,
         commit: Callable[[runs.RunResult], int] | None,
     ) -> None:
-        """Prepare a run. `commit` writes a result and returns the run's number; None makes it a dry run."""
+        """Prepare a run. `commit` writes a result and returns the run's number; None makes a dry run."""
         self._source = source
         self._connection = connection
         self._stage = stage
@@ -100,7 +104,8 @@ class Run:
         self._started_at = to_milliseconds(clock.now())
         self._started = clock.monotonic()
         self._state = runs.state(connection, source)
-        # A record that is stored as it was received is not needed, except beside a detail. At first nothing is stored.
+        # A record that equals the stored one need not be staged, unless it is combined with a detail. Before the first
+        # run nothing is stored, so there is nothing to compare with.
         stage.students.in_full = self._state.has_details or self._state.history_starts_at is None
         self._salt = self._state.salt or secrets.token_bytes(16)
         keys = replace(self._state.keys, salt=self._salt)
@@ -114,16 +119,16 @@ class Run:
         )
 
     def execute(self, request: RunRequest) -> RunReport:
-        """Do the run and return its report: a failure to read is a report, too, and is recorded.
+        """Do the run and return its report. If the run cannot read, the report says so, and it is recorded as well.
 
-        Raises `StoreError` when the database refuses, `Stopped` when the process is to end: neither leaves a trace.
+        Raises `StoreError` if the database fails, and `Stopped` if the process must end. Then the run is not recorded.
         """
         kind = plan.choose(request.kind, self._state, self._started_at, self._policy)
         try:
             self._require_open_plan(request)
             self._require_same_school()
             result = self._refresh(request) if kind is RunKind.REFRESH else self._sync(kind, request)
-        except (ApiError, RunFailed) as error:  # it read something it must not apply, or could not read
+        except (ApiError, RunFailed) as error:  # it could not read, or read something that it must not apply
             report = self._report(kind, RunState.FAILED, Counts(), self._state.watermarks, error.message)
             report = replace(report, hint=error.hint, was_denied=isinstance(error, AccessDenied))
             result = runs.RunResult(report, self._state, request.request_id)
@@ -132,21 +137,21 @@ class Run:
         return replace(result.report, run_id=self._commit(result))
 
     def _sync(self, kind: RunKind, request: RunRequest) -> runs.RunResult:
-        """Read what is to be read of the whole school, and draw up what the run will write."""
+        """Read the whole school, or its changes, and return what the run will write."""
         crawl = self._crawl(kind)
         received = self._stage.received()
         guard.check_rejection_rate(received.news, received.undecodable_news)
-        self._revisit_quarantine()  # afterwards: what was bad before shows no change of the API
+        self._revisit_quarantine()  # after the check: old bad records do not mean that the API has changed
         return self._reconcile(crawl, request)
 
     def _refresh(self, request: RunRequest) -> runs.RunResult:
-        """Fetch single students, and draw up what was shown of the living. What is known of the source stays as it is.
+        """Fetch single students, and return what to write about those who live.
 
-        Raises `RunFailed` where no run has stored anything yet, for a replica of these students alone would be taken
-        for the school.
+        Watermarks and dates of the source stay as they are. Raises `RunFailed` if no run has stored anything yet,
+        because a replica of these students alone would look like the whole school.
         """
         if self._state.history_starts_at is None:
-            raise RunFailed(f"source {self._source} has no replica yet", "the first run brings it: rostersync sync")
+            raise RunFailed(f"source {self._source} has no replica yet", "the first run makes it: rostersync sync")
         fetched = refresh.fetch(self._api, self._stage, request.ids)
         self._details.ask_for(request.ids)
         self._combine(settled_before=None)
@@ -158,25 +163,25 @@ class Run:
         return runs.RunResult(replace(report, notices=fetched.notices), after, request.request_id)
 
     def _require_open_plan(self, request: RunRequest) -> None:
-        """Raise `RunFailed` when the plan to be approved was closed while its approval waited."""
+        """Raise `RunFailed` if the plan was closed while its approval waited."""
         if request.approves is not None and runs.open_hold(self._connection, request.approves) is None:
-            hint = "see `rostersync status` for what is held now"
+            hint = "`rostersync status` shows what is held now"
             raise RunFailed(f"the plan of run {request.approves} is no longer open: it was approved or has ended", hint)
 
     def _require_same_school(self) -> None:
-        """Raise `RunFailed` when token or address are new, and lead to none of the students that are known."""
+        """Raise `RunFailed` if the token or the address is new, and the API has none of the known students."""
         before = self._state
         if before.salt is None or self._api.fingerprint(before.salt) == before.fingerprint:
             return
         known = runs.some_living(self._connection, self._source, KNOWN_STUDENT_SAMPLE)
         if not known or self._knows_any(known):
             return
-        message = f"token or base_url of source {self._source} have changed, and lead to none of its known students"
-        hint = "give another school another name, and purge the old one: rostersync source forget NAME"
+        message = f"token or base_url of source {self._source} changed, and the API has none of its known students"
+        hint = "if this is another school, give it another name, and purge the old one: rostersync source forget NAME"
         raise RunFailed(message, hint)
 
     def _knows_any(self, ids: list[int]) -> bool:
-        """Tell whether the API has a record of one of `ids`, living or deleted: another school has none."""
+        """Return whether the API has a record, living or deleted, for one of `ids`. Another school has none."""
         answers = (answer for _, answer in self._api.answers(ids))
         return bool(self._api.by_ids(ids)) or any(isinstance(answer, Student | Rejected) for answer in answers)
 
@@ -185,8 +190,8 @@ class Run:
     def _crawl(self, kind: RunKind) -> CrawlResult:
         """Read both feeds, or the roster and the deleted feed.
 
-        The first response tells the server's time. Without it, or with a watermark that lies ahead of it, what a feed
-        lists since the watermark says nothing, and the run is full.
+        The first response gives the server's time. If it has no `Date`, or if a watermark lies ahead of that time, the
+        feeds since the watermarks may be incomplete. Then the run is full.
         """
         before, overlap = self._state.watermarks, self._policy.overlap
         query = Query()
@@ -206,7 +211,7 @@ class Run:
     def _read_feeds(self, query: Query, first: Page) -> CrawlResult:
         deleted_before = self._state.watermarks.deleted
         assert deleted_before is not None, "plan.choose"
-        modified = self._reader.students(query, first)  # first, so that who is changed and then deleted ends deleted
+        modified = self._reader.students(query, first)  # before deletions: who was changed and then deleted is deleted
         modified = replace(modified, without_ids=self._stage.received().without_id > 0)
         deleted = self._reader.deleted(plan.filter_start(deleted_before, self._policy.overlap))
         return CrawlResult(RunKind.INCREMENTAL, modified, deleted, dated=True, replaces=False)
@@ -214,14 +219,14 @@ class Run:
     def _read_roster(self, first: Page, *, dated: bool, replaces: bool) -> CrawlResult:
         roster = self._reader.students(Query(), first)
         if roster.total == 0 and (live := runs.live_students(self._connection, self._source)) > 0:
-            message = f"the API lists no student at all, and the replica holds {live}"
-            raise RunFailed(message, "nothing was removed; look at the token's permissions and at ManageBac itself")
+            message = f"the API lists no students, but the replica holds {live}"
+            raise RunFailed(message, "nothing was removed; check the token's permissions, and ManageBac itself")
         deleted = self._reader.deletions_until(roster, self._state.watermarks.deleted, self._policy.overlap)
         swept = roster.clean and roster.total > 0 and self._stage.received().without_id == 0
         return CrawlResult(RunKind.FULL, roster, deleted, dated=dated, replaces=replaces, swept=swept)
 
     def _revisit_quarantine(self) -> None:
-        """Ask again for records that could not be decoded. One that is not answered just stays in quarantine."""
+        """Ask again for records that could not be decoded. A record stays in quarantine if there is no answer."""
         waiting = runs.quarantined(self._connection, self._source, QUARANTINE_LIMIT)
         shown = stage_living(self._api, self._stage, waiting)
         for key, answer in self._api.answers([key for key in waiting if key not in shown]):
@@ -230,11 +235,11 @@ class Run:
     # Reconciling ---------------------------------------------------------------------------------------------
 
     def _reconcile(self, crawl: CrawlResult, request: RunRequest) -> runs.RunResult:
-        """Answer every question that the stage raises, and draw up what the run will write."""
+        """Answer every question that the stage raises, and return what the run will write."""
         stage = self._stage
-        # Restores need proof, and so do newcomers whom the deleted feed lists as well. Whoever is stored as living and
-        # shown by both becomes a candidate for removal, but not after a clean roster: the deleted feed of the next run,
-        # which reaches back to the start of this roster, will show who left after it.
+        # Restores need proof, and so do newcomers whom the deleted feed lists as well. If both lists show a student who
+        # is stored as living, that student becomes a candidate for removal, but not after a clean roster. If a student
+        # left after the roster was read, the next run will see that, because its deleted feed begins with this roster.
         ask(self._api, stage, stage.unproved_restores())
         ask(self._api, stage, stage.unproved_newcomers())
         if crawl.kind is RunKind.INCREMENTAL:
@@ -252,16 +257,17 @@ class Run:
         return self._draw_up(crawl, request, removals, counts)
 
     def _combine(self, settled_before: datetime | None) -> None:
-        """Make one record of the list row and the detail of each student who has both: see `StagedDetails.combine`."""
+        """Combine the list row and the detail of each student who has both: see `StagedDetails.combine`."""
         if self._state.has_details or self._stage.details.are_new:
             keys, everybody = self._details.keys, self._details.renews_all
             self._stage.details.combine(keys, settled_before=settled_before, now=self._now(), everybody=everybody)
 
     def _settled_before(self, crawl: CrawlResult) -> datetime | None:
-        """Return the `updated_at` up to which every change was visible to GET, which was asked after the list.
+        """Return the time up to which GET has seen every change, by `updated_at`, because it was asked after the list.
 
-        By the server's clock. Without its `Date` the newest row tells how late it was at least: its own `updated_at`
-        may be off by the overlap, too.
+        It is the server's time when the list was read, less the overlap. Without a `Date`, it is the `updated_at` of
+        the newest row, less twice the overlap, because that stamp itself may be wrong by the overlap. None if there is
+        neither.
         """
         if (read_at := crawl.modified.moment.server) is not None:
             return read_at - self._policy.overlap
@@ -269,8 +275,8 @@ class Run:
         return newest and newest - 2 * self._policy.overlap
 
     def _guard(self, removals: int) -> str:
-        """Return why `removals` must wait for approval, nothing when they need not."""
-        if not removals:  # a quiet run asks the database nothing
+        """Return why this number of removals must wait for approval, or "" if it need not."""
+        if not removals:  # most runs: save the queries
             return ""
         recent = runs.recent_removals(self._connection, self._source, self._started_at)
         live = runs.live_students(self._connection, self._source)
@@ -302,7 +308,7 @@ class Run:
         )
 
     def _state_after(self, crawl: CrawlResult, removals: RemovalOutcome, unclear: UnclearCounts) -> SourceState:
-        """Return what is known of the source after the run."""
+        """Return the source's state after the run."""
         before = self._state
         modified_read, deleted_read = _streams_read(crawl, removals, unclear)
         full_read = crawl.swept and modified_read and deleted_read
@@ -322,9 +328,9 @@ class Run:
     def _watermarks(self, crawl: CrawlResult, *, modified_read: bool, deleted_read: bool) -> Watermarks:
         """Return the watermarks after the run.
 
-        1. Only of a stream that was read whole, and never in a run whose first response had no `Date`.
-        2. From the start of the list: of each feed's own, or of the roster's for both.
-        3. Never back, unless the one before lies in the future: see `plan.advance`.
+        1. A watermark moves only if all of its stream was read, and if the run's first response had a `Date`.
+        2. It moves to the start of the list that was read. In a full run both move to the start of the roster.
+        3. It never goes back, unless an old watermark lies in the future: see `plan.advance`.
         """
         starts = crawl.modified.start, (crawl.deleted if crawl.kind is RunKind.INCREMENTAL else crawl.modified).start
         modified, deleted = (
@@ -338,15 +344,15 @@ class Run:
         )
 
     def _notices_of_values(self) -> Iterator[str]:
-        """Yield what is noticed of the values in records: names of fields and counts, and no value."""
+        """Yield the notices about values in records: they contain names of fields and counts, but no values."""
         if counts := Counter(chain.from_iterable(self._stage.students.odd_fields.values())):
             by_field = ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))
-            yield f"values that their fields cannot hold are kept in extra; records by field: {by_field}"
+            yield f"some values do not fit their fields and are kept in extra; records by field: {by_field}"
         if self._api.assumes_utc:
-            yield "the API sends an updated_at without an offset from UTC: it is taken as UTC"
+            yield "the API sends an updated_at without an offset from UTC; it is taken as UTC"
 
     def _report_keys(self) -> tuple[str, ...]:
-        """Report each key that rostersync does not know once; return digests of all that were ever reported."""
+        """Log how many unknown keys are new, and return the digests of all unknown keys so far."""
         after = runs.with_digests(self._state.unknown_keys, self._stage.students.extra_keys, self._salt)
         if new := len(after) - len(self._state.unknown_keys):
             log.info("unknown_keys", source=self._source, keys=new, kept_in="extra")
@@ -376,7 +382,7 @@ class Run:
 
 
 def _incomplete_reasons(crawl: CrawlResult, unclear: int) -> list[str]:
-    """Return why the run is incomplete, nothing when it is not."""
+    """Return the reasons why the run is incomplete; none if it is complete."""
     incremental, reasons = crawl.kind is RunKind.INCREMENTAL, []
     if not crawl.modified.clean:
         what = "the modified feed" if incremental else "the roster"
@@ -393,36 +399,37 @@ def _incomplete_reasons(crawl: CrawlResult, unclear: int) -> list[str]:
 
 
 def _streams_read(crawl: CrawlResult, removals: RemovalOutcome, unclear: UnclearCounts) -> tuple[bool, bool]:
-    """Tell of the modified and of the deleted stream whether all of it was read, and applied."""
+    """Return whether all of the modified stream, and all of the deleted stream, was read and applied."""
     incremental = crawl.kind is RunKind.INCREMENTAL
-    # 1. The list must be clean, not empty, and, if it is a feed, name everybody whom it means. Deletions are known by a
-    #    sweep, or else by such a deleted feed.
+    # 1. The roster must be clean and not empty. A feed must be clean, and all its records must have a readable id.
+    #    All deletions are known after a sweep, and otherwise after such a deleted feed.
     modified = crawl.modified.complete and not crawl.empty
     deleted = crawl.swept or (crawl.deleted.complete and (incremental or modified))
-    # 2. An id for which GET had no clear answer holds back the stream that named it; in a full run both, for both are
-    #    dated from one list.
+    # 2. If GET had no clear answer for an id, the watermark of the stream that named the id stays. In a full run both
+    #    stay, because both are dated from one list.
     if unclear.total and not incremental:
         return False, False
-    # 3. Removals that are held come again from the watermark.
+    # 3. If removals are held, the deleted watermark stays, so that the next run reads them again.
     return modified and not unclear.received, deleted and not unclear.in_deleted_feed and not removals.held
 
 
 def _notices(crawl: CrawlResult, removals: RemovalOutcome) -> tuple[str, ...]:
-    notices = [f"student {key} of the approved plan was not proved gone, and stays" for key in removals.unproved]
+    notices = [f"student {key} of the approved plan was not proved gone, and stays stored" for key in removals.unproved]
     if not crawl.dated:
-        notices.append("the server sends no Date: watermarks stay, and until it does every run reads everything")
+        notices.append("the server sends no Date: watermarks do not move, and every run reads everything until it does")
     if crawl.kind is RunKind.FULL and crawl.modified.clean and not (crawl.swept or crawl.empty):
-        notices.append("a record without a readable id is in the roster: only the deleted feed shows who has left")
+        notices.append("the roster has a record without a readable id, so only the deleted feed can show who has left")
     if crawl.empty:
         hint = "is the token allowed to see them? The next run reads everything again"
-        notices.append(f"the API lists no student at all: {hint}")
+        notices.append(f"the API lists no students: {hint}")
     return tuple(notices)
 
 
 def _superseded(crawl: CrawlResult) -> frozenset[RunKind]:
-    """Return of which kinds the open plans end with this run, which passed the guard: with a sweep all do.
+    """Return the kinds of held runs that have their open plans closed, because this later run has succeeded.
 
-    An incremental run that could not use the deleted feed has not seen again what an earlier one planned.
+    A sweep closes all plans. An incremental run closes the plans of incremental runs, but only if it could use the
+    deleted feed. Otherwise it has not seen the deletions again that an earlier run planned.
     """
     if crawl.swept:
         return frozenset(RunKind)

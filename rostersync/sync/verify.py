@@ -1,4 +1,4 @@
-"""Proof on demand: upstream read in full and compared with the replica, and nothing changed."""
+"""Read all students from the API and compare them with the replica. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -26,20 +26,33 @@ if TYPE_CHECKING:
     from rostersync.sync.plan import SyncPolicy
 
 MAX_LISTED_DIFFERENCES = 1_000
-"""Beyond this many differences only the number is reported."""
+"""The most differences to list. Further ones are only counted."""
 
 
 def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progress: ProgressCallback) -> Verdict:
-    """Compare the replica of `source` in the database at `url` with upstream; volatile fields do not count.
+    """Compare the replica of a source with the API. Volatile fields do not count.
 
-    Raises `StoreError` and `ConfigError`. An API that does not answer, or a roster that does not rest, makes a verdict
-    with an `error`.
+    Args:
+        url: The url of the database.
+        source: The name of the source.
+        policy: How to read.
+        connect: Opens the API of a source.
+        progress: Is called while the lists are read.
+
+    Returns:
+        The differences. `error` is set if some of the students, or all of them, could not be compared.
+
+    Raises:
+        StoreError: The database cannot be used.
+        ConfigError: The source's token is not available.
+        Stopped: The process must end.
+
     """
     with unchanged_database(url, source) as (connection, stage), connect(source) as api:
         state, last_run = runs.state(connection, source), runs.last(connection, source)
         read_until = state.watermarks.modified or state.last_clean_full_at
         if read_until is None:
-            return Verdict(source, error="it was never read in full; run `rostersync sync` first")
+            return Verdict(source, error="the source was never read in full; run `rostersync sync` first")
         stage.room.most_bytes = policy.stage_bytes
         reader = ListReader(api, stage, policy.attempts, progress)
         try:
@@ -49,7 +62,7 @@ def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progr
                 return Verdict(source, error="the roster kept changing while it was read")
             verdict = Verdict(source, students=roster.total)
             since = plan.filter_start(read_until, policy.overlap)
-            # As late as the server's time is known: later stamps, overlap aside, are of the future.
+            # The latest known time of the server. Stamps that are later by more than the overlap lie in the future.
             until = (feed.moment.server or feed.moment.local) + policy.overlap
             comparison = Comparison(connection, source)
             _note(verdict, [Difference(key, "twice") for key in comparison.stored_twice()], set())
@@ -63,7 +76,7 @@ def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progr
 
 
 def _unknown(stage: Stage) -> str | None:
-    """Return of how many students nothing can be said, and why; None when there are none."""
+    """Return how many students could not be compared, and why; None if all could be."""
     reasons = {
         "students who could not be fetched, so that it is unknown whether they are gone": stage.unclear().total,
         "records that cannot be decoded, so that they cannot be compared": stage.received().undecodable,
@@ -72,23 +85,22 @@ def _unknown(stage: Stage) -> str | None:
 
 
 def _compare(stage: Stage, comparison: Comparison, api: Api, state: SourceState) -> Iterator[list[Difference]]:
-    """Yield the differences in chunks, those included that are only pending.
+    """Yield the differences in chunks, including the pending ones.
 
-    The proofs come first, as in a run: whom GET shows alive is compared like those who were listed, and a tombstone
-    that is listed and that GET does not know counts as deleted.
+    The proofs come first, as in a run. A student whom GET shows alive is compared like a listed one. A student who is
+    stored as deleted and listed as living counts as deleted if GET says that they are gone.
     """
     stage.collect_removals(*(NAMED if stage.received().without_id else SWEPT))
     ask(api, stage, chain(stage.removals(proved=False), stage.unproved_restores()))
-    ask(api, stage, stage.gone_ids())  # once more: one 404 may be a fault of a moment
-    if state.has_details or stage.details.are_new:  # what only GET serves is compared for those whom it was asked for
+    ask(api, stage, stage.gone_ids())  # again, because a single 404 may be a passing fault
+    if state.has_details or stage.details.are_new:  # keys that only GET serves are compared if GET was asked
         stage.details.combine(state.keys, settled_before=None, now=EPOCH, everybody=True)
     for ids in stage.removals(proved=True):
         yield [Difference(key, "surplus") for key in ids]
     for ids in comparison.missing():
         yield [Difference(key, "missing") for key in ids]
-    for (
-        pairs
-    ) in comparison.differing():  # the rows themselves: a hash tells what was written, not what stands there now
+    # Compare the rows themselves: the hash shows what was written, and not what the table holds now.
+    for pairs in comparison.differing():
         compared = ((stored.id, changed_fields(stored, received)) for stored, received in pairs)
         yield [Difference(key, "differs", names) for key, names in compared if names]
 

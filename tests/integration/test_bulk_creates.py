@@ -71,8 +71,8 @@ def test_somebody_who_has_the_email_or_the_student_id_is_named_and_nobody_is_cre
         (str(first), "refused"),
         (str(second), "refused"),
     ]
-    assert f"line 2: student {first}: refused: email belongs to student {first} already" in result.stderr
-    assert f"line 3: student {second}: refused: student_id belongs to student {second} already" in result.stderr
+    assert f"line 2: student {first}: refused: email already belongs to student {first}" in result.stderr
+    assert f"line 3: student {second}: refused: student_id already belongs to student {second}" in result.stderr
     assert writes(site) == ["POST /v2p1/students"]
 
 
@@ -81,8 +81,8 @@ def test_a_dry_run_names_the_lines_that_would_be_refused(site: Site) -> None:
     site.school.update(first, email="Fizz.Marrowgate@example.invalid")
     site.school.update(second, student_id="Q2")
     result = site.run("students", "create", "--from-csv", written(site, *NEW), "--dry-run")
-    assert f"line 2: student {first}: refused: email belongs to student {first} already" in result.stderr
-    assert f"line 3: student {second}: refused: student_id belongs to student {second} already" in result.stderr
+    assert f"line 2: student {first}: refused: email already belongs to student {first}" in result.stderr
+    assert f"line 3: student {second}: refused: student_id already belongs to student {second}" in result.stderr
     assert result.output.count("POST ") == 1
     assert writes(site) == []
 
@@ -92,7 +92,7 @@ def test_a_single_create_is_refused_where_somebody_has_the_student_id(site: Site
     site.school.update(key, student_id="Q1")
     fields = ("--set", "email=fizz.marrowgate@example.invalid", "--set", "last_name=Marrowgate")
     result = site.run("students", "create", *fields, "--set", "student_id=Q1", "--yes")
-    assert (result.exit_code, f"student_id belongs to student {key} already" in result.stderr) == (1, True)
+    assert (result.exit_code, f"student_id already belongs to student {key}" in result.stderr) == (1, True)
     assert writes(site) == []
 
 
@@ -128,10 +128,10 @@ def test_a_server_that_shows_a_new_student_late_makes_no_second_one(
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
-        (("email,last_name", "a@x.invalid,A", "A@X.invalid ,B"), "line 3: email is in line 2 already"),
+        (("email,last_name", "a@x.invalid,A", "A@X.invalid ,B"), "line 3: email is already in line 2"),
         (
             ("email,last_name,student_id", "a@x.invalid,A,1", "b@x.invalid,B, 1"),
-            "line 3: student_id is in line 2 already",
+            "line 3: student_id is already in line 2",
         ),
         (("id,email,last_name", "7,a@x.invalid,A"), "line 2: id cannot be written: set by ManageBac itself"),
         (
@@ -176,7 +176,7 @@ def test_a_csv_unarchives_students_and_leaves_alone_those_who_are_not_archived(s
     assert not any(site.school.truth()[key]["archived"] for key in keys)
     assert len(writes(site)) == 2
     result = site.run("students", "unarchive", "--from-csv", written(site, "id,city", "7,Piran"), "--yes")
-    assert "column city: expected id alone" in result.stderr
+    assert "column city: expected only id" in result.stderr
 
 
 # The question -------------------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def test_brackets_do_not_become_the_text_of_a_field(quick_site: Site) -> None:
     file = written(quick_site, "id,nickname", f"{key},[]")
     result = quick_site.run("students", "update", "--from-csv", file, "--yes")
     assert (result.exit_code, writes(quick_site)) == (2, [])
-    assert "line 2: nickname is not a list, and a file can clear only lists" in result.stderr
+    assert "line 2: nickname is not a list; a file can clear only lists" in result.stderr
 
 
 def test_a_field_that_was_not_taken_is_told_by_line_and_in_the_audit_log(quick_site: Site) -> None:
@@ -216,14 +216,14 @@ def test_what_a_spreadsheet_makes_of_a_csv_is_understood(quick_site: Site, head:
 WRONG: list[tuple[str, bytes, list[str]]] = [
     ("empty", b"", ["the file is empty"]),
     ("blank", b"\n\n", ["the file is empty"]),
-    ("a header alone", b"id,city\n", ["the file has a header, and no line below it"]),
+    ("a header alone", b"id,city\n", ["the file has a header, but no line below it"]),
     ("a column twice", b"id,city,city\n1,a,b\n", ["the column city appears twice"]),
     ("no id", b"city\nPiran\n", ["there is no column id"]),
     ("an unknown column", b"id,citty\n1,a\n", ["column citty: is not a field; did you mean city?"]),
-    ("the id alone", b"id\n1\n", ["there is no column beside id"]),
-    ("a line too short", b"id,city\n1\n", ["line 2: 1 cell, and the header has 2"]),
-    ("a line too long", b"id,city\n1,a,b\n", ["line 2: 3 cells, and the header has 2"]),
-    ("an id twice", b"id,city\n1,a\n\n1,b\n", ["line 4: student 1 is in line 2 already"]),
+    ("the id alone", b"id\n1\n", ["there is no column besides id"]),
+    ("a line too short", b"id,city\n1\n", ["line 2: 1 cell, but the header has 2"]),
+    ("a line too long", b"id,city\n1,a,b\n", ["line 2: 3 cells, but the header has 2"]),
+    ("an id twice", b"id,city\n1,a\n\n1,b\n", ["line 4: student 1 is already in line 2"]),
     ("no number", b"id,city\nfizz,a\n", ["line 2: id must be a whole number from 1, found 'fizz'"]),
     ("id 0", b"id,city\n0,a\n", ["line 2: id must be a whole number from 1"]),
     ("Latin-1", "id,city\n1,Škofja Loka\n2,Ljubljana\n".encode("iso8859-2"), ["line 2: not UTF-8"]),

@@ -151,7 +151,7 @@ def test_status_repeats_what_the_last_run_gave_notice_of_also_where_it_succeeded
     (source,) = site.json("status")["sources"]
     assert source["last_state"] == "succeeded"
     (notice,) = source["last_notices"]
-    assert "no student at all" in notice
+    assert "the API lists no students" in notice
     assert f"  note: {notice}\n" in site.ok("status")
 
 

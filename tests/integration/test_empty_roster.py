@@ -36,7 +36,7 @@ def test_an_empty_school_dates_no_watermark_and_is_read_in_full_until_it_has_a_s
     world = World(migrated_url, clock, size=0)
     report = world.sync()
     assert (report.state, report.watermarks) == (RunState.SUCCEEDED, Watermarks())
-    assert "no student at all" in report.notices[0]
+    assert "the API lists no students" in report.notices[0]
     world.school.create()
     world.pass_time(minutes=5)
     report = world.sync()

@@ -102,7 +102,7 @@ def test_a_record_without_an_id_is_counted_and_absence_then_removes_nobody(
     report = world.full()
     assert key in world.replica()
     assert report.notices == (
-        "a record without a readable id is in the roster: only the deleted feed shows who has left",
+        "the roster has a record without a readable id, so only the deleted feed can show who has left",
     )
 
 

@@ -119,7 +119,7 @@ def test_records_with_up_to_three_odd_values_are_stored_and_counted_by_field(wor
     assert (report.state, report.counts.quarantined) == (RunState.SUCCEEDED, 0)
     [notice] = report.notices
     assert notice == (
-        "values that their fields cannot hold are kept in extra; records by field: "
+        "some values do not fit their fields and are kept in extra; records by field: "
         "birthday 25, class_grade_number 25, nationalities 26, parent_ids 25"
     )
     stored = world.replica()[900_000]
@@ -145,7 +145,7 @@ def test_times_without_an_offset_are_noticed_once_in_a_run(world: World) -> None
         record = world.school.truth()[key]
         world.school.inject(key, {**record, "updated_at": record["updated_at"].removesuffix("Z")})
     report = world.full()
-    assert report.notices == ("the API sends an updated_at without an offset from UTC: it is taken as UTC",)
+    assert report.notices == ("the API sends an updated_at without an offset from UTC; it is taken as UTC",)
     assert report.counts.quarantined == report.counts.updated == 0
     assert world.replica() == before
 

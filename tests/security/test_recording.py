@@ -54,7 +54,7 @@ def test_a_write_that_nothing_records_is_not_sent(site: Site) -> None:
     key = min(site.school.truth())
     result = update(site, key)
     assert result.exit_code == 1
-    assert "neither" in result.stderr
+    assert "the action cannot be recorded" in result.stderr
     assert not [call for call in site.app.log if call[0] != "GET"]
 
 

@@ -73,7 +73,7 @@ def test_a_run_that_would_insert_ten_times_the_known_roster_fails_until_growth_i
     world.pass_time(hours=1)
     report = world.sync()
     assert report.state is RunState.FAILED
-    assert "1,001 students would be inserted, and 20 are known" in (report.error or "")
+    assert "the run would insert 1,001 students, but only 20 are known" in (report.error or "")
     assert "--allow-growth" in report.hint
     assert world.replica_ids() == before
     assert world.sync(RunKind.GROWTH).state is RunState.SUCCEEDED

@@ -182,7 +182,7 @@ def test_a_command_that_does_not_exist_or_cannot_be_executed_is_told(tmp_path: P
     plain.chmod(0o755)
     call(str(plain))  # no #! line
     call(str(tmp_path / "none"))
-    reasons = [event["reason"].removeprefix("cannot be carried out: ") for event in events()]
+    reasons = [event["reason"].removeprefix("cannot be run: ") for event in events()]
     assert reasons == [
         "No such file or directory",
         "Permission denied",
