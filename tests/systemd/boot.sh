@@ -87,7 +87,7 @@ AllowIsolate=yes
 UNIT
     while :; do
         code=0
-        timeout 400 systemd-nspawn --quiet --directory="$tree" --boot --private-network --register=no --keep-unit \
+        timeout --foreground 400 systemd-nspawn --quiet --directory="$tree" --boot --private-network --register=no --keep-unit \
             --console=pipe --bind-ro="$pieces:/mnt/pieces" --bind-ro="$root:/mnt/source" --bind="$work/out:/mnt/out" \
             --machine="rostersync-$(basename "$work" | tr -dc 'A-Za-z0-9')" systemd.unit=scene.target \
             </dev/null >"$work/console" 2>&1 || code=$?

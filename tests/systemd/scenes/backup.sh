@@ -49,3 +49,8 @@ fi
 equal "run ids go on above those that were used" "$([ "$(runs)" -gt "$before" ] && echo yes)" yes
 equals_managebac "after the restore"
 try "the status line" within 20 says "main: 300 students, in step"
+
+if [ "$1" = postgresql ]; then
+    systemctl stop rostersync
+    block Uninstalling 3
+fi

@@ -33,3 +33,12 @@ wait
 try "and it is started again" within 40 is ActiveState active
 before=$(runs)
 try "and runs" within 30 more_runs "$before"
+
+# A start that fails for good: OnFailure= reports it.
+rm -r /etc/systemd/system/rostersync.service.d
+block "Watching and steering it" 1
+echo '[guard' >>$config
+try "with a broken configuration a start fails" sh -c '! systemctl restart rostersync'
+try "and stays so" within 20 is ActiveState failed
+reported() { journalctl --priority=alert --output=cat | grep -q 'rostersync.service has failed'; }
+try "the failure is reported" within 20 reported
