@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from conftest import ManualClock
 
+pytestmark = pytest.mark.long
+
 RUNS = int(os.environ.get("ROSTERSYNC_TEST_BOUNDARIES", "2"))
 """How many different runs are killed at each of their steps, on each database."""
 

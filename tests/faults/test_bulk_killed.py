@@ -14,6 +14,8 @@ from sqlalchemy import make_url
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.long
+
 STUDENTS = 500
 KILLS = {"sqlite": 3, "postgresql": 1}
 """What a death leaves behind is the API's and the audit log's: so the other database is killed less often."""

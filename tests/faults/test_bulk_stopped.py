@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from journal import Journal
 
+pytestmark = pytest.mark.long
+
 LINES = 60
 
 

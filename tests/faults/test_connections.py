@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from rostersync.simulator import Request
 
+pytestmark = pytest.mark.long
+
 DAWDLE = (
     "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END'",
     "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON run INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dawdle()",

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     Start = Callable[..., Process]
 
+pytestmark = pytest.mark.long
+
 PAGE = 4096
 FULL = "database or disk is full"
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from rostersync.simulator import Request
 
+pytestmark = pytest.mark.long
+
 KILLS = int(os.environ.get("ROSTERSYNC_TEST_KILLS", "8"))
 
 CONFIG = f"[sync]\nper_page = 10\nretries = 0\n{GUARDLESS}"  # small pages make many requests

@@ -1,7 +1,6 @@
 """Every fault at every place of a run: the replica is old, new or honest, and then exact again.
 
-What befalls a request is nothing to the database, so all cases are played on SQLite; on PostgreSQL each fault at one
-place, and each place with some.
+The cases on PostgreSQL are marked `long`, because a fault of a request rarely depends on the database.
 """
 
 from __future__ import annotations
@@ -106,12 +105,18 @@ def shared_store(shared_url: str) -> tuple[str, Store]:
     return shared_url, Store(shared_url, ManualClock())
 
 
-CASES = [(*case, "sqlite") for case in ALL] + [(*case, "postgresql") for case in ALL[:: len(PLACES) + 1]]
+DATABASES = {"sqlite": (), "postgresql": (pytest.mark.long,)}
 
 
 @pytest.mark.parametrize(
     ("fault", "place", "times", "shared_url"),
-    [pytest.param(*case, id="-".join((*case[:2], "once" if case[2] else "always", case[3]))) for case in CASES],
+    [
+        pytest.param(
+            fault, place, times, kind, id=f"{fault}-{place}-{'once' if times else 'always'}-{kind}", marks=marks
+        )
+        for kind, marks in DATABASES.items()
+        for fault, place, times in ALL
+    ],
     indirect=["shared_url"],
 )
 def test_a_fault_loses_nothing_and_removes_nobody_alive(

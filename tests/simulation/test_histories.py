@@ -14,12 +14,12 @@ from histories import History
 from rostersync.store import Store
 
 HISTORIES = 2000
-PARTS = 10
-"""The histories of one database are dealt to so many tests, which may run side by side."""
+PARTS = 20
+"""The histories of each database are divided among this many tests, which can run in parallel."""
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.long) for part in range(1, PARTS))])
 def test_after_any_history_the_replica_equals_upstream(migrated_url: str, part: int) -> None:
     store = Store(migrated_url, ManualClock(), keep_sessions=True)
     with closing(store):

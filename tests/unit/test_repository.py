@@ -153,6 +153,23 @@ def test_the_scripts_are_sound_shell() -> None:
     subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], check=True)
 
 
+def test_ci_runs_the_long_tests_and_all_others() -> None:
+    ci, dev = ((ROOT / name).read_text(encoding="utf-8") for name in (".ci/run", "dev"))
+    assert re.findall(r"^\./dev (test.*)$", ci, re.MULTILINE) == ["test", "test-long"]
+    assert sorted(re.findall(r' -m ("not long"|long)', dev)) == ['"not long"', "long"]
+
+
+def test_the_workflow_calls_ci_with_two_actions_and_may_only_read() -> None:
+    (workflow,) = (ROOT / ".github" / "workflows").iterdir()
+    text = workflow.read_text(encoding="utf-8")
+    actions = re.findall(r"uses: (.*)", text)
+    assert all(re.fullmatch(r"actions/(checkout|setup-python)@v\d+", action) for action in actions), actions
+    assert re.findall(r"^permissions:\n((?: .*\n)+)", text, re.MULTILINE) == ["  contents: read\n"]
+    assert text.count("permissions:") == 1
+    assert "- run: .ci/run\n" in text
+    assert "secrets" not in text
+
+
 # The documents ---------------------------------------------------------------------------------------------------
 
 DOCUMENTS = [
