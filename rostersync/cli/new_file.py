@@ -1,7 +1,8 @@
-"""A new file that appears under its name only when it is whole, in a folder that may be closed to the service's user.
+"""Write a new file that gets its name only when it is complete.
 
-A command of root becomes that user before it fills the file. So a shell that stays root's waits to give the file its
-name. If the command ends in any other way, even by SIGKILL, that shell deletes the file.
+A command that root runs becomes the service's user before it writes the content. That user may not be allowed to rename
+files in the folder. So a shell, which stays root, waits for the command and then gives the file its name. If the
+command ends without success, even by SIGKILL, the shell deletes the file.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ _NAMING = 'read -r _ && mv -f -- "$1" "$2"; status=$?; rm -f -- "$1"; exit $stat
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """Lend an empty file, for its owner only, that is at `path` when the context ends without an error.
+    """Yield an empty file that only its owner can read. It appears at `path` if the context ends without an error.
 
-    Raises `ConfigError` if there is a file already, or if none can be made.
+    Raises `ConfigError` if `path` already exists or cannot be created, and `RostersyncError` if the file cannot be
+    given its name.
     """
     if os.path.lexists(path):
         raise ConfigError([f"{path} already exists, and was not overwritten"], "choose another name")
@@ -34,9 +36,9 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         hint = "choose a folder that this user can write to"
         raise ConfigError([f"cannot write {path}: {error.strerror}"], hint) from error
-    # In a session of its own, so that Ctrl-C on a terminal does not reach it.
+    # Start the shell in a new session, so that Ctrl-C on a terminal does not reach it.
     command = ["sh", "-c", _NAMING, "sh", part, str(path)]
-    shell = subprocess.Popen(  # noqa: S603 - words of our own
+    shell = subprocess.Popen(  # noqa: S603 - our own command
         command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
     )
     with shell, os.fdopen(handle, "wb", buffering=0) as file:
