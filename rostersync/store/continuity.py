@@ -1,7 +1,7 @@
-"""What goes on across a restore: ids, fences, and that no process writes meanwhile.
+"""Keep ids and fences rising across a restore, and keep other processes from writing meanwhile.
 
-Hooks and scripts use run ids as keys, so an id that was used once must never mean another run. A fence that goes back
-could let a process commit that had lost its lock before the restore.
+Hooks and scripts use run ids as keys, so an id that was used once must never mean another run. If a fence went back, a
+process that had lost its lock before the restore could commit again.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _NUMBERED = {"run": "run_id", "run_request": "request_id", "audit": "audit_id"}
-"""The tables whose ids the database hands out, and the column of the id."""
+"""The tables with ids that the database assigns, and the column of the id."""
 
 SEQUENCES = {f"{table}_{column}_seq": table for table, column in _NUMBERED.items()}
-"""PostgreSQL's names of what hands them out."""
+"""The names of PostgreSQL's sequences for these ids, and their tables."""
 
 _LAST_VALUES = text("""
 SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = :place AND sequencename = ANY(:names)
@@ -36,7 +36,7 @@ SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = :place AND 
 
 
 class Used(NamedTuple):
-    """The newest id of each table that has been handed out, and the fence of each source."""
+    """The highest id that was assigned in each table, and the fence of each source."""
 
     ids: dict[str, int]
     fences: dict[str, int]
@@ -46,7 +46,7 @@ NOTHING_USED = Used({}, {})
 
 
 def place_of_tables(connection: Connection) -> str | None:
-    """Return what a name of a table needs in front of it, whatever the revision; None for an empty database."""
+    """Return the prefix of table names in a database of any revision. Return None if the database is empty."""
     if inspect(connection).has_table("alembic_version"):
         return "" if connection.dialect.name == "sqlite" else f"{SCHEMA}."
     if connection.dialect.name == "postgresql" and own_schema.earlier_tables(connection):
@@ -55,7 +55,7 @@ def place_of_tables(connection: Connection) -> str | None:
 
 
 def used(connection: Connection) -> Used:
-    """Return which ids and fences were used in a database of any revision."""
+    """Return the ids and fences that were used in a database of any revision."""
     place = place_of_tables(connection)
     if place is None:
         return NOTHING_USED
@@ -74,7 +74,7 @@ def _sqlite_ids(connection: Connection) -> dict[str, int]:
 
 
 def described(connection: Connection) -> str:
-    """Return what a database of any revision holds, in a few words for a person."""
+    """Return the content of a database of any revision, in a few words for the user."""
     place = place_of_tables(connection)
     if place is None:
         return "empty"
@@ -89,9 +89,9 @@ def described(connection: Connection) -> str:
 def undisturbed(
     connection: Connection | None, database: Path | None, sources: Iterable[str], now: datetime
 ) -> Iterator[None]:
-    """Keep every writer away from the database; `sources` are those that it may not know yet.
+    """Keep all writers away from the database, by locking its sources and `sources`, which it may not know yet.
 
-    Raises `StoreError`, naming the process, if a daemon is active or a run in progress.
+    Raises `StoreError`, which names the process, if a daemon is active or a run is in progress.
     """
     names = set(sources)
     if connection is not None:
@@ -111,14 +111,15 @@ def _require_no_daemon(connection: Connection, now: datetime) -> None:
     if known and (active := daemons.alive(connection, now)):
         message = f"a daemon uses the database: {', '.join(row.name for row in active)}"
         seconds = int(daemons.ALIVE_FOR.total_seconds())
-        hint = f"stop it first: systemctl stop rostersync; one that was killed is forgotten after {seconds} s"
+        hint = f"stop it first: systemctl stop rostersync; a daemon that was killed is forgotten after {seconds} s"
         raise StoreError(message, hint)
 
 
 def go_on(connection: Connection, before: Used) -> None:
-    """Have the restored database, of this version's schema, go on from what was used `before` it or in it.
+    """Continue the ids and fences in a restored database, above those in it and those that were used `before`.
 
-    Its daemons and the requests that were open when it was backed up are history. Call it inside a transaction.
+    The database must have this version's schema. Rows of daemons are deleted, and requests that were open when the
+    backup was written are withdrawn. Call this inside a transaction.
     """
     connection.execute(delete(daemon))
     connection.execute(update(run_request).where(REQUEST_IS_OPEN).values(state="withdrawn", waiters=0))

@@ -500,7 +500,7 @@ def test_what_else_somebody_made_in_a_sqlite_file_is_named_and_nothing_is_change
     before = content(site.database_url)
     result = site.run("db", "restore", "--yes", str(file))
     assert result.exit_code == 1
-    assert f"not rostersync's, and would be lost: {kind} theirs\n" in result.stderr
+    assert f"not rostersync's, and that would be lost: {kind} theirs\n" in result.stderr
     assert content(site.database_url) == before
 
 
@@ -603,7 +603,9 @@ def test_what_depends_on_a_table_is_named_and_nothing_is_changed(on_postgresql: 
     change(site, "Parasol")
     ask(site, "CREATE SCHEMA analyst", DEPENDENTS[name])
     said = refused(site, file)
-    assert said.startswith("this command must drop and recreate the tables of rostersync, which others depend on: ")
+    assert said.startswith(
+        "this command must drop and recreate the tables of rostersync, on which other objects depend: "
+    )
     assert f": {name}\n" in said
 
 
@@ -637,7 +639,7 @@ def test_an_empty_database_gets_the_grants_of_the_backup(
     postgres_server.execute("DROP ROLE {}", gone)
     site.configure(url=(url := other_database(site, request)))
     said = restore(site, file)
-    assert f"are missing here: {gone};" in said
+    assert f"do not exist here: {gone};" in said
     with psycopg.connect(libpq(url), autocommit=True) as connection:
         may = "SELECT has_table_privilege(%s, 'public.sync_run', 'SELECT'), has_table_privilege(%s, %s, 'SELECT')"
         assert connection.execute(may, (reader, reader, "public.sync_health")).fetchall() == [(True, False)]
