@@ -237,7 +237,7 @@ def test_check_warns_of_a_password_that_others_can_read(site: Site, url: str, wa
     said = site.run("check").stdout
     warning = f"warn  config: others can read {site.path} (mode 0644), which holds the database's password"
     assert (warning in said) == warned
-    assert (f"run: chmod 600 {site.path}; or write ${{VARIABLE}} for the password" in said) == warned
+    assert (f"run: chmod 600 {site.path}; or write ${{VARIABLE}} instead of the password" in said) == warned
     assert "hunter2" not in said
     site.path.chmod(0o600)
     assert "holds the database's password" not in site.run("check").stdout
