@@ -134,7 +134,7 @@ def _hooks(config: Config) -> Iterator[Finding]:
     place = shared_place_of_command(command) if command else None
     if place is None:
         return
-    hint = f"let only root write {place} and what is in it"
+    hint = f"let only root write {place} and everything in it"
     if os.geteuid() == 0:
         yield Finding("hooks", f"after_run is refused: users other than root may write {place}", hint, 1)
     else:
@@ -156,7 +156,7 @@ def _api(source: Source, students: StudentReader) -> Finding:
     page = students.first_page(Query())
     key = next((row.id for row in page.rows if row.id is not None), None)
     if key is None:
-        hint = "is the token allowed to see them?"
+        hint = "check that the token may see students"
         return Finding(what, f"{source.base_url} answers, but lists no students", hint, warning=True)
     try:
         students.get(key)

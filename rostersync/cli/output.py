@@ -1,7 +1,8 @@
 """Print lines, tables, CSV, JSON documents, questions and progress bars. All of `cli` prints through this module.
 
-What we print may come from ManageBac, from the database or from a server's error message. So every function here makes
-control characters harmless. Output is coloured on a terminal, and plain when piped.
+What we print may come from ManageBac, from the database or from a server's error message. So every function here
+replaces or escapes harmful characters, such as control characters. Output is coloured on a terminal, and plain when
+piped.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class _User:
 
 
 def as_owner(config: Config) -> Config:
-    """If this process runs as root, become the service's user. Return `config` with the tokens that were read before.
+    """If this process runs as root, become the service's user. Return `config`, in which root has read the tokens.
 
     Root stays root if it owns the SQLite database's folder, or if the service's user does not exist, as in a container.
     Raises `DatabaseUnreachable` if we cannot switch to that user, or if root owns the folder but other users could

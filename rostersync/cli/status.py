@@ -71,14 +71,14 @@ def command(
 
     It also shows why the last run failed, which removals wait for approval, and how many records are in quarantine.
     If there are more than 20 sources, only a summary and the sources with problems are shown.
-    A source is stale if its last success is older than two slots, the jitter and an hour together, or, if you give it,
-    older than --max-age.
+    A source is stale if its last success is older than two slots, the jitter and an hour together. If you give
+    --max-age, that is the limit instead.
     Exit status: 0. With --max-age, 1 if a configured source is stale or was never synced, or if the database differs
     from this version's schema. With --nagios, 0 OK, 1 a source is in trouble or the schema differs, 2 a source is stale
     or was never synced, 3 the state is unknown.
     """
     if for_monitor and as_json:
-        raise ConfigError(["--nagios and --json exclude each other"])
+        raise ConfigError(["--nagios and --json cannot be combined"])
     sources = _chosen(_sources(session, max_age), globs)
     differences = _differences(session)
     if for_monitor:
@@ -351,7 +351,7 @@ def _show_troubles(row: Health, session: Session) -> None:
         echo(f"    to approve them: {session.command(f'sync --approve {run_id}')}")
     if row.details_waiting:
         waiting = count(row.details_waiting, "student")
-        reason = "ManageBac's lists lack some fields"
-        echo(f"  {waiting} still to be requested singly, because {reason}; each run requests sync.details_per_run")
+        reason, most = "ManageBac's lists lack some fields", "each run requests up to sync.details_per_run"
+        echo(f"  {waiting} still to be requested singly, because {reason}; {most}")
     if row.deleted_feed_ignored:
         echo("  the API does not report deletions: only full runs find them")

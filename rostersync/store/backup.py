@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Backup(Protocol):
-    """A backup that rostersync wrote, with a schema revision that this version knows."""
+    """A backup or dump that contains rostersync's tables, with a schema revision that this version knows."""
 
     @property
     def description(self) -> str:

@@ -125,7 +125,7 @@ SELECT format('%I.%I', nspname, relname) FROM pg_class JOIN pg_namespace n ON n.
 
 
 def drift(engine: Engine) -> list[Drift]:
-    """Return how the database differs from this version's schema. It differs only if it was changed by hand.
+    """Return how the database differs from this version's schema. Empty unless it was changed from outside rostersync.
 
     Raises `NoDatabase`, `SchemaOutdated` and `SchemaTooNew`.
     """
@@ -157,7 +157,7 @@ def _expected_by_sqlite() -> _Shape:
 def _expected_by_postgresql(connection: Connection) -> _Shape:
     """Create temporary tables and views, and return their shape.
 
-    Until the transaction ends, names without a schema mean these.
+    Until the transaction ends, names without a schema mean these temporary tables and views.
     """
     connection.exec_driver_sql("SET LOCAL search_path = pg_temp")
     metadata.create_all(connection, checkfirst=False)
@@ -169,7 +169,7 @@ def _expected_by_postgresql(connection: Connection) -> _Shape:
 def _restored_views(connection: Connection) -> _Shape:
     """Return the views in the form that they have after a dump was restored.
 
-    There the server has parsed a definition that it wrote itself, which moves some parentheses.
+    The server has then parsed a definition that it wrote itself, and this moves some parentheses.
     """
     written = connection.execute(_WRITTEN_VIEWS, {"names": _VIEW_NAMES})
     script = "; ".join(f"CREATE OR REPLACE TEMPORARY VIEW {name} {BARRIER} AS {query}" for name, query in written)

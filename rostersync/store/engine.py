@@ -144,7 +144,7 @@ def _sqlite_engine(location: str, path: Path | None, *, read_only: bool) -> Engi
 
     engine = create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
     event.listen(engine, "begin", _begin_sqlite)
-    _translate_errors(engine, place)  # before the pragmas: they are the first to meet a file that is not a database
+    _translate_errors(engine, place)  # before the pragmas, which fail first if the file is not a database
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

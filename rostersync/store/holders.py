@@ -1,4 +1,4 @@
-"""Name this process, and name the process that holds a lock for which this one waits."""
+"""Return the name of this process, and of the process that holds a lock while this one waits for it."""
 
 from __future__ import annotations
 

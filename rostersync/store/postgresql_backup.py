@@ -177,7 +177,7 @@ class PostgresqlBackup:
         for table in access.keys() & set(_TABLES):
             give_access(connection, f"{SCHEMA}.{table}", access[table])
         continuity.go_on(connection, used)
-        # Analyse now: PostgreSQL would use plans for empty tables, which read whole tables.
+        # Analyse now: until the statistics exist, PostgreSQL makes plans for empty tables, which read whole tables.
         connection.exec_driver_sql(f"ANALYZE {', '.join(tables)}")
 
     def _load(self, connection: Connection, output: IO[bytes], progress: ProgressCallback) -> None:

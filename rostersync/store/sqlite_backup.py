@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rostersync.report import ProgressCallback
 
 _HEADER = struct.Struct(">16xH10xI")
-"""The beginning of a database file: after its name, the size of a page (1 means 65,536) and the number of pages."""
+"""The fields of a database file's header that we need: the size of a page (1 means 65,536) and the number of pages."""
 
 _STEP = 1000
 """After this many pages, check whether the process was asked to end."""

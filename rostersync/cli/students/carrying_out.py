@@ -40,9 +40,10 @@ if TYPE_CHECKING:
 _WARNINGS = {
     "create": "ManageBac may send a welcome mail to a new student.",
     "archive": (
-        "It takes students out of classes and groups, and may archive parents who have no other child at the school."
+        "Archiving takes students out of classes and groups. "
+        "It may also archive parents who have no other child at the school."
     ),
-    "unarchive": "ManageBac does not document what else it restores: check classes and year group afterwards.",
+    "unarchive": "ManageBac does not document what else this restores: check classes and year group afterwards.",
 }
 """The side effects to warn of before a write, by verb."""
 

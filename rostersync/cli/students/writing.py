@@ -156,7 +156,7 @@ def archive(
 def unarchive(options: WriteOptions, key: int | None, many: Many | None) -> int:
     """Take a student out of the archive, or many with --from-csv.
 
-    ManageBac does not document what else it restores: check classes and year group afterwards.
+    ManageBac does not document what else this restores: check classes and year group afterwards.
 
     A CSV has only the column `id`.
     """
