@@ -67,8 +67,8 @@ def is_meant_as_cron(text: str) -> bool:
 class Cron:
     """A valid cron line of five fields, read as cron(8) reads it: both 0 and 7 mean Sunday.
 
-    A line that restricts both the day of the month and the day of the week is refused: cron(8) would run it on either
-    day, which few people expect.
+    A line that restricts both the day of the month and the day of the week is refused. cron(8) would run it on days
+    that match either of them.
     """
 
     line: str

@@ -62,7 +62,7 @@ def settings(model: type[BaseModel]) -> dict[str, FieldInfo]:
 
 
 def find_field(key: Key, root: type[BaseModel]) -> FieldInfo | None:
-    """Return the field that `key` leads to, or None if it is unknown. For an element of a list, it is the list's."""
+    """Return the field that `key` leads to, or None if it is unknown. A list's element has the list's field."""
     model: type[BaseModel] | None = root
     field: FieldInfo | None = None
     for step in (step for step in key if isinstance(step, str)):

@@ -199,7 +199,7 @@ class Source(Section):
     def with_token(self) -> Source:
         """Return a copy of this source that keeps its token, or the error from reading it.
 
-        A process that gives up root's rights calls this before: it may not be able to read the token later.
+        A process calls this before it gives up root's rights, because it may not be able to read the token later.
         """
         read: Secret | ConfigError
         try:

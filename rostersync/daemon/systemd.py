@@ -22,7 +22,7 @@ class Systemd:
     """The service manager that started this process."""
 
     def __init__(self, clock: Clock, environ: Mapping[str, str] = os.environ) -> None:
-        """Read the address of the manager and the time of its watchdog from `environ`, where systemd puts them."""
+        """Read the manager's address and its watchdog's time limit from `environ`, where systemd puts them."""
         self._clock = clock
         self._address = environ.get("NOTIFY_SOCKET", "")
         mine = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
