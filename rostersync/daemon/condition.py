@@ -76,7 +76,7 @@ class Condition:
             self._write()
 
     def known(self, source: str, row: Health | None) -> None:
-        """Take over what the database knows about a source. `row` is None if the source never ran."""
+        """Remember what the database knows about a source. `row` is None if the source never ran."""
         if row is None:
             return
         good = row.last_state in {None, RunState.SUCCEEDED}

@@ -270,7 +270,7 @@ def _translate_postgres(cause: Any, state: str, place: str) -> StoreError:
         hint = "look in pg_stat_activity for a session that hangs, and end it"
         return LockTimedOut(f"{place}: another session has kept a lock for {BUSY_TIMEOUT_S} s", hint)
     if state == "25006":
-        hint = "is it a standby, or is default_transaction_read_only set? name the server that can be written"
+        hint = "it may be a standby, or default_transaction_read_only is set; name a server that can be written"
         return StoreError(f"{place} refused: {_primary(cause)}", hint)
     if state.startswith("53"):
         return StoreError(f"{place} refused: {_primary(cause)}", "see the server's disk, memory, and log")

@@ -218,7 +218,7 @@ class HeldLocks:
         return source in self._locks
 
     def sources(self) -> list[str]:
-        """Return the sources that this process holds."""
+        """Return the sources with a lock that this process holds."""
         return list(self._locks)
 
     @contextmanager

@@ -59,8 +59,8 @@ _ENTRY = re.compile(
 )
 _GRANT = re.compile(r"GRANT .* TO (.+?)(?: WITH GRANT OPTION)?;")
 _OF_PSQL = (b"--", b"\\", b"SET ", b"SELECT pg_catalog.set_config(")
-"""The beginnings of lines to skip: they are for psql, or would change our session, with settings that an older server
-may not know."""
+"""Lines with these beginnings are skipped, except `SET client_encoding`. They are for psql, or change our session.
+An older server may also not know their settings."""
 
 
 def write(url: str, file: BinaryIO, progress: ProgressCallback) -> None:

@@ -100,7 +100,7 @@ def keeps_sessions(url: str) -> bool:
 def is_one_session(first: Connection, second: Connection) -> bool:
     """Return whether all transactions of `first` use the same session.
 
-    The transaction of `second` gives a pooler an occasion to lend it the session of `first`.
+    Between the transactions of `first`, a pooler may lend its session to `second`, so `second` begins one then.
     """
     key = {"key": advisory_key(f"check {uuid.uuid4()}")}
     with first.begin():

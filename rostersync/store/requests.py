@@ -61,7 +61,7 @@ def _taking(*, refresh: bool) -> Any:
     """Return the statement that takes the oldest open request for a refresh, or for a run.
 
     If another process is joining the request, the statement waits, and returns the ids that this process has added. A
-    process cannot join a request that was taken. So no student of a refresh is lost.
+    process cannot join a request that was taken, so no student of a refresh is lost.
     """
     mine = _request.request_id == bindparam("number", type_=BigInteger)
     may_be_taken = or_(_request.state == "taken", _NOT_EXPIRED, mine)

@@ -102,7 +102,7 @@ def require_known(found: str | None, what: str) -> str:
 
 
 class Step(NamedTuple):
-    """A migration. `locks_readers` says that on PostgreSQL, readers of the views must wait until the upgrade ends."""
+    """A migration. `locks_readers`: whether, on PostgreSQL, readers of the views must wait until the upgrade ends."""
 
     revision: str
     description: str
@@ -135,7 +135,7 @@ def upgrade(engine: Engine) -> str | None:
 
 @contextmanager
 def upgrading(engine: Engine) -> Iterator[tuple[Connection, Level]]:
-    """Yield a connection on which the caller must upgrade the tables, and the level of the tables before.
+    """Yield a connection on which the caller must upgrade the tables, and the earlier level of the tables.
 
     All of it is one transaction. At its end, the views have this version's form.
 

@@ -134,10 +134,10 @@ class SqliteBackup:
         return []
 
     def _replace(self, sources: Iterable[str]) -> list[str]:
-        """Make the copy the database. This is for a missing or a damaged database; the damaged files are kept.
+        """Move the copy to the place of a missing or damaged database. Damaged files are kept under another name.
 
-        The journals are renamed before the database. If this is interrupted between them, a damaged database loses its
-        journal. The other way round, SQLite would apply the old journal to the new database.
+        The journals are renamed first. If this is interrupted, the damaged database may lose its journal. If the
+        database were renamed first, SQLite could apply the old journal to the next database.
         """
         with continuity.undisturbed(None, self._path, sources, self._clock.now()):
             self._prepare(None)
