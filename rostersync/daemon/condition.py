@@ -125,7 +125,7 @@ class Condition:
         return "; ".join([*refused, self._general_trouble() or self._sources_line(sources, standing_by, schedule)])
 
     def _general_trouble(self) -> str:
-        """Return the trouble that concerns all sources, or "" if there is none."""
+        """Return the trouble that concerns all sources, or "" if all is well."""
         if failure := self._failures.get(THE_DAEMON):
             return f"waiting for the database: {failure.error}" + (f" ({failure.hint})" if failure.hint else "")
         if self._drift:

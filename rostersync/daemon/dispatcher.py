@@ -126,7 +126,7 @@ class Dispatcher:
         return [source for source in self._sources if source in self._locks]
 
     def _give_up_sources(self) -> None:
-        """Release the locks of sources that are no longer configured. Plan no runs of sources whose lock was lost."""
+        """Release the locks of sources that are no longer configured. Plan no runs of sources that are not held."""
         for source in self._locks.sources():
             if source not in self._sources and source not in self._busy:
                 self._locks.release(source)
