@@ -81,7 +81,7 @@ def running(command: list[str], failure: str, **options: Any) -> Iterator[subpro
         if process.returncode:
             errors.seek(0)
             name = Path(command[0]).name
-            said = told.readline(1000).decode(errors="replace").strip().removeprefix(f"{name}: error: ")
+            said = errors.readline(1000).decode(errors="replace").strip().removeprefix(f"{name}: error: ")
             too_old = "use the server's socket in database.url, or install postgresql-client 16 or later"
             hint = too_old if "require_auth" in said else "nothing was changed"
             raise StoreError(f"{failure}: {name}: {said or f'exit status {process.returncode}'}", hint)
