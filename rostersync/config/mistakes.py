@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 Key = tuple[int | str, ...]
 
 # The values of these are never repeated: they may hold a password or a token, even if only by mistake.
-_NEVER_SHOWN = frozenset(
-    {"url", "urls", "ping_url", "base_url", "token_env", "token_file", "tokens_dir", "key_env", "key_file", "after_run"}
-)
+_NEVER_SHOWN = frozenset({"url", "urls", "ping_url", "base_url", "token_env", "token_file", "tokens_dir", "after_run"})
 
 
 def describe(error: ValidationError, root: type[BaseModel]) -> dict[Key, str]:
