@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 Key = tuple[int | str, ...]
 
 # Error messages never repeat the values of these settings: they may hold a password or a token, even by mistake.
-_NEVER_SHOWN = frozenset(
-    {"url", "urls", "ping_url", "base_url", "token_env", "token_file", "tokens_dir", "key_env", "key_file", "after_run"}
-)
+_NEVER_SHOWN = frozenset({"url", "urls", "ping_url", "base_url", "token_env", "token_file", "tokens_dir", "after_run"})
 
 
 def describe(error: ValidationError, root: type[BaseModel]) -> dict[Key, str]:

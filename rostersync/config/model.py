@@ -148,13 +148,6 @@ def _flag() -> Any:
     return Field(default=False, description="true or false")
 
 
-def _texts() -> Any:
-    return Field((), description="a list of strings")
-
-
-_VARIABLE = "the name of an environment variable (not the secret itself)"
-
-
 # Sections --------------------------------------------------------------------------------------------------------
 
 
@@ -190,7 +183,9 @@ class Source(Section):
     base_url: ApiUrl = Field(description="the address of the API, such as https://api.managebac.com")
     api_version: Version = Field(default="v2p1", description='a version such as "v2p1"')
     auth: Literal["header", "parameter"] = Field(default="header", description='"header" or "parameter"')
-    token_env: Variable | None = Field(default=None, repr=False, description=_VARIABLE)
+    token_env: Variable | None = Field(
+        default=None, repr=False, description="the name of an environment variable (not the secret itself)"
+    )
     token_file: File | None = Field(default=None, description="the path of a file")
     allow_writes: bool = _flag()
     _tokens_dir: Path | None = PrivateAttr(None)  # a copy of `Config.tokens_dir`
@@ -277,12 +272,7 @@ class Guard(Section):
 
 
 class Privacy(Section):
-    exclude: Texts = _texts()
-    include: Texts = _texts()
-    pseudonymise: Texts = _texts()
-    keep_raw: bool = _flag()
-    key_env: Variable | None = Field(default=None, repr=False, description=_VARIABLE)
-    key_file: File | None = Field(default=None, description="the path of a file")
+    exclude: Texts = Field(default=(), description="a list of strings")
 
 
 class Retention(Section):

@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 # Settings of features to come. Any value other than the default is refused until the feature is built.
 NOT_AVAILABLE = (
     ("privacy", "exclude"),
-    ("privacy", "include"),
-    ("privacy", "pseudonymise"),
-    ("privacy", "keep_raw"),
-    ("privacy", "key_env"),
-    ("privacy", "key_file"),
     ("retention", "deleted"),
     ("retention", "history"),
     ("retention", "runs"),
@@ -43,16 +38,14 @@ def not_available(key: tuple[int | str, ...], value: Any) -> list[str]:
     names = tuple(step for step in key if isinstance(step, str))
     if field is None or names not in NOT_AVAILABLE or value == field.default:
         return []
-    way_out = (
-        f"remove it or leave it at its default {_as_toml(field.default)}" if field.default is not None else "remove it"
-    )
-    return [f"{spell_key(key)}: not available in this version; {way_out}"]
+    default = _as_toml(field.default)
+    return [f"{spell_key(key)}: not available in this version; remove it or leave it at its default {default}"]
 
 
 def _as_toml(value: Any) -> str:
     if isinstance(value, timedelta):
         return f'"{spell_duration(value)}"'
-    return {(): "[]", False: "false", "": '""'}.get(value, str(value))
+    return {(): "[]", "": '""'}.get(value, str(value))
 
 
 # Between settings ------------------------------------------------------------------------------------------------

@@ -141,12 +141,12 @@ overlp = "1m"
 incremental = "61 * * * *"
 timezone = "Mars/Olympus"
 [privacy]
-keep_raw = true
+exclude = ["email"]
 """
     source = SOURCE + 'token_env = "A"\ntoken_file = "b"\n' + SOURCE.replace("main", "MAIN") + "[synch]\n"
     keys = [line.split(": ")[0] for line in mistakes(folder, text, source=source)]
     assert sorted(keys) == [
-        "privacy.keep_raw",
+        "privacy.exclude",
         "schedule.incremental",
         "schedule.timezone",
         "sources[0]",
@@ -213,9 +213,6 @@ def test_a_source_name_must_do_for_a_file(folder: Path, name: str) -> None:
     ("text", "line"),
     [
         ("[privacy]\nexclude = ['email']", "privacy.exclude: {}; remove it or leave it at its default []"),
-        ("[privacy]\ninclude = ['email']", "privacy.include: {}; remove it or leave it at its default []"),
-        ("[privacy]\nkeep_raw = true", "privacy.keep_raw: {}; remove it or leave it at its default false"),
-        ("[privacy]\nkey_env = 'KEY'", "privacy.key_env: {}; remove it"),
         ("[retention]\nruns = '30d'", 'retention.runs: {}; remove it or leave it at its default "90d"'),
         ("[reporting]\ncopy = 'x.db'", 'reporting.copy: {}; remove it or leave it at its default ""'),
         ("[http]\nlisten = '127.0.0.1:1'", 'http.listen: {}; remove it or leave it at its default ""'),
@@ -224,6 +221,13 @@ def test_a_source_name_must_do_for_a_file(folder: Path, name: str) -> None:
 )
 def test_a_setting_of_a_feature_to_come_is_refused(folder: Path, text: str, line: str) -> None:
     assert mistakes(folder, text) == [line.format("not available in this version")]
+
+
+@pytest.mark.parametrize("name", ["include", "pseudonymise", "keep_raw", "key_env", "key_file"])
+def test_a_setting_that_will_never_come_is_unknown(folder: Path, name: str) -> None:
+    (line,) = mistakes(folder, f"[privacy]\n{name} = 'secret'")
+    assert line.startswith(f"privacy.{name}: unknown setting")
+    assert "secret" not in line
 
 
 def test_a_source_may_be_opened_for_writes(folder: Path) -> None:
