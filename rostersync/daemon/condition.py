@@ -60,7 +60,7 @@ class Condition:
         self._mistakes: Sequence[str] = ()
 
     def refused(self, mistakes: Sequence[str]) -> None:
-        """Keep a refused configuration's mistakes for the status line; an empty list means that it was accepted."""
+        """Keep the mistakes of a refused configuration for the status line; an empty list clears them."""
         self._mistakes = mistakes
 
     def checked(self, found: list[Drift]) -> None:

@@ -239,7 +239,7 @@ def _tables(connection: Connection, stored: _Shape, expected: _Shape) -> list[Dr
 
 
 def _remedy(connection: Connection, item: _Item, is_: str | None, should: str | None) -> str:
-    """Return the statements that remove a difference, or another remedy if there are none."""
+    """Return the statements that resolve a difference, or another remedy if no statement can."""
     postgresql = connection.dialect.name == "postgresql"
     schema_of = f"{SCHEMA}." if postgresql else ""
     table = f"{schema_of}{item.table}"

@@ -1,7 +1,7 @@
 """Back up and restore an SQLite database with SQLite's online backup API.
 
-A restore replaces all pages in one transaction. So readers see the old content or the new content, never a mixture, and
-no journal of the old content remains that SQLite could apply to the new content.
+A restore replaces all pages in one transaction. So readers see either the old content or the new, never a
+mixture. No old journal remains that SQLite could apply to the new content.
 """
 
 from __future__ import annotations
