@@ -268,4 +268,4 @@ class RequestFailed(StoreError):
 
 
 class RunFailed(RostersyncError):
-    """The run cannot execute its request, or it read data that it must not apply."""
+    """The run could not do what was requested, or it read data that is not safe to apply."""

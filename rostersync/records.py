@@ -161,7 +161,7 @@ def row_key(row: Row) -> int:
 
 
 class Moment(msgspec.Struct, frozen=True):
-    """A time before which the server cannot have made a response, by our clock and by the server's.
+    """The earliest times at which the server can have made a response: one on our clock, one on the server's.
 
     `local` is the time when we sent the request, by our clock. `server` is the response's `Date`, minus the duration of
     the request, minus one second because the header has whole seconds only. It is None without a usable `Date`.

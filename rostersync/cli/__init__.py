@@ -1,1 +1,1 @@
-"""The command line: the words of a command become one call, its result becomes lines and an exit status."""
+"""The command line: turn the words of a command into one call, and its result into lines and an exit status."""

@@ -1,4 +1,4 @@
-"""`rostersync check`: whether everything that the configuration names works."""
+"""`rostersync check`: test whether everything that the configuration names works."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--config-only", is_flag=True, help="Check the configuration's file and nothing that it names.")
+@click.option("--config-only", is_flag=True, help="Check only the configuration file, not what it names.")
 @json_option
 @common_options
 @click.pass_context
 def command(ctx: click.Context, named: Path | None, config_only: bool, as_json: bool) -> int:
-    """Check whether configuration, secrets, database and each source's API work, and how to fix what does not.
+    """Check that the configuration, the tokens, the database and each source's API work, and say how to fix failures.
 
-    Nothing is changed; one student of each school is requested. With --config-only no token is read, and neither the
-    database nor an API is asked. Exit status: 0 everything works, 1 something does not, 2 the configuration or a token
-    is wrong.
+    Nothing is changed. One student of each school is requested. With --config-only, no token is checked, and neither
+    the database nor an API is contacted. Exit status: 0 if everything works, 1 if something does not, 2 if the
+    configuration or a token is wrong.
     """
     findings = []
     for finding in _findings(config_named(ctx, named), ctx.obj, config_only=config_only):
@@ -54,7 +54,7 @@ def _findings(named: Path | None, clock: Clock, *, config_only: bool) -> Iterato
         yield from failed("config", error)
         return
     start_log(config)
-    yield from examine_file(config, path)  # before its reader is the owner of the database's folder
+    yield from examine_file(config, path)  # now: as another user, we may not be able to read the file
     if config_only:
         return
     try:

@@ -1,4 +1,4 @@
-"""What `check` examines: the configuration, secrets, the database, and each source's API; nothing is changed."""
+"""Examine the configuration, the tokens, the database and each source's API for `check`. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TIME_LIMIT = timedelta(seconds=30)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result for one thing: it works when `exit_status` is 0; with a `warning` it does, but needs attention."""
+    """The result of one check. It passed if `exit_status` is 0. With `warning` it passed, but needs attention."""
 
     what: str
     said: str
@@ -40,22 +40,23 @@ class Finding:
 
 
 def failed(what: str, error: RostersyncError) -> list[Finding]:
-    """Return an error as findings: several when it names several mistakes."""
+    """Return an error as findings, one for each mistake that it names."""
     lines = error.mistakes if isinstance(error, ConfigError) else (error.message,)
     return [Finding(what, line.removeprefix(f"{what}: "), error.hint, error.exit_status) for line in lines]
 
 
 def examine_file(config: Config, path: Path) -> Iterator[Finding]:
-    """Yield the findings about the configuration, which was read from `path`."""
+    """Yield the findings about the configuration that was read from `path`."""
     yield Finding("config", str(path))
     yield from (Finding("config", line, warning=True) for line in warnings(config))
     if mode := exposed_password(path):
         said = f"others can read {path} (mode {mode}), which holds the database's password"
-        yield Finding("config", said, f"run: chmod 600 {path}; or write ${{VARIABLE}} for the password", warning=True)
+        hint = f"run: chmod 600 {path}; or write ${{VARIABLE}} instead of the password"
+        yield Finding("config", said, hint, warning=True)
 
 
 def examine(config: Config, clock: Clock) -> Iterator[Finding]:
-    """Yield the findings about everything that the configuration names."""
+    """Yield the findings about the database, the hook, and each source's token and API."""
     yield from _database(config)
     yield from _hooks(config)
     quick = config.sync.model_copy(
@@ -133,9 +134,9 @@ def _hooks(config: Config) -> Iterator[Finding]:
     place = shared_place_of_command(command) if command else None
     if place is None:
         return
-    hint = f"let only root write {place} and what is in it"
+    hint = f"let only root write {place} and everything in it"
     if os.geteuid() == 0:
-        yield Finding("hooks", f"after_run is refused: others than root may write {place}", hint, 1)
+        yield Finding("hooks", f"after_run is refused: users other than root may write {place}", hint, 1)
     else:
         yield Finding("hooks", f"other users may write {place}, and so decide what after_run does", hint, warning=True)
 
@@ -150,16 +151,16 @@ def _secret(source: Source) -> Iterator[Finding]:
 
 
 def _api(source: Source, students: StudentReader) -> Finding:
-    """Request one student in a list, and the same by id: rostersync needs both."""
+    """Request a list with one student, and the same student by id: rostersync needs both requests."""
     what = f"source {source.name}"
     page = students.first_page(Query())
     key = next((row.id for row in page.rows if row.id is not None), None)
     if key is None:
-        hint = "is the token allowed to see them?"
+        hint = "check that the token may see students"
         return Finding(what, f"{source.base_url} answers, but lists no students", hint, warning=True)
     try:
         students.get(key)
     except (Forbidden, Unauthorized) as error:
-        hint = "without that no removal can be proved; give the token permission to read single students"
+        hint = "without that, removals cannot be confirmed; give the token permission to read single students"
         return Finding(what, f"the token can list students, but not read a single one: {error.message}", hint, 1)
     return Finding(what, f"{source.base_url}: {count(page.total_count, 'student')} listed, single-student lookup works")

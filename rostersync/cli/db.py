@@ -1,4 +1,4 @@
-"""`rostersync db`: the database's schema, its backups, and putting one back."""
+"""`rostersync db`: upgrade and check the database's schema, write backups and restore them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def command() -> None:
 )
 @configured
 def upgrade(session: Session, dry_run: bool) -> None:
-    """Create the tables, or upgrade those of an older version; and create views again that were changed by hand."""
+    """Create the tables, or upgrade the tables of an older version. Replace views that were changed by hand."""
     url = session.config.database.url
     if dry_run:
         _show_plan(url)
@@ -78,10 +78,10 @@ def current(session: Session) -> None:
 @command.command()
 @configured
 def check(session: Session) -> int:
-    """Compare tables, keys, indexes, views and head counts with what this version makes; exit status 1 if any differs.
+    """Compare tables, keys, indexes, views and head counts with what this version expects.
 
-    Each difference is one line, followed by its remedy. A head count is the number of students that a source keeps
-    beside its rows, for status and the guard.
+    Each difference is one line, followed by its remedy. A head count is a source's stored number of students, which
+    `status` and the guard use. Exit status: 0 if nothing differs, 1 if something does.
     """
     if probe.level(session.config.database.url) is Level.OLDER:
         raise SchemaOutdated(
@@ -95,7 +95,7 @@ def check(session: Session) -> int:
 
 
 def _report_differences(session: Session) -> int:
-    """Print how the database differs from what this version makes; return the exit status."""
+    """Print how the database differs from what this version expects, and return the exit status."""
     url = session.config.database.url
     found = probe.differences(url)
     for difference, remedy in found:
@@ -107,7 +107,10 @@ def _report_differences(session: Session) -> int:
 
 
 def _miscounted(url: str, *, known: bool) -> list[str]:
-    """Return how head counts differ; nothing if that cannot be asked because of differences that are `known`."""
+    """Return how head counts differ from the rows.
+
+    If the query fails and other differences are `known`, return an empty list: they are probably the cause.
+    """
     try:
         return probe.miscounted(url)
     except StoreError:
@@ -120,9 +123,10 @@ def _miscounted(url: str, *, known: bool) -> list[str]:
 @click.argument("file", type=click.Path(path_type=Path))
 @configured_as_caller
 def write_backup(session: Session, file: Path) -> None:
-    """Write a backup of the database into FILE, while the daemon goes on.
+    """Write a backup of the database into FILE. The daemon can keep running.
 
-    FILE must not exist yet. It appears when the backup is complete, for its owner only. PostgreSQL needs pg_dump.
+    FILE must not exist yet. It appears when the backup is complete, and only its owner can read it. For PostgreSQL,
+    this needs pg_dump.
     """
     begun = session.clock.monotonic()
     with new_file(file) as whole:
@@ -139,11 +143,12 @@ def write_backup(session: Session, file: Path) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @configured_as_caller
 def restore(session: Session, file: Path, yes: bool) -> int:
-    """Put the backup in FILE in the place of the database's content, all or nothing; stop the daemon first.
+    """Replace the content of the database by the backup in FILE. Stop the daemon first.
 
-    FILE is what `db backup` wrote, or `pg_dump --format=custom`, of this version or an older one. Views that others
-    made of ours stay, and so do grants. Run ids go on above those that were used. At the end, the database is checked
-    as by `db check`; exit status 1 if it differs. PostgreSQL needs pg_restore.
+    If the restore fails, the database stays as it was. FILE is a file that `db backup` or `pg_dump --format=custom` has
+    written, with the schema of this version or an older one. Views that other users created on rostersync's views stay,
+    and so do grants. New runs get ids above all ids that were used before. At the end, the database is checked as by
+    `db check`. Exit status: 1 if it differs. For PostgreSQL, this needs pg_restore.
     """
     if not yes and not sys.stdin.isatty():
         raise ConfigError(["db restore: without a terminal it needs --yes"], "it replaces the whole database")

@@ -1,4 +1,4 @@
-"""`rostersync demo`: everything in one command, with invented students and nothing to set up."""
+"""`rostersync demo`: show everything in one command, with invented students and without any setup."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _DONE = {
     "restore": "{} restored after a deletion",
     "login": "{} logged in, which does not change the roster",
 }
-_SHARE_OF_A_DAY = 20  # one student in so many has something happen
+_SHARE_OF_A_DAY = 20  # in a day, something happens to one student in this many
 
 
 @click.command()
@@ -63,7 +63,7 @@ _SHARE_OF_A_DAY = 20  # one student in so many has something happen
 @common_options
 @click.pass_obj
 def command(clock: SystemClock, /, *, students: int, seed: int, named: Path | None) -> int:  # noqa: ARG001 - see simulator
-    """Show everything with invented students: a first sync, a day at school, a second sync, and some queries."""
+    """Show how it works, with invented students: a first sync, a day at school, a second sync, and some queries."""
     folder = Path(tempfile.mkdtemp(prefix="rostersync-demo-"))
     school = School(seed, students, clock)
     token = secrets.token_hex(16)
@@ -86,7 +86,7 @@ def command(clock: SystemClock, /, *, students: int, seed: int, named: Path | No
 
 
 def _program() -> str:
-    """Return the command that runs rostersync from this folder, whether or not it is installed."""
+    """Return the command that runs rostersync from the current folder, even if it is not installed."""
     if shutil.which("rostersync"):
         return "rostersync"
     here = Path.cwd()
@@ -98,7 +98,7 @@ def _program() -> str:
 
 
 def _session(folder: Path, base_url: str, token: str, clock: SystemClock) -> Session:
-    """Set up a school as anybody would: a configuration and a token, in a folder of its own."""
+    """Set up a school as a user would: write a configuration and a token into `folder`."""
     path = folder / "config.toml"
     path.write_text(_CONFIG.format(base_url=base_url), encoding="utf-8")
     (folder / "demo-token").touch(mode=0o600)
@@ -122,7 +122,7 @@ def _sync(session: Session) -> RunReport:
 
 
 def _day(school: School, rng: random.Random, things: int) -> Counter[str]:
-    """Make so many changes, among them a deletion that lasts."""
+    """Make `things` changes in the school. If none of them is a deletion that lasts, add one."""
     done = churn(school, rng, things)
     if not school.deleted() and (key := school.pick(rng, lambda version: version.living)):
         school.delete(key)
@@ -167,7 +167,7 @@ SELECT :t AS as_of, last_name, first_name, year_group_id, status
 
 
 def _ask(database: Path, before: RunReport, after: RunReport) -> None:
-    """Run queries that a school might run, as any program that speaks SQL can."""
+    """Run queries that a school might run. Any program that uses SQL can do the same."""
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
         run = {"run": after.run_id}
         _answer(connection, "How many students are enrolled in each year group?", _YEAR_GROUPS, {})

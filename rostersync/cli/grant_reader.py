@@ -1,4 +1,4 @@
-"""`rostersync grant-reader`: a role of PostgreSQL that may read the views, and nothing else."""
+"""`rostersync grant-reader`: let a PostgreSQL role read the views and nothing else."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 )
 @configured
 def command(session: Session, role: str, views: tuple[str, ...]) -> None:
-    """Let a role of PostgreSQL read the views, or those that --view names, and nothing else of rostersync's.
+    """Let a PostgreSQL role read rostersync's views and nothing else. With --view, only the named views.
 
-    The role must exist. What it was granted before and is not named now is taken away, on the tables too. Upgrades keep
-    what it may read, and add no view of a later version; run this again for that.
+    The role must exist. Earlier grants on other views, and on the tables, are revoked. An upgrade keeps the role's
+    grants, but grants no view that a later version adds: run this command again for it.
     """
     store = open_postgresql(session, "grant-reader")
     entry = Entry("*", "grant-reader", fields=(role, *(views or readers.NAMES)))
@@ -44,8 +44,8 @@ def command(session: Session, role: str, views: tuple[str, ...]) -> None:
 
 
 def open_postgresql(session: Session, verb: str) -> Store:
-    """Return the configured database. Raises `ConfigError` for SQLite, which has no roles."""
+    """Open the configured database. Raise `ConfigError` if it is SQLite, which has no roles."""
     if sqlite_path(session.config.database.url):
-        hint = "to let others read, use PostgreSQL, or give them a copy of the file"
+        hint = "to let other users read, use PostgreSQL, or give them a copy of the file"
         raise ConfigError([f"{verb}: database.url is an SQLite file, which has no roles"], hint)
     return open_store(session.config, session.clock, create=False)

@@ -1,4 +1,4 @@
-"""`rostersync init`: a configuration to start with."""
+"""`rostersync init`: write a configuration to start with."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rostersync.errors import ConfigError
 @common_options
 @click.pass_context
 def command(ctx: click.Context, path: Path | None, named: Path | None) -> None:
-    """Write a commented configuration to PATH (default: ./config.toml); an existing file is not overwritten."""
+    """Write a commented configuration to PATH (default: ./config.toml). An existing file is not overwritten."""
     path = path or config_named(ctx, named) or Path("config.toml")
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), 0o600)  # an odd umask may have taken away the owner's rights as well
+            os.fchmod(file.fileno(), 0o600)  # an unusual umask may have removed the owner's rights
             file.write(TEMPLATE)
     except FileExistsError as error:
         raise ConfigError([f"{path} already exists, and was not overwritten"], "choose another name") from error
@@ -31,4 +31,4 @@ def command(ctx: click.Context, path: Path | None, named: Path | None) -> None:
         raise ConfigError([f"cannot write {path}: the folder {path.parent} does not exist"], hint) from error
     except OSError as error:
         raise ConfigError([f"cannot write {path}: {os.strerror(error.errno or 0)}"], "choose another path") from error
-    note(f"wrote {path}; now set base_url in it, put the token where it says, and run: rostersync check")
+    note(f"wrote {path}; now set base_url in it, store the token where the file says, and run: rostersync check")

@@ -1,4 +1,4 @@
-"""A new file that appears under its name only when it is whole, in a folder that may be closed to the service's user.
+"""Write a new file that gets its name only when it is complete.
 
 A command of root becomes that user before it fills the file. So a second process stays root's, and waits to give the
 file its name. If the command ends in any other way, even by SIGKILL, the second process deletes the file.
@@ -33,9 +33,10 @@ except OSError:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """Lend an empty file, for its owner only, that is at `path` when the context ends without an error.
+    """Yield an empty file that only its owner can read. It appears at `path` if the context ends without an error.
 
-    Raises `ConfigError` if there is a file already, or if none can be made.
+    Raises `ConfigError` if `path` already exists or cannot be created, and `RostersyncError` if the file cannot be
+    given its name.
     """
     if os.path.lexists(path):
         raise ConfigError([f"{path} already exists, and was not overwritten"], "choose another name")

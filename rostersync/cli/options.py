@@ -1,4 +1,4 @@
-"""Options that several commands share, and the types of their values."""
+"""The options that several commands share, and the types of their values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What a command works with. `named` is the configuration's path, where the command line gave one."""
+    """What a command works with. `named` is the configuration's path if the command line gave one, else None."""
 
     config: Config
     path: Path
@@ -36,15 +36,21 @@ class Session:
     named: Path | None
 
     def as_owner(self) -> Session:
-        """Return the same session, its tokens read; a process of root is the owner of the database's folder then."""
+        """Return this session for work on the database. If the process is root's, it becomes the service's user.
+
+        The tokens are read before. See `rostersync.cli.ownership.as_owner`.
+        """
         return replace(self, config=as_owner(self.config))
 
     def command(self, words: str) -> str:
-        """Return `rostersync WORDS` as it must be typed to use the same configuration."""
+        """Return the command line `rostersync WORDS`, with the option that selects the same configuration."""
         return f"rostersync {words}" + (f" -c {shlex.quote(str(self.named))}" if self.named else "")
 
     def chosen(self, names: Sequence[str]) -> list[Source]:
-        """Return the sources with these names, each once; without names all. Raises `ConfigError` for unknown ones."""
+        """Return the sources with these names, each once, or all sources if no name is given.
+
+        Raises `ConfigError` if a name is unknown.
+        """
         known = {source.name: source for source in self.config.sources}
         unknown = [name for name in dict.fromkeys(names) if name not in known]
         if unknown:
@@ -54,7 +60,7 @@ class Session:
 
 
 def unknown_source(name: str, known: Collection[str]) -> str:
-    """Return the line about a source that is not among the `known` ones, with a similar name if there is one."""
+    """Return the error line for a source that is not among the `known` ones. It suggests a similar name."""
     close = get_close_matches(name, known, n=1)
     meant = f"; did you mean {close[0]}?" if close else ""
     return f"{name}: no such source; known: {', '.join(known)}{meant}"
@@ -66,17 +72,17 @@ _config_option = click.option(
     "named",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The configuration. Default: $ROSTERSYNC_CONFIG, ./config.toml or /etc/rostersync/config.toml.",
+    help="The configuration file. Default: $ROSTERSYNC_CONFIG, ./config.toml or /etc/rostersync/config.toml.",
 )
 
 
 def common_options(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that all have: --config, which reaches it as `named`, -v and -q."""
+    """Add the options that all commands have: -v, -q and --config, which the command receives as `named`."""
     return _config_option(verbosity_options(verb))
 
 
 def config_named(ctx: click.Context, named: Path | None) -> Path | None:
-    """Return the configuration's path as the command line gave it, after the command or before it."""
+    """Return the configuration's path if it was given after the command's name or before it, else None."""
     before = ctx.parent
     while named is None and before is not None:
         named, before = before.params.get("named"), before.parent
@@ -84,9 +90,9 @@ def config_named(ctx: click.Context, named: Path | None) -> Path | None:
 
 
 def configured(verb: Callable[..., int | None]) -> Callable[..., Any]:
-    """Give a command the options that all have, and the session that --config leads to as its first argument.
+    """Add the options that all commands have. The command receives a `Session` as its first argument.
 
-    It may touch the database's folder: see `Session.as_owner`.
+    Root has become the service's user by then, so the command may use the database: see `Session.as_owner`.
     """
 
     @configured_as_caller
@@ -98,7 +104,10 @@ def configured(verb: Callable[..., int | None]) -> Callable[..., Any]:
 
 
 def configured_as_caller(verb: Callable[..., int | None]) -> Callable[..., Any]:
-    """Do the same for a command without a database, or one that reads more files before it calls `as_owner` itself."""
+    """Do the same as `configured`, but without changing the user.
+
+    Use it for a command that needs no database, or that must read files before it calls `Session.as_owner` itself.
+    """
 
     @common_options
     @click.pass_context
@@ -114,7 +123,7 @@ def configured_as_caller(verb: Callable[..., int | None]) -> Callable[..., Any]:
 
 
 def start_log(config: Config, *, daemon: bool = False) -> None:
-    """Log as configured, or as -v and -q say; a command that a person watches logs by itself no mere information."""
+    """Log as configured, and as -v and -q say. Without them, only the daemon logs at the level info."""
     level = config.logging.level
     level = "warning" if level == "info" and not daemon else level
     log.configure(log_level(level), config.logging.format, redact=_secrets(config))
@@ -125,13 +134,13 @@ def _secrets(config: Config) -> tuple[str, ...]:
     for source in config.sources:
         try:
             found.append(source.token().reveal())
-        except ConfigError:  # reported by whoever needs the token
+        except ConfigError:  # the code that needs the token reports it
             continue
     return tuple(found)
 
 
 class Natural(click.IntRange):
-    """A whole number from 1, as ids and limits are."""
+    """A whole number of at least 1, such as an id or a limit."""
 
     def __init__(self) -> None:
         super().__init__(min=1)
@@ -159,7 +168,7 @@ class Duration(click.ParamType[timedelta]):
 
 
 class Moment(click.ParamType[datetime]):
-    """A time with its offset from UTC, or a day, which begins at midnight UTC."""
+    """A time with its offset from UTC, or a day, which means midnight UTC."""
 
     name = "time"
 

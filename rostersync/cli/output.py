@@ -1,7 +1,8 @@
-"""The doors to standard output and standard error: lines, tables, CSV, documents, questions and progress.
+"""Print lines, tables, CSV, JSON documents, questions and progress bars. All of `cli` prints through this module.
 
-Coloured on a terminal, plain when piped. Whatever a line says may come from ManageBac, from the database or from a
-server's error; so every door makes it harmless, and the rest of `cli` prints through these doors only.
+What we print may come from ManageBac, from the database or from a server's error message. So every function here
+replaces or escapes harmful characters, such as control characters. Output is coloured on a terminal, and plain when
+piped.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from rostersync.report import ProgressCallback
 
 
-_IN_JSON = re.compile(f"(?!\n)[{HARMFUL}]")  # the line breaks between its values are our own
+_IN_JSON = re.compile(f"(?!\n)[{HARMFUL}]")  # except line breaks, which our own formatting adds
 
-# The doors -------------------------------------------------------------------------------------------------------
+# Printing --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +44,17 @@ class Marked:
 
 
 def mark(text: str, colour: str) -> Marked:
-    """Return `text` as a part of a line in a colour; when piped it has none."""
+    """Return `text` as a coloured part of a line. The colour is dropped when piped."""
     return Marked(text, colour)
 
 
 def echo(*parts: str | Marked, err: bool = False) -> None:
-    """Print one line, made of `parts`; with `err` to standard error."""
+    """Print one line, made of `parts`, to standard output, or with `err` to standard error."""
     click.echo("".join(map(_shown, parts)), err=err)
 
 
 def note(*parts: str | Marked) -> None:
-    """Print one line that says what was done; with -q not, for it was not asked for."""
+    """Print one line that says what was done. With -q, print nothing."""
     if not is_quiet():
         echo(*parts)
 
@@ -65,23 +66,23 @@ def _shown(part: str | Marked) -> str:
 
 
 def confirm(question: str, *, err: bool = False) -> None:
-    """Ask a question to be answered with yes. Raises `click.Abort` for any other answer."""
+    """Ask a yes-or-no question. Raise `click.Abort` unless the answer is yes."""
     click.confirm(clean(question), abort=True, err=err)
 
 
 def ask_secret(question: str) -> str:
-    """Ask on the terminal for something that is not shown while it is typed."""
+    """Ask on the terminal for a secret, and do not show it while the user types."""
     answer: str = click.prompt(clean(question), hide_input=True, err=True)
     return answer
 
 
 def document(value: Any) -> None:
-    """Print a JSON document; what would be harmful in a text is escaped."""
+    """Print a JSON document. Harmful characters in its strings are escaped."""
     click.echo(_json(value))
 
 
 def streamed_document(name: str, values: Iterable[Any]) -> None:
-    """Print a JSON document that begins with a list, its values as they come; `document_end` prints the rest."""
+    """Print the beginning of a JSON document: a list, value by value as they arrive. `document_end` prints the rest."""
     click.echo(f'{{\n  "{name}": [', nl=False)
     separator, end = "\n", "]"
     for value in values:
@@ -91,7 +92,7 @@ def streamed_document(name: str, values: Iterable[Any]) -> None:
 
 
 def document_end(members: Mapping[str, Any]) -> None:
-    """Print the other members of a document, and its end."""
+    """Print the remaining members of a document that `streamed_document` began, and its end."""
     click.echo(f",{_json(members)[1:]}")
 
 
@@ -101,7 +102,7 @@ def _json(value: Any) -> str:
 
 
 def csv_lines(file: IO[str], *, raw: bool = False) -> Callable[[Iterable[Any]], None]:
-    """Return a function that writes a line of CSV into `file`, formulas as texts; `raw` leaves them as they are."""
+    """Return a function that writes a line of CSV into `file`. Unless `raw`, formulas are written as plain strings."""
 
     def write(cells: Iterable[Any]) -> None:
         file.write(f"{csv_line(cells, raw=raw)}\n")
@@ -110,14 +111,14 @@ def csv_lines(file: IO[str], *, raw: bool = False) -> Callable[[Iterable[Any]], 
 
 
 def as_json_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` as a JSON document holds them: times as text."""
+    """Return `values` for a JSON document: times become strings."""
     return {key: to_text(value) if isinstance(value, datetime) else value for key, value in values.items()}
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], *, folded: Collection[str] = ()) -> None:
-    """Print a table; None is an empty cell, numbers are aligned to the right.
+    """Print a table. None is an empty cell, and columns of numbers are aligned to the right.
 
-    On a terminal that is too narrow, only the columns `folded` are wrapped, or all of them where none is named.
+    On a terminal that is too narrow, only the columns in `folded` are wrapped. If it is empty, all columns are.
     """
     cells = [[_cell(value) for value in row] for row in rows]
     right = [any(isinstance(row[n], int) for row in rows) for n in range(len(headers))]
@@ -145,7 +146,7 @@ def _rich_table(
     for header, at_right in zip(headers, right, strict=True):
         drawn.add_column(header, justify="right" if at_right else "left", no_wrap=header not in folded)
     for row in cells:
-        drawn.add_row(*map(Text, row))  # what is in a cell is not markup
+        drawn.add_row(*map(Text, row))  # so that rich does not read a cell as markup
     Console().print(drawn)
 
 
@@ -157,7 +158,10 @@ def _cell(value: Any) -> str:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], ProgressCallback]]:
-    """Lend what makes a source's progress bar, on standard error; with -q or without a terminal, nothing is shown."""
+    """Yield a function that makes a source's progress bar on standard error.
+
+    With -q, or if standard error is not a terminal, nothing is shown.
+    """
     if is_quiet() or not sys.stderr.isatty():
         yield lambda _source: ignore_progress
         return
@@ -170,7 +174,7 @@ def progress() -> Iterator[Callable[[str], ProgressCallback]]:
         bars.MofNCompleteColumn(),
         bars.TimeRemainingColumn(),
     )
-    # Without `redirect_stdout=False` what is printed meanwhile would go to standard error.
+    # Without `redirect_stdout=False`, lines that are printed meanwhile would go to standard error.
     with bars.Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as shown:
 
         def progress_of(source: str) -> ProgressCallback:

@@ -1,10 +1,10 @@
-"""A command of root becomes the service's user before it touches the database or calls a hook.
+"""Switch from root to the service's user before a command uses the database or calls a hook.
 
-With SQLite that is the owner of the database's folder. What root does in another user's folder, that user can direct
-elsewhere: by a link in the place of a file, or by exchanging a file between two steps. And the service cannot use the
-files that root leaves there. With PostgreSQL it is the user that the unit names, because a hook needs no more rights
-than that user has. So root reads what only root may read (the configuration, tokens, files named on the command line),
-and then is that user for good.
+With SQLite, that user is the owner of the database's folder. If root wrote in another user's folder, that user could
+redirect the write, with a link in place of a file or by replacing a file between two steps. Also, the service could not
+use files that belong to root. With PostgreSQL, it is the user of the systemd unit, because a hook needs no more rights
+than that user has. So root first reads what only root may read (the configuration, tokens, files named on the command
+line), and then becomes that user permanently.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _PROGRAM = Path(__file__).parents[1]
 
 _IMPORTED_LATER = (
     "alembic.command",
-    "alembic.config",  # these two: to set the database up
-    "encodings.idna",  # names of hosts
+    "alembic.config",  # these two set up the database
+    "encodings.idna",  # for the names of hosts
     "rich.progress",
-    "rich.table",  # these two: on a terminal
+    "rich.table",  # these two are used on a terminal
 )
-"""Modules that are otherwise imported at their first use: by then Python's own folder may be closed to this user."""
+"""Modules to import while this process is root: the service's user may be unable to read Python's own folder later."""
 
 _IMPORTED_LATER_FOR_POSTGRESQL = ("psycopg", "sqlalchemy.dialects.postgresql.psycopg")
 
 
 @dataclass(frozen=True, slots=True)
 class _User:
-    """The user to become; `who` says in an error which one that is."""
+    """The user to become. Error messages call the user `who`."""
 
     uid: int
     gid: int
@@ -52,10 +52,11 @@ class _User:
 
 
 def as_owner(config: Config) -> Config:
-    """Become the service's user if the process is root's, and return `config` with the tokens read before.
+    """If this process runs as root, become the service's user. Return `config`, in which root has read the tokens.
 
-    Root stays root if the folder of the SQLite database is root's, or if there is no such user, as in a container.
-    Raises `DatabaseUnreachable` if we cannot switch to that user, or if other users could exchange the folder of root.
+    Root stays root if it owns the SQLite database's folder, or if the service's user does not exist, as in a container.
+    Raises `DatabaseUnreachable` if we cannot switch to that user, or if root owns the folder but other users could
+    change or replace it.
     """
     if os.geteuid() != 0:
         return config
@@ -80,14 +81,14 @@ def _owner(folder: Path) -> _User | None:
     if found.st_uid != 0:
         return _User(found.st_uid, found.st_gid, f"the owner of {folder} (uid {found.st_uid})")
     if place := shared_place(folder):
-        message = f"{folder} is root's, and not safe: others than root may write {place}"
-        hint = f"chown {folder} to the user of the service, or let root alone write {place}"
+        message = f"{folder} is root's, and not safe: users other than root may write {place}"
+        hint = f"chown {folder} to the service's user, or let only root write {place}"
         raise DatabaseUnreachable(message, hint)
     return None
 
 
 def _service() -> _User | None:
-    """Return the unit's user, or None if it is root, or if this machine has no such user, which is logged."""
+    """Return the systemd unit's user. Return None if it is root or does not exist. If it does not exist, log that."""
     try:
         found = pwd.getpwnam(SERVICE_USER)
     except KeyError:
@@ -99,7 +100,7 @@ def _service() -> _User | None:
 
 
 def _become(user: _User) -> None:
-    """Give up root's rights for good: groups first, because a user who is not root cannot."""
+    """Give up root's rights permanently. The groups come first, because only root can change them."""
     try:
         os.setgroups([])
         os.setresgid(user.gid, user.gid, user.gid)
@@ -109,7 +110,7 @@ def _become(user: _User) -> None:
         raise DatabaseUnreachable(message, "run the command as that user") from error
     if not os.access(_PROGRAM, os.R_OK | os.X_OK):
         message = f"{user.who} cannot read the program in {_PROGRAM}"
-        raise DatabaseUnreachable(message, "install it where every user can read it, such as below /opt")
-    os.environ["HOME"] = "/"  # libpq and hooks look for files there, and this user cannot read root's home
+        raise DatabaseUnreachable(message, "install it where every user can read it, such as in /opt")
+    os.environ["HOME"] = "/"  # libpq and hooks look for files in HOME, and this user cannot read root's
     with suppress(KeyError):
         os.environ["HOME"] = pwd.getpwuid(user.uid).pw_dir

@@ -1,6 +1,6 @@
-"""The command line as a whole: its commands, and what becomes of an error.
+"""The command line as a whole: find the commands, and turn each error into lines and an exit status.
 
-A command's module is imported when it is used, so that `--help` and the like need not wait for libraries.
+A command's module is imported only when it is used, so that `--help` need not wait for libraries.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rostersync.observe.journal import is_journal, priority
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-log = logging.getLogger(__name__)  # the plain one: structlog takes as long to import as click
+log = logging.getLogger(__name__)  # not structlog, which takes as long to import as click
 
 VERBS = {
     "init": "Write a commented configuration",
@@ -36,19 +36,19 @@ VERBS = {
     "sync": "Run each source once",
     "resync": "Read everything again: sync --full",
     "run": "Run the daemon, in the foreground",
-    "service": "Store a token for the service of systemd",
+    "service": "Store a token for the systemd service, or say what it lacks",
     "verify": "Compare the replica with ManageBac",
     "status": "Show how fresh each source is, and what needs attention",
     "runs": "List recent runs, or show one",
     "source": "Forget a source that is no longer configured",
     "db": "Set up, upgrade, check, back up and restore the database",
-    "grant-reader": "Let a role of PostgreSQL read the views only",
-    "revoke-reader": "Take that from it again",
-    "students": "Read and write students straight at the API",
+    "grant-reader": "Let a PostgreSQL role read the views only",
+    "revoke-reader": "Revoke a PostgreSQL role's rights to read",
+    "students": "Read and write students directly at the API",
     "simulator": "Serve a stand-in ManageBac",
     "demo": "Show everything, with invented students",
 }
-_BROKEN_PIPE = 128 + 13  # what a shell reports of a program that a closed pipe has ended
+_BROKEN_PIPE = 128 + 13  # the status that a shell reports if SIGPIPE has ended a program
 
 
 def _module(verb: str) -> str:
@@ -56,7 +56,7 @@ def _module(verb: str) -> str:
 
 
 class Program(click.Group):
-    """The commands, found by name; every error ends as lines on standard error and an exit status."""
+    """The group of all commands. Every error ends as lines on standard error and an exit status."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(VERBS)
@@ -71,25 +71,25 @@ class Program(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
 
-    def main(  # type: ignore[override] # click's may return instead of ending the process; this one never does
+    def main(  # type: ignore[override] # click's method may return; this one always ends the process
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> NoReturn:
-        """Run `args` (default: those of the process), and exit with the status that the contract gives."""
+        """Run the command in `args` (default: the process's arguments), and exit with its status."""
         for stream in (sys.stdout, sys.stderr):
-            with suppress(AttributeError):  # a name that the terminal's encoding cannot show is no reason to fail
-                stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # not of every stream
+            with suppress(AttributeError):  # do not fail on a name that the terminal's encoding cannot show
+                stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # some streams lack it
         clock = SystemClock()
         with on_signals(clock):
             try:
                 result = super().main(args, prog_name, **{**extra, "standalone_mode": False, "obj": clock})
                 status = result if isinstance(result, int) else 0
-            except Exception as error:  # noqa: BLE001 - here every error ends
+            except Exception as error:  # noqa: BLE001 - every error is reported here
                 status = _end(error)
         sys.exit(status)
 
 
 def _end(error: Exception) -> int:
-    """Report what went wrong, and return its exit status."""
+    """Report an error, and return its exit status."""
     status = 1
     match error:
         case click.ClickException():
@@ -99,16 +99,16 @@ def _end(error: Exception) -> int:
             print_error(error)
             status = error.exit_status
         case Stopped():
-            goes_on = "the run goes on in the process that does it: see `rostersync status`"
+            goes_on = "the run continues in another process: see `rostersync status`"
             rest = goes_on if error.left_running else "nothing unfinished was applied"
             print_stderr(f"stopped by {signal_name(error.signal)}; {rest}", logging.INFO)
             status = 128 + error.signal
         case click.Abort():
             status = 128 + Signals.SIGINT
         case BrokenPipeError():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python still flushes it at exit
             status = _BROKEN_PIPE
-        case _:  # unforeseen; a traceback might name people
+        case _:  # an unexpected error: do not print its traceback, which might name people
             log.debug("unexpected", exc_info=error)
             print_stderr(
                 f'unexpected error: {type(error).__name__}; run again with logging.level = "debug" for details'
@@ -117,7 +117,7 @@ def _end(error: Exception) -> int:
 
 
 def _show_usage_error(error: click.ClickException) -> None:
-    """Print click's own lines through our door: they repeat words of the command line."""
+    """Print click's message through `print_stderr`, because it repeats words of the command line."""
     shown = io.StringIO()
     error.show(shown)
     usage, word, message = f"\n{shown.getvalue()}".partition("\nError: ")
@@ -127,19 +127,19 @@ def _show_usage_error(error: click.ClickException) -> None:
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal, such as SIGINT; "itself" for 0, where no signal stopped the process."""
+    """Return the name of a signal, such as SIGINT. Return "itself" for 0: no signal stopped the process."""
     return Signals(number).name if number else "itself"
 
 
 def print_stderr(line: str, level: int = logging.ERROR) -> None:
-    """Write a line to standard error, with -q only an error; systemd's journal gets the priority of `level` as well."""
+    """Write a line to standard error, with -q only if it is an error. systemd's journal also gets its priority."""
     if is_quiet() and level < logging.ERROR:
         return
     echo(priority(level) if is_journal(sys.stderr) else "", line, err=True)
 
 
 def print_error(error: RostersyncError, about: str = "") -> None:
-    """Write an error to standard error: a line, or one for each mistake, and what to do next."""
+    """Write an error to standard error: its message, or a line for each mistake, and then its hint."""
     lines = error.mistakes if isinstance(error, ConfigError) else (error.message,)
     for line in lines:
         print_stderr(f"{about}: {line}" if about else line)
@@ -148,12 +148,14 @@ def print_error(error: RostersyncError, about: str = "") -> None:
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("-c", "--config", "named", type=click.Path(path_type=Path), metavar="FILE", help="The configuration.")
+@click.option(
+    "-c", "--config", "named", type=click.Path(path_type=Path), metavar="FILE", help="The configuration file."
+)
 @verbosity_options
 @click.version_option(__version__, prog_name="rostersync", message="%(prog)s %(version)s")
 def program(named: Path | None) -> None:
     """Keep an exact local replica of a school's ManageBac students, in SQLite or PostgreSQL.
 
-    To begin: `rostersync demo` shows what it does; `rostersync init` writes a configuration; `rostersync check`
-    tells you what to fix; `rostersync sync` reads the students; `rostersync run` keeps them up to date.
+    To begin: `rostersync demo` shows what it does. `rostersync init` writes a configuration, and `rostersync check`
+    says what to fix in it. `rostersync sync` reads the students, and `rostersync run` keeps them up to date.
     """

@@ -1,4 +1,4 @@
-"""How finished runs look on a terminal."""
+"""Print how runs ended."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _PARTS = ("inserted", "updated", "unchanged", "restored", "quarantined", "ignore
 
 
 def show(outcome: Outcome, session: Session) -> None:
-    """Print how a source's run ended: its figures on standard output, what went wrong on standard error.
+    """Print how a source's run ended: its figures on standard output, and problems on standard error.
 
-    With -q only the latter, but for a dry run.
+    With -q, the figures are printed only for a dry run.
     """
     if outcome.report is not None:
-        if not is_quiet() or outcome.report.state is RunState.DRY_RUN:  # whose figures were asked for
+        if not is_quiet() or outcome.report.state is RunState.DRY_RUN:  # a dry run is there for its figures
             show_run(outcome.report)
         explain(outcome, session)
     elif outcome.error is not None:
@@ -50,7 +50,7 @@ def show_run(report: RunReport) -> None:
 
 
 def show_reasons(error: str | None, notices: Iterable[str]) -> None:
-    """Print why a run ended as it did, where there is a reason, and what else it gave notice of."""
+    """Print a run's error, if it has one, and its notices."""
     if error:
         echo(f"  why: {error}")
     for notice in notices:
@@ -58,7 +58,7 @@ def show_reasons(error: str | None, notices: Iterable[str]) -> None:
 
 
 def explain(outcome: Outcome, session: Session) -> None:
-    """Print on standard error why a run is not what it should be, and what to do next."""
+    """Print a run's notices, its error and what to do next on standard error."""
     report = outcome.report
     if report is None:
         if outcome.error is not None:
@@ -81,12 +81,12 @@ def _hint(report: RunReport, session: Session) -> str:
         see, approve = (session.command(f"{verb} {report.run_id}") for verb in ("runs show", "sync --approve"))
         return f"see which students: {see}; if they are gone, approve: {approve}"
     if report.state is RunState.INCOMPLETE:
-        return "what could be read is applied; the next run reads the rest"
+        return "the records that could be read were applied; the next run reads the rest"
     return report.hint
 
 
 def _ending(report: RunReport) -> str:
-    """Return how a run ended, in words; for a dry run, how the real run would have."""
+    """Return how a run ended, in words. For a dry run, return how the real run would have ended."""
     if report.state is not RunState.DRY_RUN:
         return str(report.state)
     if not report.exit_status:
@@ -98,7 +98,7 @@ def _ending(report: RunReport) -> str:
 
 
 def _has_failed(report: RunReport) -> bool:
-    """Return whether a run failed; a dry run that did is known by its status and its lack of figures."""
+    """Return whether a run failed. A dry run failed if it has the exit status of a failure and no figures."""
     if report.state is RunState.DRY_RUN:
         return report.exit_status == RunState.FAILED.exit_status and report.counts == Counts()
     return report.state is RunState.FAILED
@@ -114,11 +114,11 @@ def figures(counts: Counts) -> str:
     """Return a run's counts in words, without those that are 0."""
     parts = [f"{getattr(counts, name):,} {name}" for name in _PARTS if getattr(counts, name)]
     received = [f"{counts.fetched:,} received: {', '.join(parts)}"] if parts else []
-    return "; ".join([*received, *_beside(counts)]) or "no changes"
+    return "; ".join([*received, *_other_figures(counts)]) or "no changes"
 
 
-def _beside(counts: Counts) -> list[str]:
-    """Return the counts that stand beside the students received."""
+def _other_figures(counts: Counts) -> list[str]:
+    """Return the counts, in words, that are not part of the number of students received."""
     words = (
         (counts.deleted, f"{counts.deleted:,} removed"),
         (counts.removals_held, f"{count(counts.removals_held, 'removal')} held"),

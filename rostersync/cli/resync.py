@@ -1,4 +1,4 @@
-"""`rostersync resync`: the whole roster again."""
+"""`rostersync resync`: read the whole roster again."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @source_option
-@click.option("--no-wait", is_flag=True, help="Queue the request, and return.")
+@click.option("--no-wait", is_flag=True, help="Queue the request and return at once.")
 @json_option
 @configured
 def command(session: Session, names: tuple[str, ...], no_wait: bool, as_json: bool) -> int:
-    """Read everything again: the same as `sync --full`.
+    """Read the whole roster again. This is the same as `sync --full`.
 
-    With --no-wait the request is queued: the daemon, or whoever else syncs the source next, carries it out.
+    With --no-wait, the request is queued. The daemon carries it out, or the next command that syncs the source.
     """
     sources = session.chosen(names)
     if not no_wait:
@@ -37,7 +37,7 @@ def command(session: Session, names: tuple[str, ...], no_wait: bool, as_json: bo
         document({"requests": queued})
         return 0
     for request in queued:
-        taken = "the process that holds this source carries it out, a daemon at once"
+        taken = "the process that holds this source carries it out; a daemon does so at once"
         waits = "the next run of this source will carry it out (no run in progress)"
         note(f"{request['source']}: request {request['request_id']} queued; {taken if request['lock_held'] else waits}")
     return 0

@@ -1,4 +1,4 @@
-"""`rostersync revoke-reader`: a role of PostgreSQL that may read the views no longer."""
+"""`rostersync revoke-reader`: revoke a PostgreSQL role's right to read the views."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 @click.argument("role")
 @configured
 def command(session: Session, role: str) -> int:
-    """Take from a role of PostgreSQL whatever it was granted of rostersync's views and tables.
+    """Revoke all grants of a PostgreSQL role on rostersync's views and tables.
 
-    Exit status: 0 it can read no view now, 1 it still can, through another role or a grant to PUBLIC.
+    Exit status: 0 if the role cannot read any view now, 1 if it still can, through another role or a grant to PUBLIC.
     """
     store = open_postgresql(session, "revoke-reader")
     entry = Entry("*", "revoke-reader", fields=(role,))

@@ -1,4 +1,4 @@
-"""`rostersync run`: the daemon."""
+"""`rostersync run`: run the daemon."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 @click.command()
 @configured
 def command(session: Session) -> int:
-    """Run the daemon, in the foreground: sync each source on the [schedule], until SIGTERM or Ctrl-C.
+    """Run the daemon in the foreground: sync each source as [schedule] says, until SIGTERM or Ctrl-C.
 
-    Beside it `sync`, `resync` and approvals are carried out by the daemon. A second daemon stands by, and takes over
-    when the first one ends. SIGHUP has the configuration read again, SIGUSR1 has every source synced now.
+    While it runs, it also carries out what `sync`, `resync` and `sync --approve` ask for. A second daemon waits, and
+    takes over when the first one ends. On SIGHUP, the daemon reads its configuration again. On SIGUSR1, it syncs every
+    source at once.
     """
     start_log(session.config, daemon=True)
 

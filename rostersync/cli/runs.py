@@ -1,4 +1,4 @@
-"""`rostersync runs`: recent runs; and one run, with the students that a held one would remove."""
+"""`rostersync runs`: list recent runs, or show one run, with the students that a held run would remove."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _HEADERS = ("run", "source", "kind", "state", "finished", "took", "outcome")
 
 
 @click.group(invoke_without_command=True)
-@click.option("--limit", type=Natural(), default=20, show_default=True, help="How many, newest first.")
+@click.option("--limit", type=Natural(), default=20, show_default=True, help="How many runs to list.")
 @json_option
 @common_options
 @click.pass_context
 def command(ctx: click.Context, named: Path | None, limit: int, as_json: bool) -> None:
-    """List recent runs of all sources, newest first; or show one of them."""
+    """List recent runs of all sources, newest first, or show one run."""
     if ctx.invoked_subcommand is None:
         _list(named=named, limit=limit, as_json=as_json)
 
@@ -60,7 +60,7 @@ def _row(report: RunReport) -> tuple[Any, ...]:
 
 
 def _outcome(report: RunReport) -> str:
-    """Return a run's figures, which a failed one has not, and what was wrong with it."""
+    """Return a run's figures, unless it failed, and its error."""
     done = "" if report.state is RunState.FAILED else figures(report.counts)
     return "; ".join(filter(None, (done, report.error)))
 
@@ -80,18 +80,19 @@ _CLOSED = {
 @json_option
 @configured
 def show(session: Session, run_id: int, as_json: bool) -> None:
-    """Show one run, and of a held one each student it would remove.
+    """Show one run. If it is held, list each student that it would remove.
 
-    Names are printed, with how and since when each removal is known, for whoever decides about the approval.
+    The list helps you decide about the approval. It contains the students' names, and how and since when each removal
+    is known.
     """
     store = open_store(session.config, session.clock, create=False)
     with store.reading() as connection:
         details = run_details(connection, run_id)
     if details is None:
-        raise RostersyncError(f"there is no run {run_id}", f"see which there are: {session.command('runs')}")
+        raise RostersyncError(f"there is no run {run_id}", f"list the runs: {session.command('runs')}")
     approval = session.command(f"sync --approve {run_id}") if details.plan == "open" else None
     before = click.get_current_context().parent
-    if as_json or (before and before.params["as_json"]):  # `runs --json show` means it as well
+    if as_json or (before and before.params["as_json"]):  # so that `runs --json show` works too
         document({"run": _details_json(details, approval)})
     else:
         _show(details, approval)

@@ -1,4 +1,4 @@
-"""What keeps this process's memory and environment, which hold tokens and students, from the user's other processes."""
+"""Protect this process's memory and environment from the user's other processes: they hold tokens and students."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _PR_SET_DUMPABLE = 4
 
 
 def seal() -> None:
-    """Let this process write no core dump, and no other process of its user read its memory or environment.
+    """Prevent core dumps, and prevent other processes of this user from reading this one's memory and environment.
 
-    On Linux this lasts until the process becomes another user, so call it again then. Where the system does not offer a
-    part of it, or a sandbox forbids it, we go on without that part.
+    On Linux, this lasts until the process becomes another user, so call it again then. If the system does not offer
+    one of the two protections, or a sandbox forbids it, continue without it.
     """
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,4 +1,4 @@
-"""`rostersync service`: what the service of systemd needs besides its package."""
+"""`rostersync service`: give the systemd service what it needs besides its package."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """Store a token for the service of systemd, or ask whether it has all that it needs to start."""
+    """Store a token for the systemd service, or say what the service still lacks."""
 
 
 # The token -------------------------------------------------------------------------------------------------------
@@ -41,9 +41,10 @@ def command() -> None:
 @click.option("--token-file", type=click.Path(path_type=Path), metavar="FILE", help="A file with the token.")
 @configured_as_caller
 def token(session: Session, name: str, token_file: Path | None) -> None:
-    """Store the token of the source NAME in tokens_dir, also to replace it.
+    """Store the token of the source NAME in tokens_dir. An earlier token is replaced.
 
-    It is asked for on a terminal. Otherwise it is read from standard input, or from --token-file.
+    The token is read from --token-file if you give one. Otherwise it is asked for on a terminal, or read from standard
+    input if that is not a terminal.
     """
     known = [source.name for source in session.config.sources]
     if name not in known:
@@ -74,7 +75,7 @@ def _given(name: str) -> Secret:
 
 
 def _require_safe(path: Path) -> None:
-    """Raise `RostersyncError` if the folder is missing or others may write it, or if `path` is not a plain file."""
+    """Raise `RostersyncError` if the folder is missing, if others may write it, or if `path` is not a plain file."""
     folder = path.parent
     try:
         place = shared_place(folder)
@@ -86,13 +87,14 @@ def _require_safe(path: Path) -> None:
         hint = f"make it: install -d -m 700 {folder}" if missing else _who_may(folder)
         raise RostersyncError(f"tokens_dir: cannot use {folder}: {error.strerror}", hint) from error
     if place:
-        raise RostersyncError(f"tokens_dir: other users may write {place}", f"let only its owner write {place}")
+        raise RostersyncError(f"tokens_dir: other users may write {place}", f"let only the owner of {place} write it")
 
 
 def _write(path: Path, value: Secret) -> None:
-    """Put a new file in the place of `path`: at no time is there a part of it, or a file that too many can read.
+    """Write the token to a new file, and then give it the name `path`, so that `path` is complete at every moment.
 
-    The group of a folder such as /etc/rostersync/tokens, which is the service's, may read it.
+    Only the owner can read the file. If the folder's group is the service's, or if the folder is closed to all users
+    but its owner and group, that group can read it too, as in /etc/rostersync/tokens.
     """
     folder = path.parent.stat()
     shared = folder.st_mode & stat.S_IRWXG and (folder.st_gid == service_group() or not folder.st_mode & stat.S_IRWXO)
@@ -119,10 +121,10 @@ def _write(path: Path, value: Secret) -> None:
 @common_options
 @click.pass_context
 def ready(ctx: click.Context, named: Path | None) -> int:
-    """Say what a new installation still lacks: an address, or a token. The unit's condition.
+    """Say what a new installation still lacks: an address or a token. The systemd service does not start without them.
 
-    Exit status: 0 nothing is missing, 1 something is. A configuration with mistakes counts as 0, because then the start
-    of the service is to fail.
+    Exit status: 0 if nothing is missing, 1 if something is. The status is also 0 if the configuration has mistakes, so
+    that the service starts and fails with them.
     """
     try:
         lines = _missing(find_config(config_named(ctx, named)))

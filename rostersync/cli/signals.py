@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the first asks the process to end, a second one ends it."""
+"""Handle SIGTERM and Ctrl-C. The first signal asks the process to end, and the second one ends it at once."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from rostersync.clock import SystemClock
 
 GRACE = 4.0
-"""Seconds that an orderly end may take. Nothing is ever half applied, so it is safe to end without one."""
+"""Seconds that an orderly end may take. Then the process is ended, which is safe: nothing is ever half applied."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
 def on_signals(clock: SystemClock, others: Mapping[int, Callable[[], None]] | None = None) -> Iterator[None]:
-    """Let a signal stop `clock`; a second one, or `GRACE` seconds, end the process with status 128 + its number.
+    """Stop `clock` at the first SIGTERM or SIGINT. At the second one, or after `GRACE` seconds, end the process.
 
-    `others` are signals that only have something called, each time, in a thread of its own. Does nothing outside the
-    main thread, where no signal arrives.
+    The exit status is then 128 + the signal's number. `others` are further signals. For each of them, its function is
+    called in the thread that waits for signals. Outside the main thread, which alone receives signals, do nothing.
     """
     others = others or {}
     if threading.current_thread() is not threading.main_thread():
@@ -34,8 +34,8 @@ def on_signals(clock: SystemClock, others: Mapping[int, Callable[[], None]] | No
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     before = {number: signal.signal(number, _do_nothing) for number in (*_SIGNALS, *others)}
-    # The interpreter writes the number here at once, whatever the main thread is doing: a handler in Python would
-    # have to wait for that thread, and might need a lock that it holds.
+    # The interpreter writes the signal's number to this socket at once. A handler in Python would run in the main
+    # thread: it would have to wait until that thread runs Python code, and might need a lock that the thread holds.
     previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader, clock, others), name="signals", daemon=True).start()
     try:
@@ -48,7 +48,7 @@ def on_signals(clock: SystemClock, others: Mapping[int, Callable[[], None]] | No
 
 
 def _do_nothing(*_: object) -> None:
-    """Handle a signal, so that it neither kills nor raises."""
+    """Handle a signal without any effect, so that it neither kills the process nor raises an exception."""
 
 
 def _watch(reader: socket.socket, clock: SystemClock, others: Mapping[int, Callable[[], None]]) -> None:
@@ -64,7 +64,7 @@ def _watch(reader: socket.socket, clock: SystemClock, others: Mapping[int, Calla
 
 
 def _second(reader: socket.socket, first: bytes, others: Collection[int]) -> bytes:
-    """Wait for the second signal; return the first where the time is over, nothing where the process ends by itself."""
+    """Wait for the second signal and return it. Return `first` after `GRACE` seconds, and b"" if the context ends."""
     reader.settimeout(GRACE)
     try:
         while (got := reader.recv(1)) and got[0] in others:

@@ -1,4 +1,4 @@
-"""`rostersync simulator`: a stand-in ManageBac on loopback, to try things out."""
+"""`rostersync simulator`: serve a stand-in ManageBac on loopback, to try things out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FEEDS = ("full", "full_deleted_at", "stub", "ids", "ignored", "empty")
 _DEFAULT_SHARE = 0.1
 _TIMEOUT_S = 10
 
-# What `--fault` knows: the fault, and the requests that it falls on (None: all).
+# The faults that `--fault` knows, and the requests that each may affect (None means all).
 _FAULTS: dict[str, tuple[Fault, Match | None]] = {
     "unavailable": (faults.http_status(503), None),
     "rate-limited": (faults.rate_limited(), None),
@@ -64,7 +64,7 @@ class _Rate(click.ParamType[RateLimit]):
 
 
 class _PlannedFault(click.ParamType[tuple[str, float]]):
-    """The name of a fault and the share of the requests on which it falls, such as unavailable=0.2."""
+    """The name of a fault and the share of the requests that it affects, such as unavailable=0.2."""
 
     name = "fault"
 
@@ -103,20 +103,20 @@ class _Switch(click.ParamType[tuple[str, Any]]):
 @click.group(invoke_without_command=True)
 @click.option("--students", type=click.IntRange(0, 1_000_000), default=1200, show_default=True, help="How many.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same school.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0, the default: any free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port. 0, the default, means any free one.")
 @click.option("--token", default="simulator-token", show_default=True, help="The token with the admin role.")
 @click.option(
     "--read-only-token",
     metavar="TOKEN",
     default="simulator-read-only-token",
     show_default=True,
-    help="A token without the admin role: it reads, and its writes are refused (403).",
+    help="A token without the admin role. It can read, but its writes are refused (403).",
 )
 @click.option(
     "--rate-limit",
     type=_Rate(),
     metavar="N/DURATION",
-    help="Most requests in a duration, such as 60/1m; more are refused (429). Default: no limit.",
+    help="The most requests in a duration, such as 60/1m. More are refused (429). Default: no limit.",
 )
 @click.option(
     "--fault",
@@ -124,7 +124,7 @@ class _Switch(click.ParamType[tuple[str, Any]]):
     type=_PlannedFault(),
     multiple=True,
     metavar="NAME[=SHARE]",
-    help=f"Let this happen to a share of the requests, 0 to 1 (default {_DEFAULT_SHARE}); may be repeated. "
+    help=f"Cause this fault in a share of the requests, 0 to 1 (default {_DEFAULT_SHARE}); may be repeated. "
     f"Known: {', '.join(_FAULTS)}.",
 )
 @click.option(
@@ -136,14 +136,16 @@ class _Switch(click.ParamType[tuple[str, Any]]):
     type=click.Choice(_FEEDS),
     default="full",
     show_default=True,
-    help="What the deleted feed answers.",
+    help="How the deleted feed answers.",
 )
 @click.option(
-    "--per-page-cap", type=click.IntRange(1, 200), default=200, show_default=True, help="Most rows of a page."
+    "--per-page-cap", type=click.IntRange(1, 200), default=200, show_default=True, help="The most rows on a page."
 )
-@click.option("--clock-skew", type=float, default=0.0, metavar="SECONDS", help="How far its clock is ahead.")
 @click.option(
-    "--late-commit", type=float, default=0.0, metavar="SECONDS", help="Delay from a change to its appearance."
+    "--clock-skew", type=float, default=0.0, metavar="SECONDS", help="How far the simulator's clock is ahead."
+)
+@click.option(
+    "--late-commit", type=float, default=0.0, metavar="SECONDS", help="How long changes take to appear in answers."
 )
 @click.option("--nulls", is_flag=True, help="Render fields without a value as null.")
 @click.option(
@@ -152,7 +154,7 @@ class _Switch(click.ParamType[tuple[str, Any]]):
     type=_Switch(),
     multiple=True,
     metavar="NAME=VALUE",
-    help="Let it do otherwise where the vendor's documents leave something open, such as status_key=true; may be "
+    help="Change a behaviour that ManageBac's documentation does not define, such as status_key=true; may be "
     f"repeated. Known: {', '.join(NAMES)}.",
 )
 @common_options
@@ -169,20 +171,20 @@ def command(
     rate_limit: RateLimit | None,
     planned: tuple[tuple[str, float], ...],
     churn: float,
-    named: Path | None,  # noqa: ARG001 - all commands take it; this one needs none
+    named: Path | None,  # noqa: ARG001 - all commands accept it; this one does not need it
     more: tuple[tuple[str, Any], ...],
     **switches: Any,
 ) -> None:
     """Serve a stand-in ManageBac on this machine, with invented students, until Ctrl-C.
 
-    It answers all eight student endpoints, and /auth/permissions, as ManageBac documents them: list, get, create,
-    update, archive, unarchive, set and delete avatar. Changes last until it ends; no mail is sent.
+    The simulator answers all eight student endpoints, and /auth/permissions, as ManageBac documents them: list, get,
+    create, update, archive, unarchive, set and delete avatar. Changes are lost when it ends. It sends no mail.
 
-    Faults: unavailable (503), rate-limited (429), reset (the connection is reset, and nothing has been done), slow (3
-    seconds), cut-off (ten bytes of an answer), html (200 with a web page) and lost-answer (a write is done, and then
-    the connection is reset).
+    Faults: unavailable (503), rate-limited (429), reset (the connection is reset before anything is done), slow (3
+    seconds), cut-off (only ten bytes of the answer), html (200 with a web page) and lost-answer (a write is carried
+    out, and then the connection is reset).
 
-    `rostersync simulator delete` deletes a student while it serves.
+    `rostersync simulator delete` deletes a student while the simulator runs.
     """
     if ctx.invoked_subcommand:
         return
@@ -206,7 +208,7 @@ def command(
 @click.option("--url", required=True, help="The address that the simulator printed when it started.")
 @common_options
 def delete(*, student: int, url: str, named: Path | None) -> None:  # noqa: ARG001 - the same
-    """Delete a student of a simulator that is running, as an administrator does in ManageBac's web interface."""
+    """Delete a student of a running simulator, as an administrator does in ManageBac's web interface."""
     connection = HTTPConnection(urlsplit(url).netloc, timeout=_TIMEOUT_S)
     try:
         connection.request("DELETE", f"/simulator/students/{student}")
@@ -222,7 +224,7 @@ def delete(*, student: int, url: str, named: Path | None) -> None:  # noqa: ARG0
 
 
 def _show_source(base_url: str, token: str, read_only_token: str) -> None:
-    """Print what a configuration and a shell need to use the stand-in."""
+    """Print the lines that a configuration and a shell need to use the simulator."""
     for line in (
         "# a source for the configuration:",
         "[[sources]]",
@@ -230,10 +232,10 @@ def _show_source(base_url: str, token: str, read_only_token: str) -> None:
         f'base_url = "{base_url}"',
         "allow_writes = true",
         "",
-        "# and its token, which has the admin role, for the shell:",
+        "# its token, which has the admin role, for the shell:",
         f"export ROSTERSYNC_TOKEN={token}",
         "",
-        "# a token without the admin role, which reads, and whose writes are refused:",
+        "# a token without the admin role, which can read, but not write:",
         f"# export ROSTERSYNC_TOKEN={read_only_token}",
         "",
         "# to delete a student, as an administrator does in ManageBac's web interface:",
@@ -248,7 +250,7 @@ def _random(seed: int) -> random.Random:
 
 
 def _plan(planned: tuple[tuple[str, float], ...], rng: random.Random) -> Faults:
-    """Return the faults, each falling on its share of the requests for as long as the simulator runs."""
+    """Return the plan of faults. Each fault affects its share of the requests, for as long as the simulator runs."""
     plan = Faults()
     for name, share in planned:
         fault, match = _FAULTS[name]
@@ -257,13 +259,13 @@ def _plan(planned: tuple[tuple[str, float], ...], rng: random.Random) -> Faults:
 
 
 def _switches(more: tuple[tuple[str, Any], ...], *, late_commit: float, **switches: Any) -> Switches:
-    """Return the switches that have an option of their own, and those of --switch, which win."""
+    """Return all switches: those with their own option, and those given by --switch, which take precedence."""
     return Switches(**(switches | {"late_commit_seconds": late_commit} | dict(more)))
 
 
 @contextmanager
 def serving(app: App, port: int = 0) -> Iterator[str]:
-    """Serve `app` on loopback; yields its base_url. Raises `RostersyncError` when the port is in use."""
+    """Serve `app` on loopback, and yield its base_url. Raise `RostersyncError` if the port cannot be used."""
     try:
         server = Server(app, port=port)
     except OSError as error:
@@ -273,7 +275,7 @@ def serving(app: App, port: int = 0) -> Iterator[str]:
 
 
 def _live(school: School, clock: Clock, per_minute: float, rng: random.Random) -> None:
-    """Change students, `per_minute` times a minute, until `Stopped` is raised."""
+    """Change a student `per_minute` times a minute, until the clock raises `Stopped`."""
     while True:
         clock.sleep(60 / per_minute if per_minute else 3600)
         if per_minute:

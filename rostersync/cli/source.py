@@ -1,4 +1,4 @@
-"""`rostersync source`: what the database holds of a source that is no longer configured."""
+"""`rostersync source`: purge what the database holds of a source that is no longer configured."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def command() -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @configured
 def forget_source(session: Session, name: str, dry_run: bool, yes: bool) -> None:
-    """Purge every row of a source that is no longer configured, its history and its runs included.
+    """Purge every row of a source that is no longer configured, including its history and its runs.
 
-    Only a backup can bring them back.
+    Only a backup can bring these rows back.
     """
     if name in {source.name for source in session.config.sources}:
         hint = f"remove the source {name} from {session.path} first"
@@ -46,7 +46,7 @@ def forget_source(session: Session, name: str, dry_run: bool, yes: bool) -> None
     with store.reading() as connection:
         kept = holdings(connection, name)
     if kept is None:
-        hint = f"see which there are: {session.command('status')}"
+        hint = f"list the sources: {session.command('status')}"
         raise ConfigError([f"source forget {name}: no such source in the database"], hint)
     figures = _figures(kept)
     if dry_run:

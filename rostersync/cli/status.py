@@ -1,4 +1,4 @@
-"""`rostersync status`: how fresh each source is, who syncs it, what is queued and due, and what needs attention."""
+"""`rostersync status`: show how fresh each source is, who syncs it, which runs are due, and what needs attention."""
 
 from __future__ import annotations
 
@@ -37,20 +37,24 @@ if TYPE_CHECKING:
 _FRESH, _STALE, _NEVER = "fresh", "stale", "never synced"
 
 _MOST_IN_FULL = 20
-"""Of more sources only those with problems are shown, unless more is asked for."""
+"""If there are more sources than this, only those with problems are shown, unless the user asks for more."""
 
 
 @click.command(cls=nagios.MonitoredCommand)
 @click.option(
-    "--max-age", type=Duration(), help="Exit with 1 when a configured source is staler than this, or never synced."
+    "--max-age",
+    type=Duration(),
+    help="Exit with 1 if a configured source's last success is older than this, or it was never synced.",
 )
-@click.option("--source", "globs", multiple=True, metavar="GLOB", help="Only sources with such names; may be repeated.")
-@click.option("--all", "show_each", is_flag=True, help="Show each source in full, also if there are more than 20.")
+@click.option(
+    "--source", "globs", multiple=True, metavar="GLOB", help="Only sources whose name matches; may be repeated."
+)
+@click.option("--all", "show_each", is_flag=True, help="Show each source in full, even if there are more than 20.")
 @click.option(
     "--nagios",
     "for_monitor",
     is_flag=True,
-    help="Print one line with perfdata for a monitor, and exit as its plugins do.",
+    help="Print one line with perfdata, and exit as a Nagios plugin does.",
 )
 @json_option
 @configured
@@ -65,15 +69,16 @@ def command(
 ) -> int:
     """Show how fresh each source is, which process is syncing it, what is queued and due, and what needs attention.
 
-    Also shows why its last run failed, which removals wait for approval, and how many records are in quarantine.
+    It also shows why the last run failed, which removals wait for approval, and how many records are in quarantine.
     If there are more than 20 sources, only a summary and the sources with problems are shown.
-    A source is stale if its last success is older than two slots, the jitter and an hour, or than --max-age.
-    Exit status: 0; with --max-age 1 when a configured source is too old, or the database differs from this version's
-    schema. With --nagios 0 OK, 1 a source is in trouble or the schema differs, 2 a source is stale or was never synced,
-    3 the state is unknown.
+    A source is stale if its last success is older than two slots, the jitter and an hour together. If you give
+    --max-age, that is the limit instead.
+    Exit status: 0. With --max-age, 1 if a configured source is stale or was never synced, or if the database differs
+    from this version's schema. With --nagios, 0 OK, 1 a source is in trouble or the schema differs, 2 a source is stale
+    or was never synced, 3 the state is unknown.
     """
     if for_monitor and as_json:
-        raise ConfigError(["--nagios and --json exclude each other"])
+        raise ConfigError(["--nagios and --json cannot be combined"])
     sources = _chosen(_sources(session, max_age), globs)
     differences = _differences(session)
     if for_monitor:
@@ -92,39 +97,45 @@ class _Source:
     health: Health | None
     freshness: str
     holder: str | None
-    """Who holds the lock now."""
+    """The process that holds the lock now."""
     daemons: dict[str, Watch]
-    """Those that have the source, by name: the holder, which may be idle, and those that stand by."""
+    """The daemons that have this source, by name: the holder, which may be idle, and those standing by."""
     requests: tuple[OpenRequest, ...]
     failure: Failure | None
 
     @property
     def is_troubled(self) -> bool:
-        """Whether its last run did not succeed, removals wait for approval, or the daemon fails."""
+        """Whether the source is configured and in trouble.
+
+        It is in trouble if its last run did not succeed, if removals wait for approval, or if the daemon fails.
+        """
         row = self.health
         unwell = row and (row.last_state not in {None, RunState.SUCCEEDED} or row.held_run_id is not None)
         return self.is_configured and bool(unwell or self.failure)
 
     @property
     def daemon(self) -> str | None:
-        """The daemon that holds the source."""
+        """The daemon that holds the source, or None."""
         return self.holder if self.holder in self.daemons else None
 
     @property
     def standing_by(self) -> list[str]:
-        """The daemons that stand by."""
+        """The daemons that are standing by for the source."""
         return [name for name, watch in self.daemons.items() if watch.standby and name != self.holder]
 
     @property
     def next_runs(self) -> dict[str, datetime]:
-        """When each kind of run is next due, the first one first."""
+        """When each kind of run is next due, the earliest first."""
         watch = self.daemons.get(self.holder or "")
         due = sorted(watch.next_runs.items(), key=lambda run: run[1]) if watch else []
         return {str(kind): at for kind, at in due}
 
 
 def _chosen(sources: list[_Source], globs: tuple[str, ...]) -> list[_Source]:
-    """Return the sources whose name matches a pattern; without patterns all. Raises `ConfigError` for useless ones."""
+    """Return the sources with a name that matches a pattern, or all sources if there are no patterns.
+
+    Raises `ConfigError` if a pattern matches no source.
+    """
     unmatched = [glob for glob in globs if not any(fnmatchcase(source.name, glob) for source in sources)]
     if unmatched:
         raise ConfigError([f"--source {glob}: no source has such a name" for glob in unmatched])
@@ -132,10 +143,11 @@ def _chosen(sources: list[_Source], globs: tuple[str, ...]) -> list[_Source]:
 
 
 def _sources(session: Session, max_age: timedelta | None = None) -> list[_Source]:
-    """Return the configured sources, in their order, and behind them those that only the database knows.
+    """Return the configured sources in their order, followed by the sources that only the database knows.
 
-    They are stale if their last success is older than `max_age`, or by default not fresh as the schedule says.
-    Raises `StoreError`, when a failure of the daemon, which may be the same, has been told.
+    A source is stale if its last success is older than `max_age`. If that is None, the schedule decides. Raises
+    `StoreError` if the database cannot be used. A failure of the daemon, which may have the same cause, is printed
+    first.
     """
     failures = {failure.source: failure for failure in read_failures(failures_file(session.config.database.url))}
     try:
@@ -147,8 +159,8 @@ def _sources(session: Session, max_age: timedelta | None = None) -> list[_Source
 
 
 def _differences(session: Session) -> list[str]:
-    """Return how the database differs from this version's schema; none if this user may not find out."""
-    with suppress(StoreError):  # as on a standby, where no table can be made for the comparison
+    """Return how the database differs from this version's schema. Empty if it cannot be compared."""
+    with suppress(StoreError):  # such as on a standby server, where the comparison cannot create its tables
         return [found.difference for found in probe.differences(session.config.database.url)]
     return []
 
@@ -175,7 +187,7 @@ def _gather(session: Session, store: Store, failures: dict[str, Failure], max_ag
 
 
 def _freshness(row: Health | None, schedule: Schedule, max_age: timedelta | None) -> str:
-    """Return `fresh`, `stale` or `never synced`. The age is that by the database's clock."""
+    """Return `fresh`, `stale` or `never synced`. The age is measured by the database's clock."""
     if row is None or row.last_success_at is None or row.age_seconds is None:
         return _NEVER
     limit = max_age or fresh_until(schedule, row.last_success_at) - row.last_success_at
@@ -183,7 +195,7 @@ def _freshness(row: Health | None, schedule: Schedule, max_age: timedelta | None
 
 
 def _holder(store: Store, name: str, row: Health | None) -> str | None:
-    """Return who holds the lock now; None when nobody does."""
+    """Return the process that holds the lock now, or None if it is free."""
     return ((row and row.holder) or "another process") if store.is_held(name) else None
 
 
@@ -204,7 +216,7 @@ def _json(source: _Source) -> dict[str, Any]:
 
 
 def _judge(sources: list[_Source], differences: list[str], max_age: timedelta) -> int:
-    """Name the configured sources that are too old; return the exit status."""
+    """Print the configured sources that are stale or were never synced, and return the exit status."""
     status, limit = int(bool(differences)), max_age.total_seconds()
     for source in sources:
         age = source.health.age_seconds if source.health else None
@@ -216,7 +228,7 @@ def _judge(sources: list[_Source], differences: list[str], max_age: timedelta) -
 
 
 def _answer_monitor(sources: list[_Source], differences: list[str], max_age: timedelta | None) -> int:
-    """Print how the configured sources are, as a plugin for Nagios does; return its exit status."""
+    """Print the state of the configured sources as a Nagios plugin does, and return its exit status."""
     if not sources:
         return nagios.answer(nagios.UNKNOWN, "no configured source has such a name")
     wrong, in_step = _wrong(sources), sum(source.freshness == _FRESH for source in sources)
@@ -234,7 +246,7 @@ def _answer_monitor(sources: list[_Source], differences: list[str], max_age: tim
 
 
 def show_all(session: Session) -> None:
-    """Print the state of every source. Raises `NoDatabase` where there is none."""
+    """Print the state of every source. Raise `NoDatabase` if there is no database yet."""
     _show(_sources(session), _differences(session), session, in_full=True)
 
 
@@ -256,8 +268,8 @@ def _show(sources: list[_Source], differences: list[str], session: Session, *, i
 
 
 def _show_summary(sources: list[_Source]) -> None:
-    """Print how many of several sources are in step, and the names of those that are not, or are in trouble."""
-    if len(sources) < 2:  # noqa: PLR2004 - one sums itself up
+    """Print how many sources are in step, and the names of those that are not, or that are in trouble."""
+    if len(sources) < 2:  # noqa: PLR2004 - one source needs no summary
         return
     echo(f"{count(len(sources), 'source')}: {sum(source.freshness == _FRESH for source in sources)} in step")
     for word, names in _wrong(sources).items():
@@ -266,7 +278,7 @@ def _show_summary(sources: list[_Source]) -> None:
 
 
 def _wrong(sources: list[_Source]) -> dict[str, list[str]]:
-    """Return the names of the sources that are not as they should be, by what is wrong."""
+    """Return the names of the sources that are stale, never synced or in trouble, by that word."""
     late = {word: [source.name for source in sources if source.freshness == word] for word in (_STALE, _NEVER)}
     return late | {"in trouble": [source.name for source in sources if source.is_troubled]}
 
@@ -277,7 +289,7 @@ def _failed(failure: Failure, now: datetime) -> str:
 
 
 def _show_work(source: _Source, now: datetime) -> None:
-    """Print who syncs the source, what is queued, and when the next runs are due."""
+    """Print which process syncs the source, what is queued, and when the next runs are due."""
     if source.daemon:
         due = [
             f"next {kind} run {_in(at, now)}" for kind, at in sorted(source.next_runs.items(), key=lambda due: due[1])
@@ -323,7 +335,7 @@ def _show_figures(row: Health, *, stale: bool) -> None:
 
 
 def _show_last_run(row: Health) -> None:
-    """Print why the last run ended as it did, and why its success may not count."""
+    """Print the last run's error and notices. If its success does not count, say why."""
     show_reasons(row.last_error, row.last_notices or ())
     succeeded = row.last_state in {RunState.SUCCEEDED, RunState.HELD}
     if succeeded and row.last_finished_at != row.last_success_at:
@@ -339,6 +351,7 @@ def _show_troubles(row: Health, session: Session) -> None:
         echo(f"    to approve them: {session.command(f'sync --approve {run_id}')}")
     if row.details_waiting:
         waiting = count(row.details_waiting, "student")
-        echo(f"  {waiting} still to be asked for: ManageBac's lists lack some fields; sync.details_per_run in each run")
+        reason, most = "ManageBac's lists lack some fields", "each run requests up to sync.details_per_run"
+        echo(f"  {waiting} still to be requested singly, because {reason}; {most}")
     if row.deleted_feed_ignored:
         echo("  the API does not report deletions: only full runs find them")

@@ -1,4 +1,4 @@
-"""`rostersync sync`: one run of each source."""
+"""`rostersync sync`: do one run of each source."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ if TYPE_CHECKING:
 @click.command()
 @source_option
 @click.option("--full", is_flag=True, help="Read the whole roster, not only what changed.")
-@click.option("--dry-run", is_flag=True, help="Do everything but write, and show what a run would do.")
-@click.option("--allow-growth", is_flag=True, help="Read the whole roster, and let it have any number of new students.")
+@click.option("--dry-run", is_flag=True, help="Do everything except write, and show what a run would do.")
+@click.option("--allow-growth", is_flag=True, help="Read the whole roster. Accept any number of new students.")
 @click.option("--approve", type=Natural(), metavar="RUN_ID", help="Carry out the removals of a held run.")
 @click.option(
-    "--wait", type=Duration(), default=timedelta(seconds=60), help="How long to wait for the lock.  [default: 60s]"
+    "--wait",
+    type=Duration(),
+    default=timedelta(seconds=60),
+    help="How long to wait for the source's lock.  [default: 60s]",
 )
 @json_option
 @configured
@@ -49,7 +52,7 @@ def command(
     wait: timedelta,
     as_json: bool,
 ) -> int:
-    """Sync each source once: read what changed since the last run, and apply it.
+    """Sync each source once: read what has changed since the last run, and apply it.
 
     Exit status: 0 done, 1 failed or incomplete, 2 wrong usage or configuration, 3 removals held, 75 locked by
     another process.
@@ -69,11 +72,11 @@ def command(
 
 
 def carry_out(session: Session, requests: Sequence[RunRequest], *, dry_run: bool = False) -> list[Outcome]:
-    """Carry out the requests, with a progress bar each on a terminal; return how they ended, in their order."""
+    """Carry out the requests, and return how they ended, in their order. On a terminal, each has a progress bar."""
     wanted = {request.source for request in requests}
     sources = [source for source in session.config.sources if source.name in wanted]
     mistakes = wiring.token_mistakes(sources)
-    # Whose token is missing here may be in the hands of a daemon, which has it.
+    # A source without a token here may belong to a daemon that has the token.
     elsewhere = set() if dry_run or not mistakes else _in_other_hands(session, mistakes)
     refused = {name: error for name, error in mistakes.items() if name not in elsewhere}
     if len(refused) == len(sources):  # then nothing is created, not even a database
@@ -90,7 +93,7 @@ def carry_out(session: Session, requests: Sequence[RunRequest], *, dry_run: bool
 
 
 def _carry_out_recorded(session: Session, requests: Sequence[RunRequest], *, dry_run: bool) -> list[Outcome]:
-    """Carry out the approval of a held run, and record who approved it and what became of that."""
+    """Carry out the approval of a held run, and record who approved it and how it ended."""
     from rostersync.runs.recording import Recorder  # noqa: PLC0415 - only approvals need it
     from rostersync.store.audit import Entry  # noqa: PLC0415 - the same
     from rostersync.store.audit import Outcome as Recorded  # noqa: PLC0415 - the same
@@ -118,7 +121,7 @@ def show_outcomes(session: Session, outcomes: Sequence[Outcome], *, as_json: boo
 
 
 def _in_other_hands(session: Session, names: Iterable[str]) -> set[str]:
-    """Return those of these sources that another process holds, or that a daemon stands by for."""
+    """Return the sources among `names` that another process holds, or for which a daemon is standing by."""
     try:
         store = open_store(session.config, session.clock, create=False)
     except NoDatabase:
@@ -147,7 +150,7 @@ def _never(request: RunRequest) -> RunReport:
 
 
 def _approval(session: Session, run_id: int) -> RunRequest:
-    """Return the request that repeats a held run. Raises `ConfigError` where there is nothing to approve."""
+    """Return the request that repeats a held run. Raise `ConfigError` if the run has no removals to approve."""
     hold = _hold(session, run_id)
     if hold is None:
         message = f"--approve {run_id}: run {run_id} has no removals waiting for approval"

@@ -1,4 +1,7 @@
-"""-v and -q: how much a command says, before or after its name. They add up, so that one takes back the other."""
+"""The options -v and -q set how much a command prints and logs.
+
+They may come before or after the command's name. All of them are added up, so one -q cancels one -v.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ _LEVELS = ("debug", "info", "warning", "error")
 
 
 def verbosity_options(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command -v and -q; it need not know of them."""
+    """Add -v and -q to a command. The command itself does not receive them."""
     verbose = click.option(
         "-v",
         "--verbose",
         count=True,
         expose_value=False,
         callback=lambda ctx, _, times: _add(ctx, times),
-        help="Log one level more: info, with -vv debug; `run` logs info by itself.",
+        help="Log more: -v logs info, and -vv debug. `run` logs info anyway.",
     )
     quiet = click.option(
         "-q",
@@ -29,13 +32,13 @@ def verbosity_options(verb: Callable[..., Any]) -> Callable[..., Any]:
         count=True,
         expose_value=False,
         callback=lambda ctx, _, times: _add(ctx, -times),
-        help="Only what was asked for, and errors: no progress, no word of success, no notes; log errors only.",
+        help="Print only results and errors: no progress, no success messages and no notes. Log only errors.",
     )
     return verbose(quiet(verb))
 
 
 def _add(ctx: click.Context, number: int) -> None:
-    ctx.meta[_KEY] = ctx.meta.get(_KEY, 0) + number  # one for a command and the groups above it
+    ctx.meta[_KEY] = ctx.meta.get(_KEY, 0) + number  # `meta` is shared by a command and the groups above it
 
 
 def _verbosity() -> int:
@@ -44,11 +47,11 @@ def _verbosity() -> int:
 
 
 def is_quiet() -> bool:
-    """Tell whether the running command is to print only what was asked for, and errors."""
+    """Return whether the running command should print only results and errors."""
     return _verbosity() < 0
 
 
 def log_level(usual: str) -> str:
-    """Return from which level on the running command logs, where it is `usual` without -v and -q."""
+    """Return the lowest level that the running command logs. `usual` is that level without -v and -q."""
     more = _verbosity()
     return "error" if more < 0 else _LEVELS[max(0, _LEVELS.index(usual) - more)]

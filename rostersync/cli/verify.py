@@ -1,4 +1,4 @@
-"""`rostersync verify`: whether the replica matches ManageBac."""
+"""`rostersync verify`: check whether the replica matches ManageBac."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rostersync.report import Verdict
 
 MAX_SHOWN_DIFFERENCES = 20
-"""So many differences are printed, and the number of the others. `--json` has more."""
+"""At most this many differences are printed, and then the number of the others. `--json` has more."""
 
 
 @click.command()
@@ -28,11 +28,11 @@ MAX_SHOWN_DIFFERENCES = 20
 def command(session: Session, names: tuple[str, ...], as_json: bool) -> int:
     """Read everything from ManageBac, compare it with the replica, and change nothing.
 
-    What changed since the last run is pending, not a difference. Differences are listed as ids and names of fields,
-    never as values: 20 of them at most, or 1,000 with --json. Exit status: 0 the replica matches, 1 it differs, or that
+    A change since the last run is pending, and not a difference. Differences are listed as ids and names of fields,
+    never as values: at most 20, or 1,000 with --json. Exit status: 0 if the replica matches, 1 if it differs or if that
     cannot be determined.
     """
-    open_store(session.config, session.clock, create=False)  # raises `NoDatabase` where there is none
+    open_store(session.config, session.clock, create=False)  # raises `NoDatabase` if there is no database yet
     policy, connect = wiring.policy(session.config), wiring.connector(session.config, session.clock)
     with progress() as progress_of:
         verdicts = [
@@ -61,7 +61,7 @@ def _show(verdict: Verdict) -> None:
         echo(f"{verdict.source}: ", mark("replica differs", "red"), figures)
         _show_differences(verdict)
     elif verdict.error:
-        echo(f"{verdict.source}: ", mark("cannot tell", "yellow"), f": {verdict.error}")
+        echo(f"{verdict.source}: ", mark("cannot compare", "yellow"), f": {verdict.error}")
     else:
         note(f"{verdict.source}: ", mark("replica matches ManageBac", "green"), f": {students}{waits}")
 
@@ -75,7 +75,7 @@ def _show_differences(verdict: Verdict) -> None:
     if verdict.error:
         echo(f"  {verdict.error}")
     if any(difference.kind == "twice" for difference in verdict.differences):
-        echo("  the table of students has lost its primary key: `rostersync db check` names the remedy")
+        echo("  the table of students has lost its primary key: `rostersync db check` shows the remedy")
     echo("  `rostersync resync` reads everything again, and repairs everything except rows edited by hand")
 
 

@@ -1,4 +1,4 @@
-"""Cron lines with the meaning that cron(8) gives them, and what is wrong with those that have none."""
+"""Read five-field cron lines as cron(8) does, and explain what is wrong with invalid lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ _LONGEST_MONTHS = dict(zip(range(1, 13), (31, 29, 31, 30, 31, 30, 31, 31, 30, 31
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One of the five fields: APScheduler's name for it, people's, its bounds, examples, the names of its numbers."""
+    """One of the five fields of a cron line.
+
+    `name` is APScheduler's name for the field, and `title` is the name in our error messages. `names` are the words
+    that may replace its numbers, such as "mon".
+    """
 
     name: str
     title: str
@@ -24,7 +28,10 @@ class _Part:
     names: tuple[str, ...] = ()
 
     def wrong(self, item: str, why: str = "", better: str = "") -> Wrong:
-        """Return the error of an item of this field: `why` says more about it, `better` what was probably meant."""
+        """Return the error for an invalid item of this field.
+
+        `why` adds a reason. `better` says what is expected instead; by default, the field's bounds and examples.
+        """
         names = f" or {self.names[0]} to {self.names[-1]}" if self.names else ""
         expected = f"{self.low} to {self.high}{names}, such as {self.examples}"
         return Wrong(f"{_shown(item)} as the {self.title}{why and f', {why}'}", better or expected)
@@ -52,18 +59,22 @@ _NICKNAMES = {
 
 
 def is_meant_as_cron(text: str) -> bool:
-    """Return whether a string is, or is meant to be, a cron line and not an interval."""
+    """Return whether a string looks like a cron line rather than an interval; it may still be invalid."""
     return len(text.split()) > 1 or text.startswith("@")
 
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """A five-field cron line, with the meaning that cron(8) gives it: 0 and 7 are Sunday."""
+    """A valid cron line of five fields, read as cron(8) reads it: both 0 and 7 mean Sunday.
+
+    A line that restricts both the day of the month and the day of the week is refused. cron(8) would run it on days
+    that match either of them.
+    """
 
     line: str
 
     def __post_init__(self) -> None:
-        """Raise `Wrong` for a line that is not valid, or that never comes due."""
+        """Raise `Wrong` if the line is invalid, or if its date does not exist, such as February 30."""
         self._require_five_fields()
         numbers = {part.name: self._numbers(part.name) for part in _PARTS}
         day, weekday = self._field("day"), self._field("day_of_week")
@@ -77,11 +88,11 @@ class Cron:
             raise Wrong(found, '"*" as one of them')
 
     def fields(self) -> dict[str, str]:
-        """Return keyword arguments for APScheduler's `CronTrigger`, which numbers weekdays differently."""
+        """Return the keyword arguments for APScheduler's `CronTrigger`. Weekdays are names: its numbers differ."""
         return {part.name: self._spelled(part) for part in _PARTS}
 
     def per_day(self) -> int:
-        """Return how often the line comes due on a day on which it does at all."""
+        """Return how many times the line is due on each day that it matches."""
         return len(self._numbers("minute")) * len(self._numbers("hour"))
 
     def _require_five_fields(self) -> None:
@@ -115,7 +126,7 @@ _ITEM = re.compile(r"(?:(?P<all>\*)|(?P<first>\w+)(?:-(?P<last>\w+))?)(?:/(?P<st
 
 
 def _range(item: str, part: _Part) -> range:
-    """Return the numbers of `*`, `5`, `1-5`, `mon-fri`, `*/15`, `10-40/10` or `10/15`."""
+    """Return the numbers that an item means: `*`, `5`, `1-5`, `mon-fri`, `*/15`, `10-40/10` or `10/15`."""
     match = _ITEM.fullmatch(item)
     if not match:
         raise _unreadable(item, part)
@@ -148,19 +159,19 @@ def _number(text: str, part: _Part) -> int:
 
 
 def _unreadable(item: str, part: _Part) -> Wrong:
-    """Return the error of an item that is neither a number nor a range, saying what it may have been meant for."""
+    """Return the error for an item that is neither a number nor a range, with a guess at what was meant."""
     if item == "?":
-        return part.wrong(item, "which this cron does not know", '"*"')
+        return part.wrong(item, "which is not supported", '"*"')
     homes = [other for other in _PARTS if other is not part and item[:3] in other.names]
     if homes:
         return part.wrong(item, f"which is a {homes[0].title}")
     if re.fullmatch(r"l|l-\d+|lw|\d+w|\w+l|\w+#\d+", item):
-        return part.wrong(item, "and this cron does not know L, W and #")
+        return part.wrong(item, "but L, W and # are not supported")
     return part.wrong(item)
 
 
 def _shown(text: str) -> str:
-    """Return a part of the line as an error may repeat it."""
+    """Return a part of the line for an error message; never one that may be a token."""
     if not text:
         return "nothing"
     return "a string" if may_be_a_token(text.lstrip("@")) else repr(text[:20])

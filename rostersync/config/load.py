@@ -1,4 +1,4 @@
-"""Finding and reading the configuration file; all mistakes are reported at once."""
+"""Find and read the configuration file. All mistakes in it are reported at once."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _INIT = "run `rostersync init` to write one, or name it with --config"
 def find_config(explicit: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
     """Return `explicit`, else $ROSTERSYNC_CONFIG, else the first of `PLACES` that exists.
 
-    The first two are returned whether or not they exist: whoever names a file wants that one. Raises `ConfigError` when
-    there is none, and when the one in the current folder may be somebody else's: whoever happens to stand in a folder
-    did not choose what lies there.
+    A file that the user named is returned even if it does not exist, so that no other file is read instead. Raises
+    `NotConfigured` if no file is found. Raises `ConfigError` if the file is in the current folder and another user may
+    have written it, because the user did not choose that file.
     """
     if explicit is not None:
         return explicit
@@ -48,28 +48,41 @@ def find_config(explicit: Path | None = None, environ: Mapping[str, str] = os.en
 
 
 def _require_trust(place: Path) -> None:
-    if place.is_absolute():  # the machine's own
+    if place.is_absolute():  # the machine's configuration below /etc
         return
     if reason := why_not_trusted(place):
-        raise ConfigError([f"./{place} is not used: {reason}"], f"if it is the right one, name it: -c ./{place}")
+        raise ConfigError([f"./{place} is not used: {reason}"], f"if it is the right file, name it: -c ./{place}")
 
 
 def exposed_password(path: Path) -> str | None:
-    """Return the mode of a configuration that holds the database's password and that others can read, else None."""
+    """Return the mode of the file at `path` if it holds a database password and other users can read it, else None."""
     url = _parse(path, _read(path)).get("database", {}).get("url", "")
     return exposure(path) if holds_password(url) else None
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
-    """Return the configuration in the file at `path`; `ConfigError` with a line for every mistake in it."""
+    """Return the configuration in a file.
+
+    Args:
+        path: the file. Relative paths in it are relative to its folder.
+        environ: the variables that `${NAME}` in `database.url` may name; by default, this process's variables.
+
+    Returns:
+        The checked configuration. No token has been read.
+
+    Raises:
+        NotConfigured: the file does not exist.
+        ConfigError: the file cannot be read or has mistakes; the error has one line for each mistake.
+
+    """
     return _checked(_parse(path, _read(path)), path, environ)
 
 
 def load_new(path: Path) -> tuple[Config, list[str]]:
-    """Return the configuration in a file where the addresses may still be missing, and a line for each of them.
+    """Return the configuration in a file, and a line for each source if all of them still lack `base_url`.
 
-    Once a source has its address, this raises `ConfigError` for the others, as `load` does. A source without an address
-    has one that leads nowhere.
+    Such a source gets an address that does not exist. If only some sources lack `base_url`, that is a mistake, and this
+    raises `ConfigError` as `load` does.
     """
     raw = _parse(path, _read(path))
     tables, missing = _tables(raw), _without_address(raw, path)
@@ -81,14 +94,14 @@ def load_new(path: Path) -> tuple[Config, list[str]]:
 
 
 def _checked(raw: dict[str, Any], path: Path, environ: Mapping[str, str]) -> Config:
-    raw.setdefault("database", {})  # so that its default is relative to the file's folder, too
+    raw.setdefault("database", {})  # so that the default path is relative to the file's folder, too
     context = ConfigContext(path.absolute().parent, environ)
     config: Config | None = None
     lines: dict[Key, str] = {}
     try:
         config = Config.model_validate(raw, context=context)
     except ValidationError as error:
-        lines = describe(error, Config)  # the error itself goes no further: it holds every value
+        lines = describe(error, Config)  # drop pydantic's error here: it holds every value, so tokens too
     missing = _without_address(raw, path)
     lines |= missing
     mistakes = [*lines.values(), *_between_settings(raw, set(lines), context)]
@@ -98,7 +111,7 @@ def _checked(raw: dict[str, Any], path: Path, environ: Mapping[str, str]) -> Con
 
 
 def _without_address(raw: Mapping[str, Any], path: Path) -> dict[Key, str]:
-    """Return a line for each source without `base_url`, by its key. No address is guessed."""
+    """Return an error line for each source without `base_url`, by its key. There is no default address."""
     return {
         ("sources", index, "base_url"): f"{_name(table, index)}: base_url is missing: set it in {path}"
         for index, table in enumerate(_tables(raw))
@@ -113,13 +126,16 @@ def _name(table: Mapping[str, Any], index: int) -> str:
 
 
 def _tables(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the tables of the sources, or nothing if one of them is not a table."""
+    """Return the tables of the sources. Return an empty list unless `sources` is a list of tables."""
     listed = raw.get("sources")
     return listed if isinstance(listed, list) and all(isinstance(source, dict) for source in listed) else []
 
 
 def _between_settings(raw: Mapping[str, Any], wrong: set[Key], context: ConfigContext) -> list[str]:
-    """Check the settings against each other; wrong keys are left out, so that one mistake does not hide another."""
+    """Return a line for each rule between settings that is broken. Keys in `wrong` are left out of the check.
+
+    So these lines are reported together with the mistakes in single settings.
+    """
     lines = []
     for section, field in Config.model_fields.items():
         table, model = raw.get(section), field.annotation
@@ -157,7 +173,7 @@ def _read(path: Path) -> bytes:
 
 def _parse(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        return tomllib.loads(content.decode("utf-8-sig"))  # editors on Windows put a byte order mark in front
+        return tomllib.loads(content.decode("utf-8-sig"))  # editors on Windows write a byte order mark first
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError([f"{path}, line {line}: not UTF-8"], "save the file as UTF-8") from None
@@ -170,6 +186,6 @@ def _parse(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def _where(message: str) -> tuple[str, str]:
-    """Split tomllib's message into place and reason; it names keys and single characters, but no values."""
+    """Split tomllib's message into place and reason. It may name keys and single characters, but never a value."""
     match = re.fullmatch(r"(.*) \(at (line \d+, column \d+|end of document)\)", message, re.DOTALL)
     return (match[2], match[1]) if match else ("somewhere", message)

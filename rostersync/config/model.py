@@ -1,6 +1,6 @@
-"""The settings: their types, bounds and defaults. Nothing here reads a file.
+"""The settings: their types, bounds and defaults. Only `Source` reads files: those that hold tokens.
 
-Each field's description says what is expected of it, in the words of a mistake's line.
+Error messages quote a field's description after "expected", so write it to fit there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from rostersync.secret import Secret  # noqa: TC001 - the same
 
 @dataclass(frozen=True, slots=True)
 class ConfigContext:
-    """What a file's values depend on: the folder that it is in, and the environment."""
+    """What values in the file may refer to: the file's folder (for relative paths) and the environment."""
 
     folder: Path = field(default_factory=Path.cwd)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
@@ -70,7 +70,7 @@ def _slot(value: Any) -> timedelta | Cron:
 
 
 def _zone(value: str) -> str:
-    if value == "UTC":  # known everywhere, even where the system has no time zones installed
+    if value == "UTC":  # valid even if the system has no time zones installed
         return value
     try:
         return ZoneInfo(value).key
@@ -102,7 +102,7 @@ def _folder(value: Any, info: ValidationInfo) -> Any:
 
 
 def _command(words: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-    """Return a command whose program, where it is named by a path, is sought from the file's folder."""
+    """Return a command. If its program is a path, the path is made relative to the file's folder."""
     if not words:
         return words
     if not words[0] or any("\0" in word for word in words):
@@ -148,24 +148,17 @@ def _flag() -> Any:
     return Field(default=False, description="true or false")
 
 
-def _texts() -> Any:
-    return Field((), description="a list of strings")
-
-
-_VARIABLE = "the name of an environment variable (not the secret itself)"
-
-
 # Sections --------------------------------------------------------------------------------------------------------
 
 
 class Section(BaseModel):
-    """A table of the file: frozen, no unknown keys, no conversions between types."""
+    """A table of the file. It is frozen, refuses unknown keys, and does not convert between types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 class Database(Section):
-    """`url` is complete and absolute, and may hold a password: print `shown` instead."""
+    """Where the replica is. `url` is complete and may hold a password, so print `shown` instead."""
 
     url: DatabaseUrl = Field(
         default="sqlite:///roster.db",
@@ -177,12 +170,12 @@ class Database(Section):
 
     @property
     def shown(self) -> str:
-        """The url without its user, password and options."""
+        """The URL without its user, password and options."""
         return mask_url(self.url)
 
 
 class Source(Section):
-    """One school. Its token is in `token_file` or `token_env`, else in `tokens_dir`, else in ROSTERSYNC_TOKEN."""
+    """One school. `find_token` says in which places its token may be."""
 
     name: SourceName = Field(
         description="up to 64 letters, digits, dots, hyphens and underscores, beginning with a letter or digit"
@@ -190,14 +183,19 @@ class Source(Section):
     base_url: ApiUrl = Field(description="the address of the API, such as https://api.managebac.com")
     api_version: Version = Field(default="v2p1", description='a version such as "v2p1"')
     auth: Literal["header", "parameter"] = Field(default="header", description='"header" or "parameter"')
-    token_env: Variable | None = Field(default=None, repr=False, description=_VARIABLE)
+    token_env: Variable | None = Field(
+        default=None, repr=False, description="the name of an environment variable (not the secret itself)"
+    )
     token_file: File | None = Field(default=None, description="the path of a file")
     allow_writes: bool = _flag()
-    _tokens_dir: Path | None = PrivateAttr(None)  # as the whole file has it: see `Config`
+    _tokens_dir: Path | None = PrivateAttr(None)  # a copy of `Config.tokens_dir`
     _read: Secret | ConfigError | None = PrivateAttr(None)
 
     def with_token(self) -> Source:
-        """Return the same source with its token read: for a process that may not be able to read it later."""
+        """Return a copy of this source that keeps its token, or the error from reading it.
+
+        A process calls this before it gives up root's rights, because it may not be able to read the token later.
+        """
         read: Secret | ConfigError
         try:
             read = self.token()
@@ -208,9 +206,18 @@ class Source(Section):
         return source
 
     def token(self, environ: Mapping[str, str] = os.environ) -> Secret:
-        """Return the token, read now (unless `with_token` has done so), from where `find_token` finds it.
+        """Return the token. It is read now, unless `with_token` has read it before.
 
-        Raises `ConfigError` when it is missing there, or is not a token.
+        Args:
+            environ: the environment to read it from if no file holds it; by default, this process's environment.
+
+        Returns:
+            The token, as a `Secret` that does not show its value.
+
+        Raises:
+            NotConfigured: no token has been given yet.
+            ConfigError: the token cannot be read, or what was read is not a token.
+
         """
         if isinstance(self._read, ConfigError):
             raise self._read
@@ -219,7 +226,7 @@ class Source(Section):
         return find_token(self.name, self.token_file, self.token_env, self._tokens_dir, environ)
 
     def token_warnings(self) -> list[str]:
-        """Return a line if other users can read the token's file, and one if it belongs to another user."""
+        """Return warnings about the token's file: other users can read it, or it belongs to another user."""
         file = self.token_file
         if file is None and self._tokens_dir and not self.token_env:
             file = token_path(self._tokens_dir, self.name)
@@ -236,7 +243,7 @@ class Source(Section):
 
 
 class Schedule(Section):
-    """When the daemon runs: `timedelta` is an interval, `Cron` a cron line in `timezone`."""
+    """When the daemon runs. A slot is an interval (`timedelta`) or a cron line in `timezone` (`Cron`)."""
 
     incremental: Slot = _slots("1h")
     full: Slot = _slots("0 2 * * *")
@@ -265,12 +272,7 @@ class Guard(Section):
 
 
 class Privacy(Section):
-    exclude: Texts = _texts()
-    include: Texts = _texts()
-    pseudonymise: Texts = _texts()
-    keep_raw: bool = _flag()
-    key_env: Variable | None = Field(default=None, repr=False, description=_VARIABLE)
-    key_file: File | None = Field(default=None, description="the path of a file")
+    exclude: Texts = Field(default=(), description="a list of strings")
 
 
 class Retention(Section):
@@ -305,7 +307,7 @@ class Alerts(Section):
 
 
 class Hooks(Section):
-    """What is called besides; its words may hold a secret of somebody else's."""
+    """The command to call after runs. Its arguments may hold another program's secret, so it is never printed."""
 
     after_run: Annotated[Texts, AfterValidator(_command)] = Field(
         default=(), repr=False, description='a list of strings: a command and its arguments, such as ["./notify.sh"]'
@@ -314,10 +316,10 @@ class Hooks(Section):
 
 
 class Config(Section):
-    """The whole file. Made by `rostersync.config.load`."""
+    """The whole configuration file, as `rostersync.config.load` returns it."""
 
     tokens_dir: Folder = Field(default=None, description="the path of a folder")
-    database: Database  # never missing: `load` adds an empty table where the file has none
+    database: Database  # never missing: `load` adds an empty table if the file has none
     sources: Annotated[tuple[Source, ...], Field(strict=False), AfterValidator(_some)] = Field(
         description="at least one [[sources]], in double brackets, with a name and a base_url"
     )
@@ -335,8 +337,8 @@ class Config(Section):
 
     def model_post_init(self, _context: Any, /) -> None:
         for source in self.sources:
-            source._tokens_dir = self.tokens_dir  # noqa: SLF001 - each source finds its own token
+            source._tokens_dir = self.tokens_dir  # noqa: SLF001 - this module's own class
 
     def with_tokens(self) -> Config:
-        """Return the same configuration with the tokens of all sources read: see `Source.with_token`."""
+        """Return a copy of this configuration in which each source keeps its token: see `Source.with_token`."""
         return self.model_copy(update={"sources": tuple(source.with_token() for source in self.sources)})

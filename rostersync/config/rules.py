@@ -1,4 +1,4 @@
-"""Settings that contradict each other, that belong to future features, or that are allowed but unwise."""
+"""Check for settings that contradict each other, that this version lacks, or that are allowed but unwise."""
 
 from __future__ import annotations
 
@@ -18,14 +18,9 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-# A setting leaves this list when its feature is built; until then it is refused unless it has its default.
+# Settings of features to come. Any value other than the default is refused until the feature is built.
 NOT_AVAILABLE = (
     ("privacy", "exclude"),
-    ("privacy", "include"),
-    ("privacy", "pseudonymise"),
-    ("privacy", "keep_raw"),
-    ("privacy", "key_env"),
-    ("privacy", "key_file"),
     ("retention", "deleted"),
     ("retention", "history"),
     ("retention", "runs"),
@@ -38,21 +33,19 @@ NOT_AVAILABLE = (
 
 
 def not_available(key: tuple[int | str, ...], value: Any) -> list[str]:
-    """Return a line when `value` asks for something that this version does not have."""
+    """Return an error line if `value` asks for a feature that this version does not have."""
     field = find_field(key, Config)
     names = tuple(step for step in key if isinstance(step, str))
     if field is None or names not in NOT_AVAILABLE or value == field.default:
         return []
-    way_out = (
-        f"remove it or leave it at its default {_as_toml(field.default)}" if field.default is not None else "remove it"
-    )
-    return [f"{spell_key(key)}: not available in this version; {way_out}"]
+    default = _as_toml(field.default)
+    return [f"{spell_key(key)}: not available in this version; remove it or leave it at its default {default}"]
 
 
 def _as_toml(value: Any) -> str:
     if isinstance(value, timedelta):
         return f'"{spell_duration(value)}"'
-    return {(): "[]", False: "false", "": '""'}.get(value, str(value))
+    return {(): "[]", "": '""'}.get(value, str(value))
 
 
 # Between settings ------------------------------------------------------------------------------------------------
@@ -60,7 +53,10 @@ def _as_toml(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What the settings of a section must fulfil together; `broken` is called only when each of `keys` is valid."""
+    """A rule between settings of one section.
+
+    `broken` returns the error line, or None if the rule is kept. It is called only if each of `keys` is valid.
+    """
 
     section: str
     keys: tuple[str, ...]
@@ -78,16 +74,20 @@ RULES = (Rule("sync", ("timeout", "run_deadline"), _timeout),)
 
 
 def broken_rules(section: str, table: BaseModel, wrong: set[str]) -> list[str]:
-    """Return a line for each rule that `table` breaks, except for rules about the keys in `wrong`."""
+    """Return an error line for each rule that `table` breaks. Rules about a key in `wrong` are skipped."""
     rules = (rule for rule in RULES if rule.section == section and wrong.isdisjoint(rule.keys))
     return [line for rule in rules if (line := rule.broken(table))]
 
 
 def between_sources(sources: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each mistake within and between the tables of `sources`, as the file has them."""
+    """Return an error line for each source with two places for its token, and for each name that is used twice.
+
+    `sources` are the tables as the file has them.
+    """
     both = [index for index, source in enumerate(sources) if "token_env" in source and "token_file" in source]
     lines = [f"sources[{index}]: found both token_env and token_file; expected one of them" for index in both]
-    # Lock files and tokens are named after the source, and some file systems ignore case.
+    # Names that differ only in case count as the same: lock files and token files are named after the source, and
+    # some file systems ignore case.
     names = [str(source.get("name", "")).casefold() for source in sources]
     for index, name in enumerate(names):
         if name and name in names[:index]:
@@ -103,7 +103,7 @@ _SAFE_OVERLAP = timedelta(minutes=1)
 
 
 def warnings(config: Config) -> list[str]:
-    """Return a line for each setting that works, but goes against the vendor's advice or is probably not meant."""
+    """Return a warning for each valid setting that ManageBac advises against or that is probably a mistake."""
     return [*_about_schedule(config), *_about_sync(config), *_about_guard(config), *_about_tokens(config)]
 
 
@@ -142,7 +142,7 @@ def _about_guard(config: Config) -> list[str]:
 
 
 def _about_tokens(config: Config) -> list[str]:
-    # A token belongs to one school: two sources with one token store the same students twice.
+    # A token belongs to one school. Two sources with one token store the same students twice.
     shared = [source for source in config.sources if source.token_file is None]
     uses = Counter((source.token_env or DEFAULT_VARIABLE, source.base_url) for source in shared if source.token_env)
     lines = [

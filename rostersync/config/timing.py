@@ -1,4 +1,4 @@
-"""Durations as people write them."""
+"""Read and write durations as people write them, such as 1h30m."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ _DURATION = re.compile(r"(?:(\d{1,5})d)?(?:(\d{1,6})h)?(?:(\d{1,7})m)?(?:(\d{1,9
 
 
 def parse_duration(text: str) -> timedelta:
-    """Return days, hours, minutes and seconds, in this order: `7d`, `1h30m`, `90s`. `ValueError` for anything else."""
+    """Return the duration that `text` spells: `7d`, `1h30m` or `90s`. The units must be in this order: d, h, m, s.
+
+    Raises `ValueError` for anything else.
+    """
     match = _DURATION.fullmatch(text)
     if not match or not text:
         raise ValueError("not a duration")

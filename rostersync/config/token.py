@@ -1,4 +1,4 @@
-"""Where a source's token comes from, and what makes it usable. No message here repeats a token."""
+"""Find a source's token and check it. No message here repeats a token."""
 
 from __future__ import annotations
 
@@ -19,26 +19,30 @@ if TYPE_CHECKING:
 
 DEFAULT_VARIABLE = "ROSTERSYNC_TOKEN"
 
-LARGEST_TOKEN = 4096  # bytes; longer than any token, shorter than most files named by mistake
+LARGEST_TOKEN = 4096  # bytes; longer than any token, and shorter than most files that a user might name by mistake
 
 
 def find_token(
     source: str, file: Path | None, variable: str | None, folder: Path | None, environ: Mapping[str, str]
 ) -> Secret:
-    """Return the token of a source from the first of four places.
+    """Return the token of a source.
 
-    A place that the source names is the only one for it. Without one, a missing file in `folder` leaves the variable.
+    If the source names a file or a variable, only that place is read. Otherwise the file in `folder` is read, and if it
+    does not exist, the variable ROSTERSYNC_TOKEN.
 
     Args:
         source: the source's name.
-        file: `token_file` of the source.
-        variable: `token_env` of the source.
-        folder: `tokens_dir`, which may have a file NAME-token.
-        environ: the environment, whose ROSTERSYNC_TOKEN is the last place.
+        file: the source's `token_file`, or None.
+        variable: the source's `token_env`, or None.
+        folder: `tokens_dir`, or None. The token's file in it is called NAME-token.
+        environ: the environment variables.
+
+    Returns:
+        The token, as a `Secret` that does not show its value.
 
     Raises:
-        NotConfigured: there is no token yet.
-        ConfigError: the token cannot be read, or is not a token.
+        NotConfigured: no token has been given yet.
+        ConfigError: the token cannot be read, or what was read is not a token.
 
     """
     key = f"source {source}"
@@ -56,40 +60,43 @@ def find_token(
 
 
 def token_path(folder: Path, source: str) -> Path:
-    """Return the file for the token of a source in `tokens_dir`."""
+    """Return the path of a source's token in `folder`, which is `tokens_dir`."""
     return folder / f"{source}-token"
 
 
 def _from_environment(name: str, environ: Mapping[str, str], key: str) -> Secret:
     if not environ.get(name):
-        # A name in lower case may be a token that was pasted by mistake: it is not repeated.
+        # Do not repeat a name with lower-case letters: it may be a token that was pasted by mistake.
         shown = name if name.isupper() else "that token_env names"
         hint = "set it, or name another place: token_file, token_env or tokens_dir (never put the token itself there)"
-        raise NotConfigured([f"{key}: the environment variable {shown} is not set or empty"], hint)
+        raise NotConfigured([f"{key}: the environment variable {shown} is not set, or is empty"], hint)
     return token_from_text(environ[name], f"{key}: the token in the environment")
 
 
 def token_from_file(path: Path, key: str) -> Secret:
-    """Return the token that is the only line of `path`.
+    """Return the token that is the only line of the file at `path`. Error messages begin with `key`.
 
-    Raises `NotConfigured` if there is no such file, and `ConfigError` if it cannot be read or does not hold a token.
+    Raises `NotConfigured` if the file does not exist. Raises `ConfigError` if it cannot be read or holds anything other
+    than one token.
     """
     shown = "the file that token_file names" if may_be_a_token(path.name) else str(path)
-    hint = f"put the token and nothing else into {shown}, and make it readable for this user"
+    hint = f"put the token and nothing else into {shown}, and let this user read it"
     try:
         text = _read(path)
     except OSError as error:
         kind = NotConfigured if isinstance(error, FileNotFoundError) else ConfigError
         raise kind([f"{key}: cannot read {shown}: {error.strerror}"], hint) from error
     except UnicodeDecodeError:
-        raise ConfigError([f"{key}: {path} is not a text file"], hint) from None  # the cause would show its bytes
+        raise ConfigError(
+            [f"{key}: {path} is not a text file"], hint
+        ) from None  # the cause would show the file's bytes
     return token_from_text(text, f"{key}: the token in {path}")
 
 
 def exposure(path: Path) -> str | None:
-    """Return the mode of a file that other users can read, else None; also None if there is no such file.
+    """Return the mode of a file that other users can read. Return None if they cannot, or if it does not exist.
 
-    The group of the service's own user does not count: it has no other members.
+    If the file's group is the service's own group, the group may read it: that group has no other members.
     """
     try:
         found = path.stat()
@@ -100,13 +107,16 @@ def exposure(path: Path) -> str | None:
 
 
 def _read(path: Path) -> str:
-    # A pipe without a writer must not block.
+    # O_NONBLOCK: otherwise opening a named pipe that no process writes would block.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         return file.read(LARGEST_TOKEN + 1).decode()
 
 
 def token_from_text(text: str, what: str) -> Secret:
-    """Return the token that is the only line of `text`; `ConfigError`, about `what`, when it is not one."""
+    """Return the token that is the only line of `text`.
+
+    Raises `ConfigError` if `text` is anything else. `what` is the subject of the error message.
+    """
     token = text.rstrip("\r\n")
     hint = "copy it again from ManageBac: Settings > Develop > API Manager"
     if not token:

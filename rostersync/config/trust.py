@@ -1,4 +1,4 @@
-"""Whether a file can only have been written, or put in its place, by this user or by root."""
+"""Check who may have written or replaced a file: only this user and root, or other users too."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 SERVICE_USER = "rostersync"
-"""The user of the unit, whom the package creates, and the name of this user's own group."""
+"""The user that the systemd unit runs as. The package creates it, and a group of the same name."""
 
 
 def why_not_trusted(path: Path) -> str:
-    """Return why others may have written the file at `path`, or put it there; nothing where they cannot have."""
+    """Return why another user may have written or replaced the file at `path`, or "" if none can have."""
     real = path.resolve()
     for place in dict.fromkeys((real, path.absolute().parent, real.parent)):
         if reason := _reason(place, place.stat()):
@@ -27,13 +27,14 @@ def why_not_trusted(path: Path) -> str:
 
 
 def shared_place(path: Path) -> Path | None:
-    """Return the first place on the way to `path` where another user could change or exchange it, or None.
+    """Return the first place where another user could change or replace `path`. Return None if they cannot.
 
-    The way begins with `path` itself and has all folders above it, also those that a link leads through.
+    The places are `path` itself and all folders above it, and the same for each symbolic link among them.
     """
     path = path.absolute()
     for place, status in _way_to(path):
-        # In a folder such as /tmp, nobody can rename another user's file. They can add files to it, though.
+        # A folder such as /tmp, which has the sticky bit, is safe above `path`: users cannot rename or delete another
+        # user's file there. It is not safe as `path` itself, because any user can add files to it.
         if place != path and status.st_mode & stat.S_ISVTX and status.st_uid in {0, os.geteuid()}:
             continue
         if _reason(place, status):
@@ -42,9 +43,9 @@ def shared_place(path: Path) -> Path | None:
 
 
 def shared_place_of_command(words: Sequence[str]) -> Path | None:
-    """Return where another user could change a command: its program, or a file among its arguments, such as a script.
+    """Return the first place where another user could change a command. Return None if they cannot.
 
-    Returns None if there is no such place.
+    The command's program is checked, and each argument that is a file, such as a script.
     """
     program = shutil.which(words[0]) or words[0]
     files = [Path(word).absolute() for word in (program, *words[1:]) if os.path.isfile(word)]  # noqa: PTH113 - never raises
@@ -52,7 +53,7 @@ def shared_place_of_command(words: Sequence[str]) -> Path | None:
 
 
 def _way_to(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield each place that the path goes through, and each place that its links go through."""
+    """Yield the path, each folder above it, and the same for each symbolic link among them."""
     for place in (path, *path.parents):
         if place.is_symlink():
             yield place, place.lstat()
@@ -63,19 +64,19 @@ def _way_to(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
 def _reason(place: Path, status: os.stat_result) -> str:
     if status.st_uid not in {0, os.geteuid()}:
         return "belongs to another user"
-    if stat.S_ISLNK(status.st_mode):  # its mode means nothing
+    if stat.S_ISLNK(status.st_mode):  # the mode of a link has no effect
         return ""
     if status.st_mode & stat.S_IWOTH:
-        return "can be changed by everybody"
+        return "can be changed by every user"
     if status.st_mode & stat.S_IWGRP and status.st_gid != _primary_group(status.st_uid):
         return "can be changed by a group that is not its owner's own"
-    if status.st_mode & stat.S_IWGRP and _has_access_list(place):  # then these bits are the list's mask
-        return "can be changed by users whom its access list names"
+    if status.st_mode & stat.S_IWGRP and _has_access_list(place):  # these bits are then the list's mask
+        return "can be changed by users that its access list names"
     return ""
 
 
 def _has_access_list(place: Path) -> bool:
-    """Return whether a file or folder has a POSIX access list beside its mode. Only Linux tells."""
+    """Return whether a file or folder has a POSIX access list besides its mode. Always False except on Linux."""
     try:
         return bool(os.getxattr(place, "system.posix_acl_access"))
     except (AttributeError, OSError):
@@ -83,7 +84,7 @@ def _has_access_list(place: Path) -> bool:
 
 
 def foreign_owner(path: Path) -> int | None:
-    """Return the uid of a file's owner if that is neither this user nor root, else None."""
+    """Return the uid of a file's owner if the owner is neither this user nor root, else None."""
     try:
         owner = path.stat().st_uid
     except OSError:
@@ -100,7 +101,7 @@ def service_group() -> int | None:
 
 
 def this_user() -> str:
-    """Return the name of the user that the process runs as, or the uid if it has no name."""
+    """Return the name of the user that this process runs as, or the uid if the user has no name."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:

@@ -1,4 +1,4 @@
-"""The address of the database, as the configuration has it. No message here repeats a password."""
+"""Read the database's URL from the configuration. No message here repeats a password."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def mask_url(url: str) -> str:
 
 
 def holds_password(url: str) -> bool:
-    """Return whether the address of a database, as the configuration has it, holds a password and not a variable."""
+    """Return whether a database URL from the configuration holds a password itself, rather than a `${VARIABLE}`."""
     scheme, _, rest = _VARIABLE.sub("", url).partition("://")
     if not scheme.startswith("postgresql"):
         return False
@@ -33,9 +33,10 @@ def holds_password(url: str) -> bool:
 
 
 def database_url(text: str, folder: Path, environ: Mapping[str, str]) -> str:
-    """Return the SQLAlchemy URL of `text`: variables filled in, a file's path made absolute from `folder`.
+    """Return the SQLAlchemy URL for `text`. Variables are replaced, and a relative path is taken from `folder`.
 
-    Raises `Wrong` for an unknown variable, an unknown or missing driver, a database in memory.
+    Raises `Wrong` if a variable is not set, if the driver is unknown or not installed, if the database would be in
+    memory, or if the URL is otherwise invalid.
     """
     url = _VARIABLE.sub(lambda match: _variable(match[1], environ), text)
     scheme, separator, rest = url.partition("://")

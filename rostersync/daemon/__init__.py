@@ -1,1 +1,1 @@
-"""What only the daemon has: its schedule, its start and its orderly end."""
+"""The daemon: it schedules runs, carries out requests, and stops in order."""

@@ -1,7 +1,8 @@
-"""How the daemon is: a line in the log for each run, the status line of `systemctl status`, and a file of failures.
+"""Report the daemon's condition: a log line for each run, the line in `systemctl status`, and a file of failures.
 
-A failure that leaves no run in the database, such as a full disk, would be seen in the log only. So it is kept, told in
-the status line, and written to a small file beside the daemon's state, until a run of that source has ended.
+Some failures, such as a full disk, leave no run in the database. They would show only in the log. So we keep such a
+failure, show it in the status line, and write it to a small file for `rostersync status`, until the next run of that
+source has ended.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 MOST_SOURCES = 3
-"""So many sources have words of their own in the status line."""
+"""If there are more sources than this, the status line has a summary instead of a part for each source."""
 
 _IN_STEP = (RunState.SUCCEEDED, RunState.HELD)
 
@@ -46,10 +47,10 @@ class _Source:
 
 
 class Condition:
-    """What is known of the daemon and its sources. May be used by several threads."""
+    """What we know about the daemon and its sources. Several threads may use it."""
 
     def __init__(self, clock: Clock, file: Path | None) -> None:
-        """`file` is where failures are written; None: nowhere."""
+        """`file` is the file that failures are written to. If it is None, they are not written."""
         self._clock, self._file = clock, file
         self._sources: dict[str, _Source] = {}
         self._failures: dict[str, Failure] = {}
@@ -59,7 +60,7 @@ class Condition:
         self._mistakes: Sequence[str] = ()
 
     def refused(self, mistakes: Sequence[str]) -> None:
-        """Keep the mistakes of a configuration that was refused for the status line; none: the latest was taken."""
+        """Keep the mistakes of a refused configuration for the status line; an empty list clears them."""
         self._mistakes = mistakes
 
     def checked(self, found: list[Drift]) -> None:
@@ -69,13 +70,13 @@ class Condition:
             log.warning("schema_differs", difference=drift.difference, hint=drift.remedy)
 
     def began(self) -> None:
-        """Take away, once, what an earlier daemon has written: from now on this one knows better."""
+        """Replace the failures that an earlier daemon has written. Calls after the first one do nothing."""
         if not self._began:
             self._began = True
             self._write()
 
     def known(self, source: str, row: Health | None) -> None:
-        """Learn what the database knows of a source; None: it was never run."""
+        """Remember what the database knows about a source. `row` is None if the source never ran."""
         if row is None:
             return
         good = row.last_state in {None, RunState.SUCCEEDED}
@@ -83,9 +84,10 @@ class Condition:
         self._sources[source] = _Source(row.live_students, row.last_success_at, trouble)
 
     def ended(self, report: RunReport, students: int, next_try: datetime | None = None) -> None:
-        """Log a run in one line, and remember how it ended; `students` are those of the replica now.
+        """Log a run in one line, and remember how it ended.
 
-        `next_try` is when a run that failed is tried again; None: at its next slot.
+        `students` is the number of students in the replica now. `next_try` is when a failed run is tried again, or None
+        if that is at its next slot.
         """
         _log_report(report, next_try)
         before = self._sources.get(report.source, _Source())
@@ -95,13 +97,13 @@ class Condition:
         self.recovered(report.source)
 
     def failed(self, source: str, error: Exception) -> None:
-        """Log a failure that leaves no run in the database, and keep it. `source` may be `THE_DAEMON`."""
-        told = reported(error)
+        """Log and keep a failure that left no run in the database. `source` may be `THE_DAEMON`."""
+        shown = reported(error)
         known = self._failures.get(source)
-        if known is None or known.error != told.message:  # one that lasts is a line when it begins
-            log.error("run_failed", source=source or None, error=told.message, hint=_hint(told.hint), exc_info=error)
+        if known is None or known.error != shown.message:  # log a lasting failure once, when it begins
+            log.error("run_failed", source=source or None, error=shown.message, hint=_hint(shown.hint), exc_info=error)
         with self._lock:
-            self._failures[source] = Failure(source, self._clock.now(), told.message, _hint(told.hint))
+            self._failures[source] = Failure(source, self._clock.now(), shown.message, _hint(shown.hint))
             self._write()
 
     def recovered(self, source: str) -> None:
@@ -113,16 +115,17 @@ class Condition:
     def status_line(
         self, sources: Mapping[str, datetime | None], standing_by: Mapping[str, str], schedule: Schedule
     ) -> str:
-        """Return what `systemctl status` shows: `sources` are those held, with when they are next due.
+        """Return the line that `systemctl status` shows.
 
-        A configuration that was refused comes first. While the database cannot be used, or differs from this version's
-        schema, no source is reported as in step.
+        `sources` are the sources that the daemon holds, with the time of their next run. `standing_by` are the other
+        sources, with the process that holds each. A refused configuration is reported first. If the database cannot be
+        used, or differs from this version's schema, the line says that instead of how the sources are.
         """
         refused = [f"configuration refused: {some_of(self._mistakes, 1)}"] if self._mistakes else []
-        return "; ".join([*refused, self._of_the_service() or self._of_sources(sources, standing_by, schedule)])
+        return "; ".join([*refused, self._general_trouble() or self._sources_line(sources, standing_by, schedule)])
 
-    def _of_the_service(self) -> str:
-        """Return what keeps all sources from being in step; empty if nothing does."""
+    def _general_trouble(self) -> str:
+        """Return the trouble that concerns all sources, or "" if all is well."""
         if failure := self._failures.get(THE_DAEMON):
             return f"waiting for the database: {failure.error}" + (f" ({failure.hint})" if failure.hint else "")
         if self._drift:
@@ -130,17 +133,17 @@ class Condition:
             return f"{found}: run `rostersync db check`, repair it, and reload the service"
         return ""
 
-    def _of_sources(
+    def _sources_line(
         self, sources: Mapping[str, datetime | None], standing_by: Mapping[str, str], schedule: Schedule
     ) -> str:
         parts = [f"{source}: standing by: {holder}" for source, holder in standing_by.items()]
-        parts += [f"{source}: {self._of(source, schedule)}" for source in sources]
+        parts += [f"{source}: {self._source_part(source, schedule)}" for source in sources]
         if len(parts) > MOST_SOURCES:
-            parts = [self._in_short(sources, len(standing_by), schedule)]
+            parts = [self._summary(sources, len(standing_by), schedule)]
         due = min((at for at in sources.values() if at), default=None)
         return "; ".join([*parts, *([f"next {_time(due, schedule.timezone)}"] if due else [])])
 
-    def _of(self, source: str, schedule: Schedule) -> str:
+    def _source_part(self, source: str, schedule: Schedule) -> str:
         known, now = self._sources.get(source, _Source()), self._clock.now()
         if known.in_step_at is None:
             in_step = "never synced"
@@ -154,11 +157,11 @@ class Condition:
         return failure.error if failure else self._sources.get(source, _Source()).trouble
 
     def _is_stale(self, source: str, schedule: Schedule) -> bool:
-        """Return whether the last success of a source is not fresh any more; False if it was never synced."""
+        """Return whether a source's last success is no longer fresh. False if the source was never synced."""
         at = self._sources.get(source, _Source()).in_step_at
         return at is not None and self._clock.now() > fresh_until(schedule, at)
 
-    def _in_short(self, sources: Iterable[str], standing_by: int, schedule: Schedule) -> str:
+    def _summary(self, sources: Iterable[str], standing_by: int, schedule: Schedule) -> str:
         names = list(sources)
         troubled = [f"{name}: {self._trouble(name)}" for name in names if self._trouble(name)]
         stale = [name for name in names if self._is_stale(name, schedule)]
@@ -179,7 +182,7 @@ class Condition:
 
 
 def _minutes_ago(at: datetime, now: datetime) -> str:
-    return ago((now - at).total_seconds() // 60 * 60)  # a line that changes with each second is noise
+    return ago((now - at).total_seconds() // 60 * 60)  # in whole minutes, so that the line does not change every second
 
 
 def _time(at: datetime, zone: str) -> str:
@@ -187,7 +190,7 @@ def _time(at: datetime, zone: str) -> str:
 
 
 def _log_report(report: RunReport, next_try: datetime | None) -> None:
-    """Log a run in one line: ids and counts, no more."""
+    """Log a run in one line that holds ids and counts, but no names."""
     write = {RunState.SUCCEEDED: log.info, RunState.FAILED: log.error}.get(report.state, log.warning)
     facts = report.to_json()
     marks = facts.pop("watermarks")
@@ -207,5 +210,5 @@ def _advice(report: RunReport, next_try: datetime | None) -> dict[str, str]:
 
 
 def _hint(hint: str, when: str = "by itself") -> str:
-    """Return a hint as it fits the log of a daemon, which tries again without anybody's help."""
+    """Return a hint for the daemon's log. A hint to try again later becomes a note that the daemon will do so."""
     return f"will try again {when}" if hint == TRY_AGAIN_LATER else hint

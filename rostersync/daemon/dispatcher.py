@@ -1,7 +1,7 @@
-"""The daemon's work: it holds its sources' locks, files what is due, and has every request executed.
+"""Do the daemon's work: hold the locks of its sources, file requests for the runs that are due, and execute requests.
 
-Relies on being called every second or less, by one thread. Runs go on in a pool of `sources_at_once` threads; what
-waits for its turn is a row in the database, or a source in the pool's queue, and needs no thread.
+One thread must call `tick` at least once a second. Runs are executed in a pool of `sources_at_once` threads. A request
+that waits is a row in the database, and a source that waits is in the pool's queue, so waiting needs no thread.
 """
 
 from __future__ import annotations
@@ -34,32 +34,35 @@ log = get_logger(__name__)
 PURPOSE = "rostersync run"
 
 TAKE_EVERY_S = 2.0
-"""How often a daemon that stands by tries to take a source."""
+"""How often, in seconds, the daemon tries to take the locks of sources that another process holds."""
 
 RETRY_S = 30.0
-"""How long a request waits that was taken and could not even be closed, as on a full disk, before it is taken again."""
+"""How long, in seconds, a source rests after its requests could not be executed, such as on a full disk.
+
+Only requests that were already taken wait for this. A new request is executed at once.
+"""
 
 CLOCK_STEP_S = 60.0
-"""When the wall clock has moved against the other one by more, all slots are planned anew."""
+"""If the wall clock moves against the monotonic clock by more than this many seconds, all slots are planned again."""
 
 
 class Dispatcher:
-    """Runs the configured sources: those whose locks it gets, and the others as soon as it does."""
+    """Runs each configured source as soon as it holds the source's lock."""
 
     def __init__(self, config: Config, clock: WatchedClock, store: Store, condition: Condition) -> None:
-        """Begin with nothing; `condition` is told how runs end."""
+        """Hold no lock yet, and plan no run. How runs end is reported to `condition`."""
         self._clock, self.store, self._condition = clock, store, condition
         self._locks = store.held_locks(PURPOSE)
-        self._standing_by: dict[str, str] = {}  # source -> who holds it
-        self._busy: dict[str, int] = {}  # source -> the thread of its run, 0 while it waits for one
-        self._resting: dict[str, float] = {}  # source -> until when
-        self._living: dict[str, int] = {}  # source -> how many students its replica holds
+        self._standing_by: dict[str, str] = {}  # source -> the process that holds its lock
+        self._busy: dict[str, int] = {}  # source -> the thread of its run, 0 while it waits for a thread
+        self._resting: dict[str, float] = {}  # source -> when its rest ends: see RETRY_S
+        self._living: dict[str, int] = {}  # source -> the number of students in its replica
         self._unfiled: dict[tuple[str, RunKind], None] = {}  # runs that are due, in their order
         self._offset, self._tried_at = self._clock_offset(), float("-inf")
         self._use(config)
 
     def configure(self, config: Config) -> None:
-        """Go on with another configuration. Runs under way end with the one that they began with."""
+        """Continue with another configuration. Runs in progress keep the one that they began with."""
         self._timetable.stop()
         self._pool.shutdown(wait=False)
         self._use(config)
@@ -72,7 +75,10 @@ class Dispatcher:
         self._timetable = Timetable(config.schedule)
 
     def tick(self) -> None:
-        """Do what there is to do now. Raises `StoreError` where the database cannot be used; nothing is lost then."""
+        """Do the work that is due now.
+
+        Raises `StoreError` if the database cannot be used. Runs that are due then stay due for the next call.
+        """
         self._unfiled |= dict.fromkeys(self._timetable.due(self._clock.now()))
         self._locks.require()
         self._give_up_sources()
@@ -85,27 +91,27 @@ class Dispatcher:
         self._dispatch()
 
     def sync_now(self) -> None:
-        """Have every source that this daemon holds synced now."""
+        """Sync every source that this daemon holds, at the next `tick`."""
         self._unfiled |= {(source, RunKind.INCREMENTAL): None for source in self._held()}
 
     def hung(self, seconds: float) -> list[str]:
-        """Return the sources whose run has shown no sign of life for so many seconds."""
+        """Return the sources with a run that has shown no sign of life for more than `seconds`."""
         busy = self._busy.copy()  # a copy: pool threads remove the runs that end meanwhile
         return [source for source, thread in busy.items() if self._clock.silent_for(thread) > seconds]
 
     def watches(self) -> dict[str, Watch]:
-        """Return what others are to know of each source."""
+        """Return what other processes may know about each source: whether this daemon holds it, and its next runs."""
         return {
             source: Watch(standby=source not in self._locks, next_runs=self._timetable.next_runs(source))
             for source in self._sources
         }
 
     def holders(self) -> dict[str, str]:
-        """Return who holds the sources that this daemon stands by for."""
+        """Return the processes that hold the sources for which this daemon is standing by, by source."""
         return {source: self._standing_by[source] for source in self._sources if source in self._standing_by}
 
     def stop(self) -> None:
-        """Let runs under way end, which were asked to, and give up all sources."""
+        """Wait a few seconds for the runs in progress, which were asked to end, and release all locks."""
         self._timetable.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
         if not self._pool.join(SHUTDOWN_S):
@@ -120,7 +126,7 @@ class Dispatcher:
         return [source for source in self._sources if source in self._locks]
 
     def _give_up_sources(self) -> None:
-        """Plan no longer what is not held any more, and give up what is not configured any more."""
+        """Release the locks of sources that are no longer configured. Plan no runs of sources that are not held."""
         for source in self._locks.sources():
             if source not in self._sources and source not in self._busy:
                 self._locks.release(source)
@@ -166,7 +172,7 @@ class Dispatcher:
             self._living[source] = row.live_students if row else 0
 
     def _file_what_is_due(self) -> None:
-        """File the runs that are due, all in one transaction, but for those that would only repeat another."""
+        """File requests for the runs that are due, in one transaction. Skip a run if an open request covers it."""
         due = [run for run in self._unfiled if run[0] in self._locks]
         if not due:
             return
@@ -196,16 +202,16 @@ class Dispatcher:
         return rested and source in self._locks and source in self._sources and source not in self._busy
 
     def _work(self, source: str) -> None:
-        """Execute the requests of a source; whatever happens is a line in the log, never the daemon's end."""
+        """Execute a source's requests. Errors are logged and never stop the daemon."""
         try:
             with self._clock.watched() as thread:
                 self._busy[source] = thread
-                self._clock.check()  # it may have waited for its place until the process was to end
+                self._clock.check()  # the process may have been asked to end while this source waited for a thread
                 for report in self._executor.execute_all(source):
                     self._condition.ended(report, self._students(report), self._next_try(report))
         except Stopped:
             log.info("run_stopped", source=source)
-        except Exception as error:  # noqa: BLE001 - whatever it is, there is another slot
+        except Exception as error:  # noqa: BLE001 - any error: the source is tried again
             self._condition.failed(source, error)
             if not isinstance(error, ConfigError):
                 self._timetable.failed(source, RunKind.INCREMENTAL, self._clock.now())
@@ -214,7 +220,7 @@ class Dispatcher:
             del self._busy[source]
 
     def _next_try(self, report: RunReport) -> datetime | None:
-        """Return when a run that failed is tried again; None if it did not fail, or waits for its slot."""
+        """Return when a failed run is tried again. None if it did not fail, or if it is tried at its next slot."""
         if report.kind is RunKind.REFRESH:
             return None
         if report.state is not RunState.FAILED:
@@ -226,7 +232,7 @@ class Dispatcher:
         return None
 
     def _students(self, report: RunReport) -> int:
-        """Return how many students the replica holds after a run. A run that changed none needs no connection."""
+        """Return the number of students in the replica after a run. Ask the database only if the run may change it."""
         source, counts = report.source, report.counts
         if source not in self._living or counts.inserted or counts.restored or counts.deleted:
             with self.store.reading() as connection:

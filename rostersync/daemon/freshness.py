@@ -1,4 +1,4 @@
-"""How long a success counts: a source is in step as long as its last success is fresh."""
+"""Compute how long a success stays fresh. A source is in step while its last success is fresh."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from rostersync.config import Schedule
 
 GRACE = timedelta(hours=1)
-"""How much later than its slot and the jitter a run may end."""
+"""How long after its slot and the jitter a run may end."""
 
 
 @lru_cache(maxsize=4096)  # the daemon asks twice a second for each of its sources
 def fresh_until(schedule: Schedule, success: datetime) -> datetime:
-    """Return until when a success is fresh: until the second incremental slot after it, the jitter and an hour.
+    """Return when a success stops being fresh: two incremental slots, the jitter and `GRACE` later.
 
-    So one missed slot is forgiven, and a night or a weekend without slots makes nothing stale.
+    So a source is not stale after one missed slot, or after a night or weekend without slots.
     """
     return _second_slot(schedule, success) + schedule.jitter + GRACE
 

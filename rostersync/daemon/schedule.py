@@ -1,6 +1,7 @@
-"""When each source is due: two jobs a source, as `[schedule]` says. They only note what is due; the daemon does it.
+"""Note when each source's runs are due, as `[schedule]` says. The daemon executes them.
 
-A run that failed is due again after the times of `RETRY_AFTER`, if its slot does not come earlier.
+APScheduler has two jobs for each source, one for each kind of run. A failed run is tried again after the delays in
+`RETRY_AFTER`, unless its next slot comes first.
 """
 
 from __future__ import annotations
@@ -31,36 +32,36 @@ if TYPE_CHECKING:
 _SCHEDULED = (RunKind.INCREMENTAL, RunKind.FULL)
 
 RETRY_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 15, 30))
-"""How long after each of its failures in a row a run is tried again. After the last one it waits for its slot."""
+"""The delays after the first four failures in a row. After the fifth failure, the run waits for its next slot."""
 
 
 @dataclass(frozen=True, slots=True)
 class LastRuns:
-    """When a source last succeeded, and when its last clean full run ended; None: never."""
+    """When a source last succeeded, and when its last clean full run ended. None means never."""
 
     success: datetime | None = None
     full: datetime | None = None
 
 
 class Timetable:
-    """The slots of some sources. All are kept by one thread, whatever their number: a job only notes that it is due."""
+    """The slots of all planned sources. One thread is enough for them: a job only notes that it is due."""
 
     def __init__(self, schedule: Schedule) -> None:
-        """Plan nothing yet."""
+        """Start the scheduler's thread, with no source planned."""
         self._schedule = schedule
         self._slots: SimpleQueue[tuple[str, RunKind]] = SimpleQueue()
-        self._failures: dict[str, int] = {}  # source -> how many runs in a row have failed
+        self._failures: dict[str, int] = {}  # source -> the number of runs in a row that have failed
         self._retries: dict[str, tuple[datetime, RunKind]] = {}
         self._lock = threading.Lock()  # runs end in other threads
-        # However many slots of a job were missed, it is due once.
+        # If several slots of a job were missed, it is due once.
         defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
-        executors = {"default": DebugExecutor()}  # jobs are called by the scheduler's own thread
+        executors = {"default": DebugExecutor()}  # jobs run in the scheduler's own thread
         zone = ZoneInfo(schedule.timezone)
         self._scheduler = BackgroundScheduler(timezone=zone, executors=executors, job_defaults=defaults, daemon=True)
         self._scheduler.start()
 
     def plan(self, source: str, past: LastRuns, now: datetime) -> None:
-        """Plan the runs of a source, anew where it was planned: what was missed before `now` is due at once."""
+        """Plan the runs of a source; this replaces an earlier plan. A slot missed before `now` is due at once."""
         self.put_off(source)
         firsts = {
             RunKind.INCREMENTAL: first_incremental(self._schedule, past, now),
@@ -74,14 +75,14 @@ class Timetable:
             self._scheduler.add_job(self._slots.put, trigger, ((source, kind),), id=name, replace_existing=True, **at)
 
     def forget(self, source: str) -> None:
-        """Plan nothing more for a source."""
+        """Cancel all planned runs of a source."""
         self.put_off(source)
         for kind in _SCHEDULED:
             if self._scheduler.get_job(_job(source, kind)):
                 self._scheduler.remove_job(_job(source, kind))
 
     def failed(self, source: str, kind: RunKind, now: datetime) -> datetime | None:
-        """Plan another try of a run that failed, and return when it is due; None if it waits for its slot."""
+        """Plan another try of a failed run, and return when it is due. None if the run waits for its next slot."""
         with self._lock:
             if self._full_run_waits(source, kind):
                 return self._retries[source][0]
@@ -97,18 +98,21 @@ class Timetable:
             return at
 
     def settled(self, source: str, kind: RunKind) -> None:
-        """Plan no other try: a run of this kind did not fail, or its slot has come. The next failure is the first."""
+        """Cancel the next try: a run of this kind did not fail, or its slot has come. Count failures from zero again.
+
+        An incremental run does not cancel the next try of a full run.
+        """
         with self._lock:
             if not self._full_run_waits(source, kind):
                 self._forget_failures(source)
 
     def put_off(self, source: str) -> None:
-        """Plan no other try before the next slot."""
+        """Cancel the next try, so that the source waits for its next slot."""
         with self._lock:
             self._forget_failures(source)
 
     def _full_run_waits(self, source: str, kind: RunKind) -> bool:
-        """Return whether a full run will be tried again, which an incremental one cannot stand in for."""
+        """Return whether a full run will be tried again while `kind` is incremental, which cannot replace it."""
         return kind is RunKind.INCREMENTAL and source in self._retries and self._retries[source][1] is RunKind.FULL
 
     def _forget_failures(self, source: str) -> None:
@@ -116,7 +120,7 @@ class Timetable:
         self._retries.pop(source, None)
 
     def due(self, now: datetime) -> list[tuple[str, RunKind]]:
-        """Return the runs that have come due since the last call, in their order."""
+        """Return the runs that have become due since the last call: slots in their order, then tries after failures."""
         runs = []
         with suppress(Empty):
             while True:
@@ -129,7 +133,7 @@ class Timetable:
         return runs + again
 
     def next_runs(self, source: str) -> dict[RunKind, datetime]:
-        """Return when each kind of run of a source is next due; nothing for a source that is not planned."""
+        """Return when each kind of run of a source is next due. Empty if the source is not planned."""
         slots, retry = self._next_slots(source), self._retries.get(source)
         return slots | {retry[1]: retry[0]} if slots and retry else slots
 
@@ -138,7 +142,7 @@ class Timetable:
         return {kind: job.next_run_time for kind, job in jobs.items() if job}
 
     def stop(self) -> None:
-        """Let the thread end. What has come due can still be asked for."""
+        """End the scheduler's thread. `due` still returns the runs that were due before."""
         self._scheduler.shutdown(wait=False)
 
 
@@ -147,9 +151,9 @@ def _job(source: str, kind: RunKind) -> str:
 
 
 def first_incremental(schedule: Schedule, past: LastRuns, now: datetime) -> datetime | None:
-    """Return when the first incremental run is due after a start at `now`; None: at the schedule's next slot.
+    """Return when the first incremental run is due after a start at `now`. None means at the schedule's next slot.
 
-    A success in the future, dated by a clock that was ahead, does not count.
+    A success in the future, which a clock that was ahead has dated, does not count.
     """
     if past.success is None or past.success > now:
         return now
@@ -159,10 +163,11 @@ def first_incremental(schedule: Schedule, past: LastRuns, now: datetime) -> date
 
 
 def first_full(schedule: Schedule, past: LastRuns, now: datetime) -> datetime | None:
-    """Return when the first full run is due after a start at `now`; None: at the schedule's next slot.
+    """Return when the first full run is due after a start at `now`. None means at the schedule's next slot.
 
-    An interval counts from the last clean full run: a daemon that is restarted more often than it would never come to
-    it. How long ago a full run in the future was is unknown. The first run of a source is full by itself.
+    An interval counts from the last clean full run, not from the start of the daemon: otherwise a daemon that is
+    restarted more often than the interval would never do a full run. If the last full run lies in the future, its real
+    time is unknown, so the next one is due now. A source without a full run needs no date: its first run is full.
     """
     if past.full is None:
         return None
@@ -174,14 +179,14 @@ def first_full(schedule: Schedule, past: LastRuns, now: datetime) -> datetime | 
 
 
 def _missed(slots: Cron, schedule: Schedule, since: datetime, now: datetime) -> datetime | None:
-    """Return the first slot of a cron line after `since`, where it is not later than `now`."""
+    """Return the first slot of a cron line after `since`, or None if it is later than `now`."""
     trigger = trigger_of(slots, ZoneInfo(schedule.timezone), timedelta(0))
     missed: datetime | None = trigger.get_next_fire_time(since, since)
     return missed if missed and missed <= now else None
 
 
 def trigger_of(slot: timedelta | Cron, zone: ZoneInfo, jitter: timedelta) -> BaseTrigger:
-    """Return APScheduler's trigger for a slot of the schedule."""
+    """Return APScheduler's trigger for an interval or a cron line."""
     spread = jitter.total_seconds() or None
     if isinstance(slot, Cron):
         return CronTrigger(**slot.fields(), timezone=zone, jitter=spread)

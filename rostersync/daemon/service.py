@@ -1,4 +1,4 @@
-"""The daemon: start, do what is due until asked to stop, stop in order; and what systemd is told meanwhile."""
+"""Run the daemon: start, do the work that is due until asked to stop, stop in order, and keep systemd informed."""
 
 from __future__ import annotations
 
@@ -27,60 +27,61 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 TICK_S = 0.5
-"""How often the daemon looks what there is to do."""
+"""How often, in seconds, the daemon looks for work."""
 
-TELL_EVERY_S = 10.0
-"""How often it tells in the database that it is there."""
+REPORT_EVERY_S = 10.0
+"""How often, in seconds, the daemon writes into the database that it is alive."""
 
 DATABASE_RETRY_S = 5.0
-"""How long it waits for a database that cannot be used."""
+"""How long, in seconds, the daemon waits before it tries an unusable database again."""
 
 
 class Daemon:
-    """Keeps the configured sources in step, until its clock is stopped."""
+    """Keeps the configured sources in step until its clock is stopped."""
 
     def __init__(self, config: Config, load: Callable[[], Config], clock: Clock) -> None:
-        """`load` reads the configuration again, and raises `ConfigError` when it is wrong."""
+        """`load` reads the configuration again, and raises `ConfigError` if it has mistakes."""
         self._config, self._load = config, load
         self._clock = WatchedClock(clock)
         self._systemd = Systemd(clock)
         self._condition = Condition(self._clock, failures_file(config.database.url))
         self._wants_reload, self._wants_sync = threading.Event(), threading.Event()
         self._dispatcher: Dispatcher | None = None  # until the database is open
-        self._is_changed = True  # whether the dispatcher has yet to get the configuration
-        self._rests_until = self._told_at = float("-inf")
+        self._is_changed = True  # whether the configuration is still to be checked and given to the dispatcher
+        self._rests_until = self._reported_at = float("-inf")
 
     def reload(self) -> None:
-        """Ask for the configuration to be read again; returns at once."""
+        """Request that the configuration is read again, and return at once."""
         self._wants_reload.set()
 
     def sync_now(self) -> None:
-        """Ask for a sync of every source; returns at once."""
+        """Request a sync of every source, and return at once."""
         self._wants_sync.set()
 
     def serve(self) -> None:
-        """Run the sources when they are due, or when somebody asks; return when the clock is stopped.
+        """Run the sources when they are due or requested, until the clock is stopped.
 
-        Nothing is half done then. While the database cannot be used, the daemon waits for it. Raises `ConfigError` if
-        no source has a token, or if the way to the database is not protected.
+        A run in progress is then stopped, and leaves nothing half done. While the database cannot be used, the daemon
+        waits for it. Raises `ConfigError` if no source has a token, or if the connection to the database would not be
+        protected.
         """
         _require_a_token(self._config)
         tls.require(self._config.database.url)
-        self._systemd.ready("opening the database")  # a start, and so a boot, does not wait for it
+        self._systemd.ready("opening the database")  # now: a start, and so a boot, must not wait for the database
         try:
             while True:
-                self._do_what_there_is()
+                self._do_one_round()
         except Stopped as stopped:
             log.info("stopping", signal=stopped.signal)
         self._systemd.stopping()
         if self._dispatcher is not None:
             self._dispatcher.stop()
-            _take_row_away(self._dispatcher.store)
+            _delete_own_row(self._dispatcher.store)
             self._dispatcher.store.close()
         log.info("stopped")
 
-    def _do_what_there_is(self) -> None:
-        """Do one round. If the database fails in it, the next one is tried some seconds later."""
+    def _do_one_round(self) -> None:
+        """Do one round of the daemon's loop. If the database fails, do no other work for `DATABASE_RETRY_S`."""
         if _was_set(self._wants_reload):
             self._reload()
         if self._clock.monotonic() >= self._rests_until:
@@ -91,11 +92,11 @@ class Daemon:
                 self._rests_until = self._clock.monotonic() + DATABASE_RETRY_S
             else:
                 self._condition.recovered(THE_DAEMON)
-        self._tell_systemd()
+        self._notify_systemd()
         self._clock.sleep(TICK_S)
 
     def _work(self) -> None:
-        """Do what is due, with the latest configuration. Raises `StoreError` where the database cannot be used."""
+        """Do the work that is due, with the latest configuration. Raise `StoreError` if the database is unusable."""
         if self._dispatcher is None:
             store = open_store(self._config, self._clock, create=True, keep_sessions=True)
             self._dispatcher = Dispatcher(self._config, self._clock, store, self._condition)
@@ -103,22 +104,24 @@ class Daemon:
         elif self._is_changed:
             self._dispatcher.configure(self._config)
         if self._is_changed:
-            self._condition.checked(probe.differences(self._config.database.url))  # not in a session with a stage
+            # The check opens its own session: a run's session has the tables of its stage.
+            self._condition.checked(probe.differences(self._config.database.url))
             self._is_changed = False
         if _was_set(self._wants_sync):
             self._dispatcher.sync_now()
         self._dispatcher.tick()
-        self._tell_database(self._dispatcher)
+        self._report_to_database(self._dispatcher)
 
     def _reload(self) -> None:
-        """Go on with the configuration as it is in the file now; with the old one, where that is wrong."""
+        """Read the configuration again and use it from now on. If it has mistakes, keep the old one."""
         self._systemd.reloading()
         try:
             config = self._load()
             _require_same_database(self._config, config)
             _require_a_token(config)
         except ConfigError as error:
-            log.exception("reload_failed", error="; ".join(error.mistakes), hint="the daemon goes on as before")
+            hint = "the daemon continues with the old configuration"
+            log.exception("reload_failed", error="; ".join(error.mistakes), hint=hint)
             self._condition.refused(error.mistakes)
         else:
             for source, mistake in wiring.token_mistakes(config.sources).items():
@@ -127,20 +130,23 @@ class Daemon:
             self._condition.refused(())
             log.info("reloaded", sources=[source.name for source in config.sources])
 
-    def _tell_database(self, dispatcher: Dispatcher) -> None:
-        if self._clock.monotonic() - self._told_at < TELL_EVERY_S:
+    def _report_to_database(self, dispatcher: Dispatcher) -> None:
+        if self._clock.monotonic() - self._reported_at < REPORT_EVERY_S:
             return
         with dispatcher.store.writing() as connection:
             daemons.tell(connection, this_process(PURPOSE), dispatcher.watches(), self._clock.now())
-        self._told_at = self._clock.monotonic()
+        self._reported_at = self._clock.monotonic()
 
-    def _tell_systemd(self) -> None:
-        """Keep the status line, and the watchdog: a run that hangs lets it end this process, a long one does not."""
+    def _notify_systemd(self) -> None:
+        """Send the status line to systemd, and a sign of life to its watchdog.
+
+        If a run hangs, send no sign of life, so that the watchdog restarts the service. A long run does not hang.
+        """
         self._systemd.ready(self._status_line())
         watchdog = self._systemd.watchdog_s
         hung = self._dispatcher.hung(watchdog) if self._dispatcher and watchdog else []
         if hung:
-            log.error("run_hangs", sources=hung, hint="the watchdog of systemd restarts the service")
+            log.error("run_hangs", sources=hung, hint="systemd's watchdog will restart the service")
         else:
             self._systemd.alive()
 
@@ -162,7 +168,7 @@ def _was_set(wish: threading.Event) -> bool:
 
 
 def _require_a_token(config: Config) -> None:
-    """Raise `ConfigError` when no source has a token; one that lacks its own fails alone, in each of its slots."""
+    """Raise `ConfigError` if no source has a token. If only some lack one, only their own runs fail."""
     mistakes = wiring.token_mistakes(config.sources)
     if len(mistakes) == len(config.sources):
         lines = [line for error in mistakes.values() for line in error.mistakes]
@@ -174,6 +180,7 @@ def _require_same_database(old: Config, new: Config) -> None:
         raise ConfigError(["database.url has changed, which needs a restart: systemctl restart rostersync"])
 
 
-def _take_row_away(store: Store) -> None:
-    with suppress(StoreError), store.writing() as connection:  # else it is known to be gone a minute later
+def _delete_own_row(store: Store) -> None:
+    # If this fails, others count the daemon as gone as soon as its row is old.
+    with suppress(StoreError), store.writing() as connection:
         daemons.forget(connection, this_process(PURPOSE))

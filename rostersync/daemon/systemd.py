@@ -1,6 +1,6 @@
-"""What systemd and a service of `Type=notify` tell each other, by the protocol of sd_notify(3).
+"""Notify systemd about a service of `Type=notify`, by the protocol of sd_notify(3).
 
-Outside such a service nothing is told, and no watchdog waits.
+In a process that is not such a service, nothing is sent and there is no watchdog.
 """
 
 from __future__ import annotations
@@ -22,47 +22,47 @@ class Systemd:
     """The service manager that started this process."""
 
     def __init__(self, clock: Clock, environ: Mapping[str, str] = os.environ) -> None:
-        """Find the manager and its watchdog in `environ`, as it puts them there."""
+        """Read the manager's address and its watchdog's time limit from `environ`, where systemd puts them."""
         self._clock = clock
         self._address = environ.get("NOTIFY_SOCKET", "")
         mine = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         given = environ.get("WATCHDOG_USEC", "") if mine and self._address else ""
         self.watchdog_s = int(given) / _PER_SECOND if given.isdigit() and int(given) else None
-        """After so many seconds without a sign of life the manager kills this process; None: never."""
-        self._patted_at = float("-inf")
+        """The manager kills this process after this many seconds without a sign of life. None means never."""
+        self._alive_at = float("-inf")
         self._status, self._is_ready = "", False
 
     def ready(self, status: str) -> None:
-        """Tell that the service works, where that is news, and what `systemctl status` shows."""
-        self._tell(*([] if self._is_ready else ["READY=1"]), *self._news(status))
+        """Report that the service is ready, and set the line in `systemctl status`. Send only what has changed."""
+        self._send(*([] if self._is_ready else ["READY=1"]), *self._changed_status(status))
         self._is_ready = True
 
     def reloading(self) -> None:
-        """Tell that the configuration is being read again; `ready` tells the end of it."""
-        self._tell("RELOADING=1", f"MONOTONIC_USEC={int(self._clock.monotonic() * _PER_SECOND)}")
+        """Report that the configuration is being read again. `ready` reports that this has ended."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={int(self._clock.monotonic() * _PER_SECOND)}")
         self._is_ready = False
 
     def stopping(self) -> None:
-        """Tell that the service ends."""
-        self._tell("STOPPING=1", *self._news("stopping"))
+        """Report that the service is stopping."""
+        self._send("STOPPING=1", *self._changed_status("stopping"))
 
     def alive(self) -> None:
-        """Give the watchdog its sign of life, four times as often as it asks for one."""
-        if self.watchdog_s is not None and self._clock.monotonic() - self._patted_at >= self.watchdog_s / 4:
-            self._patted_at = self._clock.monotonic()
-            self._tell("WATCHDOG=1")
+        """Send the watchdog a sign of life, unless the last one is newer than a quarter of its time limit."""
+        if self.watchdog_s is not None and self._clock.monotonic() - self._alive_at >= self.watchdog_s / 4:
+            self._alive_at = self._clock.monotonic()
+            self._send("WATCHDOG=1")
 
-    def _news(self, status: str) -> list[str]:
+    def _changed_status(self, status: str) -> list[str]:
         line = status.replace("\n", " ")
         if line == self._status:
             return []
         self._status = line
         return [f"STATUS={line}"]
 
-    def _tell(self, *lines: str) -> None:
+    def _send(self, *lines: str) -> None:
         if not (self._address and lines):
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
-            manager.settimeout(1)  # a manager that does not read must not stop us
+            manager.settimeout(1)  # do not wait for a manager that does not read
             manager.sendto("\n".join(lines).encode(), address)

@@ -208,7 +208,7 @@ def _no_such_student(key: int | None, status: int | None) -> NotFound:
 
 
 def moment_of(reply: Reply) -> Moment:
-    """Return a time before which the server cannot have made the reply, by our clock and by the server's."""
+    """Return the earliest times at which the server can have made the reply, on our clock and on the server's."""
     stamped = server_time(reply)
     try:
         server = stamped and stamped - timedelta(seconds=reply.duration + 1)

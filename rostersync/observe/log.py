@@ -3,8 +3,8 @@
 In systemd's journal each line has its priority.
 
 No log contains a token or personal data, at any level. First, our code logs only ids and counts. Second, this module
-removes what may slip through. It shows an object only as its type. It removes values from the messages of libraries,
-and drops the messages of exceptions unless they are our own. In the end it replaces known secrets.
+removes what may slip through. It shows an object only as its type. It removes values from messages that libraries
+log, and drops the text of exceptions that are not our own. At the end it replaces known secrets.
 """
 
 from __future__ import annotations
@@ -160,8 +160,8 @@ def _renderer(format_: str, stream: TextIO) -> Processor:
 def _without_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Remove the values from a library's message, because they may be parts of an address or an answer.
 
-    Messages of the libraries in `_TALKATIVE` keep their values. Query strings are removed from all messages, because
-    they may contain the names of students.
+    Values stay only in messages from the libraries in `_TALKATIVE`. Query strings are removed from all messages,
+    because they may contain the names of students.
     """
     record = event["_record"]
     message = event["event"] if record.name.startswith(tuple(_TALKATIVE)) else record.msg

@@ -95,7 +95,7 @@ class Hooks:
         """
         self._clock.check()
         if os.geteuid() == 0 and (place := shared_place_of_command(self._command)):
-            return f"refused: others than root may write {place}"
+            return f"refused: users other than root may write {place}"
         until = self._clock.monotonic() + self._timeout.total_seconds()
         with _running(self._command, self._environ()) as hook, _Pipes(hook, document, tail) as pipes:
             while not hook.has_ended():

@@ -1,4 +1,4 @@
-"""Backups: writing one while others use the database, and putting one in the database's place.
+"""Write a backup while other processes use the database, and replace the database's content by a backup.
 
 A restore is all or nothing: if it fails or is killed at any point, the database is as it was before.
 """
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class Backup(Protocol):
-    """A backup that was found to be ours, of a revision that this version knows."""
+    """A backup or dump that contains rostersync's tables, with a schema revision that this version knows."""
 
     @property
     def description(self) -> str:
-        """What is in it, in a few words."""
+        """The content of the backup, in a few words for the user."""
         ...
 
     def restore(self, sources: Iterable[str], progress: ProgressCallback) -> list[str]:
@@ -41,17 +41,18 @@ class Backup(Protocol):
 def write(url: str, file: BinaryIO, clock: Clock, progress: ProgressCallback) -> None:
     """Write a backup of the database at `url` into an empty file. Raises `StoreError`."""
     module = sqlite_backup if sqlite_path(url) else postgresql_backup
-    module.write(url, file, _heeding(clock, progress))
+    module.write(url, file, _stoppable(clock, progress))
 
 
 @contextmanager
 def opened(url: str, file: BinaryIO, clock: Clock, progress: ProgressCallback) -> Iterator[Backup]:
-    """Lend the backup in `file`, to be restored into the database at `url`.
+    """Yield the backup in `file`, which can be restored into the database at `url`.
 
-    Raises `StoreError` for a file that is damaged or not a backup of ours, `SchemaTooNew` for one of a later version.
+    Raises `StoreError` if the file is damaged or is not a backup of rostersync, and `SchemaTooNew` if a later version
+    wrote it.
     """
     module = sqlite_backup if sqlite_path(url) else postgresql_backup
-    with module.opened(url, file, clock, _heeding(clock, progress)) as found:
+    with module.opened(url, file, clock, _stoppable(clock, progress)) as found:
         yield found
 
 
@@ -68,11 +69,11 @@ def described(url: str) -> str:
         return f"the database {place} ({'missing' if isinstance(error, NoDatabase) else 'cannot be read'})"
 
 
-def _heeding(clock: Clock, progress: ProgressCallback) -> ProgressCallback:
-    """Return a callback that also ends the work when the process was asked to end."""
+def _stoppable(clock: Clock, progress: ProgressCallback) -> ProgressCallback:
+    """Return a callback that reports progress, and raises `Stopped` if the process was asked to end."""
 
-    def tell(what: str, done: int, total: int) -> None:
+    def report(what: str, done: int, total: int) -> None:
         clock.check()
         progress(what, done, total)
 
-    return tell
+    return report

@@ -1,7 +1,7 @@
-"""What goes on across a restore: ids, fences, and that no process writes meanwhile.
+"""Keep ids and fences rising across a restore, and keep other processes from writing meanwhile.
 
-Hooks and scripts use run ids as keys, so an id that was used once must never mean another run. A fence that goes back
-could let a process commit that had lost its lock before the restore.
+Hooks and scripts use run ids as keys, so an id that was used once must never mean another run. If a fence went back, a
+process that had lost its lock before the restore could commit again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _NUMBERED = {"run": "run_id", "run_request": "request_id", "audit": "audit_id"}
-"""The tables whose ids the database hands out, and the column of the id."""
+"""The tables with ids that the database assigns, and the column of the id."""
 
 SEQUENCES = {f"{table}_{column}_seq": table for table, column in _NUMBERED.items()}
 """PostgreSQL's sequences that hand the ids out, each with its table."""
@@ -36,7 +36,7 @@ SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = :place AND 
 
 
 class Used(NamedTuple):
-    """The newest id of each table that has been handed out, and the fence of each source."""
+    """The highest id that was assigned in each table, and the fence of each source."""
 
     ids: dict[str, int]
     fences: dict[str, int]
@@ -55,7 +55,7 @@ def place_of_tables(connection: Connection) -> str | None:
 
 
 def used(connection: Connection) -> Used:
-    """Return which ids and fences were used in a database of any revision."""
+    """Return the ids and fences that were used in a database of any revision."""
     place = place_of_tables(connection)
     if place is None:
         return NOTHING_USED
@@ -89,9 +89,9 @@ def described(connection: Connection) -> str:
 def undisturbed(
     connection: Connection | None, database: Path | None, sources: Iterable[str], now: datetime
 ) -> Iterator[None]:
-    """Keep every writer away from the database; `sources` are those that it may not know yet.
+    """Keep all writers away from the database, by locking its sources and `sources`, which it may not know yet.
 
-    Raises `StoreError`, naming the process, if a daemon is active or a run in progress.
+    Raises `StoreError`, which names the process, if a daemon is active or a run is in progress.
     """
     names = set(sources)
     if connection is not None:
@@ -111,7 +111,7 @@ def _require_no_daemon(connection: Connection, now: datetime) -> None:
     if known and (active := daemons.alive(connection, now)):
         message = f"a daemon uses the database: {', '.join(row.name for row in active)}"
         seconds = int(daemons.ALIVE_FOR.total_seconds())
-        hint = f"stop it first: systemctl stop rostersync; one that was killed is forgotten after {seconds} s"
+        hint = f"stop it first: systemctl stop rostersync; a daemon that was killed is forgotten after {seconds} s"
         raise StoreError(message, hint)
 
 

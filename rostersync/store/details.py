@@ -33,7 +33,7 @@ def let_wait(connection: Connection, source: str, after: SourceState, *, now: da
     Call it before the run's students are written.
 
     Args:
-        connection: The connection with the run's stage, in the run's transaction.
+        connection: The database connection that has the run's stage and the run's open transaction.
         source: The name of the source.
         after: The state of the source after the run.
         now: The time at which the run ended (UTC).

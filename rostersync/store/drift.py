@@ -1,8 +1,8 @@
-"""How the database's tables, keys, indexes and views differ from those that this version makes.
+"""Report how the database's tables, keys, indexes and views differ from this version's.
 
-This version's tables are made beside the stored ones for a moment: in memory for SQLite, as temporary tables that are
-rolled back on PostgreSQL. The same query then describes both, so the same database writes out both definitions. No
-query counts rows: a daemon makes this check whenever it starts.
+To compare, this version's tables are created: for SQLite in memory, on PostgreSQL as temporary tables that are rolled
+back. The same query then describes both, so the definitions are written in the same way. No query here may count
+rows: a daemon does this check at each start.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ RESTORE = "restore a backup: rostersync db restore FILE"
 
 
 class Drift(NamedTuple):
-    """A difference between the database and this version's schema, and how to undo it."""
+    """A difference between the database and this version's schema, and how to remove it."""
 
     difference: str
     remedy: str
 
 
 class _Item(NamedTuple):
-    """A table or view, or a column, key or index of a table. `kind` is the word that people read."""
+    """A table or view, or a column, key or index of a table. `kind` is the word for it in messages."""
 
     kind: str
     table: str
@@ -125,7 +125,7 @@ SELECT format('%I.%I', nspname, relname) FROM pg_class JOIN pg_namespace n ON n.
 
 
 def drift(engine: Engine) -> list[Drift]:
-    """Return how the database differs from this version's schema; empty unless somebody changed it by hand.
+    """Return how the database differs from this version's schema. Empty unless it was changed from outside rostersync.
 
     Raises `NoDatabase`, `SchemaOutdated` and `SchemaTooNew`.
     """
@@ -155,7 +155,10 @@ def _expected_by_sqlite() -> _Shape:
 
 
 def _expected_by_postgresql(connection: Connection) -> _Shape:
-    """Make the tables and views as temporary ones. Until the transaction ends, names without a schema are theirs."""
+    """Create temporary tables and views, and return their shape.
+
+    Until the transaction ends, names without a schema mean these temporary tables and views.
+    """
     connection.exec_driver_sql("SET LOCAL search_path = pg_temp")
     metadata.create_all(connection, checkfirst=False)
     views = (f"CREATE TEMPORARY VIEW {view.name} {BARRIER} AS {view.query('postgresql')}" for view in VIEWS)
@@ -164,7 +167,10 @@ def _expected_by_postgresql(connection: Connection) -> _Shape:
 
 
 def _restored_views(connection: Connection) -> _Shape:
-    """Return the views as a dump has them: the server parses what it wrote out, and puts some parentheses elsewhere."""
+    """Return the views in the form that they have after a dump was restored.
+
+    The server has then parsed a definition that it wrote itself, and this moves some parentheses.
+    """
     written = connection.execute(_WRITTEN_VIEWS, {"names": _VIEW_NAMES})
     script = "; ".join(f"CREATE OR REPLACE TEMPORARY VIEW {name} {BARRIER} AS {query}" for name, query in written)
     connection.exec_driver_sql(script, execution_options={"no_parameters": True})
@@ -172,7 +178,7 @@ def _restored_views(connection: Connection) -> _Shape:
 
 
 def _shape(connection: Connection, query: TextClause, places: TextClause | None = None) -> _Shape:
-    """Return what `query` tells of tables and views; on PostgreSQL `places` are the schemas of both."""
+    """Return the definitions that `query` finds. On PostgreSQL, `places` returns the schemas of tables and views."""
     known = {} if places is None else {**connection.execute(places).mappings().one(), "names": _VIEW_NAMES}
     return {_Item(kind, table, name): definition for kind, table, name, definition in connection.execute(query, known)}
 
@@ -182,7 +188,7 @@ def _differences(connection: Connection, stored: _Shape, expected: _Shape) -> li
 
 
 def _views(connection: Connection, stored: _Shape, expected: _Shape) -> list[Drift]:
-    """Compare the views, and take them out of both shapes."""
+    """Return the differences between the views, and remove the views from both shapes."""
     found = []
     for view in VIEWS:
         item, table = _Item("view", view.name, view.name), _Item("table", view.name, view.name)
@@ -199,7 +205,7 @@ def _views(connection: Connection, stored: _Shape, expected: _Shape) -> list[Dri
 
 
 def _left_over(connection: Connection) -> list[Drift]:
-    """Return views of ours in other schemas than theirs, and an early version's tables, as an older dump has them."""
+    """Return our views in wrong schemas, and an early version's tables. A restored older dump can leave both."""
     found = []
     for name in connection.execute(_ELSEWHERE, {"names": _VIEW_NAMES, "tables": SCHEMA, "views": OF_VIEWS}).scalars():
         what = f"the view {name} is not one of this version's, whose views are in the schema {OF_VIEWS}"
@@ -207,7 +213,7 @@ def _left_over(connection: Connection) -> list[Drift]:
     if tables := own_schema.earlier_tables(connection):
         names = ", ".join(f"{OF_VIEWS}.{table}" for table in tables)
         what = f"an older dump left tables of an earlier version in the schema {OF_VIEWS}: {', '.join(tables)}"
-        found.append(Drift(what, f"if nobody needs their rows, {UPGRADE}; then: DROP TABLE {names}"))
+        found.append(Drift(what, f"if their rows are not needed, {UPGRADE}; then: DROP TABLE {names}"))
     return found
 
 
@@ -216,9 +222,9 @@ def _tables(connection: Connection, stored: _Shape, expected: _Shape) -> list[Dr
     for item in sorted(stored.keys() | expected.keys()):
         whole = _Item("table", item.table, item.table)
         if whole not in expected:
-            continue  # another program's view or table, which does no harm beside ours
+            continue  # another program's view or table, which is harmless
         if item != whole and whole not in stored:
-            continue  # its table is missing, which is said once
+            continue  # its table is missing, which is reported once
         is_, should = stored.get(item), expected.get(item)
         if is_ == should:
             continue
@@ -233,7 +239,7 @@ def _tables(connection: Connection, stored: _Shape, expected: _Shape) -> list[Dr
 
 
 def _remedy(connection: Connection, item: _Item, is_: str | None, should: str | None) -> str:
-    """Return the statements that undo a difference, or what else helps if no statement does."""
+    """Return the statements that resolve a difference, or another remedy if no statement can."""
     postgresql = connection.dialect.name == "postgresql"
     schema_of = f"{SCHEMA}." if postgresql else ""
     table = f"{schema_of}{item.table}"
@@ -266,7 +272,7 @@ def _constraint(connection: Connection, item: _Item) -> str:
 
 
 def _written(connection: Connection, statement: ExecutableDDLElement) -> str:
-    """Return a statement as a person can run it."""
+    """Return a statement as SQL that the user can run."""
     if connection.dialect.name == "sqlite":
         return str(statement.compile(dialect=connection.dialect))
     places = {None: SCHEMA}

@@ -1,4 +1,4 @@
-"""Engines for the two databases, and the translation of their errors into ours."""
+"""Make engines for the two databases, and translate their errors into ours."""
 
 from __future__ import annotations
 
@@ -29,34 +29,36 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
 _KEPT = {"pool_size": 4, "max_overflow": -1, "pool_pre_ping": True}
-"""Up to four sessions of PostgreSQL that nobody uses are kept, and nobody waits for one."""
+"""Keep up to four idle PostgreSQL sessions. More are opened if they are needed, so no thread waits for a session."""
 
 BUSY_TIMEOUT_S = 30
-"""How long to wait for a lock that another session holds, on either database."""
+"""How long, in seconds, a session waits for a lock that another session holds, on either database."""
 
 _CONNECTION_ERRORS = {"OperationalError", "InterfaceError", "ConnectionTimeout"}
 
-# For the whole process: None stays None. Without an adapter the driver searches for one for each NULL that it binds,
-# which takes nearly as long as the rest of a student's row. A method of `dict` costs less than a function of our own.
+# Register an adapter for None that returns None, for the whole process. Without it, the driver searches for an adapter
+# for each NULL that it binds, which takes nearly as long as the rest of a student's row. A method of `dict` is faster
+# than a function in Python.
 _STAYS_NULL: dict[None, None] = {}
 sqlite3.register_adapter(type(None), _STAYS_NULL.get)
 
 
 def sqlite_path(url: str) -> Path | None:
-    """Return the file of a SQLite url, None for another database."""
+    """Return the file of a SQLite URL, or None if the URL is for PostgreSQL."""
     parsed = make_url(url)
     return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
 
 
 def open_engine(url: str, *, create: bool = False, read_only: bool = False, keep_sessions: bool = False) -> Engine:
-    """Return an engine for `url`; connections are opened when they are needed.
+    """Return an engine for `url`. It opens connections when they are needed.
 
-    With `keep_sessions` some of PostgreSQL are kept for the next who needs one: a new one costs as much as a small run.
-    Whoever asks for this disposes of the engine in the end. With `create` a missing SQLite file is created, readable by
-    its owner only.
+    With `keep_sessions`, idle PostgreSQL sessions are kept for the next use, because opening one takes as long as a
+    small run. The caller must then dispose of the engine. With `create`, a missing SQLite file is created, and only its
+    owner can read it.
 
-    Raises `NoDatabase` where there is no file, `DatabaseUnreachable` where the file or its folder cannot be used, or
-    something else is in the file's place; `ConfigError` where the way to a server is not protected (`tls`).
+    Raises `NoDatabase` if the file is missing. Raises `DatabaseUnreachable` if the file or its folder cannot be used,
+    or if there is something other than a file. Raises `ConfigError` if the connection to a server would not be
+    protected (`tls`).
     """
     path = sqlite_path(url)
     if path is None:
@@ -70,7 +72,7 @@ def open_engine(url: str, *, create: bool = False, read_only: bool = False, keep
 
 
 def open_memory() -> Engine:
-    """Return an engine for an empty SQLite database that lives as long as one connection."""
+    """Return an engine for an SQLite database in memory. Each connection has its own, which is empty at first."""
     return _sqlite_engine("file::memory:", None, read_only=False)
 
 
@@ -83,7 +85,9 @@ def _postgres_engine(url: str, *, keep_sessions: bool) -> Engine:
             **(_KEPT if keep_sessions else {"poolclass": NullPool}),
             connect_args={
                 "connect_timeout": 10,
-                "fallback_application_name": this_process("rostersync"),  # unless the url or PGAPPNAME has a name
+                "fallback_application_name": this_process(
+                    "rostersync"
+                ),  # used unless the URL or PGAPPNAME gives a name
                 **tls.parameters(tls.url_parameters(parsed)),
             },
         ).execution_options(schema_translate_map={None: SCHEMA, "stage": "pg_temp"})
@@ -97,16 +101,17 @@ def _postgres_engine(url: str, *, keep_sessions: bool) -> Engine:
 
 
 def _shown(url: URL) -> str:
-    """Return an address for people: without its query, which may contain a password as well."""
+    """Return a URL for messages: without its password, and without its query, which may contain a password too."""
     return url.set(query={}).render_as_string(hide_password=True)
 
 
 def _set_session(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    """Set the session's time zone: in another one the first and the last day of the calendar could not be read back.
+    """Apply our settings to a new session. They override those of the role, the database and the URL.
 
-    And its lock timeout: a session whose client has vanished unnoticed by the server keeps its locks for hours.
-    And where names are looked up, whatever the role, the database or the url would have (`own_schema`). And that each
-    execution is planned: a plan for the stage when it was empty takes hours when it is full.
+    - The search path says in which schemas names are looked up (`own_schema`).
+    - The time zone is UTC: in another one, the first and the last day of the calendar could not be read back.
+    - Each execution of a statement is planned: a plan made while the stage is empty takes hours when it is full.
+    - There is a lock timeout: a session can keep its locks for hours if its client vanished unnoticed by the server.
     """
     cursor = connection.cursor()
     cursor.execute(f"SET search_path = {SEARCH_PATH}")
@@ -132,14 +137,14 @@ def _sqlite_engine(location: str, path: Path | None, *, read_only: bool) -> Engi
 
     def connect() -> sqlite3.Connection:
         if path is not None:
-            database_exists(path)  # raises where something else has taken its place, or a journal's
+            database_exists(path)  # raises if something other than a file is in its place or in a journal's
         return sqlite3.connect(
             location, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
 
     engine = create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
     event.listen(engine, "begin", _begin_sqlite)
-    _translate_errors(engine, place)  # before the pragmas: they are the first to meet a file that is not a database
+    _translate_errors(engine, place)  # before the pragmas, which fail first if the file is not a database
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
@@ -159,7 +164,7 @@ def _sqlite_engine(location: str, path: Path | None, *, read_only: bool) -> Engi
 
 @contextmanager
 def writing(connection: Connection) -> Iterator[None]:
-    """Open a transaction that will write the database's own tables (the stage needs none of this)."""
+    """Open a transaction that will write the database's tables. Writing only the stage does not need this."""
     before = connection.get_execution_options().get("begin", "read")
     connection.execution_options(begin="write")
     try:
@@ -171,10 +176,10 @@ def writing(connection: Connection) -> Iterator[None]:
 
 
 def attach_scratch_file(connection: Connection, folder: Path) -> None:
-    """Attach a file in `folder` as the schema `stage`: readable by its owner only, and gone with the connection.
+    """Attach a new file in `folder` as the schema `stage`. Only its owner can read it, and it ends with the connection.
 
-    It is unlinked at once, so that nothing of it outlives the process. SQLite opens it by its name, and never creates
-    it: so it is the file that was made here, or none is used. Raises `DatabaseUnreachable`.
+    The file is unlinked at once, so that it does not outlive the process. SQLite opens the file by its name, but does
+    not create it. If another program has replaced the file before SQLite opened it, this raises `DatabaseUnreachable`.
     """
     try:
         handle, name = tempfile.mkstemp(prefix=".rostersync-stage-", dir=folder)  # mode 0600
@@ -191,7 +196,7 @@ def attach_scratch_file(connection: Connection, folder: Path) -> None:
                 cursor.execute(f"PRAGMA stage.{pragma}")
             cursor.execute("CREATE TABLE stage.opened (id INTEGER)")  # opens the file before it loses its name
     finally:
-        with suppress(OSError):  # of what somebody else has put there, or taken away
+        with suppress(OSError):  # another program may have removed or replaced the file
             Path(name).unlink()
 
 
@@ -201,24 +206,24 @@ def _require_same(made: os.stat_result, path: Path) -> None:
     except FileNotFoundError:
         same = False
     if not same:
-        hint = "find out which other program writes this folder, and let rostersync's user alone write it"
-        raise DatabaseUnreachable(f"the stage file {path} was exchanged while it was opened", hint)
+        hint = "find out which other program writes this folder, and let only rostersync's user write it"
+        raise DatabaseUnreachable(f"the stage file {path} was replaced while it was opened", hint)
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """Begin as the caller wants: a transaction that will write takes SQLite's write lock at once, and waits for it."""
+    """Begin a transaction. If it will write, take SQLite's write lock at once, and wait for it."""
     if connection.get_execution_options().get("begin") == "write":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:
         driver: Any = connection.connection.driver_connection
-        driver.execute("BEGIN")  # it takes no lock, so it cannot fail; and each small step of a run begins so
+        driver.execute("BEGIN")  # without SQLAlchemy, for speed: this takes no lock, so it cannot fail
 
 
 def _begin_postgres(connection: Connection) -> None:
-    """Begin with the first statement, where the caller will write. Else each statement stands by itself.
+    """If the caller will write, begin a transaction with the first statement. Otherwise use autocommit.
 
-    It sees what is committed when it begins, as in a transaction of this isolation level, and costs one message to the
-    server instead of three.
+    With autocommit, each statement sees what was committed before it, as in a transaction of this isolation level. It
+    costs one message to the server instead of three.
     """
     driver: Any = connection.connection.driver_connection
     alone = connection.get_execution_options().get("begin") != "write"
@@ -236,9 +241,9 @@ def _translate_errors(engine: Engine, place: str) -> None:
 
 @contextmanager
 def past_sqlalchemy(connection: Connection, place: str = "") -> Iterator[Any]:
-    """Lend the driver's connection; its errors are translated here, for SQLAlchemy does not see them.
+    """Yield the driver's connection, and translate its errors, because SQLAlchemy does not see them.
 
-    `place` is what they are told of; by default the address of the database.
+    Error messages name `place`. By default, it is the URL of the database.
     """
     try:
         yield connection.connection.driver_connection
@@ -247,7 +252,7 @@ def past_sqlalchemy(connection: Connection, place: str = "") -> Iterator[Any]:
 
 
 def translate_error(error: BaseException, place: str) -> StoreError:
-    """Return the error that is reported. A driver's text may quote a row, so only what cannot is passed on."""
+    """Return our error for a driver's error. Only those parts of its message are used that cannot quote a row."""
     cause = getattr(error, "orig", None) or error
     if isinstance(cause, sqlite3.Error):
         return _translate_sqlite(cause, place)
@@ -255,7 +260,7 @@ def translate_error(error: BaseException, place: str) -> StoreError:
         return _translate_postgres(cause, str(state), place)
     if type(cause).__name__ not in _CONNECTION_ERRORS:
         return StoreError(f"{place}: the driver cannot handle a value ({type(cause).__name__})")
-    return no_connection(str(cause), place, make_url(place).username)  # or it broke
+    return no_connection(str(cause), place, make_url(place).username)  # or the connection broke
 
 
 def _translate_postgres(cause: Any, state: str, place: str) -> StoreError:
@@ -265,7 +270,7 @@ def _translate_postgres(cause: Any, state: str, place: str) -> StoreError:
         hint = "look in pg_stat_activity for a session that hangs, and end it"
         return LockTimedOut(f"{place}: another session has kept a lock for {BUSY_TIMEOUT_S} s", hint)
     if state == "25006":
-        hint = "is it a standby, or is default_transaction_read_only set? name the server that can be written"
+        hint = "it may be a standby, or default_transaction_read_only is set; name a server that can be written"
         return StoreError(f"{place} refused: {_primary(cause)}", hint)
     if state.startswith("53"):
         return StoreError(f"{place} refused: {_primary(cause)}", "see the server's disk, memory, and log")
@@ -277,16 +282,16 @@ def _translate_postgres(cause: Any, state: str, place: str) -> StoreError:
 
 
 def _primary(cause: Any) -> str:
-    """Return what the server itself says; not what a function in it raised, which may quote a row."""
+    """Return the server's own message. Leave out a message that a function in it raised: it may quote a row."""
     return str((not cause.diag.context and cause.diag.message_primary) or type(cause).__name__)
 
 
 def _translate_sqlite(cause: sqlite3.Error, place: str) -> StoreError:
-    # SQLite's own messages have a code; one of Python's quotes a value that it cannot decode.
+    # SQLite's own messages have a code. A message of Python's sqlite3 may quote a value that it cannot decode.
     own = hasattr(cause, "sqlite_errorcode") and not isinstance(cause, sqlite3.IntegrityError)
     said = str(cause) if own else type(cause).__name__
     if getattr(cause, "sqlite_errorname", "") == "SQLITE_IOERR_SHMSIZE":
-        said = "database or disk is full"  # there is no room for the file of shared memory
+        said = "database or disk is full"  # there is no space for the shared-memory file
     hints = {
         "database is locked": "another program holds a write lock on the file; close it and try again",
         "database or disk is full": "free some space and run it again: nothing was lost",

@@ -1,4 +1,4 @@
-"""Which process this one is, and which one holds a lock that it waits for."""
+"""Return the name of this process, and of the process that holds a lock while this one waits for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Row
 
 _WRITE_LOCK = 120
-"""The byte of the file of shared memory that the writer of an SQLite database in WAL mode has locked."""
+"""The byte of the shared-memory file that the writer locks in an SQLite database in WAL mode."""
 
 _BLOCKERS = text("""
 SELECT pid, application_name, usename, host(client_addr) AS client_addr FROM pg_stat_activity
@@ -28,16 +28,17 @@ SELECT pid, application_name, usename, host(client_addr) AS client_addr FROM pg_
 
 
 def this_process(purpose: str) -> str:
-    """Return how others are told of this process, as in `rostersync run (pid 12 on school)`."""
+    """Return the name of this process for other processes, such as `rostersync run (pid 12 on school)`."""
     return f"{purpose} (pid {os.getpid()} on {socket.gethostname()})"
 
 
 @contextmanager
 def naming_holders(connection: Connection, patience: float) -> Iterator[None]:
-    """Add to a `LockTimedOut` which sessions of PostgreSQL held the lock.
+    """If a lock times out on PostgreSQL, add the sessions that held it to the `LockTimedOut`.
 
-    The server knows this only while a session waits. So another session asks, a few times within the `patience` of
-    seconds that a lock is waited for; a transaction that is over sooner costs a thread and no session.
+    The server knows the holders only while a session waits. So a thread with another session asks for them every third
+    of `patience`, which is the time in seconds that a session waits for a lock. A shorter transaction costs only the
+    thread.
     """
     if connection.dialect.name != "postgresql":
         yield
@@ -72,9 +73,9 @@ def _session(holder: Row[Any]) -> str:
 
 
 def sqlite_writer(database: Path) -> str:
-    """Return which process holds the write lock of a SQLite file; empty if Linux does not say.
+    """Return the name of the process that holds the write lock of a SQLite file, or "" if that cannot be found out.
 
-    It says so to processes that see all of /proc: not to the service, whose unit hides it.
+    It needs to see other processes in /proc. The systemd unit hides them, so it never works in the service.
     """
     try:
         shared = Path(f"{database}-shm").stat()

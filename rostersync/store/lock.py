@@ -1,8 +1,9 @@
-"""One writer per source: a lock that ends with its holder, and a fence that each later holder raises.
+"""Make sure that each source has one writer, with a lock that ends with its holder and a fence that each holder raises.
 
-SQLite: an advisory lock on a file beside the database. PostgreSQL: an advisory lock of the session, so the url must
-reach the server itself or a pooler in session mode. Either may be lost without notice (a file on a network disk, a
-connection that died); therefore every commit begins with a conditional UPDATE that only the latest holder passes.
+On SQLite, the lock is an advisory lock on a file beside the database. On PostgreSQL, it is an advisory lock of the
+session, so the URL must lead to the server itself or to a pooler in session mode. A process can lose either lock
+without notice (a file on a network disk, a connection that died). Therefore every commit begins with a conditional
+UPDATE, the fence, that succeeds only for the latest holder.
 """
 
 from __future__ import annotations
@@ -49,15 +50,15 @@ _LOCK_ROW = select(_source.name).where(_NAMED).with_for_update()
 
 class _Lock(Protocol):
     def is_held(self) -> bool:
-        """Tell whether it still keeps others away."""
+        """Return whether the lock still keeps other processes away."""
         ...
 
     def unlock(self) -> None:
-        """Give it up, and leave the session that it is in as it is."""
+        """Unlock, and keep the session or file open. May raise."""
         ...
 
     def release(self) -> None:
-        """Give it up; never raises."""
+        """Close the lock's file, if it has one. Never raises."""
         ...
 
 
@@ -98,24 +99,24 @@ class _SessionLock:
                 raise BlockingIOError
 
     def is_held(self) -> bool:
-        return True  # or its session would have ended
+        return True  # the lock lasts as long as the session: see `HeldLocks.require`
 
     def unlock(self) -> None:
         with self._connection.begin():
             self._connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": self._key})
 
     def release(self) -> None:
-        """Do nothing: the lock ends with the session, which ends with the lease, or with all that is held."""
+        """Do nothing: the lock ends with its session, which the `Lease` or `HeldLocks` closes."""
 
 
 class Lease:
-    """The right to write one source, with the connection that holds it.
+    """The right to write one source, and the connection to write with.
 
-    No transaction is open on the connection except inside one of the store's functions.
+    No transaction is open on the connection, except within a function of the store.
     """
 
     def __init__(self, connection: Connection, source: str, fence: int, lock: _Lock | None) -> None:
-        """`lock` is given up with the lease; None: the process holds it for longer, by `HeldLocks`."""
+        """`lock` is released with the lease. It is None if the process holds the lock for longer, in `HeldLocks`."""
         self.connection = connection
         self.source = source
         self.fence = fence
@@ -123,16 +124,19 @@ class Lease:
         self._mine: dict[str, Any] = {"of": source, "mine": fence}
 
     def pass_fence(self) -> None:
-        """Begin a commit: raise `LockLost` unless this lease is the source's latest. Call it inside a transaction."""
+        """Raise `LockLost` unless this lease is the source's latest. Call it first in each transaction that writes."""
         if self.connection.execute(_PASS_FENCE, self._mine).rowcount != 1:
             message = f"source {self.source}: another process has taken over as its writer"
             raise LockLost(message, "nothing of this run was applied; run it again")
 
     def release(self) -> None:
-        """Give the source up, as far as it goes with the lease. Never raises: the next holder does not depend on it."""
+        """Close the connection, and release the lock if it belongs to the lease.
+
+        Never raises: if the release fails, the lock still ends with the session or the file.
+        """
         is_usable = False
         try:
-            with suppress(Exception):  # a session that is dead gives the source up as well
+            with suppress(Exception):  # if the session is dead, its lock has ended
                 if self._lock is not None:
                     _forget_holder(self.connection, self._mine)
                     self._lock.unlock()
@@ -153,15 +157,16 @@ def _forget_holder(connection: Connection, mine: dict[str, Any]) -> None:
 def acquire(
     engine: Engine, database: Path | None, source: str, clock: Clock, purpose: str, *, held: bool = False
 ) -> Lease:
-    """Become the writer of `source`, or raise `LockHeld`, naming the holder. A file lock is beside `database`.
+    """Become the writer of `source`, or raise `LockHeld`, which names the holder.
 
-    With `held` the process has the lock already: see `HeldLocks`.
+    `database` is the SQLite file, or None on PostgreSQL. With `held`, this process already has the lock: see
+    `HeldLocks`.
     """
     connection = engine.connect()
     try:
         lock = None if held else _take(connection, database, source)
     except BaseException as error:
-        if not isinstance(error, LockHeld):  # the session may have the lock: it must end, not wait for another use
+        if not isinstance(error, LockHeld):  # the session may have the lock, so close it rather than reuse it
             connection.invalidate()
         connection.close()
         raise
@@ -187,9 +192,9 @@ def _take(connection: Connection | None, database: Path | None, source: str) -> 
 
 @contextmanager
 def all_taken(connection: Connection | None, database: Path | None, sources: Iterable[str]) -> Iterator[None]:
-    """Keep every writer away from the sources. On PostgreSQL the locks last as long as the session of `connection`.
+    """Keep every writer away from the sources. On PostgreSQL, the locks last as long as the session of `connection`.
 
-    On SQLite `connection` only serves to name a holder; it is None if the database cannot be read. Raises `LockHeld`.
+    On SQLite, `connection` is only used to name a holder. It is None if the database cannot be read. Raises `LockHeld`.
     """
     with ExitStack() as locks:
         for source in sources:
@@ -198,13 +203,13 @@ def all_taken(connection: Connection | None, database: Path | None, sources: Ite
 
 
 class HeldLocks:
-    """The locks that a daemon holds for as long as it lives; on PostgreSQL all of them in one session.
+    """The locks that a daemon holds as long as it runs. On PostgreSQL, all of them are in one session.
 
-    For one thread. The locks go with the session, and with the process; that they are still there `require` tells.
+    Only one thread may use this. The locks end with the session and with the process. `require` drops lost locks.
     """
 
     def __init__(self, engine: Engine, database: Path | None, clock: Clock, purpose: str) -> None:
-        """Hold nothing yet; `purpose` tells others who holds a source."""
+        """Hold no lock yet. `purpose` is how other processes name the holder of a source."""
         self._engine, self._database, self._clock, self._purpose = engine, database, clock, purpose
         self._session: Connection | None = None
         self._locks: dict[str, tuple[_Lock, int]] = {}
@@ -213,14 +218,14 @@ class HeldLocks:
         return source in self._locks
 
     def sources(self) -> list[str]:
-        """Return the sources that are held."""
+        """Return the sources with a lock that this process holds."""
         return list(self._locks)
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """Lend the connection that the locks are in; on SQLite, whose locks are files, a new one.
+        """Yield the connection that holds the locks. On SQLite, which locks files, yield a new connection.
 
-        Raises `DatabaseUnreachable`; where that ended the session, the locks are lost.
+        If the block raises `DatabaseUnreachable` on PostgreSQL, all locks are dropped, because the session may be lost.
         """
         if self._database is not None:
             with self._engine.connect() as connection:
@@ -235,21 +240,21 @@ class HeldLocks:
             raise
 
     def take(self, source: str) -> None:
-        """Take the lock of `source`. Raises `LockHeld`, naming the holder, and `StoreError`."""
+        """Take the lock of `source`. Raises `LockHeld`, which names the holder, and `StoreError`."""
         with self.connection() as connection:
             lock = _take(connection, self._database, source)
             try:
                 self._locks[source] = lock, _raise_fence(connection, source, self._clock, self._purpose)
             except BaseException:
-                with suppress(StoreError):  # or the session would keep it, and nobody know
+                with suppress(StoreError):  # otherwise the session would keep a lock that we do not know about
                     lock.unlock()
                 lock.release()
                 raise
 
     def require(self) -> None:
-        """Give up the locks that others may have taken meanwhile: the database went away, or a file was exchanged.
+        """Drop the locks that were lost: because the session has ended, or because a lock file was replaced.
 
-        Raises `DatabaseUnreachable`.
+        Raises `DatabaseUnreachable` if the session has ended.
         """
         if self._session is not None:
             with self.connection() as connection, connection.begin():
@@ -258,7 +263,7 @@ class HeldLocks:
             self._locks.pop(source)[0].release()
 
     def release(self, source: str) -> None:
-        """Give up one source."""
+        """Release the lock of one source."""
         lock, fence = self._locks.pop(source)
         with suppress(StoreError), self.connection() as connection:
             _forget_holder(connection, {"of": source, "mine": fence})
@@ -266,7 +271,7 @@ class HeldLocks:
         lock.release()
 
     def drop(self) -> None:
-        """Give up everything at once. Never raises."""
+        """Release all locks at once, and close the session. Never raises."""
         for lock, _ in self._locks.values():
             lock.release()
         self._locks.clear()
@@ -279,7 +284,8 @@ class HeldLocks:
 def lock_path(database: Path, source: str) -> Path:
     """Return the lock file of `source` beside the SQLite file `database`.
 
-    A configured source has a name that a file can bear; one in a database from elsewhere need not.
+    The name of a configured source is always usable in a file's name. A source in a database from another program may
+    have another name, which is replaced by its hash.
     """
     fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", source)
     name = source if fits else hashlib.blake2b(source.encode(), digest_size=16).hexdigest()
@@ -309,7 +315,10 @@ def is_held(connection: Connection, database: Path | None, source: str) -> bool:
 
 
 def _file_is_locked(path: Path) -> bool:
-    """Try a shared lock for an instant: a writer that comes in that instant tries again anyway."""
+    """Return whether another process holds the lock on a file, by trying to take a shared lock.
+
+    A writer that comes at the same moment fails to take its lock, but tries again.
+    """
     try:
         fd = open_plain(path, os.O_RDONLY)
     except NotPlain as error:
@@ -340,7 +349,7 @@ def _raise_fence(connection: Connection, source: str, clock: Clock, purpose: str
 
 
 def lock_source(connection: Connection, source: str) -> None:
-    """Keep others from the source's row until the transaction ends; there is one afterwards."""
+    """Lock the source's row until the transaction ends. Insert the row if it does not exist."""
     if connection.scalar(_LOCK_ROW, {"of": source}) is None:
         new = upsert(connection.dialect.name, _table).values(name=source, fence=0, unknown_keys=[])
         connection.execute(new.on_conflict_do_nothing())
@@ -348,12 +357,16 @@ def lock_source(connection: Connection, source: str) -> None:
 
 
 def _locked(connection: Connection | None, database: Path | None, source: str) -> LockHeld:
-    """Return the error that names the holder: the process that said so, or on PostgreSQL a role that is not ours."""
+    """Return the error that names the lock's holder.
+
+    It is the process that has written its name into the source's row. On PostgreSQL, if another role's session has the
+    lock, that session is named instead.
+    """
     hint = "wait until it ends, or use a longer --wait"
     if connection is None:
         return LockHeld(f"source {source} is locked by another process", hint)
     with connection.begin():
-        if database is None:  # the key is no secret: whoever may connect can take the lock
+        if database is None:  # the key is not secret: any role that may connect can take the lock
             session = connection.execute(_HOLDER, {"key": advisory_key(source)}).first()
             if session and session.is_ours is False:
                 role, by = f"the database role {session.role} (server pid {session.pid})", session.application_name

@@ -1,8 +1,9 @@
 """Backups of a PostgreSQL database: `pg_dump --format=custom` writes them, of our tables and views.
 
-A dump of the whole database, which an administrator made, can be restored too, and of any revision. Only our tables are
-taken from it, with their keys, indexes and ids. `pg_restore` spells them as SQL, and our own connection executes it. So
-the tables are replaced and upgraded in one transaction. Views are not restored: this version makes its own again.
+A dump of the whole database by an administrator can be restored too, with any schema revision that this version knows.
+Only our tables are restored, with their keys, indexes and ids. `pg_restore` writes them as SQL, and our own connection
+executes this SQL. So the tables are replaced and upgraded in one transaction. The dump's views are not restored:
+this version creates its own views.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ SELECT format('%I.%I', nspname, relname) AS name, relname FROM pg_class JOIN pg_
 _EXISTING = text("SELECT name FROM unnest(CAST(:names AS text[])) name WHERE to_regclass(name) IS NOT NULL")
 _IS_MISSING = text("SELECT to_regrole(:role) IS NULL")
 _ROWS = 1000
-"""Rows that are restored between two looks at whether the process was asked to end."""
+"""After this many rows, check whether the process was asked to end."""
 
 _ENTRY = re.compile(
     r"\d+; \d+ \d+ "
@@ -61,7 +62,7 @@ _OF_PSQL = (b"--", b"\\", b"SET ", b"SELECT pg_catalog.set_config(")
 
 
 def write(url: str, file: BinaryIO, progress: ProgressCallback) -> None:
-    """Write a dump of our tables and views into `file`; others go on reading and writing meanwhile."""
+    """Write a dump of our tables and views into `file`. Other processes can read and write meanwhile."""
     with open_engine(url, read_only=True).connect() as connection, connection.begin():
         schema.require_filled(connection, "the database")
         place = continuity.place_of_tables(connection)
@@ -72,14 +73,14 @@ def write(url: str, file: BinaryIO, progress: ProgressCallback) -> None:
     environment, proof = way_to_server(url)
     options = ["--format=custom", "--encoding=UTF8", "--no-password", "--lock-wait-timeout=30000"]
     command = [program, *options, *proof, *(f"--table={name}" for name in names)]
-    # By a pipe: it would write the list of a file that it can seek in twice, so a truncated one could look whole.
+    # Use a pipe. If pg_dump can seek in its output, it writes its list twice, so a truncated dump could look complete.
     with running(command, "cannot back up", env=environment, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         copy(process.stdout, file, lambda done: progress(f"{done >> 20} MB", 0, 0))
 
 
 class _Entry(NamedTuple):
-    """A line of the list that a dump begins with; `name` is that of a table, sequence, index or view."""
+    """A line of the list at the beginning of a dump. `name` is the name of a table, sequence, index or view."""
 
     line: str
     kind: str
@@ -98,15 +99,15 @@ class _Entry(NamedTuple):
 
 @contextmanager
 def opened(url: str, file: BinaryIO, clock: Clock, _progress: ProgressCallback) -> Iterator[PostgresqlBackup]:
-    """Lend the backup in `file`; see `backup.opened`."""
+    """Yield the backup in `file`; see `backup.opened`."""
     yield PostgresqlBackup(url, file, clock)
 
 
 class PostgresqlBackup:
-    """A dump in a file, to be restored into the database at a url."""
+    """A dump in a file that can be restored into a database."""
 
     def __init__(self, url: str, file: BinaryIO, clock: Clock) -> None:
-        """Look at the list of the dump, and at its revision. Raises as `backup.opened`."""
+        """Read the dump's list and its schema revision. Raises the same errors as `backup.opened`."""
         self._url, self._file, self._clock = url, file, clock
         self._program = find("pg_restore")
         with self._running("--list") as output:
@@ -129,7 +130,7 @@ class PostgresqlBackup:
 
     @contextmanager
     def _running(self, *options: str) -> Iterator[IO[bytes]]:
-        """Run pg_restore on the file, and lend its output."""
+        """Run pg_restore on the file, and yield its output."""
         self._file.seek(0)
         command, failure = [self._program, *options], f"cannot read the backup {self._file.name}"
         with running(command, failure, stdin=self._file, stdout=subprocess.PIPE) as process:
@@ -138,7 +139,7 @@ class PostgresqlBackup:
 
     @contextmanager
     def _sql(self, entries: list[_Entry]) -> Iterator[IO[bytes]]:
-        """Lend the entries as statements, and the rows of each table behind its COPY."""
+        """Yield the entries as SQL statements. After each COPY statement come the rows of its table."""
         with tempfile.NamedTemporaryFile("w", encoding="utf-8") as chosen:
             chosen.writelines(f"{entry.line}\n" for entry in entries)
             chosen.flush()
@@ -146,10 +147,10 @@ class PostgresqlBackup:
                 yield output
 
     def restore(self, sources: Iterable[str], progress: ProgressCallback) -> list[str]:
-        """Put the backup in the place of our tables; see `Backup.restore`."""
+        """Replace our tables by those in the backup; see `Backup.restore`."""
         engine = open_engine(self._url)
         with (
-            engine.connect() as session,  # the locks are in it
+            engine.connect() as session,  # this session holds the locks
             continuity.undisturbed(session, None, sources, self._clock.now()),
             engine.connect() as connection,
             writing(connection),
@@ -175,10 +176,11 @@ class PostgresqlBackup:
         for table in access.keys() & set(_TABLES):
             give_access(connection, f"{SCHEMA}.{table}", access[table])
         continuity.go_on(connection, used)
-        connection.exec_driver_sql(f"ANALYZE {', '.join(tables)}")  # plans for empty tables would read them whole
+        # Analyse now: until the statistics exist, PostgreSQL makes plans for empty tables, which read whole tables.
+        connection.exec_driver_sql(f"ANALYZE {', '.join(tables)}")
 
     def _load(self, connection: Connection, output: IO[bytes], progress: ProgressCallback) -> None:
-        """Execute what pg_restore writes. If it fails in the middle of a table, `running` raises that."""
+        """Execute the SQL that pg_restore writes. If pg_restore fails within a table, `running` raises its error."""
         total = os.fstat(self._file.fileno()).st_size >> 20
         script: list[bytes] = []
         with past_sqlalchemy(connection) as driver, driver.cursor() as cursor:
@@ -208,16 +210,16 @@ class PostgresqlBackup:
             if role != "PUBLIC" and connection.scalar(_IS_MISSING, {"role": role}):
                 missing.add(role)
                 continue
-            with suppress(StoreError), connection.begin_nested():  # a grant on a column that is no more
+            with suppress(StoreError), connection.begin_nested():  # the grant may name a column that no longer exists
                 connection.exec_driver_sql(statement[0], execution_options={"no_parameters": True})
         if not missing:
             return []
         roles = ", ".join(sorted(missing))
-        return [f"roles that may read in the backup are missing here: {roles}; create them, then: grant-reader"]
+        return [f"these roles can read in the backup, but do not exist here: {roles}; create them, then: grant-reader"]
 
 
 def _place_of_tables(entries: list[_Entry]) -> str:
-    """Return the schema that the tables of a dump are in, nothing for a dump of another program."""
+    """Return the schema of our tables in a dump, or "" if the dump does not hold our tables."""
     for place in (SCHEMA, OF_VIEWS):
         if own_schema.are_ours(entry.name for entry in entries if (entry.kind, entry.place) == ("TABLE", place)):
             return place
@@ -225,9 +227,10 @@ def _place_of_tables(entries: list[_Entry]) -> str:
 
 
 def _stored_tables(connection: Connection, level: Level) -> dict[str, str]:
-    """Return the tables that a restore replaces: their full names, and the names alone.
+    """Return the tables that a restore replaces: full names, and names without the schema.
 
-    A later version may have tables that this one does not know, so then all in our schema are replaced.
+    If a later version wrote the database, all tables in our schema are replaced, because this version may not know some
+    of them.
     """
     places = {"tables": SCHEMA, "views": OF_VIEWS, "earlier": own_schema.earlier_tables(connection)}
     known = {"all": level is Level.NEWER, "ours": list(_TABLES)}

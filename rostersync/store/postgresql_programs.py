@@ -27,16 +27,17 @@ _PASSED_ON = ("PATH", "HOME", "TMPDIR")
 
 
 def find(program: str, at_least: int = 0) -> str:
-    """Return the path of a program of PostgreSQL. Raises `StoreError` if it is missing or its major version too low."""
+    """Return the path of a PostgreSQL program. Raise `StoreError` if it is missing or older than `at_least`."""
     path = shutil.which(program)
     if path is None:
         raise StoreError(f"{program} is not installed", "apt install postgresql-client")
-    said = subprocess.run(  # noqa: S603 - words of our own
+    said = subprocess.run(  # noqa: S603 - our own command
         [path, "--version"], capture_output=True, check=False, text=True, env=_environment()
     )
     found = re.search(r"\) (\d+)", said.stdout)
     if not found or int(found[1]) < at_least:
-        message = f"{path} is of PostgreSQL {found[1] if found else 'unknown'}, and the server of {at_least}"
+        version = f"version {found[1]}" if found else "an unknown version"
+        message = f"{path} has {version}, which is too old for the server's version {at_least}"
         raise StoreError(message, f"apt install postgresql-client-{at_least}")
     return path
 
@@ -46,10 +47,11 @@ def _environment() -> dict[str, str]:
 
 
 def way_to_server(url: str) -> tuple[dict[str, str], list[str]]:
-    """Return the environment and the arguments by which a program connects to `url` as the engine does.
+    """Return the environment and the arguments with which a program connects to `url` as the engine does.
 
-    A libpq before 16 does not know the variable by which we demand a proof of the server, and would go on without one.
-    As an argument it refuses the name. Raises `ConfigError` as `tls.parameters`.
+    If the server must prove its identity by authentication, we pass `require_auth` as an argument. A libpq before 16
+    ignores the variable for it, and would connect without the proof, but it refuses the unknown argument. Raises
+    `ConfigError` in the same cases as `tls.parameters`.
     """
     from psycopg import pq  # noqa: PLC0415 - installed for PostgreSQL only
 
@@ -57,29 +59,29 @@ def way_to_server(url: str) -> tuple[dict[str, str], list[str]]:
     given |= tls.parameters(given)
     variables = {known.keyword.decode(): known.envvar.decode() for known in pq.Conninfo.get_defaults() if known.envvar}
     ours = {name: value for name, value in os.environ.items() if name.startswith("PG")}
-    told = {variables[name]: str(value) for name, value in given.items() if name in variables}
+    passed = {variables[name]: str(value) for name, value in given.items() if name in variables}
     proof = [f"--dbname=require_auth={given['require_auth']}"] if "require_auth" in given else []
-    return {**_environment(), "PGCONNECT_TIMEOUT": "10", **ours, **told}, proof
+    return {**_environment(), "PGCONNECT_TIMEOUT": "10", **ours, **passed}, proof
 
 
 @contextmanager
 def running(command: list[str], failure: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program until it ends or the caller fails.
+    """Run a program while the block runs, and wait until it ends. If the block raises, kill the program.
 
     Raises `StoreError` if the program fails. Its message is `failure` and the first line that the program printed.
     """
-    with tempfile.TemporaryFile() as told:
+    with tempfile.TemporaryFile() as errors:
         options = {"stdin": subprocess.DEVNULL, "env": _environment(), **options}
-        with subprocess.Popen(command, stderr=told, **options) as process:  # noqa: S603 - words of our own
+        with subprocess.Popen(command, stderr=errors, **options) as process:  # noqa: S603 - our own command
             try:
                 yield process
             except BaseException:
                 process.kill()
                 raise
         if process.returncode:
-            told.seek(0)
+            errors.seek(0)
             name = Path(command[0]).name
-            said = told.readline(1000).decode(errors="replace").strip().removeprefix(f"{name}: error: ")
+            said = errors.readline(1000).decode(errors="replace").strip().removeprefix(f"{name}: error: ")
             too_old = "use the server's socket in database.url, or install postgresql-client 16 or later"
             hint = too_old if "require_auth" in said else "nothing was changed"
             raise StoreError(f"{failure}: {name}: {said or f'exit status {process.returncode}'}", hint)

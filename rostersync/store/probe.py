@@ -1,4 +1,4 @@
-"""Looking at a database without changing it: for `check`."""
+"""Examine and upgrade a database for `rostersync check` and `rostersync db`. Only `upgrade` changes it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _IS_MINE = text(
 
 
 def level(url: str) -> Level:
-    """Return how the schema at `url` compares with this version's; a file that is missing counts as empty.
+    """Return how the schema at `url` compares with this version's schema. A missing file counts as empty.
 
-    Raises `DatabaseUnreachable`, and `StoreError` where the database holds something else.
+    Raises `DatabaseUnreachable`, and `StoreError` if the database holds another program's tables.
     """
     path = sqlite_path(url)
     if path is not None and not database_exists(path):
@@ -43,19 +43,19 @@ def level(url: str) -> Level:
 
 
 def require_privileges(url: str) -> None:
-    """Raise `StoreError` where the role of a PostgreSQL url may not set up or upgrade the tables and views."""
+    """Raise `StoreError` if the role of a PostgreSQL URL may not create or upgrade the tables and views."""
     with open_engine(url, read_only=True).connect() as connection, connection.begin():
         own_schema.require_privileges(connection)
 
 
 def revision(url: str) -> str | None:
-    """Return the schema's revision, None for a database without one. Raises as `level`, and `NoDatabase`."""
+    """Return the schema's revision, or None if the database is empty. Raises `NoDatabase` if the file is missing."""
     with open_engine(url, read_only=True).connect() as connection, connection.begin():
         return schema.revision(connection)
 
 
 def upgrade(url: str) -> str | None:
-    """Make the database where there is none, bring its schema to this version's, and return the revision before."""
+    """Create the database if it is missing, upgrade its schema to this version's, and return the earlier revision."""
     before = schema.upgrade(open_engine(url, create=True))
     if path := sqlite_path(url):
         keep_private(path)
@@ -63,9 +63,9 @@ def upgrade(url: str) -> str | None:
 
 
 def plan_of_upgrade(url: str) -> tuple[str, list[Step], list[str]]:
-    """Return the revision of an older schema, the migrations that it needs, and the views that change; change nothing.
+    """Return the revision of an older schema, the migrations that it needs, and the views that would change.
 
-    On PostgreSQL views are made for a moment, in a transaction that is rolled back.
+    Nothing is changed. On PostgreSQL, views are created in a transaction that is rolled back.
     """
     engine = open_engine(url, read_only=True)
     begin = "read" if sqlite_path(url) else "write"
@@ -77,34 +77,37 @@ def plan_of_upgrade(url: str) -> tuple[str, list[Step], list[str]]:
 
 
 def differences(url: str) -> list[Drift]:
-    """Return how the tables and views differ from what this version makes; see `drift`. Raises as `drift` does."""
+    """Return how the tables and views differ from this version's schema. See `drift.drift` for the errors."""
     return drift.drift(open_engine(url, read_only=True))
 
 
 def miscounted(url: str) -> list[str]:
-    """Return how the head counts of the sources differ from their rows; see `head_count`."""
+    """Return how the sources' head counts differ from their rows; see `head_count`."""
     with open_engine(url, read_only=True).connect() as connection, connection.begin():
         return head_count.differences(connection)
 
 
 def keeps_sessions(url: str) -> bool:
-    """Tell whether a lock of a PostgreSQL session outlives a transaction, as it must for there to be one writer.
+    """Return whether a PostgreSQL session's lock outlives a transaction. Otherwise there could be two writers.
 
-    Behind a pooler in transaction mode it does not: the next transaction may be another session's.
+    Behind a pooler in transaction mode it does not, because the next transaction may use another session.
     """
-    engine = open_engine(url).execution_options(begin="write")  # a transaction keeps its session from the others
+    engine = open_engine(url).execution_options(begin="write")  # no pooler shares a session within a transaction
     with engine.connect() as first, engine.connect() as second:
         return is_one_session(first, second)
 
 
 def is_one_session(first: Connection, second: Connection) -> bool:
-    """Tell whether all transactions of `first` are one session's; `second` tempts a pooler to lend that to others."""
+    """Return whether all transactions of `first` use the same session.
+
+    Between the transactions of `first`, a pooler may lend its session to `second`, so `second` begins one then.
+    """
     key = {"key": advisory_key(f"check {uuid.uuid4()}")}
     with first.begin():
         session = first.scalar(_PID)
         first.execute(_LOCK, key)
     with second.begin():
-        if second.scalar(_PID) == session:  # lent to both: the next transaction of `first` would wait for this one
+        if second.scalar(_PID) == session:  # both use one session: `first` would wait for this transaction to end
             second.execute(_UNLOCK, key)
             return False
         with first.begin():

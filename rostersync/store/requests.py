@@ -1,4 +1,4 @@
-"""The queue of requested runs: filed by any process, executed and closed by the one that holds the source's lock."""
+"""The queue of requested runs. Any process files requests. The holder of the source's lock executes and closes them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _KINDS = tuple(map(str, RunKind))
 _ASK = f"ask for one of: {', '.join(_KINDS)}"
 
-# Statements are made once: to make one takes longer than to run it.
+# Each statement is built once, because building one takes longer than running it.
 
 _request = run_request.c
 _OF: BindParameter[Any] = bindparam("of")
@@ -60,8 +60,8 @@ _OPEN = (
 def _taking(*, refresh: bool) -> Any:
     """Return the statement that takes the oldest open request for a refresh, or for a run.
 
-    It waits for whoever is joining the request, and returns the ids as they have left them: once it is taken nobody
-    joins it, so no student is lost between the two.
+    If another process is joining the request, the statement waits, and returns the ids that this process has added. A
+    process cannot join a request that was taken, so no student of a refresh is lost.
     """
     mine = _request.request_id == bindparam("number", type_=BigInteger)
     may_be_taken = or_(_request.state == "taken", _NOT_EXPIRED, mine)
@@ -80,9 +80,9 @@ _TAKE_RUN, _TAKE_REFRESH = _taking(refresh=False), _taking(refresh=True)
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """The state of a request: `run_id` is set when it is done, `error` and `hint` when it failed.
+    """The state of a request. `run_id` is set if it is done, and `error` and `hint` if it failed.
 
-    `reads`, `rows_done` and `rows_total` tell how far a daemon's run is, once it has told.
+    `reads`, `rows_done` and `rows_total` say how far the run is. They are None until the run has reported that.
     """
 
     state: str
@@ -95,7 +95,7 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class OpenRequest(msgspec.Struct, frozen=True):
-    """A request that somebody has taken, or may take."""
+    """A request that a process has taken or may still take."""
 
     request_id: int
     source: str
@@ -106,10 +106,11 @@ class OpenRequest(msgspec.Struct, frozen=True):
 
 
 def file(connection: Connection, request: RunRequest, now: datetime) -> int:
-    """File a request, or join the pending one of the same source and kind; return its number.
+    """File a request, or join the pending request of the same source and kind, and return its number.
 
-    A request that is not taken within its `wait` expires, so a caller that died leaves none behind. The students of a
-    refresh are added to those of the pending one, so of these a source has one at a time.
+    A request that is not taken within its `wait` expires, so a caller that died leaves no request behind. The students
+    of a refresh are added to the pending refresh, so a source has at most one pending refresh. An approval never joins
+    another request.
     """
     lock_source(connection, request.source)  # one process files at a time
     expires_at = None if request.wait is None else now + request.wait
@@ -129,7 +130,7 @@ def file(connection: Connection, request: RunRequest, now: datetime) -> int:
 
 
 def _join(connection: Connection, request: RunRequest, now: datetime, expires_at: datetime | None) -> int | None:
-    """Join the pending request of the same source and kind; None where there is none, or no longer."""
+    """Join the pending request of the same source and kind, and return its number. Return None if there is none."""
     found = _pending(connection, request, now)
     if found is None:
         return None
@@ -140,23 +141,25 @@ def _join(connection: Connection, request: RunRequest, now: datetime, expires_at
 
 
 def _pending(connection: Connection, request: RunRequest, now: datetime) -> Any:
-    """Return number, expiry and ids of the request that this one may join; None where there is none."""
+    """Return the number, expiry and ids of the request that this one may join, or None."""
     return connection.execute(_PENDING, {"of": request.source, "like": str(request.kind), "now": now}).first()
 
 
 def take(lease: Lease, now: datetime, mine: int, *, refresh: bool = False) -> RunRequest | None:
-    """Take the oldest open request for a run of the lease's source, or for a refresh; None when there is none.
+    """Take the oldest open request for a run of the lease's source, or with `refresh` for a refresh, and return it.
 
-    One that is already `taken` was taken by a process that died, since this one holds the lock. The holder's own
-    request, `mine`, does not expire for it, however long the requests before it took. If another program has written a
-    request of an unknown kind, it is marked as failed.
+    Return None if no request is open.
+
+    A request that is already `taken` is taken again: this process holds the lock, so the process that took it has died.
+    The holder's own request, `mine`, is taken even if it has expired while earlier requests were executed. A request
+    of an unknown kind, which another program must have written, is marked as failed.
     """
     taking = _TAKE_REFRESH if refresh else _TAKE_RUN
     with writing(lease.connection):
         while row := lease.connection.execute(taking, {"of": lease.source, "now": now, "number": mine}).first():
             if row.kind in _KINDS:
                 break
-            fail(lease.connection, row.request_id, "no run of this kind is known", _ASK)
+            fail(lease.connection, row.request_id, "this kind of run is unknown", _ASK)
     if row is None:
         return None
     return RunRequest(lease.source, RunKind(row.kind), row.approves, ids=row.ids or (), request_id=row.request_id)
@@ -168,35 +171,35 @@ def close(connection: Connection, request_id: int, run_id: int) -> None:
 
 
 def fail(connection: Connection, request_id: int, message: str, hint: str) -> None:
-    """Mark a request that was taken as one that no run will come of."""
+    """Mark a request that was taken as failed: no run will be recorded for it."""
     connection.execute(_FAIL, {"number": request_id, "error": message, "hint": hint})
 
 
 def note_progress(connection: Connection, request_id: int, reads: str, done: int, total: int) -> None:
-    """Note how far the run of a request is, for whoever waits for it."""
+    """Store how far the run of a request is, for the processes that wait for it."""
     connection.execute(_NOTE, {"number": request_id, "reads": reads, "rows_done": done, "rows_total": total})
 
 
 def touch(connection: Connection, request_id: int) -> None:
-    """Write something without changing anything. Raises `StoreError` if the database refuses to be written."""
+    """Write without changing anything. Raises `StoreError` if the database cannot be written."""
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("PRAGMA user_version = 0")  # SQLite does not write a row that stays as it is
+        connection.exec_driver_sql("PRAGMA user_version = 0")  # SQLite would not write a row that stays the same
     else:
         connection.execute(_TOUCH, {"number": request_id})
 
 
 def open_requests(connection: Connection, now: datetime) -> list[OpenRequest]:
-    """Return all requests that are taken or pending, of every source, the oldest first."""
+    """Return the taken and pending requests of all sources, the oldest first. Expired requests are left out."""
     with connection.begin():
         rows = connection.execute(_OPEN, {"now": now}).mappings()
         return [OpenRequest(**row) for row in rows]
 
 
 def leave(connection: Connection, request_id: int, *, taken: bool) -> bool:
-    """Stop waiting for a request; with its last waiter it is withdrawn. Return whether it was.
+    """Stop waiting for a request, and return whether that was possible. With its last waiter, a request is withdrawn.
 
-    One that is taken is only left with `taken`: the process that took it still closes it when its run is over. Where
-    that is this process, which ends during the run, the next holder takes it again for those that still wait.
+    A request that was taken is left only with `taken`. The process that took it still closes it after its run. If that
+    is this process, and it ends during the run, the next holder takes the request again for its other waiters.
     """
     leavable = ("pending", "taken") if taken else ("pending",)
     left = connection.execute(
@@ -211,7 +214,7 @@ def leave(connection: Connection, request_id: int, *, taken: bool) -> bool:
 
 
 def progress(connection: Connection, request_id: int) -> Progress:
-    """Return the state of a request; one that was purged with its source counts as withdrawn."""
+    """Return the state of a request. A request that was purged with its source counts as withdrawn."""
     with connection.begin():
         row = connection.execute(_PROGRESS, {"number": request_id}).mappings().first()
     return Progress(**row) if row else Progress("withdrawn")

@@ -78,8 +78,8 @@ def insert_all(connection: Connection, table: Table, rows: Sequence[tuple[Any, .
     Args:
         connection: The connection, inside a transaction.
         table: A table of the database or of the stage.
-        rows: For each row the values of all columns, as the driver accepts them. At least two columns must have a value
-            other than None in some row.
+        rows: For each row the values of all columns, as the driver accepts them. At least two columns must each have a
+            value other than None in at least one row.
 
     """
     if not rows:

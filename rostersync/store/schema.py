@@ -1,4 +1,4 @@
-"""The level of the database's schema: reading it, and upgrading it to this version's."""
+"""Read the revision of the database's schema, and upgrade it to this version's."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
-"""Every revision that this version knows, oldest first (a list: importing Alembic takes longer than `status`)."""
+"""Every revision that this version knows, oldest first. It is listed here because importing Alembic is slow."""
 
 HEAD = REVISIONS[-1]
 
-_LOCK = 0x726F7374_0000  # two processes that set up one PostgreSQL database wait for each other
+_LOCK = 0x726F7374_0000  # so that only one process at a time sets up a PostgreSQL database
 
 
 class Level(enum.Enum):
@@ -39,7 +39,7 @@ class Level(enum.Enum):
 
 
 def revision(connection: Connection) -> str | None:
-    """Return the database's revision, None for a database without one."""
+    """Return the revision of the database's schema, or None if there is none."""
     query = "SELECT version_num FROM alembic_version"
     if not inspect(connection).has_table("alembic_version"):
         if connection.dialect.name == "sqlite" or not own_schema.earlier_tables(connection):
@@ -49,10 +49,10 @@ def revision(connection: Connection) -> str | None:
 
 
 def level(connection: Connection) -> Level:
-    """Compare the database's revision with this version's.
+    """Return how the database's revision compares with this version's.
 
-    Raises `StoreError` when the database contains tables of another program, or on PostgreSQL when the schema of the
-    tables is not ours alone.
+    Raises `StoreError` if the database contains another program's tables, or on PostgreSQL if another role owns the
+    schema of our tables or may create objects in it.
     """
     if connection.dialect.name == "postgresql":
         own_schema.check(connection)
@@ -80,16 +80,19 @@ def require_current(connection: Connection) -> None:
 
 
 def require_filled(connection: Connection, what: str) -> None:
-    """Raise `NoDatabase` if there is nothing to back up, `SchemaTooNew` if a later version wrote it."""
+    """Raise `NoDatabase` if the database is empty, and `SchemaTooNew` if a later version wrote it.
+
+    Errors call the database `what`.
+    """
     if level(connection) is Level.EMPTY:
         raise NoDatabase(f"{what} is empty", "there is nothing to back up")
     require_known(revision(connection), what)
 
 
 def require_known(found: str | None, what: str) -> str:
-    """Return the revision of a backup or database called `what`; `found` is None if it is not ours.
+    """Return `found`, which is the revision of a backup or database, or None if it is not rostersync's.
 
-    Raises `StoreError` if it is not ours, `SchemaTooNew` if a later version wrote it.
+    Raises `StoreError` if it is None, and `SchemaTooNew` if a later version wrote it. Errors call it `what`.
     """
     if found is None:
         raise StoreError(f"{what} is not a backup of rostersync", "nothing was changed")
@@ -99,7 +102,7 @@ def require_known(found: str | None, what: str) -> str:
 
 
 class Step(NamedTuple):
-    """A migration. `locks_readers`: on PostgreSQL, readers of the views wait from it until the upgrade ends."""
+    """A migration. `locks_readers`: whether, on PostgreSQL, readers of the views must wait until the upgrade ends."""
 
     revision: str
     description: str
@@ -118,8 +121,8 @@ def steps_after(connection: Connection, found: str) -> list[Step]:
 def upgrade(engine: Engine) -> str | None:
     """Upgrade the schema to this version's in one transaction, and replace views that were changed by hand.
 
-    A database that is empty gets the tables of `tables.py` at once; the migrations lead to the same ones. Returns the
-    revision that was found, None for an empty database. Raises as `upgrading` does.
+    In an empty database, the tables of `tables.py` are created directly; the migrations lead to the same tables.
+    Returns the earlier revision, or None if the database was empty. Raises the same errors as `upgrading`.
     """
     with upgrading(engine) as (connection, found):
         before = revision(connection)
@@ -132,12 +135,12 @@ def upgrade(engine: Engine) -> str | None:
 
 @contextmanager
 def upgrading(engine: Engine) -> Iterator[tuple[Connection, Level]]:
-    """Lend a connection on which the caller must upgrade the tables, and the level that they have.
+    """Yield a connection on which the caller must upgrade the tables, and the earlier level of the tables.
 
-    All of it is one transaction. At its end the views have this version's form.
+    All of it is one transaction. At its end, the views have this version's form.
 
-    Raises `SchemaTooNew` if a later version wrote the schema, `StoreError` if something depends on a view that must go,
-    or if a role of PostgreSQL lacks a privilege.
+    Raises `SchemaTooNew` if a later version wrote the schema. Raises `StoreError` if something depends on a view that
+    must be dropped, or if a PostgreSQL role lacks a privilege.
     """
     with engine.connect() as connection, writing(connection):
         postgresql = connection.dialect.name == "postgresql"
@@ -164,7 +167,7 @@ def wait_for_others(connection: Connection) -> None:
 def _create(connection: Connection) -> None:
     metadata.create_all(connection, checkfirst=False)
     version = "version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)"
-    connection.exec_driver_sql(f"CREATE TABLE alembic_version ({version})")  # as Alembic has it
+    connection.exec_driver_sql(f"CREATE TABLE alembic_version ({version})")  # as Alembic creates it
     connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": HEAD})
 
 
@@ -176,13 +179,13 @@ def migrate(connection: Connection) -> None:
 
 
 def comparison_options(connection: Connection) -> dict[str, Any]:
-    """Return Alembic's options for a comparison of the tables: a constraint of one dialect counts only there."""
+    """Return Alembic's options to compare the tables. Items that are only for another dialect are left out."""
     dialect = connection.dialect.name
     return {"include_object": lambda item, *_: item.info.get("only", dialect) == dialect}
 
 
 def alembic_config(connection: Connection) -> Config:
-    """Return Alembic's configuration for the migrations of this installation, to run on `connection`."""
+    """Return Alembic's configuration to run this installation's migrations on `connection`."""
     from alembic.config import Config  # noqa: PLC0415 - slow to import, and rarely needed
 
     config = Config()
@@ -192,7 +195,7 @@ def alembic_config(connection: Connection) -> Config:
 
 
 def migrations_folder() -> Path:
-    """Return where the migrations are: inside an installed package, at the top level of a checkout."""
+    """Return the folder of the migrations. It is in the package if that is installed, else at the checkout's top."""
     package = Path(__file__).resolve().parent.parent
     inside = package / "migrations"
     return inside if inside.is_dir() else package.parent / "migrations"

@@ -1,7 +1,7 @@
-"""Backups of an SQLite database: its online backup API, out of the database and back into it.
+"""Back up and restore an SQLite database with SQLite's online backup API.
 
-On the way back one transaction replaces all pages. So readers see the old content or the new one, never a mixture, and
-no journal of the old content is left to be played into the new one.
+A restore replaces all pages in one transaction. So readers see either the old content or the new, never a
+mixture. No old journal remains that SQLite could apply to the new content.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ if TYPE_CHECKING:
     from rostersync.report import ProgressCallback
 
 _HEADER = struct.Struct(">16xH10xI")
-"""The size of a page (1: 65,536) and the number of pages, as a database begins."""
+"""The fields of a database file's header that we need: the size of a page (1 means 65,536) and the number of pages."""
 
 _STEP = 1000
-"""Pages that are copied between two looks at whether the process was asked to end."""
+"""After this many pages, check whether the process was asked to end."""
 
 _SCRATCH = ".rostersync-copy-"
 
 
 def write(url: str, file: BinaryIO, progress: ProgressCallback) -> None:
-    """Write the content of the database as it is now into `file`; others go on reading and writing meanwhile.
+    """Write the current content of the database into `file`. Other processes can read and write meanwhile.
 
-    The copy is made beside the database, because SQLite opens files by their path and `file` may be in a folder that
-    this user cannot enter.
+    The content is first copied to a file beside the database, because SQLite opens files by their path, and `file` may
+    be in a folder that this user cannot enter.
     """
     path = _path(url)
     with (
         open_engine(url, read_only=True).connect() as connection,
-        connection.begin(),  # one snapshot
+        connection.begin(),  # so that the copy is one snapshot
         past_sqlalchemy(connection, str(path)) as live,
         _scratch(path.parent) as folder,
     ):
@@ -67,7 +67,7 @@ def write(url: str, file: BinaryIO, progress: ProgressCallback) -> None:
 
 @contextmanager
 def opened(url: str, file: BinaryIO, clock: Clock, progress: ProgressCallback) -> Iterator[SqliteBackup]:
-    """Lend the backup in `file`; see `backup.opened`. It is copied beside the database, and upgraded there."""
+    """Yield the backup in `file`; see `backup.opened`. It is copied to a file beside the database."""
     path = _path(url)
     _require_whole(file)
     with _scratch(path.parent) as folder:
@@ -78,7 +78,7 @@ def opened(url: str, file: BinaryIO, clock: Clock, progress: ProgressCallback) -
 
 @contextmanager
 def _scratch(beside: Path) -> Iterator[Path]:
-    """Lend a folder for this process alone, in the folder of the database; those of killed processes are deleted."""
+    """Yield a private folder in the folder `beside`. Folders that killed processes have left there are deleted."""
     for left in beside.glob(f"{_SCRATCH}*"):
         with suppress(OSError), _locked(left):
             shutil.rmtree(left)
@@ -96,7 +96,7 @@ def _scratch(beside: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock that says that a folder is in use. Raises `OSError` if another process holds it."""
+    """Hold the lock that marks a folder as used. Raises `OSError` if another process holds it."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,10 +106,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 class SqliteBackup:
-    """A backup of which a copy lies beside the database at `path`."""
+    """A backup that was copied to a file beside the database."""
 
     def __init__(self, path: Path, beside: Path, name: str, clock: Clock) -> None:
-        """Check the copy of the backup called `name`. Raises as `backup.opened`."""
+        """Check the copy at `beside`. Errors call the backup `name`. Raises the same errors as `backup.opened`."""
         self._path, self._copy, self._clock = path, beside, clock
         if problem := _damage(beside):
             raise StoreError(f"{name} is damaged: {problem}", "nothing was changed; use another backup")
@@ -119,7 +119,7 @@ class SqliteBackup:
             self.description = f"schema {revision}, {continuity.described(connection)}"
 
     def restore(self, sources: Iterable[str], progress: ProgressCallback) -> list[str]:
-        """Put the backup in the database's place; see `Backup.restore`."""
+        """Replace the database's content by this backup; see `Backup.restore`."""
         schema.upgrade(_engine(self._copy))
         if not database_exists(self._path) or _damage(self._path):
             return self._replace(sources)
@@ -147,7 +147,7 @@ class SqliteBackup:
                 path = self._path.with_name(f"{self._path.name}{part}")
                 if not path.exists():
                     continue
-                if part == "-shm" or not path.stat().st_size:  # no content is in it
+                if part == "-shm" or not path.stat().st_size:  # this file holds no content
                     path.unlink()
                     continue
                 kept.append(path.rename(self._path.with_name(f"{self._path.name}{suffix}{part}")))
@@ -160,7 +160,7 @@ class SqliteBackup:
         if live is not None:
             with live.begin():
                 used = continuity.used(live)
-                if schema.level(live) is not Level.NEWER:  # else they may be that version's
+                if schema.level(live) is not Level.NEWER:  # a later version may have made them
                     others = _objects(live)
         with _engine(self._copy).connect() as connection, writing(connection):
             continuity.go_on(connection, used)
@@ -168,13 +168,13 @@ class SqliteBackup:
 
 
 def _objects(connection: Connection) -> dict[tuple[str, str], str]:
-    """Return the tables, views and triggers of a database, each by its kind and name, and the SQL that makes it."""
+    """Return the SQL of each table, view and trigger of a database, by its kind and name."""
     query = "SELECT type, name, sql FROM sqlite_master WHERE type <> 'index' AND name NOT LIKE 'sqlite%'"
     return {(kind, name): sql for kind, name, sql in connection.exec_driver_sql(query)}
 
 
 def _keep(connection: Connection, others: dict[tuple[str, str], str]) -> None:
-    """Make the views again that others have in the live database. Raises `StoreError` for anything else of theirs."""
+    """Create the other users' views of the live database again. Raise `StoreError` if they have tables or triggers."""
     if lost := [f"{kind} {name}" for kind, name in others if kind != "view"]:
         message = f"the database holds objects of others, which would be lost: {', '.join(sorted(lost))}"
         raise StoreError(message, "nothing was changed; copy them elsewhere, drop them, and restore again")
@@ -210,7 +210,10 @@ def _pages(what: str, progress: ProgressCallback) -> Callable[[int, int, int], N
 
 
 def _require_whole(file: BinaryIO) -> None:
-    """Raise `StoreError` for a file that is not a database, or shorter than its header says: SQLite reads zeros."""
+    """Raise `StoreError` if a file is not an SQLite database, or is shorter than its header says.
+
+    SQLite itself would read the missing part as zeros.
+    """
     header = file.read(_HEADER.size)
     file.seek(0)
     if not header.startswith(b"SQLite format 3\0") or len(header) < _HEADER.size:
@@ -238,7 +241,7 @@ def _damage(path: Path) -> str:
 
 
 def _fit_pages(copy: sqlite3.Connection, target: Any) -> None:
-    """Give the copy the page size of the database that it replaces, which SQLite cannot change."""
+    """Give the copy the page size of the database that it replaces. SQLite's backup cannot change the target's size."""
     [size] = target.execute("PRAGMA page_size").fetchone()
     if copy.execute("PRAGMA page_size").fetchone() != (size,):
         for statement in ("PRAGMA journal_mode = DELETE", f"PRAGMA page_size = {size}", "VACUUM"):

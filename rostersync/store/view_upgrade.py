@@ -1,17 +1,18 @@
-"""Bringing the views to this version's form around a migration, in its transaction.
+"""Upgrade the views to this version's form together with the tables, in one transaction.
 
-To change a view, edit `views` and add a migration, an empty one if no table changes. On PostgreSQL a view whose
-definition is unchanged is left alone, and one that only gets columns at its end is replaced: what depends on either
-stays. A view that loses, renames or retypes a column is dropped and created again with its owner and its grants; where
-something else depends on it, the upgrade stops and rolls back.
+To change a view, edit `views` and add a migration, even an empty one if no table changes. On PostgreSQL, a view with
+the same definition is not touched. A view that only gets columns at its end is replaced. In both cases, objects that
+depend on the view stay. A view that loses, renames or retypes a column is dropped and created again, with its owner and
+its grants. If another object depends on such a view, the upgrade stops and is rolled back.
 
-An upgrade that removes statistics of PostgreSQL (`column_statistics`) lets the views read no table until its end. What
-depends on a view stays.
+An upgrade that removes PostgreSQL's statistics (`column_statistics`) makes the views read no table until it ends.
+Objects that depend on the views stay then, too.
 
-Otherwise the views stand during the migrations, and neither database drops or retypes a table's column that a view
-reads. A migration that does so calls `drop_views(op.get_bind(), "sync_run", ...)` first, with every view that reads the
-column (on SQLite a batch operation needs it of every view of the table), and so does one that takes a view out of the
-contract. SQLite has no grants, and no view there minds its being dropped: after the migrations all are created again.
+Otherwise the views exist during the migrations, and neither database drops or retypes a column that a view reads. A
+migration that does this must first call `drop_views(op.get_bind(), "sync_run", ...)` with every view that reads the
+column. On SQLite, a batch operation needs this for every view that reads the table. A migration that removes a view
+from the contract must call `drop_views` too. SQLite has no grants, and dropping a view there has no effect on other
+views, so all views are dropped and created again after the migrations.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class _Form(NamedTuple):
-    """What PostgreSQL has stored of a view: its query, its options, and name, type and collation of each column."""
+    """A view as PostgreSQL stores it: its query, its options, and the name, type and collation of each column."""
 
     query: str
     options: list[str]
@@ -44,7 +45,7 @@ class _Form(NamedTuple):
 
 
 class _Grant(NamedTuple):
-    """A privilege on a view or a table, or on one of its columns; `role` is quoted."""
+    """A privilege on a view or a table, or on one of its columns. `role` is quoted for SQL."""
 
     column: str | None
     privilege: str
@@ -53,7 +54,7 @@ class _Grant(NamedTuple):
 
 
 class Access(NamedTuple):
-    """Who may do what with a view or a table; `owner` is quoted."""
+    """The owner of a view or a table, and the grants on it. `owner` is quoted for SQL."""
 
     owner: str
     grants: list[_Grant]
@@ -85,8 +86,8 @@ _COLUMNS = text("""
 SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped
 """)
 
-# A rule stands for the view that it makes. A view's row type depends on the view, and what uses the type on the type.
-# A table's own parts are left out.
+# A rule counts as the view that it implements. A view's row type depends on the view, and objects that use the type
+# depend on the type. A table's own parts are left out.
 _DEPENDENTS = text("""
 WITH RECURSIVE leaving (classid, objid) AS (
   SELECT 'pg_class'::regclass::oid, to_regclass(name)::oid FROM unnest(CAST(:names AS text[])) name
@@ -111,10 +112,10 @@ _TRIAL = "pg_temp.rostersync_trial"
 
 
 def upgraded_views(connection: Connection, *, detached: bool = False) -> AbstractContextManager[None]:
-    """Return a context for migrations; at its end the views are those of `VIEWS`, with the access they had before.
+    """Return a context for migrations. At its end, the views are those in `VIEWS`, with the earlier owners and grants.
 
-    With `detached` the views of PostgreSQL read no table meanwhile, so the caller can replace the tables themselves.
-    Raises `StoreError` where something else depends on a view that has to be dropped.
+    With `detached`, PostgreSQL's views read no table meanwhile, so the caller can replace the tables themselves. Raises
+    `StoreError` if another object depends on a view that must be dropped.
     """
     if connection.dialect.name == "sqlite":
         return _on_sqlite(connection)
@@ -123,7 +124,7 @@ def upgraded_views(connection: Connection, *, detached: bool = False) -> Abstrac
 
 @contextmanager
 def _on_sqlite(connection: Connection) -> Iterator[None]:
-    yield  # the views stand meanwhile: ALTER TABLE refuses while a view of somebody else reads one that is missing
+    yield  # keep our views until now: ALTER TABLE fails if another user's view reads one that is missing
     drop_views(connection, *(view.name for view in VIEWS))
     for view in VIEWS:
         create_view(connection, view)
@@ -144,16 +145,16 @@ def _on_postgresql(connection: Connection, *, detached: bool) -> Iterator[None]:
 
 
 def changed_views(connection: Connection) -> list[str]:
-    """Return the views that an upgrade will replace, as far as that is known before its migrations."""
+    """Return the views that an upgrade may replace, as far as this is known before its migrations."""
     if connection.dialect.name == "sqlite":
         return []
     return [placed(view) for view in VIEWS if _may_change(connection, view)]
 
 
 def drop_views(connection: Connection, *names: str) -> None:
-    """Drop views of the contract, for a migration that changes what they read; a missing one is skipped.
+    """Drop some of our views, for a migration that changes the columns that they read. Missing views are skipped.
 
-    Raises `StoreError` where something else depends on one of them.
+    Raises `StoreError` if another object depends on one of them.
     """
     schema = f"{OF_VIEWS}." if connection.dialect.name == "postgresql" else ""
     if schema:
@@ -163,41 +164,45 @@ def drop_views(connection: Connection, *names: str) -> None:
 
 
 def require_no_dependents(connection: Connection, names: list[str], what: str) -> None:
-    """Raise `StoreError` if something else depends on `names`, the names of views or tables with their schemas.
+    """Raise `StoreError` if another object depends on one of `names`.
 
-    The error calls them `what`.
+    `names` are views or tables, with their schemas. The error calls them `what`.
     """
     if found := list(connection.execute(_DEPENDENTS, {"names": names}).scalars()):
-        message = f"this command must drop and recreate {what}, which others depend on: {', '.join(found)}"
+        message = f"this command must drop and recreate {what}, on which other objects depend: {', '.join(found)}"
         hint = "nothing was changed; save their definitions, drop them, run it again, and create them again"
         raise StoreError(message, hint)
 
 
 def _may_change(connection: Connection, view: View) -> bool:
-    """Tell before the migrations whether the view may have to change."""
+    """Return whether the view may have to change. This is called before the migrations."""
     try:
         return _form(connection, placed(view)) != _planned(connection, view)
-    except StoreError:  # it reads what a migration will make
+    except StoreError:  # the view reads a table or column that a migration will create
         return True
 
 
 def _lock(connection: Connection, view: View, access: Access) -> None:
-    """Keep readers of a view waiting from now on, and its tables free.
+    """Lock a view, but not its tables, so that new readers of the view wait.
 
-    A reader locks a view and then its tables. If migrations locked the tables, and only then the view was replaced, the
-    two could wait for each other. LOCK would take the tables as well; this changes nothing and takes the view alone.
+    A reader locks a view and then its tables. If migrations locked the tables first and the view later, a reader and
+    the upgrade could wait for each other. LOCK would also lock the tables. This statement locks only the view, and
+    changes nothing.
     """
     _run(connection, f"ALTER VIEW {placed(view)} OWNER TO {access.owner}")
 
 
 def _detach(connection: Connection, name: str) -> None:
-    """Let a view read no table until it is replaced, so that columns can be retyped and what depends on it stays."""
+    """Make a view read no table until it is replaced.
+
+    So columns can be retyped, and objects that depend on the view stay.
+    """
     columns = connection.execute(_NULLS, {"name": f"{OF_VIEWS}.{name}"}).scalar_one()
     _run(connection, f"CREATE OR REPLACE VIEW {OF_VIEWS}.{name} {BARRIER} AS SELECT {columns} WHERE false")
 
 
 def _upgrade(connection: Connection, access: dict[str, Access]) -> None:
-    """Replace the views that differ from `VIEWS`, and drop and create those that cannot be replaced."""
+    """Replace the views that differ from `VIEWS`. Drop and create again the views that cannot be replaced."""
     stored = {view.name: _form(connection, placed(view)) for view in VIEWS}
     planned = {view.name: _planned(connection, view) for view in VIEWS}
     dropped = [name for name, form in stored.items() if form and not _is_extended(form, planned[name])]
@@ -212,7 +217,7 @@ def _upgrade(connection: Connection, access: dict[str, Access]) -> None:
 
 
 def _is_extended(stored: _Form, planned: _Form) -> bool:
-    """Tell whether CREATE OR REPLACE VIEW can make one of the other: it can add columns at the end."""
+    """Return whether CREATE OR REPLACE VIEW can turn `stored` into `planned`: it can only add columns at the end."""
     return planned.columns[: len(stored.columns)] == stored.columns
 
 
@@ -222,9 +227,9 @@ def _form(connection: Connection, name: str) -> _Form | None:
 
 
 def _planned(connection: Connection, view: View) -> _Form:
-    """Return the form that `view` will have, by creating it under another name for a moment.
+    """Return the form that `view` will have: create it under another name, and roll that back.
 
-    The same server writes both forms out, so they differ only if the views do, whoever made the stored one.
+    The same server writes both forms, so they differ only if the views differ.
     """
     with connection.begin_nested() as trial:
         _run(connection, f"CREATE TEMPORARY VIEW {_TRIAL} {BARRIER} AS {view.query('postgresql')}")
@@ -235,24 +240,24 @@ def _planned(connection: Connection, view: View) -> _Form:
 
 
 def access_to(connection: Connection, name: str) -> Access:
-    """Return the owner and the grants of a view or a table of PostgreSQL, which is named with its schema."""
+    """Return the owner and the grants of a PostgreSQL view or table. `name` contains its schema."""
     owner = connection.execute(_OWNER, {"name": name}).scalar_one()
     return Access(owner, [_Grant(*row) for row in connection.execute(_GRANTS, {"name": name})])
 
 
 def give_access(connection: Connection, name: str, access: Access) -> None:
-    """Give what was created again its owner and grants, and nobody else what default privileges gave."""
+    """Give a view or table that was created again its earlier owner and grants. Revoke what default privileges gave."""
     _run(connection, f"ALTER TABLE {name} OWNER TO {access.owner}")
     for grant in access_to(connection, name).grants:
         _run(connection, f"REVOKE ALL ON {name} FROM {grant.role}")
     columns = [None, *connection.execute(_COLUMNS, {"name": name}).scalars()]
     for column, privilege, role, grantable in access.grants:
-        if column in columns:  # a grant on a column that is no more has gone with it
+        if column in columns:  # skip a grant on a column that no longer exists
             what = f'{privilege} ("{column}")' if column else privilege
             option = " WITH GRANT OPTION" if grantable else ""
             _run(connection, f"GRANT {what} ON {name} TO {role}{option}")
 
 
 def _run(connection: Connection, statement: str) -> None:
-    """Run a statement as it stands: a name in it may hold what SQLAlchemy or a driver would take for a parameter."""
+    """Run a statement without parameters. A name in it may contain characters that look like a parameter."""
     connection.exec_driver_sql(statement, execution_options={"no_parameters": True})

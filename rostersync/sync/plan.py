@@ -1,6 +1,6 @@
 """Decide from watermarks and clocks what a run reads, and which watermarks it leaves.
 
-A watermark says that a stream (the modified or the deleted one) is known to have been read up to this time. It is dated
+A watermark is the time up to which a stream (the modified or the deleted one) is known to have been read. It is dated
 from the start of the steady reading of a clean list, never from its end, so changes made while we read are read again.
 The start is the earlier of our clock and the server's, because either may be wrong. Every filter asks from `overlap`
 before the watermark, because a commit may be late and the clocks of the app servers may differ. Nothing else about
@@ -43,9 +43,9 @@ class SyncPolicy(msgspec.Struct, frozen=True):
 def choose(requested: RunKind, state: SourceState, now: datetime, policy: SyncPolicy) -> RunKind:
     """Return the kind of run to make for a request of the kind `requested`.
 
-    A refresh stays a refresh, because it reads no list. Any other run is full if it was asked to be, if a watermark is
-    missing, or if the last clean reading is more than `max_age` ago by our clock. It is also full if that reading lies
-    in the future: our clock was wrong, so we do not know how long ago it was.
+    A refresh is never turned into a full run, because it reads no list. Any other run is full if it
+    was asked to be, if a watermark is missing, or if the last clean reading is more than `max_age` ago by our clock. It
+    is also full if that reading lies in the future: our clock was wrong, so we do not know how long ago it was.
     """
     marks, clean = state.watermarks, state.last_clean_modified_at
     if requested is RunKind.REFRESH:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Fetched(NamedTuple):
-    """For how many students GET had no clear answer (`unclear`), and how many it did not find (`gone`)."""
+    """The number of students about whom GET gave no clear answer (`unclear`), or whom it did not find (`gone`)."""
 
     unclear: int
     gone: int

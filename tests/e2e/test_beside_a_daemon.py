@@ -109,7 +109,7 @@ def test_ctrl_c_beside_a_daemon_leaves_its_run_going_and_says_so(site: Site, dae
     time.sleep(1)  # until the caller has seen that it is taken
     seconds, told = end(caller, signal.SIGINT)
     assert (caller.returncode, seconds < 2) == (130, True)
-    assert "the run goes on in the process that does it" in told
+    assert "the run continues in another process" in told
     wait_until(lambda: runs(site) == 2)
     assert daemon.poll() is None
 
@@ -118,7 +118,7 @@ def test_a_request_that_is_queued_survives_the_daemon_and_is_executed_once(
     site: Site, daemon: Process, start: Any
 ) -> None:
     site.faults.add(faults.delayed(30), times=1)
-    assert "a daemon at once" in site.ok("resync", "--no-wait")
+    assert "a daemon does so at once" in site.ok("resync", "--no-wait")
     wait_until(lambda: "taken" in states(site))
     daemon.kill()
     daemon.communicate()

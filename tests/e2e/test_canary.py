@@ -37,7 +37,7 @@ ANSWERS: dict[str, Fault] = {
     "500": lambda _: json_response(500, {"error": TALKATIVE}),
     "400": lambda _: json_response(400, {"errors": [TALKATIVE]}),
     "a web page": lambda _: text_response(200, f"<html>{TALKATIVE}</html>", "text/html"),
-    "not the whole": faults.truncated_json(),
+    "incomplete, or followed by something else": faults.truncated_json(),
     "redirects to": faults.redirect(f"https://{TOKEN}.example.invalid/?q={NAME}"),
 }
 """What a source is answered instead of its first page, by a part of what is told of it."""

@@ -84,7 +84,7 @@ def test_a_signal_stops_after_the_line_in_progress_and_what_was_sent_is_in_the_r
     assert process.returncode == 128 + number
     assert count <= at_signal + 2
     assert (
-        f"stopped by {number.name}: {count} of 60 lines were sent; what became of each line: "
+        f"stopped by {number.name}: {count} of 60 lines were sent; the result of each line is in "
         f"{site.folder / 'move.result.csv'}; run the same command again to send the rest" in told
     )
     assert outcomes(site) == ["done"] * count + ["not_sent"] * (LINES - count)
@@ -125,7 +125,7 @@ def test_a_refresh_that_takes_too_long_after_a_stop_is_left_to_the_next_run(quic
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "the replica has it with the next run of main" in told
+    assert "the replica will have it after the next run of main" in told
     quick_site.faults.clear()
     quick_site.app.on_request = None
     quick_site.ok("sync")

@@ -220,7 +220,7 @@ def test_of_many_lines_the_number_is_to_be_typed_below_the_columns(site: Site) -
     file = written(site, "id,city", *(f"{key},Piran" for key in sorted(site.school.truth())[:30]))
     status, told = asked(site, "students", "update", "--from-csv", file, answer="29")
     assert "update 30 students of source main (columns: city)" in told
-    assert "Type the number of lines to go on" in told
+    assert "Type the number of lines to continue" in told
     assert (status, writes(site)) == (1, [])
     assert asked(site, "students", "update", "--from-csv", file, answer="30")[0] == 0
     assert len(writes(site)) == 30

@@ -48,7 +48,7 @@ def test_a_csv_archives_everybody_it_lists_and_the_replica_and_the_audit_log_hav
     file = written(site, "id,withdrawn_on,graduated_on", *(f"{key},,2026-06-19" for key in keys))
     site.app.log.clear()
     said = site.ok("students", "archive", "--from-csv", file, "--expect", "40", "--yes")
-    assert said == f"main: 40 done; what became of each line: {site.folder / 'many.result.csv'}\n"
+    assert said == f"main: 40 done; the result of each line is in {site.folder / 'many.result.csv'}\n"
     assert len(writes(site)) == len(set(writes(site))) == 40
     assert [(int(row["id"]), row["outcome"]) for row in results(site)] == [(key, "done") for key in keys]
     graduates = site.rows("SELECT id FROM current_student WHERE status = 'graduated' AND graduated_on IS NOT NULL")
@@ -187,7 +187,7 @@ def test_a_result_never_takes_the_place_of_the_csv_or_of_another_file_and_an_ear
     other = quick_site.folder / "notes.txt"
     other.write_text("precious")
     result = quick_site.run("students", "update", "--from-csv", file, "--yes", "--result", str(other))
-    assert (result.exit_code, "that file exists, and holds no results" in result.stderr) == (2, True)
+    assert (result.exit_code, "that file exists, and is not a result file" in result.stderr) == (2, True)
     assert (other.read_text(), writes(quick_site)) == ("precious", [])
     quick_site.ok("students", "update", "--from-csv", file, "--yes")
     quick_site.ok("students", "update", "--from-csv", file, "--yes")
@@ -198,7 +198,7 @@ def test_a_result_never_takes_the_place_of_the_csv_or_of_another_file_and_an_ear
 def test_a_count_does_not_stand_in_for_a_yes(quick_site: Site) -> None:
     file = written(quick_site, "id,city", *(f"{key},Piran" for key in somebody(quick_site, 30)))
     result = quick_site.run("students", "update", "--from-csv", file, "--expect", "30")
-    assert (result.exit_code, "without a terminal a write needs --yes" in result.stderr) == (2, True)
+    assert (result.exit_code, "without a terminal, a write needs --yes" in result.stderr) == (2, True)
     assert writes(quick_site) == []
 
 

@@ -486,7 +486,7 @@ def test_verify_says_which_command_names_the_remedy_for_ids_that_are_stored_twic
     said = site.run("verify").stdout
     assert "replica differs in 30 of 30 students" in said
     assert ": stored more than once\n" in said
-    assert "`rostersync db check` names the remedy" in said
+    assert "`rostersync db check` shows the remedy" in said
     result = site.run("db", "check")
     assert "the primary key of student is missing; remedy: " in result.stderr
     assert "its rows are 60 living" in result.stderr

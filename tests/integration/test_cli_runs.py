@@ -275,7 +275,7 @@ def test_a_run_that_is_unknown_is_an_error_that_says_where_the_known_ones_are(qu
     quick_site.ok("sync")
     result = quick_site.run("runs", "show", "77")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == f"there is no run 77\nhint: see which there are: rostersync runs -c {quick_site.path}\n"
+    assert result.stderr == f"there is no run 77\nhint: list the runs: rostersync runs -c {quick_site.path}\n"
 
 
 def test_the_list_of_runs_takes_its_options_as_before_and_show_takes_them_on_either_side(quick_site: Site) -> None:

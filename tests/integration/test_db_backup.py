@@ -189,7 +189,8 @@ def test_a_pg_dump_that_is_older_than_the_server_is_refused(
     result = on_postgresql.run("db", "backup", str(on_postgresql.folder / "roster.backup"))
     assert result.exit_code == 1
     assert re.search(
-        r"is of PostgreSQL 12, and the server of \d+\nhint: apt install postgresql-client-\d+", result.stderr
+        r"has version 12, which is too old for the server's version \d+\nhint: apt install postgresql-client-\d+",
+        result.stderr,
     )
 
 

@@ -641,7 +641,9 @@ def test_what_depends_on_a_table_is_named_and_nothing_is_changed(on_postgresql: 
     change(site, "Parasol")
     ask(site, "CREATE SCHEMA analyst", DEPENDENTS[name])
     said = refused(site, file)
-    assert said.startswith("this command must drop and recreate the tables of rostersync, which others depend on: ")
+    assert said.startswith(
+        "this command must drop and recreate the tables of rostersync, on which other objects depend: "
+    )
     assert f": {name}\n" in said
 
 
@@ -675,7 +677,7 @@ def test_an_empty_database_gets_the_grants_of_the_backup(
     postgres_server.execute("DROP ROLE {}", gone)
     site.configure(url=(url := other_database(site, request)))
     said = restore(site, file)
-    assert f"are missing here: {gone};" in said
+    assert f"do not exist here: {gone};" in said
     with psycopg.connect(libpq(url), autocommit=True) as connection:
         may = "SELECT has_table_privilege(%s, 'public.sync_run', 'SELECT'), has_table_privilege(%s, %s, 'SELECT')"
         assert connection.execute(may, (reader, reader, "public.sync_health")).fetchall() == [(True, False)]

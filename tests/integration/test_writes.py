@@ -111,7 +111,7 @@ def test_every_write_is_in_the_replica_at_once_and_in_the_audit_log_by_names_onl
 def test_without_a_database_a_write_is_sent_all_the_same_and_makes_none(site: Site) -> None:
     result = site.run("students", "update", str(somebody(site)), "--set", "city=Piran", "--yes")
     assert result.exit_code == 0
-    assert "there is no database yet: the journal alone has it, and no replica" in result.stderr
+    assert "there is no database yet: only the system's journal has a record of this write" in result.stderr
     assert not site.has_database()
     assert len(sent(site)) == 1
 
@@ -138,7 +138,10 @@ def test_beside_a_full_run_a_write_is_sent_and_told_to_come_and_the_run_brings_i
         site.app.on_request = None
         result = site.run("students", "update", str(key), "--set", "city=Piran", "--yes")
         assert result.exit_code == 0, result.output
-        assert "the replica has it with the next run of main, for another process is syncing it now" in result.stderr
+        assert (
+            "the replica will have it after the next run of main, because another process is syncing it now"
+            in result.stderr
+        )
         assert replica(site, key).city != "Piran"
     finally:
         go_on.set()
@@ -166,7 +169,7 @@ def test_where_no_run_has_read_the_school_yet_the_replica_is_not_made_of_one_stu
     site.ok("db", "upgrade")
     result = site.run("students", "update", str(somebody(site)), "--set", "city=Piran", "--yes")
     assert result.exit_code == 0
-    assert "the replica has it with the next run of main" in result.stderr
+    assert "the replica will have it after the next run of main" in result.stderr
     assert site.rows("SELECT id FROM current_student") == []
     assert [entry[-1] for entry in audit(site)] == ["done"]
 
@@ -187,7 +190,7 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     ((*UPDATE, "--set", "city=x", "--clear", "city"), "city is both set and cleared"),
     ((*UPDATE, "--clear", "email"), "email cannot be empty"),
     (UPDATE, "there is nothing to change"),
-    (("students", "update", "--set", "city=x"), "an ID is missing; or name a file with --from-csv"),
+    (("students", "update", "--set", "city=x"), "give an ID, or name a file with --from-csv"),
     (("students", "update", "0", "--set", "city=x"), "'0' is not a whole number from 1"),
     (("students", "update", "fizz", "--set", "city=x"), "'fizz' is not a whole number from 1"),
     (ARCHIVE, "archive needs exactly one of withdrawn_on and graduated_on"),
@@ -231,7 +234,7 @@ def test_a_source_is_not_open_for_writes_unless_the_configuration_says_so(quick_
     quick_site.configure()
     result = quick_site.run(*UPDATE, "--set", "city=Piran", "--yes")
     assert result.exit_code == 2
-    assert "source main is not open for writes" in result.stderr
+    assert "source main does not allow writes" in result.stderr
     assert f"set allow_writes = true for it in {quick_site.path}" in result.stderr
     assert list(quick_site.app.log) == []
 
@@ -239,7 +242,7 @@ def test_a_source_is_not_open_for_writes_unless_the_configuration_says_so(quick_
 def test_without_a_terminal_a_write_needs_yes(quick_site: Site) -> None:
     result = quick_site.run(*UPDATE, "--set", "city=Piran")
     assert result.exit_code == 2
-    assert "without a terminal a write needs --yes" in result.stderr
+    assert "without a terminal, a write needs --yes" in result.stderr
     assert list(quick_site.app.log) == []
 
 
@@ -291,7 +294,7 @@ def test_a_field_that_was_not_taken_is_named_and_fails_the_command(quick_site: S
     key = somebody(quick_site)
     result = quick_site.run("students", "update", str(key), "--set", "city=Piran", "--set", "state=7", "--yes")
     assert result.exit_code == 1
-    assert f"student {key}: ManageBac accepted it, and did not take city" in result.stderr
+    assert f"student {key}: ManageBac accepted it, but did not take city" in result.stderr
     assert audit(quick_site) == [("update", [key], ["city", "state"], "not_taken")]
     assert replica(quick_site, key).state == "7"
 

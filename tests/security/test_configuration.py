@@ -60,7 +60,7 @@ def test_one_that_is_or_lies_with_somebody_elses_is_refused(site: Site, whose: s
 def test_one_that_everybody_may_write_or_replace_is_refused(site: Site, what: str) -> None:
     path = getattr(site, what)
     path.chmod(path.stat().st_mode | stat.S_IWOTH | stat.S_ISVTX)
-    assert_refused(site, "can be changed by everybody")
+    assert_refused(site, "can be changed by every user")
 
 
 @needs_root
@@ -79,7 +79,7 @@ def test_one_that_an_access_list_lets_others_write_is_refused(site: Site, what: 
     os.chown(path, -1, own_group())
     let_another_user_write(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o775
-    assert_refused(site, "can be changed by users whom its access list names")
+    assert_refused(site, "can be changed by users that its access list names")
 
 
 def test_one_that_an_access_list_lets_others_only_read_is_found(site: Site) -> None:
@@ -94,7 +94,7 @@ def test_one_that_is_a_link_into_an_open_folder_is_refused(site: Site) -> None:
     site.path.symlink_to(drop / "config.toml")
     assert site.run_bare("sync").exit_code == 0
     drop.chmod(0o1777)
-    assert_refused(site, f"{drop} can be changed by everybody")
+    assert_refused(site, f"{drop} can be changed by every user")
 
 
 def test_one_that_is_named_is_believed_and_no_other_is_taken_in_its_place(site: Site) -> None:
@@ -129,7 +129,7 @@ def assert_refused(site: Site, reason: str) -> None:
     mistake, hint = result.stderr.splitlines()
     assert mistake.startswith("./config.toml is not used: ")
     assert reason in mistake
-    assert hint == "hint: if it is the right one, name it: -c ./config.toml"
+    assert hint == "hint: if it is the right file, name it: -c ./config.toml"
     assert not site.has_database() or "drop" in reason
 
 
@@ -237,7 +237,7 @@ def test_check_warns_of_a_password_that_others_can_read(site: Site, url: str, wa
     said = site.run("check").stdout
     warning = f"warn  config: others can read {site.path} (mode 0644), which holds the database's password"
     assert (warning in said) == warned
-    assert (f"run: chmod 600 {site.path}; or write ${{VARIABLE}} for the password" in said) == warned
+    assert (f"run: chmod 600 {site.path}; or write ${{VARIABLE}} instead of the password" in said) == warned
     assert "hunter2" not in said
     site.path.chmod(0o600)
     assert "holds the database's password" not in site.run("check").stdout

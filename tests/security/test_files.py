@@ -184,7 +184,7 @@ def test_a_stage_file_that_is_exchanged_for_another_file_is_not_used(
     monkeypatch.setattr(engine.tempfile, "mkstemp", make_and_exchange)
     result = site.run("sync")
     assert result.exit_code == 1
-    assert "was exchanged while it was opened" in result.stderr
+    assert "was replaced while it was opened" in result.stderr
 
 
 def test_a_stage_file_that_was_taken_away_is_not_made_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def planted(site: Site) -> list[tuple[str, str]]:
         return [(row.state, row.error) for row in rows]
 
 
-FAILED = [("failed", "no run of this kind is known")]
+FAILED = [("failed", "this kind of run is unknown")]
 
 
 def test_the_daemon_marks_a_request_of_an_unknown_kind_as_failed_and_goes_on(site: Site) -> None:

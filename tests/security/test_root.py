@@ -196,7 +196,7 @@ def test_a_folder_exchanged_for_a_link_leads_root_to_no_place_of_root(site: Site
     site.configure(url=f"sqlite:///{above}/state/roster.db", token_file="main-token")
     status, _, told = command(site, "sync")
     assert status == 1
-    assert f"others than root may write {above}" in told
+    assert f"users other than root may write {above}" in told
     assert not list(elsewhere.iterdir())
 
 
@@ -206,7 +206,7 @@ def test_root_makes_nothing_in_a_folder_of_root_that_others_may_write(site: Site
     state(site).chmod(mode)
     result = site.run("sync")
     assert result.exit_code == 1
-    assert f"{state(site)} is root's, and not safe: others than root may write {state(site)}" in result.stderr
+    assert f"{state(site)} is root's, and not safe: users other than root may write {state(site)}" in result.stderr
     assert f"database: {state(site)} is root's" in site.run("check").stdout
     assert not list(state(site).iterdir())
 
@@ -396,10 +396,10 @@ def test_root_refuses_a_hook_that_somebody_else_can_write_and_check_reports_it(
     result = root_site.run("sync")
     assert result.exit_code == 0
     assert not (root_site.folder / "called").exists()
-    assert f"refused: others than root may write {place}" in result.stderr
+    assert f"refused: users other than root may write {place}" in result.stderr
     checked = root_site.run("check")
     assert checked.exit_code == 1
-    assert f"fail  hooks: after_run is refused: others than root may write {place}" in checked.stdout
+    assert f"fail  hooks: after_run is refused: users other than root may write {place}" in checked.stdout
 
 
 def test_root_calls_a_hook_that_only_root_can_write(root_site: Site) -> None:

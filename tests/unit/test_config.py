@@ -141,12 +141,12 @@ overlp = "1m"
 incremental = "61 * * * *"
 timezone = "Mars/Olympus"
 [privacy]
-keep_raw = true
+exclude = ["email"]
 """
     source = SOURCE + 'token_env = "A"\ntoken_file = "b"\n' + SOURCE.replace("main", "MAIN") + "[synch]\n"
     keys = [line.split(": ")[0] for line in mistakes(folder, text, source=source)]
     assert sorted(keys) == [
-        "privacy.keep_raw",
+        "privacy.exclude",
         "schedule.incremental",
         "schedule.timezone",
         "sources[0]",
@@ -213,9 +213,6 @@ def test_a_source_name_must_do_for_a_file(folder: Path, name: str) -> None:
     ("text", "line"),
     [
         ("[privacy]\nexclude = ['email']", "privacy.exclude: {}; remove it or leave it at its default []"),
-        ("[privacy]\ninclude = ['email']", "privacy.include: {}; remove it or leave it at its default []"),
-        ("[privacy]\nkeep_raw = true", "privacy.keep_raw: {}; remove it or leave it at its default false"),
-        ("[privacy]\nkey_env = 'KEY'", "privacy.key_env: {}; remove it"),
         ("[retention]\nruns = '30d'", 'retention.runs: {}; remove it or leave it at its default "90d"'),
         ("[reporting]\ncopy = 'x.db'", 'reporting.copy: {}; remove it or leave it at its default ""'),
         ("[http]\nlisten = '127.0.0.1:1'", 'http.listen: {}; remove it or leave it at its default ""'),
@@ -224,6 +221,13 @@ def test_a_source_name_must_do_for_a_file(folder: Path, name: str) -> None:
 )
 def test_a_setting_of_a_feature_to_come_is_refused(folder: Path, text: str, line: str) -> None:
     assert mistakes(folder, text) == [line.format("not available in this version")]
+
+
+@pytest.mark.parametrize("name", ["include", "pseudonymise", "keep_raw", "key_env", "key_file"])
+def test_a_setting_that_will_never_come_is_unknown(folder: Path, name: str) -> None:
+    (line,) = mistakes(folder, f"[privacy]\n{name} = 'secret'")
+    assert line.startswith(f"privacy.{name}: unknown setting")
+    assert "secret" not in line
 
 
 def test_a_source_may_be_opened_for_writes(folder: Path) -> None:
@@ -445,7 +449,7 @@ def test_a_pipe_in_the_place_of_a_token_file_does_not_block(folder: Path) -> Non
 
 
 def test_a_missing_variable_is_named_unless_it_may_be_the_token_itself(folder: Path) -> None:
-    assert "ROSTERSYNC_TOKEN is not set or empty" in token_mistake(folder, {"ROSTERSYNC_TOKEN": ""})
+    assert "ROSTERSYNC_TOKEN is not set, or is empty" in token_mistake(folder, {"ROSTERSYNC_TOKEN": ""})
     assert "OTHER is not set" in token_mistake(folder, {}, "token_env = 'OTHER'")
     assert "f00dcafe" not in token_mistake(folder, {}, "token_env = 'f00dcafe'")
 
@@ -607,14 +611,14 @@ def test_what_is_no_cron_line_or_never_comes_is_refused(folder: Path, line: str)
         ("0 2 * mon *", "found 'mon' as the month, which is a day of the week; expected 1 to 12 or jan to dec, "),
         ("0 2 * * jan", "found 'jan' as the day of the week, which is a month; expected 0 to 7 or sun to sat, "),
         ("0 2 mon-fri * *", "found 'mon' as the day of the month, which is a day of the week; expected 1 to 31, "),
-        ("0 2 L * *", "found 'l' as the day of the month, and this cron does not know L, W and #; expected 1 to 31, "),
+        ("0 2 L * *", "found 'l' as the day of the month, but L, W and # are not supported; expected 1 to 31, "),
         (
             "0 2 15W * *",
-            "found '15w' as the day of the month, and this cron does not know L, W and #; expected 1 to 31",
+            "found '15w' as the day of the month, but L, W and # are not supported; expected 1 to 31",
         ),
-        ("0 2 * * 5L", "found '5l' as the day of the week, and this cron does not know L, W and #; expected 0 to 7"),
-        ("0 2 * * mon#1", "found 'mon#1' as the day of the week, and this cron does not know L, W and #; expected 0"),
-        ("0 2 ? * 1", """found '?' as the day of the month, which this cron does not know; expected "*\""""),
+        ("0 2 * * 5L", "found '5l' as the day of the week, but L, W and # are not supported; expected 0 to 7"),
+        ("0 2 * * mon#1", "found 'mon#1' as the day of the week, but L, W and # are not supported; expected 0"),
+        ("0 2 ? * 1", """found '?' as the day of the month, which is not supported; expected "*\""""),
         ("0 22-2 * * *", """found '22-2' as the hour, a range that runs backward; expected two ranges: "22-23,0-2\""""),
         ("0 2 * * sat-sun", """a range that runs backward; expected two ranges: "6-7,0\""""),
         ("*/90 * * * *", """found '*/90' as the minute, a step of 90; expected a step from 1 to 59, such as "*/2\""""),

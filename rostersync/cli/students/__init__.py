@@ -1,4 +1,4 @@
-"""`rostersync students`: the API's students themselves, read and written."""
+"""`rostersync students`: read and write students directly at the API."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from rostersync.cli.students import reading, writing
 
 @click.group()
 def command() -> None:
-    """Read and write students straight at the API.
+    """Read and write students directly at the API.
 
-    Reading needs no database. Writing needs `allow_writes = true` on the source, asks before it sends anything (without
-    a terminal it needs --yes), is noted in the audit log, and is in the replica at once.
+    Reading needs no database. Writing needs `allow_writes = true` for the source. A write command asks before it sends
+    anything, or needs --yes if there is no terminal. It is recorded in the audit log, and the replica is updated at
+    once.
     """
 
 

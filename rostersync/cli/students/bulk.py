@@ -1,4 +1,4 @@
-"""The options of `--from-csv`, the question before many writes, and the report after them."""
+"""Write many students from a CSV file: the options, the question before the writes, and the report after them."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ if TYPE_CHECKING:
     from rostersync.runs.bulk_plan import Task
 
 MANY = 25
-"""For more lines than this, or than 5 % of the students, the user must give the number of lines."""
+"""If a CSV has more lines than this, or than `MANY_PERCENT` of the students, the user must give the number of lines."""
 MANY_PERCENT = 5
 
 GUARDED = ("email", "password")
-"""Columns that a bulk update changes only with --allow-column: a prepared file could take over accounts."""
+"""Columns that a bulk update changes only with --allow-column: with them, a forged file could take over accounts."""
 
-_MOST_TOLD = 20  # lines that went wrong, on standard error; the result file has all
+_MOST_SHOWN = 20  # failed lines that are printed on standard error; the result file has all of them
 
 
 @dataclass(frozen=True, slots=True)
 class Many:
-    """The options of many writes: the CSV, how many lines it is expected to have, and where the results go."""
+    """The options of a bulk write: the CSV file, the expected number of its lines, and the result file."""
 
     csv_file: Path
     expect: int | None
@@ -60,28 +60,32 @@ class Many:
         return self.result or self.csv_file.with_name(f"{self.csv_file.stem}.result.csv")
 
     def refuse_beside(self, *others: Any) -> None:
-        """Raise `click.UsageError` if there is an ID, or any values, beside the file."""
+        """Raise `click.UsageError` if the command line also has an ID or any values."""
         if any(others):
-            raise click.UsageError("--from-csv takes everything from the file: no ID and no values beside it")
+            raise click.UsageError("--from-csv takes everything from the file: give no ID and no values besides")
 
 
 def options(verb: Callable[..., int]) -> Callable[..., Any]:
-    """Give a command the options of many writes; they reach it as `many`, which is None without --from-csv."""
+    """Add the options of a bulk write to a command. It receives them as `many`, which is None without --from-csv."""
 
     @click.option(
-        "--from-csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Many students, from a CSV."
+        "--from-csv",
+        "csv_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Write many students, from a CSV file.",
     )
     @click.option(
         "--expect",
         type=Natural(),
         metavar="N",
-        help="How many lines the CSV has below its header. Needed for over 25 lines, or 5 % of the students.",
+        help="The number of lines below the CSV's header. Needed for more than 25 lines, or 5 % of the students.",
     )
     @click.option(
         "--result",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Where to write what became of each line. Default: beside the CSV.",
+        help="Where to write the result of each line. Default: FILE.result.csv in the CSV's folder.",
     )
     @functools.wraps(verb)
     def command(*args: Any, csv_file: Path | None, expect: int | None, result: Path | None, **given: Any) -> int:
@@ -101,7 +105,7 @@ def carry_out(
     allowed: Sequence[str] = GUARDED,
     send_welcome_email: bool | None = None,
 ) -> int:
-    """Do what a CSV says, and return the exit status; `allowed` names those guarded columns that may be changed."""
+    """Carry out the lines of a CSV, and return the exit status. `allowed` are the guarded columns that may change."""
     source, session, path = options.source, options.session, many.csv_file
     file = bulk_file.read(path, verb)
     if many.expect is not None and many.expect != file.length:
@@ -123,17 +127,17 @@ def carry_out(
 
 
 def _require_allowed(path: Path, tasks: Sequence[Task], allowed: Sequence[str]) -> None:
-    """Raise `ConfigError` if a guarded column would be changed that is not allowed."""
+    """Raise `ConfigError` if a line would change a guarded column that is not in `allowed`."""
     changed = Counter(name for task in tasks if task.write for name in task.write.fields)
     refused = [name for name in GUARDED if changed[name] and name not in allowed]
     if refused:
-        told = "column {0}: {1} would change it, which needs --allow-column {0}"
-        mistakes = [f"{path}: {told.format(name, count(changed[name], 'line'))}" for name in refused]
+        wrong = "column {0}: {1} would change it, which needs --allow-column {0}"
+        mistakes = [f"{path}: {wrong.format(name, count(changed[name], 'line'))}" for name in refused]
         raise ConfigError(mistakes, "nothing was sent")
 
 
 def _warn_of_stale(tasks: Sequence[Task]) -> None:
-    """Warn if lines may undo changes that were made in ManageBac after the export."""
+    """Warn if some lines may undo changes that were made in ManageBac after the export."""
     if number := sum(task.stale for task in tasks):
         older = (
             "line is older than its student's record" if number == 1 else "lines are older than their students' records"
@@ -165,7 +169,7 @@ def _send(options: WriteOptions, many: Many, tasks: Sequence[Task]) -> int:
 
 
 def _noted(work: Bulk, tasks: Sequence[Task], file: IO[str]) -> list[Result]:
-    """Carry out the tasks. The result file gets each result at once, and in the end the confirmed ones."""
+    """Carry out the tasks. Write each result to the file at once, and write the file again with the final results."""
     write = csv_lines(file)
 
     def note(result: Result) -> None:
@@ -197,15 +201,15 @@ def _check_target(target: Path, path: Path) -> None:
     except OSError as error:
         raise _not_writable(target, error) from error
     if not ours:
-        what = "that is the CSV itself" if target.samefile(path) else "that file exists, and holds no results"
+        what = "that is the CSV itself" if target.samefile(path) else "that file exists, and is not a result file"
         raise ConfigError([f"--result {target}: {what}"], "name another file with --result")
 
 
 @contextmanager
 def _created(target: Path) -> Iterator[IO[str]]:
-    """Lend the result file, readable for this user only; an earlier one is kept beside it.
+    """Yield a new result file that only this user can read. An earlier result file is renamed.
 
-    Raises `ConfigError`, before anything is sent.
+    Raises `ConfigError` if it cannot be created. Nothing has been sent then.
     """
     try:
         if target.exists():
@@ -218,16 +222,16 @@ def _created(target: Path) -> Iterator[IO[str]]:
         csv_lines(file)(_COLUMNS)
         yield file
     finally:
-        with suppress(OSError):  # on a full disk, which `_noted` has reported
+        with suppress(OSError):  # such as on a full disk, which `_noted` has reported
             file.close()
 
 
 def _keep_beside(target: Path) -> None:
-    """Rename a file to the first free name of those with `.1`, `.2` and so on behind its own. Raises `OSError`."""
+    """Rename a file: append `.1` to its name, or `.2` if that is taken, and so on. Raises `OSError`."""
     for number in itertools.count(1):
         place = target.with_name(f"{target.name}.{number}")
         with suppress(FileExistsError):
-            os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # now the name is ours
+            os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # reserves the name
             target.replace(place)
             return
 
@@ -242,9 +246,9 @@ def _row(result: Result) -> tuple[Any, ...]:
 
 
 def _confirm(options: WriteOptions, api: ManageBac, verb: str, tasks: Sequence[Task], *, counted: bool) -> None:
-    """Ask before anything is sent. For many lines the user must type their number, unless --expect gave it.
+    """Ask before anything is sent. For many lines, the user must type their number, unless --expect gave it.
 
-    Raises `ConfigError` if it cannot be asked on a terminal.
+    Raises `ConfigError` if there is no terminal to ask on.
     """
     if not any(task.write for task in tasks):
         return
@@ -257,7 +261,7 @@ def _confirm(options: WriteOptions, api: ManageBac, verb: str, tasks: Sequence[T
 
 
 def _what(verb: str, tasks: Sequence[Task], source: str) -> str:
-    """Return the question without its mark, such as `update 2 of 3 students of source main (columns: city)`."""
+    """Return the question without "?", such as `update 2 of 3 students of source main (columns: city)`."""
     number, changed = len(tasks), sum(task.write is not None for task in tasks)
     whom = count(number, "student") if changed == number else f"{changed:,} of {count(number, 'student')}"
     columns = f" (columns: {', '.join(bulk_plan.columns(tasks))})" if verb != "unarchive" else ""
@@ -265,14 +269,17 @@ def _what(verb: str, tasks: Sequence[Task], source: str) -> str:
 
 
 def _count(verb: str, tasks: Sequence[Task], source: str, students: int) -> None:
-    """Have the user type the number of lines. Raises `ConfigError` without a terminal, else `RostersyncError`."""
+    """Ask the user to type the number of lines.
+
+    Raises `ConfigError` if there is no terminal, and `RostersyncError` if the number is wrong.
+    """
     number = len(tasks)
     if not sys.stdin.isatty():
         what = f"{verb} {count(number, 'student')} of {students:,}"
         raise ConfigError([f"{what}: so many need --expect {number}"], "try it with --dry-run first")
     carrying_out.warn(verb)
     print_stderr(f"{_what(verb, tasks, source)}; the file has {number:,} lines, and the school {students:,} students")
-    if click.prompt("Type the number of lines to go on", err=True).strip() != str(number):
+    if click.prompt("Type the number of lines to continue", err=True).strip() != str(number):
         raise RostersyncError("that is not the number of lines", "nothing was sent")
 
 
@@ -282,13 +289,13 @@ def _print_results(options: WriteOptions, results: Sequence[Result], target: Pat
         rows = [dict(zip(_COLUMNS, _row(result), strict=True)) for result in results]
         document({"source": options.source.name, "counts": dict(figures), "result_file": str(target), "lines": rows})
     else:
-        told = ", ".join(f"{number:,} {outcome.replace('_', ' ')}" for outcome, number in sorted(figures.items()))
-        note(f"{options.source.name}: {told}; what became of each line: {target}")
+        shown = ", ".join(f"{number:,} {outcome.replace('_', ' ')}" for outcome, number in sorted(figures.items()))
+        note(f"{options.source.name}: {shown}; the result of each line is in {target}")
     bad = [result for result in results if not (result.good or result.outcome == NOT_SENT)]
-    for result in bad[:_MOST_TOLD]:
+    for result in bad[:_MOST_SHOWN]:
         _print_bad(result)
-    if len(bad) > _MOST_TOLD:
-        print_stderr(f"and {len(bad) - _MOST_TOLD} more: see {target}")
+    if len(bad) > _MOST_SHOWN:
+        print_stderr(f"and {len(bad) - _MOST_SHOWN} more: see {target}")
     if left := [result for result in results if result.outcome == NOT_SENT]:
         print_stderr(f"{count(len(left), 'line')} not sent: {left[0].reason}")
         last = bad[-1].written if left[0].reason == GAVE_UP else None
@@ -305,4 +312,4 @@ def _print_stopped(stopped: Stopped, results: Sequence[Result], target: Path) ->
     sent = f"{sum(result.sent for result in results):,} of {count(len(results), 'line')} were sent"
     left = any(result.outcome == NOT_SENT for result in results)
     again = "; run the same command again to send the rest" if left else ""
-    print_stderr(f"stopped by {signal_name(stopped.signal)}: {sent}; what became of each line: {target}{again}")
+    print_stderr(f"stopped by {signal_name(stopped.signal)}: {sent}; the result of each line is in {target}{again}")

@@ -1,4 +1,4 @@
-"""What all writes of the command line share: allowed, shown or asked about, sent, told, and stored in the replica."""
+"""Carry out the write commands: check that writes are allowed, ask, send, report the result, and update the replica."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ if TYPE_CHECKING:
 _WARNINGS = {
     "create": "ManageBac may send a welcome mail to a new student.",
     "archive": (
-        "It takes students out of classes and groups, and may archive parents who have no other child at the school."
+        "Archiving takes students out of classes and groups. "
+        "It may also archive parents who have no other child at the school."
     ),
-    "unarchive": "What comes back besides is not documented: look at classes and year group afterwards.",
+    "unarchive": "ManageBac does not document what else this restores: check classes and year group afterwards.",
 }
-"""The side effects of writes, by verb."""
+"""The side effects to warn of before a write, by verb."""
 
 REPRIEVE_S = 2.0
-"""How long a command that is asked to end may go on: to finish the line in progress, and to refresh the replica.
-
-After 4 seconds the process is ended, wherever it is: see `rostersync.cli.signals`.
+"""How many seconds a command may continue after it was asked to end: to finish the current line, and to refresh the
+replica. This must be less than `GRACE` of `rostersync.cli.signals`, after which the process is ended at any point.
 """
 
 PATIENCE = timedelta(seconds=10)
-"""How long a command waits for whoever syncs the source to store what it has written."""
+"""How long a command waits if another process must store its writes in the replica."""
 
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """What the options of a write say: on which source, whether only to show it, whether to ask, and how to tell."""
+    """The options that all write commands have: `--source`, `--dry-run`, `--yes` and `--json`."""
 
     session: Session
     name: str | None
@@ -68,12 +68,15 @@ class WriteOptions:
 
     @property
     def source(self) -> Source:
-        """The source that is meant; `ConfigError` where that is not clear."""
+        """The chosen source. Raises `ConfigError` if there are several and none was named."""
         return chosen_source(self.session, self.name)
 
 
 def carry_out(options: WriteOptions, write: Write) -> int:
-    """Do one write, and return the exit status: 0 done, 1 not done, not all of it, or nobody knows."""
+    """Do one write, and return the exit status.
+
+    The status is 0 if the write was done, 1 if it was refused, done only in part, or its outcome is unknown.
+    """
     source = options.source
     if options.dry_run:
         return show_requests(options, source, [write])
@@ -97,19 +100,19 @@ def carry_out(options: WriteOptions, write: Write) -> int:
 def require_allowed(session: Session, source: Source) -> None:
     """Raise `ConfigError` unless the configuration allows writes to the source."""
     if not source.allow_writes:
-        hint = f"set allow_writes = true for it in {session.path}; its token needs the permission as well"
-        raise ConfigError([f"source {source.name} is not open for writes"], hint)
+        hint = f"set allow_writes = true for it in {session.path}; its token also needs the permission to write"
+        raise ConfigError([f"source {source.name} does not allow writes"], hint)
 
 
 def confirm(options: WriteOptions, question: str, verb: str) -> None:
-    """Warn of the verb's side effects, and ask on a terminal; do neither if --yes was given.
+    """Warn of the verb's side effects, and ask on a terminal. Do neither if --yes was given.
 
-    Raises `ConfigError` without a terminal, `click.Abort` for no.
+    Raises `ConfigError` if there is no terminal, and `click.Abort` unless the answer is yes.
     """
     if options.yes:
         return
     if not sys.stdin.isatty():
-        raise ConfigError(["without a terminal a write needs --yes"], "try it with --dry-run first")
+        raise ConfigError(["without a terminal, a write needs --yes"], "try it with --dry-run first")
     warn(verb)
     output.confirm(question, err=True)
 
@@ -127,11 +130,11 @@ def _question(write: Write, source: Source) -> str:
     return f"{what}{fields}?"
 
 
-# Only showing it -------------------------------------------------------------------------------------------------
+# Dry runs --------------------------------------------------------------------------------------------------------
 
 
 class _NotSent(Exception):
-    """Carries a request out of the client that would have sent it."""
+    """Raised instead of sending a request, to get the request back from the client."""
 
     def __init__(self, call: Call) -> None:
         super().__init__()
@@ -139,14 +142,14 @@ class _NotSent(Exception):
 
 
 class _Showcase:
-    """A wire that carries nothing: what would have gone over it is handed back."""
+    """A wire that sends nothing. It raises `_NotSent` with the request."""
 
     def send(self, call: Call, timeout: float) -> Reply:  # noqa: ARG002 - the protocol's signature
         raise _NotSent(call)
 
 
 def show_requests(options: WriteOptions, source: Source, writes: Sequence[Write]) -> int:
-    """Print the requests that writes would send, without the token; return the exit status."""
+    """Print the requests that the writes would send, without the token, and return the exit status."""
     calls = [_call(source, write) for write in writes]
     if options.as_json:
         document({"requests": [_as_document(source, call) for call in calls]})
@@ -156,13 +159,13 @@ def show_requests(options: WriteOptions, source: Source, writes: Sequence[Write]
                 echo(line)
     print_stderr(f"{count(len(calls), 'request')}, nothing sent", logging.INFO)
     if not source.allow_writes:
-        closed = f"source {source.name} is not open for writes: to send this, set allow_writes = true"
+        closed = f"source {source.name} does not allow writes: to send this, set allow_writes = true"
         print_stderr(closed, logging.WARNING)
     return 0
 
 
 def _call(source: Source, write: Write) -> Call:
-    """Return the request that the client would send."""
+    """Return the request that the client would send for a write."""
     try:
         write.send(ManageBac(source.base_url, "not sent", api_version=source.api_version, wire=_Showcase()).students)
     except _NotSent as shown:
@@ -176,7 +179,7 @@ def _as_document(source: Source, call: Call) -> dict[str, Any]:
 
 
 def _as_lines(source: Source, call: Call) -> list[str]:
-    """Return the request as HTTP writes it, but for the headers that all have, and a blank line."""
+    """Return the lines of the request, and a blank line. Headers that every request has are left out."""
     head = f"{call.method} {source.base_url}{call.path}"
     if not call.content_type:
         return [head, ""]
@@ -186,7 +189,7 @@ def _as_lines(source: Source, call: Call) -> list[str]:
 
 
 def _shown_body(call: Call) -> Any:
-    """Return the body as a JSON value, a password masked; of a file only its size."""
+    """Return the body as a JSON value, with any password masked. For a file, return only its size."""
     if not call.body:
         return None
     if call.content_type != JSON:
@@ -200,7 +203,7 @@ def _shown_body(call: Call) -> Any:
 
 
 def open_replica(session: Session) -> Store | None:
-    """Open the database; None where there is none yet, for a write does not create it. Raises `StoreError`."""
+    """Open the database. Return None if it does not exist yet: a write does not create it. Raises `StoreError`."""
     try:
         return open_store(session.config, session.clock, create=False)
     except NoDatabase:
@@ -208,14 +211,14 @@ def open_replica(session: Session) -> Store | None:
 
 
 def refresh(session: Session, source: Source, store: Store | None, keys: Sequence[int], clock: Clock) -> None:
-    """Have the replica store what was written, and say so if it does not yet.
+    """Read the written students again into the replica. If that must wait for a later run, say so.
 
     If `clock` stops, the request for it stays in the database, and the next process that syncs the source executes it.
     """
     if store is None:
-        print_stderr("there is no database yet: the journal alone has it, and no replica", logging.WARNING)
+        print_stderr("there is no database yet: only the system's journal has a record of this write", logging.WARNING)
         return
-    later = f"the replica has it with the next run of {source.name}"
+    later = f"the replica will have it after the next run of {source.name}"
     executor = wiring.executor(session.config, clock, store, "rostersync students")
     try:
         report = executor.refresh(source.name, keys, PATIENCE)
@@ -225,12 +228,12 @@ def refresh(session: Session, source: Source, store: Store | None, keys: Sequenc
         print_stderr(later, logging.WARNING)
     else:
         if report is None:
-            print_stderr(f"{later}, for another process is syncing it now", logging.WARNING)
+            print_stderr(f"{later}, because another process is syncing it now", logging.WARNING)
         elif report.state is not RunState.SUCCEEDED:
             print_stderr(f"{later} ({report.error})", logging.WARNING)
 
 
-# Telling ---------------------------------------------------------------------------------------------------------
+# Reporting -------------------------------------------------------------------------------------------------------
 
 
 def _print_result(options: WriteOptions, source: Source, write: Write, written: Written) -> None:
@@ -248,13 +251,13 @@ def _print_result(options: WriteOptions, source: Source, write: Write, written: 
             }
         )
     elif written.outcome is Outcome.DONE:
-        say = echo if write.verb == "create" else note  # nobody else tells the new student's id
+        say = echo if write.verb == "create" else note  # with -q too: it is the only way to learn the new student's id
         say(f"{source.name}: student {written.key}: {_PAST[write.verb]}")
     _explain(write, written)
 
 
 def _explain(write: Write, written: Written) -> None:
-    """Say on standard error why a write is not done, or not known to be."""
+    """Print on standard error why a write was not done, was done only in part, or has an unknown outcome."""
     error = written.error
     if written.log_error is not None and written.recording is not None:
         print_stderr(
@@ -262,7 +265,7 @@ def _explain(write: Write, written: Written) -> None:
         )
     match written.outcome:
         case Outcome.REFUSED if written.stopped:
-            print_stderr("stopped; nothing was sent, or it was not accepted")
+            print_stderr("stopped; nothing was sent, or ManageBac did not accept it")
         case Outcome.REFUSED if error:
             print_error(error)
             if error.status is None and not error.request:
@@ -272,7 +275,7 @@ def _explain(write: Write, written: Written) -> None:
                     print_stderr(f"{name}: {', '.join(texts)}")
         case Outcome.NOT_TAKEN:
             print_stderr(
-                f"student {written.key}: ManageBac accepted it, and did not take {', '.join(written.not_taken)}"
+                f"student {written.key}: ManageBac accepted it, but did not take {', '.join(written.not_taken)}"
             )
             print_stderr("hint: the token's permissions, or ManageBac's own rules, may exclude these fields")
         case Outcome.UNKNOWN:
@@ -283,9 +286,9 @@ def _explain(write: Write, written: Written) -> None:
 
 
 def doubt(write: Write) -> str:
-    """Return what a person is to do about a write whose outcome is unknown."""
+    """Return what the user should do after a write with an unknown outcome."""
     if not write.key:
-        return "it is safe to try again: that looks for the address first"
+        return "it is safe to try again: that looks for the e-mail address first"
     if not write.shows:
         return "it is safe to send it again"
     return f"look at student {write.key} before you try again: rostersync students get {write.key}"
@@ -295,7 +298,7 @@ _PAST = {
     "create": "created",
     "update": "updated",
     "archive": "archived",
-    "unarchive": "out of the archive",
+    "unarchive": "unarchived",
     "set-avatar": "avatar set",
     "delete-avatar": "avatar deleted",
 }

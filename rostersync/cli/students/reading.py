@@ -1,4 +1,4 @@
-"""`rostersync students list` and `get`: straight from the API, without the database."""
+"""`rostersync students list` and `get`: read students directly from the API, without the database."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ NAMES = ("id", *FIELD_NAMES, "extra", "deleted_at")
 @click.command("list")
 @one_source_option
 @click.option("--id", "ids", type=Natural(), multiple=True, help="Only this id; may be repeated.")
-@click.option("--archived/--no-archived", default=None, help="Only archived students, or only others.")
+@click.option(
+    "--archived/--no-archived", default=None, help="Only archived students, or only students who are not archived."
+)
 @click.option("--status", type=click.Choice(STATUSES), help="Only students with this status.")
 @click.option("--modified-since", type=Moment(), help="Only students modified since then.")
 @click.option("--deleted-since", type=Moment(), help="Students deleted since then, instead of current ones.")
@@ -51,7 +53,7 @@ NAMES = ("id", *FIELD_NAMES, "extra", "deleted_at")
 @click.option("--q", help="Only students that the API's search finds.")
 @click.option("--fields", "fields", metavar="NAME,...", help="Only these fields, in this order.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, with every field.")
-@click.option("--raw", is_flag=True, help="With --csv: no apostrophe before what looks like a formula.")
+@click.option("--raw", is_flag=True, help="With --csv: put no apostrophe before values that look like formulas.")
 @json_option
 @configured_as_caller
 def list_students(
@@ -71,12 +73,12 @@ def list_students(
     raw: bool,
     as_json: bool,
 ) -> None:
-    """List the students that match all filters. Times: 2026-03-01, or 2026-03-01T08:00:00Z.
+    """List the students that match all filters. Times are written as 2026-03-01 or 2026-03-01T08:00:00Z.
 
-    Students are printed while they are read: if the exit status is not 0, the output is not complete.
+    Students are printed while they are read. If the exit status is not 0, the output is incomplete.
     """
     if as_csv and as_json:
-        raise click.UsageError("--csv and --json exclude each other")
+        raise click.UsageError("--csv and --json cannot be combined")
     if raw and not as_csv:
         raise click.UsageError("--raw goes with --csv")
     names = _chosen(fields)
@@ -110,7 +112,10 @@ def list_students(
 
 @contextmanager
 def _recorded(session: Session, entry: Entry) -> Iterator[Callable[[int], None]]:
-    """Record an export, which nothing prevents if there is no place to record it; lend what takes its length."""
+    """Record an export in the audit log, and yield a function that takes the number of exported students.
+
+    If the export cannot be recorded, print a warning. The export is carried out anyway.
+    """
     from rostersync.runs.recording import Recorder  # noqa: PLC0415 - only an export needs the database
     from rostersync.store import open_store  # noqa: PLC0415 - the same
 
@@ -129,7 +134,7 @@ def _recorded(session: Session, entry: Entry) -> Iterator[Callable[[int], None]]
 
 
 def _chosen(fields: str | None) -> tuple[str, ...]:
-    """Return the names in a list with commas, each once; none where no list is given."""
+    """Return the names in a comma-separated list, each once. Empty if no list is given."""
     names = [name.strip() for name in (fields or "").split(",") if name.strip()]
     unknown = [name for name in names if name not in NAMES]
     if unknown:
@@ -140,8 +145,8 @@ def _chosen(fields: str | None) -> tuple[str, ...]:
 
 
 def _with_progress(found: StudentList) -> Iterator[Student]:
-    """Yield the students. A bar shows how many there were, if they are not printed on the terminal themselves."""
-    total = found.total_count  # before anything is printed: most errors come with the first page
+    """Return the students, with a progress bar if standard output is not a terminal."""
+    total = found.total_count  # reads the first page before anything is printed: most errors come with it
     if sys.stdout.isatty():
         return found
     return _counted(found, total)
@@ -175,12 +180,12 @@ def get(session: Session, key: int, name: str | None, as_json: bool) -> None:
 
 
 def as_json_object(student: Student, names: Sequence[str] = NAMES) -> dict[str, Any]:
-    """Return these fields of a student as a JSON document holds them."""
+    """Return the fields `names` of a student for a JSON document."""
     return {name: json_value(getattr(student, name)) for name in names}
 
 
 def show_student(student: Student) -> None:
-    """Print what is known of a student, a line for each field that has a value."""
+    """Print one line for each field of a student that has a value."""
     values = [(name, as_cell(value)) for name, value in as_json_object(student).items() if value not in (None, {})]
     table(("field", "value"), values)
 
@@ -191,7 +196,7 @@ def _print_json(students: Iterator[Student], rejected: list[Rejected], names: Se
 
 
 def _print_tables(students: Iterator[Student], names: Sequence[str], *, with_deleted: bool) -> None:
-    """Print tables of 1,000 students, because the width of a column is known only when all of its cells are."""
+    """Print tables of up to 1,000 students each: the widths of the columns are known only once all cells are read."""
     number = 0
     while (some := list(islice(students, _IN_A_TABLE))) or not number:
         with_deleted = with_deleted or any(student.deleted_at for student in some)
@@ -204,7 +209,7 @@ def _print_tables(students: Iterator[Student], names: Sequence[str], *, with_del
 
 
 def _print_csv(students: Iterator[Student], names: Sequence[str], *, raw: bool) -> int:
-    """Print the students, and return how many there were."""
+    """Print the students as CSV, and return the number of students."""
     write = csv_lines(sys.stdout, raw=raw)
     write(names)
     number = 0

@@ -1,4 +1,4 @@
-"""Which source a command of `rostersync students` is about, and its API."""
+"""Choose the source for a command of `rostersync students`, and open its API."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from rostersync.config import Source
     from rostersync.managebac import ManageBac
 
-one_source_option = click.option("--source", "name", metavar="NAME", help="The source, where there are several.")
+one_source_option = click.option("--source", "name", metavar="NAME", help="The source. Needed if there are several.")
 
 
 def chosen_source(session: Session, name: str | None) -> Source:
-    """Return the source of this name, or the only one. Raises `ConfigError` where it is not clear which is meant."""
+    """Return the source with this name, or the only source. Raise `ConfigError` if there are several and no name."""
     sources = session.chosen([name] if name else [])
     if len(sources) > 1:
         names = ", ".join(source.name for source in sources)
@@ -31,6 +31,6 @@ def chosen_source(session: Session, name: str | None) -> Source:
 
 @contextmanager
 def opened(session: Session, name: str | None) -> Iterator[ManageBac]:
-    """Lend the client of the source that is meant. Raises `ConfigError` when its token cannot be had."""
+    """Yield the client of the chosen source. Raise `ConfigError` if its token is missing or invalid."""
     with wiring.clients(session.config, session.clock)(chosen_source(session, name).name) as api:
         yield api

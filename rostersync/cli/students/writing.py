@@ -1,4 +1,4 @@
-"""`rostersync students create`, `update`, `archive`, `unarchive`, `set-avatar`, `delete-avatar`."""
+"""The commands `rostersync students create`, `update`, `archive`, `unarchive`, `set-avatar` and `delete-avatar`."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 def _write_options(verb: Callable[..., int]) -> Callable[..., Any]:
-    """Give a command the options that all writes have; they reach it as one `WriteOptions`."""
+    """Add the options that all write commands have. The command receives them as one `WriteOptions`."""
 
     @one_source_option
     @click.option("--dry-run", is_flag=True, help="Print the request that would be sent, and send nothing.")
-    @click.option("--yes", is_flag=True, help="Do not ask; without a terminal it is needed.")
+    @click.option("--yes", is_flag=True, help="Do not ask. Needed if there is no terminal.")
     @json_option
     @configured_as_caller
     @functools.wraps(verb)
@@ -45,7 +45,10 @@ _key = click.argument("key", metavar="ID", type=Natural())
 _key_or_file = click.argument("key", metavar="[ID]", type=Natural(), required=False)
 _set = click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set a field; may be repeated.")
 _from_json = click.option(
-    "--from-json", "file", type=click.File("rb"), help="Fields from an object in a JSON file; - reads standard input."
+    "--from-json",
+    "file",
+    type=click.File("rb"),
+    help="Read the fields from an object in a JSON file; - is standard input.",
 )
 _withdrawn = click.option("--withdrawn-on", metavar="DATE", help="The day on which the student left.")
 _graduated = click.option("--graduated-on", metavar="DATE", help="The day on which the student graduated.")
@@ -55,19 +58,22 @@ _graduated = click.option("--graduated-on", metavar="DATE", help="The day on whi
 @_set
 @_from_json
 @click.option(
-    "--welcome-mail/--no-welcome-mail", default=None, help="Ask for a welcome mail, or for none (known to v2p3 only)."
+    "--welcome-mail/--no-welcome-mail",
+    default=None,
+    help="Ask for a welcome mail, or for none (only API version v2p3 knows this).",
 )
 @bulk.options
 @_write_options
 def create(
     options: WriteOptions, assignments: Sequence[str], file: Any, welcome_mail: bool | None, many: Many | None
 ) -> int:
-    """Create a student, or many with --from-csv; email and last_name are needed.
+    """Create a student, or many with --from-csv. The fields email and last_name are required.
 
-    A list is written as en,sl or as a JSON array. A password is better given with --from-json: other users of this
-    machine can see what stands on a command line. ManageBac may send a welcome mail to the student.
+    Write a list as en,sl or as a JSON array. Give a password with --from-json: other users of this machine can see the
+    command line. ManageBac may send a welcome mail to the student.
 
-    Nobody is created if a student has the e-mail address or the student_id already. A CSV has a column for each field.
+    No student is created if another one already has the e-mail address or the student_id. A CSV has a column for each
+    field.
     """
     if many:
         many.refuse_beside(assignments, file)
@@ -87,7 +93,7 @@ def create(
     type=click.Choice(GUARDED),
     multiple=True,
     metavar="NAME",
-    help=f"Let a CSV change this column: {' or '.join(GUARDED)}; may be repeated.",
+    help=f"Allow a CSV to change this column: {' or '.join(GUARDED)}; may be repeated.",
 )
 @bulk.options
 @_write_options
@@ -101,13 +107,13 @@ def update(
     allowed: Sequence[str],
     many: Many | None,
 ) -> int:
-    """Change fields of a student, or of many with --from-csv; the others stay as they are.
+    """Change fields of a student, or of many with --from-csv. Other fields stay as they are.
 
-    A list is written as en,sl or as a JSON array. The record is read back: a field that ManageBac did not take is
+    Write a list as en,sl or as a JSON array. The record is read back. If ManageBac did not take a field, the field is
     named, and the exit status is 1.
 
-    A CSV has a column `id` and one for each field to change, or is one that `students list --csv` has made and you have
-    edited. An empty cell leaves its field as it is, and so does a cell that ManageBac shows already.
+    A CSV has a column `id` and a column for each field to change. You can also edit a CSV that `students list --csv`
+    has printed. A field stays as it is if its cell is empty, or if ManageBac already has the cell's value.
     """
     if many:
         many.refuse_beside(key, assignments, cleared, file)
@@ -132,9 +138,9 @@ def archive(
 ) -> int:
     """Archive a student who has withdrawn or graduated, or many with --from-csv.
 
-    It takes the student out of classes and groups, and may archive parents who have no other child at the school.
+    This takes the student out of classes and groups, and may archive parents who have no other child at the school.
 
-    A CSV has the columns `id`, and `withdrawn_on` or `graduated_on`, with one date in each line.
+    A CSV has the column `id`, and the columns `withdrawn_on` and `graduated_on` or one of them. Each line has one date.
     """
     if many:
         many.refuse_beside(key, withdrawn_on, graduated_on)
@@ -150,9 +156,9 @@ def archive(
 def unarchive(options: WriteOptions, key: int | None, many: Many | None) -> int:
     """Take a student out of the archive, or many with --from-csv.
 
-    What comes back besides is not documented: look at classes and year group afterwards.
+    ManageBac does not document what else this restores: check classes and year group afterwards.
 
-    A CSV has the column `id` alone.
+    A CSV has only the column `id`.
     """
     if many:
         many.refuse_beside(key)
@@ -162,7 +168,7 @@ def unarchive(options: WriteOptions, key: int | None, many: Many | None) -> int:
 
 @click.command("set-avatar")
 @_key
-@click.option("--url", metavar="URL", help="An address from which ManageBac can fetch the picture.")
+@click.option("--url", metavar="URL", help="The picture's address. ManageBac must be able to fetch it.")
 @click.option("--file", "file", type=click.Path(path_type=Path), metavar="FILE", help="A PNG, JPEG, GIF or WebP image.")
 @_write_options
 def set_avatar(options: WriteOptions, key: int, url: str | None, file: Path | None) -> int:
@@ -174,7 +180,7 @@ def set_avatar(options: WriteOptions, key: int, url: str | None, file: Path | No
 @_key
 @_write_options
 def delete_avatar(options: WriteOptions, key: int) -> int:
-    """Take a student's picture away."""
+    """Delete a student's picture."""
     return carry_out(options, _checked(lambda: writing.delete_avatar(key)))
 
 
@@ -182,7 +188,7 @@ def delete_avatar(options: WriteOptions, key: int) -> int:
 
 
 def _checked(make: Callable[[], Write]) -> Write:
-    """Return the write that `make` returns. Raises `ConfigError`, a line for each mistake, for what cannot be right."""
+    """Return the write that `make` returns. Raise `ConfigError`, with a line for each mistake, if it is invalid."""
     try:
         return make()
     except Invalid as error:
@@ -191,18 +197,18 @@ def _checked(make: Callable[[], Write]) -> Write:
 
 def _required(key: int | None) -> int:
     if key is None:
-        raise click.UsageError("an ID is missing; or name a file with --from-csv")
+        raise click.UsageError("give an ID, or name a file with --from-csv")
     return key
 
 
 def _fields(assignments: Sequence[str], file: Any) -> dict[str, Any]:
-    """Return the fields of `--from-json` and `--set`; the latter count where both name one."""
+    """Return the fields from `--from-json` and `--set`. If both name a field, `--set` takes precedence."""
     fields: dict[str, Any] = {}
     wrong: list[str] = []
     for assignment in assignments:
         name, separator, text = assignment.partition("=")
         if not separator or not name:
-            raise click.UsageError(f"--set takes KEY=VALUE, and {name[:40]!r} has no =")
+            raise click.UsageError(f"--set takes KEY=VALUE, but {name[:40]!r} has no =")
         if name in fields:
             raise click.UsageError(f"{name} is set twice")
         fields[name] = None
@@ -221,5 +227,5 @@ def _read_json(file: Any) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise click.UsageError("--from-json needs a file with one JSON object, its keys being names of fields")
+        raise click.UsageError("--from-json needs a file with one JSON object; its keys are names of fields")
     return value
