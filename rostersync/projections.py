@@ -109,7 +109,7 @@ class Keys(msgspec.Struct, frozen=True):
 
 
 class Records(NamedTuple):
-    """The two records of a student: the list record, and the detail if there is one."""
+    """A student's list record, and the detail if there is one."""
 
     listed: Student
     detail: Student | None
@@ -129,7 +129,7 @@ def combine(listed: Student, detail: Student | None, keys: Keys) -> Student:
 
 
 def fetch(listed: Student | None, answer: Student, keys: Keys, *, detail_only: bool = False) -> Records:
-    """Return the two records of a student after a GET response.
+    """Return a student's list record and detail, updated from a GET response.
 
     A response that is older than the list record changes only the detail, because it comes from a lagging server.
 

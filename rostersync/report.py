@@ -33,7 +33,7 @@ class RunKind(enum.StrEnum):
     INCREMENTAL = "incremental"
     FULL = "full"
     GROWTH = "growth"
-    """A full run that may insert any number of students. Only requests have this kind; such a run's kind is `full`."""
+    """A full run that may insert any number of students. Only a request has this kind. Its run has the kind `full`."""
     REFRESH = "refresh"
     """A run that reads single students after a write. It does not make the replica count as fresh."""
 

@@ -1,1 +1,1 @@
-"""The command line: turn the words of a command into one call, and its result into lines and an exit status."""
+"""The command line: turn a command's arguments into one call, and the call's result into lines and an exit status."""

@@ -43,8 +43,7 @@ def command() -> None:
 def token(session: Session, name: str, token_file: Path | None) -> None:
     """Store the token of the source NAME in tokens_dir. An earlier token is replaced.
 
-    The token is read from --token-file if you give one. Otherwise it is asked for on a terminal, or read from standard
-    input if that is not a terminal.
+    Without --token-file, the command reads the token from standard input. If that is a terminal, it asks for the token.
     """
     known = [source.name for source in session.config.sources]
     if name not in known:
@@ -123,8 +122,8 @@ def _write(path: Path, value: Secret) -> None:
 def ready(ctx: click.Context, named: Path | None) -> int:
     """Say what a new installation still lacks: an address or a token. The systemd service does not start without them.
 
-    Exit status: 0 if nothing is missing, 1 if something is. The status is also 0 if the configuration has mistakes, so
-    that the service starts and fails with them.
+    Exit status: 0 if nothing is missing, 1 if something is. The status is also 0 if the configuration is not valid.
+    The service is then started, and fails with the mistakes in its log.
     """
     try:
         lines = _missing(find_config(config_named(ctx, named)))

@@ -35,7 +35,7 @@ def command() -> None:
 def forget_source(session: Session, name: str, dry_run: bool, yes: bool) -> None:
     """Purge every row of a source that is no longer configured, including its history and its runs.
 
-    Only a backup can bring these rows back.
+    These rows can only be restored from a backup.
     """
     if name in {source.name for source in session.config.sources}:
         hint = f"remove the source {name} from {session.path} first"

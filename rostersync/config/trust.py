@@ -18,7 +18,7 @@ SERVICE_USER = "rostersync"
 
 
 def why_not_trusted(path: Path) -> str:
-    """Return why another user may have written or replaced the file at `path`, or "" if none can have."""
+    """Return why another user may have written or replaced the file at `path`, or "" if no other user could."""
     real = path.resolve()
     for place in dict.fromkeys((real, path.absolute().parent, real.parent)):
         if reason := _reason(place, place.stat()):
@@ -27,9 +27,10 @@ def why_not_trusted(path: Path) -> str:
 
 
 def shared_place(path: Path) -> Path | None:
-    """Return the first place where another user could change or replace `path`. Return None if they cannot.
+    """Return the first place where another user could change or replace `path`, or None if there is no such place.
 
-    The places are `path` itself and all folders above it, and the same for each symbolic link among them.
+    The places are `path` itself and all folders above it. If one of them is a symbolic link, the link's target and all
+    folders above the target are checked too.
     """
     path = path.absolute()
     for place, status in _way_to(path):
@@ -43,9 +44,10 @@ def shared_place(path: Path) -> Path | None:
 
 
 def shared_place_of_command(words: Sequence[str]) -> Path | None:
-    """Return the first place where another user could change a command. Return None if they cannot.
+    """Return the first place where another user could change a command, or None if there is no such place.
 
-    The command's program is checked, and each argument that is a file, such as a script.
+    The places are those of `shared_place`, for the command's program and for each argument that is a file, such as a
+    script.
     """
     program = shutil.which(words[0]) or words[0]
     files = [Path(word).absolute() for word in (program, *words[1:]) if os.path.isfile(word)]  # noqa: PTH113 - never raises
@@ -53,7 +55,7 @@ def shared_place_of_command(words: Sequence[str]) -> Path | None:
 
 
 def _way_to(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield the path, each folder above it, and the same for each symbolic link among them."""
+    """Yield the path and each folder above it. If one is a symbolic link, also do this for the link's target."""
     for place in (path, *path.parents):
         if place.is_symlink():
             yield place, place.lstat()

@@ -20,7 +20,7 @@ GRACE = timedelta(hours=1)
 
 @lru_cache(maxsize=4096)  # the daemon asks twice a second for each of its sources
 def fresh_until(schedule: Schedule, success: datetime) -> datetime:
-    """Return when a success stops being fresh: two incremental slots, the jitter and `GRACE` later.
+    """Return when a success stops being fresh: at the second incremental slot after it, plus the jitter and `GRACE`.
 
     So a source is not stale after one missed slot, or after a night or weekend without slots.
     """

@@ -1,6 +1,6 @@
 """Notify systemd about a service of `Type=notify`, by the protocol of sd_notify(3).
 
-In a process that is not such a service, nothing is sent and there is no watchdog.
+If systemd did not start the process as a service, nothing is sent and there is no watchdog.
 """
 
 from __future__ import annotations

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 JSON = "application/json"
 
 SPARE_ROWS = 20
-"""How many more rows a page may have than were requested, or than its meta says. Some serializers repeat rows."""
+"""How many rows a page may have beyond the number that was requested or that its meta says.
+
+Some serializers repeat rows.
+"""
 
 _MAY_BE_TOO_MANY = {400, 422, None}
 """The statuses that may mean that we requested too many rows. None means that the response was too large."""
@@ -166,7 +169,7 @@ def _read_page(reply: Reply, number: int, per_page: int, *, of_deleted: bool, ch
     if len(page.listed) > most + SPARE_ROWS:
         raise Malformed(f"{len(page.listed):,} records on a page of {most:,}")
     if number == 1 and page.others and per_page > Endpoints.safe_per_page and len(reply.body) > MAX_BYTES / 2:
-        raise TooLarge("the first page is so large that another one may be too large")
+        raise TooLarge("the first page is so large that a later page may exceed the limit")
     return page if page.listed or number == 1 else None
 
 

@@ -54,7 +54,7 @@ def _seconds_until(text: str | None, now: datetime) -> float | None:
     """Return the seconds from `now` to the time in a header, or None if the header cannot be read.
 
     The header may be a number of seconds, an epoch in seconds or milliseconds, an HTTP date, or ISO 8601, which is UTC
-    if it has no offset. We believe that ManageBac sends `2026-03-01 07:30:15 UTC`.
+    if it has no offset. ManageBac probably sends `2026-03-01 07:30:15 UTC`.
     """
     text = (text or "").strip()
     try:

@@ -120,7 +120,7 @@ def stamp(head: Head) -> datetime | None:
 
 
 def decode_record(text: bytes, check: Callable[[], None] = lambda: None) -> Row:
-    """Return the student in a record that is JSON text, or the reason why it was rejected.
+    """Decode a record from JSON text. Return the student, or the reason why the record was rejected.
 
     If the record cannot be decoded, only its head is read. The result then has the id, and a deletion stays a deletion.
     `check` is called before the slow way, which is needed if the record is not as documented.
@@ -142,7 +142,7 @@ def _refuse(text: bytes, reason: str) -> Row:
 
 
 def decode_student(record: Any) -> Row:
-    """Return the student that a JSON value describes, or the reason why it was rejected.
+    """Return the student that a JSON value describes, or the reason why the value was rejected.
 
     * null counts as missing, and a `password` is dropped.
     * If a date or timestamp cannot be read, its field is None, and the text is kept in `extra`.

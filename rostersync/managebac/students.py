@@ -64,7 +64,7 @@ class StudentList(Iterator[Student]):
 
     @property
     def total_count(self) -> int:
-        """The number of students on all pages. This requests a page if none has been read yet."""
+        """The number of students on all pages. If no page has been read yet, this requests one."""
         return self._first().total_count
 
     @property
@@ -178,8 +178,8 @@ class Students:
             status: "enrolled", "withdrawn" or "graduated". None: any status.
             modified_since: Only students modified since this time, which must have a time zone. v2p3 includes the time
                 itself; v2p1 does not document this. A deletion is not a modification.
-            deleted_since: Only students deleted since this time, which must have a time zone. It is not documented
-                what such a record contains: rely on `id` only.
+            deleted_since: Only students deleted since this time, which must have a time zone. The fields
+                of these records are not documented: rely on `id` only.
             year_group_ids: Only students of these year groups.
             homeroom_advisor_ids: Only students of these homeroom advisors.
             q: Only students whose name, e-mail address or student_id matches. None or "": no search.
@@ -211,8 +211,8 @@ class Students:
     def get(self, key: int, /) -> Student:
         """Return one student, who may be archived.
 
-        We believe that the API responds to the id of a deleted student with 404, which raises `NotFound`. If it
-        responds with a record instead, its `deleted_at` is set. ::
+        For the id of a deleted student the API probably responds with 404, which raises `NotFound`. If it responds
+        with a record instead, `deleted_at` is set in the record. ::
 
             api.students.get(2054).homeroom_advisor_id
 

@@ -148,7 +148,7 @@ class Transport:
             absent_ok: Whether `read` also accepts a 404 or 410. Default: False, so that these raise an error.
 
         Raises:
-            OutcomeUnknown: A write failed in such a way that it may have been carried out.
+            OutcomeUnknown: A write failed, but the server may have carried it out.
             OutOfTime: The deadline has passed, or the wait before a retry would exceed it.
             ApiError: The last attempt failed with this error.
             Stopped: The process was asked to end.

@@ -61,7 +61,7 @@ Auth = Literal["header", "parameter"]
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": f"rostersync/{__version__}"}
 
 ABSENT = frozenset({404, 410})
-"""The statuses that may mean that something does not exist, or does not exist any more."""
+"""The statuses that may mean that something does not exist, or no longer exists."""
 
 _READ = ABSENT | {200, 201, 400, 422}  # the bodies of other responses are not needed
 

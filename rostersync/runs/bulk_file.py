@@ -188,7 +188,7 @@ def _cells(row: Sequence[str], header: Sequence[str]) -> dict[str, str]:
 
 
 def _key(cells: dict[str, str], seen: Mapping[int, int]) -> int:
-    """Take the id out of the cells of a line. Raises `ValueError` if it is not valid, or if a line before has it."""
+    """Remove and return a line's id. Raises `ValueError` if it is not valid, or if an earlier line has the same id."""
     text = unguarded(cells.pop("id", ""))
     try:
         key = int(text) if text.isascii() and text.isdigit() else 0

@@ -2,7 +2,7 @@
 
 A spreadsheet runs a formula in an exported cell with the rights of the user who opens the file. As is usual, we put an
 apostrophe in front of such a cell, which makes it plain text. Some spreadsheets take semicolons or tabs as separators,
-and split one of our cells into several. So each part after such a separator is guarded like a cell.
+and split one of our cells into several. So each part after a semicolon or tab is guarded like a cell.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def unguarded(text: str) -> str:
 
 
 def csv_line(values: Iterable[Any], *, raw: bool = False) -> str:
-    """Return a line of CSV with guarded cells. With `raw`, cells that look like formulas stay as they are."""
+    """Return a line of CSV with guarded cells. With `raw`, cells that look like formulas are not guarded."""
     return ",".join(_quoted(_text(value, raw=raw)) for value in values) or '""'
 
 

@@ -297,7 +297,7 @@ class Executor:
 
 
 def _require_open(so_far: requests.Progress) -> None:
-    """Raise `RequestFailed` if the request has failed or was withdrawn, so that no run will be made for it."""
+    """Raise `RequestFailed` if the request has failed or was withdrawn, so that no run will be started for it."""
     if so_far.state == "failed":
         raise RequestFailed(so_far.error or "the run failed", so_far.hint or "")
     if so_far.state == "withdrawn":
@@ -307,7 +307,7 @@ def _require_open(so_far: requests.Progress) -> None:
 def dry_run(
     url: str, request: RunRequest, progress: ProgressCallback, *, clock: Clock, policy: SyncPolicy, connect: Connect
 ) -> RunReport:
-    """Make a run without its commit and without the lock, and leave no trace in the database at `url`."""
+    """Do a run that commits nothing and takes no lock. The database at `url` does not change."""
     with unchanged_database(url, request.source) as (connection, stage), connect(request.source) as api:
         run = Run(request.source, connection, stage, api, policy=policy, clock=clock, progress=progress, commit=None)
         return run.execute(request)

@@ -1,8 +1,8 @@
 """A program that starts a hook and stays the ancestor of every process that the hook starts.
 
-On Linux, if the parent of such a process ends, the process becomes a child of this program, even if it has its own
-session. So all of them are descendants of this program while it lives, and `hooks` can kill them. It is a separate
-program that imports no module of rostersync, so it starts within hundredths of a second and holds no secret.
+On Linux, if the parent of one of these processes ends, the process becomes a child of this program, even if the process
+has its own session. So all of these processes are descendants of this program while it runs, and `hooks` can kill them.
+This program imports no module of rostersync, so it starts within hundredths of a second and holds no secret.
 
 Usage: `keeper.py FD COMMAND...`. FD is one end of a socket pair. The program writes `status N` or `errno N` to it, and
 after a `status` it waits until the other end is closed.

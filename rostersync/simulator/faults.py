@@ -1,7 +1,8 @@
-"""Faults between a client and the API, for tests to play.
+"""Faults between a client and the API, for tests to simulate.
 
-A fault is a function from an `Exchange` to a `Response`. It may answer by itself, or spoil the true answer, which
-`exchange.proceed()` returns. A `Match` is a function that returns whether a fault affects a request.
+A fault is a function from an `Exchange` to a `Response`. It may return its own response, or call
+`exchange.proceed()` and damage the real response. A `Match` is a function that returns whether a fault affects a
+request.
 """
 
 from __future__ import annotations

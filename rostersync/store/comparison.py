@@ -33,7 +33,7 @@ _JOINED = (
 VERDICT = case(
     (staged.c.rejected.is_not(None), "quarantined"),
     (or_(staged.c.deleted_at.is_not(None), answers.c.answer == "gone"), "ignored"),
-    (answers.c.answer == "unclear", "unchanged"),  # neither life nor absence is proved: the student stays as stored
+    (answers.c.answer == "unclear", "unchanged"),  # it is unknown whether the student is gone
     (student.c.id.is_(None), "inserted"),
     (student.c.deleted_at.is_not(None), "restored"),
     (or_(student.c.content_hash != staged.c.content_hash, details.c.renewed), "updated"),
@@ -70,9 +70,9 @@ _TWICE = _OURS.group_by(student.c.id).having(func.count() > 1).order_by(student.
 
 @cache
 def _differing() -> Select[Any]:
-    """Return the query for living students with stored columns that differ from the staged ones.
+    """Return a query for the living students whose stored and staged columns differ.
 
-    It is made at first use, because only `verify` needs it.
+    The query is built when it is first used, because only `verify` needs it.
     """
     both = (table.c[name] for table in (student, records) for name in NAMES)
     pairs = judged(*both, verdicts=("updated", "unchanged"))
@@ -94,7 +94,7 @@ class Comparison(Statements):
             yield [(student_of(row, 1), student_of(row, 1 + len(NAMES))) for row in rows]
 
     def missing(self) -> Iterator[list[int]]:
-        """Yield in chunks the ids that are staged as living, and that the replica does not have as living."""
+        """Yield in chunks the ids of students who are staged as living, but not stored as living."""
         return self._ids(_MISSING, staged)
 
     def stored_twice(self) -> list[int]:

@@ -114,9 +114,9 @@ def require_privileges(connection: Connection) -> None:
 
 
 def require_names(connection: Connection, views: list[str]) -> None:
-    """Raise `StoreError` if one of these names belongs to something other than a view of ours.
+    """Raise `StoreError` if one of these names belongs to an object other than our view.
 
-    A reader would mistake such an object for our view.
+    A reader would mistake that object for our view.
     """
     if taken := list(connection.execute(_TAKEN, {"names": views}).scalars()):
         hint = "let an administrator drop or rename the objects that do not belong to rostersync"

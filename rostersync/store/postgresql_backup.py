@@ -88,7 +88,7 @@ class _Entry(NamedTuple):
     name: str
 
     def is_of_tables(self, place: str) -> bool:
-        """Return whether it makes or fills a table of ours, which are in the schema `place`."""
+        """Return whether the entry creates or fills one of our tables. `place` is the schema of our tables."""
         tables = _TABLES if place == SCHEMA else tuple(own_schema.EARLIER_TABLES)
         if self.place != place or self.kind == "ACL":
             return False
@@ -215,7 +215,8 @@ class PostgresqlBackup:
         if not missing:
             return []
         roles = ", ".join(sorted(missing))
-        return [f"these roles can read in the backup, but do not exist here: {roles}; create them, then: grant-reader"]
+        hint = "create them, then: grant-reader"
+        return [f"these roles have read access in the backup, but do not exist here: {roles}; {hint}"]
 
 
 def _place_of_tables(entries: list[_Entry]) -> str:

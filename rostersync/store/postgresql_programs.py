@@ -1,7 +1,7 @@
 """The programs `pg_dump` and `pg_restore`: finding them, running them, and reporting their errors.
 
 They get the parameters of the connection as environment variables, because every user of the machine can read the
-arguments of a process. They get no other variables of ours, so no token.
+arguments of a process. They get none of our other environment variables, so they get no token.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def way_to_server(url: str) -> tuple[dict[str, str], list[str]]:
 def running(command: list[str], failure: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program while the block runs, and wait until it ends. If the block raises, kill the program.
 
-    Raises `StoreError` if the program fails. Its message is `failure` and the first line that the program printed.
+    Raises `StoreError` if the program fails. The error's message consists of `failure`, the program's name,
+    and the first line of the program's error output. If that is empty, the message has the exit status instead.
     """
     with tempfile.TemporaryFile() as errors:
         options = {"stdin": subprocess.DEVNULL, "env": _environment(), **options}

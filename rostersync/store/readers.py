@@ -39,8 +39,9 @@ SELECT name FROM unnest(CAST(:names AS text[])) WITH ORDINALITY v (name, place)
                   AND has_table_privilege(r.oid, :schema || '.' || name, 'SELECT'))
  ORDER BY place
 """)
-# MEMBER includes roles that the role must switch to by SET ROLE, or can make itself a member of. A privilege on a table
-# counts even if the role cannot use the schema, because PostgreSQL still shows the role the statistics of the table.
+# MEMBER also finds roles whose privileges the role does not inherit, but can get by SET ROLE, or by granting itself a
+# membership. A privilege on a table counts even if the role cannot use the schema, because PostgreSQL still shows
+# the role the statistics of the table.
 _REACH_TABLES = text("""
 SELECT format('%s (%s)', rolname, how) FROM (
   SELECT rolname, CASE
@@ -81,8 +82,8 @@ def grant(connection: Connection, role: str, views: Sequence[str] = ()) -> list[
         views: Names from `NAMES`. Default: empty, which means all.
 
     Raises:
-        ConfigError: The role does not exist, has the rights of an owner of our objects, or can reach the tables
-            regardless of grants.
+        ConfigError: The role does not exist, has the rights of a role that owns our tables or views, or can reach the
+            tables regardless of grants.
         StoreError: An administrator must first let the role connect or use the schema. The hint has the statements.
 
     """
@@ -100,8 +101,8 @@ def grant(connection: Connection, role: str, views: Sequence[str] = ()) -> list[
 def revoke(connection: Connection, role: str) -> list[str]:
     """Revoke all privileges of `role` on our objects, and return the views that it can still read.
 
-    Call it inside a transaction. Raises `ConfigError` if the role does not exist, or has the rights of an owner of our
-    objects.
+    Call it inside a transaction. Raises `ConfigError` if the role does not exist, or has the rights of a role that owns
+    our tables or views.
     """
     _withdraw(connection, _known(connection, role))
     return readable(connection, role)
@@ -115,7 +116,7 @@ def readable(connection: Connection, role: str) -> list[str]:
 def _known(connection: Connection, role: str) -> str:
     """Return the quoted name of a role.
 
-    Raises `ConfigError` if the role does not exist, or has the rights of an owner of our objects.
+    Raises `ConfigError` if the role does not exist, or has the rights of a role that owns our tables or views.
     """
     quoted: str | None = connection.scalar(_ROLE, {"role": role})
     if quoted is None:

@@ -136,8 +136,8 @@ class SqliteBackup:
     def _replace(self, sources: Iterable[str]) -> list[str]:
         """Put the copy in the place of a database that is missing or damaged; the damaged files are moved aside.
 
-        The journals go first. If we were killed between two files, SQLite would play journals without their database
-        into the next one.
+        The journals are moved first. If the database were moved first and the process were then killed, SQLite would
+        replay the journals into the next database at this path.
         """
         with continuity.undisturbed(None, self._path, sources, self._clock.now()):
             self._prepare(None)

@@ -86,7 +86,7 @@ _HEALTH = {dialect: _health_query(dialect) for dialect in ("sqlite", "postgresql
 
 
 def health(connection: Connection) -> list[Health]:
-    """Return the health of every source in the database, sorted by name, even if it is not configured any more."""
+    """Return the health of every source in the database, sorted by name, even if it is no longer configured."""
     with connection.begin():
         return [Health(**row) for row in connection.execute(_HEALTH[connection.dialect.name]).mappings()]
 

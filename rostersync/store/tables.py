@@ -178,7 +178,7 @@ held_removal = Table(
     Column("deleted_at", Timestamp),
 )
 
-# A request for a run. Its state is `pending`, `taken`, `done`, `withdrawn` (no process waits for it any more), or
+# A request for a run. Its state is `pending`, `taken`, `done`, `withdrawn` (no process waits for it), or
 # `failed` (no run was recorded for it).
 run_request = Table(
     "run_request",

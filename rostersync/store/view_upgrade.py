@@ -2,11 +2,11 @@
 
 To change a view, edit `views` and add a migration, even an empty one if no table changes. On PostgreSQL, a view with
 the same definition is not touched. A view that only gets columns at its end is replaced. In both cases, objects that
-depend on the view stay. A view that loses, renames or retypes a column is dropped and created again, with its owner and
-its grants. If another object depends on such a view, the upgrade stops and is rolled back.
+depend on the view are kept. A view that loses, renames or retypes a column is dropped and created again, with its owner
+and its grants. If another object depends on a view that must be dropped, the upgrade stops and is rolled back.
 
 An upgrade that removes PostgreSQL's statistics (`column_statistics`) makes the views read no table until it ends.
-Objects that depend on the views stay then, too.
+Objects that depend on the views are kept then, too.
 
 Otherwise the views exist during the migrations, and neither database drops or retypes a column that a view reads. A
 migration that does this must first call `drop_views(op.get_bind(), "sync_run", ...)` with every view that reads the
@@ -193,9 +193,9 @@ def _lock(connection: Connection, view: View, access: Access) -> None:
 
 
 def _detach(connection: Connection, name: str) -> None:
-    """Make a view read no table until it is replaced.
+    """Redefine a view so that it reads no table until it is replaced.
 
-    So columns can be retyped, and objects that depend on the view stay.
+    Then the types of the tables' columns can be changed, and objects that depend on the view need not be dropped.
     """
     columns = connection.execute(_NULLS, {"name": f"{OF_VIEWS}.{name}"}).scalar_one()
     _run(connection, f"CREATE OR REPLACE VIEW {OF_VIEWS}.{name} {BARRIER} AS SELECT {columns} WHERE false")

@@ -11,7 +11,8 @@ which keys lists and GET serve, and decides which students to ask GET for.
   stored detail. It asks for at most `budget` students, those who wait longest first. With the rest of the budget it
   reads details again that are older than a week, because a change of such a key may not change `updated_at`.
 
-An answer other than a living student proves nothing here. The student stays as listed, and a later run asks again.
+An answer other than a living student proves nothing here. The staged student does not change, and a later run asks
+GET again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The limits beyond which a run does not believe what it read: on removals, undecodable records and new students."""
+"""Limits on removals, undecodable records and new students, above which a run does not trust what it read."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def check_growth(inserted: int, live: int) -> None:
     """Raise `RunFailed` if a run would insert far more students than are known.
 
     Args:
-        inserted: The number of students whom the run would insert.
+        inserted: The number of students that the run would insert.
         live: The number of living students in the replica. If it is 0, as before the first run, any number is accepted.
 
     """

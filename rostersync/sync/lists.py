@@ -6,22 +6,22 @@ order, and no page says what the others held. So the same rule applies to the ro
 
 * If a page has as many distinct records as its `total_count`, it is the whole list, and the list is clean.
 * A reading fetches all pages once. It is steady if every page gave the same `total_count` and `per_page`, and the pages
-  together brought exactly `total_count` records and none of them twice. A page without `per_page` agrees with the
+  together had exactly `total_count` records and none of them twice. A page without `per_page` agrees with the
   others, because the proof below does not need it. If the first page names no `total_pages`, the number follows from
   its `total_count` and the number of its rows.
-* A list is clean if the reading after a steady one brings all ids of the steady one again. That second reading need not
+* A list is clean if the reading after a steady one finds all ids of the steady one again. That second reading need not
   be steady. The result is dated from the start of the steady reading, so the next run reads later changes again.
-* If a page has the same ids and stamps as the page with the same number in the steady reading, it brings the same rows.
-  They are not staged again.
+* If a page has the same ids and stamps as the page with the same number in the steady reading, it has the same rows.
+  These rows are not staged again.
 
 Why no student is lost: Suppose that X is in the list the whole time, and that a steady reading of T records misses X.
 When the server made the last of these pages, the list had T records, and X was one of them. So one of the T records
-that were read had left the list by then. Call it Y. The next reading does not bring Y, and the list is not clean,
-unless Y has come back. In the roster this means that Y was deleted and restored within two readings.
+that were read had left the list by then. Call this record Y. If Y has not come back, the next reading misses Y, so the
+list is not clean. If Y of the roster has come back, Y was deleted and restored within two readings.
 
 The proof needs no order, no other feed and no clock. It does need all pages to show one list that only moves forward in
 time. So it can fail if read replicas lag by different times, or if a record comes back as Y does. A later full run
-brings X back.
+restores X.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class ListReader:
         rows, alike, same = 0, True, []
         digests: dict[int, bytes | None] = {}
         for page in chain([first], () if first.whole else self._api.pages(query, first.others)):
-            if page is None:  # the list has become shorter, and has no such page any more
+            if page is None:  # the list has become shorter, and this page no longer exists
                 alike = False
                 continue
             rows += len(page.listed)

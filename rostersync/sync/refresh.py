@@ -1,7 +1,7 @@
 """Fetch single students by id after they were written (a refresh). A refresh proves that students live, never absence.
 
-A student who is not found stays as stored until a run that reads lists, because a refresh does not check whether GET
-works, and does not limit removals.
+If GET does not find a student, the stored student does not change until a run reads lists, because a refresh does not
+check whether GET works, and does not limit removals.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Fetched(NamedTuple):
 
 
 def fetch(api: Api, stage: Stage, ids: Sequence[int]) -> Fetched:
-    """Stage students: from list requests if these show them alive, and otherwise from GET."""
+    """Stage students: from list requests if these return them as living, and otherwise from GET."""
     fetch_again(api, stage, ids)
     ask(api, stage, stage.unproved_restores())
     fetched = Fetched(stage.unclear().total, sum(len(chunk) for chunk in stage.gone_ids()))

@@ -29,9 +29,10 @@ NAMED = ("listed", "marked", "proved")
 """Why a student is a candidate: the deleted feed lists them, their row has `deleted_at`, or GET says they are gone."""
 
 SWEPT = ("left", "marked", "proved", "unseen")
-"""The reasons after a clean roster. A student who is missing from the roster is a candidate.
+"""The reasons after a clean roster. A student who is missing from the roster is a candidate, too.
 
-A student whom the deleted feed lists is one only if the roster does not show them, or if GET says they are gone.
+If the deleted feed lists a student, the student is a candidate only if the roster does not contain the student, or if
+GET says that the student is gone.
 """
 
 Plan = list[tuple[int, str, "datetime | None"]]
@@ -71,8 +72,8 @@ class Removals:
     def settle(self, kind: RunKind, *, sweep: bool, plan: Plan | None) -> RemovalOutcome:
         """Find out which candidates are gone and may be removed. The stage keeps these, and the candidates to hold.
 
-        `sweep` says whether absence from the roster makes a candidate. `plan` is the approved plan, None without an
-        approval. Raises `ApiError` if the API does not answer a list request.
+        `sweep` says whether a student who is absent from the roster becomes a candidate. `plan` is the approved plan,
+        None without an approval. Raises `ApiError` if the API does not answer a list request.
         """
         stage = self._stage
         # 1. Candidates are students stored as living who have left according to the deleted feed, a `deleted_at`, GET
@@ -83,24 +84,24 @@ class Removals:
         planned = self._add_plan(plan)
         if not (stage.count_removals() or stage.absence_unconfirmed):
             return RemovalOutcome()  # nearly every run ends here: no student has left
-        # 2. A list request by ids shows which candidates are alive after all, many of them at once.
+        # 2. Find out by list requests with many ids which candidates are alive after all.
         self._drop_the_living()
         if kind is RunKind.INCREMENTAL:
             ask(self._api, stage, stage.stale())  # the list request may have returned old rows
             stage.collect_removals("proved")
         # 3. The guard counts the removals that are not in the plan. If there are too many, they are held without proof.
         reason = self._guard(stage.count_removals(planned=False))
-        # 4. GET must say of each remaining candidate that they are gone. Otherwise the student stays as stored.
+        # 4. GET must confirm that each remaining candidate is gone. Otherwise the stored student does not change.
         self._prove(planned=True)
         if not reason:
             self._prove(planned=False)
-        # 5. The control: GET must have returned a living student since it last called one gone. If the school has no
-        #    living student at all, an approval replaces the control for the removals that it covers. Otherwise this run
-        #    does not believe GET about any student who is said to be gone.
+        # 5. The control: GET must have returned a living student since it last reported one as gone. If the school
+        #    has no living student at all, an approval replaces the control for the removals that it covers. Otherwise
+        #    this run does not trust GET about any student who is gone according to GET.
         if not self._endpoint_works():
             reason = reason or "no living student could be fetched to confirm that the endpoint works"
             stage.reject_absence_proofs(keep_plan=plan is not None and not stage.controls(1))
-        # 6. Ask GET again for each student whom it called gone. The last answer counts.
+        # 6. Ask GET again for each student that it reported as gone. The last answer counts.
         ask(self._api, stage, stage.gone_ids())
         stage.drop_disproved()
         return self._outcome(planned, reason)
@@ -113,7 +114,7 @@ class Removals:
         return [key for ids in self._stage.removals(planned=True) for key in ids]
 
     def _drop_the_living(self) -> None:
-        """Drop the candidates whom a list request by ids shows alive."""
+        """Drop the candidates that a list request by ids returns as living."""
         for chunk in self._stage.removals(proved=False):
             self._stage.drop_living_candidates(stage_living(self._api, self._stage, chunk))
 
@@ -123,7 +124,7 @@ class Removals:
         self._stage.drop_disproved()
 
     def _endpoint_works(self) -> bool:
-        """Return whether GET has returned a living student since it last called one gone. If not, try some now."""
+        """Return whether GET returned a living student after it last reported one as gone. If not, ask for some now."""
         if not self._stage.absence_unconfirmed:
             return True
         answers = (answer for _, answer in self._api.answers(self._stage.controls(CONTROLS)))

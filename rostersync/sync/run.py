@@ -65,7 +65,7 @@ class CrawlResult(msgspec.Struct, frozen=True):
     replaces: bool
     """Whether one of the old watermarks lies in the future. If so, the new ones replace both."""
     swept: bool = False
-    """Whether absence from the roster makes a candidate for removal.
+    """Whether a student who is absent from the roster becomes a candidate for removal.
 
     The roster must be clean and not empty, and each of its records must have a readable id.
     """
@@ -237,9 +237,10 @@ class Run:
     def _reconcile(self, crawl: CrawlResult, request: RunRequest) -> runs.RunResult:
         """Answer every question that the stage raises, and return what the run will write."""
         stage = self._stage
-        # Restores need proof, and so do newcomers whom the deleted feed lists as well. If both lists show a student who
-        # is stored as living, that student becomes a candidate for removal, but not after a clean roster. If a student
-        # left after the roster was read, the next run will see that, because its deleted feed begins with this roster.
+        # Restores need proof. Newcomers need proof only if the deleted feed lists them. A student who is in both lists
+        # and stored as living becomes a candidate for removal, but not after a clean roster.
+        # If a student left after the roster was read, the next run sees the deletion, because its deleted feed begins
+        # at the time of this roster.
         ask(self._api, stage, stage.unproved_restores())
         ask(self._api, stage, stage.unproved_newcomers())
         if crawl.kind is RunKind.INCREMENTAL:

@@ -87,8 +87,8 @@ def _unknown(stage: Stage) -> str | None:
 def _compare(stage: Stage, comparison: Comparison, api: Api, state: SourceState) -> Iterator[list[Difference]]:
     """Yield the differences in chunks, including the pending ones.
 
-    The proofs come first, as in a run. A student whom GET shows alive is compared like a listed one. A student who is
-    stored as deleted and listed as living counts as deleted if GET says that they are gone.
+    The proofs come first, as in a run. A student that GET returns as living is compared like a listed student. If a
+    student is stored as deleted and listed as living, the student counts as deleted if GET says that they are gone.
     """
     stage.collect_removals(*(NAMED if stage.received().without_id else SWEPT))
     ask(api, stage, chain(stage.removals(proved=False), stage.unproved_restores()))

@@ -50,7 +50,7 @@ INTRODUCTION = """# Performance
 This page compares the cost of rostersync with two baselines: the bare limit, and the script that one would usually
 write. `./dev bench --write` wrote this page and its picture. Each figure is the median of {repeat} runs. Each run is a
 separate process, and the programs take turns. Compare the ratios. The seconds depend on the machine and the time
-({machine}). The [glossary](glossary.md) explains the words of the trade.
+({machine}). The [glossary](glossary.md) explains the terms.
 
 Every program asks for {per_page} students per page, which is the default of `sync.per_page`. The server served
 {pages:,.0f} such pages per second to a program that only fetched them.

@@ -255,7 +255,7 @@ class StagedDetails(Statements):
     # Combining -----------------------------------------------------------------------------------------------
 
     def combine(self, keys: Keys, *, settled_before: datetime | None, now: datetime, everybody: bool) -> None:
-        """Stage the combined record of each student whom GET has returned, or who has a stored detail.
+        """Stage the combined record of each student that GET has returned or that has a stored detail.
 
         Args:
             keys: Which keys lists and GET serve.

@@ -208,7 +208,7 @@ def _not_in_question(key: ColumnElement[int]) -> ColumnElement[bool]:
 def _surest_first(key: ColumnElement[int]) -> ColumnElement[int]:
     """Return a sort key by how certain it is that a student lives.
 
-    First come the students whom GET has returned, then those in a list, then the rest.
+    The first are the students that GET has returned. Students from a list follow, and then all other students.
     """
     return case((answered(key, "alive"), 0), (exists().where(staged.c.id == key, ALIVE), 1), else_=2)
 

@@ -223,8 +223,8 @@ class Stage(Statements):
     def put_detail(self, key: int, answer: Answer) -> bool:
         """Stage the answer of GET to a request for a student's detail. Return whether it has the detail.
 
-        An answer other than a living student proves nothing here. The student stays as listed, and a later run asks
-        again.
+        An answer other than a living student proves nothing here. The staged student does not change, and a later run
+        asks GET again.
         """
         if is_alive(answer) and isinstance(answer, Student):
             self._note(key, "detail", record=encode(answer))
@@ -246,11 +246,11 @@ class Stage(Statements):
         return UnclearCounts(*chain.from_iterable(self._rows(q.UNCLEAR, tables.answers)))
 
     def reject_absence_proofs(self, *, keep_plan: bool) -> None:
-        """Stop believing GET about students whom it called gone.
+        """Stop trusting GET about students who are gone according to GET.
 
-        If such a student is not a candidate for removal, the answer becomes unclear, so the student stays as stored.
-        The caller must hold the candidates. Without `keep_plan`, candidates of the approved plan no longer count as
-        planned, so they are held as well.
+        For each of these students who is not a candidate for removal, the answer of GET becomes unclear, so the stored
+        student does not change. The caller must hold the candidates. Without `keep_plan`, candidates of the approved
+        plan no longer count as planned, so they are held as well.
         """
         self._do(q.REJECT_OTHERS, tables.answers)
         if not keep_plan:
@@ -275,7 +275,7 @@ class Stage(Statements):
         return len(self._stale)
 
     def unproved_newcomers(self) -> Iterator[list[int]]:
-        """Yield in chunks the ids that a list shows alive and that the deleted feed has, too.
+        """Yield in chunks the ids that are in the deleted feed, and that another list reports as living.
 
         Students who are stored as living are left out.
         """
@@ -311,18 +311,19 @@ class Stage(Statements):
         return self._count(q.count_removals(planned), tables.removals)
 
     def drop_disproved(self) -> None:
-        """Drop the candidates about whom GET has answered alive or unclear. Candidates without an answer stay."""
+        """Drop the candidates for whom the answer of GET is alive or unclear. Keep candidates without an answer."""
         self._do(q.DROP_DISPROVED, tables.removals)
 
     def drop_living_candidates(self, ids: Iterable[int]) -> None:
-        """Drop the candidates with these ids, whom a list has shown alive."""
+        """Drop the candidates with these ids, because a list reports them as living."""
         self._do(q.DROP_LIVING, tables.removals, ids=list(ids))
 
     def controls(self, limit: int) -> list[int]:
         """Return the ids of at most `limit` living students who can serve as controls.
 
-        Candidates are left out, and so are students about whom GET has answered gone or unclear. The students who most
-        certainly live come first. If no stored student qualifies, the result has received students.
+        Candidates for removal are left out, and also students for whom the answer of GET is gone or unclear. The
+        students who are most likely to be alive come first. If no stored student qualifies, the result has students
+        that the run has received.
         """
         stored = self._rows(q.STORED_CONTROLS, at_most=limit)
         return [row[0] for row in stored or self._rows(q.NEW_CONTROLS, tables.staged, at_most=limit)]
