@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +55,7 @@ PATIENCE = timedelta(seconds=10)
 """How long a command waits for whoever syncs the source to store what it has written."""
 
 
-@dataclass(frozen=True, slots=True)
-class WriteOptions:
+class WriteOptions(msgspec.Struct, frozen=True):
     """What the options of a write say: on which source, whether only to show it, whether to ask, and how to tell."""
 
     session: Session
