@@ -12,14 +12,15 @@ import re
 import subprocess
 import tempfile
 from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import IO, TYPE_CHECKING, BinaryIO
 
+import msgspec
 from sqlalchemy import text
 
 from rostersync.errors import StoreError
 from rostersync.store import column_statistics, continuity, own_schema, schema
 from rostersync.store.continuity import NOTHING_USED
-from rostersync.store.engine import open_engine, past_sqlalchemy, writing
+from rostersync.store.engine import open_engine, past_sqlalchemy, run_verbatim, writing
 from rostersync.store.files import copy
 from rostersync.store.own_schema import OF_VIEWS, SCHEMA
 from rostersync.store.postgresql_programs import find, running, way_to_server
@@ -78,7 +79,7 @@ def write(url: str, file: BinaryIO, progress: ProgressCallback) -> None:
         copy(process.stdout, file, lambda done: progress(f"{done >> 20} MB", 0, 0))
 
 
-class _Entry(NamedTuple):
+class _Entry(msgspec.Struct, frozen=True):
     """A line of the list that a dump begins with; `name` is that of a table, sequence, index or view."""
 
     line: str
@@ -209,7 +210,7 @@ class PostgresqlBackup:
                 missing.add(role)
                 continue
             with suppress(StoreError), connection.begin_nested():  # a grant on a column that is no more
-                connection.exec_driver_sql(statement[0], execution_options={"no_parameters": True})
+                run_verbatim(connection, statement[0])
         if not missing:
             return []
         roles = ", ".join(sorted(missing))

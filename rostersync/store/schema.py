@@ -5,8 +5,9 @@ from __future__ import annotations
 import enum
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from sqlalchemy import inspect, text
 
 from rostersync.errors import NoDatabase, SchemaOutdated, SchemaTooNew, StoreError
@@ -98,7 +99,7 @@ def require_known(found: str | None, what: str) -> str:
     return found
 
 
-class Step(NamedTuple):
+class Step(msgspec.Struct, frozen=True):
     """A migration. `locks_readers`: on PostgreSQL, readers of the views wait from it until the upgrade ends."""
 
     revision: str

@@ -19,10 +19,12 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 from sqlalchemy import text
 
 from rostersync.errors import StoreError
 from rostersync.store import column_statistics, own_schema
+from rostersync.store.engine import run_verbatim
 from rostersync.store.own_schema import OF_VIEWS
 from rostersync.store.views import BARRIER, VIEWS, create_view, describe_view, placed
 
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from rostersync.store.views import View
 
 
-class _Form(NamedTuple):
+class _Form(msgspec.Struct, frozen=True):
     """What PostgreSQL has stored of a view: its query, its options, and name, type and collation of each column."""
 
     query: str
@@ -52,7 +54,7 @@ class _Grant(NamedTuple):
     grantable: bool
 
 
-class Access(NamedTuple):
+class Access(msgspec.Struct, frozen=True):
     """Who may do what with a view or a table; `owner` is quoted."""
 
     owner: str
@@ -159,7 +161,7 @@ def drop_views(connection: Connection, *names: str) -> None:
     if schema:
         require_no_dependents(connection, [f"{schema}{name}" for name in names], ", ".join(names))
     for name in names:
-        _run(connection, f"DROP VIEW IF EXISTS {schema}{name}")
+        run_verbatim(connection, f"DROP VIEW IF EXISTS {schema}{name}")
 
 
 def require_no_dependents(connection: Connection, names: list[str], what: str) -> None:
@@ -187,13 +189,13 @@ def _lock(connection: Connection, view: View, access: Access) -> None:
     A reader locks a view and then its tables. If migrations locked the tables, and only then the view was replaced, the
     two could wait for each other. LOCK would take the tables as well; this changes nothing and takes the view alone.
     """
-    _run(connection, f"ALTER VIEW {placed(view)} OWNER TO {access.owner}")
+    run_verbatim(connection, f"ALTER VIEW {placed(view)} OWNER TO {access.owner}")
 
 
 def _detach(connection: Connection, name: str) -> None:
     """Let a view read no table until it is replaced, so that columns can be retyped and what depends on it stays."""
     columns = connection.execute(_NULLS, {"name": f"{OF_VIEWS}.{name}"}).scalar_one()
-    _run(connection, f"CREATE OR REPLACE VIEW {OF_VIEWS}.{name} {BARRIER} AS SELECT {columns} WHERE false")
+    run_verbatim(connection, f"CREATE OR REPLACE VIEW {OF_VIEWS}.{name} {BARRIER} AS SELECT {columns} WHERE false")
 
 
 def _upgrade(connection: Connection, access: dict[str, Access]) -> None:
@@ -227,7 +229,7 @@ def _planned(connection: Connection, view: View) -> _Form:
     The same server writes both forms out, so they differ only if the views do, whoever made the stored one.
     """
     with connection.begin_nested() as trial:
-        _run(connection, f"CREATE TEMPORARY VIEW {_TRIAL} {BARRIER} AS {view.query('postgresql')}")
+        run_verbatim(connection, f"CREATE TEMPORARY VIEW {_TRIAL} {BARRIER} AS {view.query('postgresql')}")
         form = _form(connection, _TRIAL)
         trial.rollback()
     assert form is not None
@@ -242,17 +244,12 @@ def access_to(connection: Connection, name: str) -> Access:
 
 def give_access(connection: Connection, name: str, access: Access) -> None:
     """Give what was created again its owner and grants, and nobody else what default privileges gave."""
-    _run(connection, f"ALTER TABLE {name} OWNER TO {access.owner}")
+    run_verbatim(connection, f"ALTER TABLE {name} OWNER TO {access.owner}")
     for grant in access_to(connection, name).grants:
-        _run(connection, f"REVOKE ALL ON {name} FROM {grant.role}")
+        run_verbatim(connection, f"REVOKE ALL ON {name} FROM {grant.role}")
     columns = [None, *connection.execute(_COLUMNS, {"name": name}).scalars()]
     for column, privilege, role, grantable in access.grants:
         if column in columns:  # a grant on a column that is no more has gone with it
             what = f'{privilege} ("{column}")' if column else privilege
             option = " WITH GRANT OPTION" if grantable else ""
-            _run(connection, f"GRANT {what} ON {name} TO {role}{option}")
-
-
-def _run(connection: Connection, statement: str) -> None:
-    """Run a statement as it stands: a name in it may hold what SQLAlchemy or a driver would take for a parameter."""
-    connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+            run_verbatim(connection, f"GRANT {what} ON {name} TO {role}{option}")

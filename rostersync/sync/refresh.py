@@ -6,7 +6,9 @@ works, and does not limit removals.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from rostersync.sync.api import ask, fetch_again
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from rostersync.sync.api import Api
 
 
-class Fetched(NamedTuple):
+class Fetched(msgspec.Struct, frozen=True):
     """For how many students GET had no clear answer (`unclear`), and how many it did not find (`gone`)."""
 
     unclear: int
