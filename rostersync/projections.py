@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime  # noqa: TC003 - msgspec reads the annotation
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import replace
@@ -108,7 +108,7 @@ class Keys(msgspec.Struct, frozen=True):
         return key if key in _NAMES else key_digest(key, self.salt)
 
 
-class Records(NamedTuple):
+class Records(msgspec.Struct, frozen=True):
     """A student's list record, and the detail if there is one."""
 
     listed: Student

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import asdict
@@ -92,7 +92,7 @@ class SourceState(msgspec.Struct, frozen=True):
     """Whether the database has the detail of any student (see `rostersync.projections`)."""
 
 
-class Received(NamedTuple):
+class Received(msgspec.Struct, frozen=True):
     """How many distinct records a run received.
 
     `undecodable` counts the records that cannot be decoded, and `without_id` those without a readable id. `news` counts
@@ -106,7 +106,7 @@ class Received(NamedTuple):
     without_id: int = 0
 
 
-class UnclearCounts(NamedTuple):
+class UnclearCounts(msgspec.Struct, frozen=True):
     """The number of ids that GET answered neither with a student nor with a 404.
 
     `received` is how many of these ids a student list had, and `in_deleted_feed` how many the deleted feed had.

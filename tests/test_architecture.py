@@ -213,3 +213,15 @@ def test_a_rule_names_the_file_and_the_line_that_break_it(name: str, text: str, 
 )
 def test_what_the_tables_allow_breaks_no_rule(name: str, text: str) -> None:
     assert [line for rule in RULES for line in rule(Module(f"{name}.py", name, text))] == []
+
+
+def test_a_class_of_values_is_a_dataclass_only_if_its_repr_hides_a_field() -> None:
+    wrong = [
+        f"{module.path}: {node.name}"
+        for module in modules()
+        for node in ast.walk(ast.parse(module.text))
+        if isinstance(node, ast.ClassDef)
+        and any("dataclass" in ast.unparse(each) for each in node.decorator_list)
+        and "repr=False" not in ast.unparse(node)
+    ]
+    assert not wrong

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
+from msgspec.structs import asdict
 
 from rostersync.cli.checkup import Finding, examine, examine_file, failed
 from rostersync.cli.options import common_options, config_named, json_option, start_log

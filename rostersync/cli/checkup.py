@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from rostersync.config import exposed_password, shared_place_of_command, warnings
 from rostersync.config.token import exposure
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
 _TIME_LIMIT = timedelta(seconds=30)
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """The result of one check. It passed if `exit_status` is 0. With `warning` it passed, but needs attention."""
 
     what: str

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import shlex
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
+from msgspec.structs import replace
 
 from rostersync.cli.ownership import as_owner
 from rostersync.cli.verbosity import log_level, verbosity_options
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
     from rostersync.config import Config, Source
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(msgspec.Struct, frozen=True):
     """What a command works with. `named` is the configuration's path if the command line gave one, else None."""
 
     config: Config

@@ -11,12 +11,12 @@ import json
 import re
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from textwrap import indent
 from typing import IO, TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from rostersync.cli.verbosity import is_quiet
 from rostersync.clock import to_text
@@ -35,8 +35,7 @@ _IN_JSON = re.compile(f"(?!\n)[{HARMFUL}]")  # except line breaks, which our own
 # Printing --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Marked:
+class Marked(msgspec.Struct, frozen=True):
     """A part of a line that is coloured on a terminal."""
 
     text: str

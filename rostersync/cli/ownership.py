@@ -13,9 +13,10 @@ import importlib
 import os
 import pwd
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from rostersync.cli.sealing import seal
 from rostersync.config import SERVICE_USER, shared_place
@@ -42,8 +43,7 @@ _IMPORTED_LATER = (
 _IMPORTED_LATER_FOR_POSTGRESQL = ("psycopg", "sqlalchemy.dialects.postgresql.psycopg")
 
 
-@dataclass(frozen=True, slots=True)
-class _User:
+class _User(msgspec.Struct, frozen=True):
     """The user to become. Error messages call the user `who`."""
 
     uid: int

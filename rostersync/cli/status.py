@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 from msgspec.structs import asdict
 
 from rostersync.cli import nagios
@@ -90,8 +90,7 @@ def command(
     return 0 if max_age is None else _judge(sources, differences, max_age)
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(msgspec.Struct, frozen=True):
     name: str
     is_configured: bool
     health: Health | None

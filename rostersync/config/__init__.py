@@ -3,20 +3,9 @@
 from rostersync.config.cron import Cron
 from rostersync.config.load import exposed_password, find_config, load, load_new
 from rostersync.config.model import (
-    Alerts,
     Config,
-    Database,
-    Guard,
-    Hooks,
-    Http,
-    Logging,
-    Network,
-    Privacy,
-    Reporting,
-    Retention,
     Schedule,
     Source,
-    Sync,
 )
 from rostersync.config.rules import warnings
 from rostersync.config.template import TEMPLATE
@@ -28,21 +17,10 @@ __all__ = [
     "DEFAULT_VARIABLE",
     "SERVICE_USER",
     "TEMPLATE",
-    "Alerts",
     "Config",
     "Cron",
-    "Database",
-    "Guard",
-    "Hooks",
-    "Http",
-    "Logging",
-    "Network",
-    "Privacy",
-    "Reporting",
-    "Retention",
     "Schedule",
     "Source",
-    "Sync",
     "exposed_password",
     "find_config",
     "load",

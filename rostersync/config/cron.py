@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from rostersync.address import Wrong, may_be_a_token
 
@@ -12,8 +13,7 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 _LONGEST_MONTHS = dict(zip(range(1, 13), (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31), strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(msgspec.Struct, frozen=True):
     """One of the five fields of a cron line.
 
     `name` is APScheduler's name for the field, and `title` is the name in our error messages. `names` are the words
@@ -63,8 +63,7 @@ def is_meant_as_cron(text: str) -> bool:
     return len(text.split()) > 1 or text.startswith("@")
 
 
-@dataclass(frozen=True, slots=True)
-class Cron:
+class Cron(msgspec.Struct, frozen=True):
     """A valid cron line of five fields, read as cron(8) reads it: both 0 and 7 mean Sunday.
 
     A line that restricts both the day of the month and the day of the week is refused. cron(8) would run it on days

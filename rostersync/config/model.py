@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping  # noqa: TC003 - evaluated when the fields are made
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
+import msgspec
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -35,12 +35,11 @@ from rostersync.errors import ConfigError
 from rostersync.secret import Secret  # noqa: TC001 - the same
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigContext:
+class ConfigContext(msgspec.Struct, frozen=True):
     """What values in the file may refer to: the file's folder (for relative paths) and the environment."""
 
-    folder: Path = field(default_factory=Path.cwd)
-    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    folder: Path = msgspec.field(default_factory=Path.cwd)
+    environ: Mapping[str, str] = msgspec.field(default_factory=lambda: os.environ)
 
 
 def _context(info: ValidationInfo) -> ConfigContext:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from rostersync.config.cron import Cron
 from rostersync.config.mistakes import find_field, spell_key
@@ -51,8 +52,7 @@ def _as_toml(value: Any) -> str:
 # Between settings ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """A rule between settings of one section.
 
     `broken` returns the error line, or None if the rule is kept. It is called only if each of `keys` is valid.

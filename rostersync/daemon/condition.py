@@ -8,9 +8,10 @@ source has ended.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
+
+import msgspec
 
 from rostersync.clock import to_text
 from rostersync.daemon.freshness import fresh_until
@@ -39,8 +40,7 @@ MOST_SOURCES = 3
 _IN_STEP = (RunState.SUCCEEDED, RunState.HELD)
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(msgspec.Struct, frozen=True):
     students: int = 0
     in_step_at: datetime | None = None
     trouble: str = ""

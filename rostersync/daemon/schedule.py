@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+import msgspec
 from apscheduler.executors.debug import DebugExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
@@ -35,8 +35,7 @@ RETRY_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 15, 30))
 """The delays after the first four failures in a row. After the fifth failure, the run waits for its next slot."""
 
 
-@dataclass(frozen=True, slots=True)
-class LastRuns:
+class LastRuns(msgspec.Struct, frozen=True):
     """When a source last succeeded, and when its last clean full run ended. None means never."""
 
     success: datetime | None = None

@@ -8,10 +8,11 @@ from __future__ import annotations
 import random
 import re
 import threading
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
+
+import msgspec
 
 from rostersync.errors import (
     TRY_AGAIN_LATER,
@@ -88,8 +89,7 @@ class Deadline:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(msgspec.Struct, frozen=True):
     """How long to wait for a response, and how often to retry.
 
     `timeout` is the seconds that one request may take, including the body of its response. `retries` is how often one
@@ -124,7 +124,7 @@ class Transport:
         limiter: HostLimiter,
         deadline: Deadline,
         *,
-        policy: RetryPolicy = RetryPolicy(),
+        policy: RetryPolicy,
         rng: random.Random | None = None,
     ) -> None:
         self.counter = RequestCounter()

@@ -6,8 +6,9 @@ progress is finished first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from rostersync.errors import ApiError, Invalid, NotFound, Refused, Stopped, StoreError
 from rostersync.runs import writing
@@ -33,8 +34,7 @@ GAVE_UP = "the previous lines failed, and the others would fail too"
 _MOST_DOUBTS = 3  # writes without an answer in a row: the network or the server is broken, and the rest can wait
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """The result of a line. `outcome` is one of the audit log's outcomes, `unchanged` or `not_sent`."""
 
     task: Task

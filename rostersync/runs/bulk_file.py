@@ -8,6 +8,8 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from rostersync.errors import ConfigError, Invalid
 from rostersync.managebac.fields import UNWRITABLE, WRITABLE, check_id, why_not_writable
 from rostersync.runs.cells import unguarded
@@ -56,8 +58,7 @@ class Line:
     cells: Mapping[str, str] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(msgspec.Struct, frozen=True):
     """A CSV file: its valid lines, and one mistake for each other line.
 
     A line is not valid if it has the wrong number of cells. In a file of existing students, each line also needs an id

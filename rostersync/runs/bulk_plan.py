@@ -6,9 +6,10 @@ back, and can send a file again after an interruption.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from rostersync.clock import from_text
 from rostersync.errors import Invalid
@@ -37,8 +38,7 @@ UNCHANGED = "unchanged"
 _AT_ONCE = 100  # how many students one list request asks for
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(msgspec.Struct, frozen=True):
     """The write of a line; or the line's outcome and the reason, if it needs no write.
 
     `key` is the student's id; 0 if the line creates a student.

@@ -6,8 +6,11 @@ A `Write` describes one write. `Writer.write` sends it and returns how it ended.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec.structs import replace
 
 from rostersync.errors import ApiError, OutcomeUnknown, Stopped, StoreError
 from rostersync.logger import get_logger
@@ -124,8 +127,7 @@ def identities(email: str | None, student_id: str | None) -> dict[str, str]:
     return {name: text for name, text in texts.items() if text}
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(msgspec.Struct, frozen=True):
     """How a write ended.
 
     `student` is the record that was read back, None if it was not. `not_taken` names the fields that the record does

@@ -11,12 +11,12 @@ import re
 import threading
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from datetime import timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from rostersync.simulator.messages import (
     JSON_TYPE,
@@ -39,8 +39,7 @@ _HTML = "text/html; charset=utf-8"
 _MEBIBYTE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(msgspec.Struct, frozen=True):
     """A request that a fault affects, the time for the response's `Date`, and a function that makes the true answer."""
 
     request: Request
@@ -52,8 +51,7 @@ Fault = Callable[[Exchange], Response]
 Match = Callable[[Request], bool]
 
 
-@dataclass(slots=True)
-class _Planned:
+class _Planned(msgspec.Struct):
     fault: Fault
     match: Match
     skip: int

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from rostersync.clock import to_epoch_ms
 from rostersync.simulator.messages import json_response
@@ -27,8 +28,7 @@ class BadTimestamp(ValueError):
     """A since filter cannot be read. The message is the API's own error message."""
 
 
-@dataclass(frozen=True, slots=True)
-class Filters:
+class Filters(msgspec.Struct, frozen=True):
     """The filters of a query. None if the parameter is missing, or if the server does not understand its value."""
 
     ids: tuple[int, ...] | None = None
@@ -75,8 +75,7 @@ def select(versions: Iterable[Version], filters: Filters, switches: Switches) ->
     return rows
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(msgspec.Struct, frozen=True):
     """A page of a list: its rows, and the figures for its `meta`.
 
     `asked` is the per_page of the request, and `per_page` is the one that was used. `missing` means that the page is

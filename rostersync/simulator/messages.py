@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
@@ -17,14 +16,13 @@ JSON_TYPE = "application/json; charset=utf-8"
 _MOST_DIGITS = 19  # of a number of 64 bits
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """One request. `path` has no query, `query` has the decoded pairs in order, and header names are in lower case."""
 
     method: str
     path: str
-    query: list[tuple[str, str]] = field(default_factory=list)
-    headers: Mapping[str, str] = field(default_factory=dict)
+    query: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     body: bytes = b""
 
     @classmethod
@@ -39,8 +37,7 @@ class Request:
         return next((value for key, value in self.query if key == name), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """A request that was admitted: the permissions of its token, and the parts of its path."""
 
     request: Request
@@ -65,8 +62,7 @@ class Manner(enum.Enum):
     NEVER = "never"  # the connection stays open and silent until the client leaves
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """A manner and its parameters. With `with_headers` the status line and the headers drip, too."""
 
     manner: Manner = Manner.WHOLE
@@ -76,8 +72,7 @@ class Delivery:
     with_headers: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True):
     """One response. `body` has the bytes to send, compressed if the header Content-Encoding says so."""
 
     status: int

@@ -6,9 +6,10 @@ Names are put together from syllables, and e-mail addresses end in `example.inva
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,8 +67,7 @@ class Dice:
         return of[self.roll(len(of))]
 
 
-@dataclass(frozen=True, slots=True)
-class Population:
+class Population(msgspec.Struct, frozen=True):
     """All possible students of the school with this seed, as they are on `day`."""
 
     seed: int
@@ -97,8 +97,7 @@ class Population:
         return fields | _custom(dice) if self.custom_fields else fields
 
 
-@dataclass(frozen=True, slots=True)
-class _Stay:
+class _Stay(msgspec.Struct, frozen=True):
     """The first day of a student at the school, and, if they have left, how and when."""
 
     start: date

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from rostersync.simulator.refusals import spell_reset, too_many_requests
 
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
     from rostersync.simulator.messages import Response
 
 
-@dataclass(frozen=True, slots=True)
-class RateLimit:
+class RateLimit(msgspec.Struct, frozen=True):
     """At most `requests` (1 or more) in a period of `seconds` (1 or more)."""
 
     requests: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal, get_type_hints
 
@@ -11,8 +10,7 @@ import msgspec
 VERSIONS = ("v2", "v2p0", "v2p1", "v2p2", "v2p3")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Switches:
+class Switches(msgspec.Struct, frozen=True, kw_only=True):
     """How the stand-in behaves. Times are in seconds and may be fractions. Skews may be negative."""
 
     # The list
@@ -97,5 +95,5 @@ def read_switch(name: str, text: str) -> Any:
     try:
         return msgspec.convert(text.split(",") if is_list else text, _TYPES[name], strict=False)
     except msgspec.ValidationError as error:
-        expected = Switches.__dataclass_fields__[name].type
+        expected = Switches.__annotations__[name]
         raise ValueError(f"{name} cannot be {text!r}; it is {expected}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +34,7 @@ def spell(stamp: int, offset: str = "Z") -> str:
     return local.replace(tzinfo=None).isoformat(timespec="milliseconds") + offset
 
 
-@dataclass(slots=True, kw_only=True)
-class Version:
+class Version(msgspec.Struct, kw_only=True):
     """One state of one student. Its stamps are milliseconds since 1970 by the server's clock.
 
     `since` is when the state became visible, in milliseconds of the monotonic clock. `previous` is the state before, as

@@ -7,8 +7,9 @@ process that had lost its lock before the restore could commit again.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+import msgspec
 from sqlalchemy import delete, inspect, select, text, update
 
 from rostersync.errors import LockHeld, StoreError
@@ -35,7 +36,7 @@ SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = :place AND 
 """)
 
 
-class Used(NamedTuple):
+class Used(msgspec.Struct, frozen=True):
     """The highest id that was assigned in each table, and the fence of each source."""
 
     ids: dict[str, int]

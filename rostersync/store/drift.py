@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.schema import AddConstraint, CreateIndex
 
 from rostersync.store import own_schema, schema
-from rostersync.store.engine import open_memory
+from rostersync.store.engine import open_memory, run_verbatim
 from rostersync.store.own_schema import OF_VIEWS, SCHEMA
 from rostersync.store.tables import metadata
 from rostersync.store.views import BARRIER, VIEWS, create_view, placed
@@ -162,7 +162,7 @@ def _expected_by_postgresql(connection: Connection) -> _Shape:
     connection.exec_driver_sql("SET LOCAL search_path = pg_temp")
     metadata.create_all(connection, checkfirst=False)
     views = (f"CREATE TEMPORARY VIEW {view.name} {BARRIER} AS {view.query('postgresql')}" for view in VIEWS)
-    connection.exec_driver_sql("; ".join(views), execution_options={"no_parameters": True})
+    run_verbatim(connection, "; ".join(views))
     return _shape(connection, _POSTGRESQL, _TRIAL_PLACES)
 
 
@@ -173,7 +173,7 @@ def _restored_views(connection: Connection) -> _Shape:
     """
     written = connection.execute(_WRITTEN_VIEWS, {"names": _VIEW_NAMES})
     script = "; ".join(f"CREATE OR REPLACE TEMPORARY VIEW {name} {BARRIER} AS {query}" for name, query in written)
-    connection.exec_driver_sql(script, execution_options={"no_parameters": True})
+    run_verbatim(connection, script)
     return {item: form for item, form in _shape(connection, _POSTGRESQL, _TRIAL_PLACES).items() if item.kind == "view"}
 
 

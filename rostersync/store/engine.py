@@ -306,3 +306,8 @@ def _translate_sqlite(cause: sqlite3.Error, place: str) -> StoreError:
         by = sqlite_writer(Path(place))
         return LockTimedOut(f"cannot use the database {place}: {said}" + (f" by {by}" if by else ""), hint)
     return DatabaseUnreachable(f"cannot use the database {place}: {said}", hint)
+
+
+def run_verbatim(connection: Connection, statement: str) -> None:
+    """Execute a statement without parameters, as it is: a name in it may contain a placeholder's characters."""
+    connection.exec_driver_sql(statement, execution_options={"no_parameters": True})

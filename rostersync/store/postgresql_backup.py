@@ -13,14 +13,15 @@ import re
 import subprocess
 import tempfile
 from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import IO, TYPE_CHECKING, BinaryIO
 
+import msgspec
 from sqlalchemy import text
 
 from rostersync.errors import StoreError
 from rostersync.store import column_statistics, continuity, own_schema, schema
 from rostersync.store.continuity import NOTHING_USED
-from rostersync.store.engine import open_engine, past_sqlalchemy, writing
+from rostersync.store.engine import open_engine, past_sqlalchemy, run_verbatim, writing
 from rostersync.store.files import copy
 from rostersync.store.own_schema import OF_VIEWS, SCHEMA
 from rostersync.store.postgresql_programs import find, running, way_to_server
@@ -79,7 +80,7 @@ def write(url: str, file: BinaryIO, progress: ProgressCallback) -> None:
         copy(process.stdout, file, lambda done: progress(f"{done >> 20} MB", 0, 0))
 
 
-class _Entry(NamedTuple):
+class _Entry(msgspec.Struct, frozen=True):
     """A line of the list at the beginning of a dump. `name` is the name of a table, sequence, index or view."""
 
     line: str
@@ -211,7 +212,7 @@ class PostgresqlBackup:
                 missing.add(role)
                 continue
             with suppress(StoreError), connection.begin_nested():  # the grant may name a column that no longer exists
-                connection.exec_driver_sql(statement[0], execution_options={"no_parameters": True})
+                run_verbatim(connection, statement[0])
         if not missing:
             return []
         roles = ", ".join(sorted(missing))

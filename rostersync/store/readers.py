@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 
 from rostersync.errors import ConfigError, StoreError
+from rostersync.store.engine import run_verbatim
 from rostersync.store.own_schema import OF_VIEWS, SCHEMA
 from rostersync.store.views import VIEWS
 
@@ -90,7 +91,7 @@ def grant(connection: Connection, role: str, views: Sequence[str] = ()) -> list[
     quoted = _known(connection, role)
     _withdraw(connection, quoted)
     for view in views or NAMES:
-        _run(connection, f"GRANT SELECT ON {OF_VIEWS}.{view} TO {quoted}")
+        run_verbatim(connection, f"GRANT SELECT ON {OF_VIEWS}.{view} TO {quoted}")
     if ways := list(connection.execute(_REACH_TABLES, {"role": role, "schema": SCHEMA}).scalars()):
         hint = "remove these rights from the role, or create another role for the reports"
         raise ConfigError([f"role {role}: can reach the tables as {', '.join(ways)}"], hint)
@@ -133,7 +134,7 @@ def _known(connection: Connection, role: str) -> str:
 def _withdraw(connection: Connection, quoted: str) -> None:
     views = ", ".join(f"{OF_VIEWS}.{view}" for view in NAMES)
     for what in (views, f"ALL TABLES IN SCHEMA {SCHEMA}", f"ALL SEQUENCES IN SCHEMA {SCHEMA}", f"SCHEMA {SCHEMA}"):
-        _run(connection, f"REVOKE ALL ON {what} FROM {quoted} CASCADE")
+        run_verbatim(connection, f"REVOKE ALL ON {what} FROM {quoted} CASCADE")
 
 
 def _let_in(connection: Connection, role: str) -> None:
@@ -144,11 +145,7 @@ def _let_in(connection: Connection, role: str) -> None:
     missing = connection.execute(_WAY_IN, {"role": role, "schema": OF_VIEWS}).all()
     for row in missing:
         if row.is_ours_to_grant:
-            _run(connection, row.statement)
+            run_verbatim(connection, row.statement)
     if others := [row.statement for row in missing if not row.is_ours_to_grant]:
         hint = f"let an administrator run first, in this database: {' '.join(others)}"
         raise StoreError(f"role {role}: cannot reach the views", hint)
-
-
-def _run(connection: Connection, statement: str) -> None:
-    connection.exec_driver_sql(statement, execution_options={"no_parameters": True})

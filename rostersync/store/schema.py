@@ -5,8 +5,9 @@ from __future__ import annotations
 import enum
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from sqlalchemy import inspect, text
 
 from rostersync.errors import NoDatabase, SchemaOutdated, SchemaTooNew, StoreError
@@ -101,7 +102,7 @@ def require_known(found: str | None, what: str) -> str:
     return found
 
 
-class Step(NamedTuple):
+class Step(msgspec.Struct, frozen=True):
     """A migration. `locks_readers`: whether, on PostgreSQL, readers of the views must wait until the upgrade ends."""
 
     revision: str

@@ -22,7 +22,7 @@ from sqlalchemy import URL, inspect
 from rostersync.errors import DatabaseUnreachable, StoreError
 from rostersync.store import continuity, own_schema, schema
 from rostersync.store.continuity import NOTHING_USED
-from rostersync.store.engine import open_engine, past_sqlalchemy, sqlite_path, translate_error, writing
+from rostersync.store.engine import open_engine, past_sqlalchemy, run_verbatim, sqlite_path, translate_error, writing
 from rostersync.store.files import JOURNALS, copy, database_exists
 from rostersync.store.schema import Level
 
@@ -179,7 +179,7 @@ def _keep(connection: Connection, others: dict[tuple[str, str], str]) -> None:
         message = f"the database holds objects of others, which would be lost: {', '.join(sorted(lost))}"
         raise StoreError(message, "nothing was changed; copy them elsewhere, drop them, and restore again")
     for sql in others.values():
-        connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
+        run_verbatim(connection, sql)
 
 
 def _path(url: str) -> Path:

@@ -20,10 +20,12 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 from sqlalchemy import text
 
 from rostersync.errors import StoreError
 from rostersync.store import column_statistics, own_schema
+from rostersync.store.engine import run_verbatim
 from rostersync.store.own_schema import OF_VIEWS
 from rostersync.store.views import BARRIER, VIEWS, create_view, describe_view, placed
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from rostersync.store.views import View
 
 
-class _Form(NamedTuple):
+class _Form(msgspec.Struct, frozen=True):
     """A view as PostgreSQL stores it: its query, its options, and the name, type and collation of each column."""
 
     query: str
@@ -53,7 +55,7 @@ class _Grant(NamedTuple):
     grantable: bool
 
 
-class Access(NamedTuple):
+class Access(msgspec.Struct, frozen=True):
     """The owner of a view or a table, and the grants on it. `owner` is quoted for SQL."""
 
     owner: str
@@ -160,7 +162,7 @@ def drop_views(connection: Connection, *names: str) -> None:
     if schema:
         require_no_dependents(connection, [f"{schema}{name}" for name in names], ", ".join(names))
     for name in names:
-        _run(connection, f"DROP VIEW IF EXISTS {schema}{name}")
+        run_verbatim(connection, f"DROP VIEW IF EXISTS {schema}{name}")
 
 
 def require_no_dependents(connection: Connection, names: list[str], what: str) -> None:
@@ -189,7 +191,7 @@ def _lock(connection: Connection, view: View, access: Access) -> None:
     the upgrade could wait for each other. LOCK would also lock the tables. This statement locks only the view, and
     changes nothing.
     """
-    _run(connection, f"ALTER VIEW {placed(view)} OWNER TO {access.owner}")
+    run_verbatim(connection, f"ALTER VIEW {placed(view)} OWNER TO {access.owner}")
 
 
 def _detach(connection: Connection, name: str) -> None:
@@ -198,7 +200,7 @@ def _detach(connection: Connection, name: str) -> None:
     Then the types of the tables' columns can be changed, and objects that depend on the view need not be dropped.
     """
     columns = connection.execute(_NULLS, {"name": f"{OF_VIEWS}.{name}"}).scalar_one()
-    _run(connection, f"CREATE OR REPLACE VIEW {OF_VIEWS}.{name} {BARRIER} AS SELECT {columns} WHERE false")
+    run_verbatim(connection, f"CREATE OR REPLACE VIEW {OF_VIEWS}.{name} {BARRIER} AS SELECT {columns} WHERE false")
 
 
 def _upgrade(connection: Connection, access: dict[str, Access]) -> None:
@@ -232,7 +234,7 @@ def _planned(connection: Connection, view: View) -> _Form:
     The same server writes both forms, so they differ only if the views differ.
     """
     with connection.begin_nested() as trial:
-        _run(connection, f"CREATE TEMPORARY VIEW {_TRIAL} {BARRIER} AS {view.query('postgresql')}")
+        run_verbatim(connection, f"CREATE TEMPORARY VIEW {_TRIAL} {BARRIER} AS {view.query('postgresql')}")
         form = _form(connection, _TRIAL)
         trial.rollback()
     assert form is not None
@@ -247,17 +249,12 @@ def access_to(connection: Connection, name: str) -> Access:
 
 def give_access(connection: Connection, name: str, access: Access) -> None:
     """Give a view or table that was created again its earlier owner and grants. Revoke what default privileges gave."""
-    _run(connection, f"ALTER TABLE {name} OWNER TO {access.owner}")
+    run_verbatim(connection, f"ALTER TABLE {name} OWNER TO {access.owner}")
     for grant in access_to(connection, name).grants:
-        _run(connection, f"REVOKE ALL ON {name} FROM {grant.role}")
+        run_verbatim(connection, f"REVOKE ALL ON {name} FROM {grant.role}")
     columns = [None, *connection.execute(_COLUMNS, {"name": name}).scalars()]
     for column, privilege, role, grantable in access.grants:
         if column in columns:  # skip a grant on a column that no longer exists
             what = f'{privilege} ("{column}")' if column else privilege
             option = " WITH GRANT OPTION" if grantable else ""
-            _run(connection, f"GRANT {what} ON {name} TO {role}{option}")
-
-
-def _run(connection: Connection, statement: str) -> None:
-    """Run a statement without parameters. A name in it may contain characters that look like a parameter."""
-    connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+            run_verbatim(connection, f"GRANT {what} ON {name} TO {role}{option}")

@@ -45,9 +45,8 @@ def _view(name: str, description: str, columns: tuple[tuple[str, str], ...], que
     return View(name, description, columns, query, postgresql or query)
 
 
-def _list(names: tuple[tuple[str, str], ...], alias: str = "") -> str:
-    prefix = f"{alias}." if alias else ""
-    return ", ".join(f'{prefix}"{name}"' for name, _ in names)
+def _list(names: tuple[tuple[str, str], ...]) -> str:
+    return ", ".join(f'"{name}"' for name, _ in names)
 
 
 def _elements(view: str, column: str, field: str, description: str) -> View:

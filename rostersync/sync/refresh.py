@@ -6,7 +6,9 @@ check whether GET works, and does not limit removals.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from rostersync.sync.api import ask, fetch_again
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from rostersync.sync.api import Api
 
 
-class Fetched(NamedTuple):
+class Fetched(msgspec.Struct, frozen=True):
     """The number of students about whom GET gave no clear answer (`unclear`), or whom it did not find (`gone`)."""
 
     unclear: int

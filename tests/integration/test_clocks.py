@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from harness import GUARD_OFF, World
+from msgspec.structs import replace
 from sqlalchemy import update
 from steps import GUARD_AT_FIVE, before_page, settled
 

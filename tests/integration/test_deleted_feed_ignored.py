@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import pytest
 from harness import GUARD_OFF, World, on_past_days
+from msgspec.structs import replace
 from reports import ask
 from sqlalchemy import select
 from steps import delete, listing, settled, with_rows

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from harness import World, on_past_days
+from msgspec.structs import replace
 from reports import ask
 from sqlalchemy import select
 from steps import before_page, list_as_deleted, settled, with_rows

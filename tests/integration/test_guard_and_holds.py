@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import pytest
 from harness import World
+from msgspec.structs import replace
 from reports import ask
 from sqlalchemy import select
 from steps import GUARD_AT_FIVE, asked_by_id, delete, held_run, settled

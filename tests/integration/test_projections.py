@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import ManualClock
 from harness import GUARD_OFF
+from msgspec.structs import replace
 from msgspec.structs import replace as with_values
 from steps import asked_by_id, served, settled
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 from harness import GUARD_OFF, World
+from msgspec.structs import replace
 from msgspec.structs import replace as with_values
 from sqlalchemy import event
 from steps import asked_by_id, keep_creating, served, settled

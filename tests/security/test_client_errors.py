@@ -9,12 +9,12 @@ import logging
 import pickle
 import traceback
 from contextlib import suppress
-from dataclasses import replace
 from types import FrameType, FunctionType, ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from canary import TOKEN
+from msgspec.structs import replace
 
 from rostersync.clock import SystemClock
 from rostersync.errors import ApiError, ConfigError, Invalid, Unreachable

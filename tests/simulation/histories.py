@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import random
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from conftest import ManualClock
 from crashes import Crash, CrashInjector
 from harness import World
+from msgspec.structs import replace
 
 from rostersync.report import RunKind, RunState
 from rostersync.simulator import faults as make

@@ -9,11 +9,11 @@ import os
 import sys
 from collections import Counter
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from rostersync.cli.options import Natural
 from rostersync.cli.output import csv_lines, document, note, progress
@@ -46,8 +46,7 @@ GUARDED = ("email", "password")
 _MOST_SHOWN = 20  # failed lines that are printed on standard error; the result file has all of them
 
 
-@dataclass(frozen=True, slots=True)
-class Many:
+class Many(msgspec.Struct, frozen=True):
     """The options of a bulk write: the CSV file, the expected number of its lines, and the result file."""
 
     csv_file: Path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +55,7 @@ PATIENCE = timedelta(seconds=10)
 """How long a command waits if another process must store its writes in the replica."""
 
 
-@dataclass(frozen=True, slots=True)
-class WriteOptions:
+class WriteOptions(msgspec.Struct, frozen=True):
     """The options that all write commands have: `--source`, `--dry-run`, `--yes` and `--json`."""
 
     session: Session

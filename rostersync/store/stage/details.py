@@ -12,8 +12,9 @@ The details themselves are in the stage's table `details` until the commit write
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec.structs import replace
 from sqlalchemy import Boolean, Integer, and_, bindparam, delete, exists, func, insert, or_, select
 
@@ -137,7 +138,7 @@ _BY_DETAIL = chunk(
 )
 
 
-class _Parts(NamedTuple):
+class _Parts(msgspec.Struct, frozen=True):
     """The records of one student. `row` is the list row, `stored` the row of the replica, `found` the query's row."""
 
     key: int
