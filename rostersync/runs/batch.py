@@ -55,7 +55,7 @@ def run_all(
 
     Args:
         requests: The requests, each a different one.
-        run: Makes one run.
+        run: Executes one request.
         at_once: The most runs at the same time; 1 or more.
         clock: Notices when the process must end.
         refused: By the source's name, the error that prevents its run.

@@ -30,7 +30,7 @@ NOT_SENT = "not_sent"
 GAVE_UP = "the previous lines failed, and the others would fail too"
 """The reason for each `not_sent` line if the command stopped because further lines would fail, too."""
 
-_MOST_DOUBTS = 3  # writes without an answer in a row: the network or the server is broken, and the rest can wait
+_MOST_DOUBTS = 3  # writes without a response in a row: the network or the server is broken, so the command stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Result:
 
     @property
     def sent(self) -> bool:
-        """Whether ManageBac has answered the write, or may have received it."""
+        """Whether ManageBac has responded to the write, or may have received it."""
         refused = self.written is not None and self.written.error is not None and self.written.error.status is not None
         return self.may_be_done or (self.outcome == Outcome.REFUSED and refused)
 
@@ -95,7 +95,7 @@ class Bulk:
 
         `note` is called with each result as soon as it is known. Sending stops if `note` raises `OSError`, if the
         process is asked to end, or if the audit log fails. It also stops if further lines would fail like the last
-        ones: without access, without a network, or after three writes in a row without an answer. Each line after that
+        ones: without access, without a network, or after three writes in a row without a response. Each line after that
         is `not_sent`.
         """
         results: list[Result] = []

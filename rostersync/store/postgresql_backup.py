@@ -58,7 +58,10 @@ _ENTRY = re.compile(
 )
 _GRANT = re.compile(r"GRANT .* TO (.+?)(?: WITH GRANT OPTION)?;")
 _OF_PSQL = (b"--", b"\\", b"SET ", b"SELECT pg_catalog.set_config(")
-"""How lines begin that are for psql, or would change our session. An older server does not know all the settings."""
+"""The beginnings of lines that are meant for psql, or that would change our session.
+
+An older server does not know all of these settings.
+"""
 
 
 def write(url: str, file: BinaryIO, progress: ProgressCallback) -> None:

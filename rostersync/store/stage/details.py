@@ -189,8 +189,8 @@ class StagedDetails(Statements):
     def due(self, limit: int, *, needed: bool, read_before: datetime) -> list[int]:
         """Return the ids of students to ask GET about.
 
-        First come the students that wait for it, longest first. Then come new students and students with a newer list
-        row, and last the students with an old detail.
+        The first are the students who wait for a detail, longest first. New students and students with a newer list row
+        follow, and then the students with an old detail.
 
         Args:
             limit: The most ids to return.
