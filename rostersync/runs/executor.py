@@ -62,7 +62,7 @@ class Executor:
 
         Args:
             store: The database.
-            clock: The clock, which also notices when the process must end.
+            clock: The clock, which also notices when the process must stop.
             policy: What a run may read and remove.
             connect: Opens the API of a source.
             purpose: The name of this process for others who want the same lock, such as "rostersync sync".
@@ -229,7 +229,7 @@ class Executor:
     def _execute(self, lease: Lease, request: RunRequest, progress: ProgressCallback) -> RunReport:
         """Execute a request that was taken. If this raises an error, close the request with it, for those who wait.
 
-        If the process must end, or has lost the lock, leave the request to the next holder of the lock.
+        If the process must stop, or has lost the lock, leave the request to the next holder of the lock.
         """
         self._untold.pop(request.request_id, None)  # it is tried again
         try:

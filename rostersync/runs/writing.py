@@ -143,7 +143,7 @@ class Written:
     log_error: StoreError | None = None
     """Why the entry in the audit log could not be completed. The log still says `sending`."""
     stopped: Stopped | None = None
-    """Set if the process was asked to end during the write."""
+    """Set if the process was asked to stop during the write."""
 
 
 class Writer:

@@ -70,7 +70,7 @@ def described(url: str) -> str:
 
 
 def _stoppable(clock: Clock, progress: ProgressCallback) -> ProgressCallback:
-    """Return a callback that reports progress, and raises `Stopped` if the process was asked to end."""
+    """Return a callback that reports progress, and raises `Stopped` if the process was asked to stop."""
 
     def report(what: str, done: int, total: int) -> None:
         clock.check()

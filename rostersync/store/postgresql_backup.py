@@ -49,7 +49,7 @@ SELECT format('%I.%I', nspname, relname) AS name, relname FROM pg_class JOIN pg_
 _EXISTING = text("SELECT name FROM unnest(CAST(:names AS text[])) name WHERE to_regclass(name) IS NOT NULL")
 _IS_MISSING = text("SELECT to_regrole(:role) IS NULL")
 _ROWS = 1000
-"""After this many rows, check whether the process was asked to end."""
+"""After this many rows, check whether the process was asked to stop."""
 
 _ENTRY = re.compile(
     r"\d+; \d+ \d+ "

@@ -38,7 +38,7 @@ _HEADER = struct.Struct(">16xH10xI")
 """The fields of a database file's header that we need: the size of a page (1 means 65,536) and the number of pages."""
 
 _STEP = 1000
-"""After this many pages, check whether the process was asked to end."""
+"""After this many pages, check whether the process was asked to stop."""
 
 _SCRATCH = ".rostersync-copy-"
 

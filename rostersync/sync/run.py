@@ -121,7 +121,7 @@ class Run:
     def execute(self, request: RunRequest) -> RunReport:
         """Do the run and return its report. If the run cannot read, the report says so, and it is recorded as well.
 
-        Raises `StoreError` if the database fails, and `Stopped` if the process must end. Then the run is not recorded.
+        Raises `StoreError` if the database fails, and `Stopped` if the process must stop. Then the run is not recorded.
         """
         kind = plan.choose(request.kind, self._state, self._started_at, self._policy)
         try:
