@@ -335,8 +335,9 @@ def _facts_of_answer(
 def _stamp(listed: Student | None, answer: Student) -> datetime | None:
     """Return the `updated_at` that a detail belongs to.
 
-    If the answer and the list record may be of the same time, it is the list record's `updated_at`, which later list
-    rows are compared with; None if it has none. Otherwise it is the answer's.
+    If the answer of GET and the list record may be of the same time, the result is the list record's `updated_at`,
+    because later list rows are compared with it. The result is None if the list record has no `updated_at`. Otherwise
+    the result is the answer's `updated_at`.
     """
     if listed is not None and (listed.updated_at is None or are_of_one_time(listed, answer)):
         return listed.updated_at
