@@ -1,6 +1,6 @@
 """Provide the time, sleeping, and the request to stop.
 
-All other modules get the time from here. A `datetime` is always aware and in UTC. Once the process was asked to end,
+All other modules get the time from here. A `datetime` is always aware and in UTC. Once the process was asked to stop,
 `sleep` and `check` raise `Stopped`. This ends work that takes long.
 """
 
@@ -34,16 +34,16 @@ class Clock(Protocol):
         ...
 
     def sleep(self, seconds: float) -> None:
-        """Wait for `seconds`. Raises `Stopped` as soon as the process is asked to end."""
+        """Wait for `seconds`. Raises `Stopped` as soon as the process is asked to stop."""
         ...
 
     def check(self) -> None:
-        """Raise `Stopped` if the process was asked to end."""
+        """Raise `Stopped` if the process was asked to stop."""
         ...
 
 
 class SystemClock:
-    """The machine's clocks. `stop` asks the process to end."""
+    """The machine's clocks. `stop` asks the process to stop."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()

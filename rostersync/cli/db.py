@@ -145,10 +145,10 @@ def write_backup(session: Session, file: Path) -> None:
 def restore(session: Session, file: Path, yes: bool) -> int:
     """Replace the content of the database by the backup in FILE. Stop the daemon first.
 
-    If the restore fails, the database stays as it was. FILE is a file that `db backup` or `pg_dump --format=custom` has
-    written, with the schema of this version or an older one. Views that other users created on rostersync's views stay,
-    and so do grants. New runs get ids above all ids that were used before. At the end, the database is checked as by
-    `db check`. Exit status: 1 if it differs. For PostgreSQL, this needs pg_restore.
+    If the restore fails, the database does not change. FILE is a file that `db backup` or `pg_dump --format=custom` has
+    written, with the schema of this version or an older one. Views that other users created on rostersync's views are
+    kept, and grants are kept too. New runs get ids above all ids that were used before. At the end, the database is
+    checked as by `db check`. Exit status: 1 if it differs. For PostgreSQL, this needs pg_restore.
     """
     if not yes and not sys.stdin.isatty():
         raise ConfigError(["db restore: without a terminal it needs --yes"], "it replaces the whole database")

@@ -1,4 +1,4 @@
-"""Answer as a Nagios plugin does: one line on standard output, and an exit status."""
+"""Report the state as a Nagios plugin does: one line on standard output, and an exit status."""
 
 from __future__ import annotations
 

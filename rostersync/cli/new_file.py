@@ -1,7 +1,8 @@
 """Write a new file that gets its name only when it is complete.
 
-A command of root becomes that user before it fills the file. So a second process stays root's, and waits to give the
-file its name. If the command ends in any other way, even by SIGKILL, the second process deletes the file.
+A command that root started switches to another user before it writes the file's content. So a second process keeps
+root's rights, and waits to give the file its name. If the command ends in any other way, even by SIGKILL, the second
+process deletes the file.
 """
 
 from __future__ import annotations

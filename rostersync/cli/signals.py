@@ -1,4 +1,4 @@
-"""Handle SIGTERM and Ctrl-C. The first signal asks the process to end, and the second one ends it at once."""
+"""Handle SIGTERM and Ctrl-C. The first signal asks the process to stop, and the second one ends it at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rostersync.clock import SystemClock
 
 GRACE = 4.0
-"""Seconds that an orderly end may take. Then the process is ended, which is safe: nothing is ever half applied."""
+"""Seconds that the process has to stop by itself. Then it is ended, which is safe: nothing is ever half applied."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

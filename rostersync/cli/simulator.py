@@ -181,7 +181,7 @@ def command(
     create, update, archive, unarchive, set and delete avatar. Changes are lost when it ends. It sends no mail.
 
     Faults: unavailable (503), rate-limited (429), reset (the connection is reset before anything is done), slow (3
-    seconds), cut-off (only ten bytes of the answer), html (200 with a web page) and lost-answer (a write is carried
+    seconds), cut-off (only ten bytes of the response), html (200 with a web page) and lost-answer (a write is carried
     out, and then the connection is reset).
 
     `rostersync simulator delete` deletes a student while the simulator runs.

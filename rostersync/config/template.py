@@ -92,7 +92,7 @@ name = "main"
 # `rostersync sync --json`). Its environment has only PATH, HOME, LANG and the variables that begin with ROSTERSYNC_,
 # without tokens and passwords. The command runs as the same user as rostersync, and can read the same files, so use
 # only a program that you trust. If rostersync runs as root, it refuses a command that another user can write. The
-# source stays locked until the command ends. If the command fails, the run stays as it is, and the log gets the last
+# source stays locked until the command ends. If the command fails, the run is not undone, and the log gets the last
 # lines that the command printed, so it must not print names. It is called once for each run, or not at all if the
 # machine goes down.
 # after_run = []                       # such as ["./notify.sh", "--quiet"]

@@ -1,1 +1,1 @@
-"""The daemon: it schedules runs, carries out requests, and stops in order."""
+"""The daemon: it schedules runs, carries out requests, and stops without leaving work half done."""

@@ -119,7 +119,7 @@ class Condition:
 
         `sources` are the sources that the daemon holds, with the time of their next run. `standing_by` are the other
         sources, with the process that holds each. A refused configuration is reported first. If the database cannot be
-        used, or differs from this version's schema, the line says that instead of how the sources are.
+        used, or differs from this version's schema, the line says that instead of the sources' condition.
         """
         refused = [f"configuration refused: {some_of(self._mistakes, 1)}"] if self._mistakes else []
         return "; ".join([*refused, self._general_trouble() or self._sources_line(sources, standing_by, schedule)])

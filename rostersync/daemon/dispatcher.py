@@ -111,7 +111,7 @@ class Dispatcher:
         return {source: self._standing_by[source] for source in self._sources if source in self._standing_by}
 
     def stop(self) -> None:
-        """Wait a few seconds for the runs in progress, which were asked to end, and release all locks."""
+        """Wait a few seconds for the runs in progress, which were asked to stop, and release all locks."""
         self._timetable.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
         if not self._pool.join(SHUTDOWN_S):
@@ -206,7 +206,7 @@ class Dispatcher:
         try:
             with self._clock.watched() as thread:
                 self._busy[source] = thread
-                self._clock.check()  # the process may have been asked to end while this source waited for a thread
+                self._clock.check()  # the process may have been asked to stop while this source waited for a thread
                 for report in self._executor.execute_all(source):
                     self._condition.ended(report, self._students(report), self._next_try(report))
         except Stopped:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rostersync.config import Schedule
 
 GRACE = timedelta(hours=1)
-"""How long after its slot and the jitter a run may end."""
+"""How long a run may take after its slot and the jitter, before its source counts as stale."""
 
 
 @lru_cache(maxsize=4096)  # the daemon asks twice a second for each of its sources

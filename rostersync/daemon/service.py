@@ -1,4 +1,4 @@
-"""Run the daemon: start, do the work that is due until asked to stop, stop in order, and keep systemd informed."""
+"""Run the daemon: start, do the work that is due until asked to stop, and keep systemd informed."""
 
 from __future__ import annotations
 

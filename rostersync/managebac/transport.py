@@ -72,12 +72,12 @@ class Deadline:
         return left
 
     def check(self) -> None:
-        """Raise `OutOfTime` if the deadline has passed, or `Stopped` if the process was asked to end."""
+        """Raise `OutOfTime` if the deadline has passed, or `Stopped` if the process was asked to stop."""
         self.remaining()
         self._clock.check()
 
     def sleep(self, seconds: float) -> None:
-        """Wait. Raises `OutOfTime` at once if the deadline comes first, or `Stopped` if the process is asked to end."""
+        """Wait. Raises `OutOfTime` at once if the deadline comes first, or `Stopped` if the process must stop."""
         if seconds >= self.remaining():
             raise self._passed()
         self._clock.sleep(seconds)
@@ -151,7 +151,7 @@ class Transport:
             OutcomeUnknown: A write failed, but the server may have carried it out.
             OutOfTime: The deadline has passed, or the wait before a retry would exceed it.
             ApiError: The last attempt failed with this error.
-            Stopped: The process was asked to end.
+            Stopped: The process was asked to stop.
 
         """
         attempt = 0

@@ -55,22 +55,22 @@ def run_all(
 
     Args:
         requests: The requests, each a different one.
-        run: Makes one run.
+        run: Executes one request.
         at_once: The most runs at the same time; 1 or more.
-        clock: Notices when the process must end.
+        clock: Notices when the process must stop.
         refused: By the source's name, the error that prevents its run.
 
     Returns:
         One outcome for each request.
 
     Raises:
-        Stopped: The process must end. Runs under way get some seconds to end, and no other run is begun.
+        Stopped: The process must stop. Runs in progress have a few seconds to finish, and no other run is started.
 
     """
     clock.check()
 
     def begin(request: RunRequest) -> RunReport:
-        clock.check()  # the request may have waited for a thread, and the process must end by now
+        clock.check()  # the request may have waited for a thread, and the process may have to stop by now
         return run(request)
 
     pool = DaemonExecutor("run", at_once)

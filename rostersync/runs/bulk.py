@@ -1,6 +1,6 @@
 """Send the writes of a CSV file one after the other, and report each result at once.
 
-`bulk_file` reads the file, and `bulk_plan` decides what each line writes. If the process is asked to end, the line in
+`bulk_file` reads the file, and `bulk_plan` decides what each line writes. If the process is asked to stop, the line in
 progress is finished first.
 """
 
@@ -31,7 +31,7 @@ NOT_SENT = "not_sent"
 GAVE_UP = "the previous lines failed, and the others would fail too"
 """The reason for each `not_sent` line if the command stopped because further lines would fail, too."""
 
-_MOST_DOUBTS = 3  # writes without an answer in a row: the network or the server is broken, and the rest can wait
+_MOST_DOUBTS = 3  # writes without a response in a row: the network or the server is broken, so the command stops
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -64,7 +64,7 @@ class Result(msgspec.Struct, frozen=True):
 
     @property
     def sent(self) -> bool:
-        """Whether ManageBac has answered the write, or may have received it."""
+        """Whether ManageBac has responded to the write, or may have received it."""
         refused = self.written is not None and self.written.error is not None and self.written.error.status is not None
         return self.may_be_done or (self.outcome == Outcome.REFUSED and refused)
 
@@ -76,10 +76,10 @@ class Bulk:
         """Prepare to carry out tasks.
 
         Args:
-            students: Reads the students back. After the process was asked to end, its own clock should leave it some
+            students: Reads the students back. After the process was asked to stop, its own clock should leave it some
                 seconds to finish.
             writer: Sends the writes. The same holds for its clock.
-            clock: Says before each line whether the process was asked to end.
+            clock: Says before each line whether the process was asked to stop.
             progress: Is called after each line.
 
         """
@@ -88,14 +88,14 @@ class Bulk:
         self._clock = clock
         self._progress = progress
         self.stopped: Stopped | None = None
-        """Set if the process was asked to end during the tasks."""
+        """Set if the process was asked to stop during the tasks."""
 
     def carry_out(self, tasks: Sequence[Task], note: Callable[[Result], None]) -> list[Result]:
         """Carry out the tasks in order, and return their results.
 
         `note` is called with each result as soon as it is known. Sending stops if `note` raises `OSError`, if the
-        process is asked to end, or if the audit log fails. It also stops if further lines would fail like the last
-        ones: without access, without a network, or after three writes in a row without an answer. Each line after that
+        process is asked to stop, or if the audit log fails. It also stops if further lines would fail like the last
+        ones: without access, without a network, or after three writes in a row without a response. Each line after that
         is `not_sent`.
         """
         results: list[Result] = []

@@ -33,13 +33,16 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 POLL_S = 0.5
-"""How many seconds a caller waits before it checks again if the lock is free, or if another process made its run."""
+"""Seconds that a caller waits before it checks again if the lock is free, or if another process has done its run."""
 
 TRY_S = 5.0
-"""How often a caller that waits tries whether the database can be written: a process that fails cannot say so there."""
+"""Seconds between two checks by a waiting caller that the database can be written.
+
+If it cannot be written, the process with the lock cannot report there that it failed.
+"""
 
 NOTE_S = 1.0
-"""How many seconds at least lie between two notes of a run's progress in the database."""
+"""The least number of seconds between two notes of a run's progress in the database."""
 
 
 class Executor:
@@ -59,7 +62,7 @@ class Executor:
 
         Args:
             store: The database.
-            clock: The clock, which also notices when the process must end.
+            clock: The clock, which also notices when the process must stop.
             policy: What a run may read and remove.
             connect: Opens the API of a source.
             purpose: The name of this process for others who want the same lock, such as "rostersync sync".
@@ -75,11 +78,11 @@ class Executor:
         self._untold: dict[int, RostersyncError] = {}  # why requests failed, until the database has it
 
     def run(self, request: RunRequest, progress: ProgressCallback, *, elsewhere: bool = False) -> RunReport:
-        """Have a run made, here or by the process that holds the source, and return its report.
+        """Let this process or the holder of the source's lock execute a run, and return its report.
 
-        With `elsewhere` another process must make it, because this one could not. If no process takes the request
-        within `request.wait`, leave it and raise `LockHeld`. Any other error, such as `Stopped`, also leaves the
-        request. The request is withdrawn when its last caller leaves it.
+        With `elsewhere` another process must execute the run, because this process could not. If no process takes the
+        request within `request.wait`, leave it and raise `LockHeld`. Any other error, such as `Stopped`, also leaves
+        the request. The request is withdrawn when its last caller leaves it.
         """
         filed = self._file(request)
         try:
@@ -94,7 +97,7 @@ class Executor:
     def refresh(
         self, source: str, ids: Sequence[int], patience: timedelta, progress: ProgressCallback = ignore_progress
     ) -> RunReport | None:
-        """Have single students fetched and stored, here or by the process that holds the source. Return the report.
+        """Let this process or the holder of the source's lock fetch and store students. Return the report.
 
         Return None if that process has not done so within `patience`. Then the request stays, and the lock's holder
         will execute it. It also stays if this raises `Stopped`. If the request has joined another one, the report
@@ -163,7 +166,7 @@ class Executor:
             requests.touch(connection, request_id)
 
     def _execute_here(self, request: RunRequest, progress: ProgressCallback, *, elsewhere: bool) -> RunReport | None:
-        """Take the lock and execute open requests, up to this one. Raises `LockHeld`, always so with `elsewhere`."""
+        """Take the lock and execute open requests, up to this one. Raises `LockHeld`, with `elsewhere` always."""
         if elsewhere:
             message = f"source {request.source}: no daemon has taken the request"
             raise LockHeld(message, "see whether one is at work: rostersync status")
@@ -171,7 +174,7 @@ class Executor:
             return self._execute_open(lease, request, progress)
 
     def _wait_for_another(self, request_id: int, progress: ProgressCallback) -> RunReport | None:
-        """Return the report if another process has made the run. Otherwise show its progress, wait, and return None."""
+        """Return the report if another process has done the run. Otherwise show its progress, wait, and return None."""
         with self._store.reading() as connection:
             so_far = requests.progress(connection, request_id)
             if so_far.run_id is not None:
@@ -189,9 +192,10 @@ class Executor:
     def _execute_open(self, lease: Lease, mine: RunRequest, progress: ProgressCallback) -> RunReport | None:
         """Execute the open requests of the lease's source, oldest first, up to the caller's own, and return its report.
 
-        If the caller wants a run, these are the requests for runs, and then the refresh that waits: the run may have
-        read its students before they were written. If the caller wants a refresh, these are only refreshes, because a
-        write must not wait for a run of the whole school. If another caller's request fails, this caller does not fail.
+        If the caller wants a run, these are the requests for runs, and then the waiting refresh, because the run may
+        have read its students before they were written. If the caller wants a refresh, these are only refreshes,
+        because a write must not wait for a run of the whole school. If another caller's request fails, this caller does
+        not fail.
         """
         refresh = mine.kind is RunKind.REFRESH
         while request := self._take(lease, mine.request_id, refresh=refresh):
@@ -205,7 +209,7 @@ class Executor:
         return None
 
     def _refresh_behind_run(self, lease: Lease) -> None:
-        """Execute the refresh that waits, if any. Ignore a failing database, because the caller must get its report."""
+        """Execute the waiting refresh, if any. Ignore a failing database, because the caller must get its report."""
         with suppress(StoreError):
             if request := self._take(lease, refresh=True):
                 self._execute_for_others(lease, request, ignore_progress)
@@ -225,7 +229,7 @@ class Executor:
     def _execute(self, lease: Lease, request: RunRequest, progress: ProgressCallback) -> RunReport:
         """Execute a request that was taken. If this raises an error, close the request with it, for those who wait.
 
-        If the process must end, or has lost the lock, leave the request to the next holder of the lock.
+        If the process must stop, or has lost the lock, leave the request to the next holder of the lock.
         """
         self._untold.pop(request.request_id, None)  # it is tried again
         try:

@@ -57,7 +57,7 @@ class Hooks:
         Args:
             command: The program and its arguments; empty if no hook is configured.
             timeout: After this time the command is killed.
-            clock: Measures the timeout, and notices when the process must end.
+            clock: Measures the timeout, and notices when the process must stop.
             secrets: The names of further environment variables that the command must not get.
 
         """
@@ -69,7 +69,7 @@ class Hooks:
     def after_run(self, report: RunReport) -> None:
         """Run the command with the report of a committed run, if that changed students or the quarantine. Never raises.
 
-        This method waits until the command ends. It kills the command after the timeout, or if the process must end.
+        This method waits until the command ends. It kills the command after the timeout, or if the process must stop.
         """
         if not self._command or not _changed_students(report):
             return
@@ -91,7 +91,7 @@ class Hooks:
     def _call(self, document: bytes, tail: bytearray) -> str | None:
         """Run the command, and put the end of its output into `tail`. Return why it failed, None if it did not.
 
-        Raises `OSError` if the command cannot be started, and `Stopped` if the process must end.
+        Raises `OSError` if the command cannot be started, and `Stopped` if the process must stop.
         """
         self._clock.check()
         if os.geteuid() == 0 and (place := shared_place_of_command(self._command)):

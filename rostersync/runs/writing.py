@@ -43,7 +43,8 @@ class Write:
     """One write, checked and ready to be sent.
 
     `key` is the student's id, or 0 for a create. `sent` holds the fields as they are sent; the record must show them
-    afterwards. `send` sends the write with a client, and returns the student of the answer, or None if it has none.
+    afterwards. `send` sends the write with a client, and returns the student in the response, or None if the response
+    has none.
     """
 
     verb: str
@@ -144,7 +145,7 @@ class Written(msgspec.Struct, frozen=True):
     log_error: StoreError | None = None
     """Why the entry in the audit log could not be completed. The log still says `sending`."""
     stopped: Stopped | None = None
-    """Set if the process was asked to end during the write."""
+    """Set if the process was asked to stop during the write."""
 
 
 class Writer:
@@ -162,7 +163,7 @@ class Writer:
         """Send a write, read the student back, and return how the write ended.
 
         Errors of the API, and a request to end the process, are in the result. Without `read_back` the student is read
-        only if the answer was lost, and the caller should use `confirm` afterwards.
+        only if the response was lost, and the caller should use `confirm` afterwards.
 
         Raises `StoreError`, before anything is sent, if the write cannot be recorded.
         """
@@ -178,7 +179,7 @@ class Writer:
         return self._finish(replace(written, recording=recording))
 
     def confirm(self, write: Write, written: Written, listed: Student, *, last: bool) -> Written:
-        """Return how an accepted write ended, as the student's row in a list shows it, and at the `last` look also GET.
+        """Return how an accepted write ended, judged by the student's row in a list, and also by GET if `last` is set.
 
         Raises `ApiError` and `Stopped`.
         """
@@ -211,14 +212,14 @@ class Writer:
     def _require_new(self, write: Write) -> None:
         """Raise `Invalid` if a student already has the e-mail address or the student_id of a create.
 
-        Perhaps an earlier create made that student, and its answer was lost.
+        Perhaps an earlier create added that student, and the response to it was lost.
         """
         for name in write.identities:
             if found := self._holders(write, name):
                 raise invalid({name: (f"already belongs to student {found[0].id}",)})
 
     def _resolve(self, write: Write, error: OutcomeUnknown) -> Written:
-        """Find out if a write without an answer was carried out. If it seems not, it may still be carried out later."""
+        """Find out if a write with a lost response was carried out. If not, it may still be carried out later."""
         key = write.key or self._created(write)
         if not key:
             return Written(0, Outcome.UNKNOWN, error=error)
@@ -228,7 +229,7 @@ class Writer:
         return Written(key, Outcome.UNKNOWN, found.student, found.not_taken, error)
 
     def _created(self, write: Write) -> int:
-        """Return the id of the student that a create without an answer has made; 0 unless exactly one is found."""
+        """Return the id of the student that a create with a lost response has added; 0 unless exactly one is found."""
         found: list[Student] = []
         for look in range(LOOKS):
             self._clock.sleep(look)

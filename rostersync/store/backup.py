@@ -30,10 +30,10 @@ class Backup(Protocol):
         ...
 
     def restore(self, sources: Iterable[str], progress: ProgressCallback) -> list[str]:
-        """Put it in the place of the database's content, and return notes for the user, a line each.
+        """Replace the database's content by this backup, and return notes for the user, one per line.
 
-        `sources` are the configured ones, which no other process may write meanwhile. Raises `StoreError`, and changes
-        nothing, if a process uses the database, if others' objects would be lost, or if the backup is damaged.
+        `sources` are the configured sources, which no other process may write meanwhile. Raises `StoreError`, and
+        changes nothing, if a process uses the database, if others' objects would be lost, or if the backup is damaged.
         """
         ...
 
@@ -70,7 +70,7 @@ def described(url: str) -> str:
 
 
 def _stoppable(clock: Clock, progress: ProgressCallback) -> ProgressCallback:
-    """Return a callback that reports progress, and raises `Stopped` if the process was asked to end."""
+    """Return a callback that reports progress, and raises `Stopped` if the process was asked to stop."""
 
     def report(what: str, done: int, total: int) -> None:
         clock.check()

@@ -90,7 +90,7 @@ def described(connection: Connection) -> str:
 def undisturbed(
     connection: Connection | None, database: Path | None, sources: Iterable[str], now: datetime
 ) -> Iterator[None]:
-    """Keep all writers away from the database, by locking its sources and `sources`, which it may not know yet.
+    """Keep all writers away from the database, by locking its sources and also `sources`, which may be new to it.
 
     Raises `StoreError`, which names the process, if a daemon is active or a run is in progress.
     """
@@ -117,7 +117,7 @@ def _require_no_daemon(connection: Connection, now: datetime) -> None:
 
 
 def go_on(connection: Connection, before: Used) -> None:
-    """Let ids and fences go on above those in the restored database and above `before`, those of the live one.
+    """Make new ids and fences higher than those in the restored database and in `before`, which the live database used.
 
     The restored database has this version's schema. Its daemons are deleted, and its open requests withdrawn, because
     the processes that made them are gone. Call it inside a transaction.

@@ -1,4 +1,7 @@
-"""Write the details of a run in its transaction. A detail is what only GET serves: see `rostersync.projections`."""
+"""Write the details of a run in its transaction.
+
+A detail has the keys that only GET serves: see `rostersync.projections`.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ def let_wait(connection: Connection, source: str, after: SourceState, *, now: da
 
 
 def apply(connection: Connection, source: str, after: SourceState, *, now: datetime) -> None:
-    """Write the details of a run, after its students were written. It takes the same parameters as `let_wait`."""
+    """Write the details of a run, after its students were written. This takes the same parameters as `let_wait`."""
     needed = bool(after.keys.detail)
     if not (needed or after.has_details or details in filled(connection)):
         return  # lists serve everything, as in nearly every school

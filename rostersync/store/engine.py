@@ -57,7 +57,7 @@ def open_engine(url: str, *, create: bool = False, read_only: bool = False, keep
     owner can read it.
 
     Raises `NoDatabase` if the file is missing. Raises `DatabaseUnreachable` if the file or its folder cannot be used,
-    or if there is something other than a file. Raises `ConfigError` if the connection to a server would not be
+    or if something other than a file is at its path. Raises `ConfigError` if the connection to a server would not be
     protected (`tls`).
     """
     path = sqlite_path(url)
@@ -106,10 +106,10 @@ def _shown(url: URL) -> str:
 
 
 def _set_session(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    """Apply our settings to a new session. They override those of the role, the database and the URL.
+    """Apply our settings to a new session. They override the settings of the role, the database and the URL.
 
     - The search path says in which schemas names are looked up (`own_schema`).
-    - The time zone is UTC: in another one, the first and the last day of the calendar could not be read back.
+    - The time zone is UTC: in another time zone, the first and the last day of the calendar could not be read back.
     - Each execution of a statement is planned: a plan made while the stage is empty takes hours when it is full.
     - There is a lock timeout: a session can keep its locks for hours if its client vanished unnoticed by the server.
     """
@@ -176,7 +176,7 @@ def writing(connection: Connection) -> Iterator[None]:
 
 
 def attach_scratch_file(connection: Connection, folder: Path) -> None:
-    """Attach a new file in `folder` as the schema `stage`. Only its owner can read it, and it ends with the connection.
+    """Attach a new file in `folder` as the schema `stage`. Only the file's owner can read it.
 
     The file is unlinked at once, so that it does not outlive the process. SQLite opens the file by its name, but does
     not create it. If another program has replaced the file before SQLite opened it, this raises `DatabaseUnreachable`.
@@ -252,7 +252,7 @@ def past_sqlalchemy(connection: Connection, place: str = "") -> Iterator[Any]:
 
 
 def translate_error(error: BaseException, place: str) -> StoreError:
-    """Return our error for a driver's error. Only those parts of its message are used that cannot quote a row."""
+    """Return our error for a driver's error. Use only the parts of its message that cannot quote a row."""
     cause = getattr(error, "orig", None) or error
     if isinstance(cause, sqlite3.Error):
         return _translate_sqlite(cause, place)

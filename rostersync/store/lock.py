@@ -252,7 +252,7 @@ class HeldLocks:
                 raise
 
     def require(self) -> None:
-        """Drop the locks that were lost: because the session has ended, or because a lock file was replaced.
+        """Drop the locks that were lost because the session has ended or a lock file was replaced.
 
         Raises `DatabaseUnreachable` if the session has ended.
         """
@@ -284,8 +284,8 @@ class HeldLocks:
 def lock_path(database: Path, source: str) -> Path:
     """Return the lock file of `source` beside the SQLite file `database`.
 
-    The name of a configured source is always usable in a file's name. A source in a database from another program may
-    have another name, which is replaced by its hash.
+    The name of a configured source is always usable in a file's name. If another program has written the source, its
+    name may not be usable. Such a name is replaced by its hash.
     """
     fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", source)
     name = source if fits else hashlib.blake2b(source.encode(), digest_size=16).hexdigest()

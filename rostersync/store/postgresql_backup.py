@@ -50,7 +50,7 @@ SELECT format('%I.%I', nspname, relname) AS name, relname FROM pg_class JOIN pg_
 _EXISTING = text("SELECT name FROM unnest(CAST(:names AS text[])) name WHERE to_regclass(name) IS NOT NULL")
 _IS_MISSING = text("SELECT to_regrole(:role) IS NULL")
 _ROWS = 1000
-"""After this many rows, check whether the process was asked to end."""
+"""After this many rows, check whether the process was asked to stop."""
 
 _ENTRY = re.compile(
     r"\d+; \d+ \d+ "
@@ -59,7 +59,10 @@ _ENTRY = re.compile(
 )
 _GRANT = re.compile(r"GRANT .* TO (.+?)(?: WITH GRANT OPTION)?;")
 _OF_PSQL = (b"--", b"\\", b"SET ", b"SELECT pg_catalog.set_config(")
-"""How lines begin that are for psql, or would change our session. An older server does not know all the settings."""
+"""The beginnings of lines that are meant for psql, or that would change our session.
+
+An older server does not know all of these settings.
+"""
 
 
 def write(url: str, file: BinaryIO, progress: ProgressCallback) -> None:

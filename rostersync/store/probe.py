@@ -90,7 +90,7 @@ def miscounted(url: str) -> list[str]:
 def keeps_sessions(url: str) -> bool:
     """Return whether a PostgreSQL session's lock outlives a transaction. Otherwise there could be two writers.
 
-    Behind a pooler in transaction mode it does not, because the next transaction may use another session.
+    Behind a pooler in transaction mode the result is False, because the next transaction may use another session.
     """
     engine = open_engine(url).execution_options(begin="write")  # no pooler shares a session within a transaction
     with engine.connect() as first, engine.connect() as second:

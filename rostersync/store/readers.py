@@ -138,9 +138,9 @@ def _withdraw(connection: Connection, quoted: str) -> None:
 
 
 def _let_in(connection: Connection, role: str) -> None:
-    """Grant the role what it needs to reach the views: to connect to the database, and to use their schema.
+    """Let the role connect to the database and use the schema of the views, so that it can reach the views.
 
-    Raises `StoreError` if we may not grant one of them.
+    Raises `StoreError` if our role may not grant one of these privileges.
     """
     missing = connection.execute(_WAY_IN, {"role": role, "schema": OF_VIEWS}).all()
     for row in missing:

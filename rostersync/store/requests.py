@@ -82,7 +82,7 @@ _TAKE_RUN, _TAKE_REFRESH = _taking(refresh=False), _taking(refresh=True)
 class Progress(msgspec.Struct, frozen=True):
     """The state of a request. `run_id` is set if it is done, and `error` and `hint` if it failed.
 
-    `reads`, `rows_done` and `rows_total` say how far the run is. They are None until the run has reported that.
+    `reads`, `rows_done` and `rows_total` are the run's progress. They are None until the run has reported its progress.
     """
 
     state: str
@@ -141,7 +141,7 @@ def _join(connection: Connection, request: RunRequest, now: datetime, expires_at
 
 
 def _pending(connection: Connection, request: RunRequest, now: datetime) -> Any:
-    """Return the number, expiry and ids of the request that this one may join, or None."""
+    """Return the number, expiry and ids of the request that a new request may join, or None."""
     return connection.execute(_PENDING, {"of": request.source, "like": str(request.kind), "now": now}).first()
 
 
@@ -176,7 +176,7 @@ def fail(connection: Connection, request_id: int, message: str, hint: str) -> No
 
 
 def note_progress(connection: Connection, request_id: int, reads: str, done: int, total: int) -> None:
-    """Store how far the run of a request is, for the processes that wait for it."""
+    """Store the progress of a request's run, for the processes that wait for it."""
     connection.execute(_NOTE, {"number": request_id, "reads": reads, "rows_done": done, "rows_total": total})
 
 
@@ -196,10 +196,11 @@ def open_requests(connection: Connection, now: datetime) -> list[OpenRequest]:
 
 
 def leave(connection: Connection, request_id: int, *, taken: bool) -> bool:
-    """Stop waiting for a request, and return whether that was possible. With its last waiter, a request is withdrawn.
+    """Stop waiting for a request, and return whether that was possible.
 
-    A request that was taken is left only with `taken`. The process that took it still closes it after its run. If that
-    is this process, and it ends during the run, the next holder takes the request again for its other waiters.
+    The request is withdrawn when its last waiter leaves. A waiter can leave a request that was taken only with `taken`.
+    The process that took it still closes it after the run. If this process took it and ends during the run, the next
+    holder of the lock takes the request again for its other waiters.
     """
     leavable = ("pending", "taken") if taken else ("pending",)
     left = connection.execute(

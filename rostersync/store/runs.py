@@ -186,7 +186,7 @@ def held(connection: Connection, source: str) -> list[int]:
 def commit(lease: Lease, result: RunResult) -> int:
     """Write everything about a run in ONE transaction, or nothing, and return the run's number.
 
-    A failed run is only recorded: students, watermarks and plans stay as they are. Raises `LockLost` if another process
+    A failed run is only recorded: students, watermarks and plans do not change. Raises `LockLost` if another process
     has become the source's writer, and `StoreError` if the database fails.
     """
     connection, run_id = lease.connection, None

@@ -38,7 +38,7 @@ _HEADER = struct.Struct(">16xH10xI")
 """The fields of a database file's header that we need: the size of a page (1 means 65,536) and the number of pages."""
 
 _STEP = 1000
-"""After this many pages, check whether the process was asked to end."""
+"""After this many pages, check whether the process was asked to stop."""
 
 _SCRATCH = ".rostersync-copy-"
 
@@ -134,7 +134,7 @@ class SqliteBackup:
         return []
 
     def _replace(self, sources: Iterable[str]) -> list[str]:
-        """Put the copy in the place of a database that is missing or damaged; the damaged files are moved aside.
+        """Replace a missing or damaged database by the copy. Keep the damaged files under other names.
 
         The journals are moved first. If the database were moved first and the process were then killed, SQLite would
         replay the journals into the next database at this path.
@@ -155,7 +155,7 @@ class SqliteBackup:
         return [f"the damaged database is kept: {', '.join(map(str, kept))}"] if kept else []
 
     def _prepare(self, live: Connection | None) -> None:
-        """Let the copy go on above the ids of the live database, which is None if it cannot be read."""
+        """Make new ids in the copy higher than those in the live database. `live` is None if it cannot be read."""
         used, others = NOTHING_USED, {}
         if live is not None:
             with live.begin():
@@ -168,7 +168,7 @@ class SqliteBackup:
 
 
 def _objects(connection: Connection) -> dict[tuple[str, str], str]:
-    """Return the SQL of each table, view and trigger of a database, by its kind and name."""
+    """Return the SQL of each table, view and trigger of a database, keyed by kind and name."""
     query = "SELECT type, name, sql FROM sqlite_master WHERE type <> 'index' AND name NOT LIKE 'sqlite%'"
     return {(kind, name): sql for kind, name, sql in connection.exec_driver_sql(query)}
 
@@ -226,9 +226,9 @@ def _require_whole(file: BinaryIO) -> None:
 
 
 def _damage(path: Path) -> str:
-    """Return the first damage that SQLite finds in a database, an empty string if there is none.
+    """Return the first damage that SQLite finds in a database, or "" if it finds none.
 
-    The database's files stay as they are. Raises `StoreError` if they cannot be read.
+    The database's files do not change. Raises `StoreError` if they cannot be read.
     """
     try:
         with closing(_connect(path, "mode=ro")) as connection:

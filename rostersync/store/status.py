@@ -92,7 +92,7 @@ def health(connection: Connection) -> list[Health]:
 
 
 class HeldStudent(msgspec.Struct, frozen=True):
-    """A student who is held: the removal waits for approval. This is personal data.
+    """A student whose removal waits for approval. This is personal data.
 
     `known_since` is the time at which the first run ended that has the student in its open plan. `deleted_at` is the
     time of the deletion if ManageBac gave one.

@@ -86,7 +86,7 @@ def require(url: str) -> None:
     """Raise `ConfigError` if the way to the server of `url` is not protected; see `parameters`."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
-        with suppress(ImportError):  # without a driver the way is not used; the engine says so
+        with suppress(ImportError):  # without a driver there is no connection; the engine reports that
             parameters(url_parameters(parsed))
 
 

@@ -248,7 +248,10 @@ def access_to(connection: Connection, name: str) -> Access:
 
 
 def give_access(connection: Connection, name: str, access: Access) -> None:
-    """Give a view or table that was created again its earlier owner and grants. Revoke what default privileges gave."""
+    """Give a view or table that was created again its earlier owner and grants.
+
+    Revoke the grants that default privileges have added.
+    """
     run_verbatim(connection, f"ALTER TABLE {name} OWNER TO {access.owner}")
     for grant in access_to(connection, name).grants:
         run_verbatim(connection, f"REVOKE ALL ON {name} FROM {grant.role}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rostersync.store.stage import Stage
 
 BATCH = 50
-"""How many ids one list request asks for. With more, the answer may exceed a page, or the address be too long."""
+"""How many ids one list request asks for. With more ids, the response may exceed a page, or the URL be too long."""
 
 
 class Api(Protocol):
@@ -47,9 +47,9 @@ def ask(api: Api, stage: Stage, questions: Iterable[Sequence[int]]) -> None:
 
 
 def fetch_again(api: Api, stage: Stage, ids: Sequence[int]) -> None:
-    """Fetch single students again: by list requests, which return whole rows, and by GET if a list does not show them.
+    """Fetch single students again: by list requests, which return whole rows, and by GET if they are not in a list.
 
-    Raises `ApiError` if the API does not answer a list request.
+    Raises `ApiError` if a list request fails.
     """
     living = stage_living(api, stage, ids)
     ask(api, stage, [sorted(set(ids) - living)])
@@ -58,8 +58,7 @@ def fetch_again(api: Api, stage: Stage, ids: Sequence[int]) -> None:
 def fetch_stale(api: Api, stage: Stage) -> None:
     """Fetch a student again if the received row is older than the stored one.
 
-    GET decides if the row of a list request is still older. Raises `ApiError` if the API does not answer a list
-    request.
+    GET decides if the row of a list request is still older. Raises `ApiError` if a list request fails.
     """
     for ids in stage.stale():
         stage_living(api, stage, ids)
@@ -67,11 +66,11 @@ def fetch_stale(api: Api, stage: Stage) -> None:
 
 
 def stage_living(api: Api, stage: Stage, ids: Sequence[int]) -> set[int]:
-    """Ask list requests which of `ids` are alive, stage their rows, and return their ids.
+    """Find out by list requests which of `ids` are alive, stage their rows, and return their ids.
 
-    A list request can prove that a student is alive, but not that one is gone. If the server does not honour the filter
-    by ids, the rest of `ids` is not asked for, and the caller must ask GET about them. Raises `ApiError` if the API
-    does not answer.
+    A list request can prove that a student is alive, but not that a student is gone. If the server does not honour the
+    filter by ids, the rest of `ids` is not asked for, and the caller must ask GET about them. Raises `ApiError` if a
+    request fails.
     """
     found: set[int] = set()
     for start in range(0, len(ids), BATCH):

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 class ListResult(msgspec.Struct, frozen=True):
     """How a list was read.
 
-    `moment` dates the result. It is when the first page of the reading was made. `total` is the number of records in
+    `moment` is the time of the result: when the first page of the reading was made. `total` is the number of records in
     the list. `ignored` means that the deleted feed ignores its filter, so only some rows of its first page were kept.
     `without_ids` means that some records have no readable id, so it is unknown which students they are about.
     """
@@ -152,7 +152,7 @@ class _Reading(msgspec.Struct, frozen=True):
     digests: dict[int, bytes | None]
     steady: bool
     repeats: bool = False
-    """Whether every page equals the one in the steady reading before."""
+    """Whether every page equals the page with the same number in the previous steady reading."""
 
 
 def _marked(page: Page) -> Iterator[ListedRow]:

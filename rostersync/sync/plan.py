@@ -1,4 +1,4 @@
-"""Decide from watermarks and clocks what a run reads, and which watermarks it leaves.
+"""Decide from watermarks and clocks what a run reads, and to what time it moves the watermarks.
 
 A watermark is the time up to which a stream (the modified or the deleted one) is known to have been read. It is dated
 from the start of the steady reading of a clean list, never from its end, so changes made while we read are read again.
@@ -41,7 +41,7 @@ class SyncPolicy(msgspec.Struct, frozen=True):
 
 
 def choose(requested: RunKind, state: SourceState, now: datetime, policy: SyncPolicy) -> RunKind:
-    """Return the kind of run to make for a request of the kind `requested`.
+    """Return the kind of the run for a request of the kind `requested`.
 
     A refresh is never turned into a full run, because it reads no list. Any other run is full if it
     was asked to be, if a watermark is missing, or if the last clean reading is more than `max_age` ago by our clock. It

@@ -73,7 +73,7 @@ class Removals:
         """Find out which candidates are gone and may be removed. The stage keeps these, and the candidates to hold.
 
         `sweep` says whether a student who is absent from the roster becomes a candidate. `plan` is the approved plan,
-        None without an approval. Raises `ApiError` if the API does not answer a list request.
+        None without an approval. Raises `ApiError` if a list request fails.
         """
         stage = self._stage
         # 1. Candidates are students stored as living who have left according to the deleted feed, a `deleted_at`, GET

@@ -121,7 +121,7 @@ class Run:
     def execute(self, request: RunRequest) -> RunReport:
         """Do the run and return its report. If the run cannot read, the report says so, and it is recorded as well.
 
-        Raises `StoreError` if the database fails, and `Stopped` if the process must end. Then the run is not recorded.
+        Raises `StoreError` if the database fails, and `Stopped` if the process must stop. Then the run is not recorded.
         """
         kind = plan.choose(request.kind, self._state, self._started_at, self._policy)
         try:
@@ -147,8 +147,8 @@ class Run:
     def _refresh(self, request: RunRequest) -> runs.RunResult:
         """Fetch single students, and return what to write about those who live.
 
-        Watermarks and dates of the source stay as they are. Raises `RunFailed` if no run has stored anything yet,
-        because a replica of these students alone would look like the whole school.
+        The source's watermarks and dates do not change. Raises `RunFailed` if no run has stored anything yet, because a
+        replica of these students alone would look like the whole school.
         """
         if self._state.history_starts_at is None:
             raise RunFailed(f"source {self._source} has no replica yet", "the first run makes it: rostersync sync")
@@ -427,7 +427,7 @@ def _notices(crawl: CrawlResult, removals: RemovalOutcome) -> tuple[str, ...]:
 
 
 def _superseded(crawl: CrawlResult) -> frozenset[RunKind]:
-    """Return the kinds of held runs that have their open plans closed, because this later run has succeeded.
+    """Return the kinds of held runs whose open plans are closed, because this later run has succeeded.
 
     A sweep closes all plans. An incremental run closes the plans of incremental runs, but only if it could use the
     deleted feed. Otherwise it has not seen the deletions again that an earlier run planned.

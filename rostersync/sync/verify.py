@@ -45,7 +45,7 @@ def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progr
     Raises:
         StoreError: The database cannot be used.
         ConfigError: The source's token is not available.
-        Stopped: The process must end.
+        Stopped: The process must stop.
 
     """
     with unchanged_database(url, source) as (connection, stage), connect(source) as api:

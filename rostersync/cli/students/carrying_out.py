@@ -47,7 +47,7 @@ _WARNINGS = {
 """The side effects to warn of before a write, by verb."""
 
 REPRIEVE_S = 2.0
-"""How many seconds a command may continue after it was asked to end: to finish the current line, and to refresh the
+"""How many seconds a command may continue after it was asked to stop: to finish the current line, and to refresh the
 replica. This must be less than `GRACE` of `rostersync.cli.signals`, after which the process is ended at any point.
 """
 

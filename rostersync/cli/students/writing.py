@@ -107,13 +107,13 @@ def update(
     allowed: Sequence[str],
     many: Many | None,
 ) -> int:
-    """Change fields of a student, or of many with --from-csv. Other fields stay as they are.
+    """Change fields of a student, or of many with --from-csv. Other fields do not change.
 
     Write a list as en,sl or as a JSON array. The record is read back. If ManageBac did not take a field, the field is
     named, and the exit status is 1.
 
     A CSV has a column `id` and a column for each field to change. You can also edit a CSV that `students list --csv`
-    has printed. A field stays as it is if its cell is empty, or if ManageBac already has the cell's value.
+    has printed. A field does not change if its cell is empty, or if ManageBac already has the cell's value.
     """
     if many:
         many.refuse_beside(key, assignments, cleared, file)

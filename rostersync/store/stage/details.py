@@ -190,8 +190,8 @@ class StagedDetails(Statements):
     def due(self, limit: int, *, needed: bool, read_before: datetime) -> list[int]:
         """Return the ids of students to ask GET about.
 
-        First come the students that wait for it, longest first. Then come new students and students with a newer list
-        row, and last the students with an old detail.
+        The first are the students who wait for a detail, longest first. New students and students with a newer list row
+        follow, and then the students with an old detail.
 
         Args:
             limit: The most ids to return.
@@ -336,8 +336,9 @@ def _facts_of_answer(
 def _stamp(listed: Student | None, answer: Student) -> datetime | None:
     """Return the `updated_at` that a detail belongs to.
 
-    If the answer and the list record may be of the same time, it is the list record's `updated_at`, which later list
-    rows are compared with; None if it has none. Otherwise it is the answer's.
+    If the answer of GET and the list record may be of the same time, the result is the list record's `updated_at`,
+    because later list rows are compared with it. The result is None if the list record has no `updated_at`. Otherwise
+    the result is the answer's `updated_at`.
     """
     if listed is not None and (listed.updated_at is None or are_of_one_time(listed, answer)):
         return listed.updated_at

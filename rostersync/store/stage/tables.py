@@ -37,7 +37,7 @@ staged = Table(
 )
 
 # The commit copies these rows. They are not part of `staged`, because each reading writes the rows of `staged` again,
-# and so those must be small.
+# so those must be small.
 records = Table(
     "records",
     _STAGE,
@@ -91,7 +91,7 @@ TABLES = _STAGE.sorted_tables
 def attach(connection: Connection, database: Path | None) -> None:
     """Create an empty stage on the connection.
 
-    `database` is the path beside which the file of the stage is made; None on PostgreSQL.
+    `database` is the path beside which the stage's file is created; None on PostgreSQL.
     """
     if database is not None:
         attach_scratch_file(connection, database.parent)
