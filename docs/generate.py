@@ -27,7 +27,7 @@ _ABOUT_COMMANDS = """\
 # The command line
 
 Written by `./dev docs` from the commands themselves; do not edit it. `rostersync COMMAND --help` says the same. What
-an exit status means: [README](../../README.md#when-a-run-does-not-just-succeed)."""
+an exit status means: [README](../../README.md#if-a-run-does-not-succeed)."""
 
 _ABOUT_VIEWS = """\
 # The views
