@@ -185,8 +185,8 @@ def test_each_statement_of_the_vendors_page_names_tests_that_exist() -> None:
 
 
 ATTEMPTS = (
-    "Whoever answers in place of ManageBac, or listens",
-    "Whoever reads the logs",
+    "An attacker who answers in place of ManageBac, or listens",
+    "A reader of the logs, or of an error tracker's reports",
     "Another user of the machine",
     "A person who sends a prepared CSV",
     "The service's own user, taken over",
