@@ -46,7 +46,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         hint = "choose a folder that this user can write to"
         raise ConfigError([f"cannot write {path}: {error.strerror}"], hint) from error
-    naming = subprocess.Popen(  # noqa: S603 - words of our own
+    naming = subprocess.Popen(  # noqa: S603 - our own command
         [sys.executable, "-I", "-S", "-c", _NAMING, part, str(path)],
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -36,9 +36,9 @@ class Session(msgspec.Struct, frozen=True):
     named: Path | None
 
     def as_owner(self) -> Session:
-        """Return this session for work on the database. If the process is root's, it becomes the service's user.
+        """Return a session that may use the database. If the process is root's, it first becomes the service's user.
 
-        The tokens are read before. See `rostersync.cli.ownership.as_owner`.
+        The tokens are read before that. See `rostersync.cli.ownership.as_owner`.
         """
         return replace(self, config=as_owner(self.config))
 

@@ -90,8 +90,7 @@ class Condition:
         if that is at its next slot.
         """
         _log_report(report, next_try)
-        before = self._sources.get(report.source, _Source())
-        at = report.finished_at if report.state in _IN_STEP else before.in_step_at
+        at = report.finished_at if report.state in _IN_STEP else self._source(report.source).in_step_at
         trouble = "" if report.state is RunState.SUCCEEDED else f"{report.state}: {report.error}"
         self._sources[report.source] = _Source(students, at, trouble)
         self.recovered(report.source)
@@ -143,8 +142,11 @@ class Condition:
         due = min((at for at in sources.values() if at), default=None)
         return "; ".join([*parts, *([f"next {_time(due, schedule.timezone)}"] if due else [])])
 
+    def _source(self, name: str) -> _Source:
+        return self._sources.get(name, _Source())
+
     def _source_part(self, source: str, schedule: Schedule) -> str:
-        known, now = self._sources.get(source, _Source()), self._clock.now()
+        known, now = self._source(source), self._clock.now()
         if known.in_step_at is None:
             in_step = "never synced"
         else:
@@ -154,25 +156,25 @@ class Condition:
 
     def _trouble(self, source: str) -> str:
         failure = self._failures.get(source)
-        return failure.error if failure else self._sources.get(source, _Source()).trouble
+        return failure.error if failure else self._source(source).trouble
 
     def _is_stale(self, source: str, schedule: Schedule) -> bool:
         """Return whether a source's last success is no longer fresh. False if the source was never synced."""
-        at = self._sources.get(source, _Source()).in_step_at
+        at = self._source(source).in_step_at
         return at is not None and self._clock.now() > fresh_until(schedule, at)
 
     def _summary(self, sources: Iterable[str], standing_by: int, schedule: Schedule) -> str:
         names = list(sources)
         troubled = [f"{name}: {self._trouble(name)}" for name in names if self._trouble(name)]
         stale = [name for name in names if self._is_stale(name, schedule)]
-        never = [name for name in names if self._sources.get(name, _Source()).in_step_at is None]
+        never = [name for name in names if self._source(name).in_step_at is None]
         wrong = [
             *([f"{len(troubled)} in trouble: {troubled[0]}"] if troubled else []),
             *([f"{len(stale)} stale: {some_of(stale)}"] if stale else []),
             *([f"{len(never)} never synced: {some_of(never)}"] if never else []),
         ]
         parts = [count(len(names), "source"), *([f"standing by for {standing_by}"] if standing_by else [])]
-        successes = [known.in_step_at for name in names if (known := self._sources.get(name)) and known.in_step_at]
+        successes = [at for name in names if (at := self._source(name).in_step_at)]
         oldest = [f"the oldest success {_minutes_ago(min(successes), self._clock.now())}"] if successes else []
         return ", ".join([*parts, *(wrong or ["all in step"]), *oldest])
 

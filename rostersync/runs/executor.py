@@ -120,9 +120,9 @@ class Executor:
     def execute_all(self, source: str) -> Iterator[RunReport]:
         """Execute the open requests of a source, and yield the reports. This process must hold the source's lock.
 
-        Runs and refreshes take turns, so that a write does not wait for many runs, nor a run for many writes. The
-        progress of a run is noted in the database for the processes that wait for it. If a request fails, the reason is
-        stored for these processes, and the iteration ends with the error.
+        Runs and refreshes alternate. So a refresh after a write never waits for several runs, and a run never waits for
+        several refreshes. The progress of a run is noted in the database for the processes that wait for it. If a
+        request fails, the reason is stored for these processes, and the iteration ends with the error.
         """
         with self._store.lease(source, self._purpose, held=True) as lease:
             for refresh in cycle((True, False)):

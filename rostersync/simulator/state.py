@@ -119,7 +119,7 @@ class School:
     # For tests to compare with -----------------------------------------------------------------------------------
 
     def truth(self) -> dict[int, dict[str, Any]]:
-        """Return the whole record of each living student as it is now, by id, without injected records."""
+        """Return the complete current record of each living student, keyed by id. Injected records are left out."""
         with self.lock:
             seen = [version for version in self._now_in_sight() if version.living and version.raw is None]
             return {version.id: msgspec.json.decode(render(version, self._switches)) for version in seen}

@@ -79,5 +79,5 @@ def _where_and_why(line: str) -> str:
 
 
 def _reason(line: str) -> str:
-    """Return the reason in a line of libpq, without the beginning, which repeats host and port."""
+    """Return the reason from a line of a libpq error message, without the prefix that repeats host and port."""
     return re.sub(r"^.*(?:FATAL:\s+|fe_sendauth: |failed: )", "", line).strip()

@@ -184,7 +184,7 @@ def attach_scratch_file(connection: Connection, folder: Path) -> None:
     try:
         handle, name = tempfile.mkstemp(prefix=".rostersync-stage-", dir=folder)  # mode 0600
     except OSError as error:
-        hint = "let this user write the database's folder"
+        hint = "give this user write access to the database's folder"
         raise DatabaseUnreachable(f"cannot stage rows in {folder}: {error.strerror}", hint) from error
     made = os.fstat(handle)
     os.close(handle)

@@ -62,18 +62,18 @@ def open_plain(path: Path, flags: int) -> int:
     return handle
 
 
-def copy(source: IO[bytes], target: BinaryIO, tell: Callable[[int], None]) -> None:
-    """Copy `source` to the disk that `target` is on, a file without a buffer.
+def copy(source: IO[bytes], target: BinaryIO, report: Callable[[int], None]) -> None:
+    """Copy `source` to `target`, which must be unbuffered, and wait until the disk has it.
 
-    `tell` is called with the number of bytes that are copied. Raises `StoreError`.
+    `report` is called with the number of bytes copied so far. Raises `StoreError` if `target` cannot be written.
     """
     done = 0
     try:
         while chunk := source.read(_CHUNK):
             done += len(chunk)
-            while chunk:  # a disk that becomes full takes a part of it
+            while chunk:  # a disk that becomes full may accept only a part of the chunk
                 chunk = chunk[target.write(chunk) :]
-            tell(done)
+            report(done)
         os.fsync(target.fileno())
     except OSError as error:
         message = f"cannot write {target.name}: {error.strerror}"

@@ -1,7 +1,7 @@
 """Back up and restore an SQLite database with SQLite's online backup API.
 
-A restore replaces all pages in one transaction. So readers see either the old content or the new, never a
-mixture. No old journal remains that SQLite could apply to the new content.
+A restore replaces all pages in one transaction. So readers see either the old content or the new, never a mixture. No
+old journal remains that SQLite could apply to the new content.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _scratch(beside: Path) -> Iterator[Path]:
     try:
         folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=beside))  # mode 0700
     except OSError as error:
-        hint = "let this user write the database's folder"
+        hint = "give this user write access to the database's folder"
         raise DatabaseUnreachable(f"cannot make a copy in {beside}: {error.strerror}", hint) from error
     with _locked(folder):
         try:

@@ -62,7 +62,7 @@ class _Among(ColumnElement[bool]):
 def _compile_among(element: _Among, compiler: Any, **options: Any) -> str:
     column, ids = (compiler.process(part, **options) for part in (element.column, element.ids))
     if compiler.dialect.name == "postgresql":
-        return f"{column} = ANY ({ids})"  # the planner can count the elements of an array, but not of a subquery
+        return f"{column} = ANY ({ids})"  # the planner knows an array's length, but not a subquery's rows
     return f"{column} IN (SELECT value FROM json_each({ids}))"  # noqa: S608 - our own column, and a parameter
 
 

@@ -42,7 +42,7 @@ class Health(msgspec.Struct, frozen=True):
     history_starts_at: datetime | None
     deleted_feed_ignored: bool
     details_waiting: int
-    """How many details of living students must still be read; 0 if GET serves no more keys than lists."""
+    """The number of living students whose detail must still be read; 0 if GET serves no key that lists lack."""
     holder: str | None
     """The process that took the lock last and has not released it. It may have died: see `Store.is_held`."""
 

@@ -91,7 +91,7 @@ def require(url: str) -> None:
 
 
 def weakness(url: str, environ: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
-    """Return the weakness of the connection to a PostgreSQL server, and a hint; None if the connection is protected.
+    """Return why the connection to a PostgreSQL server is not fully protected, and a hint. Return None if it is.
 
     `parameters` must accept the url.
     """

@@ -47,7 +47,7 @@ def ask(api: Api, stage: Stage, questions: Iterable[Sequence[int]]) -> None:
 
 
 def fetch_again(api: Api, stage: Stage, ids: Sequence[int]) -> None:
-    """Fetch single students again: by list requests, which return whole rows, and by GET if they are not in a list.
+    """Fetch students again by their ids: first by list requests, then by GET if a list did not return the student.
 
     Raises `ApiError` if a list request fails.
     """

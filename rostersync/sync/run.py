@@ -331,7 +331,7 @@ class Run:
 
         1. A watermark moves only if all of its stream was read, and if the run's first response had a `Date`.
         2. It moves to the start of the list that was read. In a full run both move to the start of the roster.
-        3. It never goes back, unless an old watermark lies in the future: see `plan.advance`.
+        3. It never moves back, unless the previous watermark lies in the future: see `plan.advance`.
         """
         starts = crawl.modified.start, (crawl.deleted if crawl.kind is RunKind.INCREMENTAL else crawl.modified).start
         modified, deleted = (

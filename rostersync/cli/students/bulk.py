@@ -245,7 +245,7 @@ def _row(result: Result) -> tuple[Any, ...]:
 
 
 def _confirm(options: WriteOptions, api: ManageBac, verb: str, tasks: Sequence[Task], *, counted: bool) -> None:
-    """Ask before anything is sent. For many lines, the user must type their number, unless --expect gave it.
+    """Ask before anything is sent. If there are many lines, the user must type how many, unless --expect gives it.
 
     Raises `ConfigError` if there is no terminal to ask on.
     """

@@ -151,8 +151,8 @@ class _Parts(msgspec.Struct, frozen=True):
     def listed(self, keys: Keys) -> Student | None:
         """Return the list record of the student; None if the student has neither a list row nor a stored record.
 
-        It is this run's list row. If that is missing, or older than both the stored record and the answer of GET, it is
-        the stored list record.
+        This is the list row of this run. If the row is missing, or is older than both the stored record and GET's
+        response, the stored list record is returned instead.
         """
         if self.stored is None:
             return self.row
