@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import click
 
 from rostersync.cli.program import program
-from rostersync.store.views import VIEWS
+from rostersync.store.schema.views import VIEWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from rostersync.store.views import View
+    from rostersync.store.schema.views import View
 
 FOLDER = Path(__file__).parent / "reference"
 

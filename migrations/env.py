@@ -10,9 +10,9 @@ from sqlalchemy import Connection
 
 from rostersync.config import find_config, load
 from rostersync.errors import ConfigError, RostersyncError
-from rostersync.store import schema
-from rostersync.store.engine import open_engine
-from rostersync.store.tables import metadata
+from rostersync.store.database.engine import open_engine
+from rostersync.store.schema import revisions
+from rostersync.store.schema.tables import metadata
 
 FORWARD_ONLY = (
     "migrations can only upgrade to the newest schema: run `alembic upgrade head`. To go back to an earlier version,"
@@ -21,7 +21,7 @@ FORWARD_ONLY = (
 
 
 def run(connection: Connection) -> None:
-    options = schema.comparison_options(connection)
+    options = revisions.comparison_options(connection)
     context.configure(connection=connection, target_metadata=metadata, render_as_batch=True, **options)
     with context.begin_transaction():
         context.run_migrations()
@@ -31,11 +31,11 @@ def run_on_configured_database() -> None:
     if context.is_offline_mode():
         raise CommandError("--sql cannot be used, because the migrations read the database")
     wanted = destination()
-    if wanted not in {None, schema.HEAD}:
+    if wanted not in {None, revisions.HEAD}:
         raise CommandError(FORWARD_ONLY)
     url = load(find_config()).database.url
     if wanted:
-        with schema.upgrading(open_engine(url, create=True)) as (connection, _):
+        with revisions.upgrading(open_engine(url, create=True)) as (connection, _):
             run(connection)
     else:
         with open_engine(url, read_only=True).connect() as connection, connection.begin():

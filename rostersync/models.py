@@ -1,8 +1,8 @@
 """Define mapped SQLAlchemy classes for reports in Python: one for each reporting view, and some for tables.
 
 Prefer the views, because we keep their names and columns stable. Their classes work on any engine, such as
-`create_engine(url)`. The classes of tables need the engine of `rostersync.store.engine.open_engine`, because on
-PostgreSQL the tables are in another schema.
+`create_engine(url)`. The classes of tables need the engine that `open_engine` in `rostersync.store.database.engine`
+returns, because on PostgreSQL the tables are in another schema.
 
 All classes are read-only: a flush raises `ReadOnly`. The sync writes the tables without these classes. It does not
 import this module, because SQLAlchemy's mapper would slow down the start of each command.
@@ -16,9 +16,9 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, Relationship, mapped_column, relationship
 
 from rostersync.errors import ReadOnly
-from rostersync.store import tables
-from rostersync.store.own_schema import OF_VIEWS
-from rostersync.store.types import Json, JsonTuple, Timestamp
+from rostersync.store.database.own_schema import OF_VIEWS
+from rostersync.store.database.types import Json, JsonTuple, Timestamp
+from rostersync.store.schema import tables
 
 
 class Model(DeclarativeBase):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from conftest import see_views
 from sqlalchemy import make_url, text
 
-from rostersync.store.engine import open_engine
-from rostersync.store.tables import metadata
-from rostersync.store.views import VIEWS
+from rostersync.store.database.engine import open_engine
+from rostersync.store.schema.tables import metadata
+from rostersync.store.schema.views import VIEWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -28,7 +28,7 @@ from sqlalchemy import make_url
 from rostersync.errors import RostersyncError
 from rostersync.observe import log
 from rostersync.simulator import people
-from rostersync.store.tables import student_columns
+from rostersync.store.schema.tables import student_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable

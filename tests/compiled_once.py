@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.util import LRUCache
 
-from rostersync.store import engine
+from rostersync.store.database import engine
 
 
 def empty() -> LRUCache[Any, Any]:

@@ -30,7 +30,7 @@ from sqlalchemy import URL, make_url
 from rostersync.cli import ownership
 from rostersync.errors import Stopped
 from rostersync.observe import syslog
-from rostersync.store import Store
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

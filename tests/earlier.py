@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from alembic import command
 
-from rostersync.store import schema
-from rostersync.store.engine import open_engine
-from rostersync.store.schema import REVISIONS
-from rostersync.store.views import BARRIER, VIEWS
+from rostersync.store.database.engine import open_engine
+from rostersync.store.schema import revisions
+from rostersync.store.schema.revisions import REVISIONS
+from rostersync.store.schema.views import BARRIER, VIEWS
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -83,7 +83,7 @@ def earlier_schema(url: str, revision: str, **older: str) -> Engine:
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql("SET LOCAL search_path = public")
             connection.execution_options(schema_translate_map=None)
-        command.upgrade(schema.alembic_config(connection), revision)
+        command.upgrade(revisions.alembic_config(connection), revision)
         for view in VIEWS:
             if view.name in _LATER:
                 continue

@@ -18,11 +18,11 @@ from sqlalchemy import select, text
 
 from rostersync.errors import Malformed, TimedOut, TooLarge, Unreachable
 from rostersync.managebac import ManageBac
+from rostersync.managebac.decoding.records import decode_student
 from rostersync.managebac.endpoints import Endpoints
-from rostersync.managebac.limits import HostLimiter
 from rostersync.managebac.reader import StudentReader
-from rostersync.managebac.records import decode_student
-from rostersync.managebac.wire import MAX_BYTES, Reply
+from rostersync.managebac.wire.http import MAX_BYTES, Reply
+from rostersync.managebac.wire.limits import HostLimiter
 from rostersync.records import FIELD_NAMES, Student, with_status
 from rostersync.report import RunKind, RunRequest
 from rostersync.runs.executor import Executor, dry_run
@@ -30,11 +30,12 @@ from rostersync.simulator.app import App
 from rostersync.simulator.faults import on_deleted_feed
 from rostersync.simulator.messages import Manner, Request
 from rostersync.simulator.state import School
-from rostersync.store import Store, runs
+from rostersync.store.replica import runs
+from rostersync.store.schema.tables import student
 from rostersync.store.status import health
-from rostersync.store.tables import student
+from rostersync.store.store import Store
 from rostersync.sync.guard import GuardPolicy
-from rostersync.sync.plan import SyncPolicy
+from rostersync.sync.watermarks import SyncPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from conftest import ManualClock
     from sqlalchemy import Connection
 
-    from rostersync.managebac.wire import Call
+    from rostersync.managebac.wire.http import Call
     from rostersync.records import Page, Query
     from rostersync.report import RunReport
     from rostersync.simulator.faults import Faults

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
-from rostersync.store.engine import open_engine
+from rostersync.store.database.engine import open_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

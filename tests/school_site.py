@@ -17,7 +17,7 @@ from sqlalchemy import make_url, text
 from rostersync.cli.program import program
 from rostersync.clock import SystemClock
 from rostersync.simulator import App, School, Server
-from rostersync.store.engine import open_engine
+from rostersync.store.database.engine import open_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ Revises:
 import sqlalchemy as sa
 from alembic import op
 
-from rostersync.store.types import Json, JsonTuple, Timestamp
+from rostersync.store.database.types import Json, JsonTuple, Timestamp
 
 revision = "0001"
 down_revision = None

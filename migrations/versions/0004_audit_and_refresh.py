@@ -7,7 +7,7 @@ Revises: 0003
 import sqlalchemy as sa
 from alembic import op
 
-from rostersync.store.types import Json, JsonTuple, Timestamp
+from rostersync.store.database.types import Json, JsonTuple, Timestamp
 
 revision = "0004"
 down_revision = "0003"

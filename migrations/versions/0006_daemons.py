@@ -7,7 +7,7 @@ Revises: 0005
 import sqlalchemy as sa
 from alembic import op
 
-from rostersync.store.types import Json, Timestamp
+from rostersync.store.database.types import Json, Timestamp
 
 revision = "0006"
 down_revision = "0005"

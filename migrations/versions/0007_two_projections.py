@@ -9,7 +9,7 @@ Revises: 0006
 import sqlalchemy as sa
 from alembic import op
 
-from rostersync.store.types import Json, Timestamp
+from rostersync.store.database.types import Json, Timestamp
 
 revision = "0007"
 down_revision = "0006"

@@ -13,7 +13,7 @@ from rostersync.cli.output import document, echo, mark, note
 from rostersync.cli.ownership import as_owner
 from rostersync.config import find_config, load
 from rostersync.errors import ConfigError, DatabaseUnreachable
-from rostersync.store import tls
+from rostersync.store.database import tls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

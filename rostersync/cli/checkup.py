@@ -13,9 +13,10 @@ from rostersync.config.token import exposure
 from rostersync.errors import ConfigError, Forbidden, RostersyncError, Unauthorized
 from rostersync.records import Query
 from rostersync.runs import wiring
-from rostersync.store import probe, tls
-from rostersync.store.engine import sqlite_path
-from rostersync.store.schema import HEAD, Level
+from rostersync.store import probe
+from rostersync.store.database import tls
+from rostersync.store.database.engine import sqlite_path
+from rostersync.store.schema.revisions import HEAD, Level
 from rostersync.words import count
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from rostersync.cli.new_file import new_file
 from rostersync.cli.options import configured, configured_as_caller
 from rostersync.cli.output import confirm, echo, note, progress
 from rostersync.errors import ConfigError, SchemaOutdated, SchemaTooNew, StoreError
-from rostersync.store import backup, probe
-from rostersync.store.schema import HEAD, Level
+from rostersync.store import probe
+from rostersync.store.backup import backup
+from rostersync.store.schema.revisions import HEAD, Level
 
 if TYPE_CHECKING:
     from rostersync.cli.options import Session

@@ -9,14 +9,15 @@ import click
 from rostersync.cli.options import configured
 from rostersync.cli.output import note
 from rostersync.errors import ConfigError
-from rostersync.runs.recording import Recorder
-from rostersync.store import open_store, readers
+from rostersync.recording import Recorder
 from rostersync.store.audit import Entry
-from rostersync.store.engine import sqlite_path
+from rostersync.store.database.engine import sqlite_path
+from rostersync.store.schema import readers
+from rostersync.store.store import open_store
 
 if TYPE_CHECKING:
     from rostersync.cli.options import Session
-    from rostersync.store import Store
+    from rostersync.store.store import Store
 
 
 @click.command()

@@ -18,10 +18,10 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 import msgspec
 
+from rostersync.cells import csv_line
 from rostersync.cli.verbosity import is_quiet
 from rostersync.clock import to_text
 from rostersync.report import ignore_progress
-from rostersync.runs.cells import csv_line
 from rostersync.words import HARMFUL, clean
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from rostersync.cli.sealing import seal
 from rostersync.config import SERVICE_USER, shared_place
 from rostersync.errors import DatabaseUnreachable
 from rostersync.logger import get_logger
-from rostersync.store.engine import sqlite_path
+from rostersync.store.database.engine import sqlite_path
 
 if TYPE_CHECKING:
     from rostersync.config import Config

@@ -10,11 +10,12 @@ from rostersync.cli.options import configured, json_option, source_option
 from rostersync.cli.output import document, note
 from rostersync.cli.sync import carry_out, show_outcomes
 from rostersync.report import RunKind, RunRequest
-from rostersync.store import open_store, requests
+from rostersync.store.queue import requests
+from rostersync.store.store import open_store
 
 if TYPE_CHECKING:
     from rostersync.cli.options import Session
-    from rostersync.store import Store
+    from rostersync.store.store import Store
 
 
 @click.command()

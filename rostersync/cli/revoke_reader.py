@@ -9,9 +9,9 @@ import click
 from rostersync.cli.grant_reader import open_postgresql
 from rostersync.cli.options import configured
 from rostersync.cli.output import echo, note
-from rostersync.runs.recording import Recorder
-from rostersync.store import readers
+from rostersync.recording import Recorder
 from rostersync.store.audit import Entry
+from rostersync.store.schema import readers
 
 if TYPE_CHECKING:
     from rostersync.cli.options import Session

@@ -12,9 +12,9 @@ from rostersync.cli.output import as_json_values, document, echo, table
 from rostersync.cli.reports import figures, show_reasons, show_run
 from rostersync.errors import RostersyncError
 from rostersync.report import RunState
-from rostersync.store import open_store
-from rostersync.store.runs import recent
+from rostersync.store.replica.runs import recent
 from rostersync.store.status import run_details
+from rostersync.store.store import open_store
 from rostersync.words import count, moment, span
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from rostersync.config.token import LARGEST_TOKEN, token_from_file, token_from_t
 from rostersync.config.trust import service_group
 from rostersync.errors import ConfigError, NotConfigured, RostersyncError
 from rostersync.runs.wiring import token_mistakes
-from rostersync.store.files import NotPlain, is_plain
+from rostersync.store.database.files import NotPlain, is_plain
 
 if TYPE_CHECKING:
     from rostersync.cli.options import Session

@@ -10,10 +10,10 @@ import click
 from rostersync.cli.options import configured
 from rostersync.cli.output import confirm, echo, note
 from rostersync.errors import ConfigError
-from rostersync.runs.recording import Recorder
-from rostersync.store import open_store
+from rostersync.recording import Recorder
 from rostersync.store.audit import Entry
 from rostersync.store.forget import forget, holdings
+from rostersync.store.store import open_store
 from rostersync.words import count
 
 if TYPE_CHECKING:

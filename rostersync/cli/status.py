@@ -18,9 +18,11 @@ from rostersync.cli.reports import show_reasons
 from rostersync.daemon.freshness import fresh_until
 from rostersync.errors import ConfigError, StoreError
 from rostersync.report import RunState
-from rostersync.store import daemons, open_store, probe, requests
-from rostersync.store.failures import THE_DAEMON, failures_file, read_failures
+from rostersync.store import probe
+from rostersync.store.queue import daemons, requests
+from rostersync.store.queue.failures import THE_DAEMON, failures_file, read_failures
 from rostersync.store.status import health
+from rostersync.store.store import open_store
 from rostersync.words import ago, count, moment, some_of, span
 
 if TYPE_CHECKING:
@@ -28,11 +30,11 @@ if TYPE_CHECKING:
 
     from rostersync.cli.options import Session
     from rostersync.config import Schedule
-    from rostersync.store import Store
-    from rostersync.store.daemons import Watch
-    from rostersync.store.failures import Failure
-    from rostersync.store.requests import OpenRequest
+    from rostersync.store.queue.daemons import Watch
+    from rostersync.store.queue.failures import Failure
+    from rostersync.store.queue.requests import OpenRequest
     from rostersync.store.status import Health
+    from rostersync.store.store import Store
 
 _FRESH, _STALE, _NEVER = "fresh", "stale", "never synced"
 

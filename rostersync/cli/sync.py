@@ -15,8 +15,9 @@ from rostersync.errors import ConfigError, NoDatabase
 from rostersync.report import RunKind, RunRequest, RunState
 from rostersync.runs import executor, wiring
 from rostersync.runs.batch import run_all, worst
-from rostersync.store import daemons, open_store
-from rostersync.store.runs import open_hold, plan
+from rostersync.store.queue import daemons
+from rostersync.store.replica.runs import open_hold, plan
+from rostersync.store.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from rostersync.cli.options import Session
     from rostersync.report import ProgressCallback, RunReport
     from rostersync.runs.batch import Outcome
-    from rostersync.store.runs import Hold
+    from rostersync.store.replica.runs import Hold
 
 
 @click.command()
@@ -94,7 +95,7 @@ def carry_out(session: Session, requests: Sequence[RunRequest], *, dry_run: bool
 
 def _carry_out_recorded(session: Session, requests: Sequence[RunRequest], *, dry_run: bool) -> list[Outcome]:
     """Carry out the approval of a held run, and record who approved it and how it ended."""
-    from rostersync.runs.recording import Recorder  # noqa: PLC0415 - only approvals need it
+    from rostersync.recording import Recorder  # noqa: PLC0415 - only approvals need it
     from rostersync.store.audit import Entry  # noqa: PLC0415 - the same
     from rostersync.store.audit import Outcome as Recorded  # noqa: PLC0415 - the same
 

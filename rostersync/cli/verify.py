@@ -9,7 +9,7 @@ import click
 from rostersync.cli.options import configured, json_option, source_option
 from rostersync.cli.output import document, echo, mark, note, progress
 from rostersync.runs import wiring
-from rostersync.store import open_store
+from rostersync.store.store import open_store
 from rostersync.sync.verify import verify
 from rostersync.words import count
 

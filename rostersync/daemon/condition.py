@@ -18,7 +18,7 @@ from rostersync.daemon.freshness import fresh_until
 from rostersync.errors import TRY_AGAIN_LATER, reported
 from rostersync.logger import get_logger
 from rostersync.report import RunState
-from rostersync.store.failures import THE_DAEMON, Failure, write_failures
+from rostersync.store.queue.failures import THE_DAEMON, Failure, write_failures
 from rostersync.words import ago, count, some_of
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rostersync.clock import Clock
     from rostersync.config import Schedule
     from rostersync.report import RunReport
-    from rostersync.store.drift import Drift
+    from rostersync.store.schema.drift import Drift
     from rostersync.store.status import Health
 
 log = get_logger(__name__)

@@ -14,8 +14,9 @@ from rostersync.logger import get_logger
 from rostersync.pool import SHUTDOWN_S, DaemonExecutor
 from rostersync.report import RunKind, RunRequest, RunState
 from rostersync.runs import wiring
-from rostersync.store import requests, runs
-from rostersync.store.daemons import Watch
+from rostersync.store.queue import requests
+from rostersync.store.queue.daemons import Watch
+from rostersync.store.replica import runs
 from rostersync.store.status import health
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from rostersync.config import Config
     from rostersync.daemon.condition import Condition
     from rostersync.report import RunReport
-    from rostersync.store import Store
-    from rostersync.store.requests import OpenRequest
+    from rostersync.store.queue.requests import OpenRequest
+    from rostersync.store.store import Store
 
 log = get_logger(__name__)
 

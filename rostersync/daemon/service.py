@@ -13,16 +13,19 @@ from rostersync.daemon.systemd import Systemd
 from rostersync.errors import ConfigError, Stopped, StoreError
 from rostersync.logger import get_logger
 from rostersync.runs import wiring
-from rostersync.store import daemons, open_store, probe, tls
-from rostersync.store.failures import THE_DAEMON, failures_file
-from rostersync.store.holders import this_process
+from rostersync.store import probe
+from rostersync.store.database import tls
+from rostersync.store.database.holders import this_process
+from rostersync.store.queue import daemons
+from rostersync.store.queue.failures import THE_DAEMON, failures_file
+from rostersync.store.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rostersync.clock import Clock
     from rostersync.config import Config
-    from rostersync.store import Store
+    from rostersync.store.store import Store
 
 log = get_logger(__name__)
 

@@ -11,11 +11,11 @@ from rostersync.address import Wrong, api_url
 from rostersync.clock import SystemClock
 from rostersync.errors import ConfigError
 from rostersync.managebac.endpoints import Endpoints
-from rostersync.managebac.limits import HostLimiter
-from rostersync.managebac.ordered_map import OrderedMap
 from rostersync.managebac.students import Students
-from rostersync.managebac.transport import Deadline, RetryPolicy, Transport
-from rostersync.managebac.wire import RequestsWire
+from rostersync.managebac.wire.http import RequestsWire
+from rostersync.managebac.wire.limits import HostLimiter
+from rostersync.managebac.wire.ordered_map import OrderedMap
+from rostersync.managebac.wire.transport import Deadline, RetryPolicy, Transport
 from rostersync.secret import Secret
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from rostersync.clock import Clock
-    from rostersync.managebac.wire import Auth, Wire
+    from rostersync.managebac.wire.http import Auth, Wire
 
 
 class ManageBac:

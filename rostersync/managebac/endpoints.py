@@ -15,17 +15,17 @@ import msgspec
 from rostersync.clock import to_text
 from rostersync.errors import Malformed, NotFound, Refused, TooLarge
 from rostersync.logger import get_logger
-from rostersync.managebac.answers import MOST_ROWS, decode_page, decode_single, is_error, says_done
-from rostersync.managebac.limits import server_time
-from rostersync.managebac.wire import ABSENT, MAX_BYTES, Call
+from rostersync.managebac.decoding.answers import MOST_ROWS, decode_page, decode_single, is_error, says_done
+from rostersync.managebac.wire.http import ABSENT, MAX_BYTES, Call
+from rostersync.managebac.wire.limits import server_time
 from rostersync.records import Gone, Moment, Rejected, Student
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from rostersync.managebac.transport import Transport
-    from rostersync.managebac.wire import Reply
+    from rostersync.managebac.wire.http import Reply
+    from rostersync.managebac.wire.transport import Transport
     from rostersync.records import Page, Query, Row
 
 JSON = "application/json"

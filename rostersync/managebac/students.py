@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from rostersync.managebac.endpoints import Endpoints
-    from rostersync.managebac.ordered_map import OrderedMap
+    from rostersync.managebac.wire.ordered_map import OrderedMap
     from rostersync.records import Page
 
 log = get_logger(__name__)

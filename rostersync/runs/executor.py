@@ -13,9 +13,10 @@ from msgspec.structs import replace
 from rostersync.errors import LockHeld, LockLost, LockTimedOut, RequestFailed, Stopped, StoreError, reported
 from rostersync.logger import get_logger
 from rostersync.report import RunKind, RunRequest, ignore_progress
-from rostersync.store import requests, runs
+from rostersync.store.database.engine import writing
 from rostersync.store.dry_run import unchanged_database
-from rostersync.store.engine import writing
+from rostersync.store.queue import requests
+from rostersync.store.replica import runs
 from rostersync.sync.run import Run
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
     from rostersync.clock import Clock
     from rostersync.errors import RostersyncError
     from rostersync.report import ProgressCallback, RunReport
-    from rostersync.store import Store
-    from rostersync.store.lock import Lease
+    from rostersync.store.queue.lock import Lease
+    from rostersync.store.store import Store
     from rostersync.sync.api import Connect
-    from rostersync.sync.plan import SyncPolicy
+    from rostersync.sync.watermarks import SyncPolicy
 
 log = get_logger(__name__)
 

@@ -11,12 +11,12 @@ from rostersync.clock import SystemClock
 from rostersync.config import DEFAULT_VARIABLE
 from rostersync.errors import ConfigError
 from rostersync.managebac.client import ManageBac
-from rostersync.managebac.limits import HostLimiters
 from rostersync.managebac.reader import StudentReader
+from rostersync.managebac.wire.limits import HostLimiters
 from rostersync.runs.executor import Executor
 from rostersync.runs.hooks import Hooks
 from rostersync.sync.guard import GuardPolicy
-from rostersync.sync.plan import SyncPolicy
+from rostersync.sync.watermarks import SyncPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rostersync.clock import Clock
     from rostersync.config import Config, Source
-    from rostersync.store import Store
+    from rostersync.store.store import Store
 
 _limiters = HostLimiters(1, SystemClock())
 """The limiters of the whole process. A reload of the configuration keeps them, unless it changes the concurrency."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 from sqlalchemy import insert, update
 
-from rostersync.store.tables import audit
+from rostersync.store.schema.tables import audit
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rostersync.store import schema
-from rostersync.store.engine import open_engine, open_memory, sqlite_path
-from rostersync.store.files import database_exists
-from rostersync.store.schema import Level
+from rostersync.store.database.engine import open_engine, open_memory, sqlite_path
+from rostersync.store.database.files import database_exists
+from rostersync.store.schema import revisions
+from rostersync.store.schema.revisions import Level
+from rostersync.store.schema.tables import metadata
 from rostersync.store.stage import Stage
 from rostersync.store.stage.tables import attach
-from rostersync.store.tables import metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,8 +46,8 @@ def _is_missing_or_empty(path: Path | None) -> bool:
 def _require_tables(connection: Connection) -> None:
     """Check the schema. If the database is empty, create the tables as temporary tables of this session."""
     with connection.begin():
-        if schema.level(connection) is not Level.EMPTY:
-            schema.require_current(connection)
+        if revisions.level(connection) is not Level.EMPTY:
+            revisions.require_current(connection)
             return
         if connection.dialect.name == "postgresql":
             connection.execution_options(schema_translate_map={None: "pg_temp", "stage": "pg_temp"})

@@ -6,14 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, select
 
-from rostersync.store.engine import writing
-from rostersync.store.tables import held_removal, quarantine, run, run_request, student, student_detail, student_version
-from rostersync.store.tables import source as _source
+from rostersync.store.database.engine import writing
+from rostersync.store.schema.tables import (
+    held_removal,
+    quarantine,
+    run,
+    run_request,
+    student,
+    student_detail,
+    student_version,
+)
+from rostersync.store.schema.tables import source as _source
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection
 
-    from rostersync.store.lock import Lease
+    from rostersync.store.queue.lock import Lease
 
 
 def _rows(source: str) -> dict[str, tuple[Any, ColumnElement[bool]]]:

@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
-from rostersync.store import drift, head_count, own_schema, schema
-from rostersync.store.engine import open_engine, sqlite_path
-from rostersync.store.file_mode import keep_private
-from rostersync.store.files import database_exists
-from rostersync.store.lock import advisory_key
-from rostersync.store.schema import Level
-from rostersync.store.view_upgrade import changed_views
+from rostersync.store.database import own_schema
+from rostersync.store.database.engine import open_engine, sqlite_path
+from rostersync.store.database.file_mode import keep_private
+from rostersync.store.database.files import database_exists
+from rostersync.store.queue.lock import advisory_key
+from rostersync.store.replica import head_count
+from rostersync.store.schema import drift, revisions
+from rostersync.store.schema.revisions import Level
+from rostersync.store.schema.view_upgrade import changed_views
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from rostersync.store.drift import Drift
-    from rostersync.store.schema import Step
+    from rostersync.store.schema.drift import Drift
+    from rostersync.store.schema.revisions import Step
 
 _PID = text("SELECT pg_backend_pid()")
 _LOCK = text("SELECT pg_try_advisory_lock(:key)")
@@ -39,7 +41,7 @@ def level(url: str) -> Level:
     if path is not None and not database_exists(path):
         return Level.EMPTY
     with open_engine(url, read_only=True).connect() as connection, connection.begin():
-        return schema.level(connection)
+        return revisions.level(connection)
 
 
 def require_privileges(url: str) -> None:
@@ -51,12 +53,12 @@ def require_privileges(url: str) -> None:
 def revision(url: str) -> str | None:
     """Return the schema's revision, or None if the database is empty. Raises `NoDatabase` if the file is missing."""
     with open_engine(url, read_only=True).connect() as connection, connection.begin():
-        return schema.revision(connection)
+        return revisions.revision(connection)
 
 
 def upgrade(url: str) -> str | None:
     """Create the database if it is missing, upgrade its schema to this version's, and return the earlier revision."""
-    before = schema.upgrade(open_engine(url, create=True))
+    before = revisions.upgrade(open_engine(url, create=True))
     if path := sqlite_path(url):
         keep_private(path)
     return before
@@ -70,8 +72,8 @@ def plan_of_upgrade(url: str) -> tuple[str, list[Step], list[str]]:
     engine = open_engine(url, read_only=True)
     begin = "read" if sqlite_path(url) else "write"
     with engine.connect().execution_options(begin=begin) as connection, connection.begin() as trial:
-        found = schema.revision(connection) or ""
-        plan = found, schema.steps_after(connection, found), changed_views(connection)
+        found = revisions.revision(connection) or ""
+        plan = found, revisions.steps_after(connection, found), changed_views(connection)
         trial.rollback()
         return plan
 

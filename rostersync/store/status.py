@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from sqlalchemy import Boolean, and_, func, select, text
 
-from rostersync.store import runs
-from rostersync.store.tables import held_removal, student
-from rostersync.store.tables import run as _run
-from rostersync.store.types import JsonTuple, Timestamp
-from rostersync.store.views import SYNC_HEALTH
+from rostersync.store.database.types import JsonTuple, Timestamp
+from rostersync.store.replica import runs
+from rostersync.store.schema.tables import held_removal, student
+from rostersync.store.schema.tables import run as _run
+from rostersync.store.schema.views import SYNC_HEALTH
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -33,7 +33,7 @@ import msgspec
 from msgspec.structs import replace
 
 from rostersync.records import Query, Student
-from rostersync.sync.plan import filter_start
+from rostersync.sync.watermarks import filter_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

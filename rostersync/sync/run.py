@@ -1,8 +1,8 @@
 """One run of a source: read, stage, reconcile, guard, and commit once.
 
 `Run.execute` has the steps. Other modules document what a step relies on: `lists` for reading, `removals` for the proof
-of removals, `plan` for watermarks, and `store.runs.commit` for the one transaction. Only this module and `verify` bring
-the API and the database together.
+of removals, `watermarks` for the times that a run reads from, and `store.replica.runs.commit` for the one transaction.
+Only this module and `verify` bring the API and the database together.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from rostersync.errors import AccessDenied, ApiError, RunFailed
 from rostersync.logger import get_logger
 from rostersync.records import Query, Rejected, Student
 from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
-from rostersync.store import runs
-from rostersync.store.comparison import Comparison
-from rostersync.sync import guard, plan, refresh
+from rostersync.store.replica import runs
+from rostersync.store.replica.comparison import Comparison
+from rostersync.sync import guard, refresh, watermarks
 from rostersync.sync.api import ask, fetch_stale, stage_living
 from rostersync.sync.details import Details
 from rostersync.sync.lists import ListReader
@@ -86,7 +86,7 @@ class Run:
         stage: Stage,
         api: Api,
         *,
-        policy: plan.SyncPolicy,
+        policy: watermarks.SyncPolicy,
         clock: Clock,
         progress: ProgressCallback,
         commit: Callable[[runs.RunResult], int] | None,
@@ -123,7 +123,7 @@ class Run:
 
         Raises `StoreError` if the database fails, and `Stopped` if the process must stop. Then the run is not recorded.
         """
-        kind = plan.choose(request.kind, self._state, self._started_at, self._policy)
+        kind = watermarks.choose(request.kind, self._state, self._started_at, self._policy)
         try:
             self._require_open_plan(request)
             self._require_same_school()
@@ -197,10 +197,10 @@ class Run:
         query = Query()
         if kind is RunKind.INCREMENTAL:
             assert before.modified is not None, "plan.choose"
-            query = Query(modified_since=plan.filter_start(before.modified, overlap))
+            query = Query(modified_since=watermarks.filter_start(before.modified, overlap))
         first = self._api.first_page(query)
         dated = first.moment.server is not None
-        replaces = plan.in_future(before, first.moment, overlap)
+        replaces = watermarks.in_future(before, first.moment, overlap)
         if kind is RunKind.INCREMENTAL and dated and not replaces:
             return self._read_feeds(query, first)
         if kind is RunKind.INCREMENTAL:
@@ -213,7 +213,7 @@ class Run:
         assert deleted_before is not None, "plan.choose"
         modified = self._reader.students(query, first)  # before deletions: who was changed and then deleted is deleted
         modified = replace(modified, without_ids=self._stage.received().without_id > 0)
-        deleted = self._reader.deleted(plan.filter_start(deleted_before, self._policy.overlap))
+        deleted = self._reader.deleted(watermarks.filter_start(deleted_before, self._policy.overlap))
         return CrawlResult(RunKind.INCREMENTAL, modified, deleted, dated=True, replaces=False)
 
     def _read_roster(self, first: Page, *, dated: bool, replaces: bool) -> CrawlResult:
@@ -340,8 +340,8 @@ class Run:
         )
         before = self._state.watermarks
         return Watermarks(
-            plan.advance(before.modified, modified, replace=crawl.replaces),
-            plan.advance(before.deleted, deleted, replace=crawl.replaces),
+            watermarks.advance(before.modified, modified, replace=crawl.replaces),
+            watermarks.advance(before.deleted, deleted, replace=crawl.replaces),
         )
 
     def _notices_of_values(self) -> Iterator[str]:

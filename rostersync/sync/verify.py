@@ -9,10 +9,10 @@ from rostersync.clock import EPOCH
 from rostersync.errors import ApiError, RunFailed
 from rostersync.records import Query, changed_fields
 from rostersync.report import Difference, Verdict
-from rostersync.store import runs
-from rostersync.store.comparison import Comparison
 from rostersync.store.dry_run import unchanged_database
-from rostersync.sync import plan
+from rostersync.store.replica import runs
+from rostersync.store.replica.comparison import Comparison
+from rostersync.sync import watermarks
 from rostersync.sync.api import ask
 from rostersync.sync.lists import ListReader
 from rostersync.sync.removals import NAMED, SWEPT
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rostersync.report import ProgressCallback, SourceState
     from rostersync.store.stage import Stage
     from rostersync.sync.api import Api, Connect
-    from rostersync.sync.plan import SyncPolicy
+    from rostersync.sync.watermarks import SyncPolicy
 
 MAX_LISTED_DIFFERENCES = 1_000
 """The most differences to list. Further ones are only counted."""
@@ -61,7 +61,7 @@ def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progr
             if not roster.clean:
                 return Verdict(source, error="the roster kept changing while it was read")
             verdict = Verdict(source, students=roster.total)
-            since = plan.filter_start(read_until, policy.overlap)
+            since = watermarks.filter_start(read_until, policy.overlap)
             # The latest known time of the server. Stamps that are later by more than the overlap lie in the future.
             until = (feed.moment.server or feed.moment.local) + policy.overlap
             comparison = Comparison(connection, source)

@@ -24,7 +24,7 @@ from page import Cost, Row, write_page
 from programs import PER_PAGE, Trial, databases, driver_url, python, requests_of, run, run_all, upstream
 from sqlalchemy import create_engine
 
-from rostersync.store.tables import run as run_table
+from rostersync.store.schema.tables import run as run_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

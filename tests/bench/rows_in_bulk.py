@@ -20,14 +20,14 @@ from msgspec.structs import asdict, replace
 from sqlalchemy import delete, insert
 from sqlalchemy.orm import Session
 
-from rostersync.managebac.records import decode_student
+from rostersync.managebac.decoding.records import decode_student
 from rostersync.models import Source, Student
 from rostersync.records import Student as Served
 from rostersync.records import content_hash, encode
 from rostersync.simulator.state import School
-from rostersync.store import Store
-from rostersync.store.rows import NAMES, TIMESTAMP, insert_all, values_of
-from rostersync.store.tables import student
+from rostersync.store.schema.rows import NAMES, TIMESTAMP, insert_all, values_of
+from rostersync.store.schema.tables import student
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable

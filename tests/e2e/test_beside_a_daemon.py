@@ -13,7 +13,8 @@ from school_site import Site, serve
 
 from rostersync.clock import SystemClock
 from rostersync.simulator import faults
-from rostersync.store import Store, probe
+from rostersync.store import probe
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

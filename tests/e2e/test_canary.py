@@ -17,7 +17,7 @@ from school_site import Site, serve
 
 from rostersync.simulator import churn, faults
 from rostersync.simulator.messages import json_response, text_response
-from rostersync.store.engine import open_engine, sqlite_path
+from rostersync.store.database.engine import open_engine, sqlite_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from daemons import end, logged, started, wait_until
 from school_site import Site, serve
 
 from rostersync.simulator import faults
-from rostersync.store.engine import open_engine, writing
+from rostersync.store.database.engine import open_engine, writing
 
 if TYPE_CHECKING:
     import subprocess

@@ -15,7 +15,7 @@ from rostersync.report import RunKind, RunState
 from rostersync.simulator import churn
 from rostersync.simulator.switches import Switches
 from rostersync.sync.guard import GuardPolicy
-from rostersync.sync.plan import SyncPolicy
+from rostersync.sync.watermarks import SyncPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

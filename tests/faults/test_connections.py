@@ -21,8 +21,9 @@ from sqlalchemy import text
 
 from rostersync.errors import DatabaseUnreachable, StoreError
 from rostersync.simulator import churn
-from rostersync.store import Store, engine
-from rostersync.store.lock import advisory_key, lock_path
+from rostersync.store.database import engine
+from rostersync.store.queue.lock import advisory_key, lock_path
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

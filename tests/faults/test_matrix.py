@@ -12,11 +12,11 @@ import pytest
 from conftest import ManualClock
 from harness import GUARD_OFF, World, on_past_days
 
-from rostersync.managebac.wire import MAX_BYTES
+from rostersync.managebac.wire.http import MAX_BYTES
 from rostersync.report import RunKind, RunState
 from rostersync.simulator import faults as make
 from rostersync.simulator.faults import Faults
-from rostersync.store import Store
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable

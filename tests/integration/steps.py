@@ -11,7 +11,7 @@ from sqlalchemy import select
 from rostersync.models import SyncHealth
 from rostersync.simulator import faults as make
 from rostersync.sync.guard import GuardPolicy
-from rostersync.sync.plan import SyncPolicy
+from rostersync.sync.watermarks import SyncPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,10 +14,12 @@ from canary import SEARCH
 from conftest import see_views
 from sqlalchemy import text
 
-from rostersync.store import own_schema, probe, schema
-from rostersync.store.engine import open_engine, sqlite_path
-from rostersync.store.schema import HEAD, REVISIONS, Level
-from rostersync.store.views import VIEWS
+from rostersync.store import probe
+from rostersync.store.database import own_schema
+from rostersync.store.database.engine import open_engine, sqlite_path
+from rostersync.store.schema import revisions
+from rostersync.store.schema.revisions import HEAD, REVISIONS, Level
+from rostersync.store.schema.views import VIEWS
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
@@ -84,7 +86,7 @@ def test_upgrade_brings_the_views_of_an_older_database_to_their_form(alembic: Al
     with engine.connect().execution_options(begin="write") as connection, connection.begin():
         if connection.dialect.name == "postgresql":
             own_schema.prepare(connection)
-        command.upgrade(schema.alembic_config(connection), REVISIONS[-2])
+        command.upgrade(revisions.alembic_config(connection), REVISIONS[-2])
     assert alembic.ok("current") == f"{REVISIONS[-2]}\n"
     assert "not up to date" in alembic.refused("check")
     alembic.ok("upgrade", "head")

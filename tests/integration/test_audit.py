@@ -14,9 +14,10 @@ from harness import SOURCE, World
 from sqlalchemy import inspect, text
 
 from rostersync.clock import to_text
-from rostersync.store import Store, audit
+from rostersync.store import audit
 from rostersync.store.audit import Entry, Outcome
 from rostersync.store.forget import forget
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from conftest import ManualClock

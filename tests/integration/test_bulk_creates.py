@@ -13,8 +13,8 @@ import pytest
 from many_lines import results, written
 from school_site import ROOT, Site, serve
 
-from rostersync.runs import writing
 from rostersync.simulator import Switches, faults
+from rostersync.writing import single
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,7 +117,7 @@ def test_a_create_whose_fields_the_list_omits_is_unchanged_when_it_is_sent_again
 def test_a_server_that_shows_a_new_student_late_makes_no_second_one(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "LOOKS", 1)
+    monkeypatch.setattr(single, "LOOKS", 1)
     site.faults.add(faults.reset(), faults.on_method("POST"))
     words = ("students", "create", "--from-csv", written(site, *NEW), "--yes")
     site.run(*words)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from school_site import Site, serve
 
-from rostersync.runs import writing
 from rostersync.simulator import Switches
+from rostersync.writing import single
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,7 +161,7 @@ def test_a_student_who_changed_after_the_export_is_warned_of_if_a_line_changes_t
 
 
 def test_a_field_that_the_list_omits_is_confirmed_by_get(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "LOOKS", 1)
+    monkeypatch.setattr(single, "LOOKS", 1)
     site.school.switches = Switches(lists_omit=("city",))
     rows = exported(site)
     rows[0]["city"] = "Piran"
@@ -174,7 +174,7 @@ def test_a_field_that_the_list_omits_is_confirmed_by_get(site: Site, monkeypatch
 def test_a_field_that_get_omits_is_confirmed_by_the_list_after_a_single_write(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "LOOKS", 1)
+    monkeypatch.setattr(single, "LOOKS", 1)
     site.school.switches = Switches(get_omits=("city",))
     words = ("students", "update", str(min(site.school.truth())), "--yes", "--set")
     assert site.json(*words, "city=Piran")["outcome"] == "done"

@@ -8,8 +8,8 @@ import pytest
 from many_lines import results, written
 from school_site import Site, serve
 
-from rostersync.runs import writing
 from rostersync.simulator import Switches, faults
+from rostersync.writing import single
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,7 +133,7 @@ def test_a_field_that_was_not_taken_is_told_by_line_and_in_the_audit_log(quick_s
 def test_where_going_on_makes_no_sense_the_rest_is_not_sent(
     quick_site: Site, fault: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "LOOKS", 1)
+    monkeypatch.setattr(single, "LOOKS", 1)
     keys = somebody(quick_site, 6)
     quick_site.faults.add(fault(), faults.on_write, times=None, skip=1)
     file = written(quick_site, "id,withdrawn_on", *(f"{key},2026-06-19" for key in keys))

@@ -16,7 +16,8 @@ from school_site import TOKEN, Site, serve
 
 from rostersync.clock import SystemClock
 from rostersync.simulator import Switches, faults
-from rostersync.store import Store, schema
+from rostersync.store.schema import revisions
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -319,11 +320,11 @@ def test_a_check_of_the_configuration_alone_names_each_mistake_and_asks_nobody(s
 
 
 def test_the_database_can_be_made_and_looked_at_before_the_first_sync(site: Site) -> None:
-    assert site.ok("db", "upgrade", "--dry-run") == f"the database is empty: schema {schema.HEAD} would be created\n"
+    assert site.ok("db", "upgrade", "--dry-run") == f"the database is empty: schema {revisions.HEAD} would be created\n"
     said = site.ok("db", "upgrade")
-    assert re.fullmatch(rf"upgraded from an empty database to schema {schema.HEAD} in \d+\.\d s: up to date\n", said)
-    assert site.ok("db", "upgrade", "--dry-run") == site.ok("db", "upgrade") == f"schema {schema.HEAD}: up to date\n"
-    assert site.ok("db", "current") == f"{schema.HEAD}\n"
+    assert re.fullmatch(rf"upgraded from an empty database to schema {revisions.HEAD} in \d+\.\d s: up to date\n", said)
+    assert site.ok("db", "upgrade", "--dry-run") == site.ok("db", "upgrade") == f"schema {revisions.HEAD}: up to date\n"
+    assert site.ok("db", "current") == f"{revisions.HEAD}\n"
     assert "up to date" in site.ok("db", "check")
     assert "never run" in site.ok("status")
 
@@ -335,14 +336,14 @@ def test_db_upgrade_says_what_it_would_do_and_what_it_did(site: Site) -> None:
         for statement in back_to("0005", "postgresql" if postgresql else "sqlite"):
             connection.exec_driver_sql(statement)
     plan = site.ok("db", "upgrade", "--dry-run")
-    assert plan.startswith(f"schema 0005 would be upgraded to {schema.HEAD}:\n  0006: Store what daemons publish")
-    assert f"  {schema.HEAD}: " in plan
+    assert plan.startswith(f"schema 0005 would be upgraded to {revisions.HEAD}:\n  0006: Store what daemons publish")
+    assert f"  {revisions.HEAD}: " in plan
     waits = [line.split(":")[0].strip() for line in plan.splitlines() if "Readers wait" in line]
     assert waits == (["0007", "0008", "0009"] if postgresql else [])
     assert ("readers wait: public.sync_health\n" in plan) == postgresql
     assert ("no reader waits" in plan) != postgresql
     assert site.ok("db", "current") == "0005\n"
-    assert site.ok("db", "upgrade").startswith(f"upgraded from schema 0005 to schema {schema.HEAD} in ")
+    assert site.ok("db", "upgrade").startswith(f"upgraded from schema 0005 to schema {revisions.HEAD} in ")
 
 
 def test_db_check_tells_how_tables_differ_that_somebody_changed(site: Site) -> None:

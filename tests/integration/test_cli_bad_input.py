@@ -11,7 +11,7 @@ from school_site import TOKEN, Site, serve
 
 from rostersync.clock import SystemClock
 from rostersync.simulator import faults
-from rostersync.store import Store
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,8 +11,8 @@ from school_site import Site, serve
 
 from rostersync.clock import SystemClock, to_text
 from rostersync.simulator import Switches, faults
-from rostersync.store import Store
-from rostersync.store.failures import Failure, failures_file, write_failures
+from rostersync.store.queue.failures import Failure, failures_file, write_failures
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

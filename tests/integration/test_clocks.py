@@ -13,9 +13,9 @@ from steps import GUARD_AT_FIVE, before_page, settled
 
 from rostersync.report import RunKind, RunState, Watermarks
 from rostersync.simulator.switches import Switches
-from rostersync.store.tables import source
+from rostersync.store.schema.tables import source
 from rostersync.sync.guard import GuardPolicy
-from rostersync.sync.plan import SyncPolicy
+from rostersync.sync.watermarks import SyncPolicy
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -13,7 +13,7 @@ from school_site import Site, serve
 from sqlalchemy import make_url
 
 from rostersync.clock import SystemClock
-from rostersync.store import Store
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,8 +22,11 @@ from school_site import ROOT, Site, serve
 from sqlalchemy import URL, make_url, text
 
 from rostersync.clock import SystemClock
-from rostersync.store import Store, engine, probe, schema
-from rostersync.store.engine import open_engine
+from rostersync.store import probe
+from rostersync.store.database import engine
+from rostersync.store.database.engine import open_engine
+from rostersync.store.schema import revisions
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -188,7 +191,7 @@ def test_a_request_that_was_open_in_the_backup_is_withdrawn(site: Site) -> None:
     assert site.rows("SELECT count(*) FROM run_request WHERE state IN ('pending', 'taken')") == [(0,)]
 
 
-@pytest.mark.parametrize("revision", schema.REVISIONS)
+@pytest.mark.parametrize("revision", revisions.REVISIONS)
 def test_a_backup_of_each_revision_is_upgraded(site: Site, revision: str, clock: ManualClock, request: Any) -> None:
     """On PostgreSQL it is a dump of the whole database, as an administrator makes it."""
     url = other_database(site, request)
@@ -247,12 +250,12 @@ RUN = (
 
 def older(url: str, revision: str, clock: ManualClock) -> None:
     """Make a database of a revision, with a student and the run that brought them."""
-    first_of_own_schema = schema.REVISIONS.index("0005")
+    first_of_own_schema = revisions.REVISIONS.index("0005")
     flags = ["deleted_feed_ignored", *(["deleted_feed_proven"] if revision == "0001" else [])]
     counts = {"living": 1, "enrolled": 1, "deleted": 0} if revision == "0009" else {}
     values = {"name": "'old'", "fence": 7, **dict.fromkeys(flags, "FALSE"), "unknown_keys": "'[]'", **counts}
     source = f"INSERT INTO source ({', '.join(values)}) VALUES ({', '.join(map(str, values.values()))})"
-    if schema.REVISIONS.index(revision) < first_of_own_schema:
+    if revisions.REVISIONS.index(revision) < first_of_own_schema:
         database, undone = earlier_schema(url, revision), []
     else:
         database = Store(url, clock, create=True).engine
@@ -336,7 +339,7 @@ def test_on_a_terminal_it_asks_what_may_be_replaced_by_what(site: Site) -> None:
     question = typed(site, "n", "db", "restore", str(file))
     assert "Replace the database " in question
     assert "(7 students, last run 3) by " in question
-    assert f"{file} (schema {schema.HEAD}, " in question
+    assert f"{file} (schema {revisions.HEAD}, " in question
     assert content(site.database_url) == before
 
 
@@ -359,7 +362,7 @@ def typed(site: Site, answer: str, *words: str) -> str:
 
 def test_a_backup_of_a_later_version_is_refused(site: Site, clock: ManualClock, request: Any) -> None:
     url = other_database(site, request)
-    older(url, schema.HEAD, clock)
+    older(url, revisions.HEAD, clock)
     with Store(url, clock).writing() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     said = refused(site, dumped_by_hand(url, site.folder / "newer.dump"))
@@ -498,7 +501,7 @@ def test_a_restore_with_an_error_at_its_end_changes_nothing(site: Site, monkeypa
     change(site, "Parasol")
     before = content(site.database_url)
     dumped = text("SELECT 1 FROM nowhere")
-    monkeypatch.setattr("rostersync.store.continuity.REQUEST_IS_OPEN", dumped)
+    monkeypatch.setattr("rostersync.store.backup.continuity.REQUEST_IS_OPEN", dumped)
     assert site.run("db", "restore", "--yes", str(file)).exit_code == 1
     assert content(site.database_url) == before
 

@@ -16,7 +16,7 @@ from rostersync.report import RunKind, RunState
 from rostersync.simulator import faults as make
 from rostersync.simulator.messages import json_response
 from rostersync.simulator.switches import Switches
-from rostersync.sync.plan import SyncPolicy
+from rostersync.sync.watermarks import SyncPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

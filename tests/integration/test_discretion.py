@@ -15,7 +15,7 @@ from steps import settled
 
 from rostersync.errors import DatabaseUnreachable, StoreError
 from rostersync.report import RunState
-from rostersync.store import runs
+from rostersync.store.replica import runs
 
 if TYPE_CHECKING:
     from conftest import ManualClock

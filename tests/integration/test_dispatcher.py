@@ -22,7 +22,7 @@ from rostersync.daemon.dispatcher import Dispatcher
 from rostersync.errors import RostersyncError
 from rostersync.report import RunKind
 from rostersync.simulator import faults
-from rostersync.store import open_store
+from rostersync.store.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

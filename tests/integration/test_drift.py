@@ -8,9 +8,11 @@ import pytest
 from conftest import see_views
 from sqlalchemy import make_url
 
-from rostersync.store import Store, own_schema, probe
-from rostersync.store.engine import open_engine
-from rostersync.store.views import VIEWS
+from rostersync.store import probe
+from rostersync.store.database import own_schema
+from rostersync.store.database.engine import open_engine
+from rostersync.store.schema.views import VIEWS
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from conftest import ManualClock

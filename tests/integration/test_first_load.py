@@ -8,7 +8,7 @@ from harness import World
 from sqlalchemy import NullPool, create_engine, text
 
 from rostersync.report import RunState
-from rostersync.store.statements import CHUNK
+from rostersync.store.database.statements import CHUNK
 
 if TYPE_CHECKING:
     from conftest import ManualClock

@@ -15,9 +15,12 @@ from test_schema import tables_of
 
 from rostersync.report import RunKind, RunRequest, RunState
 from rostersync.simulator import faults as make
-from rostersync.store import Store, forget, probe, requests, runs
+from rostersync.store import forget, probe
+from rostersync.store.queue import requests
+from rostersync.store.replica import runs
+from rostersync.store.schema.tables import run, run_request, student
 from rostersync.store.status import health
-from rostersync.store.tables import run, run_request, student
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

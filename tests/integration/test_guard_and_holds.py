@@ -15,7 +15,7 @@ from rostersync.models import Source
 from rostersync.report import RunState
 from rostersync.simulator import faults as make
 from rostersync.simulator.switches import Switches
-from rostersync.sync.plan import SyncPolicy
+from rostersync.sync.watermarks import SyncPolicy
 
 if TYPE_CHECKING:
     from conftest import ManualClock

@@ -9,16 +9,17 @@ import pytest
 
 from rostersync.errors import DatabaseUnreachable, LockHeld, StoreError
 from rostersync.report import RunKind
-from rostersync.store import Store, daemons, lock
-from rostersync.store.daemons import Watch
-from rostersync.store.lock import lock_path
+from rostersync.store.queue import daemons, lock
+from rostersync.store.queue.daemons import Watch
+from rostersync.store.queue.lock import lock_path
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from conftest import ManualClock
 
-    from rostersync.store.lock import HeldLocks
+    from rostersync.store.queue.lock import HeldLocks
 
 
 @pytest.fixture

@@ -12,9 +12,12 @@ from sqlalchemy import make_url, text
 
 from rostersync.errors import LockTimedOut
 from rostersync.report import RunKind, RunRequest
-from rostersync.store import Store, engine, requests, schema
-from rostersync.store.engine import open_engine
-from rostersync.store.holders import this_process
+from rostersync.store.database import engine
+from rostersync.store.database.engine import open_engine
+from rostersync.store.database.holders import this_process
+from rostersync.store.queue import requests
+from rostersync.store.schema import revisions
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +79,7 @@ def test_an_upgrade_that_waits_for_a_reader_names_its_session(
         connection.exec_driver_sql("CREATE VIEW public.sync_run AS SELECT 1 AS run_id")
     analyst.execute("SELECT * FROM public.sync_run")
     with pytest.raises(LockTimedOut, match=r"1 s: analyst's notebook \(server pid \d+, role "):
-        schema.upgrade(open_engine(migrated_url))
+        revisions.upgrade(open_engine(migrated_url))
 
 
 @on_postgresql

@@ -39,10 +39,10 @@ from rostersync.errors import (
     Unreachable,
 )
 from rostersync.managebac import ManageBac
-from rostersync.managebac.limits import HostLimiter
+from rostersync.managebac.decoding.records import decode_student
 from rostersync.managebac.reader import StudentReader
-from rostersync.managebac.records import decode_student
-from rostersync.managebac.wire import Call, RequestsWire
+from rostersync.managebac.wire.http import Call, RequestsWire
+from rostersync.managebac.wire.limits import HostLimiter
 from rostersync.pool import DaemonExecutor
 from rostersync.records import Gone, Query, Student, Unclear
 from rostersync.secret import Secret

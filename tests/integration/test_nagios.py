@@ -10,8 +10,9 @@ from school_site import Site, serve
 
 from rostersync.clock import SystemClock
 from rostersync.simulator import faults
-from rostersync.store import Store, probe
-from rostersync.store.failures import Failure, failures_file, write_failures
+from rostersync.store import probe
+from rostersync.store.queue.failures import Failure, failures_file, write_failures
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,9 +16,9 @@ from conftest import running_postgres
 
 from rostersync.errors import DatabaseUnreachable, StoreError
 from rostersync.store import probe
-from rostersync.store.connecting import no_connection
-from rostersync.store.engine import open_engine
-from rostersync.store.rows import insert_all
+from rostersync.store.database.connecting import no_connection
+from rostersync.store.database.engine import open_engine
+from rostersync.store.schema.rows import insert_all
 from rostersync.store.stage import tables
 
 if TYPE_CHECKING:

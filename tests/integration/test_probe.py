@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy import Connection, text
 
 from rostersync.store import probe
-from rostersync.store.engine import open_engine
+from rostersync.store.database.engine import open_engine
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

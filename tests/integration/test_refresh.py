@@ -21,7 +21,7 @@ from rostersync.report import RunKind, RunRequest, RunState, ignore_progress
 from rostersync.simulator import faults as make
 from rostersync.simulator.app import App
 from rostersync.simulator.state import School
-from rostersync.store import requests
+from rostersync.store.queue import requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

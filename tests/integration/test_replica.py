@@ -13,8 +13,8 @@ from sqlalchemy import func, select
 
 from rostersync.clock import SystemClock
 from rostersync.managebac import ManageBac
-from rostersync.managebac.limits import HostLimiters
 from rostersync.managebac.reader import StudentReader
+from rostersync.managebac.wire.limits import HostLimiters
 from rostersync.models import (
     CurrentStudent,
     EnrolledStudent,
@@ -31,7 +31,7 @@ from rostersync.simulator.app import App
 from rostersync.simulator.server import Server
 from rostersync.simulator.state import School
 from rostersync.simulator.switches import Switches
-from rostersync.store import Store
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

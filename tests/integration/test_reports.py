@@ -32,7 +32,7 @@ from rostersync.models import (
     SyncRun,
 )
 from rostersync.records import FIELD_NAMES
-from rostersync.store.views import VIEWS
+from rostersync.store.schema.views import VIEWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,8 @@ from rostersync.models import SyncRun
 from rostersync.report import RunKind, RunRequest, RunState
 from rostersync.runs.executor import Executor
 from rostersync.simulator import faults as make
-from rostersync.store import requests, runs
+from rostersync.store.queue import requests
+from rostersync.store.replica import runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from rostersync.models import StudentHistory
 from rostersync.report import RunState
 from rostersync.simulator import faults as make
 from rostersync.sync.guard import GuardPolicy
-from rostersync.sync.plan import SyncPolicy
+from rostersync.sync.watermarks import SyncPolicy
 
 if TYPE_CHECKING:
     from conftest import ManualClock

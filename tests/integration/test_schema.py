@@ -19,11 +19,15 @@ from sqlalchemy import create_engine, inspect, make_url, text
 
 from rostersync.errors import DatabaseUnreachable, NoDatabase, SchemaOutdated, SchemaTooNew, StoreError
 from rostersync.report import RunKind, RunRequest, SourceState
-from rostersync.store import Store, own_schema, requests, runs, schema
-from rostersync.store.engine import open_engine, writing
-from rostersync.store.tables import metadata
-from rostersync.store.view_upgrade import drop_views
-from rostersync.store.views import VIEWS
+from rostersync.store.database import own_schema
+from rostersync.store.database.engine import open_engine, writing
+from rostersync.store.queue import requests
+from rostersync.store.replica import runs
+from rostersync.store.schema import revisions
+from rostersync.store.schema.tables import metadata
+from rostersync.store.schema.view_upgrade import drop_views
+from rostersync.store.schema.views import VIEWS
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,10 +40,10 @@ if TYPE_CHECKING:
 
 def test_the_migrations_make_the_tables_that_a_new_database_has(database_url: str, clock: ManualClock) -> None:
     first_schema(database_url)
-    schema.upgrade(open_engine(database_url))
+    revisions.upgrade(open_engine(database_url))
     migrated = Store(database_url, clock)
     with migrated.reading() as connection, connection.begin():
-        context = MigrationContext.configure(connection, opts=schema.comparison_options(connection))
+        context = MigrationContext.configure(connection, opts=revisions.comparison_options(connection))
         assert compare_metadata(context, metadata) == []
         led_to = tables_of(connection), statistics_targets(connection)
     with migrated.writing() as connection:
@@ -73,7 +77,7 @@ def test_a_column_that_a_later_version_adds_has_no_statistics(
         config.attributes["connection"].exec_driver_sql("ALTER TABLE student ADD COLUMN shoe_size text")
 
     monkeypatch.setattr(command, "upgrade", add_column)
-    schema.upgrade(engine)
+    revisions.upgrade(engine)
     with engine.connect() as connection, connection.begin():
         assert statistics_targets(connection)["student", "shoe_size"] == 0
 
@@ -111,8 +115,8 @@ def as_text(index: Any) -> dict[str, Any]:
 def test_the_revisions_known_to_the_package_are_those_of_the_migrations(sqlite_url: str, clock: ManualClock) -> None:
     store = Store(sqlite_url, clock, create=True)
     with store.reading() as connection:
-        scripts = ScriptDirectory.from_config(schema.alembic_config(connection))
-    assert [script.revision for script in reversed(list(scripts.walk_revisions()))] == list(schema.REVISIONS)
+        scripts = ScriptDirectory.from_config(revisions.alembic_config(connection))
+    assert [script.revision for script in reversed(list(scripts.walk_revisions()))] == list(revisions.REVISIONS)
 
 
 def test_migrations_say_whether_they_lock_out_the_readers_of_views(postgres_url: str) -> None:
@@ -127,13 +131,13 @@ def test_migrations_say_whether_they_lock_out_the_readers_of_views(postgres_url:
     with engine.connect().execution_options(begin="write") as connection, connection.begin():
         own_schema.prepare(connection)
         own_schema.move_tables(connection)
-        steps = schema.steps_after(connection, "0001")
-    assert [step.revision for step in steps] == list(schema.REVISIONS[1:])
+        steps = revisions.steps_after(connection, "0001")
+    assert [step.revision for step in steps] == list(revisions.REVISIONS[1:])
     for step in steps:
         with engine.connect().execution_options(begin="write") as connection, connection.begin():
             see_views(connection)
             before = list(connection.scalars(text(tables)))
-            command.upgrade(schema.alembic_config(connection), step.revision)
+            command.upgrade(revisions.alembic_config(connection), step.revision)
             locks = bool(connection.scalar(text(locked), {"before": before}))
         assert step.locks_readers == (locks or step.revision in {"0005", "0008"}), step
 
@@ -198,8 +202,8 @@ def test_an_older_schema_of_postgresql_waits_for_the_operator(
     postgres_url: str, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Store(postgres_url, clock, create=True)
-    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "next"))
-    monkeypatch.setattr(schema, "HEAD", "next")
+    monkeypatch.setattr(revisions, "REVISIONS", (*revisions.REVISIONS, "next"))
+    monkeypatch.setattr(revisions, "HEAD", "next")
     with pytest.raises(SchemaOutdated) as caught:
         Store(postgres_url, clock, create=True)
     assert "db upgrade" in caught.value.hint
@@ -321,7 +325,7 @@ def analyst(postgres_url: str) -> Iterator[str]:
 @pytest.mark.parametrize("older", [SHORTER, RENAMED], ids=["appended to", "renamed"])
 def test_an_upgrade_brings_an_older_view_to_this_versions_form(database_url: str, older: str) -> None:
     engine = first_schema(database_url, sync_run=older)
-    schema.upgrade(engine)
+    revisions.upgrade(engine)
     assert columns_of(engine, "sync_run") == COLUMNS
 
 
@@ -329,14 +333,14 @@ def test_an_upgrade_repairs_a_view_that_was_changed_by_hand(database_url: str) -
     health = sync_health(make_url(database_url).get_backend_name())
     engine = first_schema(database_url, sync_health=f"SELECT * FROM ({health}) h WHERE source <> 'main'")
     execute(engine, INSERT_SOURCE)
-    schema.upgrade(engine)
+    revisions.upgrade(engine)
     assert ask(engine, "SELECT source FROM sync_health") == [("main",)]
 
 
 def test_an_upgrade_of_an_older_view_leaves_the_others_in_their_place(postgres_url: str) -> None:
     engine = first_schema(postgres_url, sync_run=RENAMED)
     before = oids(engine)
-    schema.upgrade(engine)
+    revisions.upgrade(engine)
     after = oids(engine)
     assert {name for name in before if after[name] != before[name]} == {"sync_run"}
 
@@ -344,7 +348,7 @@ def test_an_upgrade_of_an_older_view_leaves_the_others_in_their_place(postgres_u
 def test_an_upgrade_describes_views_that_it_leaves_in_their_place(postgres_url: str) -> None:
     engine = first_schema(postgres_url)
     execute(engine, "COMMENT ON VIEW sync_run IS 'as an earlier version put it'")
-    schema.upgrade(engine)
+    revisions.upgrade(engine)
     assert ask(engine, "SELECT obj_description('sync_run'::regclass)") == [(SYNC_RUN.description,)]
     assert ask(engine, "SELECT col_description('sync_run'::regclass, 1)") == [(SYNC_RUN.columns[0][1],)]
 
@@ -366,7 +370,7 @@ def test_an_upgrade_keeps_owners_and_grants(postgres_url: str, analyst: str, old
         "GRANT SELECT ON sync_run TO PUBLIC",
     )
     before = ask(engine, ACCESS)
-    schema.upgrade(engine)
+    revisions.upgrade(engine)
     assert ask(engine, ACCESS) == before
 
 
@@ -377,7 +381,7 @@ def test_a_view_created_again_is_not_open_to_those_from_whom_it_was_taken(postgr
         f"ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {analyst}, PUBLIC",
         f"GRANT SELECT (number) ON sync_run TO {analyst}",  # it goes with the column
     )
-    schema.upgrade(engine)
+    revisions.upgrade(engine)
     role = analyst.strip('"').replace("'", "''")
     assert ask(engine, f"SELECT has_table_privilege('{role}', 'sync_run', 'SELECT')") == [(False,)]
 
@@ -388,7 +392,7 @@ def test_a_view_of_an_analyst_stands_on_a_view_that_keeps_its_columns(
 ) -> None:
     engine = first_schema(postgres_url, sync_run=older)
     execute(engine, "CREATE VIEW analyst.failed AS SELECT run_id FROM sync_run WHERE state = 'failed'")
-    schema.upgrade(engine)
+    revisions.upgrade(engine)
     assert ask(engine, "SELECT * FROM analyst.failed") == []
     assert columns_of(engine, "sync_run") == COLUMNS
 
@@ -396,7 +400,7 @@ def test_a_view_of_an_analyst_stands_on_a_view_that_keeps_its_columns(
 def test_a_view_of_somebody_else_in_a_sqlite_file_stands_on_a_view_that_is_created_again(sqlite_url: str) -> None:
     engine = first_schema(sqlite_url)
     execute(engine, "CREATE VIEW failed AS SELECT run_id FROM sync_run WHERE state = 'failed'")
-    schema.upgrade(engine)
+    revisions.upgrade(engine)
     assert ask(engine, "SELECT * FROM failed") == []
 
 
@@ -413,7 +417,7 @@ def test_an_upgrade_that_a_view_of_an_analyst_bars_names_what_depends_and_change
     )
     before = oids(engine)
     with pytest.raises(StoreError) as caught:
-        schema.upgrade(engine)
+        revisions.upgrade(engine)
     for name in ("view analyst.failed", "materialized view analyst.failures", "function analyst.newest()"):
         assert name in caught.value.message
     assert "analyst.fresh" not in caught.value.message
@@ -431,7 +435,7 @@ def test_a_migration_has_the_views_dropped_whose_columns_it_changes(
     execute(engine, "ALTER TABLE run RENAME error TO reason", "GRANT SELECT ON sync_run TO pg_monitor")
     before, access = oids(engine), ask(engine, ACCESS)
     monkeypatch.setattr(command, "upgrade", migrate_runs(command.upgrade))
-    schema.upgrade(engine)
+    revisions.upgrade(engine)
     after = oids(engine)
     assert {name for name in before if after[name] != before[name]} == {"sync_run"}
     assert ask(engine, ACCESS) == access
@@ -445,7 +449,7 @@ def test_a_migration_that_a_view_of_an_analyst_bars_names_it(
     execute(engine, "CREATE VIEW analyst.failed AS SELECT run_id FROM sync_run WHERE state = 'failed'")
     monkeypatch.setattr(command, "upgrade", migrate_runs(command.upgrade))
     with pytest.raises(StoreError, match=r"drop and recreate sync_run, .*: view analyst\.failed$"):
-        schema.upgrade(engine)
+        revisions.upgrade(engine)
 
 
 def migrate_runs(rest: Callable[[Config, str], None]) -> Callable[[Config, str], None]:
@@ -471,7 +475,7 @@ def test_an_upgrade_waits_for_no_reader_of_a_view_that_stays(postgres_url: str, 
             connection.exec_driver_sql(statement)
     with store.writing() as connection:
         connection.execute(text("SELECT count(*) FROM public.audit_log"))
-        schema.upgrade(store.engine)
+        revisions.upgrade(store.engine)
         assert connection.execute(text("SELECT count(*) FROM public.audit_log")).scalar_one() == 0
 
 
@@ -482,7 +486,7 @@ def test_readers_who_come_while_an_upgrade_waits_are_let_in_afterwards(postgres_
     with ThreadPoolExecutor() as pool:
         with engine.connect() as connection, writing(connection):
             connection.execute(text("SELECT count(*) FROM public.sync_health"))
-            upgrading = pool.submit(schema.upgrade, engine)
+            upgrading = pool.submit(revisions.upgrade, engine)
             wait_for_waiters(engine, 1)
             reading = pool.submit(ask, engine, "SELECT * FROM sync_health")
             wait_for_waiters(engine, 2)

@@ -11,7 +11,7 @@ from steps import asked_by_id, list_as_deleted, served, settled
 
 from rostersync.report import RunState
 from rostersync.simulator import faults as make
-from rostersync.store.tables import student
+from rostersync.store.schema.tables import student
 
 if TYPE_CHECKING:
     from conftest import ManualClock

@@ -9,12 +9,12 @@ from earlier import back_to
 from sqlalchemy import text, update
 from steps import settled
 
-from rostersync.managebac.records import decode_student
+from rostersync.managebac.decoding.records import decode_student
 from rostersync.records import with_status
 from rostersync.report import RunKind
-from rostersync.store import Store
-from rostersync.store.rows import NAMES, values_of
-from rostersync.store.tables import student
+from rostersync.store.schema.rows import NAMES, values_of
+from rostersync.store.schema.tables import student
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from conftest import ManualClock

@@ -18,7 +18,8 @@ from rostersync.report import RunKind, RunState
 from rostersync.simulator import churn
 from rostersync.simulator import faults as make
 from rostersync.simulator.switches import Switches
-from rostersync.store import Store, runs
+from rostersync.store.replica import runs
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from conftest import ManualClock

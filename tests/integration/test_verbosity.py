@@ -18,7 +18,7 @@ from rostersync.cli.program import print_error, print_stderr, program
 from rostersync.cli.verbosity import is_quiet, log_level, verbosity_options
 from rostersync.errors import RostersyncError
 from rostersync.report import ignore_progress
-from rostersync.store.engine import open_engine, writing
+from rostersync.store.database.engine import open_engine, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

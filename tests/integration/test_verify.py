@@ -14,8 +14,8 @@ from steps import delete, keep_creating, served, settled, with_rows
 from rostersync.models import Student
 from rostersync.report import RunState
 from rostersync.simulator import faults as make
-from rostersync.sync.plan import SyncPolicy
 from rostersync.sync.verify import Difference, Verdict, verify
+from rostersync.sync.watermarks import SyncPolicy
 
 if TYPE_CHECKING:
     from conftest import ManualClock

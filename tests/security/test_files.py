@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from school_site import Site, serve
 
-from rostersync.store import engine
-from rostersync.store.files import is_plain, open_plain
+from rostersync.store.database import engine
+from rostersync.store.database.files import is_plain, open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

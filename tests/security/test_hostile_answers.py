@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from rostersync.clock import SystemClock
 from rostersync.errors import Malformed, OutOfTime
 from rostersync.managebac import ManageBac
-from rostersync.managebac.answers import MOST_PAGES, MOST_ROWS, decode_page, decode_single, field_messages
+from rostersync.managebac.decoding.answers import MOST_PAGES, MOST_ROWS, decode_page, decode_single, field_messages
+from rostersync.managebac.decoding.parts import LARGEST, Elements, Members, split
 from rostersync.managebac.endpoints import SPARE_ROWS
-from rostersync.managebac.parts import LARGEST, Elements, Members, split
 from rostersync.managebac.reader import StudentReader
-from rostersync.managebac.wire import MAX_ERROR_BYTES, Call, Reply, RequestsWire
+from rostersync.managebac.wire.http import MAX_ERROR_BYTES, Call, Reply, RequestsWire
 from rostersync.pool import DaemonExecutor
 from rostersync.records import Moment, Query, Rejected, Student
 from rostersync.secret import Secret

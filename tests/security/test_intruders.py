@@ -12,7 +12,7 @@ from daemons import started, wait_until
 from school_site import Site, serve
 from sqlalchemy import text
 
-from rostersync.store.engine import open_engine
+from rostersync.store.database.engine import open_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,10 +16,10 @@ from canary import TOKEN
 from school_site import Site, serve
 
 from rostersync.clock import SystemClock
-from rostersync.managebac.network import proxies_for, tls_context
+from rostersync.managebac.wire.network import proxies_for, tls_context
 from rostersync.simulator import App, School, Server, faults
-from rostersync.store import Store
-from rostersync.store.lock import lock_source
+from rostersync.store.queue.lock import lock_source
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,12 +16,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from school_site import ROOT, Site, serve
 
+from rostersync.cells import csv_line, guarded, unguarded
 from rostersync.cli import output
 from rostersync.clock import SystemClock
-from rostersync.runs.cells import csv_line, guarded, unguarded
 from rostersync.simulator import faults
 from rostersync.simulator.refusals import invalid
-from rostersync.store import Store
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,9 +17,9 @@ from earlier import back_to
 from harness import World
 from roles import Roles, roles_on, set_up
 
-from rostersync.store.column_statistics import KEPT
-from rostersync.store.readers import NAMES
-from rostersync.store.tables import metadata
+from rostersync.store.schema.column_statistics import KEPT
+from rostersync.store.schema.readers import NAMES
+from rostersync.store.schema.tables import metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,9 @@ from roles import Roles, roles_on, set_up
 from sqlalchemy import text
 
 from rostersync.errors import LockHeld, StoreError
-from rostersync.store import Store
-from rostersync.store.engine import open_engine
-from rostersync.store.lock import advisory_key, lock_source
+from rostersync.store.database.engine import open_engine
+from rostersync.store.queue.lock import advisory_key, lock_source
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,9 +21,10 @@ from psycopg import pq
 from rostersync.cli.program import program
 from rostersync.clock import SystemClock
 from rostersync.errors import ConfigError, DatabaseUnreachable, StoreError
-from rostersync.store import Store, tls
-from rostersync.store.engine import open_engine
-from rostersync.store.postgresql_programs import find, running, way_to_server
+from rostersync.store.backup.postgresql_programs import find, running, way_to_server
+from rostersync.store.database import tls
+from rostersync.store.database.engine import open_engine
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

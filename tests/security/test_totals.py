@@ -13,7 +13,7 @@ from school_site import Site, serve
 
 from rostersync.errors import ConfigError
 from rostersync.report import RunKind, RunState
-from rostersync.runs import bulk_file
+from rostersync.writing import bulk_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,7 @@ from histories import Diverged, History
 from sqlalchemy import make_url
 
 from rostersync.cli.output import progress
-from rostersync.store import Store
+from rostersync.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

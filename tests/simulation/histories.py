@@ -23,14 +23,14 @@ from rostersync.simulator import faults as make
 from rostersync.simulator.faults import Fault, Faults, Match
 from rostersync.simulator.switches import Switches
 from rostersync.sync.guard import GuardPolicy
-from rostersync.sync.plan import SyncPolicy
+from rostersync.sync.watermarks import SyncPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rostersync.simulator.messages import Request
     from rostersync.simulator.state import School
-    from rostersync.store import Store
+    from rostersync.store.store import Store
 
 BUSY_FOR = 60
 """For so many requests of a run the school keeps changing: a run over a school that never rests is long."""

@@ -11,7 +11,7 @@ import pytest
 from conftest import ManualClock
 from histories import History
 
-from rostersync.store import Store
+from rostersync.store.store import Store
 
 HISTORIES = 2000
 PARTS = 20

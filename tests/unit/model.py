@@ -6,7 +6,7 @@ import random
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from rostersync.managebac.answers import page_digest
+from rostersync.managebac.decoding.answers import page_digest
 from rostersync.records import ListedRow, Moment, Page, Query, Rejected, Student, row_key
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from rostersync.daemon.systemd import Systemd
 from rostersync.errors import TRY_AGAIN_LATER, DatabaseUnreachable
 from rostersync.observe import log
 from rostersync.report import Counts, RunKind, RunReport, RunState, Watermarks
-from rostersync.store.drift import Drift
-from rostersync.store.failures import failures_file, read_failures
+from rostersync.store.queue.failures import failures_file, read_failures
+from rostersync.store.schema.drift import Drift
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,7 +19,7 @@ from rostersync import errors
 from rostersync.cli.program import VERBS
 from rostersync.managebac.fields import READ_ONLY
 from rostersync.records import FIELDS, Kind
-from rostersync.store.views import VIEWS
+from rostersync.store.schema.views import VIEWS
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "docs" / "generate.py"

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-LOGGING_MODULES = ("managebac.transport", "sync.run", "runs.batch", "runs.executor", "daemon.service")
+LOGGING_MODULES = ("managebac.wire.transport", "sync.run", "runs.batch", "runs.executor", "daemon.service")
 
 SAY_EVERYTHING = """
 import importlib

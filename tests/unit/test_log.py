@@ -18,8 +18,8 @@ from rostersync.logger import get_logger
 from rostersync.observe.log import configure
 from rostersync.records import Student
 from rostersync.secret import Secret
-from rostersync.store import schema
-from rostersync.store.engine import open_engine, writing
+from rostersync.store.database.engine import open_engine, writing
+from rostersync.store.schema import revisions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,7 +57,7 @@ def migrated(tmp_path: Path) -> Callable[[], None]:
     def migrate() -> None:
         engine = open_engine(f"sqlite:///{tmp_path}/{next(numbers)}.db", create=True)
         with engine.connect() as connection, writing(connection):
-            command.upgrade(schema.alembic_config(connection), "head")
+            command.upgrade(revisions.alembic_config(connection), "head")
 
     return migrate
 

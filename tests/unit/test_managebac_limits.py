@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rostersync.errors import OutOfTime
-from rostersync.managebac.limits import HostLimiter, HostLimiters, advised_wait, server_time
-from rostersync.managebac.transport import Deadline
-from rostersync.managebac.wire import Reply
+from rostersync.managebac.wire.http import Reply
+from rostersync.managebac.wire.limits import HostLimiter, HostLimiters, advised_wait, server_time
+from rostersync.managebac.wire.transport import Deadline
 
 if TYPE_CHECKING:
     from conftest import ManualClock

@@ -9,7 +9,7 @@ import pytest
 
 from rostersync.clock import SystemClock
 from rostersync.errors import Stopped
-from rostersync.managebac.ordered_map import OrderedMap
+from rostersync.managebac.wire.ordered_map import OrderedMap
 from rostersync.pool import DaemonExecutor
 
 

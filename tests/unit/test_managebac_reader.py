@@ -29,7 +29,7 @@ from rostersync.errors import (
 )
 from rostersync.managebac import ManageBac
 from rostersync.managebac.reader import StudentReader
-from rostersync.managebac.wire import Call, Reply
+from rostersync.managebac.wire.http import Call, Reply
 from rostersync.records import Moment, Page
 
 if TYPE_CHECKING:

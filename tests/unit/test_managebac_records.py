@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rostersync.errors import Malformed
-from rostersync.managebac import answers, parts, records
-from rostersync.managebac.answers import decode_page, decode_single, is_error
-from rostersync.managebac.records import decode_record, decode_student
+from rostersync.managebac.decoding import answers, parts, records
+from rostersync.managebac.decoding.answers import decode_page, decode_single, is_error
+from rostersync.managebac.decoding.records import decode_record, decode_student
 from rostersync.records import FIELD_NAMES, ListedRow, Moment, Rejected, Student, decode, encode, with_status
 
 MOMENT = Moment(datetime(2026, 3, 2, 8, tzinfo=UTC), None)

@@ -21,9 +21,9 @@ from rostersync.errors import (
     Unauthorized,
     Unreachable,
 )
-from rostersync.managebac.limits import HostLimiter
-from rostersync.managebac.transport import Deadline, RetryPolicy, Transport, refusal
-from rostersync.managebac.wire import Call, Reply
+from rostersync.managebac.wire.http import Call, Reply
+from rostersync.managebac.wire.limits import HostLimiter
+from rostersync.managebac.wire.transport import Deadline, RetryPolicy, Transport, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,12 +21,13 @@ from rostersync.cli.program import print_stderr, signal_name
 from rostersync.cli.students import carrying_out
 from rostersync.clock import Reprieve
 from rostersync.errors import ConfigError, RostersyncError
-from rostersync.runs import bulk_file, bulk_plan, wiring
-from rostersync.runs.bulk import GAVE_UP, NOT_SENT, Bulk, Result
-from rostersync.runs.writing import Writer
+from rostersync.runs import wiring
 from rostersync.store.audit import Outcome
-from rostersync.store.files import NotPlain, open_plain
+from rostersync.store.database.files import NotPlain, open_plain
 from rostersync.words import count
+from rostersync.writing import bulk_file, bulk_tasks
+from rostersync.writing.bulk import GAVE_UP, NOT_SENT, Bulk, Result
+from rostersync.writing.single import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from rostersync.cli.students.carrying_out import WriteOptions
     from rostersync.errors import Stopped
     from rostersync.managebac import ManageBac
-    from rostersync.runs.bulk_plan import Task
+    from rostersync.writing.bulk_tasks import Task
 
 MANY = 25
 """If a CSV has more lines than this, or than `MANY_PERCENT` of the students, the user must give the number of lines."""
@@ -113,7 +114,7 @@ def carry_out(
         carrying_out.require_allowed(session, source)
         _check_target(many.target, path)
     with wiring.clients(session.config, session.clock)(source.name) as api:
-        tasks = bulk_plan.plan(file, verb, api.students, send_welcome_email=send_welcome_email)
+        tasks = bulk_tasks.plan(file, verb, api.students, send_welcome_email=send_welcome_email)
         _require_allowed(path, tasks, allowed)
         _warn_of_stale(tasks)
         if options.dry_run:
@@ -263,7 +264,7 @@ def _what(verb: str, tasks: Sequence[Task], source: str) -> str:
     """Return the question without "?", such as `update 2 of 3 students of source main (columns: city)`."""
     number, changed = len(tasks), sum(task.write is not None for task in tasks)
     whom = count(number, "student") if changed == number else f"{changed:,} of {count(number, 'student')}"
-    columns = f" (columns: {', '.join(bulk_plan.columns(tasks))})" if verb != "unarchive" else ""
+    columns = f" (columns: {', '.join(bulk_tasks.columns(tasks))})" if verb != "unarchive" else ""
     return f"{verb} {whom} of source {source}{columns}"
 
 

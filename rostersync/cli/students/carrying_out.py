@@ -21,10 +21,10 @@ from rostersync.managebac import ManageBac
 from rostersync.managebac.endpoints import JSON
 from rostersync.report import RunState
 from rostersync.runs import wiring
-from rostersync.runs.writing import Writer
-from rostersync.store import open_store
 from rostersync.store.audit import Outcome
+from rostersync.store.store import open_store
 from rostersync.words import count
+from rostersync.writing.single import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from rostersync.cli.options import Session
     from rostersync.clock import Clock
     from rostersync.config import Source
-    from rostersync.managebac.wire import Call, Reply
-    from rostersync.runs.writing import Write, Written
-    from rostersync.store import Store
+    from rostersync.managebac.wire.http import Call, Reply
+    from rostersync.store.store import Store
+    from rostersync.writing.single import Write, Written
 
 _WARNINGS = {
     "create": "ManageBac may send a welcome mail to a new student.",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rostersync.cells import as_cell
 from rostersync.cli.options import Moment, Natural, configured_as_caller, json_option
 from rostersync.cli.output import csv_lines, document, document_end, progress, streamed_document, table
 from rostersync.cli.program import print_stderr
@@ -18,7 +19,6 @@ from rostersync.cli.students.source import chosen_source, one_source_option, ope
 from rostersync.errors import NoDatabase, StoreError
 from rostersync.managebac.students import STATUSES
 from rostersync.records import FIELD_NAMES, json_value
-from rostersync.runs.cells import as_cell
 from rostersync.store.audit import Entry, Outcome
 from rostersync.words import count
 
@@ -116,8 +116,8 @@ def _recorded(session: Session, entry: Entry) -> Iterator[Callable[[int], None]]
 
     If the export cannot be recorded, print a warning. The export is carried out anyway.
     """
-    from rostersync.runs.recording import Recorder  # noqa: PLC0415 - only an export needs the database
-    from rostersync.store import open_store  # noqa: PLC0415 - the same
+    from rostersync.recording import Recorder  # noqa: PLC0415 - only an export needs the database
+    from rostersync.store.store import open_store  # noqa: PLC0415 - the same
 
     with ExitStack() as stack:
         try:

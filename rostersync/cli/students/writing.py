@@ -16,14 +16,14 @@ from rostersync.cli.students.carrying_out import WriteOptions, carry_out
 from rostersync.cli.students.source import one_source_option
 from rostersync.errors import ConfigError, Invalid
 from rostersync.managebac.fields import lines, typed
-from rostersync.runs import writing
+from rostersync.writing import single
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rostersync.cli.options import Session
     from rostersync.cli.students.bulk import Many
-    from rostersync.runs.writing import Write
+    from rostersync.writing.single import Write
 
 
 def _write_options(verb: Callable[..., int]) -> Callable[..., Any]:
@@ -79,7 +79,7 @@ def create(
         many.refuse_beside(assignments, file)
         return bulk.carry_out(options, many, "create", send_welcome_email=welcome_mail)
     fields = _fields(assignments, file)
-    return carry_out(options, _checked(lambda: writing.create(fields, send_welcome_email=welcome_mail)))
+    return carry_out(options, _checked(lambda: single.create(fields, send_welcome_email=welcome_mail)))
 
 
 @click.command()
@@ -124,7 +124,7 @@ def update(
     twice = [name for name in cleared if name in fields]
     if twice:
         raise click.UsageError(f"{twice[0]} is both set and cleared")
-    return carry_out(options, _checked(lambda: writing.update(_required(key), fields | dict.fromkeys(cleared))))
+    return carry_out(options, _checked(lambda: single.update(_required(key), fields | dict.fromkeys(cleared))))
 
 
 @click.command()
@@ -146,7 +146,7 @@ def archive(
         many.refuse_beside(key, withdrawn_on, graduated_on)
         return bulk.carry_out(options, many, "archive")
     dates = {"withdrawn_on": withdrawn_on, "graduated_on": graduated_on}
-    return carry_out(options, _checked(lambda: writing.archive(_required(key), dates)))
+    return carry_out(options, _checked(lambda: single.archive(_required(key), dates)))
 
 
 @click.command()
@@ -163,7 +163,7 @@ def unarchive(options: WriteOptions, key: int | None, many: Many | None) -> int:
     if many:
         many.refuse_beside(key)
         return bulk.carry_out(options, many, "unarchive")
-    return carry_out(options, _checked(lambda: writing.unarchive(_required(key))))
+    return carry_out(options, _checked(lambda: single.unarchive(_required(key))))
 
 
 @click.command("set-avatar")
@@ -173,7 +173,7 @@ def unarchive(options: WriteOptions, key: int | None, many: Many | None) -> int:
 @_write_options
 def set_avatar(options: WriteOptions, key: int, url: str | None, file: Path | None) -> int:
     """Set a student's picture, from an address or from a file of at most 10 MiB."""
-    return carry_out(options, _checked(lambda: writing.set_avatar(key, url, file)))
+    return carry_out(options, _checked(lambda: single.set_avatar(key, url, file)))
 
 
 @click.command("delete-avatar")
@@ -181,7 +181,7 @@ def set_avatar(options: WriteOptions, key: int, url: str | None, file: Path | No
 @_write_options
 def delete_avatar(options: WriteOptions, key: int) -> int:
     """Delete a student's picture."""
-    return carry_out(options, _checked(lambda: writing.delete_avatar(key)))
+    return carry_out(options, _checked(lambda: single.delete_avatar(key)))
 
 
 # From words to fields --------------------------------------------------------------------------------------------

@@ -21,13 +21,13 @@ from sqlalchemy import Boolean, Integer, and_, bindparam, delete, exists, func, 
 from rostersync.clock import EPOCH
 from rostersync.projections import Records, are_of_one_time, as_served, combine, fetch, is_older, keys_of, list_record
 from rostersync.records import Student, content_hash, decode, encode
-from rostersync.store.rows import NAMES, milliseconds, student_of
+from rostersync.store.database.statements import SOURCE, Statements, among_ids, chunk
+from rostersync.store.database.types import Timestamp
+from rostersync.store.schema.rows import NAMES, milliseconds, student_of
+from rostersync.store.schema.tables import student, student_detail
 from rostersync.store.stage import tables
 from rostersync.store.stage.queries import ALIVE, LIVING, STORED
 from rostersync.store.stage.tables import answers, details, records, staged
-from rostersync.store.statements import SOURCE, Statements, among_ids, chunk
-from rostersync.store.tables import student, student_detail
-from rostersync.store.types import Timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

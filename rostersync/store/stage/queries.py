@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Integer, and_, bindparam, case, delete, exists, func, null, or_, select, text, update
 
+from rostersync.store.database.statements import SOURCE, among_ids, chunk, upsert
+from rostersync.store.schema.tables import quarantine, student
 from rostersync.store.stage.tables import answers, deletions, records, removals, staged
-from rostersync.store.statements import SOURCE, among_ids, chunk, upsert
-from rostersync.store.tables import quarantine, student
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Select, Table

@@ -15,12 +15,12 @@ from rostersync.clock import to_epoch_ms
 from rostersync.projections import MOST_KEYS
 from rostersync.records import FIELD_NAMES, Rejected, Student, Unclear, content_hash, encode, is_alive, row_key
 from rostersync.report import Received, UnclearCounts
-from rostersync.store.rows import TIMESTAMP, insert_all, milliseconds, values_of
+from rostersync.store.database.statements import Statements
+from rostersync.store.schema.rows import TIMESTAMP, insert_all, milliseconds, values_of
 from rostersync.store.stage import queries as q
 from rostersync.store.stage import tables
 from rostersync.store.stage.details import StagedDetails
 from rostersync.store.stage.room import Room
-from rostersync.store.statements import Statements
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

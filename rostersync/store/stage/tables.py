@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.schema import CreateTable
 
-from rostersync.store.engine import attach_scratch_file, past_sqlalchemy
-from rostersync.store.statements import filled
-from rostersync.store.tables import Key, student_columns
-from rostersync.store.types import Timestamp
+from rostersync.store.database.engine import attach_scratch_file, past_sqlalchemy
+from rostersync.store.database.statements import filled
+from rostersync.store.database.types import Timestamp
+from rostersync.store.schema.tables import Key, student_columns
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,1 @@
+"""Decode ManageBac's JSON: values, records, and whole responses."""

@@ -1,0 +1,1 @@
+"""Send requests to ManageBac: connections, limits, retries, and errors."""

@@ -1,0 +1,79 @@
+"""Write a backup while other processes use the database, and replace the database's content by a backup.
+
+A restore is all or nothing: if it fails or is killed at any point, the database is as it was before.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from sqlalchemy import make_url
+
+from rostersync.errors import NoDatabase, StoreError
+from rostersync.store.backup import continuity, postgresql_backup, sqlite_backup
+from rostersync.store.database.engine import open_engine, sqlite_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from rostersync.clock import Clock
+    from rostersync.report import ProgressCallback
+
+
+class Backup(Protocol):
+    """A backup or dump that contains rostersync's tables, with a schema revision that this version knows."""
+
+    @property
+    def description(self) -> str:
+        """The content of the backup, in a few words for the user."""
+        ...
+
+    def restore(self, sources: Iterable[str], progress: ProgressCallback) -> list[str]:
+        """Replace the database's content by this backup, and return notes for the user, one per line.
+
+        `sources` are the configured sources, which no other process may write meanwhile. Raises `StoreError`, and
+        changes nothing, if a process uses the database, if others' objects would be lost, or if the backup is damaged.
+        """
+        ...
+
+
+def write(url: str, file: BinaryIO, clock: Clock, progress: ProgressCallback) -> None:
+    """Write a backup of the database at `url` into an empty file. Raises `StoreError`."""
+    module = sqlite_backup if sqlite_path(url) else postgresql_backup
+    module.write(url, file, _stoppable(clock, progress))
+
+
+@contextmanager
+def opened(url: str, file: BinaryIO, clock: Clock, progress: ProgressCallback) -> Iterator[Backup]:
+    """Yield the backup in `file`, which can be restored into the database at `url`.
+
+    Raises `StoreError` if the file is damaged or is not a backup of rostersync, and `SchemaTooNew` if a later version
+    wrote it.
+    """
+    module = sqlite_backup if sqlite_path(url) else postgresql_backup
+    with module.opened(url, file, clock, _stoppable(clock, progress)) as found:
+        yield found
+
+
+def described(url: str) -> str:
+    """Return the name of the database at `url` and its size, in a few words for a person."""
+    path = sqlite_path(url)
+    place = path or make_url(url).database
+    try:
+        with open_engine(url, read_only=True).connect() as connection, connection.begin():
+            return f"the database {place} ({continuity.described(connection)})"
+    except StoreError as error:
+        if path is None:
+            raise
+        return f"the database {place} ({'missing' if isinstance(error, NoDatabase) else 'cannot be read'})"
+
+
+def _stoppable(clock: Clock, progress: ProgressCallback) -> ProgressCallback:
+    """Return a callback that reports progress, and raises `Stopped` if the process was asked to stop."""
+
+    def report(what: str, done: int, total: int) -> None:
+        clock.check()
+        progress(what, done, total)
+
+    return report

@@ -1,0 +1,145 @@
+"""Keep ids and fences rising across a restore, and keep other processes from writing meanwhile.
+
+Hooks and scripts use run ids as keys, so an id that was used once must never mean another run. If a fence went back, a
+process that had lost its lock before the restore could commit again.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+from sqlalchemy import delete, inspect, select, text, update
+
+from rostersync.errors import LockHeld, StoreError
+from rostersync.store.database import own_schema
+from rostersync.store.database.own_schema import OF_VIEWS, SCHEMA
+from rostersync.store.queue import daemons, lock
+from rostersync.store.schema.tables import REQUEST_IS_OPEN, daemon, run_request, source
+from rostersync.words import count
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+    from sqlalchemy import Connection
+
+_NUMBERED = {"run": "run_id", "run_request": "request_id", "audit": "audit_id"}
+"""The tables with ids that the database assigns, and the column of the id."""
+
+SEQUENCES = {f"{table}_{column}_seq": table for table, column in _NUMBERED.items()}
+"""PostgreSQL's sequences that hand the ids out, each with its table."""
+
+_LAST_VALUES = text("""
+SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = :place AND sequencename = ANY(:names)
+""")
+
+
+class Used(msgspec.Struct, frozen=True):
+    """The highest id that was assigned in each table, and the fence of each source."""
+
+    ids: dict[str, int]
+    fences: dict[str, int]
+
+
+NOTHING_USED = Used({}, {})
+
+
+def place_of_tables(connection: Connection) -> str | None:
+    """Return the prefix for names of tables in a database of any revision; None if the database is empty."""
+    if inspect(connection).has_table("alembic_version"):
+        return "" if connection.dialect.name == "sqlite" else f"{SCHEMA}."
+    if connection.dialect.name == "postgresql" and own_schema.earlier_tables(connection):
+        return f"{OF_VIEWS}."
+    return None
+
+
+def used(connection: Connection) -> Used:
+    """Return the ids and fences that were used in a database of any revision."""
+    place = place_of_tables(connection)
+    if place is None:
+        return NOTHING_USED
+    if connection.dialect.name == "sqlite":
+        ids = _sqlite_ids(connection)
+    else:
+        asked = {"place": place.rstrip("."), "names": list(SEQUENCES)}
+        ids = {SEQUENCES[name]: number or 0 for name, number in connection.execute(_LAST_VALUES, asked)}
+    fences = connection.exec_driver_sql(f"SELECT name, fence FROM {place}source")  # noqa: S608 - our own text
+    return Used(ids, {name: fence for name, fence in fences})  # noqa: C416 - rows, for the types
+
+
+def _sqlite_ids(connection: Connection) -> dict[str, int]:
+    found = connection.exec_driver_sql("SELECT name, seq FROM sqlite_sequence")
+    return {name: number for name, number in found if name in _NUMBERED}
+
+
+def described(connection: Connection) -> str:
+    """Return the number of students and the newest run of a database of any revision, for a person."""
+    place = place_of_tables(connection)
+    if place is None:
+        return "empty"
+    living = f"SELECT count(*) FROM {place}student WHERE deleted_at IS NULL"  # noqa: S608 - our own text
+    newest_run = f"SELECT max(run_id) FROM {place}run"  # noqa: S608 - the same
+    students = connection.exec_driver_sql(living).scalar_one()
+    newest = connection.exec_driver_sql(newest_run).scalar_one()
+    return f"{count(students, 'student')}, {f'last run {newest}' if newest else 'no run'}"
+
+
+@contextmanager
+def undisturbed(
+    connection: Connection | None, database: Path | None, sources: Iterable[str], now: datetime
+) -> Iterator[None]:
+    """Keep all writers away from the database, by locking its sources and also `sources`, which may be new to it.
+
+    Raises `StoreError`, which names the process, if a daemon is active or a run is in progress.
+    """
+    names = set(sources)
+    if connection is not None:
+        _require_no_daemon(connection, now)
+        with connection.begin():
+            names |= used(connection).fences.keys()
+    try:
+        with lock.all_taken(connection, database, sorted(names)):
+            yield
+    except LockHeld as error:
+        raise StoreError(error.message, "nothing was changed; wait until it ends, then restore again") from error
+
+
+def _require_no_daemon(connection: Connection, now: datetime) -> None:
+    with connection.begin():
+        known = inspect(connection).has_table(daemon.name)
+    if known and (active := daemons.alive(connection, now)):
+        message = f"a daemon uses the database: {', '.join(row.name for row in active)}"
+        seconds = int(daemons.ALIVE_FOR.total_seconds())
+        hint = f"stop it first: systemctl stop rostersync; a daemon that was killed is forgotten after {seconds} s"
+        raise StoreError(message, hint)
+
+
+def go_on(connection: Connection, before: Used) -> None:
+    """Make new ids and fences higher than those in the restored database and in `before`, which the live database used.
+
+    The restored database has this version's schema. Its daemons are deleted, and its open requests withdrawn, because
+    the processes that made them are gone. Call it inside a transaction.
+    """
+    connection.execute(delete(daemon))
+    connection.execute(update(run_request).where(REQUEST_IS_OPEN).values(state="withdrawn", waiters=0))
+    for name, fence in connection.execute(select(source.c.name, source.c.fence)).all():
+        newest = max(fence, before.fences.get(name, 0)) + 1
+        of_source = update(source).where(source.c.name == name)
+        connection.execute(of_source.values(fence=newest, holder=None, held_since=None))
+    ids = used(connection).ids
+    for table, column in _NUMBERED.items():
+        if newest := max(ids.get(table, 0), before.ids.get(table, 0)):
+            _set_newest_id(connection, table, column, newest)
+
+
+def _set_newest_id(connection: Connection, table: str, column: str, newest: int) -> None:
+    if connection.dialect.name == "postgresql":
+        query = text("SELECT setval(pg_get_serial_sequence(:table, :column), :newest)")
+        connection.execute(query, {"table": f"{SCHEMA}.{table}", "column": column, "newest": newest})
+        return
+    connection.execute(text("DELETE FROM sqlite_sequence WHERE name = :table"), {"table": table})
+    row = {"table": table, "newest": newest}
+    connection.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES (:table, :newest)"), row)

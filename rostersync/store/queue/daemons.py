@@ -1,0 +1,76 @@
+"""Publish the state of daemons in the database: the sources that they hold or wait for, and when they next run."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from sqlalchemy import delete, or_, select
+
+from rostersync.clock import from_text, to_text
+from rostersync.report import RunKind
+from rostersync.store.database.statements import upsert
+from rostersync.store.schema.tables import daemon
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+ALIVE_FOR = timedelta(seconds=60)
+"""If the row of a daemon is older than this, the daemon counts as gone: it or its machine was probably killed."""
+
+
+class Watch(msgspec.Struct, frozen=True):
+    """The state of one source in a daemon: whether the daemon is a standby, and when each kind of run is next due."""
+
+    standby: bool = False
+    next_runs: Mapping[RunKind, datetime] = msgspec.field(default_factory=dict)
+
+
+class DaemonRow(msgspec.Struct, frozen=True):
+    """A daemon that updated its row in the last `ALIVE_FOR`. `name` contains the host and the process id."""
+
+    name: str
+    seen_at: datetime
+    sources: Mapping[str, Watch]
+
+
+def tell(connection: Connection, name: str, sources: Mapping[str, Watch], now: datetime) -> None:
+    """Write the row of the daemon `name`, and delete the rows of daemons that are gone. Call it in a transaction."""
+    connection.execute(delete(daemon).where(daemon.c.name != name, _is_gone(now)))
+    row = {"name": name, "seen_at": now, "sources": {source: _to_json(watch) for source, watch in sources.items()}}
+    new = upsert(connection.dialect.name, daemon).values(row)
+    again = {"seen_at": new.excluded.seen_at, "sources": new.excluded.sources}
+    connection.execute(new.on_conflict_do_update(index_elements=["name"], set_=again))
+
+
+def forget(connection: Connection, name: str) -> None:
+    """Delete the row of the daemon `name`. Call it in a transaction."""
+    connection.execute(delete(daemon).where(daemon.c.name == name))
+
+
+def alive(connection: Connection, now: datetime) -> list[DaemonRow]:
+    """Return the daemons that are not gone, sorted by name."""
+    with connection.begin():
+        rows = connection.execute(select(daemon).where(~_is_gone(now)).order_by(daemon.c.name)).all()
+    return [DaemonRow(row.name, row.seen_at, _watches(row.sources)) for row in rows]
+
+
+def _is_gone(now: datetime) -> Any:
+    """Return the condition that a row is older than `ALIVE_FOR`, or more than that in the future (a clock is wrong)."""
+    return or_(daemon.c.seen_at < now - ALIVE_FOR, daemon.c.seen_at > now + ALIVE_FOR)
+
+
+def _to_json(watch: Watch) -> dict[str, Any]:
+    due = {str(kind): to_text(at) for kind, at in watch.next_runs.items()}
+    return {"standby": watch.standby, "next": due}
+
+
+def _watches(sources: dict[str, Any]) -> dict[str, Watch]:
+    return {
+        source: Watch(facts["standby"], {RunKind(kind): from_text(at) for kind, at in facts["next"].items()})
+        for source, facts in sources.items()
+    }

@@ -1,0 +1,1 @@
+"""A source's students: the comparison with the stage, and the commit of a run in one transaction."""

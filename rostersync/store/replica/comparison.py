@@ -1,0 +1,112 @@
+"""Compare the staged students with the stored ones: for the verdicts of a run, and for the differences of `verify`."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import BigInteger, and_, bindparam, case, func, literal_column, or_, select, text
+
+from rostersync.clock import to_epoch_ms
+from rostersync.report import Counts
+from rostersync.store.database.statements import SOURCE, Statements, among_ids, chunk
+from rostersync.store.schema.rows import NAMES, student_of
+from rostersync.store.schema.tables import PAYLOAD, student
+from rostersync.store.stage.queries import lives
+from rostersync.store.stage.tables import answers, deletions, details, records, staged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
+
+    from sqlalchemy import Select
+
+    from rostersync.records import Student
+
+_STORED = and_(student.c.source == SOURCE, student.c.id == staged.c.id)
+_JOINED = (
+    staged.outerjoin(student, _STORED)
+    .outerjoin(answers, answers.c.id == staged.c.id)
+    .outerjoin(details, details.c.id == staged.c.id)
+)
+
+VERDICT = case(
+    (staged.c.rejected.is_not(None), "quarantined"),
+    (or_(staged.c.deleted_at.is_not(None), answers.c.answer == "gone"), "ignored"),
+    (answers.c.answer == "unclear", "unchanged"),  # it is unknown whether the student is gone
+    (student.c.id.is_(None), "inserted"),
+    (student.c.deleted_at.is_not(None), "restored"),
+    (or_(student.c.content_hash != staged.c.content_hash, details.c.renewed), "updated"),
+    else_="unchanged",
+)
+"""What a run does with a staged row. The first rule that applies decides."""
+
+_VERDICTS = select(VERDICT, func.count()).select_from(_JOINED).group_by(text("1"))
+
+
+def judged(*columns: Any, verdicts: tuple[str, ...]) -> Select[Any]:
+    """Return a query for the staged rows that have one of `verdicts`. Its first column is the id."""
+    joined = _JOINED.outerjoin(records, records.c.id == staged.c.id)
+    return (
+        select(staged.c.id, *columns)
+        .select_from(joined)
+        .where(VERDICT.in_([literal_column(f"'{verdict}'") for verdict in verdicts]))
+    )
+
+
+_MISSING = chunk(judged(verdicts=("inserted", "restored")))
+_MODIFIED_BETWEEN = select(staged.c.id).where(
+    among_ids(staged.c.id),
+    staged.c.updated_ms.between(bindparam("since_ms", type_=BigInteger), bindparam("until_ms", type_=BigInteger)),
+)
+_LISTED_AMONG = select(deletions.c.id).where(among_ids(deletions.c.id), lives(deletions.c.id))
+_WRITTEN_AFTER = select(student.c.id).where(
+    student.c.source == SOURCE, among_ids(student.c.id), student.c.run_id > bindparam("last_run", type_=BigInteger)
+)
+
+_OURS = select(student.c.id).where(student.c.source == SOURCE)
+_TWICE = _OURS.group_by(student.c.id).having(func.count() > 1).order_by(student.c.id)
+
+
+@cache
+def _differing() -> Select[Any]:
+    """Return a query for the living students whose stored and staged columns differ.
+
+    The query is built when it is first used, because only `verify` needs it.
+    """
+    both = (table.c[name] for table in (student, records) for name in NAMES)
+    pairs = judged(*both, verdicts=("updated", "unchanged"))
+    differs = or_(*(student.c[name].is_distinct_from(records.c[name]) for name in PAYLOAD))
+    return chunk(pairs.where(student.c.deleted_at.is_(None), records.c.id.is_not(None), differs))
+
+
+class Comparison(Statements):
+    """Compares the staged students of a run with the stored students of its source."""
+
+    def judge(self) -> Counts:
+        """Return the number of staged rows by verdict, and in total as `fetched`."""
+        verdicts: dict[str, int] = dict(self._rows(_VERDICTS, staged))
+        return Counts(fetched=sum(verdicts.values()), **verdicts)
+
+    def differing(self) -> Iterator[list[tuple[Student, Student]]]:
+        """Yield in chunks the living students that are stored and staged differently, as pairs (stored, staged)."""
+        for rows in self._chunks(_differing(), staged):
+            yield [(student_of(row, 1), student_of(row, 1 + len(NAMES))) for row in rows]
+
+    def missing(self) -> Iterator[list[int]]:
+        """Yield in chunks the ids of students who are staged as living, but not stored as living."""
+        return self._ids(_MISSING, staged)
+
+    def stored_twice(self) -> list[int]:
+        """Return the ids that more than one stored row has. The list is empty unless the primary key was dropped."""
+        return [row[0] for row in self._rows(_TWICE)]
+
+    def pending(self, ids: Iterable[int], *, since: datetime, until: datetime, last_run: int) -> set[int]:
+        """Return the `ids` that the next incremental run will read, or that a run after `last_run` has written.
+
+        The next run will read a student if the staged `updated_at` lies between `since` and `until`, or if the student
+        is stored as living and the deleted feed lists them.
+        """
+        known = {"ids": list(ids), "since_ms": to_epoch_ms(since), "until_ms": to_epoch_ms(until), "last_run": last_run}
+        reasons = ((_MODIFIED_BETWEEN, staged), (_LISTED_AMONG, deletions), (_WRITTEN_AFTER, None))
+        return {row[0] for reason, of in reasons for row in self._rows(reason, of, **known)}

@@ -1,0 +1,100 @@
+"""Write the details of a run in its transaction.
+
+A detail has the keys that only GET serves: see `rostersync.projections`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Boolean, bindparam, case, delete, exists, false, or_, select, update
+
+from rostersync.store.database.statements import SOURCE, filled, upsert
+from rostersync.store.database.types import Timestamp
+from rostersync.store.schema.tables import student_detail
+from rostersync.store.stage.details import IS_NEWER, IS_USED
+from rostersync.store.stage.queries import ALIVE, lives
+from rostersync.store.stage.tables import answers, details, removals, staged
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+    from rostersync.report import SourceState
+
+_NOW = bindparam("now", type_=Timestamp)
+_NEEDED = bindparam("needed", type_=Boolean)
+_MINE = student_detail.c.source == SOURCE
+_FACTS = ("record", "updated_ms", "settled", "read_at", "waiting_since")
+
+
+def let_wait(connection: Connection, source: str, after: SourceState, *, now: datetime) -> None:
+    """Mark the details that must be read again: the list row is or may be newer, and GET has not returned the student.
+
+    Call it before the run's students are written.
+
+    Args:
+        connection: The database connection that has the run's stage and the run's open transaction.
+        source: The name of the source.
+        after: The state of the source after the run.
+        now: The time at which the run ended (UTC).
+
+    """
+    if after.has_details:
+        needed = bool(after.keys.detail)
+        connection.execute(_LET_WAIT, {"run_source": source, "now": now, "needed": needed})
+
+
+def apply(connection: Connection, source: str, after: SourceState, *, now: datetime) -> None:
+    """Write the details of a run, after its students were written. This takes the same parameters as `let_wait`."""
+    needed = bool(after.keys.detail)
+    if not (needed or after.has_details or details in filled(connection)):
+        return  # lists serve everything, as in nearly every school
+    parameters = {"run_source": source, "now": now, "needed": needed}
+    dialect = connection.dialect.name
+    for statement in (_DROP_GONE, _put(dialect), _DROP_UNUSED, _requeue(dialect)):
+        connection.execute(statement, parameters)
+
+
+_DROP_GONE = delete(student_detail).where(_MINE, exists().where(removals.c.id == student_detail.c.id))
+_DROP_UNUSED = delete(student_detail).where(_MINE, ~IS_USED)
+
+
+@cache
+def _put(dialect: str) -> Any:
+    """Return the upsert of the staged details."""
+    rows = select(SOURCE, details.c.id, *(details.c[name] for name in _FACTS))
+    living = rows.where(lives(details.c.id), or_(details.c.record.is_not(None), _NEEDED, _is_stored(details.c.id)))
+    new = upsert(dialect, student_detail).from_select(["source", "id", *_FACTS], living)
+    facts: dict[str, Any] = {name: new.excluded[name] for name in _FACTS}
+    # If this run did not read the detail, the staged detail is the stored one, perhaps with fewer keys. `let_wait` may
+    # have set `waiting_since` after it was staged, so keep the stored value.
+    was_read = new.excluded.read_at.is_distinct_from(student_detail.c.read_at)
+    facts["waiting_since"] = case((was_read, new.excluded.waiting_since), else_=student_detail.c.waiting_since)
+    return new.on_conflict_do_update(index_elements=["source", "id"], set_=facts)
+
+
+@cache
+def _requeue(dialect: str) -> Any:
+    """Return the upsert that puts students at the end of the queue if GET gave no usable answer about them."""
+    asked = select(SOURCE, answers.c.id, false(), _NOW).where(answers.c.answer == "unanswered", lives(answers.c.id))
+    chosen = asked.where(or_(_NEEDED, _is_stored(answers.c.id)))
+    new = upsert(dialect, student_detail).from_select(["source", "id", "settled", "waiting_since"], chosen)
+    return new.on_conflict_do_update(
+        index_elements=["source", "id"], set_={"waiting_since": new.excluded.waiting_since}
+    )
+
+
+def _is_stored(key: Any) -> Any:
+    return exists().where(_MINE, student_detail.c.id == key)
+
+
+_WAS_READ = exists().where(answers.c.id == staged.c.id, answers.c.record.is_not(None))
+_ROW_IS_NEWER = exists().where(ALIVE, staged.c.id == student_detail.c.id, IS_NEWER, ~_WAS_READ)
+_LET_WAIT = (
+    update(student_detail)
+    .where(_MINE, student_detail.c.waiting_since.is_(None), IS_USED, _ROW_IS_NEWER)
+    .values(waiting_since=_NOW)
+)

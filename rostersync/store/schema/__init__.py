@@ -1,0 +1,1 @@
+"""The tables and views of a database, their upgrade to this version, and who may read the views."""

@@ -1,0 +1,1 @@
+"""Writes to ManageBac: single ones, and many from a CSV."""

@@ -1,0 +1,242 @@
+"""Decide what each line of a bulk write sends, by comparing it with the student's record in ManageBac.
+
+Only cells that differ from the record are sent. So a user can edit the output of `students list --csv` and send it
+back, and can send a file again after an interruption.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from rostersync.cells import shows, unguarded
+from rostersync.clock import from_text
+from rostersync.errors import Invalid
+from rostersync.managebac.fields import UNWRITABLE, WRITABLE, not_taken, refuse, typed, why_not_writable
+from rostersync.managebac.students import MOST_PER_PAGE
+from rostersync.records import Kind, json_value
+from rostersync.store.audit import Outcome
+from rostersync.writing import bulk_file, single
+from rostersync.writing.single import identities
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+
+    from rostersync.managebac.students import Students
+    from rostersync.records import Student
+    from rostersync.writing.bulk_file import File, Line
+    from rostersync.writing.single import Write
+
+T = TypeVar("T")
+
+UNCHANGED = "unchanged"
+"""The outcome of a line that changes nothing, because the record already shows all of it."""
+
+_AT_ONCE = 100  # how many students one list request asks for
+
+
+class Task(msgspec.Struct, frozen=True):
+    """The write of a line; or the line's outcome and the reason, if it needs no write.
+
+    `key` is the student's id; 0 if the line creates a student.
+    """
+
+    number: int
+    key: int
+    write: Write | None
+    outcome: str = UNCHANGED
+    reason: str = ""
+    stale: bool = False
+    """Whether the line changes a record that has changed in ManageBac since the line was exported."""
+
+
+def plan(file: File, verb: str, students: Students, *, send_welcome_email: bool | None = None) -> list[Task]:
+    """Return a task for each line of a file. `send_welcome_email` matters only for creates.
+
+    Raises `ConfigError` with a line for each mistake in the file, and `ApiError` if the students cannot be read.
+    """
+    if verb == "create":
+        return _creates(file, students, send_welcome_email=send_welcome_email)
+    make = {"update": _update, "archive": _archive, "unarchive": _unarchive}[verb]
+    shown = shown_by_id(students, [line.key for line in file.lines])
+    return _of_each(file, lambda line: make(line, shown.get(line.key)))
+
+
+def shown_by_id(students: Students, keys: Sequence[int]) -> dict[int, Student]:
+    """Return the records of these students from list requests, by id. The server may ignore the filter by ids."""
+    wanted = set(keys)
+    found: dict[int, Student] = {}
+    for start in range(0, len(keys), _AT_ONCE):
+        listed = students.list(ids=keys[start : start + _AT_ONCE], per_page=_AT_ONCE)
+        ignored = listed.total_count > len(keys[start : start + _AT_ONCE])  # then the list has all students
+        found |= {student.id: student for student in listed if student.id in wanted}
+        if ignored:
+            break
+    return found
+
+
+def columns(tasks: Sequence[Task]) -> tuple[str, ...]:
+    """Return the names of the fields that the tasks write."""
+    return tuple(dict.fromkeys(name for task in tasks if task.write for name in task.write.fields))
+
+
+def _of_each(file: File, make: Callable[[Line], T]) -> list[T]:
+    """Call `make` for each line and return the results.
+
+    Raises `ConfigError` if the file has a mistake already, or if `make` raises `Invalid` for a line.
+    """
+    made: list[T] = []
+    mistakes = [*file.mistakes]
+    for line in file.lines:
+        try:
+            made.append(make(line))
+        except Invalid as error:
+            mistakes.append((line.number, f"{error.message}{_found(error, line.cells)}"))
+    bulk_file.refuse(file.path, mistakes)
+    return made
+
+
+def _found(error: Invalid, cells: Mapping[str, str]) -> str:
+    """Return the first wrong cell for the message, unless it holds text, which may be a name or a password."""
+    formed = (name for name in error.fields if WRITABLE.get(name, Kind.TEXT) is not Kind.TEXT)
+    found = [cells[name] for name in formed if name in cells]
+    return f", found {found[0][:40]!r}" if found else ""
+
+
+def _write(cells: Mapping[str, str], messages: dict[str, tuple[str, ...]], make: Callable[[dict[str, Any]], T]) -> T:
+    """Return what `make` returns for the values of the cells. Raises `Invalid` with `messages` and further mistakes."""
+    values: dict[str, Any] = {}
+    for name, cell in cells.items():
+        if cell == "[]" and WRITABLE.get(name) is Kind.TEXT:
+            messages[name] = ("is not a list; a file can clear only lists",)
+            continue
+        try:
+            values[name] = typed(name, unguarded(cell).strip())
+        except Invalid as error:
+            messages |= error.fields
+    try:
+        write = make(values)
+    except Invalid as error:
+        if values or not messages:  # if every cell is wrong, `make` only complains that nothing changes
+            messages |= error.fields
+    refuse(messages)
+    return write
+
+
+# Existing students ------------------------------------------------------------------------------------------
+
+
+def _update(line: Line, student: Student | None) -> Task:
+    if student is None:
+        known = {name: cell for name, cell in line.cells.items() if name in WRITABLE}
+        if not known:
+            return Task(line.number, line.key, None, str(Outcome.REFUSED), "the list shows no such student")
+        return Task(line.number, line.key, _write(known, {}, partial(single.update, line.key)))
+    edited = {name: cell for name, cell in line.cells.items() if not shows(cell, _value(student, name))}
+    messages: dict[str, tuple[str, ...]] = {
+        name: (f"differs from ManageBac, and cannot be written: {UNWRITABLE[name]}",)
+        for name, cell in edited.items()
+        if name in UNWRITABLE and not _changes_by_itself(name, cell, line, student)
+    }
+    cells = {name: cell for name, cell in edited.items() if name in WRITABLE}
+    if not (cells or messages):
+        return Task(line.number, line.key, None)
+    write = _write(cells, messages, lambda values: _changes(line.key, values, student))
+    return Task(line.number, line.key, write, stale=write is not None and _is_stale(line, student))
+
+
+def _changes(key: int, values: Mapping[str, Any], student: Student) -> Write | None:
+    """Return a write of the values that the record does not show, or None if it shows all.
+
+    A record never shows a password, so a password is always written.
+    """
+    changed = {*not_taken(single.update(key, values).sent, student), "password"}
+    left = {name: value for name, value in values.items() if name in changed}
+    return single.update(key, left) if left else None
+
+
+def _archive(line: Line, student: Student | None) -> Task:
+    return _unless_shown(line, _write(line.cells, {}, partial(single.archive, line.key)), student)
+
+
+def _unarchive(line: Line, student: Student | None) -> Task:
+    return _unless_shown(line, single.unarchive(line.key), student)
+
+
+def _unless_shown(line: Line, write: Write, student: Student | None) -> Task:
+    is_shown = student is not None and not write.missing(student)
+    return Task(line.number, line.key, None if is_shown else write)
+
+
+def _value(student: Student, name: str) -> Any:
+    return json_value(getattr(student, name, None))
+
+
+def _changes_by_itself(name: str, cell: str, line: Line, student: Student) -> bool:
+    """Return whether a read-only cell may differ from the record although the user has not edited it.
+
+    Spreadsheets write TRUE for true. Logins and changes move the two times forward. ManageBac may change the signature
+    of a picture's address, which follows the question mark. A new picture has another address, and changes the record.
+    """
+    match name:
+        case "archived":
+            return shows(cell.lower(), _value(student, name))
+        case "updated_at" | "last_accessed_at":
+            return _is_before(cell, getattr(student, name))
+        case "photo_url":
+            same = cell.partition("?")[0] == (student.photo_url or "").partition("?")[0]
+            return same or _is_stale(line, student)
+    return False
+
+
+def _is_stale(line: Line, student: Student) -> bool:
+    return _is_before(line.cells.get("updated_at", ""), student.updated_at)
+
+
+def _is_before(cell: str, moment: datetime | None) -> bool:
+    try:
+        return moment is not None and from_text(cell) < moment
+    except ValueError:
+        return False
+
+
+# New students ------------------------------------------------------------------------------
+
+
+def _creates(file: File, students: Students, *, send_welcome_email: bool | None) -> list[Task]:
+    """Return the tasks of a file of creates. No request is sent until the whole file is valid."""
+    seen: dict[tuple[str, str], int] = {}
+
+    def make(line: Line) -> Write:
+        messages: dict[str, tuple[str, ...]] = {
+            name: (why_not_writable(name),) for name in line.cells if name not in WRITABLE
+        }
+        cells = {name: cell for name, cell in line.cells.items() if name in WRITABLE}
+        write = _write(cells, messages, lambda v: single.create(v, send_welcome_email=send_welcome_email))
+        new = write.identities.items()
+        refuse({name: (f"is already in line {seen[name, text]}",) for name, text in new if (name, text) in seen})
+        seen.update(dict.fromkeys(new, line.number))
+        return write
+
+    writes = _of_each(file, make)
+    holders = {
+        identity: student
+        for student in students.list(per_page=MOST_PER_PAGE)
+        for identity in identities(student.email, student.student_id).items()
+    }
+    return [_create(line.number, write, holders, students) for line, write in zip(file.lines, writes, strict=True)]
+
+
+def _create(number: int, write: Write, holders: Mapping[tuple[str, str], Student], students: Students) -> Task:
+    """Return the task of a create. It has no write if a student already has the e-mail address or the student_id."""
+    held = {name: holders[name, text] for name, text in write.identities.items() if (name, text) in holders}
+    if not held:
+        return Task(number, 0, write)
+    student = next(iter(held.values()))
+    if "email" in held and not (write.missing(student) and write.missing(student, students.get(student.id))):
+        return Task(number, student.id, None)
+    reason = "; ".join(f"{name} already belongs to student {holder.id}" for name, holder in held.items())
+    return Task(number, student.id, None, str(Outcome.REFUSED), reason)
