@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rostersync.records import Student
     from rostersync.report import ProgressCallback
     from rostersync.writing.bulk_tasks import Task
-    from rostersync.writing.single import Writer, Written
+    from rostersync.writing.single import Sender, WriteResult
 
 NOT_SENT = "not_sent"
 """The outcome of a line that could not be sent, or that was not sent because the command stopped before it."""
@@ -34,18 +34,18 @@ GAVE_UP = "the previous lines failed, and the others would fail too"
 _MOST_DOUBTS = 3  # writes without a response in a row: the network or the server is broken, so the command stops
 
 
-class Result(msgspec.Struct, frozen=True):
+class LineResult(msgspec.Struct, frozen=True):
     """The result of a line. `outcome` is one of the audit log's outcomes, `unchanged` or `not_sent`."""
 
     task: Task
     outcome: str
     reason: str = ""
-    written: Written | None = None
+    write_result: WriteResult | None = None
 
     @property
     def key(self) -> int:
         """The student's id, also after a create; 0 if it is not known."""
-        return (self.written.key if self.written else 0) or self.task.key
+        return (self.write_result.key if self.write_result else 0) or self.task.key
 
     @property
     def good(self) -> bool:
@@ -55,7 +55,7 @@ class Result(msgspec.Struct, frozen=True):
     @property
     def accepted(self) -> bool:
         """Whether ManageBac has accepted the write, even if it did not take every field."""
-        return self.written is not None and self.outcome in {Outcome.DONE, Outcome.NOT_TAKEN}
+        return self.write_result is not None and self.outcome in {Outcome.DONE, Outcome.NOT_TAKEN}
 
     @property
     def may_be_done(self) -> bool:
@@ -65,32 +65,36 @@ class Result(msgspec.Struct, frozen=True):
     @property
     def sent(self) -> bool:
         """Whether ManageBac has responded to the write, or may have received it."""
-        refused = self.written is not None and self.written.error is not None and self.written.error.status is not None
+        refused = (
+            self.write_result is not None
+            and self.write_result.error is not None
+            and self.write_result.error.status is not None
+        )
         return self.may_be_done or (self.outcome == Outcome.REFUSED and refused)
 
 
 class Bulk:
     """Carries out the tasks of one file for one source."""
 
-    def __init__(self, students: Students, writer: Writer, clock: Clock, progress: ProgressCallback) -> None:
+    def __init__(self, students: Students, sender: Sender, clock: Clock, progress: ProgressCallback) -> None:
         """Prepare to carry out tasks.
 
         Args:
             students: Reads the students back. After the process was asked to stop, its own clock should leave it some
                 seconds to finish.
-            writer: Sends the writes. The same holds for its clock.
+            sender: Sends the writes. The same holds for its clock.
             clock: Says before each line whether the process was asked to stop.
             progress: Is called after each line.
 
         """
         self._students = students
-        self._writer = writer
+        self._sender = sender
         self._clock = clock
         self._progress = progress
         self.stopped: Stopped | None = None
         """Set if the process was asked to stop during the tasks."""
 
-    def carry_out(self, tasks: Sequence[Task], note: Callable[[Result], None]) -> list[Result]:
+    def carry_out(self, tasks: Sequence[Task], note: Callable[[LineResult], None]) -> list[LineResult]:
         """Carry out the tasks in order, and return their results.
 
         `note` is called with each result as soon as it is known. Sending stops if `note` raises `OSError`, if the
@@ -98,11 +102,11 @@ class Bulk:
         ones: without access, without a network, or after three writes in a row without a response. Each line after that
         is `not_sent`.
         """
-        results: list[Result] = []
+        results: list[LineResult] = []
         enough = ""
         for task in tasks:
             enough = enough or self._why_not_go_on(results)
-            result = Result(task, NOT_SENT, enough) if enough and task.write else self._carry_out(task)
+            result = LineResult(task, NOT_SENT, enough) if enough and task.write else self._carry_out(task)
             enough = enough or (result.reason if result.outcome == NOT_SENT else "")
             results.append(result)
             try:
@@ -112,7 +116,7 @@ class Bulk:
             self._progress("students", len(results), len(tasks))
         return self._confirmed(results)
 
-    def _why_not_go_on(self, results: Sequence[Result]) -> str:
+    def _why_not_go_on(self, results: Sequence[LineResult]) -> str:
         """Return why the next line must not be sent, or "" if it may be."""
         try:
             self._clock.check()
@@ -121,20 +125,20 @@ class Bulk:
             return "stopped"
         return GAVE_UP if _gave_up(results) else ""
 
-    def _carry_out(self, task: Task) -> Result:
+    def _carry_out(self, task: Task) -> LineResult:
         if task.write is None:
-            return Result(task, task.outcome, task.reason)
+            return LineResult(task, task.outcome, task.reason)
         try:
-            written = self._writer.write(task.write, read_back=False)
+            write_result = self._sender.write(task.write, read_back=False)
         except StoreError as error:
-            return Result(task, NOT_SENT, error.message)
-        if written.stopped is not None:
-            self.stopped = written.stopped
-            if written.outcome is Outcome.REFUSED:
-                return Result(task, NOT_SENT, "stopped", written)
-        return _result(task, written)
+            return LineResult(task, NOT_SENT, error.message)
+        if write_result.stopped is not None:
+            self.stopped = write_result.stopped
+            if write_result.outcome is Outcome.REFUSED:
+                return LineResult(task, NOT_SENT, "stopped", write_result)
+        return _result(task, write_result)
 
-    def _confirmed(self, results: list[Result]) -> list[Result]:
+    def _confirmed(self, results: list[LineResult]) -> list[LineResult]:
         """Read all written students back by list requests, several times if a write is not shown: lists may lag."""
         for look in range(single.LOOKS):
             done = [result.key for result in results if result.accepted]
@@ -144,7 +148,7 @@ class Bulk:
                 self._clock.sleep(look)
                 after = shown_by_id(self._students, done)
                 last = look == single.LOOKS - 1
-                results = [_confirm(result, after.get(result.key), self._writer, last=last) for result in results]
+                results = [_confirm(result, after.get(result.key), self._sender, last=last) for result in results]
             except ApiError:  # it remains known that ManageBac has accepted the writes
                 break
             except Stopped as stopped:  # as above
@@ -155,36 +159,36 @@ class Bulk:
         return results
 
 
-def _confirm(result: Result, listed: Student | None, writer: Writer, *, last: bool) -> Result:
-    write, written = result.task.write, result.written
-    if write is None or written is None or listed is None or not result.accepted:
+def _confirm(result: LineResult, listed: Student | None, sender: Sender, *, last: bool) -> LineResult:
+    write, write_result = result.task.write, result.write_result
+    if write is None or write_result is None or listed is None or not result.accepted:
         return result
-    return _result(result.task, writer.confirm(write, written, listed, last=last))
+    return _result(result.task, sender.confirm(write, write_result, listed, last=last))
 
 
-def _result(task: Task, written: Written) -> Result:
-    return Result(task, str(written.outcome), _reason(written), written)
+def _result(task: Task, write_result: WriteResult) -> LineResult:
+    return LineResult(task, str(write_result.outcome), _reason(write_result), write_result)
 
 
-def _reason(written: Written) -> str:
-    if written.log_error is not None:
-        return f"the audit log could not be completed: {written.log_error.message}"
-    if written.outcome is Outcome.NOT_TAKEN:
-        return ", ".join(written.not_taken)
-    if isinstance(written.error, Invalid):
-        pairs = [(name, text) for name, texts in written.error.fields.items() for text in texts]
-        return "; ".join(f"{name}: {text}" for name, text in pairs) or written.error.message
-    return written.error.message if written.error else ""
+def _reason(write_result: WriteResult) -> str:
+    if write_result.log_error is not None:
+        return f"the audit log could not be completed: {write_result.log_error.message}"
+    if write_result.outcome is Outcome.NOT_TAKEN:
+        return ", ".join(write_result.not_taken)
+    if isinstance(write_result.error, Invalid):
+        pairs = [(name, text) for name, texts in write_result.error.fields.items() for text in texts]
+        return "; ".join(f"{name}: {text}" for name, text in pairs) or write_result.error.message
+    return write_result.error.message if write_result.error else ""
 
 
-def _gave_up(results: Sequence[Result]) -> bool:
+def _gave_up(results: Sequence[LineResult]) -> bool:
     """Return whether the next line would fail like the last ones."""
-    sent = [result for result in results if result.written is not None]
+    sent = [result for result in results if result.write_result is not None]
     if not sent:
         return False
     last, latest = sent[-1], [result.outcome for result in sent[-_MOST_DOUBTS:]]
     if latest == [Outcome.UNKNOWN] * _MOST_DOUBTS:
         return True
     # An error about one student says nothing about the next.
-    about_one = last.written is not None and isinstance(last.written.error, (NotFound, Refused))
+    about_one = last.write_result is not None and isinstance(last.write_result.error, (NotFound, Refused))
     return last.outcome == Outcome.REFUSED and not about_one

@@ -1,6 +1,6 @@
 """Write to ManageBac: record each write before it is sent, never send it twice, and read the student back.
 
-A `Write` describes one write. `Writer.write` sends it and returns how it ended. This module asks the user nothing.
+A `Write` describes one write. `Sender.write` sends it and returns how it ended. This module asks the user nothing.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def identities(email: str | None, student_id: str | None) -> dict[str, str]:
     return {name: text for name, text in texts.items() if text}
 
 
-class Written(msgspec.Struct, frozen=True):
+class WriteResult(msgspec.Struct, frozen=True):
     """How a write ended.
 
     `student` is the record that was read back, None if it was not. `not_taken` names the fields that the record does
@@ -141,14 +141,14 @@ class Written(msgspec.Struct, frozen=True):
     not_taken: tuple[str, ...] = ()
     error: ApiError | None = None
     recording: Recording | None = None
-    """The record of this write; None until `Writer.write` has finished."""
+    """The record of this write; None until `Sender.write` has finished."""
     log_error: StoreError | None = None
     """Why the entry in the audit log could not be completed. The log still says `sending`."""
     stopped: Stopped | None = None
     """Set if the process was asked to stop during the write."""
 
 
-class Writer:
+class Sender:
     """Sends writes to one source's students, and records them. `store` is None before the database exists."""
 
     def __init__(self, source: str, students: Students, store: Store | None, clock: Clock) -> None:
@@ -156,10 +156,10 @@ class Writer:
         self._students = students
         self._recorder = Recorder(store, clock)
         self._clock = clock
-        self._so_far = Written(0, Outcome.REFUSED)
+        self._so_far = WriteResult(0, Outcome.REFUSED)
         """What is known so far about the write that is under way."""
 
-    def write(self, write: Write, *, read_back: bool = True) -> Written:
+    def write(self, write: Write, *, read_back: bool = True) -> WriteResult:
         """Send a write, read the student back, and return how the write ended.
 
         Errors of the API, and a request to end the process, are in the result. Without `read_back` the student is read
@@ -170,15 +170,15 @@ class Writer:
         recording = self._recorder.begin(
             Entry(self._source, write.verb, (write.key,) if write.key else (), write.fields)
         )
-        self._so_far = Written(write.key, Outcome.REFUSED)
+        self._so_far = WriteResult(write.key, Outcome.REFUSED)
         try:
-            written = self._send(write, read_back=read_back)
+            result = self._send(write, read_back=read_back)
         except Stopped as stopped:
             outcome = Outcome.UNKNOWN if stopped.in_doubt else self._so_far.outcome
-            written = replace(self._so_far, outcome=outcome, stopped=stopped)
-        return self._finish(replace(written, recording=recording))
+            result = replace(self._so_far, outcome=outcome, stopped=stopped)
+        return self._finish(replace(result, recording=recording))
 
-    def confirm(self, write: Write, written: Written, listed: Student, *, last: bool) -> Written:
+    def confirm(self, write: Write, result: WriteResult, listed: Student, *, last: bool) -> WriteResult:
         """Return how an accepted write ended, judged by the student's row in a list, and also by GET if `last` is set.
 
         Raises `ApiError` and `Stopped`.
@@ -187,8 +187,8 @@ class Writer:
         if missing and last:
             missing = write.missing(listed, self._students.get(listed.id))
         outcome = Outcome.NOT_TAKEN if missing else Outcome.DONE
-        confirmed = replace(written, outcome=outcome, student=listed, not_taken=missing)
-        return confirmed if outcome is written.outcome else self._finish(confirmed)
+        confirmed = replace(result, outcome=outcome, student=listed, not_taken=missing)
+        return confirmed if outcome is result.outcome else self._finish(confirmed)
 
     def _holders(self, write: Write, name: str) -> list[Student]:
         """Return the students who have the e-mail address or the student_id of a create. Raises `ApiError`."""
@@ -196,17 +196,17 @@ class Writer:
         found = self._students.list(q=write.sent[name].strip())
         return [student for student in found if identities(student.email, student.student_id).get(name) == wanted]
 
-    def _send(self, write: Write, *, read_back: bool) -> Written:
+    def _send(self, write: Write, *, read_back: bool) -> WriteResult:
         try:
             if not write.key:
                 self._require_new(write)
             answer = write.send(self._students)
         except OutcomeUnknown as error:
-            self._so_far = Written(write.key, Outcome.UNKNOWN, error=error)
+            self._so_far = WriteResult(write.key, Outcome.UNKNOWN, error=error)
             return self._resolve(write, error)
         except ApiError as error:
-            return Written(write.key, Outcome.REFUSED, error=error)
-        self._so_far = Written(write.key or (answer.id if answer else 0), Outcome.DONE)
+            return WriteResult(write.key, Outcome.REFUSED, error=error)
+        self._so_far = WriteResult(write.key or (answer.id if answer else 0), Outcome.DONE)
         return self._read_back(write, self._so_far.key) if read_back else self._so_far
 
     def _require_new(self, write: Write) -> None:
@@ -218,15 +218,15 @@ class Writer:
             if found := self._holders(write, name):
                 raise invalid({name: (f"already belongs to student {found[0].id}",)})
 
-    def _resolve(self, write: Write, error: OutcomeUnknown) -> Written:
+    def _resolve(self, write: Write, error: OutcomeUnknown) -> WriteResult:
         """Find out if a write with a lost response was carried out. If not, it may still be carried out later."""
         key = write.key or self._created(write)
         if not key:
-            return Written(0, Outcome.UNKNOWN, error=error)
+            return WriteResult(0, Outcome.UNKNOWN, error=error)
         found = self._read_back(write, key)
         if write.shows and found.student is not None and not found.not_taken:
             return found
-        return Written(key, Outcome.UNKNOWN, found.student, found.not_taken, error)
+        return WriteResult(key, Outcome.UNKNOWN, found.student, found.not_taken, error)
 
     def _created(self, write: Write) -> int:
         """Return the id of the student that a create with a lost response has added; 0 unless exactly one is found."""
@@ -241,34 +241,34 @@ class Writer:
                 break
         return found[0].id if len(found) == 1 else 0
 
-    def _read_back(self, write: Write, key: int) -> Written:
+    def _read_back(self, write: Write, key: int) -> WriteResult:
         """Fetch the student until the record shows what was sent, at most `LOOKS` times, and return the outcome."""
-        written = Written(key, Outcome.DONE)
+        result = WriteResult(key, Outcome.DONE)
         for look in range(LOOKS):
             self._clock.sleep(look)
             try:
                 student = self._students.get(key)
             except ApiError as error:
-                return Written(key, Outcome.DONE, error=error)
+                return WriteResult(key, Outcome.DONE, error=error)
             missing = write.missing(student)
-            written = Written(key, Outcome.NOT_TAKEN if missing else Outcome.DONE, student, missing)
+            result = WriteResult(key, Outcome.NOT_TAKEN if missing else Outcome.DONE, student, missing)
             if not missing:
-                return written
-        return self._beside_list(write, written, student)
+                return result
+        return self._beside_list(write, result, student)
 
-    def _beside_list(self, write: Write, written: Written, student: Student) -> Written:
+    def _beside_list(self, write: Write, result: WriteResult, student: Student) -> WriteResult:
         """Return how a write ended, judged also by the list, which may serve fields that GET does not."""
         with suppress(ApiError):
             listed = next((row for row in self._students.list(ids=[student.id]) if row.id == student.id), student)
             missing = write.missing(student, listed)
-            return replace(written, outcome=Outcome.NOT_TAKEN if missing else Outcome.DONE, not_taken=missing)
-        return written
+            return replace(result, outcome=Outcome.NOT_TAKEN if missing else Outcome.DONE, not_taken=missing)
+        return result
 
-    def _finish(self, written: Written) -> Written:
+    def _finish(self, result: WriteResult) -> WriteResult:
         """Record how a write ended. If the database fails, only note that, because the write itself was sent."""
-        assert written.recording is not None, "it was recorded before it was sent"
+        assert result.recording is not None, "it was recorded before it was sent"
         try:
-            self._recorder.finish(written.recording, written.outcome, (written.key,) if written.key else None)
+            self._recorder.finish(result.recording, result.outcome, (result.key,) if result.key else None)
         except StoreError as error:
-            return replace(written, log_error=error)
-        return written
+            return replace(result, log_error=error)
+        return result

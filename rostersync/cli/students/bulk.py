@@ -26,8 +26,8 @@ from rostersync.store.audit import Outcome
 from rostersync.store.database.files import NotPlain, open_plain
 from rostersync.words import count
 from rostersync.writing import bulk_file, bulk_tasks
-from rostersync.writing.bulk import GAVE_UP, NOT_SENT, Bulk, Result
-from rostersync.writing.single import Writer
+from rostersync.writing.bulk import GAVE_UP, NOT_SENT, Bulk, LineResult
+from rostersync.writing.single import Sender
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -120,7 +120,7 @@ def carry_out(
         if options.dry_run:
             for task in tasks:
                 if task.write is None and task.outcome == Outcome.REFUSED:
-                    _print_bad(Result(task, task.outcome, task.reason))
+                    _print_bad(LineResult(task, task.outcome, task.reason))
             return carrying_out.show_requests(options, source, [task.write for task in tasks if task.write])
         _confirm(options, api, verb, tasks, counted=many.expect is not None)
     return _send(options, many, tasks)
@@ -155,8 +155,8 @@ def _send(options: WriteOptions, many: Many, tasks: Sequence[Task]) -> int:
         store = carrying_out.open_replica(session)
         clock = Reprieve(session.clock, carrying_out.REPRIEVE_S)
         with wiring.clients(session.config, clock)(source.name) as api:
-            writer = Writer(source.name, api.students, store, clock)
-            work = Bulk(api.students, writer, session.clock, progress_of(source.name))
+            sender = Sender(source.name, api.students, store, clock)
+            work = Bulk(api.students, sender, session.clock, progress_of(source.name))
             results = _noted(work, tasks, file)
     _print_results(options, results, many.target)
     if work.stopped:
@@ -168,11 +168,11 @@ def _send(options: WriteOptions, many: Many, tasks: Sequence[Task]) -> int:
     return 0 if all(result.good for result in results) else 1
 
 
-def _noted(work: Bulk, tasks: Sequence[Task], file: IO[str]) -> list[Result]:
+def _noted(work: Bulk, tasks: Sequence[Task], file: IO[str]) -> list[LineResult]:
     """Carry out the tasks. Write each result to the file at once, and write the file again with the final results."""
     write = csv_lines(file)
 
-    def note(result: Result) -> None:
+    def note(result: LineResult) -> None:
         write(_row(result))
         file.flush()
 
@@ -241,7 +241,7 @@ def _not_writable(target: Path, error: OSError) -> ConfigError:
     return ConfigError([f"cannot write {target}: {why}"], "name another file with --result")
 
 
-def _row(result: Result) -> tuple[Any, ...]:
+def _row(result: LineResult) -> tuple[Any, ...]:
     return result.task.number, result.key or None, result.outcome, result.reason
 
 
@@ -283,7 +283,7 @@ def _count(verb: str, tasks: Sequence[Task], source: str, students: int) -> None
         raise RostersyncError("that is not the number of lines", "nothing was sent")
 
 
-def _print_results(options: WriteOptions, results: Sequence[Result], target: Path) -> None:
+def _print_results(options: WriteOptions, results: Sequence[LineResult], target: Path) -> None:
     figures = Counter(result.outcome for result in results)
     if options.as_json:
         rows = [dict(zip(_COLUMNS, _row(result), strict=True)) for result in results]
@@ -298,17 +298,17 @@ def _print_results(options: WriteOptions, results: Sequence[Result], target: Pat
         print_stderr(f"and {len(bad) - _MOST_SHOWN} more: see {target}")
     if left := [result for result in results if result.outcome == NOT_SENT]:
         print_stderr(f"{count(len(left), 'line')} not sent: {left[0].reason}")
-        last = bad[-1].written if left[0].reason == GAVE_UP else None
+        last = bad[-1].write_result if left[0].reason == GAVE_UP else None
         if last and last.error and last.error.hint:
             print_stderr(f"hint: {last.error.hint}")
 
 
-def _print_bad(result: Result) -> None:
+def _print_bad(result: LineResult) -> None:
     whom = f"student {result.key}: " if result.key else ""
     print_stderr(f"line {result.task.number}: {whom}{result.outcome}: {result.reason}")
 
 
-def _print_stopped(stopped: Stopped, results: Sequence[Result], target: Path) -> None:
+def _print_stopped(stopped: Stopped, results: Sequence[LineResult], target: Path) -> None:
     sent = f"{sum(result.sent for result in results):,} of {count(len(results), 'line')} were sent"
     left = any(result.outcome == NOT_SENT for result in results)
     again = "; run the same command again to send the rest" if left else ""

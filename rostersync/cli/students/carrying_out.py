@@ -24,7 +24,7 @@ from rostersync.runs import wiring
 from rostersync.store.audit import Outcome
 from rostersync.store.store import open_store
 from rostersync.words import count
-from rostersync.writing.single import Writer
+from rostersync.writing.single import Sender
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rostersync.config import Source
     from rostersync.managebac.wire.http import Call, Reply
     from rostersync.store.store import Store
-    from rostersync.writing.single import Write, Written
+    from rostersync.writing.single import Write, WriteResult
 
 _WARNINGS = {
     "create": "ManageBac may send a welcome mail to a new student.",
@@ -84,15 +84,15 @@ def carry_out(options: WriteOptions, write: Write) -> int:
     clock = Reprieve(session.clock, REPRIEVE_S)
     with wiring.clients(session.config, clock)(source.name) as api:
         store = open_replica(session)
-        written = Writer(source.name, api.students, store, clock).write(write)
-    _print_result(options, source, write, written)
-    if written.key and written.outcome is not Outcome.REFUSED:
-        refresh(session, source, store, [written.key], clock)
+        result = Sender(source.name, api.students, store, clock).write(write)
+    _print_result(options, source, write, result)
+    if result.key and result.outcome is not Outcome.REFUSED:
+        refresh(session, source, store, [result.key], clock)
     try:
         session.clock.check()
     except Stopped as stopped:
         return 128 + stopped.signal
-    return 0 if written.outcome is Outcome.DONE else 1
+    return 0 if result.outcome is Outcome.DONE else 1
 
 
 def require_allowed(session: Session, source: Source) -> None:
@@ -234,35 +234,35 @@ def refresh(session: Session, source: Source, store: Store | None, keys: Sequenc
 # Reporting -------------------------------------------------------------------------------------------------------
 
 
-def _print_result(options: WriteOptions, source: Source, write: Write, written: Written) -> None:
+def _print_result(options: WriteOptions, source: Source, write: Write, result: WriteResult) -> None:
     if options.as_json:
         document(
             {
                 "source": source.name,
                 "verb": write.verb,
-                "id": written.key or None,
-                "outcome": str(written.outcome),
+                "id": result.key or None,
+                "outcome": str(result.outcome),
                 "fields": list(write.fields),
-                "not_taken": list(written.not_taken),
-                "student": written.student and as_json_object(written.student),
-                "error": written.error and written.error.message,
+                "not_taken": list(result.not_taken),
+                "student": result.student and as_json_object(result.student),
+                "error": result.error and result.error.message,
             }
         )
-    elif written.outcome is Outcome.DONE:
+    elif result.outcome is Outcome.DONE:
         say = echo if write.verb == "create" else note  # with -q too: it is the only way to learn the new student's id
-        say(f"{source.name}: student {written.key}: {_PAST[write.verb]}")
-    _explain(write, written)
+        say(f"{source.name}: student {result.key}: {_PAST[write.verb]}")
+    _explain(write, result)
 
 
-def _explain(write: Write, written: Written) -> None:
+def _explain(write: Write, result: WriteResult) -> None:
     """Print on standard error why a write was not done, was done only in part, or has an unknown outcome."""
-    error = written.error
-    if written.log_error is not None and written.recording is not None:
+    error = result.error
+    if result.log_error is not None and result.recording is not None:
         print_stderr(
-            f"entry {written.recording.number} of the audit log could not be completed: {written.log_error.message}"
+            f"entry {result.recording.number} of the audit log could not be completed: {result.log_error.message}"
         )
-    match written.outcome:
-        case Outcome.REFUSED if written.stopped:
+    match result.outcome:
+        case Outcome.REFUSED if result.stopped:
             print_stderr("stopped; nothing was sent, or ManageBac did not accept it")
         case Outcome.REFUSED if error:
             print_error(error)
@@ -272,9 +272,7 @@ def _explain(write: Write, written: Written) -> None:
                 for name, texts in error.fields.items():
                     print_stderr(f"{name}: {', '.join(texts)}")
         case Outcome.NOT_TAKEN:
-            print_stderr(
-                f"student {written.key}: ManageBac accepted it, but did not take {', '.join(written.not_taken)}"
-            )
+            print_stderr(f"student {result.key}: ManageBac accepted it, but did not take {', '.join(result.not_taken)}")
             print_stderr("hint: the token's permissions, or ManageBac's own rules, may exclude these fields")
         case Outcome.UNKNOWN:
             reason = error.message if isinstance(error, ApiError) else "the answer was lost"
