@@ -36,7 +36,7 @@ def upgrade(session: Session, dry_run: bool) -> None:
     """Create the tables, or upgrade the tables of an older version. Replace views that were changed by hand."""
     url = session.config.database.url
     if dry_run:
-        _show_plan(url)
+        _show_preview(url)
         return
     begun = session.clock.monotonic()
     before = probe.upgrade(url)
@@ -48,7 +48,7 @@ def upgrade(session: Session, dry_run: bool) -> None:
         note(f"upgraded from {was} to schema {HEAD} in {seconds:.1f} s: up to date")
 
 
-def _show_plan(url: str) -> None:
+def _show_preview(url: str) -> None:
     match probe.level(url):
         case Level.EMPTY:
             echo(f"the database is empty: schema {HEAD} would be created")
@@ -57,7 +57,7 @@ def _show_plan(url: str) -> None:
         case Level.NEWER:
             raise SchemaTooNew("a later version of rostersync wrote the schema", "install that version or a later one")
         case Level.OLDER:
-            found, steps, views = probe.plan_of_upgrade(url)
+            found, steps, views = probe.preview_upgrade(url)
             postgresql = url.startswith("postgresql")
             echo(f"schema {found} would be upgraded to {HEAD}:")
             for step in steps:

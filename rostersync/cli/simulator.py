@@ -192,8 +192,8 @@ def command(
     if read_only_token == token:
         raise click.UsageError("--read-only-token and --token are the same; give two different ones")
     school = School(seed, students, clock, _switches(more, **switches))
-    plan = _plan(planned, _random(seed))
-    app = App(school, token, plan, read_only_token=read_only_token, rate_limit=rate_limit)
+    chosen = _faults(planned, _random(seed))
+    app = App(school, token, chosen, read_only_token=read_only_token, rate_limit=rate_limit)
     with serving(app, port) as base_url:
         _show_source(base_url, token, read_only_token)
         print_stderr(f"{students:,} students at {base_url}; Ctrl-C to stop", logging.INFO)
@@ -249,13 +249,13 @@ def _random(seed: int) -> random.Random:
     return random.Random(seed)  # noqa: S311 - a simulation that must repeat
 
 
-def _plan(planned: tuple[tuple[str, float], ...], rng: random.Random) -> Faults:
-    """Return the plan of faults. Each fault affects its share of the requests, for as long as the simulator runs."""
-    plan = Faults()
+def _faults(planned: tuple[tuple[str, float], ...], rng: random.Random) -> Faults:
+    """Return the faults to cause. Each fault affects its share of the requests, for as long as the simulator runs."""
+    chosen = Faults()
     for name, share in planned:
         fault, match = _FAULTS[name]
-        plan.add(fault, faults.sometimes(rng, share, match), times=None)
-    return plan
+        chosen.add(fault, faults.sometimes(rng, share, match), times=None)
+    return chosen
 
 
 def _switches(more: tuple[tuple[str, Any], ...], *, late_commit: float, **switches: Any) -> Switches:

@@ -16,7 +16,7 @@ from rostersync.report import RunKind, RunRequest, RunState
 from rostersync.runs import executor, wiring
 from rostersync.runs.batch import run_all, worst
 from rostersync.store.queue import daemons
-from rostersync.store.replica.runs import open_hold, plan
+from rostersync.store.replica.runs import open_hold, planned_removals
 from rostersync.store.store import open_store
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _carry_out_recorded(session: Session, requests: Sequence[RunRequest], *, dry
     assert request.approves is not None, "an approval"
     store = open_store(session.config, session.clock, create=False)
     with store.reading() as connection:
-        removals = len(plan(connection, request.approves))
+        removals = len(planned_removals(connection, request.approves))
     entry = Entry(request.source, "approve", counts={"run": request.approves, "removals": removals})
     with Recorder(store, session.clock).recorded(entry) as recording:
         (outcome,) = carry_out(session, requests, dry_run=dry_run)

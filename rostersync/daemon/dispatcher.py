@@ -44,14 +44,14 @@ Only requests that were already taken wait for this. A new request is executed a
 """
 
 CLOCK_STEP_S = 60.0
-"""If the wall clock moves against the monotonic clock by more than this many seconds, all slots are planned again."""
+"""If the wall clock moves against the monotonic clock by more than this many seconds, all slots are computed again."""
 
 
 class Dispatcher:
     """Runs each configured source as soon as it holds the source's lock."""
 
     def __init__(self, config: Config, clock: WatchedClock, store: Store, condition: Condition) -> None:
-        """Hold no lock yet, and plan no run. How runs end is reported to `condition`."""
+        """Hold no lock yet, and schedule no run. How runs end is reported to `condition`."""
         self._clock, self.store, self._condition = clock, store, condition
         self._locks = store.held_locks(PURPOSE)
         self._standing_by: dict[str, str] = {}  # source -> the process that holds its lock
@@ -67,7 +67,7 @@ class Dispatcher:
         self._timetable.stop()
         self._pool.shutdown(wait=False)
         self._use(config)
-        self._plan(self._held())
+        self._schedule(self._held())
 
     def _use(self, config: Config) -> None:
         self._sources = tuple(source.name for source in config.sources)
@@ -86,7 +86,7 @@ class Dispatcher:
         self._take_sources()
         if abs(self._clock_offset() - self._offset) > CLOCK_STEP_S:
             log.warning("clock_stepped")
-            self._plan(self._held())
+            self._schedule(self._held())
         self._executor.tell_failures()
         self._file_what_is_due()
         self._dispatch()
@@ -127,7 +127,7 @@ class Dispatcher:
         return [source for source in self._sources if source in self._locks]
 
     def _give_up_sources(self) -> None:
-        """Release the locks of sources that are no longer configured. Plan no runs of sources that are not held."""
+        """Release the locks of sources that are no longer configured. Schedule no runs of sources that are not held."""
         for source in self._locks.sources():
             if source not in self._sources and source not in self._busy:
                 self._locks.release(source)
@@ -141,7 +141,7 @@ class Dispatcher:
         self._tried_at = self._clock.monotonic()
         taken = [source for source in self._sources if source not in self._locks and self._take(source)]
         if taken:
-            self._plan(taken)
+            self._schedule(taken)
 
     def _take(self, source: str) -> bool:
         try:
@@ -161,14 +161,14 @@ class Dispatcher:
     def _clock_offset(self) -> float:
         return self._clock.now().timestamp() - self._clock.monotonic()
 
-    def _plan(self, sources: Iterable[str]) -> None:
+    def _schedule(self, sources: Iterable[str]) -> None:
         self._offset = self._clock_offset()
         with self.store.reading() as connection:
             known = {row.source: row for row in health(connection)}
         for source in sources:
             row = known.get(source)
             past = LastRuns(row.last_success_at, row.last_clean_full_at) if row else LastRuns()
-            self._timetable.plan(source, past, self._clock.now())
+            self._timetable.schedule(source, past, self._clock.now())
             self._condition.known(source, row)
             self._living[source] = row.live_students if row else 0
 

@@ -43,10 +43,10 @@ class LastRuns(msgspec.Struct, frozen=True):
 
 
 class Timetable:
-    """The slots of all planned sources. One thread is enough for them: a job only notes that it is due."""
+    """The slots of all scheduled sources. One thread is enough for them: a job only notes that it is due."""
 
     def __init__(self, schedule: Schedule) -> None:
-        """Start the scheduler's thread, with no source planned."""
+        """Start the scheduler's thread, with no source scheduled."""
         self._schedule = schedule
         self._slots: SimpleQueue[tuple[str, RunKind]] = SimpleQueue()
         self._failures: dict[str, int] = {}  # source -> the number of runs in a row that have failed
@@ -59,8 +59,8 @@ class Timetable:
         self._scheduler = BackgroundScheduler(timezone=zone, executors=executors, job_defaults=defaults, daemon=True)
         self._scheduler.start()
 
-    def plan(self, source: str, past: LastRuns, now: datetime) -> None:
-        """Plan the runs of a source; this replaces an earlier plan. A slot missed before `now` is due at once."""
+    def schedule(self, source: str, past: LastRuns, now: datetime) -> None:
+        """Schedule the runs of a source, instead of its earlier ones. A slot missed before `now` is due at once."""
         self.put_off(source)
         firsts = {
             RunKind.INCREMENTAL: first_incremental(self._schedule, past, now),
@@ -74,7 +74,7 @@ class Timetable:
             self._scheduler.add_job(self._slots.put, trigger, ((source, kind),), id=name, replace_existing=True, **at)
 
     def forget(self, source: str) -> None:
-        """Cancel all planned runs of a source."""
+        """Cancel all scheduled runs of a source."""
         self.put_off(source)
         for kind in _SCHEDULED:
             if self._scheduler.get_job(_job(source, kind)):
@@ -132,7 +132,7 @@ class Timetable:
         return runs + again
 
     def next_runs(self, source: str) -> dict[RunKind, datetime]:
-        """Return when each kind of run of a source is next due. Empty if the source is not planned."""
+        """Return when each kind of run of a source is next due. Empty if the source is not scheduled."""
         slots, retry = self._next_slots(source), self._retries.get(source)
         return slots | {retry[1]: retry[0]} if slots and retry else slots
 

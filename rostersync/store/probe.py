@@ -64,7 +64,7 @@ def upgrade(url: str) -> str | None:
     return before
 
 
-def plan_of_upgrade(url: str) -> tuple[str, list[Step], list[str]]:
+def preview_upgrade(url: str) -> tuple[str, list[Step], list[str]]:
     """Return the revision of an older schema, the migrations that it needs, and the views that would change.
 
     Nothing is changed. On PostgreSQL, views are created in a transaction that is rolled back.
@@ -73,9 +73,9 @@ def plan_of_upgrade(url: str) -> tuple[str, list[Step], list[str]]:
     begin = "read" if sqlite_path(url) else "write"
     with engine.connect().execution_options(begin=begin) as connection, connection.begin() as trial:
         found = revisions.revision(connection) or ""
-        plan = found, revisions.steps_after(connection, found), changed_views(connection)
+        preview = found, revisions.steps_after(connection, found), changed_views(connection)
         trial.rollback()
-        return plan
+        return preview
 
 
 def differences(url: str) -> list[Drift]:

@@ -246,7 +246,7 @@ class Run:
         if crawl.kind is RunKind.INCREMENTAL:
             fetch_stale(self._api, stage)
         held = partial(runs.held, self._connection, self._source)
-        approved = None if request.approves is None else runs.plan(self._connection, request.approves)
+        approved = None if request.approves is None else runs.planned_removals(self._connection, request.approves)
         removals = Removals(self._api, stage, held, self._guard).settle(crawl.kind, sweep=crawl.swept, plan=approved)
         self._details.learn(clean_roster=crawl.kind is RunKind.FULL and crawl.modified.clean and not crawl.empty)
         self._details.ask()

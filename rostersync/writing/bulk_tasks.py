@@ -53,7 +53,7 @@ class Task(msgspec.Struct, frozen=True):
     """Whether the line changes a record that has changed in ManageBac since the line was exported."""
 
 
-def plan(file: File, verb: str, students: Students, *, send_welcome_email: bool | None = None) -> list[Task]:
+def tasks(file: File, verb: str, students: Students, *, send_welcome_email: bool | None = None) -> list[Task]:
     """Return a task for each line of a file. `send_welcome_email` matters only for creates.
 
     Raises `ConfigError` with a line for each mistake in the file, and `ApiError` if the students cannot be read.

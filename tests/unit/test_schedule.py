@@ -89,10 +89,10 @@ def due(timetable: Timetable) -> list[tuple[str, RunKind]]:
 
 def test_what_is_due_is_told_once_and_each_source_has_its_own_slots(timetable: Timetable) -> None:
     now = datetime.now(UTC)
-    timetable.plan("late", LastRuns(now - timedelta(hours=2), now), now)
+    timetable.schedule("late", LastRuns(now - timedelta(hours=2), now), now)
     assert due(timetable) == [("late", RunKind.INCREMENTAL)]
     assert timetable.due(now) == []
-    timetable.plan("fresh", LastRuns(now, now), now)
+    timetable.schedule("fresh", LastRuns(now, now), now)
     assert timetable.next_runs("fresh")[RunKind.INCREMENTAL] == now + timedelta(hours=1)
     assert timetable.next_runs("fresh")[RunKind.FULL] == now + timedelta(days=7)
     timetable.forget("fresh")
@@ -101,8 +101,10 @@ def test_what_is_due_is_told_once_and_each_source_has_its_own_slots(timetable: T
 
 def test_a_source_that_is_planned_anew_keeps_no_slot_of_before(timetable: Timetable) -> None:
     now = datetime.now(UTC)
-    timetable.plan("main", LastRuns(now + timedelta(days=900) - timedelta(hours=1), None), now + timedelta(days=900))
-    timetable.plan("main", LastRuns(now, now), now)
+    timetable.schedule(
+        "main", LastRuns(now + timedelta(days=900) - timedelta(hours=1), None), now + timedelta(days=900)
+    )
+    timetable.schedule("main", LastRuns(now, now), now)
     assert timetable.next_runs("main")[RunKind.INCREMENTAL] == now + timedelta(hours=1)
 
 
@@ -113,7 +115,7 @@ def planned(timetable: Timetable, **until_slot: float) -> datetime:
     """Plan the source `main`, whose next incremental slot comes after `until_slot`; return the time now."""
     now = datetime.now(UTC)
     success = now - timedelta(hours=1) + timedelta(**until_slot)
-    timetable.plan("main", LastRuns(success, now), now)
+    timetable.schedule("main", LastRuns(success, now), now)
     return now
 
 
@@ -180,7 +182,7 @@ def test_incremental_runs_leave_the_next_try_of_a_full_run_alone(timetable: Time
 def test_each_source_has_its_own_series(timetable: Timetable) -> None:
     now = planned(timetable, minutes=59)
     assert minutes_until_tries(timetable, now, 2) == [1, 5]
-    timetable.plan("annex", LastRuns(now, now), now)
+    timetable.schedule("annex", LastRuns(now, now), now)
     assert timetable.failed("annex", RunKind.INCREMENTAL, now) == now + timedelta(minutes=1)
     timetable.forget("annex")
     assert timetable.due(now + timedelta(minutes=50)) == [("main", RunKind.INCREMENTAL)]

@@ -114,7 +114,7 @@ def carry_out(
         carrying_out.require_allowed(session, source)
         _check_target(many.target, path)
     with wiring.clients(session.config, session.clock)(source.name) as api:
-        tasks = bulk_tasks.plan(file, verb, api.students, send_welcome_email=send_welcome_email)
+        tasks = bulk_tasks.tasks(file, verb, api.students, send_welcome_email=send_welcome_email)
         _require_allowed(path, tasks, allowed)
         _warn_of_stale(tasks)
         if options.dry_run:

@@ -167,7 +167,7 @@ def open_hold(connection: Connection, run_id: int) -> Hold | None:
     return row and Hold(run_id, row.source, RunKind(row.kind))
 
 
-def plan(connection: Connection, run_id: int) -> list[tuple[int, str, datetime | None]]:
+def planned_removals(connection: Connection, run_id: int) -> list[tuple[int, str, datetime | None]]:
     """Return the removals in the plan of a run: id, deletion source, and the time of the deletion if it is known."""
     with connection.begin():
         rows = connection.execute(
@@ -196,7 +196,7 @@ def commit(lease: Lease, result: RunResult) -> int:
             lease.pass_fence()
             run_id = _record_run(connection, result)
             if result.report.state is not RunState.FAILED:
-                _plan_or_apply(connection, result, run_id)
+                _hold_or_apply(connection, result, run_id)
                 _update_source(connection, lease.source, result)
                 _end_holds(connection, result, run_id)
             requests.close(connection, result.request_id, run_id)
@@ -242,7 +242,7 @@ def _record_run(connection: Connection, result: RunResult) -> int:
     return int(connection.execute(_RECORD, {**figures, **row}).scalar_one())
 
 
-def _plan_or_apply(connection: Connection, result: RunResult, run_id: int) -> None:
+def _hold_or_apply(connection: Connection, result: RunResult, run_id: int) -> None:
     if result.holds:
         planned = select(text(str(run_id)), removals.c.id, removals.c.deletion_source, removals.c.deleted_at)
         wanted = planned.where(removals.c.planned.is_(False))

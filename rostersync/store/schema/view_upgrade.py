@@ -180,7 +180,7 @@ def require_no_dependents(connection: Connection, names: list[str], what: str) -
 def _may_change(connection: Connection, view: View) -> bool:
     """Return whether the view may have to change. This is called before the migrations."""
     try:
-        return _form(connection, placed(view)) != _planned(connection, view)
+        return _form(connection, placed(view)) != _built(connection, view)
     except StoreError:  # the view reads a table or column that a migration will create
         return True
 
@@ -207,21 +207,21 @@ def _detach(connection: Connection, name: str) -> None:
 def _upgrade(connection: Connection, access: dict[str, Access]) -> None:
     """Replace the views that differ from `VIEWS`. Drop and create again the views that cannot be replaced."""
     stored = {view.name: _form(connection, placed(view)) for view in VIEWS}
-    planned = {view.name: _planned(connection, view) for view in VIEWS}
-    dropped = [name for name, form in stored.items() if form and not _is_extended(form, planned[name])]
+    built = {view.name: _built(connection, view) for view in VIEWS}
+    dropped = [name for name, form in stored.items() if form and not _is_extended(form, built[name])]
     drop_views(connection, *dropped)
     for view in VIEWS:
         form = stored[view.name]
-        if form != planned[view.name]:
+        if form != built[view.name]:
             create_view(connection, view)
         if (form is None or view.name in dropped) and view.name in access:
             give_access(connection, placed(view), access[view.name])
         describe_view(connection, view)
 
 
-def _is_extended(stored: _Form, planned: _Form) -> bool:
-    """Return whether CREATE OR REPLACE VIEW can turn `stored` into `planned`: it can only add columns at the end."""
-    return planned.columns[: len(stored.columns)] == stored.columns
+def _is_extended(stored: _Form, built: _Form) -> bool:
+    """Return whether CREATE OR REPLACE VIEW can turn `stored` into `built`: it can only add columns at the end."""
+    return built.columns[: len(stored.columns)] == stored.columns
 
 
 def _form(connection: Connection, name: str) -> _Form | None:
@@ -229,7 +229,7 @@ def _form(connection: Connection, name: str) -> _Form | None:
     return _Form(*row) if row else None
 
 
-def _planned(connection: Connection, view: View) -> _Form:
+def _built(connection: Connection, view: View) -> _Form:
     """Return the form that `view` will have: create it under another name, and roll that back.
 
     The same server writes both forms, so they differ only if the views differ.
