@@ -44,7 +44,7 @@ ANSWERS: dict[str, Fault] = {
 
 # The program with a mistake in it: an error that nobody foresaw, and whose text holds all of a student.
 BROKEN = f"""
-from rostersync.store import students
+from rostersync.store.replica import students
 
 def changed_fields(stored, received):
     try:

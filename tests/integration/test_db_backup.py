@@ -91,7 +91,7 @@ def test_a_backup_is_taken_beside_an_active_daemon(site: Site) -> None:
 LINKED = """\
 import os
 from rostersync.__main__ import main
-from rostersync.store import backup
+from rostersync.store.backup import backup
 
 def write(url, file, *_):
     os.symlink({target!r}, {link!r})
@@ -113,7 +113,7 @@ def test_a_folder_in_the_place_of_the_backup_gets_no_file(site: Site) -> None:
 KILLED = """\
 import os, signal
 from rostersync.__main__ import main
-from rostersync.store import backup
+from rostersync.store.backup import backup
 
 def write(url, file, *_):
     file.write(b"half")

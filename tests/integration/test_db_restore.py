@@ -438,7 +438,7 @@ def test_a_missing_file_is_told_in_one_line(site: Site) -> None:
 KILLED = """\
 import os, signal
 from rostersync.__main__ import main
-from rostersync.store import continuity, sqlite_backup
+from rostersync.store.backup import continuity, sqlite_backup
 
 def kill(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -473,7 +473,7 @@ def test_a_restore_that_is_killed_while_pages_are_replaced_changes_nothing(on_sq
 WITHOUT_ROOM = """\
 import resource
 from rostersync.__main__ import main
-from rostersync.store import continuity
+from rostersync.store.backup import continuity
 go_on = continuity.go_on
 
 def leave_no_room(*arguments):

@@ -479,7 +479,7 @@ BOMB = """
 import gzip, io, resource, socket, threading, zlib
 from rostersync.clock import SystemClock
 from rostersync.errors import TooLarge
-from rostersync.managebac.wire import Call, RequestsWire
+from rostersync.managebac.wire.http import Call, RequestsWire
 from rostersync.pool import DaemonExecutor
 from rostersync.secret import Secret
 
@@ -610,7 +610,7 @@ def test_a_request_that_hangs_does_not_keep_the_process_alive(serve: Serve) -> N
     program = f"""
 import threading
 from rostersync.clock import SystemClock
-from rostersync.managebac.wire import Call, RequestsWire
+from rostersync.managebac.wire.http import Call, RequestsWire
 from rostersync.pool import DaemonExecutor
 from rostersync.secret import Secret
 wire = RequestsWire({server.url!r}, Secret("x"), SystemClock(), DaemonExecutor("exchange"))

@@ -151,7 +151,7 @@ def closed_folder(beside: Path) -> Path:
 KILLED = """\
 import os, signal
 from rostersync.__main__ import main
-from rostersync.store import backup
+from rostersync.store.backup import backup
 
 def write(url, file, *_):
     assert os.getuid()

@@ -45,7 +45,7 @@ from canary import TOKEN, Process
 from rostersync.clock import SystemClock
 from rostersync.errors import RunFailed
 from rostersync.logger import get_logger
-from rostersync.store import Store
+from rostersync.store.store import Store
 from sqlalchemy import text
 
 NAME = "Zor" + "bella"

@@ -73,12 +73,12 @@ OVERLAP = timedelta(minutes=10)
 FUTURE = NOON + OVERLAP + timedelta(seconds=1)
 
 
-@pytest.mark.parametrize("watermarks", [Watermarks(FUTURE, NOON), Watermarks(NOON, FUTURE), Watermarks(None, FUTURE)])
+@pytest.mark.parametrize("marks", [Watermarks(FUTURE, NOON), Watermarks(NOON, FUTURE), Watermarks(None, FUTURE)])
 def test_a_watermark_is_in_the_future_when_it_is_later_than_the_servers_clock_by_more_than_the_overlap(
-    watermarks: Watermarks,
+    marks: Watermarks,
 ) -> None:
-    assert watermarks.in_future(watermarks, Moment(NOON - 8 * HOUR, NOON), OVERLAP)
-    assert not watermarks.in_future(watermarks, Moment(NOON - 8 * HOUR, NOON + timedelta(seconds=1)), OVERLAP)
+    assert watermarks.in_future(marks, Moment(NOON - 8 * HOUR, NOON), OVERLAP)
+    assert not watermarks.in_future(marks, Moment(NOON - 8 * HOUR, NOON + timedelta(seconds=1)), OVERLAP)
 
 
 def test_without_a_date_or_watermarks_nothing_is_in_the_future() -> None:

@@ -198,6 +198,6 @@ def alembic_config(connection: Connection) -> Config:
 
 def migrations_folder() -> Path:
     """Return the folder of the migrations. It is in the package if that is installed, else at the checkout's top."""
-    package = Path(__file__).resolve().parent.parent
+    package = Path(__file__).resolve().parents[2]
     inside = package / "migrations"
     return inside if inside.is_dir() else package.parent / "migrations"
