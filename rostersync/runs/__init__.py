@@ -1,1 +1,1 @@
-"""Everything that syncs or writes goes through here: run requests and their executor, writes, hooks and audit."""
+"""Execute runs: the requests for runs, several sources in parallel, and the hook after a run."""
