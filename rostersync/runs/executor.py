@@ -141,6 +141,19 @@ class Executor:
                 if refresh is None and run is None:
                     return
 
+    def tell_failures(self) -> None:
+        """Store why requests failed, including those that could not be stored before because the disk was full.
+
+        Never raises. A run that ends frees some space, so the next call may succeed.
+        """
+        for request_id, told in list(self._untold.items()):
+            try:
+                with self._store.writing() as connection:
+                    requests.fail(connection, request_id, told.message, told.hint)
+                self._untold.pop(request_id, None)
+            except Exception as another:  # noqa: BLE001 - the first error matters more
+                log.debug("request_not_closed", reason=type(another).__name__)
+
     # Requests ----------------------------------------------------------------------------------------------------
 
     def _file(self, request: RunRequest) -> RunRequest:
@@ -165,7 +178,7 @@ class Executor:
         while True:
             outcome = self._execute_if_free(request, progress) if may_execute else _not_taken(request.source)
             if isinstance(outcome, LockHeld):
-                if self._clock.monotonic() > give_up_at and self._can_give_up(request):
+                if self._clock.monotonic() > give_up_at and self._give_up(request):
                     return outcome
             elif outcome is not None:
                 return outcome
@@ -183,10 +196,10 @@ class Executor:
 
         Return `LockHeld` if another process holds the lock, and None if `mine` is no longer open.
 
-        If the caller wants a run, these are the requests for runs, and then the waiting refresh, because the run may
-        have read its students before they were written. If the caller wants a refresh, these are only refreshes,
-        because a write must not wait for a run of the whole school. If another caller's request fails, this caller does
-        not fail.
+        For a caller that wants a run, this executes the requests for runs, and then the waiting refresh, because the
+        run may have read its students before they were written. For a caller that wants a refresh, this executes only
+        refreshes, because a write must not wait for a run of the whole school. If the request of another caller fails,
+        this caller does not fail.
         """
         wants_refresh = mine.kind is RunKind.REFRESH
         try:
@@ -205,10 +218,11 @@ class Executor:
             return error
         return None
 
-    def _can_give_up(self, request: RunRequest) -> bool:
-        """Return whether the caller can stop waiting: a run must not be taken yet, and a refresh must not be done.
+    def _give_up(self, request: RunRequest) -> bool:
+        """Return whether the caller can stop waiting now.
 
-        A request for a run is left. A request for a refresh stays.
+        If the request is for a run, leave it, unless a process has taken it. If the request is for a refresh, it stays,
+        and the caller can stop unless the refresh is done.
         """
         if request.kind is not RunKind.REFRESH:
             return self._leave(request.request_id, taken=False)
@@ -286,19 +300,6 @@ class Executor:
             self.tell_failures()
             raise
         return report
-
-    def tell_failures(self) -> None:
-        """Store why requests failed, including those that could not be stored before because the disk was full.
-
-        Never raises. A run that ends frees some space, so the next call may succeed.
-        """
-        for request_id, told in list(self._untold.items()):
-            try:
-                with self._store.writing() as connection:
-                    requests.fail(connection, request_id, told.message, told.hint)
-                self._untold.pop(request_id, None)
-            except Exception as another:  # noqa: BLE001 - the first error matters more
-                log.debug("request_not_closed", reason=type(another).__name__)
 
 
 class _NotedProgress:
