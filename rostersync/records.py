@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from rostersync.clock import to_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 Text = str | None
 Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None
@@ -28,18 +28,13 @@ Texts = tuple[str, ...] | None
 Integers = tuple[Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)], ...] | None
 
 
-EXTRA = "\ue000extra"
-"""The key of `extra` in JSON. It starts with a private-use character, so the API will not serve a key of this name."""
+# `Student` reads the API's records as well as its own JSON, so `extra` needs a name there that is not a key of the API.
+# This name cannot be changed for free: the database has it in the details of students, and content hashes depend on it.
+# With another name, stored details could not be read, and the next full run would write all students with unknown keys.
+_EXTRA_IN_JSON = "\ue000extra"
 
 
-class Student(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    omit_defaults=True,
-    forbid_unknown_fields=True,
-    rename={"extra": EXTRA},
-):
+class Student(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One student as the API served it.
 
     Only `id` is always set. Any other field is None if the API served null or nothing. Timestamps are aware, in UTC and
@@ -96,20 +91,34 @@ class Student(
     uniq_student_id: Annotated[Text, "Unique student id"] = None
     photo_url: Annotated[Text, "Address of the avatar; it may be signed and expire"] = None
     status: Annotated[Text, "enrolled, withdrawn, graduated or archived (archived for a reason unknown)"] = None
-    extra: Annotated[dict[str, Any], "Keys that rostersync does not know, and values that a field cannot hold"] = {}
+    extra: Annotated[dict[str, Any], "Keys that rostersync does not know, and values that a field cannot hold"] = (
+        msgspec.field(name=_EXTRA_IN_JSON, default_factory=dict)
+    )
     deleted_at: Timestamp = None  # not a field of the roster: a row that has it marks itself as deleted
 
 
 class Kind(enum.Enum):
-    """The type of a field's values. The value of each member is the annotation that `Student` uses."""
+    """The type of a field's values."""
 
-    TEXT = Text
-    INTEGER = Integer
-    BOOLEAN = Boolean
-    DATE = Date
-    TIMESTAMP = Timestamp
-    TEXTS = Texts
-    INTEGERS = Integers
+    TEXT = "text"
+    INTEGER = "integer"
+    BOOLEAN = "boolean"
+    DATE = "date"
+    TIMESTAMP = "timestamp"
+    TEXTS = "texts"
+    INTEGERS = "integers"
+
+
+_KINDS: dict[Any, Kind] = {
+    Text: Kind.TEXT,
+    Integer: Kind.INTEGER,
+    Boolean: Kind.BOOLEAN,
+    Date: Kind.DATE,
+    Timestamp: Kind.TIMESTAMP,
+    Texts: Kind.TEXTS,
+    Integers: Kind.INTEGERS,
+}
+"""The kind of a field by its annotation in `Student`."""
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -120,13 +129,14 @@ class Field(msgspec.Struct, frozen=True):
     description: str
 
 
-def _fields() -> tuple[Field, ...]:
-    hints = get_type_hints(Student, include_extras=True)
-    annotated = {name: get_args(hint) for name, hint in hints.items() if name not in {"id", "extra", "deleted_at"}}
-    return tuple(Field(name, Kind(kind), description) for name, (kind, description) in annotated.items())
+def _fields() -> Iterator[Field]:
+    for name, hint in get_type_hints(Student, include_extras=True).items():
+        if name not in {"id", "extra", "deleted_at"}:
+            annotation, description = get_args(hint)
+            yield Field(name, _KINDS[annotation], description)
 
 
-FIELDS = _fields()
+FIELDS = tuple(_fields())
 FIELD_NAMES = tuple(field.name for field in FIELDS)
 
 # These fields change although nothing about the student does. If only they differ, the student's row is updated, but

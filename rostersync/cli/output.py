@@ -100,13 +100,9 @@ def _json(value: Any) -> str:
     return _IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def csv_lines(file: IO[str], *, raw: bool = False) -> Callable[[Iterable[Any]], None]:
-    """Return a function that writes a line of CSV into `file`. Unless `raw`, formulas are written as plain strings."""
-
-    def write(cells: Iterable[Any]) -> None:
-        file.write(f"{csv_line(cells, raw=raw)}\n")
-
-    return write
+def write_csv_line(file: IO[str], cells: Iterable[Any], *, raw: bool = False) -> None:
+    """Write a line of CSV into `file`. Unless `raw`, formulas are written as plain strings."""
+    file.write(f"{csv_line(cells, raw=raw)}\n")
 
 
 def as_json_values(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,8 +174,11 @@ def progress() -> Iterator[Callable[[str], ProgressCallback]]:
 
         def progress_of(source: str) -> ProgressCallback:
             task = shown.add_task(source, total=None)
-            return lambda what, done, total: shown.update(
-                task, description=f"{source}: {what}", completed=min(done, total), total=total or None
-            )
+
+            def show(what: str, done: int, total: int) -> None:
+                text = f"{source}: {what}"
+                shown.update(task, description=text, completed=min(done, total), total=total or None)
+
+            return show
 
         yield progress_of

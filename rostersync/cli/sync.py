@@ -14,7 +14,7 @@ from rostersync.cli.reports import explain, show
 from rostersync.errors import ConfigError, NoDatabase
 from rostersync.report import RunKind, RunRequest, RunState
 from rostersync.runs import executor, wiring
-from rostersync.runs.batch import run_all, worst
+from rostersync.runs.batch import Outcome, run_all, worst
 from rostersync.store.queue import daemons
 from rostersync.store.replica.runs import open_hold, planned_removals
 from rostersync.store.store import open_store
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from rostersync.cli.options import Session
     from rostersync.report import ProgressCallback, RunReport
-    from rostersync.runs.batch import Outcome
     from rostersync.store.replica.runs import Hold
 
 
@@ -81,8 +80,8 @@ def carry_out(session: Session, requests: Sequence[RunRequest], *, dry_run: bool
     elsewhere = set() if dry_run or not mistakes else _in_other_hands(session, mistakes)
     refused = {name: error for name, error in mistakes.items() if name not in elsewhere}
     if len(refused) == len(sources):  # then nothing is created, not even a database
-        return run_all(requests, _never, at_once=1, clock=session.clock, refused=refused)
-    run = _dry_run(session) if dry_run else _run(session, elsewhere)
+        return [Outcome(request.source, error=refused[request.source]) for request in requests]
+    run = _dry_run(session) if dry_run else _run(session, without_token=mistakes)
     with progress() as progress_of:
         return run_all(
             requests,
@@ -132,22 +131,26 @@ def _in_other_hands(session: Session, names: Iterable[str]) -> set[str]:
     return {name for name in names if name in watched or store.is_held(name)}
 
 
-def _run(session: Session, elsewhere: Collection[str]) -> Callable[[RunRequest, ProgressCallback], RunReport]:
-    config, clock = session.config, session.clock
-    store = open_store(config, clock, create=True)
-    run = wiring.executor(config, clock, store, "rostersync sync").run
-    return lambda request, progress: run(request, progress, elsewhere=request.source in elsewhere)
+def _run(session: Session, without_token: Collection[str]) -> Callable[[RunRequest, ProgressCallback], RunReport]:
+    """Return a function that does one run. Another process must execute the runs of sources without a token."""
+    store = open_store(session.config, session.clock, create=True)
+    sync_executor = wiring.executor(session.config, session.clock, store, "rostersync sync")
+
+    def run(request: RunRequest, report: ProgressCallback) -> RunReport:
+        return sync_executor.run(request, report, may_execute=request.source not in without_token)
+
+    return run
 
 
 def _dry_run(session: Session) -> Callable[[RunRequest, ProgressCallback], RunReport]:
+    """Return a function that does one dry run."""
     config, clock = session.config, session.clock
     policy, connect = wiring.policy(config), wiring.connector(config, clock)
-    url = config.database.url
-    return lambda request, report: executor.dry_run(url, request, report, clock=clock, policy=policy, connect=connect)
 
+    def run(request: RunRequest, report: ProgressCallback) -> RunReport:
+        return executor.dry_run(config.database.url, request, report, clock=clock, policy=policy, connect=connect)
 
-def _never(request: RunRequest) -> RunReport:
-    raise AssertionError(request)
+    return run
 
 
 def _approval(session: Session, run_id: int) -> RunRequest:

@@ -208,8 +208,7 @@ class Dispatcher:
             with self._clock.watched() as thread:
                 self._busy[source] = thread
                 self._clock.check()  # the process may have been asked to stop while this source waited for a thread
-                for report in self._executor.execute_all(source):
-                    self._condition.ended(report, self._students(report), self._next_try(report))
+                self._executor.execute_all(source, self._ended)
         except Stopped:
             log.info("run_stopped", source=source)
         except Exception as error:  # noqa: BLE001 - any error: the source is tried again
@@ -219,6 +218,9 @@ class Dispatcher:
             self._resting[source] = self._clock.monotonic() + RETRY_S
         finally:
             del self._busy[source]
+
+    def _ended(self, report: RunReport) -> None:
+        self._condition.ended(report, self._students(report), self._next_try(report))
 
     def _next_try(self, report: RunReport) -> datetime | None:
         """Return when a failed run is tried again. None if it did not fail, or if it is tried at its next slot."""

@@ -42,6 +42,13 @@ class LastRuns(msgspec.Struct, frozen=True):
     full: datetime | None = None
 
 
+class _Retry(msgspec.Struct, frozen=True):
+    """When a failed run is tried again, and its kind."""
+
+    at: datetime
+    kind: RunKind
+
+
 class Timetable:
     """The slots of all scheduled sources. One thread is enough for them: a job only notes that it is due."""
 
@@ -50,7 +57,7 @@ class Timetable:
         self._schedule = schedule
         self._slots: SimpleQueue[tuple[str, RunKind]] = SimpleQueue()
         self._failures: dict[str, int] = {}  # source -> the number of runs in a row that have failed
-        self._retries: dict[str, tuple[datetime, RunKind]] = {}
+        self._retries: dict[str, _Retry] = {}  # source -> its next try
         self._lock = threading.Lock()  # runs end in other threads
         # If several slots of a job were missed, it is due once.
         defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
@@ -84,16 +91,17 @@ class Timetable:
         """Plan another try of a failed run, and return when it is due. None if the run waits for its next slot."""
         with self._lock:
             if self._full_run_waits(source, kind):
-                return self._retries[source][0]
+                return self._retries[source].at
             failures = self._failures.get(source, 0)
             if failures == len(RETRY_AFTER):
                 return None
             at = now + RETRY_AFTER[failures]
-            slots = self._next_slots(source)
-            if any(slots[each] <= at for each in slots if kind in (RunKind.INCREMENTAL, each)):
-                return None
+            for slot_kind, slot in self._next_slots(source).items():
+                does_as_much = kind is RunKind.INCREMENTAL or slot_kind is kind
+                if does_as_much and slot <= at:
+                    return None
             self._failures[source] = failures + 1
-            self._retries[source] = (at, kind)
+            self._retries[source] = _Retry(at, kind)
             return at
 
     def settled(self, source: str, kind: RunKind) -> None:
@@ -112,7 +120,7 @@ class Timetable:
 
     def _full_run_waits(self, source: str, kind: RunKind) -> bool:
         """Return whether a full run will be tried again while `kind` is incremental, which cannot replace it."""
-        return kind is RunKind.INCREMENTAL and source in self._retries and self._retries[source][1] is RunKind.FULL
+        return kind is RunKind.INCREMENTAL and source in self._retries and self._retries[source].kind is RunKind.FULL
 
     def _forget_failures(self, source: str) -> None:
         self._failures.pop(source, None)
@@ -123,18 +131,22 @@ class Timetable:
         runs = []
         with suppress(Empty):
             while True:
-                runs.append(self._slots.get_nowait())
-                self.settled(*runs[-1])
+                source, kind = self._slots.get_nowait()
+                runs.append((source, kind))
+                self.settled(source, kind)
         with self._lock:
-            again = [(source, kind) for source, (at, kind) in self._retries.items() if at <= now]
+            again = [(source, retry.kind) for source, retry in self._retries.items() if retry.at <= now]
             for source, _ in again:
                 del self._retries[source]
         return runs + again
 
     def next_runs(self, source: str) -> dict[RunKind, datetime]:
         """Return when each kind of run of a source is next due. Empty if the source is not scheduled."""
-        slots, retry = self._next_slots(source), self._retries.get(source)
-        return slots | {retry[1]: retry[0]} if slots and retry else slots
+        runs = self._next_slots(source)
+        retry = self._retries.get(source)
+        if runs and retry:
+            runs[retry.kind] = retry.at
+        return runs
 
     def _next_slots(self, source: str) -> dict[RunKind, datetime]:
         jobs = {kind: self._scheduler.get_job(_job(source, kind)) for kind in _SCHEDULED}

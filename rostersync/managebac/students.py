@@ -392,9 +392,7 @@ def _check_filters(query: Query, page: object, per_page: object) -> None:
     messages: dict[str, builtins.tuple[str, ...]] = {}
     if query.status is not None and query.status not in STATUSES:
         messages["status"] = (f"must be one of {', '.join(STATUSES)}",)
-    if query.archived not in {None, True, False} or isinstance(query.archived, int) is not isinstance(
-        query.archived, bool
-    ):
+    if not _is_flag(query.archived):
         messages["archived"] = ("must be True or False",)
     for name, moment in (("modified_since", query.modified_since), ("deleted_since", query.deleted_since)):
         if moment is not None and not _is_aware(moment):
@@ -413,14 +411,20 @@ def _is_flag(value: object) -> bool:
 
 
 def _is_aware(moment: object) -> bool:
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        return False
     try:
-        return isinstance(moment, datetime) and moment.utcoffset() is not None and bool(moment.astimezone(UTC))
+        moment.astimezone(UTC)
     except OverflowError:  # in UTC, the time is outside the years 1 to 9999
         return False
+    return True
 
 
 def _is_text(value: object) -> bool:
-    try:
-        return isinstance(value, str) and bool(value.encode() or True)
-    except UnicodeEncodeError:
+    if not isinstance(value, str):
         return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a character (a lone surrogate)
+        return False
+    return True

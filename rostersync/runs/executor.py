@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from functools import partial
-from itertools import cycle
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -20,7 +19,7 @@ from rostersync.store.replica import runs
 from rostersync.sync.run import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import timedelta
 
     from rostersync.clock import Clock
@@ -78,22 +77,37 @@ class Executor:
         self._after_run = after_run
         self._untold: dict[int, RostersyncError] = {}  # why requests failed, until the database has it
 
-    def run(self, request: RunRequest, progress: ProgressCallback, *, elsewhere: bool = False) -> RunReport:
-        """Let this process or the holder of the source's lock execute a run, and return its report.
+    def run(self, request: RunRequest, progress: ProgressCallback, *, may_execute: bool = True) -> RunReport:
+        """File a request for a run. Let this process or the holder of the source's lock execute it.
 
-        With `elsewhere` another process must execute the run, because this process could not. If no process takes the
-        request within `request.wait`, leave it and raise `LockHeld`. Any other error, such as `Stopped`, also leaves
-        the request. The request is withdrawn when its last caller leaves it.
+        Any error but `LockHeld`, such as `Stopped`, leaves the request too: it is withdrawn when its last caller leaves
+        it. A process that has taken the request still closes it.
+
+        Args:
+            request: What to do. `request.wait` is how long to wait until a process takes it; None waits without limit.
+            progress: Is called with the progress of the run, whichever process executes it.
+            may_execute: Whether this process may execute the run. Otherwise another process must. Default: True.
+
+        Returns:
+            The report of the run.
+
+        Raises:
+            LockHeld: No process took the request in time. It is withdrawn.
+            RequestFailed: The process that took the request failed, or the request was withdrawn.
+            StoreError: The database cannot be used.
+            ConfigError: The source's token is not available.
+            Stopped: The process must stop.
+
         """
         filed = self._file(request)
         try:
-            give_up = partial(self._leave, filed.request_id, taken=False)
-            return self._see_through(filed, request.wait, give_up, progress, elsewhere=elsewhere)
-        except LockHeld:
-            raise  # `give_up` has left the request
+            outcome = self._execute_or_wait(filed, request.wait, progress, may_execute=may_execute)
         except BaseException:
             self._abandon(filed.request_id)
             raise
+        if isinstance(outcome, LockHeld):
+            raise outcome
+        return outcome
 
     def refresh(
         self, source: str, ids: Sequence[int], patience: timedelta, progress: ProgressCallback = ignore_progress
@@ -105,82 +119,129 @@ class Executor:
         counts the students of both. Raises `StoreError` and `ConfigError`; the next run then reads the same changes.
         """
         filed = self._file(RunRequest(source, RunKind.REFRESH, wait=None, ids=tuple(ids)))
-        try:
-            return self._see_through(filed, patience, lambda: not self._is_done(filed.request_id), progress)
-        except LockHeld:
-            return None
+        outcome = self._execute_or_wait(filed, patience, progress, may_execute=True)
+        return None if isinstance(outcome, LockHeld) else outcome
 
-    def _is_done(self, request_id: int) -> bool:
-        with self._store.reading() as connection:
-            return requests.progress(connection, request_id).run_id is not None
+    def execute_all(self, source: str, ended: Callable[[RunReport], None]) -> None:
+        """Execute the open requests of a source. This process must hold the source's lock.
+
+        Refreshes and runs alternate. So a refresh after a write never waits for several runs, and a run never waits for
+        several refreshes. The progress of a run is noted in the database for the processes that wait for it. If a
+        request fails, the reason is stored for these processes, and this raises the error. `ended` is called with the
+        report of each run.
+        """
+        with self._store.lease(source, self._purpose, held=True) as lease:
+            while True:
+                refresh = self._take(lease, refresh=True)
+                if refresh is not None:
+                    ended(self._execute(lease, refresh, _NotedProgress(lease, refresh, self._clock)))
+                run = self._take(lease, refresh=False)
+                if run is not None:
+                    ended(self._execute(lease, run, _NotedProgress(lease, run, self._clock)))
+                if refresh is None and run is None:
+                    return
+
+    def tell_failures(self) -> None:
+        """Store why requests failed, including those that could not be stored before because the disk was full.
+
+        Never raises. A run that ends frees some space, so the next call may succeed.
+        """
+        for request_id, told in list(self._untold.items()):
+            try:
+                with self._store.writing() as connection:
+                    requests.fail(connection, request_id, told.message, told.hint)
+                self._untold.pop(request_id, None)
+            except Exception as another:  # noqa: BLE001 - the first error matters more
+                log.debug("request_not_closed", reason=type(another).__name__)
+
+    # Requests ----------------------------------------------------------------------------------------------------
 
     def _file(self, request: RunRequest) -> RunRequest:
         with self._store.writing() as connection:
             return replace(request, request_id=requests.file(connection, request, self._clock.now()))
 
-    def execute_all(self, source: str) -> Iterator[RunReport]:
-        """Execute the open requests of a source, and yield the reports. This process must hold the source's lock.
+    def _take(self, lease: Lease, mine: int = 0, *, refresh: bool) -> RunRequest | None:
+        return requests.take(lease, self._clock.now(), mine, refresh=refresh)
 
-        Runs and refreshes alternate. So a refresh after a write never waits for several runs, and a run never waits for
-        several refreshes. The progress of a run is noted in the database for the processes that wait for it. If a
-        request fails, the reason is stored for these processes, and the iteration ends with the error.
-        """
-        with self._store.lease(source, self._purpose, held=True) as lease:
-            for refresh in cycle((True, False)):
-                request = self._take(lease, refresh=refresh) or self._take(lease, refresh=not refresh)
-                if request is None:
-                    return
-                yield self._execute(lease, request, self._noting(lease, request))
+    def _execute_or_wait(
+        self, request: RunRequest, patience: timedelta | None, progress: ProgressCallback, *, may_execute: bool
+    ) -> RunReport | LockHeld:
+        """Execute a filed request as soon as this process gets the lock, or wait until another process has done so.
 
-    def _see_through(
-        self,
-        request: RunRequest,
-        wait: timedelta | None,
-        give_up: Callable[[], bool],
-        progress: ProgressCallback,
-        *,
-        elsewhere: bool = False,
-    ) -> RunReport:
-        """Return the report of a filed request.
-
-        Raises `LockHeld` after `wait`, if `give_up` then returns True. Raises `StoreError` as soon as the database
-        refuses writes, because then no process can commit the run or record why it failed.
+        Return the report, or the error that says who holds the lock, if no process took the request within `patience`.
+        Raise `StoreError` as soon as the database refuses writes, because then no process can commit the run or record
+        why it failed.
         """
         began = self._clock.monotonic()
-        give_up_at, try_at = math.inf if wait is None else began + wait.total_seconds(), began + TRY_S
+        give_up_at = math.inf if patience is None else began + patience.total_seconds()
+        try_at = began + TRY_S
         while True:
-            report = None
-            try:
-                report = self._execute_here(request, progress, elsewhere=elsewhere)
-            except LockHeld:
-                if self._clock.monotonic() > give_up_at and give_up():
-                    raise
-            report = report or self._wait_for_another(request.request_id, progress)
+            outcome = self._execute_if_free(request, progress) if may_execute else _not_taken(request.source)
+            if isinstance(outcome, LockHeld):
+                if self._clock.monotonic() > give_up_at and self._give_up(request):
+                    return outcome
+            elif outcome is not None:
+                return outcome
+            report = self._wait_for_another(request.request_id, progress)
             if report is not None:
                 return report
             if self._clock.monotonic() > try_at:
-                self._try_to_write(request.request_id)
+                # A long commit of another process can delay the write. The caller goes on waiting then.
+                with suppress(LockTimedOut), self._store.writing() as connection:
+                    requests.touch(connection, request.request_id)
                 try_at = self._clock.monotonic() + TRY_S
 
-    def _try_to_write(self, request_id: int) -> None:
-        with suppress(LockTimedOut), self._store.writing() as connection:  # a long commit is no reason to give up
-            requests.touch(connection, request_id)
+    def _execute_if_free(self, mine: RunRequest, progress: ProgressCallback) -> RunReport | LockHeld | None:
+        """Take the lock, execute the open requests of the source, oldest first, up to `mine`, and return its report.
 
-    def _execute_here(self, request: RunRequest, progress: ProgressCallback, *, elsewhere: bool) -> RunReport | None:
-        """Take the lock and execute open requests, up to this one. Raises `LockHeld`, with `elsewhere` always."""
-        if elsewhere:
-            message = f"source {request.source}: no daemon has taken the request"
-            raise LockHeld(message, "see whether one is at work: rostersync status")
-        with self._store.lease(request.source, self._purpose) as lease:
-            return self._execute_open(lease, request, progress)
+        Return `LockHeld` if another process holds the lock, and None if `mine` is no longer open.
+
+        For a caller that wants a run, this executes the requests for runs, and then the waiting refresh, because the
+        run may have read its students before they were written. For a caller that wants a refresh, this executes only
+        refreshes, because a write must not wait for a run of the whole school. If the request of another caller fails,
+        this caller does not fail.
+        """
+        wants_refresh = mine.kind is RunKind.REFRESH
+        try:
+            with self._store.lease(mine.source, self._purpose) as lease:
+                while request := self._take(lease, mine.request_id, refresh=wants_refresh):
+                    if request.request_id != mine.request_id:
+                        self._execute_for_others(lease, request, progress)
+                        continue
+                    report = self._execute(lease, request, progress)
+                    if not wants_refresh:
+                        with suppress(StoreError):  # the caller must get its report even if the database fails now
+                            if refresh := self._take(lease, refresh=True):
+                                self._execute_for_others(lease, refresh, ignore_progress)
+                    return report
+        except LockHeld as error:
+            return error
+        return None
+
+    def _give_up(self, request: RunRequest) -> bool:
+        """Return whether the caller can stop waiting now.
+
+        If the request is for a run, leave it, unless a process has taken it. If the request is for a refresh, it stays,
+        and the caller can stop unless the refresh is done.
+        """
+        if request.kind is not RunKind.REFRESH:
+            return self._leave(request.request_id, taken=False)
+        with self._store.reading() as connection:
+            return requests.progress(connection, request.request_id).run_id is None
 
     def _wait_for_another(self, request_id: int, progress: ProgressCallback) -> RunReport | None:
-        """Return the report if another process has done the run. Otherwise show its progress, wait, and return None."""
+        """Return the report if another process has done the run. Otherwise show its progress, wait, and return None.
+
+        Raises `RequestFailed` if the request has failed or was withdrawn, so that no run will be started for it.
+        """
         with self._store.reading() as connection:
             so_far = requests.progress(connection, request_id)
             if so_far.run_id is not None:
                 return runs.report(connection, so_far.run_id)
-        _require_open(so_far)
+        if so_far.state == "failed":
+            raise RequestFailed(so_far.error or "the run failed", so_far.hint or "")
+        if so_far.state == "withdrawn":
+            raise RequestFailed("the request for this run was withdrawn, or went with its source", "run it again")
         if so_far.reads is not None:
             progress(so_far.reads, so_far.rows_done or 0, so_far.rows_total or 0)
         try:
@@ -190,33 +251,18 @@ class Executor:
             raise
         return None
 
-    def _execute_open(self, lease: Lease, mine: RunRequest, progress: ProgressCallback) -> RunReport | None:
-        """Execute the open requests of the lease's source, oldest first, up to the caller's own, and return its report.
+    def _leave(self, request_id: int, *, taken: bool) -> bool:
+        with self._store.writing() as connection:
+            return requests.leave(connection, request_id, taken=taken)
 
-        If the caller wants a run, these are the requests for runs, and then the waiting refresh, because the run may
-        have read its students before they were written. If the caller wants a refresh, these are only refreshes,
-        because a write must not wait for a run of the whole school. If another caller's request fails, this caller does
-        not fail.
-        """
-        refresh = mine.kind is RunKind.REFRESH
-        while request := self._take(lease, mine.request_id, refresh=refresh):
-            if request.request_id != mine.request_id:
-                self._execute_for_others(lease, request, progress)
-                continue
-            report = self._execute(lease, request, progress)
-            if not refresh:
-                self._refresh_behind_run(lease)
-            return report
-        return None
+    def _abandon(self, request_id: int) -> None:
+        """Leave the request, taken or not, because its caller ends. A process that has taken it still closes it."""
+        try:
+            self._leave(request_id, taken=True)
+        except Exception as error:  # noqa: BLE001 - what ended the run matters more; the request expires by itself
+            log.debug("request_not_withdrawn", reason=type(error).__name__)
 
-    def _refresh_behind_run(self, lease: Lease) -> None:
-        """Execute the waiting refresh, if any. Ignore a failing database, because the caller must get its report."""
-        with suppress(StoreError):
-            if request := self._take(lease, refresh=True):
-                self._execute_for_others(lease, request, ignore_progress)
-
-    def _take(self, lease: Lease, mine: int = 0, *, refresh: bool) -> RunRequest | None:
-        return requests.take(lease, self._clock.now(), mine, refresh=refresh)
+    # Runs --------------------------------------------------------------------------------------------------------
 
     def _execute_for_others(self, lease: Lease, request: RunRequest, progress: ProgressCallback) -> None:
         try:
@@ -234,79 +280,48 @@ class Executor:
         """
         self._untold.pop(request.request_id, None)  # it is tried again
         try:
-            return self._run(lease, request, progress)
+            with self._connect(lease.source) as api:
+                run = Run(
+                    lease.source,
+                    lease.connection,
+                    self._store.stage(lease.connection, lease.source),
+                    api,
+                    policy=self._policy,
+                    clock=self._clock,
+                    progress=progress,
+                    commit=partial(runs.commit, lease),
+                )
+                report = run.execute(request)
+            self._after_run(report)
         except (Stopped, LockLost):
             raise
         except Exception as error:
-            self._fail(request.request_id, error)
+            self._untold[request.request_id] = reported(error)
+            self.tell_failures()
             raise
-
-    def _run(self, lease: Lease, request: RunRequest, progress: ProgressCallback) -> RunReport:
-        with self._connect(lease.source) as api:
-            run = Run(
-                lease.source,
-                lease.connection,
-                self._store.stage(lease.connection, lease.source),
-                api,
-                policy=self._policy,
-                clock=self._clock,
-                progress=progress,
-                commit=partial(runs.commit, lease),
-            )
-            report = run.execute(request)
-        self._after_run(report)
         return report
 
-    def _noting(self, lease: Lease, request: RunRequest) -> ProgressCallback:
-        """Return a callback that notes the progress of a run in its request, at most once in `NOTE_S`."""
-        noted_at = self._clock.monotonic()
 
-        def note(what: str, done: int, total: int) -> None:
-            nonlocal noted_at
-            if (now := self._clock.monotonic()) - noted_at < NOTE_S:
-                return
-            noted_at = now
-            with suppress(StoreError), writing(lease.connection):  # the run goes on if this fails
-                requests.note_progress(lease.connection, request.request_id, what, done, total)
+class _NotedProgress:
+    """Notes the progress of a run in its request, at most once in `NOTE_S`, for the processes that wait for it."""
 
-        return note
+    def __init__(self, lease: Lease, request: RunRequest, clock: Clock) -> None:
+        self._lease, self._request_id, self._clock = lease, request.request_id, clock
+        self._noted_at = clock.monotonic()
 
-    def _leave(self, request_id: int, *, taken: bool) -> bool:
-        with self._store.writing() as connection:
-            return requests.leave(connection, request_id, taken=taken)
-
-    def _abandon(self, request_id: int) -> None:
-        """Leave the request, taken or not, because its caller ends. A process that has taken it still closes it."""
-        try:
-            self._leave(request_id, taken=True)
-        except Exception as error:  # noqa: BLE001 - what ended the run matters more; the request expires by itself
-            log.debug("request_not_withdrawn", reason=type(error).__name__)
-
-    def _fail(self, request_id: int, error: Exception) -> None:
-        """Store why a request failed, for those who wait; if that fails, the next `tell_failures` tries it again."""
-        self._untold[request_id] = reported(error)
-        self.tell_failures()
-
-    def tell_failures(self) -> None:
-        """Store why requests failed, including those that could not be stored before because the disk was full.
-
-        Never raises. A run that ends frees some space, so the next call may succeed.
-        """
-        for request_id, told in list(self._untold.items()):
-            try:
-                with self._store.writing() as connection:
-                    requests.fail(connection, request_id, told.message, told.hint)
-                self._untold.pop(request_id, None)
-            except Exception as another:  # noqa: BLE001 - the first error matters more
-                log.debug("request_not_closed", reason=type(another).__name__)
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = self._clock.monotonic()
+        if now - self._noted_at < NOTE_S:
+            return
+        self._noted_at = now
+        with suppress(StoreError), writing(self._lease.connection):  # the run goes on if this fails
+            requests.note_progress(self._lease.connection, self._request_id, what, done, total)
 
 
-def _require_open(so_far: requests.Progress) -> None:
-    """Raise `RequestFailed` if the request has failed or was withdrawn, so that no run will be started for it."""
-    if so_far.state == "failed":
-        raise RequestFailed(so_far.error or "the run failed", so_far.hint or "")
-    if so_far.state == "withdrawn":
-        raise RequestFailed("the request for this run was withdrawn, or went with its source", "run it again")
+def _not_taken(source: str) -> LockHeld:
+    """Return the error if this process may not execute a request, and no other process has taken it."""
+    message = f"source {source}: no daemon has taken the request"
+    return LockHeld(message, "see whether one is at work: rostersync status")
 
 
 def dry_run(

@@ -103,27 +103,33 @@ class Bulk:
         is `not_sent`.
         """
         results: list[LineResult] = []
-        enough = ""
+        ended_by: str | None = None  # why no more writes are sent
         for task in tasks:
-            enough = enough or self._why_not_go_on(results)
-            result = LineResult(task, NOT_SENT, enough) if enough and task.write else self._carry_out(task)
-            enough = enough or (result.reason if result.outcome == NOT_SENT else "")
+            if ended_by is None:
+                ended_by = self._why_end(results)
+            if ended_by is not None and task.write:
+                result = LineResult(task, NOT_SENT, ended_by)
+            else:
+                result = self._carry_out(task)
+                if ended_by is None and result.outcome == NOT_SENT:
+                    ended_by = result.reason
             results.append(result)
             try:
                 note(result)
             except OSError as error:
-                enough = enough or f"the result file cannot be written: {error.strerror}"
+                if ended_by is None:
+                    ended_by = f"the result file cannot be written: {error.strerror}"
             self._progress("students", len(results), len(tasks))
         return self._confirmed(results)
 
-    def _why_not_go_on(self, results: Sequence[LineResult]) -> str:
-        """Return why the next line must not be sent, or "" if it may be."""
+    def _why_end(self, results: Sequence[LineResult]) -> str | None:
+        """Return why the next line must not be sent, or None if it may be."""
         try:
             self._clock.check()
         except Stopped as stopped:
             self.stopped = stopped
             return "stopped"
-        return GAVE_UP if _gave_up(results) else ""
+        return GAVE_UP if _gave_up(results) else None
 
     def _carry_out(self, task: Task) -> LineResult:
         if task.write is None:

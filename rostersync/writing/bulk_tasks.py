@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from rostersync.managebac.students import Students
     from rostersync.records import Student
-    from rostersync.writing.bulk_file import File, Line
+    from rostersync.writing.bulk_file import File, Line, Mistake
     from rostersync.writing.single import Write
 
 T = TypeVar("T")
@@ -60,9 +60,17 @@ def tasks(file: File, verb: str, students: Students, *, send_welcome_email: bool
     """
     if verb == "create":
         return _creates(file, students, send_welcome_email=send_welcome_email)
-    make = {"update": _update, "archive": _archive, "unarchive": _unarchive}[verb]
+    task_of = {"update": _update, "archive": _archive, "unarchive": _unarchive}[verb]
     shown = shown_by_id(students, [line.key for line in file.lines])
-    return _of_each(file, lambda line: make(line, shown.get(line.key)))
+    made: list[Task] = []
+    mistakes = [*file.mistakes]
+    for line in file.lines:
+        try:
+            made.append(task_of(line, shown.get(line.key)))
+        except Invalid as error:
+            mistakes.append(_mistake(line, error))
+    bulk_file.refuse(file.path, mistakes)
+    return made
 
 
 def shown_by_id(students: Students, keys: Sequence[int]) -> dict[int, Student]:
@@ -83,31 +91,23 @@ def columns(tasks: Sequence[Task]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for task in tasks if task.write for name in task.write.fields))
 
 
-def _of_each(file: File, make: Callable[[Line], T]) -> list[T]:
-    """Call `make` for each line and return the results.
+def _mistake(line: Line, error: Invalid) -> Mistake:
+    """Return the mistake in a line.
 
-    Raises `ConfigError` if the file has a mistake already, or if `make` raises `Invalid` for a line.
+    The message shows the first wrong cell, but never the cell of a text field, which may be a name or a password.
     """
-    made: list[T] = []
-    mistakes = [*file.mistakes]
-    for line in file.lines:
-        try:
-            made.append(make(line))
-        except Invalid as error:
-            mistakes.append((line.number, f"{error.message}{_found(error, line.cells)}"))
-    bulk_file.refuse(file.path, mistakes)
-    return made
-
-
-def _found(error: Invalid, cells: Mapping[str, str]) -> str:
-    """Return the first wrong cell for the message, unless it holds text, which may be a name or a password."""
     formed = (name for name in error.fields if WRITABLE.get(name, Kind.TEXT) is not Kind.TEXT)
-    found = [cells[name] for name in formed if name in cells]
-    return f", found {found[0][:40]!r}" if found else ""
+    cells = [line.cells[name] for name in formed if name in line.cells]
+    found = f", found {cells[0][:40]!r}" if cells else ""
+    return line.number, f"{error.message}{found}"
 
 
-def _write(cells: Mapping[str, str], messages: dict[str, tuple[str, ...]], make: Callable[[dict[str, Any]], T]) -> T:
-    """Return what `make` returns for the values of the cells. Raises `Invalid` with `messages` and further mistakes."""
+def _write(cells: Mapping[str, str], mistakes: Mapping[str, tuple[str, ...]], make: Callable[[dict[str, Any]], T]) -> T:
+    """Return what `make` returns for the values of the cells.
+
+    Raises `Invalid` with all mistakes: the given ones, those of wrong cells, and those that `make` raises.
+    """
+    messages = dict(mistakes)
     values: dict[str, Any] = {}
     for name, cell in cells.items():
         if cell == "[]" and WRITABLE.get(name) is Kind.TEXT:
@@ -208,26 +208,32 @@ def _is_before(cell: str, moment: datetime | None) -> bool:
 
 def _creates(file: File, students: Students, *, send_welcome_email: bool | None) -> list[Task]:
     """Return the tasks of a file of creates. No request is sent until the whole file is valid."""
-    seen: dict[tuple[str, str], int] = {}
-
-    def make(line: Line) -> Write:
-        messages: dict[str, tuple[str, ...]] = {
-            name: (why_not_writable(name),) for name in line.cells if name not in WRITABLE
-        }
-        cells = {name: cell for name, cell in line.cells.items() if name in WRITABLE}
-        write = _write(cells, messages, lambda v: single.create(v, send_welcome_email=send_welcome_email))
-        new = write.identities.items()
-        refuse({name: (f"is already in line {seen[name, text]}",) for name, text in new if (name, text) in seen})
-        seen.update(dict.fromkeys(new, line.number))
-        return write
-
-    writes = _of_each(file, make)
+    writes: list[Write] = []
+    mistakes = [*file.mistakes]
+    lines: dict[tuple[str, str], int] = {}  # the line of each e-mail address and student_id
+    for line in file.lines:
+        try:
+            write = _new(line, send_welcome_email=send_welcome_email)
+            keys = write.identities.items()
+            refuse({key[0]: (f"is already in line {lines[key]}",) for key in keys if key in lines})
+        except Invalid as error:
+            mistakes.append(_mistake(line, error))
+            continue
+        writes.append(write)
+        lines |= dict.fromkeys(keys, line.number)
+    bulk_file.refuse(file.path, mistakes)
     holders = {
         identity: student
         for student in students.list(per_page=MOST_PER_PAGE)
         for identity in identities(student.email, student.student_id).items()
     }
     return [_create(line.number, write, holders, students) for line, write in zip(file.lines, writes, strict=True)]
+
+
+def _new(line: Line, *, send_welcome_email: bool | None) -> Write:
+    mistakes = {name: (why_not_writable(name),) for name in line.cells if name not in WRITABLE}
+    cells = {name: cell for name, cell in line.cells.items() if name in WRITABLE}
+    return _write(cells, mistakes, lambda values: single.create(values, send_welcome_email=send_welcome_email))
 
 
 def _create(number: int, write: Write, holders: Mapping[tuple[str, str], Student], students: Students) -> Task:

@@ -176,7 +176,7 @@ def test_a_failure_that_left_no_run_is_tried_again_too(
     source = one_source()
     executor = source.dispatcher._executor
     with monkeypatch.context() as broken:
-        broken.setattr(executor, "_run", _fail)
+        broken.setattr(executor, "_connect", _fail)
         assert source.begin() == []
     assert source.states_after(minutes=1.1) == ["succeeded"]
 

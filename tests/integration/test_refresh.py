@@ -316,6 +316,18 @@ def test_a_writer_does_not_wait_for_a_run_that_somebody_has_queued(world: World)
     assert (len(world.requests()), state(world, queued)) == (1, "pending")
 
 
+def test_a_daemon_executes_a_refresh_before_the_second_of_two_runs(world: World) -> None:
+    file(world, kind=RunKind.FULL)
+    file(world, kind=RunKind.INCREMENTAL)
+    on_first(is_deleted_feed, lambda: file(world, min(world.upstream())), world)
+    locks = world.store.held_locks("rostersync run")
+    locks.take(SOURCE)
+    ended: list[RunKind] = []
+    world.executor().execute_all(SOURCE, lambda report: ended.append(report.kind))
+    locks.drop()
+    assert ended == [RunKind.FULL, RunKind.REFRESH, RunKind.INCREMENTAL]
+
+
 def test_a_run_ends_however_busy_the_writers_are(world: World) -> None:
     """It executes one refresh; what is filed during that one is left to its caller, who waits for the lock."""
     key = min(world.upstream())

@@ -18,7 +18,7 @@ from rostersync.clock import SystemClock
 from rostersync.errors import Malformed, OutOfTime
 from rostersync.managebac import ManageBac
 from rostersync.managebac.decoding.answers import MOST_PAGES, MOST_ROWS, decode_page, decode_single, field_messages
-from rostersync.managebac.decoding.parts import LARGEST, Elements, Members, split
+from rostersync.managebac.decoding.parts import LARGEST, Members, elements, split
 from rostersync.managebac.endpoints import SPARE_ROWS
 from rostersync.managebac.reader import StudentReader
 from rostersync.managebac.wire.http import MAX_ERROR_BYTES, Call, Reply, RequestsWire
@@ -248,7 +248,7 @@ def test_no_bytes_crash_the_cutting(text: bytes) -> None:
     with suppress(ValueError):
         Members("a").of(text)
     with suppress(ValueError):
-        Elements(3).of(text)
+        elements(text, 3)
 
 
 @pytest.mark.parametrize(
@@ -256,4 +256,4 @@ def test_no_bytes_crash_the_cutting(text: bytes) -> None:
 )
 def test_what_is_no_array_is_not_cut(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        Elements(9).of(text)
+        elements(text, 9)

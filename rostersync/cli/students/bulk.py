@@ -16,7 +16,7 @@ import click
 import msgspec
 
 from rostersync.cli.options import Natural
-from rostersync.cli.output import csv_lines, document, note, progress
+from rostersync.cli.output import document, note, progress, write_csv_line
 from rostersync.cli.program import print_stderr, signal_name
 from rostersync.cli.students import carrying_out
 from rostersync.clock import Reprieve
@@ -170,10 +170,9 @@ def _send(options: WriteOptions, many: Many, tasks: Sequence[Task]) -> int:
 
 def _noted(work: Bulk, tasks: Sequence[Task], file: IO[str]) -> list[LineResult]:
     """Carry out the tasks. Write each result to the file at once, and write the file again with the final results."""
-    write = csv_lines(file)
 
     def note(result: LineResult) -> None:
-        write(_row(result))
+        write_csv_line(file, _row(result))
         file.flush()
 
     results = work.carry_out(tasks, note)
@@ -181,7 +180,7 @@ def _noted(work: Bulk, tasks: Sequence[Task], file: IO[str]) -> list[LineResult]
         file.seek(0)
         file.truncate()
         for row in (_COLUMNS, *map(_row, results)):
-            write(row)
+            write_csv_line(file, row)
         file.flush()
     except OSError as error:
         print_stderr(f"the result file cannot be written: {error.strerror}")
@@ -219,7 +218,7 @@ def _created(target: Path) -> Iterator[IO[str]]:
         raise _not_writable(target, error) from error
     file = os.fdopen(handle, "w", encoding="utf-8", newline="")
     try:
-        csv_lines(file)(_COLUMNS)
+        write_csv_line(file, _COLUMNS)
         yield file
     finally:
         with suppress(OSError):  # such as on a full disk, which `_noted` has reported

@@ -13,7 +13,7 @@ import click
 
 from rostersync.cells import as_cell
 from rostersync.cli.options import Moment, Natural, configured_as_caller, json_option
-from rostersync.cli.output import csv_lines, document, document_end, progress, streamed_document, table
+from rostersync.cli.output import document, document_end, progress, streamed_document, table, write_csv_line
 from rostersync.cli.program import print_stderr
 from rostersync.cli.students.source import chosen_source, one_source_option, opened
 from rostersync.errors import NoDatabase, StoreError
@@ -23,11 +23,12 @@ from rostersync.store.audit import Entry, Outcome
 from rostersync.words import count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from rostersync.cli.options import Session
     from rostersync.managebac.students import Status, StudentList
+    from rostersync.recording import Recording
     from rostersync.records import Rejected, Student
 
 _COLUMNS = ("id", "last_name", "first_name", "email", "student_id", "year_group_id", "status", "updated_at")
@@ -98,10 +99,11 @@ def list_students(
         )
         students = _with_progress(found)
         if as_csv:
-            with _recorded(
-                session, Entry(chosen_source(session, name).name, "list-csv", ids, names or NAMES)
-            ) as count_:
-                count_(_print_csv(students, names or NAMES, raw=raw))
+            entry = Entry(chosen_source(session, name).name, "list-csv", ids, names or NAMES)
+            with _recorded(session, entry) as recording:
+                number = _print_csv(students, names or NAMES, raw=raw)
+                if recording is not None:
+                    recording.count({"students": number})
         elif as_json:
             _print_json(students, found.unreadable, names or NAMES)
         else:
@@ -111,10 +113,10 @@ def list_students(
 
 
 @contextmanager
-def _recorded(session: Session, entry: Entry) -> Iterator[Callable[[int], None]]:
-    """Record an export in the audit log, and yield a function that takes the number of exported students.
+def _recorded(session: Session, entry: Entry) -> Iterator[Recording | None]:
+    """Record an export in the audit log, and yield the recording.
 
-    If the export cannot be recorded, print a warning. The export is carried out anyway.
+    If the export cannot be recorded, print a warning and yield None. The export is carried out anyway.
     """
     from rostersync.recording import Recorder  # noqa: PLC0415 - only an export needs the database
     from rostersync.store.store import open_store  # noqa: PLC0415 - the same
@@ -125,12 +127,12 @@ def _recorded(session: Session, entry: Entry) -> Iterator[Callable[[int], None]]
                 store = open_store(session.config, session.clock, create=False)
             except NoDatabase:
                 store = None
-            recording = stack.enter_context(Recorder(store, session.clock).recorded(entry, failed=Outcome.NOT_TAKEN))
+            recorder = Recorder(store, session.clock)
+            recording: Recording | None = stack.enter_context(recorder.recorded(entry, failed=Outcome.NOT_TAKEN))
         except StoreError as error:
             print_stderr(f"this export is not recorded: {error.message}", logging.WARNING)
-            yield lambda _students: None
-            return
-        yield lambda students: recording.count({"students": students})
+            recording = None
+        yield recording
 
 
 def _chosen(fields: str | None) -> tuple[str, ...]:
@@ -198,7 +200,10 @@ def _print_json(students: Iterator[Student], rejected: list[Rejected], names: Se
 def _print_tables(students: Iterator[Student], names: Sequence[str], *, with_deleted: bool) -> None:
     """Print tables of up to 1,000 students each: the widths of the columns are known only once all cells are read."""
     number = 0
-    while (some := list(islice(students, _IN_A_TABLE))) or not number:
+    while True:
+        some = list(islice(students, _IN_A_TABLE))
+        if number and not some:
+            break
         with_deleted = with_deleted or any(student.deleted_at for student in some)
         columns = names or ((*_COLUMNS, "deleted_at") if with_deleted else _COLUMNS)
         table(columns, [[json_value(getattr(student, name)) for name in columns] for student in some])
@@ -210,10 +215,10 @@ def _print_tables(students: Iterator[Student], names: Sequence[str], *, with_del
 
 def _print_csv(students: Iterator[Student], names: Sequence[str], *, raw: bool) -> int:
     """Print the students as CSV, and return the number of students."""
-    write = csv_lines(sys.stdout, raw=raw)
-    write(names)
+    write_csv_line(sys.stdout, names, raw=raw)
     number = 0
     for student in students:
-        write([as_cell(json_value(getattr(student, name))) for name in names])
+        cells = [as_cell(json_value(getattr(student, name))) for name in names]
+        write_csv_line(sys.stdout, cells, raw=raw)
         number += 1
     return number

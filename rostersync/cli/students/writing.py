@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,10 @@ from rostersync.managebac.fields import lines, typed
 from rostersync.writing import single
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rostersync.cli.options import Session
     from rostersync.cli.students.bulk import Many
-    from rostersync.writing.single import Write
 
 
 def _write_options(verb: Callable[..., int]) -> Callable[..., Any]:
@@ -79,7 +79,9 @@ def create(
         many.refuse_beside(assignments, file)
         return bulk.carry_out(options, many, "create", send_welcome_email=welcome_mail)
     fields = _fields(assignments, file)
-    return carry_out(options, _checked(lambda: single.create(fields, send_welcome_email=welcome_mail)))
+    with _reporting_mistakes():
+        write = single.create(fields, send_welcome_email=welcome_mail)
+    return carry_out(options, write)
 
 
 @click.command()
@@ -124,7 +126,9 @@ def update(
     twice = [name for name in cleared if name in fields]
     if twice:
         raise click.UsageError(f"{twice[0]} is both set and cleared")
-    return carry_out(options, _checked(lambda: single.update(_required(key), fields | dict.fromkeys(cleared))))
+    with _reporting_mistakes():
+        write = single.update(_required(key), fields | dict.fromkeys(cleared))
+    return carry_out(options, write)
 
 
 @click.command()
@@ -146,7 +150,9 @@ def archive(
         many.refuse_beside(key, withdrawn_on, graduated_on)
         return bulk.carry_out(options, many, "archive")
     dates = {"withdrawn_on": withdrawn_on, "graduated_on": graduated_on}
-    return carry_out(options, _checked(lambda: single.archive(_required(key), dates)))
+    with _reporting_mistakes():
+        write = single.archive(_required(key), dates)
+    return carry_out(options, write)
 
 
 @click.command()
@@ -163,7 +169,9 @@ def unarchive(options: WriteOptions, key: int | None, many: Many | None) -> int:
     if many:
         many.refuse_beside(key)
         return bulk.carry_out(options, many, "unarchive")
-    return carry_out(options, _checked(lambda: single.unarchive(_required(key))))
+    with _reporting_mistakes():
+        write = single.unarchive(_required(key))
+    return carry_out(options, write)
 
 
 @click.command("set-avatar")
@@ -173,7 +181,9 @@ def unarchive(options: WriteOptions, key: int | None, many: Many | None) -> int:
 @_write_options
 def set_avatar(options: WriteOptions, key: int, url: str | None, file: Path | None) -> int:
     """Set a student's picture, from an address or from a file of at most 10 MiB."""
-    return carry_out(options, _checked(lambda: single.set_avatar(key, url, file)))
+    with _reporting_mistakes():
+        write = single.set_avatar(key, url, file)
+    return carry_out(options, write)
 
 
 @click.command("delete-avatar")
@@ -181,16 +191,19 @@ def set_avatar(options: WriteOptions, key: int, url: str | None, file: Path | No
 @_write_options
 def delete_avatar(options: WriteOptions, key: int) -> int:
     """Delete a student's picture."""
-    return carry_out(options, _checked(lambda: single.delete_avatar(key)))
+    with _reporting_mistakes():
+        write = single.delete_avatar(key)
+    return carry_out(options, write)
 
 
 # From words to fields --------------------------------------------------------------------------------------------
 
 
-def _checked(make: Callable[[], Write]) -> Write:
-    """Return the write that `make` returns. Raise `ConfigError`, with a line for each mistake, if it is invalid."""
+@contextmanager
+def _reporting_mistakes() -> Iterator[None]:
+    """Raise `ConfigError`, with a line for each mistake, if the block raises `Invalid`."""
     try:
-        return make()
+        yield
     except Invalid as error:
         raise ConfigError(lines(error.fields), "nothing was sent") from None
 

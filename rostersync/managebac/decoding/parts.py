@@ -21,6 +21,13 @@ LARGEST = 64 * 2**10
 """The most bytes of a part that we decode. A documented record has 1 to 2 kB. Thirty times as much is enough for a
 school's own fields. A larger limit would let a hostile server fill the database, because we store every version."""
 
+_MANY_COMMAS = 100_000
+"""If an array has more commas, `elements` looks at its first elements only.
+
+An array of 2 MB can have a million elements, and to decode it as a whole would take 95 MB. A page of 200 documented
+records has about 12,000 commas.
+"""
+
 LONGEST_INTEGER = 20  # characters; an integer of 64 bits is not longer
 _BLANK = b" \t\r\n"
 _COMMA = ord(",")
@@ -83,64 +90,29 @@ def _numeral_if_long(text: str) -> int | float:
     return int(text) if len(text) <= LONGEST_INTEGER else Numeral(text)
 
 
+_ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 decode_strictly = msgspec.json.Decoder(float_hook=Numeral).decode
 _LENIENT = json.JSONDecoder(parse_float=Numeral, parse_int=_numeral_if_long, strict=False)
 
 
-class Elements:
-    """Cuts a JSON array into its elements. The array may have at most `most` elements."""
-
-    def __init__(self, most: int) -> None:
-        # There is one place more than `most`, to detect further elements. The decoder skips all elements after it.
-        places = [(f"place_{number}", msgspec.Raw, None) for number in range(most + 1)]
-        self.places = msgspec.defstruct("_Elements", places, array_like=True)
-        self._most = most
-
-    def of(self, array: bytes | msgspec.Struct) -> list[bytes]:
-        """Return the elements of an array, which is JSON text or an instance of `places`.
-
-        Raises `ValueError` if the text is not an array, if the array has more than `most` elements, or if an element is
-        not valid JSON. Elements of more than `LARGEST` bytes are not checked.
-        """
-        if isinstance(array, msgspec.Struct):
-            elements = [bytes(raw) for raw in msgspec.structs.astuple(array) if raw is not None]
-        elif array[:1] == b"[":
-            elements = list(islice(split(array), self._most + 1))
-        else:
-            raise ValueError("not a list")
-        if len(elements) > self._most:
-            raise ValueError(f"a list of more than {self._most:,} elements")
-        if not isinstance(array, msgspec.Struct):
-            for element in elements:
-                _require_json(element)
-        return elements
-
-
 class Members:
-    """Cuts the members with certain names out of JSON objects.
+    """Cuts the members with certain names out of JSON objects."""
 
-    Members in `names` are returned as text, and members in `arrays` as the list of their elements.
-    """
-
-    def __init__(self, *names: str, **arrays: Elements) -> None:
-        fields = [(name, arrays[name].places if name in arrays else msgspec.Raw, None) for name in (*names, *arrays)]
+    def __init__(self, *names: str) -> None:
+        fields = [(name, msgspec.Raw, None) for name in names]
         self._decoder = msgspec.json.Decoder(msgspec.defstruct("_Members", fields))
-        self._names = {f'"{name}"'.encode(): name for name, _, _ in fields}
-        self._arrays = arrays
+        self._names = {f'"{name}"'.encode(): name for name in names}
 
-    def of(self, document: bytes) -> dict[str, Any]:
-        """Return the wanted members that the document has, undecoded.
+    def of(self, document: bytes) -> dict[str, bytes]:
+        """Return the wanted members that the document has, as text.
 
-        Raises `ValueError` if the document is not an object or not complete, and if `Elements.of` raises it.
+        Raises `ValueError` if the document is not an object or not complete.
         """
         try:
             found = msgspec.structs.asdict(self._decoder.decode(document))
         except (ValueError, RecursionError):
-            found = self._scan(document)
-        return {name: self._cut(name, part) for name, part in found.items() if part is not None}
-
-    def _cut(self, name: str, part: Any) -> Any:
-        return self._arrays[name].of(part) if name in self._arrays else bytes(part)
+            return self._scan(document)
+        return {name: bytes(part) for name, part in found.items() if part is not None}
 
     def _scan(self, document: bytes) -> dict[str, bytes]:
         document = document.removeprefix(BYTE_ORDER_MARK).strip(_BLANK)
@@ -154,6 +126,34 @@ class Members:
             if name := self._names.get(key[1]):
                 found[name] = member[key.end() :].strip(_BLANK)
         return found
+
+
+def elements(array: bytes, most: int) -> list[bytes]:
+    """Return the elements of a JSON array as text.
+
+    Raises `ValueError` if the text is not an array, if the array has more than `most` elements, or if an element is not
+    valid JSON. Elements of more than `LARGEST` bytes are not checked.
+    """
+    if array[:1] != b"[":
+        raise ValueError("not a list")
+    quick = _elements_quickly(array)
+    found = list(islice(split(array), most + 1)) if quick is None else quick
+    if len(found) > most:
+        raise ValueError(f"a list of more than {most:,} elements")
+    if quick is None:
+        for element in found:
+            _require_json(element)
+    return found
+
+
+def _elements_quickly(array: bytes) -> list[bytes] | None:
+    """Return all elements of an array. None if it is not valid JSON, or has so many elements that memory matters."""
+    if array.count(b",") > _MANY_COMMAS:
+        return None
+    try:
+        return list(map(bytes, _ARRAY.decode(array)))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _require_json(part: bytes) -> None:
