@@ -17,6 +17,7 @@ from rostersync.store.database.engine import writing
 from rostersync.store.dry_run import unchanged_database
 from rostersync.store.queue import requests
 from rostersync.store.replica import runs
+from rostersync.store.replica.commit import commit
 from rostersync.sync.run import Run
 
 if TYPE_CHECKING:
@@ -243,15 +244,16 @@ class Executor:
 
     def _run(self, lease: Lease, request: RunRequest, progress: ProgressCallback) -> RunReport:
         with self._connect(lease.source) as api:
+            stage = self._store.stage(lease.connection, lease.source)
             run = Run(
                 lease.source,
                 lease.connection,
-                self._store.stage(lease.connection, lease.source),
+                stage,
                 api,
                 policy=self._policy,
                 clock=self._clock,
                 progress=progress,
-                commit=partial(runs.commit, lease),
+                commit=partial(commit, lease, stage),
             )
             report = run.execute(request)
         self._after_run(report)

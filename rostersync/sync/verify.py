@@ -12,6 +12,7 @@ from rostersync.report import Difference, Verdict
 from rostersync.store.dry_run import unchanged_database
 from rostersync.store.replica import runs
 from rostersync.store.replica.comparison import Comparison
+from rostersync.store.replica.state import source_state
 from rostersync.sync import watermarks
 from rostersync.sync.api import ask
 from rostersync.sync.lists import ListReader
@@ -49,7 +50,7 @@ def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progr
 
     """
     with unchanged_database(url, source) as (connection, stage), connect(source) as api:
-        state, last_run = runs.state(connection, source), runs.last(connection, source)
+        state, last_run = source_state(connection, source), runs.last(connection, source)
         read_until = state.watermarks.modified or state.last_clean_full_at
         if read_until is None:
             return Verdict(source, error="the source was never read in full; run `rostersync sync` first")
@@ -64,7 +65,7 @@ def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progr
             since = watermarks.filter_start(read_until, policy.overlap)
             # The latest known time of the server. Stamps that are later by more than the overlap lie in the future.
             until = (feed.moment.server or feed.moment.local) + policy.overlap
-            comparison = Comparison(connection, source)
+            comparison = Comparison(stage)
             _note(verdict, [Difference(key, "twice") for key in comparison.stored_twice()], set())
             for differences in _compare(stage, comparison, api, state):
                 ids = [difference.id for difference in differences]
@@ -90,12 +91,12 @@ def _compare(stage: Stage, comparison: Comparison, api: Api, state: SourceState)
     The proofs come first, as in a run. A student that GET returns as living is compared like a listed student. If a
     student is stored as deleted and listed as living, the student counts as deleted if GET says that they are gone.
     """
-    stage.collect_removals(*(NAMED if stage.received().without_id else SWEPT))
-    ask(api, stage, chain(stage.removals(proved=False), stage.unproved_restores()))
+    stage.collect_candidates(*(NAMED if stage.received().without_id else SWEPT))
+    ask(api, stage, chain(stage.candidates(proved=False), stage.unproved_restores()))
     ask(api, stage, stage.gone_ids())  # again, because a single 404 may be a passing fault
     if state.has_details or stage.details.are_new:  # keys that only GET serves are compared if GET was asked
         stage.details.combine(state.keys, settled_before=None, now=EPOCH, everybody=True)
-    for ids in stage.removals(proved=True):
+    for ids in stage.candidates(proved=True):
         yield [Difference(key, "surplus") for key in ids]
     for ids in comparison.missing():
         yield [Difference(key, "missing") for key in ids]

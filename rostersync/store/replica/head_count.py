@@ -15,7 +15,7 @@ from sqlalchemy import ARRAY, BigInteger, and_, any_, bindparam, func, select, u
 from rostersync.report import RunKind
 from rostersync.store.database.statements import SOURCE
 from rostersync.store.schema.tables import source, student
-from rostersync.store.stage.tables import removals, staged
+from rostersync.store.stage.tables import candidates, staged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,7 @@ def _staged(dialect: str) -> Any:
     PostgreSQL gets the ids as an array. It assumes that a stage table without statistics is large, so for a join it
     would read all students.
     """
-    ids = union(select(staged.c.id), select(removals.c.id))
+    ids = union(select(staged.c.id), select(candidates.c.id))
     if dialect == "postgresql":
         return _ALL.where(student.c.id == any_(func.array(ids.scalar_subquery(), type_=ARRAY(BigInteger))))
     return _ALL.where(student.c.id.in_(ids))
