@@ -1,4 +1,7 @@
-"""Compare the staged students with the stored ones: for the verdicts of a run, and for the differences of `verify`."""
+"""Compare the staged students with the stored ones: for the verdicts of a run, and for the differences of `verify`.
+
+docs/reference/statements.md shows the SQL.
+"""
 
 from __future__ import annotations
 

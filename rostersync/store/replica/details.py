@@ -1,6 +1,6 @@
 """Write the details of a run in its transaction.
 
-A detail has the keys that only GET serves: see `rostersync.projections`.
+A detail has the keys that only GET serves: see `rostersync.projections`. docs/reference/statements.md shows the SQL.
 """
 
 from __future__ import annotations

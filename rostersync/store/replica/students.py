@@ -2,6 +2,7 @@
 
 A new student is copied from the stage. If a student has changed, the stored row becomes a superseded version, and then
 the staged row replaces it. The statements are built once. Their parameters are `run_source`, `this_run` and `now`.
+docs/reference/statements.md shows their SQL.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@
 * `compare` and `support` find out from answers of GET which keys lists and GET serve.
 * `combine` replaces the staged record of each student who has a detail, after GET was asked about all students.
 
-The details themselves are in the stage's table `details` until the commit writes them.
+The details themselves are in the stage's table `details` until the commit writes them. docs/reference/statements.md
+shows the SQL of the queries.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Define the queries on the stage, and on the stored students that they are compared with.
 
 Each query is built once, because building a query takes longer than executing it. The parameters are those in
-`statements`, and those that the stage's methods pass.
+`statements`, and those that the stage's methods pass. docs/reference/statements.md shows the SQL of the longer queries.
 """
 
 from __future__ import annotations
