@@ -177,8 +177,9 @@ def collect(dialect: str) -> dict[Reason, Any]:
     columns = ["id", "deletion_source", "deleted_at", "planned"]
     inserts = {}
     for why, query in queries.items():
-        open_question = ~answered(query.selected_columns[0], Found.ALIVE, Found.UNCLEAR)
-        chosen = query.add_columns(text("false")).where(open_question)
+        chosen = query.add_columns(text("false"))
+        if why is not Reason.PROVED:  # that query reads `answers` itself, so `answered` would find any student's answer
+            chosen = chosen.where(~answered(query.selected_columns[0], Found.ALIVE, Found.UNCLEAR))
         inserts[why] = upsert(dialect, candidates).from_select(columns, chosen).on_conflict_do_nothing()
     return inserts
 
