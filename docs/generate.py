@@ -239,7 +239,7 @@ def statements() -> str:
         "store/replica/comparison.py": _named(comparison, "_VERDICTS", "_MISSING"),
         "store/replica/students.py": _named(students, *of_changes, "_quarantine", "_RELEASE_QUARANTINED"),
         "store/replica/details.py": _named(stored_details, "_LET_WAIT", "_put", "_DROP_UNUSED", "_requeue"),
-        "store/replica/head_count.py": _named(head_count, "_staged"),
+        "store/replica/head_count.py": _named(head_count, "_count_staged"),
     }
     blocks = [_ABOUT_STATEMENTS]
     for path, by_name in shown.items():

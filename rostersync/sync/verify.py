@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rostersync.clock import EPOCH
 from rostersync.errors import ApiError, RunFailed
 from rostersync.records import Query, changed_fields
-from rostersync.report import Difference, Verdict
+from rostersync.report import Difference, Verification
 from rostersync.store.dry_run import unchanged_database
 from rostersync.store.replica import runs
 from rostersync.store.replica.comparison import Comparison
@@ -30,7 +30,7 @@ MAX_LISTED_DIFFERENCES = 1_000
 """The most differences to list. Further ones are only counted."""
 
 
-def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progress: ProgressCallback) -> Verdict:
+def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progress: ProgressCallback) -> Verification:
     """Compare the replica of a source with the API. Volatile fields do not count.
 
     Args:
@@ -53,27 +53,27 @@ def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progr
         state, last_run = source_state(connection, source), runs.last(connection, source)
         read_until = state.watermarks.modified or state.last_clean_full_at
         if read_until is None:
-            return Verdict(source, error="the source was never read in full; run `rostersync sync` first")
+            return Verification(source, error="the source was never read in full; run `rostersync sync` first")
         stage.room.most_bytes = policy.stage_bytes
         reader = ListReader(api, stage, policy.attempts, progress)
         try:
             roster = reader.students(Query(), api.first_page(Query()))
             feed = reader.deletions_until(roster, state.watermarks.deleted, policy.overlap)
             if not roster.clean:
-                return Verdict(source, error="the roster kept changing while it was read")
-            verdict = Verdict(source, students=roster.total)
+                return Verification(source, error="the roster kept changing while it was read")
+            result = Verification(source, students=roster.total)
             since = watermarks.filter_start(read_until, policy.overlap)
             # The latest known time of the server. Stamps that are later by more than the overlap lie in the future.
             until = (feed.moment.server or feed.moment.local) + policy.overlap
             comparison = Comparison(stage)
-            _note(verdict, [Difference(key, "twice") for key in comparison.stored_twice()], set())
+            _note(result, [Difference(key, "twice") for key in comparison.stored_twice()], set())
             for differences in _compare(stage, comparison, api, state):
                 ids = [difference.id for difference in differences]
-                _note(verdict, differences, comparison.pending(ids, since=since, until=until, last_run=last_run))
-            verdict.error = _unknown(stage)
+                _note(result, differences, comparison.pending(ids, since=since, until=until, last_run=last_run))
+            result.error = _unknown(stage)
         except (ApiError, RunFailed) as error:
-            return Verdict(source, error=error.message)
-        return verdict
+            return Verification(source, error=error.message)
+        return result
 
 
 def _unknown(stage: Stage) -> str | None:
@@ -106,8 +106,8 @@ def _compare(stage: Stage, comparison: Comparison, api: Api, state: SourceState)
         yield [Difference(key, "differs", names) for key, names in compared if names]
 
 
-def _note(verdict: Verdict, differences: list[Difference], pending: set[int]) -> None:
+def _note(result: Verification, differences: list[Difference], pending: set[int]) -> None:
     real = [difference for difference in differences if difference.id not in pending]
-    verdict.pending += len(differences) - len(real)
-    verdict.found += len(real)
-    verdict.differences += real[: max(0, MAX_LISTED_DIFFERENCES - len(verdict.differences))]
+    result.pending += len(differences) - len(real)
+    result.found += len(real)
+    result.differences += real[: max(0, MAX_LISTED_DIFFERENCES - len(result.differences))]

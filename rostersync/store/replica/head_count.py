@@ -46,7 +46,7 @@ _KEPT_AND_COUNTED = (
 
 
 @cache
-def _staged(dialect: str) -> Any:
+def _count_staged(dialect: str) -> Any:
     """Return the query that counts the stored students that are in the stage. It looks each of them up by id.
 
     PostgreSQL gets the ids as an array. It assumes that a stage table without statistics is large, so for a join it
@@ -70,7 +70,7 @@ def kept(connection: Connection, report: RunReport) -> Iterator[None]:
         yield
         connection.execute(_SET, {**of, **_count(connection, _ALL, of)})
     elif counts.inserted or counts.updated or counts.restored or counts.deleted:
-        mine = _staged(connection.dialect.name)
+        mine = _count_staged(connection.dialect.name)
         before = _count(connection, mine, of)
         yield
         after = _count(connection, mine, of)
