@@ -1,4 +1,4 @@
-"""Write the reference in docs/reference/: the command line as click knows it, and the views as the store declares them.
+"""Write the reference in docs/reference/: the command line as click knows it, and views and statements of the store.
 
 `./dev docs` writes its pages again, `./dev docs --check` says which are out of date. What a page says depends on the
 code alone: not on the terminal, the machine or the day.
@@ -9,15 +9,23 @@ from __future__ import annotations
 import inspect
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from sqlalchemy.dialects import postgresql
 
 from rostersync.cli.program import program
+from rostersync.store.replica import comparison, head_count, students
+from rostersync.store.replica import details as stored_details
+from rostersync.store.schema.rows import NAMES
+from rostersync.store.schema.tables import PAYLOAD
 from rostersync.store.schema.views import VIEWS
+from rostersync.store.stage import details as staged_details
+from rostersync.store.stage import queries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from types import ModuleType
 
     from rostersync.store.schema.views import View
 
@@ -36,10 +44,25 @@ Written by `./dev docs` from their declaration; do not edit it. Names and column
 on SQLite and PostgreSQL, where each of them has its description as a comment. Times are UTC; SQLite has them as text,
 such as `2026-03-01T08:00:00.000Z`. NULL: ManageBac served no value."""
 
+_ABOUT_STATEMENTS = """\
+# The statements of a run
+
+`./dev docs` writes this page from the code. Do not edit it. It shows the SQL of those statements that are hard to read
+in Python, for people who change `store/stage/` and `store/replica/`. A name after a colon is a parameter. `FIELDS`
+stands for all fields of a student's record. The tables `staged`, `records`, `deletions`, `answers`, `candidates` and
+`details` are in the [stage](../glossary.md#stage).
+
+The SQL is for PostgreSQL. SQLite gets the same, except that `= ANY (:ids)` is `IN (SELECT value FROM json_each(:ids))`,
+and that functions of time differ."""
+
 
 def pages() -> dict[str, str]:
     """Return the text of each page, by its file's name."""
-    return {"command-line.md": command_line(program, "rostersync"), "views.md": dictionary(VIEWS)}
+    return {
+        "command-line.md": command_line(program, "rostersync"),
+        "views.md": dictionary(VIEWS),
+        "statements.md": statements(),
+    }
 
 
 def out_of_date(folder: Path) -> dict[str, str]:
@@ -191,6 +214,132 @@ def dictionary(views: Sequence[View]) -> str:
 def _columns(view: View) -> str:
     rows = [(f"`{name}`", _cell(description)) for name, description in view.columns]
     return _page(f"## {view.name}", _prose(view.description) + ".", _table(("column", "meaning"), rows)).strip()
+
+
+# The statements --------------------------------------------------------------------------------------------------
+
+_DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call] # SQLAlchemy has no types here
+_WIDTH = 110
+_CLAUSE = (
+    r"\b(?=(INSERT INTO|SELECT|SET|WHERE|GROUP BY|ORDER BY|LIMIT|ON CONFLICT|LEFT OUTER JOIN|UNION)\b"
+    r"|(?<!OUTER )JOIN\b|(?<!DELETE )(?<!DISTINCT )FROM\b)"
+)
+_AND = r" (?=AND )"
+_PARTS = (r"(?<=,) ", r" (?=OR )", _AND, r" (?=WHEN |ELSE |END\b)")  # what binds least comes first
+
+
+def statements() -> str:
+    """Return the page about the statements of a run."""
+    of_lists = ("RECEIVED", "UNCLEAR", "UNPROVED_RESTORES", "UNPROVED_NEWCOMERS", "UNPROVED_STAMPS")
+    of_details = ("_WAITING", "_NEWER", "_OLD", "_REFRESHED", "_BY_ANSWER", "_BY_DETAIL")
+    of_changes = ("_INSERT", "_CHANGED", "_supersede_changed", "_REPLACE", "_begin_version", "_remove")
+    shown = {
+        "store/stage/queries.py": _named(queries, *of_lists, "collect", "STORED_CONTROLS", "NEW_CONTROLS"),
+        "store/stage/details.py": _named(staged_details, *of_details),
+        "store/replica/comparison.py": _named(comparison, "_VERDICTS", "_MISSING"),
+        "store/replica/students.py": _named(students, *of_changes, "_quarantine", "_RELEASE_QUARANTINED"),
+        "store/replica/details.py": _named(stored_details, "_LET_WAIT", "_put", "_DROP_UNUSED", "_requeue"),
+        "store/replica/head_count.py": _named(head_count, "_count_staged"),
+    }
+    blocks = [_ABOUT_STATEMENTS]
+    for path, by_name in shown.items():
+        blocks.append(f"## {path}")
+        blocks += [f"### `{name}`\n\n```sql\n{sql(statement)}\n```" for name, statement in by_name]
+    return _page(*blocks)
+
+
+def _named(module: ModuleType, *names: str) -> Iterator[tuple[str, Any]]:
+    """Yield the names and the statements. Some are functions of the dialect, which may return several statements."""
+    for name in names:
+        found = getattr(module, name)
+        found = found("postgresql") if callable(found) else found
+        several = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, tuple) else ()
+        yield from ((f"{name}[{key}]", statement) for key, statement in several)
+        if not several:
+            yield name, found
+
+
+def sql(statement: Any) -> str:
+    """Return the SQL of a statement for people: without casts, generated names, and the stage's schema."""
+    compiled = statement.compile(dialect=_DIALECT)
+    text = re.sub(r"::(TIMESTAMP WITH TIME ZONE|[A-Z]+(\[\])?)| AS \w+_\d+\b|\bstage\.", "", _one_line(str(compiled)))
+    for name, value in compiled.params.items():
+        if not compiled.binds[name].required:
+            literal = "NULL" if value is None else str(value) if isinstance(value, int) else f"'{value or '[]'}'"
+            text = re.sub(rf":{name}\b", literal, text)
+    for columns, short in _FIELDS.items():
+        text = text.replace(columns, short)
+    return "\n".join(_lines(_without_brackets(text), _WIDTH))
+
+
+_FIELDS = {
+    ", ".join(f"records.{name} AS row_{name}" for name in NAMES): "records.id AS row_id, records.FIELDS",
+    ", ".join(f"student.{name}" for name in PAYLOAD): "student.FIELDS",
+    ", ".join(f"{name}=records.{name}" for name in PAYLOAD): "FIELDS=records.FIELDS",
+    ", ".join(f"records.{name}" for name in PAYLOAD): "records.FIELDS",
+    ", ".join(PAYLOAD): "FIELDS",
+}
+
+
+def _without_brackets(text: str) -> str:
+    """Return the text without the brackets that SQLAlchemy puts around EXISTS."""
+    for found in reversed([*re.finditer(r"\(EXISTS (?=\()", text)]):
+        end = _end(text, found.start())
+        if _end(text, found.end()) == end - 1:
+            text = text[: found.start()] + text[found.start() + 1 : end] + text[end + 1 :]
+    return text
+
+
+def _lines(text: str, width: int) -> Iterator[str]:
+    """Yield SQL in lines: one for each clause. A line that is too long is divided further."""
+    clauses = _split(text, _CLAUSE)
+    if len(clauses) > 1 and (len(text) > width or not text.startswith(("EXISTS", "NOT"))):
+        for clause in clauses:
+            yield from _lines(clause, width)
+    elif len(text) <= width:
+        yield text
+    elif divided := next((parts for pattern in _PARTS if len(parts := _split(text, pattern)) > 1), []):
+        first, *others = _lines(divided[0], width)
+        # In `a AND b OR c`, AND binds first, so its line is indented further.
+        deeper = "    " if divided[1].startswith("OR ") and len(_split(divided[0], _AND)) > 1 else ""
+        yield from (first, *(f"{deeper}{line}" for line in others))
+        for part in divided[1:]:
+            yield from _indented(part, width)
+    elif "(" in text:
+        start, end = max(_brackets(text), key=lambda pair: pair[1] - pair[0])
+        yield text[: start + 1]
+        yield from _indented(text[start + 1 : end], width)
+        yield text[end:]
+    else:
+        yield text
+
+
+def _indented(text: str, width: int) -> Iterator[str]:
+    return (f"    {line}" for line in _lines(text, width - 4))
+
+
+def _split(text: str, pattern: str) -> list[str]:
+    """Divide a text where `pattern` is found outside brackets."""
+    outside = [found for found in re.finditer(pattern, text) if _depth(text[: found.start()]) == 0]
+    starts, ends = [0, *(found.end() for found in outside)], [*(found.start() for found in outside), len(text)]
+    return [part for start, end in zip(starts, ends, strict=True) if (part := text[start:end].strip())]
+
+
+def _brackets(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the places of the outermost brackets."""
+    end = -1
+    while (start := text.find("(", end + 1)) >= 0:
+        end = _end(text, start)
+        yield start, end
+
+
+def _end(text: str, start: int) -> int:
+    """Return the place of the bracket that closes the one at `start`."""
+    return next(place for place in range(start, len(text)) if _depth(text[start : place + 1]) == 0)
+
+
+def _depth(text: str) -> int:
+    return text.count("(") - text.count(")")
 
 
 # Markdown --------------------------------------------------------------------------------------------------------

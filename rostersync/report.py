@@ -204,7 +204,7 @@ class Difference(msgspec.Struct, frozen=True):
     fields: tuple[str, ...] = ()
 
 
-class Verdict(msgspec.Struct):
+class Verification(msgspec.Struct):
     """The result of comparing the replica of a source with ManageBac.
 
     `found` is the number of all differences; `differences` has at most the first 1,000. `pending` is the number of

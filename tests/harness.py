@@ -30,7 +30,7 @@ from rostersync.simulator.app import App
 from rostersync.simulator.faults import on_deleted_feed
 from rostersync.simulator.messages import Manner, Request
 from rostersync.simulator.state import School
-from rostersync.store.replica import runs
+from rostersync.store.replica.state import source_state
 from rostersync.store.schema.tables import student
 from rostersync.store.status import health
 from rostersync.store.store import Store
@@ -207,7 +207,7 @@ class World:
     def knows_what_get_serves(self) -> bool:
         """Return whether an answer of GET could be compared with a list row."""
         with self.store.reading() as connection:
-            return runs.state(connection, self.source).keys.fetched is not None
+            return source_state(connection, self.source).keys.fetched is not None
 
     def details_waiting(self) -> int:
         """Return for how many students GET has still to be asked."""

@@ -236,7 +236,7 @@ def test_a_rule_names_the_file_and_the_line_that_break_it(name: str, text: str, 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("sync.run", "from rostersync.store.replica.runs import commit\nfrom rostersync.sync import guard"),
+        ("sync.run", "from rostersync.store.replica.commit import commit\nfrom rostersync.sync import guard"),
         ("sync.watermarks", "from rostersync.sync.guard import Hold\nfrom rostersync.records import Query"),
         ("store.database.engine", "import sqlalchemy\nfrom rostersync.errors import StoreError"),
         ("clock", "moment = datetime.now(UTC)"),

@@ -13,6 +13,7 @@ from rostersync.cli.reports import figures, show_reasons, show_run
 from rostersync.errors import RostersyncError
 from rostersync.report import RunState
 from rostersync.store.replica.runs import recent
+from rostersync.store.schema.tables import DeletionSource, PlanState
 from rostersync.store.status import run_details
 from rostersync.store.store import open_store
 from rostersync.words import count, moment, span
@@ -67,11 +68,14 @@ def _outcome(report: RunReport) -> str:
 
 # One run ---------------------------------------------------------------------------------------------------------
 
-_NOTICED = {"stream": "the deleted feed lists the student", "sweep": "the last full run did not find them"}
+_NOTICED: dict[str, str] = {
+    DeletionSource.STREAM: "the deleted feed lists the student",
+    DeletionSource.SWEEP: "the last full run did not find them",
+}
 _HELD_HEADERS = ("id", "last name", "first name", "known since", "deleted in ManageBac", "noticed")
-_CLOSED = {
-    "approved": "nothing waits for approval: its removals were approved",
-    "superseded": "nothing waits for approval: a later run has settled its removals",
+_CLOSED: dict[str, str] = {
+    PlanState.APPROVED: "nothing waits for approval: its removals were approved",
+    PlanState.SUPERSEDED: "nothing waits for approval: a later run has settled its removals",
 }
 
 
@@ -90,7 +94,7 @@ def show(session: Session, run_id: int, as_json: bool) -> None:
         details = run_details(connection, run_id)
     if details is None:
         raise RostersyncError(f"there is no run {run_id}", f"list the runs: {session.command('runs')}")
-    approval = session.command(f"sync --approve {run_id}") if details.plan == "open" else None
+    approval = session.command(f"sync --approve {run_id}") if details.plan == PlanState.OPEN else None
     before = click.get_current_context().parent
     if as_json or (before and before.params["as_json"]):  # so that `runs --json show` works too
         document({"run": _details_json(details, approval)})

@@ -15,7 +15,7 @@ from rostersync.words import count
 
 if TYPE_CHECKING:
     from rostersync.cli.options import Session
-    from rostersync.report import Verdict
+    from rostersync.report import Verification
 
 MAX_SHOWN_DIFFERENCES = 20
 """At most this many differences are printed, and then the number of the others. `--json` has more."""
@@ -35,7 +35,7 @@ def command(session: Session, names: tuple[str, ...], as_json: bool) -> int:
     open_store(session.config, session.clock, create=False)  # raises `NoDatabase` if there is no database yet
     policy, connect = wiring.policy(session.config), wiring.connector(session.config, session.clock)
     with progress() as progress_of:
-        verdicts = [
+        results = [
             verify(
                 session.config.database.url,
                 source.name,
@@ -46,35 +46,35 @@ def command(session: Session, names: tuple[str, ...], as_json: bool) -> int:
             for source in session.chosen(names)
         ]
     if as_json:
-        document({"sources": [verdict.to_json() for verdict in verdicts]})
+        document({"sources": [result.to_json() for result in results]})
     else:
-        for verdict in verdicts:
-            _show(verdict)
-    return max(verdict.exit_status for verdict in verdicts)
+        for result in results:
+            _show(result)
+    return max(result.exit_status for result in results)
 
 
-def _show(verdict: Verdict) -> None:
-    students = count(verdict.students, "student")
-    waits = f"; pending for the next run: {count(verdict.pending, 'change')}" if verdict.pending else ""
-    if verdict.found:
-        figures = f" in {verdict.found:,} of {students}{waits}"
-        echo(f"{verdict.source}: ", mark("replica differs", "red"), figures)
-        _show_differences(verdict)
-    elif verdict.error:
-        echo(f"{verdict.source}: ", mark("cannot compare", "yellow"), f": {verdict.error}")
+def _show(result: Verification) -> None:
+    students = count(result.students, "student")
+    waits = f"; pending for the next run: {count(result.pending, 'change')}" if result.pending else ""
+    if result.found:
+        figures = f" in {result.found:,} of {students}{waits}"
+        echo(f"{result.source}: ", mark("replica differs", "red"), figures)
+        _show_differences(result)
+    elif result.error:
+        echo(f"{result.source}: ", mark("cannot compare", "yellow"), f": {result.error}")
     else:
-        note(f"{verdict.source}: ", mark("replica matches ManageBac", "green"), f": {students}{waits}")
+        note(f"{result.source}: ", mark("replica matches ManageBac", "green"), f": {students}{waits}")
 
 
-def _show_differences(verdict: Verdict) -> None:
-    for difference in verdict.differences[:MAX_SHOWN_DIFFERENCES]:
+def _show_differences(result: Verification) -> None:
+    for difference in result.differences[:MAX_SHOWN_DIFFERENCES]:
         fields = ", ".join(difference.fields)
         echo(f"  {difference.id}: {_KINDS[difference.kind].format(fields=fields)}")
-    if verdict.found > MAX_SHOWN_DIFFERENCES:
-        echo(f"  and {verdict.found - MAX_SHOWN_DIFFERENCES:,} more")
-    if verdict.error:
-        echo(f"  {verdict.error}")
-    if any(difference.kind == "twice" for difference in verdict.differences):
+    if result.found > MAX_SHOWN_DIFFERENCES:
+        echo(f"  and {result.found - MAX_SHOWN_DIFFERENCES:,} more")
+    if result.error:
+        echo(f"  {result.error}")
+    if any(difference.kind == "twice" for difference in result.differences):
         echo("  the table of students has lost its primary key: `rostersync db check` shows the remedy")
     echo("  `rostersync resync` reads everything again, and repairs everything except rows edited by hand")
 

@@ -16,7 +16,7 @@ from rostersync.report import RunKind, RunRequest, RunState
 from rostersync.runs import wiring
 from rostersync.store.queue import requests
 from rostersync.store.queue.daemons import Watch
-from rostersync.store.replica import runs
+from rostersync.store.replica.state import live_students
 from rostersync.store.status import health
 
 if TYPE_CHECKING:
@@ -239,5 +239,5 @@ class Dispatcher:
         source, counts = report.source, report.counts
         if source not in self._living or counts.inserted or counts.restored or counts.deleted:
             with self.store.reading() as connection:
-                self._living[source] = runs.live_students(connection, source)
+                self._living[source] = live_students(connection, source)
         return self._living[source]

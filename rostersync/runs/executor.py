@@ -16,6 +16,7 @@ from rostersync.store.database.engine import writing
 from rostersync.store.dry_run import unchanged_database
 from rostersync.store.queue import requests
 from rostersync.store.replica import runs
+from rostersync.store.replica.commit import commit
 from rostersync.sync.run import Run
 
 if TYPE_CHECKING:
@@ -281,15 +282,16 @@ class Executor:
         self._untold.pop(request.request_id, None)  # it is tried again
         try:
             with self._connect(lease.source) as api:
+                stage = self._store.stage(lease.connection, lease.source)
                 run = Run(
                     lease.source,
                     lease.connection,
-                    self._store.stage(lease.connection, lease.source),
+                    stage,
                     api,
                     policy=self._policy,
                     clock=self._clock,
                     progress=progress,
-                    commit=partial(runs.commit, lease),
+                    commit=partial(commit, lease, stage),
                 )
                 report = run.execute(request)
             self._after_run(report)

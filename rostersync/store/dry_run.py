@@ -10,8 +10,7 @@ from rostersync.store.database.files import database_exists
 from rostersync.store.schema import revisions
 from rostersync.store.schema.revisions import Level
 from rostersync.store.schema.tables import metadata
-from rostersync.store.stage import Stage
-from rostersync.store.stage.tables import attach
+from rostersync.store.stage import Stage, StageSession, attach
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,9 +30,9 @@ def unchanged_database(url: str, source: str) -> Iterator[tuple[Connection, Stag
     engine = open_memory() if _is_missing_or_empty(path) else open_engine(url, read_only=True)
     with engine.connect() as connection:
         _require_tables(connection)
-        attach(connection, path)
+        session = StageSession(connection, source, attach(connection, path))
         try:
-            yield connection, Stage(connection, source)
+            yield connection, Stage(session)
         finally:
             connection.invalidate()  # ends the session, and with it the temporary tables
 

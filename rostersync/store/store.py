@@ -16,7 +16,7 @@ from rostersync.store.queue import lock
 from rostersync.store.queue.lock import HeldLocks
 from rostersync.store.schema import revisions
 from rostersync.store.schema.revisions import Level
-from rostersync.store.stage import Stage
+from rostersync.store.stage import Stage, StageSession
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,9 +124,10 @@ class Store:
 
     def stage(self, connection: Connection, source: str) -> Stage:
         """Return an empty stage on `connection`, for one run at a time. The stage ends with the connection."""
-        if connection.info.get("staged"):
-            stage.clear(connection)
+        # The pool may lend a session again, with the stage of an earlier run. `info` is kept as long as the session.
+        filled = connection.info.get("filled_stage_tables")
+        if filled is None:
+            filled = connection.info["filled_stage_tables"] = stage.attach(connection, self.path)
         else:
-            stage.attach(connection, self.path)
-            connection.info["staged"] = True
-        return Stage(connection, source)
+            stage.clear(connection, filled)
+        return Stage(StageSession(connection, source, filled))

@@ -13,6 +13,7 @@ import msgspec
 
 from rostersync.records import Student
 from rostersync.report import RunKind
+from rostersync.store.stage import Reason
 from rostersync.sync.api import ask, stage_living
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 CONTROLS = 3
 """The most living students to try as a control of the endpoint that proves removals."""
 
-NAMED = ("listed", "marked", "proved")
+NAMED = (Reason.LISTED, Reason.MARKED, Reason.PROVED)
 """Why a student is a candidate: the deleted feed lists them, their row has `deleted_at`, or GET says they are gone."""
 
-SWEPT = ("left", "marked", "proved", "unseen")
+SWEPT = (Reason.LEFT, Reason.MARKED, Reason.PROVED, Reason.UNSEEN)
 """The reasons after a clean roster. A student who is missing from the roster is a candidate, too.
 
 If the deleted feed lists a student, the student is a candidate only if the roster does not contain the student, or if
@@ -78,19 +79,19 @@ class Removals:
         stage = self._stage
         # 1. Candidates are students stored as living who have left according to the deleted feed, a `deleted_at`, GET
         #    or a sweep. The students of an approved plan are candidates, too.
-        stage.collect_removals(*(SWEPT if sweep else NAMED))
+        stage.collect_candidates(*(SWEPT if sweep else NAMED))
         if kind is RunKind.INCREMENTAL:
             ask(self._api, stage, [self._held()])  # the feed may no longer name them, but step 2 must find them
         planned = self._add_plan(plan)
-        if not (stage.count_removals() or stage.absence_unconfirmed):
+        if not (stage.count_candidates() or stage.absence_unconfirmed):
             return RemovalOutcome()  # nearly every run ends here: no student has left
         # 2. Find out by list requests with many ids which candidates are alive after all.
         self._drop_the_living()
         if kind is RunKind.INCREMENTAL:
             ask(self._api, stage, stage.stale())  # the list request may have returned old rows
-            stage.collect_removals("proved")
+            stage.collect_candidates(Reason.PROVED)
         # 3. The guard counts the removals that are not in the plan. If there are too many, they are held without proof.
-        reason = self._guard(stage.count_removals(planned=False))
+        reason = self._guard(stage.count_candidates(planned=False))
         # 4. GET must confirm that each remaining candidate is gone. Otherwise the stored student does not change.
         self._prove(planned=True)
         if not reason:
@@ -110,17 +111,17 @@ class Removals:
         """Add an approved plan to the candidates, and return its ids that are still stored as living."""
         if not plan:
             return []
-        self._stage.plan_removals(plan)
-        return [key for ids in self._stage.removals(planned=True) for key in ids]
+        self._stage.add_plan(plan)
+        return [key for ids in self._stage.candidates(planned=True) for key in ids]
 
     def _drop_the_living(self) -> None:
         """Drop the candidates that a list request by ids returns as living."""
-        for chunk in self._stage.removals(proved=False):
+        for chunk in self._stage.candidates(proved=False):
             self._stage.drop_living_candidates(stage_living(self._api, self._stage, chunk))
 
     def _prove(self, *, planned: bool) -> None:
         """Ask GET for the candidates of the approved plan, or for the others, and drop the ones who are not gone."""
-        ask(self._api, self._stage, self._stage.removals(planned=planned, proved=False))
+        ask(self._api, self._stage, self._stage.candidates(planned=planned, proved=False))
         self._stage.drop_disproved()
 
     def _endpoint_works(self) -> bool:
@@ -133,8 +134,8 @@ class Removals:
 
     def _outcome(self, planned: list[int], reason: str) -> RemovalOutcome:
         stage = self._stage
-        outside = stage.count_removals(planned=False)
+        outside = stage.count_candidates(planned=False)
         held = outside if reason else 0
-        left = {key for ids in stage.removals(planned=True) for key in ids}
+        left = {key for ids in stage.candidates(planned=True) for key in ids}
         unproved = tuple(key for key in planned if key not in left)
-        return RemovalOutcome(held, stage.count_removals() - held, outside - held, reason if held else "", unproved)
+        return RemovalOutcome(held, stage.count_candidates() - held, outside - held, reason if held else "", unproved)

@@ -1,7 +1,7 @@
 """One run of a source: read, stage, reconcile, guard, and commit once.
 
 `Run.execute` has the steps. Other modules document what a step relies on: `lists` for reading, `removals` for the proof
-of removals, `watermarks` for the times that a run reads from, and `store.replica.runs.commit` for the one transaction.
+of removals, `watermarks` for the times that a run reads from, and `store.replica.commit` for the one transaction.
 Only this module and `verify` bring the API and the database together.
 """
 
@@ -22,7 +22,16 @@ from rostersync.logger import get_logger
 from rostersync.records import Query, Rejected, Student
 from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
 from rostersync.store.replica import runs
+from rostersync.store.replica.commit import RunResult
 from rostersync.store.replica.comparison import Comparison
+from rostersync.store.replica.state import (
+    live_students,
+    quarantined,
+    recent_removals,
+    some_living,
+    source_state,
+    with_digests,
+)
 from rostersync.sync import guard, refresh, watermarks
 from rostersync.sync.api import ask, fetch_stale, stage_living
 from rostersync.sync.details import Details
@@ -89,7 +98,7 @@ class Run:
         policy: watermarks.SyncPolicy,
         clock: Clock,
         progress: ProgressCallback,
-        commit: Callable[[runs.RunResult], int] | None,
+        commit: Callable[[RunResult], int] | None,
     ) -> None:
         """Prepare a run. `commit` writes a result and returns the run's number; None makes a dry run."""
         self._source = source
@@ -103,7 +112,7 @@ class Run:
         self._commit = commit
         self._started_at = to_milliseconds(clock.now())
         self._started = clock.monotonic()
-        self._state = runs.state(connection, source)
+        self._state = source_state(connection, source)
         # A record that equals the stored one need not be staged, unless it is combined with a detail. Before the first
         # run nothing is stored, so there is nothing to compare with.
         stage.students.in_full = self._state.has_details or self._state.history_starts_at is None
@@ -131,12 +140,12 @@ class Run:
         except (ApiError, RunFailed) as error:  # it could not read, or read something that it must not apply
             report = self._report(kind, RunState.FAILED, Counts(), self._state.watermarks, error.message)
             report = replace(report, hint=error.hint, was_denied=isinstance(error, AccessDenied))
-            result = runs.RunResult(report, self._state, request.request_id)
+            result = RunResult(report, self._state, request.request_id)
         if self._commit is None:
             return replace(result.report, state=RunState.DRY_RUN)
         return replace(result.report, run_id=self._commit(result))
 
-    def _sync(self, kind: RunKind, request: RunRequest) -> runs.RunResult:
+    def _sync(self, kind: RunKind, request: RunRequest) -> RunResult:
         """Read the whole school, or its changes, and return what the run will write."""
         crawl = self._crawl(kind)
         received = self._stage.received()
@@ -144,7 +153,7 @@ class Run:
         self._revisit_quarantine()  # after the check: old bad records do not mean that the API has changed
         return self._reconcile(crawl, request)
 
-    def _refresh(self, request: RunRequest) -> runs.RunResult:
+    def _refresh(self, request: RunRequest) -> RunResult:
         """Fetch single students, and return what to write about those who live.
 
         The source's watermarks and dates do not change. Raises `RunFailed` if no run has stored anything yet, because a
@@ -155,12 +164,12 @@ class Run:
         fetched = refresh.fetch(self._api, self._stage, request.ids)
         self._details.ask_for(request.ids)
         self._combine(settled_before=None)
-        counts = Comparison(self._connection, self._source).judge()
+        counts = Comparison(self._stage).judge()
         state = RunState.INCOMPLETE if fetched.unclear else RunState.SUCCEEDED
         reason = f"{_UNCLEAR}: {fetched.unclear}" if fetched.unclear else None
         report = self._report(request.kind, state, counts, self._state.watermarks, reason)
         after = replace(self._state, keys=self._details.keys)
-        return runs.RunResult(replace(report, notices=fetched.notices), after, request.request_id)
+        return RunResult(replace(report, notices=fetched.notices), after, request.request_id)
 
     def _require_open_plan(self, request: RunRequest) -> None:
         """Raise `RunFailed` if the plan was closed while its approval waited."""
@@ -173,7 +182,7 @@ class Run:
         before = self._state
         if before.salt is None or self._api.fingerprint(before.salt) == before.fingerprint:
             return
-        known = runs.some_living(self._connection, self._source, KNOWN_STUDENT_SAMPLE)
+        known = some_living(self._connection, self._source, KNOWN_STUDENT_SAMPLE)
         if not known or self._knows_any(known):
             return
         message = f"token or base_url of source {self._source} changed, and the API has none of its known students"
@@ -218,7 +227,7 @@ class Run:
 
     def _read_roster(self, first: Page, *, dated: bool, replaces: bool) -> CrawlResult:
         roster = self._reader.students(Query(), first)
-        if roster.total == 0 and (live := runs.live_students(self._connection, self._source)) > 0:
+        if roster.total == 0 and (live := live_students(self._connection, self._source)) > 0:
             message = f"the API lists no students, but the replica holds {live}"
             raise RunFailed(message, "nothing was removed; check the token's permissions, and ManageBac itself")
         deleted = self._reader.deletions_until(roster, self._state.watermarks.deleted, self._policy.overlap)
@@ -227,14 +236,14 @@ class Run:
 
     def _revisit_quarantine(self) -> None:
         """Ask again for records that could not be decoded. A record stays in quarantine if there is no answer."""
-        waiting = runs.quarantined(self._connection, self._source, QUARANTINE_LIMIT)
+        waiting = quarantined(self._connection, self._source, QUARANTINE_LIMIT)
         shown = stage_living(self._api, self._stage, waiting)
         for key, answer in self._api.answers([key for key in waiting if key not in shown]):
             self._stage.put_answer(key, answer, in_quarantine=True)
 
     # Reconciling ---------------------------------------------------------------------------------------------
 
-    def _reconcile(self, crawl: CrawlResult, request: RunRequest) -> runs.RunResult:
+    def _reconcile(self, crawl: CrawlResult, request: RunRequest) -> RunResult:
         """Answer every question that the stage raises, and return what the run will write."""
         stage = self._stage
         # Restores need proof. Newcomers need proof only if the deleted feed lists them. A student who is in both lists
@@ -245,15 +254,15 @@ class Run:
         ask(self._api, stage, stage.unproved_newcomers())
         if crawl.kind is RunKind.INCREMENTAL:
             fetch_stale(self._api, stage)
-        held = partial(runs.held, self._connection, self._source)
+        held = partial(runs.held_students, self._connection, self._source)
         approved = None if request.approves is None else runs.planned_removals(self._connection, request.approves)
         removals = Removals(self._api, stage, held, self._guard).settle(crawl.kind, sweep=crawl.swept, plan=approved)
         self._details.learn(clean_roster=crawl.kind is RunKind.FULL and crawl.modified.clean and not crawl.empty)
         self._details.ask()
         self._combine(self._settled_before(crawl))
-        counts = Comparison(self._connection, self._source).judge()
+        counts = Comparison(self._stage).judge()
         if request.kind is not RunKind.GROWTH and counts.inserted > guard.MOST_NEWCOMERS:
-            guard.check_growth(counts.inserted, runs.live_students(self._connection, self._source))
+            guard.check_growth(counts.inserted, live_students(self._connection, self._source))
         counts = replace(counts, stale=stage.stale_count, deleted=removals.removed, removals_held=removals.held)
         return self._draw_up(crawl, request, removals, counts)
 
@@ -279,8 +288,8 @@ class Run:
         """Return why this number of removals must wait for approval, or "" if it need not."""
         if not removals:  # most runs: save the queries
             return ""
-        recent = runs.recent_removals(self._connection, self._source, self._started_at)
-        live = runs.live_students(self._connection, self._source)
+        recent = recent_removals(self._connection, self._source, self._started_at)
+        live = live_students(self._connection, self._source)
         if not guard.holds(removals, recent, live, self._policy.guard):
             return ""
         before = f", after {recent} in the last 24 hours" if recent else ""
@@ -288,16 +297,14 @@ class Run:
 
     # Writing -------------------------------------------------------------------------------------------------
 
-    def _draw_up(
-        self, crawl: CrawlResult, request: RunRequest, removals: RemovalOutcome, counts: Counts
-    ) -> runs.RunResult:
+    def _draw_up(self, crawl: CrawlResult, request: RunRequest, removals: RemovalOutcome, counts: Counts) -> RunResult:
         unclear = self._stage.unclear()
         incomplete = _incomplete_reasons(crawl, unclear.total)
         state = RunState.INCOMPLETE if incomplete else RunState.HELD if removals.held else RunState.SUCCEEDED
         after = self._state_after(crawl, removals, unclear)
         reasons = "; ".join(filter(None, (*incomplete, removals.reason)))
         report = self._report(crawl.kind, state, counts, after.watermarks, reasons or None)
-        return runs.RunResult(
+        return RunResult(
             report=replace(report, notices=(*_notices(crawl, removals), *self._notices_of_values())),
             state=after,
             request_id=request.request_id,
@@ -354,7 +361,7 @@ class Run:
 
     def _report_keys(self) -> tuple[str, ...]:
         """Log how many unknown keys are new, and return the digests of all unknown keys so far."""
-        after = runs.with_digests(self._state.unknown_keys, self._stage.students.extra_keys, self._salt)
+        after = with_digests(self._state.unknown_keys, self._stage.students.extra_keys, self._salt)
         if new := len(after) - len(self._state.unknown_keys):
             log.info("unknown_keys", source=self._source, keys=new, kept_in="extra")
         return after

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from rostersync.clock import EPOCH
 from rostersync.errors import ApiError, RunFailed
 from rostersync.records import Query, changed_fields
-from rostersync.report import Difference, Verdict
+from rostersync.report import Difference, Verification
 from rostersync.store.dry_run import unchanged_database
 from rostersync.store.replica import runs
 from rostersync.store.replica.comparison import Comparison
+from rostersync.store.replica.state import source_state
 from rostersync.sync import watermarks
 from rostersync.sync.api import ask
 from rostersync.sync.lists import ListReader
@@ -29,7 +30,7 @@ MAX_LISTED_DIFFERENCES = 1_000
 """The most differences to list. Further ones are only counted."""
 
 
-def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progress: ProgressCallback) -> Verdict:
+def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progress: ProgressCallback) -> Verification:
     """Compare the replica of a source with the API. Volatile fields do not count.
 
     Args:
@@ -49,30 +50,30 @@ def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progr
 
     """
     with unchanged_database(url, source) as (connection, stage), connect(source) as api:
-        state, last_run = runs.state(connection, source), runs.last(connection, source)
+        state, last_run = source_state(connection, source), runs.last(connection, source)
         read_until = state.watermarks.modified or state.last_clean_full_at
         if read_until is None:
-            return Verdict(source, error="the source was never read in full; run `rostersync sync` first")
+            return Verification(source, error="the source was never read in full; run `rostersync sync` first")
         stage.room.most_bytes = policy.stage_bytes
         reader = ListReader(api, stage, policy.attempts, progress)
         try:
             roster = reader.students(Query(), api.first_page(Query()))
             feed = reader.deletions_until(roster, state.watermarks.deleted, policy.overlap)
             if not roster.clean:
-                return Verdict(source, error="the roster kept changing while it was read")
-            verdict = Verdict(source, students=roster.total)
+                return Verification(source, error="the roster kept changing while it was read")
+            result = Verification(source, students=roster.total)
             since = watermarks.filter_start(read_until, policy.overlap)
             # The latest known time of the server. Stamps that are later by more than the overlap lie in the future.
             until = (feed.moment.server or feed.moment.local) + policy.overlap
-            comparison = Comparison(connection, source)
-            _note(verdict, [Difference(key, "twice") for key in comparison.stored_twice()], set())
+            comparison = Comparison(stage)
+            _note(result, [Difference(key, "twice") for key in comparison.stored_twice()], set())
             for differences in _compare(stage, comparison, api, state):
                 ids = [difference.id for difference in differences]
-                _note(verdict, differences, comparison.pending(ids, since=since, until=until, last_run=last_run))
-            verdict.error = _unknown(stage)
+                _note(result, differences, comparison.pending(ids, since=since, until=until, last_run=last_run))
+            result.error = _unknown(stage)
         except (ApiError, RunFailed) as error:
-            return Verdict(source, error=error.message)
-        return verdict
+            return Verification(source, error=error.message)
+        return result
 
 
 def _unknown(stage: Stage) -> str | None:
@@ -90,12 +91,12 @@ def _compare(stage: Stage, comparison: Comparison, api: Api, state: SourceState)
     The proofs come first, as in a run. A student that GET returns as living is compared like a listed student. If a
     student is stored as deleted and listed as living, the student counts as deleted if GET says that they are gone.
     """
-    stage.collect_removals(*(NAMED if stage.received().without_id else SWEPT))
-    ask(api, stage, chain(stage.removals(proved=False), stage.unproved_restores()))
+    stage.collect_candidates(*(NAMED if stage.received().without_id else SWEPT))
+    ask(api, stage, chain(stage.candidates(proved=False), stage.unproved_restores()))
     ask(api, stage, stage.gone_ids())  # again, because a single 404 may be a passing fault
     if state.has_details or stage.details.are_new:  # keys that only GET serves are compared if GET was asked
         stage.details.combine(state.keys, settled_before=None, now=EPOCH, everybody=True)
-    for ids in stage.removals(proved=True):
+    for ids in stage.candidates(proved=True):
         yield [Difference(key, "surplus") for key in ids]
     for ids in comparison.missing():
         yield [Difference(key, "missing") for key in ids]
@@ -105,8 +106,8 @@ def _compare(stage: Stage, comparison: Comparison, api: Api, state: SourceState)
         yield [Difference(key, "differs", names) for key, names in compared if names]
 
 
-def _note(verdict: Verdict, differences: list[Difference], pending: set[int]) -> None:
+def _note(result: Verification, differences: list[Difference], pending: set[int]) -> None:
     real = [difference for difference in differences if difference.id not in pending]
-    verdict.pending += len(differences) - len(real)
-    verdict.found += len(real)
-    verdict.differences += real[: max(0, MAX_LISTED_DIFFERENCES - len(verdict.differences))]
+    result.pending += len(differences) - len(real)
+    result.found += len(real)
+    result.differences += real[: max(0, MAX_LISTED_DIFFERENCES - len(result.differences))]

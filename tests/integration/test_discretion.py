@@ -15,7 +15,7 @@ from steps import settled
 
 from rostersync.errors import DatabaseUnreachable, StoreError
 from rostersync.report import RunState
-from rostersync.store.replica import runs
+from rostersync.store.replica import state as source_states
 
 if TYPE_CHECKING:
     from conftest import ManualClock
@@ -53,7 +53,7 @@ def test_a_key_that_is_somebodys_address_is_kept_in_extra_and_told_once_by_its_n
 
 
 def test_of_more_keys_than_anybody_reads_no_more_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "MAX_REPORTED_KEYS", 3)
+    monkeypatch.setattr(source_states, "MAX_REPORTED_KEYS", 3)
     keys = iter(range(9))
     told = []
     for _ in range(3):

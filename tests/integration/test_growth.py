@@ -17,7 +17,7 @@ from rostersync.report import RunKind, RunRequest, RunState
 from rostersync.simulator import faults as make
 from rostersync.store import forget, probe
 from rostersync.store.queue import requests
-from rostersync.store.replica import runs
+from rostersync.store.replica.state import live_students, recent_removals
 from rostersync.store.schema.tables import run, run_request, student
 from rostersync.store.status import health
 from rostersync.store.store import Store
@@ -121,8 +121,8 @@ def test_the_guard_and_the_view_have_the_number_of_students_from_the_head_count(
     with world.store.writing() as connection:
         connection.execute(text("UPDATE source SET living = 77, deleted = 7"))
     with world.store.reading() as connection:
-        assert runs.live_students(connection, SOURCE) == 77
-        assert runs.live_students(connection, "nowhere") == 0
+        assert live_students(connection, SOURCE) == 77
+        assert live_students(connection, "nowhere") == 0
         (row,) = health(connection)
     assert (row.live_students, row.deleted_students) == (77, 7)
 
@@ -306,7 +306,7 @@ def test_status_and_a_waiting_daemon_pass_over_no_old_run_and_no_old_request(old
     with old_world.store.reading() as connection, statements(old_world.store.engine) as made:
         (row,) = health(connection)
         requests.open_requests(connection, old_world.clock.now())
-        runs.recent_removals(connection, SOURCE, old_world.clock.now())
+        recent_removals(connection, SOURCE, old_world.clock.now())
     require_bounded(made)
     # The newest run that counts is one of the failed ones, and the newest success is the very first.
     assert row.last_state == "failed"

@@ -22,7 +22,7 @@ from rostersync.report import RunKind, RunRequest, SourceState
 from rostersync.store.database import own_schema
 from rostersync.store.database.engine import open_engine, writing
 from rostersync.store.queue import requests
-from rostersync.store.replica import runs
+from rostersync.store.replica.state import source_state
 from rostersync.store.schema import revisions
 from rostersync.store.schema.tables import metadata
 from rostersync.store.schema.view_upgrade import drop_views
@@ -214,7 +214,7 @@ def test_an_upgrade_from_the_first_schema_keeps_what_is_there(database_url: str,
     execute(engine, INSERT_SOURCE)
     store = Store(database_url, clock, create=True, auto_upgrade=True)
     with store.reading() as connection:
-        assert runs.state(connection, "main") == SourceState()
+        assert source_state(connection, "main") == SourceState()
         with connection.begin():
             assert connection.scalar(text("SELECT fence FROM source")) == 7
             see_views(connection)

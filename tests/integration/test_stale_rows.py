@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import update
-from steps import asked_by_id, list_as_deleted, served, settled
+from steps import asked_by_id, list_as_deleted, served, settled, with_rows
 
 from rostersync.report import RunState
 from rostersync.simulator import faults as make
@@ -83,3 +83,22 @@ def test_a_student_whom_only_a_stale_list_by_ids_shows_is_removed(migrated_url: 
     world.pass_time(hours=1)
     assert world.sync().state is RunState.SUCCEEDED
     assert key not in world.replica()
+
+
+@pytest.mark.parametrize("asked", [1, 2])
+def test_a_student_who_is_gone_is_removed_however_many_others_are_asked_for(world: World, asked: int) -> None:
+    gone, living = sorted(world.upstream())[:2]
+    old = {**world.school.truth()[gone], "updated_at": "2020-01-01T00:00:00.000Z"}
+    world.school.delete(gone)
+    if asked > 1:  # another student's row is older than the stored one as well, but GET returns that student
+        world.school.update(living, nickname="Changed")
+        with world.store.writing() as connection:
+            later = world.clock.now() + timedelta(hours=1)
+            connection.execute(update(student).where(student.c.id == living).values(updated_at=later))
+    world.pass_time(minutes=5)
+    world.app.faults.add(with_rows(old), make.on_modified_feed, times=None)
+    nobody = served(lambda d: {"students": [], "meta": d["meta"] | {"total_count": 0, "total_pages": 0}})
+    world.app.faults.add(nobody, make.on_deleted_feed, times=None)
+    counts = world.sync().counts
+    assert (counts.stale, counts.deleted) == (asked, 1)
+    assert world.replica() == world.upstream()

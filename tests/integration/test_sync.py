@@ -18,7 +18,7 @@ from rostersync.report import RunKind, RunState
 from rostersync.simulator import churn
 from rostersync.simulator import faults as make
 from rostersync.simulator.switches import Switches
-from rostersync.store.replica import runs
+from rostersync.store.replica import commit as committing
 from rostersync.store.store import Store
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def test_the_unknown_outcome_of_a_commit_is_settled_by_the_run_record(
     world = World(migrated_url, clock)
     dialect = world.store.engine.dialect
     commit, error = dialect.do_commit, dialect.loaded_dbapi.OperationalError
-    record = runs._record_run
+    record = committing._record_run
     recorded: list[int] = []
 
     def note(*arguments: Any) -> int:
@@ -214,7 +214,7 @@ def test_the_unknown_outcome_of_a_commit_is_settled_by_the_run_record(
         (commit if arrives else dialect.do_rollback)(connection)
         raise error("the connection is lost")
 
-    monkeypatch.setattr(runs, "_record_run", note)
+    monkeypatch.setattr(committing, "_record_run", note)
     monkeypatch.setattr(dialect, "do_commit", die)
     if arrives:
         assert world.sync().state is RunState.SUCCEEDED

@@ -14,7 +14,7 @@ from steps import delete, keep_creating, served, settled, with_rows
 from rostersync.models import Student
 from rostersync.report import RunState
 from rostersync.simulator import faults as make
-from rostersync.sync.verify import Difference, Verdict, verify
+from rostersync.sync.verify import Difference, Verification, verify
 from rostersync.sync.watermarks import SyncPolicy
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def world(migrated_url: str, clock: ManualClock) -> World:
     return settled(migrated_url, clock, per_page=5, policy=SyncPolicy())
 
 
-def verified(world: World) -> Verdict:
+def verified(world: World) -> Verification:
     return verify(world.url, SOURCE, policy=world.policy, connect=world.connect, progress=lambda *_: None)
 
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import click
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import and_, bindparam, column, exists, literal_column, or_, select, table
 
 from rostersync import errors
 from rostersync.cli.program import VERBS
@@ -233,3 +234,24 @@ def test_the_tree_of_errors_has_each_class_below_its_base() -> None:
         tree[name] = branch[-2]
     classes = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
     assert tree == {cls.__name__: cls.__base__.__name__ for cls in classes if cls.__base__}
+
+
+# How a statement is shown ----------------------------------------------------------------------------------------
+
+
+def test_a_statement_is_shown_without_brackets_around_exists_and_with_all_others(generate: SimpleNamespace) -> None:
+    pupil, house = table("pupil", column("id"), column("kind")), table("house", column("id"), column("kind"))
+    known = exists().where(house.c.id == pupil.c.id, house.c.kind == literal_column("'of a long name'"))
+    query = select(pupil.c.id).where(pupil.c.kind == "new", or_(and_(known, ~known), pupil.c.id > bindparam("last")))
+    assert (
+        generate.sql(query)
+        == """\
+SELECT pupil.id
+FROM pupil
+WHERE pupil.kind = 'new'
+    AND (
+        EXISTS (SELECT * FROM house WHERE house.id = pupil.id AND house.kind = 'of a long name')
+                AND NOT EXISTS (SELECT * FROM house WHERE house.id = pupil.id AND house.kind = 'of a long name')
+            OR pupil.id > :last
+    )"""
+    )

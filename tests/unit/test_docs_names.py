@@ -136,7 +136,7 @@ def test_every_module_class_and_function_that_a_page_names_exists(page: Path) ->
         ("`rostersync/gone.py`", ["rostersync/gone.py"]),
         ("| `rostersync/sync/` | `http.py` and `guard.py`", ["http.py"]),
         ("`ignores_deleted_since` in `managebac/students.py`", ["ignores_deleted_since in managebac/students.py"]),
-        ("`_gone` and `commit` in `store/replica/runs.py`", ["_gone", "_gone in store/replica/runs.py"]),
+        ("`_gone` and `commit` in `store/replica/commit.py`", ["_gone", "_gone in store/replica/commit.py"]),
         ("`REVISIONS` (`store/schema/views.py`)", ["REVISIONS in store/schema/views.py"]),
         ("`Gone2Again`, `Students.expel`, `Session.merges`", ["Gone2Again", "Students.expel", "Session.merges"]),
         ("`guard.gone`, `sync.gone`, `to_nowhere(id)`", ["guard.gone", "sync.gone", "to_nowhere(id)"]),

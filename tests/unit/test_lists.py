@@ -43,8 +43,8 @@ def read_deleted(school: ModelSchool, stage: Stage, attempts: int = 3) -> ListRe
 
 
 def staged(stage: Stage, table: str = "staged") -> set[int]:
-    with stage._connection.begin():
-        return set(stage._connection.exec_driver_sql(f"SELECT id FROM stage.{table}").scalars())
+    with stage.session.connection.begin():
+        return set(stage.session.connection.exec_driver_sql(f"SELECT id FROM stage.{table}").scalars())
 
 
 def before_request(school: ModelSchool, number: int, *events: Callable[[], object]) -> None:
@@ -234,8 +234,8 @@ def test_records_without_an_id_are_counted_and_come_again(stage: Stage) -> None:
 
 
 def nicknames(stage: Stage) -> dict[int, str | None]:
-    with stage._connection.begin():
-        found = stage._connection.exec_driver_sql("SELECT id, nickname FROM stage.records")
+    with stage.session.connection.begin():
+        found = stage.session.connection.exec_driver_sql("SELECT id, nickname FROM stage.records")
         return {row.id: row.nickname for row in found}
 
 
@@ -352,8 +352,8 @@ def test_a_row_that_bears_deleted_at_in_the_second_reading_only_is_marked(stage:
     gone = Student(id=2, created_at=was.created_at, updated_at=was.updated_at, deleted_at=school.time)
     before_request(school, 4, lambda: school.living.update({2: gone}))
     assert read_roster(school, stage).clean
-    with stage._connection.begin():
-        marked = stage._connection.exec_driver_sql("SELECT id FROM stage.staged WHERE deleted_at IS NOT NULL")
+    with stage.session.connection.begin():
+        marked = stage.session.connection.exec_driver_sql("SELECT id FROM stage.staged WHERE deleted_at IS NOT NULL")
         assert list(marked.scalars()) == [2]
 
 
@@ -383,7 +383,7 @@ def test_no_clean_list_of_a_school_that_changes_between_all_requests_has_lost_a_
 ) -> None:
     clean = 0
     for seed in range(READINGS):
-        clear(stage._connection)
+        clear(stage.session.connection, stage.session.filled)
         rng = random.Random(seed)
         order = rng.choice([*ORDERS, "shuffled"])
         school = ModelSchool(rng.randrange(3, 40), order, rng.choice([2, 3, 4, 7]), rng)
@@ -405,7 +405,7 @@ def test_pages_that_are_not_looked_at_again_make_no_difference(stage: Stage, act
     outcomes = []
     for seed in range(READINGS):
         for tells_digests in (True, False):
-            clear(stage._connection)
+            clear(stage.session.connection, stage.session.filled)
             rng = random.Random(seed)
             school = ModelSchool(rng.randrange(3, 30), rng.choice([*ORDERS, "shuffled"]), rng.choice([2, 3, 7]), rng)
             school.tells_digests = tells_digests

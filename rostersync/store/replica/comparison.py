@@ -1,19 +1,24 @@
-"""Compare the staged students with the stored ones: for the verdicts of a run, and for the differences of `verify`."""
+"""Compare the staged students with the stored ones: for the verdicts of a run, and for the differences of `verify`.
+
+docs/reference/statements.md shows the SQL.
+"""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, and_, bindparam, case, func, literal_column, or_, select, text
+from sqlalchemy import BigInteger, and_, bindparam, case, func, or_, select, text
 
 from rostersync.clock import to_epoch_ms
 from rostersync.report import Counts
-from rostersync.store.database.statements import SOURCE, Statements, among_ids, chunk
+from rostersync.store.database.statements import SOURCE, among_ids, chunk, constant
 from rostersync.store.schema.rows import NAMES, student_of
 from rostersync.store.schema.tables import PAYLOAD, student
-from rostersync.store.stage.queries import lives
+from rostersync.store.stage.queries import found, lives
 from rostersync.store.stage.tables import answers, deletions, details, records, staged
+from rostersync.store.stage.terms import Found
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Select
 
     from rostersync.records import Student
+    from rostersync.store.stage import Stage
 
 _STORED = and_(student.c.source == SOURCE, student.c.id == staged.c.id)
 _JOINED = (
@@ -30,31 +36,43 @@ _JOINED = (
     .outerjoin(details, details.c.id == staged.c.id)
 )
 
+
+class Verdict(StrEnum):
+    """What a run does with a staged row. `Counts` has a field of the same name for each."""
+
+    QUARANTINED = "quarantined"
+    IGNORED = "ignored"
+    UNCHANGED = "unchanged"
+    INSERTED = "inserted"
+    RESTORED = "restored"
+    UPDATED = "updated"
+
+
 VERDICT = case(
-    (staged.c.rejected.is_not(None), "quarantined"),
-    (or_(staged.c.deleted_at.is_not(None), answers.c.answer == "gone"), "ignored"),
-    (answers.c.answer == "unclear", "unchanged"),  # it is unknown whether the student is gone
-    (student.c.id.is_(None), "inserted"),
-    (student.c.deleted_at.is_not(None), "restored"),
-    (or_(student.c.content_hash != staged.c.content_hash, details.c.renewed), "updated"),
-    else_="unchanged",
+    (staged.c.rejected.is_not(None), constant(Verdict.QUARANTINED)),
+    (or_(staged.c.deleted_at.is_not(None), found(Found.GONE)), constant(Verdict.IGNORED)),
+    (found(Found.UNCLEAR), constant(Verdict.UNCHANGED)),  # it is unknown whether the student is gone
+    (student.c.id.is_(None), constant(Verdict.INSERTED)),
+    (student.c.deleted_at.is_not(None), constant(Verdict.RESTORED)),
+    (or_(student.c.content_hash != staged.c.content_hash, details.c.renewed), constant(Verdict.UPDATED)),
+    else_=constant(Verdict.UNCHANGED),
 )
-"""What a run does with a staged row. The first rule that applies decides."""
+"""The verdict on a staged row. The first rule that applies decides."""
 
 _VERDICTS = select(VERDICT, func.count()).select_from(_JOINED).group_by(text("1"))
 
 
-def judged(*columns: Any, verdicts: tuple[str, ...]) -> Select[Any]:
+def judged(*columns: Any, verdicts: tuple[Verdict, ...]) -> Select[Any]:
     """Return a query for the staged rows that have one of `verdicts`. Its first column is the id."""
     joined = _JOINED.outerjoin(records, records.c.id == staged.c.id)
     return (
         select(staged.c.id, *columns)
         .select_from(joined)
-        .where(VERDICT.in_([literal_column(f"'{verdict}'") for verdict in verdicts]))
+        .where(VERDICT.in_([constant(verdict) for verdict in verdicts]))
     )
 
 
-_MISSING = chunk(judged(verdicts=("inserted", "restored")))
+_MISSING = chunk(judged(verdicts=(Verdict.INSERTED, Verdict.RESTORED)))
 _MODIFIED_BETWEEN = select(staged.c.id).where(
     among_ids(staged.c.id),
     staged.c.updated_ms.between(bindparam("since_ms", type_=BigInteger), bindparam("until_ms", type_=BigInteger)),
@@ -75,31 +93,34 @@ def _differing() -> Select[Any]:
     The query is built when it is first used, because only `verify` needs it.
     """
     both = (table.c[name] for table in (student, records) for name in NAMES)
-    pairs = judged(*both, verdicts=("updated", "unchanged"))
+    pairs = judged(*both, verdicts=(Verdict.UPDATED, Verdict.UNCHANGED))
     differs = or_(*(student.c[name].is_distinct_from(records.c[name]) for name in PAYLOAD))
     return chunk(pairs.where(student.c.deleted_at.is_(None), records.c.id.is_not(None), differs))
 
 
-class Comparison(Statements):
+class Comparison:
     """Compares the staged students of a run with the stored students of its source."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._session = stage.session
 
     def judge(self) -> Counts:
         """Return the number of staged rows by verdict, and in total as `fetched`."""
-        verdicts: dict[str, int] = dict(self._rows(_VERDICTS, staged))
+        verdicts: dict[str, int] = dict(self._session.rows(_VERDICTS, unless_empty=staged))
         return Counts(fetched=sum(verdicts.values()), **verdicts)
 
     def differing(self) -> Iterator[list[tuple[Student, Student]]]:
         """Yield in chunks the living students that are stored and staged differently, as pairs (stored, staged)."""
-        for rows in self._chunks(_differing(), staged):
+        for rows in self._session.chunks(_differing(), unless_empty=staged):
             yield [(student_of(row, 1), student_of(row, 1 + len(NAMES))) for row in rows]
 
     def missing(self) -> Iterator[list[int]]:
         """Yield in chunks the ids of students who are staged as living, but not stored as living."""
-        return self._ids(_MISSING, staged)
+        return self._session.ids(_MISSING, unless_empty=staged)
 
     def stored_twice(self) -> list[int]:
         """Return the ids that more than one stored row has. The list is empty unless the primary key was dropped."""
-        return [row[0] for row in self._rows(_TWICE)]
+        return [row[0] for row in self._session.rows(_TWICE)]
 
     def pending(self, ids: Iterable[int], *, since: datetime, until: datetime, last_run: int) -> set[int]:
         """Return the `ids` that the next incremental run will read, or that a run after `last_run` has written.
@@ -109,4 +130,4 @@ class Comparison(Statements):
         """
         known = {"ids": list(ids), "since_ms": to_epoch_ms(since), "until_ms": to_epoch_ms(until), "last_run": last_run}
         reasons = ((_MODIFIED_BETWEEN, staged), (_LISTED_AMONG, deletions), (_WRITTEN_AFTER, None))
-        return {row[0] for reason, of in reasons for row in self._rows(reason, of, **known)}
+        return {row[0] for reason, of in reasons for row in self._session.rows(reason, unless_empty=of, **known)}

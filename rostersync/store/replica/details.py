@@ -1,6 +1,6 @@
 """Write the details of a run in its transaction.
 
-A detail has the keys that only GET serves: see `rostersync.projections`.
+A detail has the keys that only GET serves: see `rostersync.projections`. docs/reference/statements.md shows the SQL.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Boolean, bindparam, case, delete, exists, false, or_, select, update
 
-from rostersync.store.database.statements import SOURCE, filled, upsert
+from rostersync.store.database.statements import SOURCE, upsert
 from rostersync.store.database.types import Timestamp
 from rostersync.store.schema.tables import student_detail
 from rostersync.store.stage.details import IS_NEWER, IS_USED
-from rostersync.store.stage.queries import ALIVE, lives
-from rostersync.store.stage.tables import answers, details, removals, staged
+from rostersync.store.stage.queries import ALIVE, found, lives
+from rostersync.store.stage.tables import answers, candidates, details, staged
+from rostersync.store.stage.terms import Found
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from sqlalchemy import Connection
-
     from rostersync.report import SourceState
+    from rostersync.store.stage import Stage
 
 _NOW = bindparam("now", type_=Timestamp)
 _NEEDED = bindparam("needed", type_=Boolean)
@@ -30,35 +30,34 @@ _MINE = student_detail.c.source == SOURCE
 _FACTS = ("record", "updated_ms", "settled", "read_at", "waiting_since")
 
 
-def let_wait(connection: Connection, source: str, after: SourceState, *, now: datetime) -> None:
+def let_wait(stage: Stage, after: SourceState, *, now: datetime) -> None:
     """Mark the details that must be read again: the list row is or may be newer, and GET has not returned the student.
 
     Call it before the run's students are written.
 
     Args:
-        connection: The database connection that has the run's stage and the run's open transaction.
-        source: The name of the source.
+        stage: The stage of the run. The run's transaction is open on its connection.
         after: The state of the source after the run.
         now: The time at which the run ended (UTC).
 
     """
     if after.has_details:
         needed = bool(after.keys.detail)
-        connection.execute(_LET_WAIT, {"run_source": source, "now": now, "needed": needed})
+        stage.session.connection.execute(_LET_WAIT, {"run_source": stage.session.source, "now": now, "needed": needed})
 
 
-def apply(connection: Connection, source: str, after: SourceState, *, now: datetime) -> None:
+def apply(stage: Stage, after: SourceState, *, now: datetime) -> None:
     """Write the details of a run, after its students were written. This takes the same parameters as `let_wait`."""
     needed = bool(after.keys.detail)
-    if not (needed or after.has_details or details in filled(connection)):
+    session = stage.session
+    if not needed and not after.has_details and session.is_empty(details):
         return  # lists serve everything, as in nearly every school
-    parameters = {"run_source": source, "now": now, "needed": needed}
-    dialect = connection.dialect.name
-    for statement in (_DROP_GONE, _put(dialect), _DROP_UNUSED, _requeue(dialect)):
-        connection.execute(statement, parameters)
+    parameters = {"run_source": session.source, "now": now, "needed": needed}
+    for statement in (_DROP_GONE, _put(session.dialect), _DROP_UNUSED, _requeue(session.dialect)):
+        session.connection.execute(statement, parameters)
 
 
-_DROP_GONE = delete(student_detail).where(_MINE, exists().where(removals.c.id == student_detail.c.id))
+_DROP_GONE = delete(student_detail).where(_MINE, exists().where(candidates.c.id == student_detail.c.id))
 _DROP_UNUSED = delete(student_detail).where(_MINE, ~IS_USED)
 
 
@@ -79,7 +78,7 @@ def _put(dialect: str) -> Any:
 @cache
 def _requeue(dialect: str) -> Any:
     """Return the upsert that puts students at the end of the queue if GET gave no usable answer about them."""
-    asked = select(SOURCE, answers.c.id, false(), _NOW).where(answers.c.answer == "unanswered", lives(answers.c.id))
+    asked = select(SOURCE, answers.c.id, false(), _NOW).where(found(Found.UNANSWERED), lives(answers.c.id))
     chosen = asked.where(or_(_NEEDED, _is_stored(answers.c.id)))
     new = upsert(dialect, student_detail).from_select(["source", "id", "settled", "waiting_since"], chosen)
     return new.on_conflict_do_update(

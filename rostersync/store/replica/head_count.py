@@ -15,7 +15,7 @@ from sqlalchemy import ARRAY, BigInteger, and_, any_, bindparam, func, select, u
 from rostersync.report import RunKind
 from rostersync.store.database.statements import SOURCE
 from rostersync.store.schema.tables import source, student
-from rostersync.store.stage.tables import removals, staged
+from rostersync.store.stage.tables import candidates, staged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,13 +46,13 @@ _KEPT_AND_COUNTED = (
 
 
 @cache
-def _staged(dialect: str) -> Any:
+def _count_staged(dialect: str) -> Any:
     """Return the query that counts the stored students that are in the stage. It looks each of them up by id.
 
     PostgreSQL gets the ids as an array. It assumes that a stage table without statistics is large, so for a join it
     would read all students.
     """
-    ids = union(select(staged.c.id), select(removals.c.id))
+    ids = union(select(staged.c.id), select(candidates.c.id))
     if dialect == "postgresql":
         return _ALL.where(student.c.id == any_(func.array(ids.scalar_subquery(), type_=ARRAY(BigInteger))))
     return _ALL.where(student.c.id.in_(ids))
@@ -70,7 +70,7 @@ def kept(connection: Connection, report: RunReport) -> Iterator[None]:
         yield
         connection.execute(_SET, {**of, **_count(connection, _ALL, of)})
     elif counts.inserted or counts.updated or counts.restored or counts.deleted:
-        mine = _staged(connection.dialect.name)
+        mine = _count_staged(connection.dialect.name)
         before = _count(connection, mine, of)
         yield
         after = _count(connection, mine, of)

@@ -2,6 +2,7 @@
 
 A new student is copied from the stage. If a student has changed, the stored row becomes a superseded version, and then
 the staged row replaces it. The statements are built once. Their parameters are `run_source`, `this_run` and `now`.
+docs/reference/statements.md shows their SQL.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ from rostersync.records import changed_fields
 from rostersync.store.database.own_schema import SCHEMA
 from rostersync.store.database.statements import CHUNK, SOURCE, among_ids, upsert
 from rostersync.store.database.types import JsonTuple, Timestamp
-from rostersync.store.replica.comparison import VERDICT, judged
+from rostersync.store.replica.comparison import VERDICT, Verdict, judged
 from rostersync.store.schema.rows import NAMES, student_of
-from rostersync.store.schema.tables import PAYLOAD, quarantine, student, student_version
-from rostersync.store.stage.tables import answers, records, removals, staged
+from rostersync.store.schema.tables import PAYLOAD, Op, quarantine, student, student_version
+from rostersync.store.stage.queries import found
+from rostersync.store.stage.tables import answers, candidates, records, staged
+from rostersync.store.stage.terms import Found
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,13 +52,13 @@ _RUN_ID = bindparam("this_run", type_=BigInteger)
 _NOW = bindparam("now", type_=Timestamp)
 
 _MINE = student.c.source == SOURCE
-_REMOVED = and_(_MINE, student.c.id == removals.c.id)
+_REMOVED = and_(_MINE, student.c.id == candidates.c.id)
 
-_NEW = judged(verdicts=("inserted",))
+_NEW = judged(verdicts=(Verdict.INSERTED,))
 _CHANGED = judged(
     *(table.c[name] for table in (student, records) for name in NAMES),
     VERDICT.label("verdict"),
-    verdicts=("updated", "restored"),
+    verdicts=(Verdict.UPDATED, Verdict.RESTORED),
 )
 _RECEIVED = {**{name: records.c[name] for name in PAYLOAD}, "content_hash": staged.c.content_hash}
 _FACTS_OF_NEW = {
@@ -63,7 +66,7 @@ _FACTS_OF_NEW = {
     "id": staged.c.id,
     "first_seen_at": _NOW,
     "valid_from": _NOW,
-    "op": literal("insert", Text),
+    "op": literal(str(Op.INSERT), Text),
     "changed_fields": literal((), JsonTuple),
     "run_id": _RUN_ID,
 }
@@ -82,14 +85,14 @@ _REPLACE = (
 _ANALYZED = ("source", "id", "deleted_at", "status")  # the columns in conditions of our queries and of the views
 
 _DECODED = exists().where(staged.c.id == quarantine.c.id, staged.c.rejected.is_(None))
-_GONE = exists().where(answers.c.id == quarantine.c.id, answers.c.answer == "gone")
+_GONE = exists().where(answers.c.id == quarantine.c.id, found(Found.GONE))
 _STORED = exists().where(_MINE, student.c.id == quarantine.c.id, student.c.deleted_at.is_(None))
 _RELEASE_QUARANTINED = delete(quarantine).where(
     # If the removal of a student is held, the student is stored as living, so the record stays in quarantine.
     quarantine.c.source == SOURCE,
     or_(_DECODED, and_(_GONE, ~_STORED)),
 )
-_ASKED_IN_VAIN = exists().where(answers.c.id == quarantine.c.id, answers.c.answer == "unanswered")
+_ASKED_IN_VAIN = exists().where(answers.c.id == quarantine.c.id, found(Found.UNANSWERED))
 _REQUEUE_UNANSWERED = (  # they go to the end of the queue, so the next run asks for other records first
     update(quarantine).where(quarantine.c.source == SOURCE, _ASKED_IN_VAIN).values(last_seen_at=_NOW)
 )
@@ -178,11 +181,11 @@ class _RunChanges:
             {
                 **self._parameters,
                 "key": row.id,
-                "new_op": "restore" if row.verdict == "restored" else "update",
+                "new_op": str(Op.RESTORE if row.verdict == Verdict.RESTORED else Op.UPDATE),
                 "new_changes": changes[row.id],
             }
             for row in rows
-            if changes[row.id] or row.verdict == "restored"
+            if changes[row.id] or row.verdict == Verdict.RESTORED
         ]
         if versions:
             self.do(_supersede_changed(self.dialect), ids=[version["key"] for version in versions])
@@ -191,7 +194,7 @@ class _RunChanges:
             self._connection.execute(_begin_version(self.dialect), versions)
 
     def make_tombstones(self) -> None:
-        """Turn the students in the stage's removals into tombstones."""
+        """Turn the students who are candidates in the stage into tombstones."""
         supersede, tombstone = _remove(self.dialect)
         self.do(supersede)
         self.do(tombstone)
@@ -238,16 +241,16 @@ def _remove(dialect: str) -> tuple[Any, Any]:
 
     A tombstone keeps the last known fields, because rows of the deleted feed may be stubs.
     """
-    given = select(answers.c.deleted_at).where(answers.c.id == removals.c.id).scalar_subquery()
+    given = select(answers.c.deleted_at).where(answers.c.id == candidates.c.id).scalar_subquery()
     facts = {
-        "deleted_at": func.coalesce(removals.c.deleted_at, given, _NOW),
-        "deletion_source": removals.c.deletion_source,
+        "deleted_at": func.coalesce(candidates.c.deleted_at, given, _NOW),
+        "deletion_source": candidates.c.deletion_source,
         "valid_from": _version_start(dialect),
-        "op": "delete",
+        "op": str(Op.DELETE),
         "changed_fields": literal((), JsonTuple),
         "run_id": _RUN_ID,
     }
-    both = student.join(removals, _REMOVED)
+    both = student.join(candidates, _REMOVED)
     return _supersede(dialect, both, _MINE), update(student).where(_REMOVED).values(facts)
 
 

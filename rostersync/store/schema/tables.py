@@ -10,6 +10,7 @@ We use plain tables of SQLAlchemy Core, because importing the ORM takes a sixth 
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -40,6 +41,34 @@ if TYPE_CHECKING:
 
 PAYLOAD = (*FIELD_NAMES, "extra")
 """The columns for the fields of a student's record, except `id`."""
+
+
+class PlanState(StrEnum):
+    """What became of the plan of a held run."""
+
+    OPEN = "open"
+    APPROVED = "approved"
+    SUPERSEDED = "superseded"
+    """A later run has made the plan pointless."""
+
+
+class DeletionSource(StrEnum):
+    """What showed that a student has left."""
+
+    STREAM = "stream"
+    """The deleted feed, a `deleted_at`, or GET."""
+    SWEEP = "sweep"
+    """The student is missing from the roster of a full run."""
+
+
+class Op(StrEnum):
+    """What made a version of a student."""
+
+    INSERT = "insert"
+    UPDATE = "update"
+    DELETE = "delete"
+    RESTORE = "restore"
+
 
 Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite generates values only for INTEGER keys
 
@@ -149,7 +178,7 @@ run = Table(
     Column("error", Text),
     _figure("guarded"),  # its removals without approval, which the guard adds up over 24 hours
     Column("notices", Json, nullable=False, default=list),  # remarks of the report: ids, counts and names of fields
-    Column("plan", Text),  # `open`, `approved` or `superseded`; NULL if the run held no removals
+    Column("plan", Text),  # see `PlanState`; NULL if the run held no removals
     sqlite_autoincrement=True,
 )
 
@@ -161,7 +190,7 @@ _IS_SUCCESS = and_(
     run.c.kind != literal_column("'refresh'"),
     run.c.state.in_([literal_column("'succeeded'"), literal_column("'held'")]),
 )
-PLAN_IS_OPEN = run.c.plan == literal_column("'open'")
+PLAN_IS_OPEN = run.c.plan == literal_column(f"'{PlanState.OPEN}'")
 IS_GUARDED = run.c.guarded > literal_column("0")
 _partial_index("ix_run_newest", run.c.source, run.c.run_id, rows=_COUNTS)
 _partial_index("ix_run_success", run.c.source, run.c.run_id, rows=_IS_SUCCESS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from rostersync.store.stage.session import StageSession
 from rostersync.store.stage.stage import Stage, StagedList
 from rostersync.store.stage.tables import attach, clear
+from rostersync.store.stage.terms import Reason
 
-__all__ = ["Stage", "StagedList", "attach", "clear"]
+__all__ = ["Reason", "Stage", "StageSession", "StagedList", "attach", "clear"]

@@ -6,7 +6,8 @@
 * `compare` and `support` find out from answers of GET which keys lists and GET serve.
 * `combine` replaces the staged record of each student who has a detail, after GET was asked about all students.
 
-The details themselves are in the stage's table `details` until the commit writes them.
+The details themselves are in the stage's table `details` until the commit writes them. docs/reference/statements.md
+shows the SQL of the queries.
 """
 
 from __future__ import annotations
@@ -21,22 +22,24 @@ from sqlalchemy import Boolean, Integer, and_, bindparam, delete, exists, func, 
 from rostersync.clock import EPOCH
 from rostersync.projections import Records, are_of_one_time, as_served, combine, fetch, is_older, keys_of, list_record
 from rostersync.records import Student, content_hash, decode, encode
-from rostersync.store.database.statements import SOURCE, Statements, among_ids, chunk
+from rostersync.store.database.statements import SOURCE, among_ids, chunk
 from rostersync.store.database.types import Timestamp
 from rostersync.store.schema.rows import NAMES, milliseconds, student_of
 from rostersync.store.schema.tables import student, student_detail
 from rostersync.store.stage import tables
 from rostersync.store.stage.queries import ALIVE, LIVING, STORED
 from rostersync.store.stage.tables import answers, details, records, staged
+from rostersync.store.stage.terms import Found
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection, Select, Table
+    from sqlalchemy import ColumnElement, Select, Table
 
     from rostersync.projections import Keys
     from rostersync.store.stage.room import Room
+    from rostersync.store.stage.session import StageSession
 
 _NEEDED = bindparam("needed", type_=Boolean)
 _AT_MOST = bindparam("at_most", type_=Integer)
@@ -58,7 +61,7 @@ IS_USED: ColumnElement[bool] = or_(student_detail.c.record.is_not(None), _NEEDED
 
 def _open(key: ColumnElement[int]) -> ColumnElement[bool]:
     """Return the condition that GET has not answered about a student in this run, and that no removal is staged."""
-    return and_(~_was_asked(key), ~exists().where(tables.removals.c.id == key))
+    return and_(~_was_asked(key), ~exists().where(tables.candidates.c.id == key))
 
 
 def _was_asked(key: ColumnElement[int]) -> ColumnElement[bool]:
@@ -163,26 +166,26 @@ class _Parts(msgspec.Struct, frozen=True):
         return list_record(self.stored, self.detail, keys, self.found.content_hash)
 
 
-class StagedDetails(Statements):
+class StagedDetails:
     """The details of one run in the stage."""
 
-    def __init__(self, connection: Connection, source: str, room: Room) -> None:
-        super().__init__(connection, source)
+    def __init__(self, session: StageSession, room: Room) -> None:
+        self._session = session
         self._room = room
 
     def newest(self) -> datetime | None:
         """Return the latest `updated_at` of the staged rows; None if no row has one."""
-        ((newest,),) = self._rows(_NEWEST)
+        ((newest,),) = self._session.rows(_NEWEST)
         return None if newest is None else EPOCH + timedelta(milliseconds=newest)
 
     @property
     def are_new(self) -> bool:
         """Whether the stage has an answer of GET."""
-        return not self._is_empty(answers)
+        return not self._session.is_empty(answers)
 
     def not_asked(self, ids: Sequence[int]) -> list[int]:
         """Return the `ids` about which GET has not answered in this run."""
-        asked = {row[0] for row in self._rows(_ASKED, answers, ids=list(ids))}
+        asked = {row[0] for row in self._session.rows(_ASKED, unless_empty=answers, ids=list(ids))}
         return [key for key in ids if key not in asked]
 
     # Which details to read -----------------------------------------------------------------------------------
@@ -204,13 +207,13 @@ class StagedDetails(Statements):
         for query in (_WAITING, _NEWER, *([_OLD] if needed else [])):
             left = limit - len(ids)
             if left > 0:
-                found = self._rows(query, needed=needed, at_most=left, read_before=read_before)
+                found = self._session.rows(query, needed=needed, at_most=left, read_before=read_before)
                 ids += [row[0] for row in found if row[0] not in ids]
         return ids
 
     def of(self, ids: Sequence[int], *, needed: bool) -> list[int]:
         """Return the `ids` of students who were staged without an answer of GET, and who have or need a detail."""
-        return [row[0] for row in self._rows(_REFRESHED, staged, ids=list(ids), needed=needed)]
+        return [row[0] for row in self._session.rows(_REFRESHED, unless_empty=staged, ids=list(ids), needed=needed)]
 
     # What is known about keys --------------------------------------------------------------------------------
 
@@ -271,7 +274,7 @@ class StagedDetails(Statements):
         for parts in self._everybody(everybody=everybody):
             listed = parts.listed(keys)
             if parts.answer is not None:
-                new = fetch(listed, parts.answer, keys, detail_only=parts.found.kind == "detail")
+                new = fetch(listed, parts.answer, keys, detail_only=parts.found.kind == Found.DETAIL)
                 self._put(parts, keys, new, _facts_of_answer(listed, parts.answer, settled_before, now))
             elif listed is not None and parts.detail is not None:
                 new = Records(listed, fetch(None, parts.detail, keys).detail)  # drops keys that lists serve by now
@@ -290,10 +293,10 @@ class StagedDetails(Statements):
             details: {"id": parts.key, "record": record, "renewed": renewed, **facts},
         }
         self._room.take(len(rows), len(encode(student)) + len(record or b""))
-        with self._filling(*rows):
+        with self._session.filling(*rows):
             for table, row in rows.items():
-                self._connection.execute(_DROP[table], {"key": parts.key})
-                self._connection.execute(_PUT[table], row)
+                self._session.connection.execute(_DROP[table], {"key": parts.key})
+                self._session.connection.execute(_PUT[table], row)
 
     # Reading the rows ----------------------------------------------------------------------------------------
 
@@ -303,7 +306,7 @@ class StagedDetails(Statements):
 
     def _parts(self, query: Select[Any], **parameters: Any) -> Iterator[_Parts]:
         of = answers if query is _BY_ANSWER else staged
-        for rows in self._chunks(query, of, **parameters):
+        for rows in self._session.chunks(query, unless_empty=of, **parameters):
             for row in rows:
                 stored = None if row.content_hash is None else student_of(row, _FIRST_OF_STORED)
                 yield _Parts(row[0], _decoded(row.answer), _list_row(row, stored), stored, _decoded(row.detail), row)

@@ -1,7 +1,7 @@
 """Define the queries on the stage, and on the stored students that they are compared with.
 
 Each query is built once, because building a query takes longer than executing it. The parameters are those in
-`statements`, and those that the stage's methods pass.
+`statements`, and those that the stage's methods pass. docs/reference/statements.md shows the SQL of the longer queries.
 """
 
 from __future__ import annotations
@@ -9,11 +9,25 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Integer, and_, bindparam, case, delete, exists, func, null, or_, select, text, update
+from sqlalchemy import (
+    Integer,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    null,
+    or_,
+    select,
+    text,
+    update,
+)
 
-from rostersync.store.database.statements import SOURCE, among_ids, chunk, upsert
-from rostersync.store.schema.tables import quarantine, student
-from rostersync.store.stage.tables import answers, deletions, records, removals, staged
+from rostersync.store.database.statements import SOURCE, among_ids, chunk, constant, upsert
+from rostersync.store.schema.tables import DeletionSource, quarantine, student
+from rostersync.store.stage.tables import answers, candidates, deletions, records, staged
+from rostersync.store.stage.terms import Found, Reason
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Select, Table
@@ -31,10 +45,14 @@ def lives(key: ColumnElement[int]) -> ColumnElement[bool]:
     return exists().where(LIVING, student.c.id == key)
 
 
-def answered(key: ColumnElement[int], *which: str) -> ColumnElement[bool]:
-    """Return the condition that GET has answered about an id with one of `which`. Default: alive, gone or unclear."""
-    answers_so = (answers.c.answer == text(f"'{answer}'") for answer in which or ("alive", "gone", "unclear"))
-    return exists().where(answers.c.id == key, or_(*answers_so))
+def found(*which: Found) -> ColumnElement[bool]:
+    """Return the condition that a staged answer of GET is one of `which`."""
+    return answers.c.answer.in_([constant(answer) for answer in which])
+
+
+def answered(key: ColumnElement[int], *which: Found) -> ColumnElement[bool]:
+    """Return the condition that GET has answered about the id `key` with one of `which`."""
+    return exists().where(answers.c.id == key, found(*which))
 
 
 def _count(table: Any, *conditions: ColumnElement[bool]) -> Select[Any]:
@@ -97,7 +115,7 @@ def put_answer(dialect: str) -> Any:
 
 
 IS_STAGED = select(staged.c.id).where(ALIVE, staged.c.id == bindparam("key"))
-GONE_IDS = chunk(select(answers.c.id).where(answers.c.answer == "gone"))
+GONE_IDS = chunk(select(answers.c.id).where(found(Found.GONE)))
 
 UNCLEAR = (
     select(
@@ -106,63 +124,63 @@ UNCLEAR = (
         func.count().filter(exists().where(deletions.c.id == answers.c.id)),
     )
     .select_from(answers)
-    .where(answers.c.answer == "unclear")
+    .where(found(Found.UNCLEAR))
 )
 
 REJECT_OTHERS = (
     update(answers)
-    .where(answers.c.answer == "gone", ~exists().where(removals.c.id == answers.c.id))
-    .values(answer="unclear")
+    .where(found(Found.GONE), ~exists().where(candidates.c.id == answers.c.id))
+    .values(answer=str(Found.UNCLEAR))
 )
-UNPLAN = update(removals).values(planned=False)
+UNPLAN = update(candidates).values(planned=False)
 
 
 # Questions -------------------------------------------------------------------------------------------------------
 
-_UNPROVED = select(staged.c.id).where(ALIVE, ~answered(staged.c.id))
+_UNPROVED = select(staged.c.id).where(ALIVE, ~answered(staged.c.id, Found.ALIVE, Found.GONE, Found.UNCLEAR))
 UNPROVED_RESTORES = chunk(_UNPROVED.where(exists().where(STORED, student.c.deleted_at.is_not(None))))
 UNPROVED_NEWCOMERS = chunk(_UNPROVED.join(deletions, deletions.c.id == staged.c.id).where(~lives(staged.c.id)))
 _STORED_AT = select(student.c.updated_at).where(STORED, student.c.deleted_at.is_(None)).scalar_subquery()
 UNPROVED_STAMPS = chunk(_UNPROVED.add_columns(staged.c.updated_ms, _STORED_AT))
 
 
-# Removals --------------------------------------------------------------------------------------------------------
+# Candidates for removal ------------------------------------------------------------------------------------------
 
-CANDIDATES_FROM = {"listed": deletions, "left": deletions, "marked": staged, "proved": answers}
-"""The table of the stage that each query of `candidates` depends on. "unseen" also applies if the stage is empty."""
+COLLECTED_FROM = {
+    Reason.LISTED: deletions,
+    Reason.LEFT: deletions,
+    Reason.MARKED: staged,
+    Reason.PROVED: answers,
+}
+"""If this table of the stage is empty, no student is a candidate for the reason. `UNSEEN` depends on no table."""
 
 
 @cache
-def candidates(dialect: str) -> dict[str, Any]:
+def collect(dialect: str) -> dict[Reason, Any]:
     """Return the statements that insert candidates for removal, by reason.
 
-    Each takes students who are stored as living, unless GET has answered alive or unclear about them:
-
-    * `listed`: the deleted feed lists the student.
-    * `left`: the deleted feed lists the student, and either no list has them or GET says that they are gone.
-    * `marked`: the student's list row has a `deleted_at`.
-    * `proved`: GET says that the student is gone.
-    * `unseen`: no list has the student.
+    Each takes students who are stored as living, unless GET has answered alive or unclear about them.
     """
-    stream, swept = text("'stream'"), text("'sweep'")
+    stream, sweep = constant(DeletionSource.STREAM), constant(DeletionSource.SWEEP)
     listed = select(deletions.c.id, stream, deletions.c.deleted_at)
     not_staged = ~exists().where(staged.c.id == deletions.c.id)
     from_stage = {
-        "listed": listed,
-        "left": listed.where(or_(not_staged, answered(deletions.c.id, "gone"))),
-        "marked": select(staged.c.id, stream, staged.c.deleted_at).where(staged.c.deleted_at.is_not(None)),
-        "proved": select(answers.c.id, stream, null()).where(answers.c.answer == "gone"),
+        Reason.LISTED: listed,
+        Reason.LEFT: listed.where(or_(not_staged, answered(deletions.c.id, Found.GONE))),
+        Reason.MARKED: select(staged.c.id, stream, staged.c.deleted_at).where(staged.c.deleted_at.is_not(None)),
+        Reason.PROVED: select(answers.c.id, stream, null()).where(found(Found.GONE)),
     }
     # These look up each student of the stage by id, because the stage is small, and do not read all stored students.
     queries = {why: query.where(lives(query.selected_columns[0])) for why, query in from_stage.items()}
     unseen = ~exists().where(staged.c.id == student.c.id)
-    queries["unseen"] = select(student.c.id, swept, null()).where(LIVING, unseen)
+    queries[Reason.UNSEEN] = select(student.c.id, sweep, null()).where(LIVING, unseen)
     columns = ["id", "deletion_source", "deleted_at", "planned"]
     inserts = {}
     for why, query in queries.items():
-        open_question = ~answered(query.selected_columns[0], "alive", "unclear")
-        chosen = query.add_columns(text("false")).where(open_question)
-        inserts[why] = upsert(dialect, removals).from_select(columns, chosen).on_conflict_do_nothing()
+        chosen = query.add_columns(text("false"))
+        if why is not Reason.PROVED:  # that query reads `answers` itself, so `answered` would find any student's answer
+            chosen = chosen.where(~answered(query.selected_columns[0], Found.ALIVE, Found.UNCLEAR))
+        inserts[why] = upsert(dialect, candidates).from_select(columns, chosen).on_conflict_do_nothing()
     return inserts
 
 
@@ -173,36 +191,36 @@ def _which(planned: bool | None, proved: bool | None) -> tuple[ColumnElement[boo
     `planned` selects those in the approved plan (True) or the others (False). `proved` selects those who are gone
     according to GET (True) or the others (False). None does not restrict.
     """
-    gone = answered(removals.c.id, "gone")
-    of_plan = () if planned is None else (removals.c.planned.is_(planned),)
+    gone = answered(candidates.c.id, Found.GONE)
+    of_plan = () if planned is None else (candidates.c.planned.is_(planned),)
     return of_plan if proved is None else (*of_plan, gone if proved else ~gone)
 
 
 @cache
-def list_removals(planned: bool | None, proved: bool | None) -> Select[Any]:
+def list_candidates(planned: bool | None, proved: bool | None) -> Select[Any]:
     """Return the query for a chunk of the candidates that `_which` selects."""
-    return chunk(select(removals.c.id).where(*_which(planned, proved)))
+    return chunk(select(candidates.c.id).where(*_which(planned, proved)))
 
 
 @cache
-def count_removals(planned: bool | None) -> Select[Any]:
+def count_candidates(planned: bool | None) -> Select[Any]:
     """Return the query for the number of candidates that `_which` selects."""
-    return _count(removals, *_which(planned, None))
+    return _count(candidates, *_which(planned, None))
 
 
 @cache
-def plan_removal(dialect: str) -> Any:
-    """Return the upsert of a removal that is in the plan being approved."""
-    return upsert(dialect, removals).on_conflict_do_update(index_elements=["id"], set_={"planned": True})
+def put_planned(dialect: str) -> Any:
+    """Return the upsert of a candidate whose removal is in the plan being approved."""
+    return upsert(dialect, candidates).on_conflict_do_update(index_elements=["id"], set_={"planned": True})
 
 
-DROP_DISPROVED = delete(removals).where(answered(removals.c.id, "alive", "unclear"))
-DROP_UNSTORED = delete(removals).where(~lives(removals.c.id))
-DROP_LIVING = delete(removals).where(among_ids(removals.c.id))
+DROP_DISPROVED = delete(candidates).where(answered(candidates.c.id, Found.ALIVE, Found.UNCLEAR))
+DROP_UNSTORED = delete(candidates).where(~lives(candidates.c.id))
+DROP_LIVING = delete(candidates).where(among_ids(candidates.c.id))
 
 
 def _not_in_question(key: ColumnElement[int]) -> ColumnElement[bool]:
-    return and_(~exists().where(removals.c.id == key), ~answered(key, "gone", "unclear"))
+    return and_(~exists().where(candidates.c.id == key), ~answered(key, Found.GONE, Found.UNCLEAR))
 
 
 def _surest_first(key: ColumnElement[int]) -> ColumnElement[int]:
@@ -210,7 +228,7 @@ def _surest_first(key: ColumnElement[int]) -> ColumnElement[int]:
 
     The first are the students that GET has returned. Students from a list follow, and then all other students.
     """
-    return case((answered(key, "alive"), 0), (exists().where(staged.c.id == key, ALIVE), 1), else_=2)
+    return case((answered(key, Found.ALIVE), 0), (exists().where(staged.c.id == key, ALIVE), 1), else_=2)
 
 
 def _controls(living: Table, *conditions: ColumnElement[bool]) -> Select[Any]:

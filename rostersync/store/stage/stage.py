@@ -15,27 +15,29 @@ from rostersync.clock import to_epoch_ms
 from rostersync.projections import MOST_KEYS
 from rostersync.records import FIELD_NAMES, Rejected, Student, Unclear, content_hash, encode, is_alive, row_key
 from rostersync.report import Received, UnclearCounts
-from rostersync.store.database.statements import Statements
 from rostersync.store.schema.rows import TIMESTAMP, insert_all, milliseconds, values_of
 from rostersync.store.stage import queries as q
 from rostersync.store.stage import tables
 from rostersync.store.stage.details import StagedDetails
 from rostersync.store.stage.room import Room
+from rostersync.store.stage.terms import Found
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from sqlalchemy import Connection, Table
+    from sqlalchemy import Table
 
     from rostersync.records import Answer, ListedRow, Row
+    from rostersync.store.stage.session import StageSession
+    from rostersync.store.stage.terms import Reason
 
 
-class StagedList(Statements):
+class StagedList:
     """The rows of one list. `sync.lists` puts the rows of each reading here."""
 
-    def __init__(self, connection: Connection, source: str, table: Table, room: Room) -> None:
-        super().__init__(connection, source)
+    def __init__(self, session: StageSession, table: Table, room: Room) -> None:
+        self._session = session
         self._table = table
         self._room = room
         self._reading = 0
@@ -51,7 +53,7 @@ class StagedList(Statements):
     def keep_pages(self, pages: list[int]) -> None:
         """Note that this reading has the same rows on these pages as the previous one."""
         if pages:
-            self._do(q.KEEP_PAGES, self._table, ids=pages, reading=self._reading)
+            self._session.execute(q.KEEP_PAGES, unless_empty=self._table, ids=pages, reading=self._reading)
 
     def drop_reading(self) -> None:
         """Discard this reading, because it has the same rows as the previous one. The caller has put no row."""
@@ -59,23 +61,23 @@ class StagedList(Statements):
 
     def seen(self) -> int:
         """Return the number of distinct rows in this reading."""
-        return self._count(q.BROUGHT[self._table], self._table, reading=self._reading)
+        return self._session.count(q.BROUGHT[self._table], unless_empty=self._table, reading=self._reading)
 
     def missed(self) -> int:
         """Return the number of rows of the previous reading that are missing in this one."""
-        return self._count(q.BROUGHT[self._table], self._table, reading=self._reading - 1)
+        return self._session.count(q.BROUGHT[self._table], unless_empty=self._table, reading=self._reading - 1)
 
     def keep_this_reading(self) -> None:
         """Delete the rows that are missing in this reading."""
         if self._reading > 1:
-            self._do(q.DROP_OTHERS[self._table], self._table, reading=self._reading)
+            self._session.execute(q.DROP_OTHERS[self._table], unless_empty=self._table, reading=self._reading)
 
 
 class StagedStudents(StagedList):
     """The rows of the roster, or of the modified feed."""
 
-    def __init__(self, connection: Connection, source: str, room: Room) -> None:
-        super().__init__(connection, source, tables.staged, room)
+    def __init__(self, session: StageSession, room: Room) -> None:
+        super().__init__(session, tables.staged, room)
         self.in_full = True
         """Whether to stage all records. If not, a record that equals the stored one is left out of `records`."""
         self.extra_keys: set[str] = set()
@@ -91,7 +93,11 @@ class StagedStudents(StagedList):
         """Stage the rows that are new, or newer than the staged ones. For the others, only note reading and page."""
         rows = list(listed)
         ids = [row.key for row in rows]
-        brought = self._rows(q.NOTE_BROUGHT, self._table, ids=ids, reading=self._reading, page=page) if ids else []
+        brought = (
+            self._session.rows(q.NOTE_BROUGHT, unless_empty=self._table, ids=ids, reading=self._reading, page=page)
+            if ids
+            else []
+        )
         stamps: dict[int, int | None] = dict(brought)
         newest: dict[int, ListedRow] = {}
         for row in rows:
@@ -114,13 +120,13 @@ class StagedStudents(StagedList):
         texts = list(map(encode, students))
         self._room.take(len(rows), sum(map(len, texts)))
         hashes = {row.id: content_hash(text) for row, text in zip(students, texts, strict=True)}
-        stored = {} if self.in_full else dict(self._rows(q.STORED_HASHES, ids=list(hashes)))
+        stored = {} if self.in_full else dict(self._session.rows(q.STORED_HASHES, ids=list(hashes)))
         changed = [values_of(row) for row in students if stored.get(row.id) != hashes[row.id]]
-        with self._filling(tables.staged, tables.records):
+        with self._session.filling(tables.staged, tables.records):
             for drop in q.DROP if known else ():
-                self._connection.execute(drop, {"ids": known})
-            insert_all(self._connection, tables.records, changed)
-            insert_all(self._connection, tables.staged, [self._staged(row, page, hashes) for row in rows])
+                self._session.connection.execute(drop, {"ids": known})
+            insert_all(self._session.connection, tables.records, changed)
+            insert_all(self._session.connection, tables.staged, [self._staged(row, page, hashes) for row in rows])
         for row in rows if self.odd_fields else ():
             self.odd_fields.pop(row_key(row), None)
         self._note_keys([row for row in students if row.deleted_at is None])
@@ -129,7 +135,7 @@ class StagedStudents(StagedList):
         """Return the values of a row of `tables.staged`."""
         if isinstance(row, Rejected):
             return row_key(row), self._reading, page, row.reason, None, None, None
-        deleted_at = row.deleted_at and TIMESTAMP.process_bind_param(row.deleted_at, self._connection.dialect)
+        deleted_at = row.deleted_at and TIMESTAMP.process_bind_param(row.deleted_at, self._session.connection.dialect)
         return row.id, self._reading, page, None, deleted_at, milliseconds(row.updated_at), hashes[row.id]
 
     def _note_keys(self, rows: list[Student]) -> None:
@@ -170,23 +176,23 @@ class StagedDeletions(StagedList):
         """Stage the id and the `deleted_at` of each row."""
         values = [{"id": row.key, "reading": self._reading, "deleted_at": _deleted_at(row.decode())} for row in listed]
         self._room.take(len(values))
-        self._put_all(q.stage_deletion(self._dialect), values)
+        self._session.insert(q.stage_deletion(self._session.dialect), values)
 
     def lack_ids(self) -> bool:
         """Return whether the feed has a record without a readable id. If so, we do not know who was deleted."""
-        return self._count(q.DELETIONS_LACK_IDS, tables.deletions) > 0
+        return self._session.count(q.DELETIONS_LACK_IDS, unless_empty=tables.deletions) > 0
 
 
-class Stage(Statements):
+class Stage:
     """Everything that one run has read from one source, and the candidates for removal that follow from it."""
 
-    def __init__(self, connection: Connection, source: str) -> None:
-        """Use the stage of `connection`, which must be empty (see `tables.attach` and `tables.clear`)."""
-        super().__init__(connection, source)
-        self.room = Room(connection)
-        self.students = StagedStudents(connection, source, self.room)
-        self.deletions = StagedDeletions(connection, source, tables.deletions, self.room)
-        self.details = StagedDetails(connection, source, self.room)
+    def __init__(self, session: StageSession) -> None:
+        """Use the stage of `session`, which must be empty (see `tables.attach` and `tables.clear`)."""
+        self.session = session
+        self.room = Room(session.connection)
+        self.students = StagedStudents(session, self.room)
+        self.deletions = StagedDeletions(session, tables.deletions, self.room)
+        self.details = StagedDetails(session, self.room)
         self.absence_unconfirmed = False
         """Whether GET has said that a student is gone, and has not returned a living student since."""
         self._stale: set[int] = set()
@@ -195,7 +201,7 @@ class Stage(Statements):
 
     def received(self) -> Received:
         """Return the numbers of rows that were staged from lists and from answers of GET."""
-        return Received(*chain.from_iterable(self._rows(q.RECEIVED, tables.staged)))
+        return Received(*chain.from_iterable(self.session.rows(q.RECEIVED, unless_empty=tables.staged)))
 
     # Answers of GET ------------------------------------------------------------------------------------------
 
@@ -206,17 +212,17 @@ class Stage(Statements):
         """
         record = None
         if is_alive(answer):
-            found = "alive"
+            found = Found.ALIVE
             if isinstance(answer, Student):
                 record = encode(answer)
                 self.students.note_odd(answer)
                 self.absence_unconfirmed = False
-            elif not self._rows(q.IS_STAGED, tables.staged, key=key):
+            elif not self.session.rows(q.IS_STAGED, unless_empty=tables.staged, key=key):
                 self.students.put_rows([answer])
         elif isinstance(answer, Unclear):
-            found = "unanswered" if in_quarantine else "unclear"
+            found = Found.UNANSWERED if in_quarantine else Found.UNCLEAR
         else:
-            found = "gone"
+            found = Found.GONE
             self.absence_unconfirmed = True
         self._note(key, found, deleted_at=_deleted_at(answer), record=record)
 
@@ -227,23 +233,23 @@ class Stage(Statements):
         asks GET again.
         """
         if is_alive(answer) and isinstance(answer, Student):
-            self._note(key, "detail", record=encode(answer))
+            self._note(key, Found.DETAIL, record=encode(answer))
             return True
-        self._note(key, "unanswered")
+        self._note(key, Found.UNANSWERED)
         return False
 
-    def _note(self, key: int, answer: str, deleted_at: datetime | None = None, record: bytes | None = None) -> None:
+    def _note(self, key: int, found: Found, deleted_at: datetime | None = None, record: bytes | None = None) -> None:
         self.room.take(1, len(record or b""))
-        values = {"id": key, "answer": answer, "deleted_at": deleted_at, "record": record}
-        self._put_all(q.put_answer(self._dialect), [values])
+        values = {"id": key, "answer": str(found), "deleted_at": deleted_at, "record": record}
+        self.session.insert(q.put_answer(self.session.dialect), [values])
 
     def gone_ids(self) -> Iterator[list[int]]:
         """Yield in chunks the ids of the students who are gone according to GET."""
-        return self._ids(q.GONE_IDS, tables.answers)
+        return self.session.ids(q.GONE_IDS, unless_empty=tables.answers)
 
     def unclear(self) -> UnclearCounts:
         """Count the ids about which GET has proved neither life nor absence."""
-        return UnclearCounts(*chain.from_iterable(self._rows(q.UNCLEAR, tables.answers)))
+        return UnclearCounts(*chain.from_iterable(self.session.rows(q.UNCLEAR, unless_empty=tables.answers)))
 
     def reject_absence_proofs(self, *, keep_plan: bool) -> None:
         """Stop trusting GET about students who are gone according to GET.
@@ -252,19 +258,19 @@ class Stage(Statements):
         student does not change. The caller must hold the candidates. Without `keep_plan`, candidates of the approved
         plan no longer count as planned, so they are held as well.
         """
-        self._do(q.REJECT_OTHERS, tables.answers)
+        self.session.execute(q.REJECT_OTHERS, unless_empty=tables.answers)
         if not keep_plan:
-            self._do(q.UNPLAN, tables.removals)
+            self.session.execute(q.UNPLAN, unless_empty=tables.candidates)
 
     # Students to ask GET about -------------------------------------------------------------------------------
 
     def unproved_restores(self) -> Iterator[list[int]]:
         """Yield in chunks the ids of students who were received as living and are stored as tombstones."""
-        return self._ids(q.UNPROVED_RESTORES, tables.staged)
+        return self.session.ids(q.UNPROVED_RESTORES, unless_empty=tables.staged)
 
     def stale(self) -> Iterator[list[int]]:
         """Yield in chunks the ids that were received in an older state than stored. Count them in `stale_count`."""
-        for rows in self._chunks(q.UNPROVED_STAMPS, tables.staged):
+        for rows in self.session.chunks(q.UNPROVED_STAMPS, unless_empty=tables.staged):
             ids = [key for key, received, stored in rows if received and stored and received < to_epoch_ms(stored)]
             self._stale.update(ids)
             yield ids
@@ -279,24 +285,25 @@ class Stage(Statements):
 
         Students who are stored as living are left out.
         """
-        return self._ids(q.UNPROVED_NEWCOMERS, tables.deletions)
+        return self.session.ids(q.UNPROVED_NEWCOMERS, unless_empty=tables.deletions)
 
-    # Removals ------------------------------------------------------------------------------------------------
+    # Candidates for removal ----------------------------------------------------------------------------------
 
-    def collect_removals(self, *reasons: str) -> None:
-        """Add students who seem to have left to the candidates for removal: see `queries.candidates` for `reasons`."""
+    def collect_candidates(self, *reasons: Reason) -> None:
+        """Add the students who seem to have left for one of `reasons` to the candidates for removal."""
+        collect = q.collect(self.session.dialect)
         for reason in reasons:
-            if self._do(q.candidates(self._dialect)[reason], q.CANDIDATES_FROM.get(reason)):
-                with self._filling(tables.removals):
+            if self.session.execute(collect[reason], unless_empty=q.COLLECTED_FROM.get(reason)):
+                with self.session.filling(tables.candidates):
                     pass  # the rows are there already; this notes that the table has rows
 
-    def plan_removals(self, plan: Iterable[tuple[int, str, datetime | None]]) -> None:
+    def add_plan(self, plan: Iterable[tuple[int, str, datetime | None]]) -> None:
         """Add the removals of an approved plan to the candidates, if their students are stored as living."""
         values = [{"id": i, "deletion_source": s, "deleted_at": d, "planned": True} for i, s, d in plan]
-        self._put_all(q.plan_removal(self._dialect), values)
-        self._do(q.DROP_UNSTORED, tables.removals)
+        self.session.insert(q.put_planned(self.session.dialect), values)
+        self.session.execute(q.DROP_UNSTORED, unless_empty=tables.candidates)
 
-    def removals(self, *, planned: bool | None = None, proved: bool | None = None) -> Iterator[list[int]]:
+    def candidates(self, *, planned: bool | None = None, proved: bool | None = None) -> Iterator[list[int]]:
         """Yield in chunks the ids of candidates for removal.
 
         Args:
@@ -304,19 +311,19 @@ class Stage(Statements):
             proved: True for those who are gone according to GET, False for the others. Default: None, which means all.
 
         """
-        return self._ids(q.list_removals(planned, proved), tables.removals)
+        return self.session.ids(q.list_candidates(planned, proved), unless_empty=tables.candidates)
 
-    def count_removals(self, *, planned: bool | None = None) -> int:
-        """Return the number of candidates for removal. `planned` selects them as in `removals`."""
-        return self._count(q.count_removals(planned), tables.removals)
+    def count_candidates(self, *, planned: bool | None = None) -> int:
+        """Return the number of candidates for removal. `planned` selects them as in `candidates`."""
+        return self.session.count(q.count_candidates(planned), unless_empty=tables.candidates)
 
     def drop_disproved(self) -> None:
         """Drop the candidates for whom the answer of GET is alive or unclear. Keep candidates without an answer."""
-        self._do(q.DROP_DISPROVED, tables.removals)
+        self.session.execute(q.DROP_DISPROVED, unless_empty=tables.candidates)
 
     def drop_living_candidates(self, ids: Iterable[int]) -> None:
         """Drop the candidates with these ids, because a list reports them as living."""
-        self._do(q.DROP_LIVING, tables.removals, ids=list(ids))
+        self.session.execute(q.DROP_LIVING, unless_empty=tables.candidates, ids=list(ids))
 
     def controls(self, limit: int) -> list[int]:
         """Return the ids of at most `limit` living students who can serve as controls.
@@ -325,8 +332,10 @@ class Stage(Statements):
         students who are most likely to be alive come first. If no stored student qualifies, the result has students
         that the run has received.
         """
-        stored = self._rows(q.STORED_CONTROLS, at_most=limit)
-        return [row[0] for row in stored or self._rows(q.NEW_CONTROLS, tables.staged, at_most=limit)]
+        stored = self.session.rows(q.STORED_CONTROLS, at_most=limit)
+        return [
+            row[0] for row in stored or self.session.rows(q.NEW_CONTROLS, unless_empty=tables.staged, at_most=limit)
+        ]
 
 
 def _deleted_at(answer: Answer) -> datetime | None:

@@ -13,7 +13,6 @@ from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, MetaDa
 from sqlalchemy.schema import CreateTable
 
 from rostersync.store.database.engine import attach_scratch_file, past_sqlalchemy
-from rostersync.store.database.statements import filled
 from rostersync.store.database.types import Timestamp
 from rostersync.store.schema.tables import Key, student_columns
 
@@ -58,8 +57,7 @@ answers = Table(
     "answers",
     _STAGE,
     Column("id", Key, primary_key=True, autoincrement=False),
-    # What GET answered last: alive, gone or unclear; or detail or unanswered, which prove nothing about the student.
-    Column("answer", Text, nullable=False),
+    Column("answer", Text, nullable=False),  # see `terms.Found`
     Column("deleted_at", Timestamp),  # from the record in the answer, if it has one
     Column("record", LargeBinary),  # the record of a living student, as `records.encode` writes it
 )
@@ -76,8 +74,8 @@ details = Table(  # the rows that the commit writes into the table `student_deta
     Column("renewed", Boolean, nullable=False),  # whether the combined record differs from the stored student
 )
 
-removals = Table(
-    "removals",
+candidates = Table(
+    "candidates",
     _STAGE,
     Column("id", Key, primary_key=True, autoincrement=False),
     Column("deletion_source", Text, nullable=False),
@@ -88,8 +86,8 @@ removals = Table(
 TABLES = _STAGE.sorted_tables
 
 
-def attach(connection: Connection, database: Path | None) -> None:
-    """Create an empty stage on the connection.
+def attach(connection: Connection, database: Path | None) -> set[Table]:
+    """Create an empty stage on the connection, and return the set of its tables that have rows, which is empty.
 
     `database` is the path beside which the stage's file is created; None on PostgreSQL.
     """
@@ -98,16 +96,17 @@ def attach(connection: Connection, database: Path | None) -> None:
     with connection.begin(), past_sqlalchemy(connection) as driver:
         for statement in _definitions(connection.dialect):
             driver.execute(statement)
+    return set()
 
 
-def clear(connection: Connection) -> None:
-    """Empty the stage for another run."""
+def clear(connection: Connection, filled: set[Table]) -> None:
+    """Empty the stage for another run: delete the rows of the tables in `filled`, and empty the set."""
     # On PostgreSQL, the space of rows that are only deleted from a temporary table would never be reused.
     empty = "TRUNCATE pg_temp." if connection.dialect.name == "postgresql" else "DELETE FROM stage."
     with connection.begin():
-        for table in filled(connection):
+        for table in filled:
             connection.exec_driver_sql(f"{empty}{table.name}")
-    filled(connection).clear()
+    filled.clear()
 
 
 @cache

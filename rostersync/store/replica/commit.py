@@ -1,0 +1,166 @@
+"""Commit everything that a run writes, in one transaction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from sqlalchemy import bindparam, delete, func, insert, select, text, update
+
+from rostersync.errors import DatabaseUnreachable
+from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState
+from rostersync.store.database.engine import writing
+from rostersync.store.queue import requests
+from rostersync.store.replica import details, head_count, students
+from rostersync.store.schema.tables import PLAN_IS_OPEN, PlanState, held_removal
+from rostersync.store.schema.tables import run as _run
+from rostersync.store.schema.tables import source as _source
+from rostersync.store.stage.tables import candidates
+
+if TYPE_CHECKING:
+    from sqlalchemy import BindParameter, Connection, Engine
+
+    from rostersync.projections import Keys
+    from rostersync.store.queue.lock import Lease
+    from rostersync.store.stage import Stage
+
+# The statements of every run are built once, because building one takes longer than executing it.
+
+_OF: BindParameter[Any] = bindparam("of")
+
+_RECORD = insert(_run).returning(_run.c.run_id)
+_UPDATE_SOURCE = update(_source).where(_source.c.name == _OF)
+_OPEN_PLANS = (
+    select(_run.c.run_id)
+    .where(_run.c.source == _OF, _run.c.kind.in_(bindparam("kinds", expanding=True)), PLAN_IS_OPEN)
+    .where(_run.c.run_id != bindparam("this_run"))
+)
+
+
+class RunResult(msgspec.Struct, frozen=True):
+    """Everything that a run writes, except the rows in its stage."""
+
+    report: RunReport
+    state: SourceState
+    request_id: int
+    guarded: int = 0
+    """The number of this run's removals that no approval covers."""
+    holds: bool = False
+    """Whether the candidates in the stage wait for approval as a new plan, unless an approved plan covers them."""
+    approves: int | None = None
+    """The number of the held run with the approved plan that this run carries out; None without an approval."""
+    supersedes_holds: frozenset[RunKind] = frozenset()
+    """This run closes the open plans of held runs of these kinds, because it makes them pointless."""
+    clean_full: bool = False
+    """Whether the run has swept. If so, records without an id that it did not see leave the quarantine."""
+
+
+def commit(lease: Lease, stage: Stage, result: RunResult) -> int:
+    """Write everything about a run in ONE transaction, or nothing, and return the run's number.
+
+    A failed run is only recorded: students, watermarks and plans do not change. Raises `LockLost` if another process
+    has become the source's writer, and `StoreError` if the database fails.
+    """
+    connection, run_id = lease.connection, None
+    try:
+        with writing(connection):
+            lease.pass_fence()
+            run_id = _record_run(connection, result)
+            if result.report.state is not RunState.FAILED:
+                _hold_or_apply(stage, result, run_id)
+                _update_source(connection, lease.source, result)
+                _end_holds(connection, result, run_id)
+            requests.close(connection, result.request_id, run_id)
+    except DatabaseUnreachable:
+        # The connection may have failed after the server had committed. If so, the run is recorded.
+        if run_id is None or not _is_recorded(connection.engine, run_id, result.report):
+            raise
+    students.analyze(connection, result.report.counts)
+    return run_id
+
+
+def _is_recorded(engine: Engine, run_id: int, report: RunReport) -> bool:
+    """Return whether a run was committed, from a new connection. Raises `StoreError` if the database fails again.
+
+    The server may still be committing. Until then the source's row is locked, because the commit has checked the fence.
+    So we wait for that row first.
+    """
+    mine = (_run.c.run_id == run_id) & (_run.c.source == report.source) & (_run.c.started_at == report.started_at)
+    with engine.connect() as connection, writing(connection):
+        connection.execute(select(_source.c.name).where(_source.c.name == report.source).with_for_update())
+        return connection.scalar(select(func.count()).select_from(_run).where(mine)) == 1
+
+
+def _record_run(connection: Connection, result: RunResult) -> int:
+    report = result.report
+    figures = {name: getattr(report.counts, name) for name in Counts.__struct_fields__}
+    row = {
+        "source": report.source,
+        "kind": str(report.kind),
+        "state": str(report.state),
+        "started_at": report.started_at,
+        "finished_at": report.finished_at,
+        "requests": report.requests,
+        "retries": report.retries,
+        "duration_s": report.duration_s,
+        "modified_watermark": report.watermarks.modified,
+        "deleted_watermark": report.watermarks.deleted,
+        "error": report.error,
+        "guarded": result.guarded,
+        "notices": list(report.notices),
+        "plan": str(PlanState.OPEN) if result.holds else None,
+    }
+    return int(connection.execute(_RECORD, {**figures, **row}).scalar_one())
+
+
+def _hold_or_apply(stage: Stage, result: RunResult, run_id: int) -> None:
+    connection, report = stage.session.connection, result.report
+    if result.holds:
+        planned = select(text(str(run_id)), candidates.c.id, candidates.c.deletion_source, candidates.c.deleted_at)
+        wanted = planned.where(candidates.c.planned.is_(False))
+        connection.execute(insert(held_removal).from_select(["run_id", "id", "deletion_source", "deleted_at"], wanted))
+        connection.execute(delete(candidates).where(candidates.c.planned.is_(False)))
+    details.let_wait(stage, result.state, now=report.finished_at)
+    with head_count.kept(connection, report):
+        students.apply(connection, report.source, report.counts, run_id=run_id, now=report.finished_at)
+    details.apply(stage, result.state, now=report.finished_at)
+    if result.clean_full:
+        students.release_those_without_id(connection, report.source)
+
+
+def _update_source(connection: Connection, source: str, result: RunResult) -> None:
+    after = result.state
+    known = {
+        "modified_watermark": after.watermarks.modified,
+        "deleted_watermark": after.watermarks.deleted,
+        "last_clean_modified_at": after.last_clean_modified_at,
+        "last_clean_full_at": after.last_clean_full_at,
+        "history_starts_at": after.history_starts_at,
+        "deleted_feed_ignored": after.deleted_feed_ignored,
+        "unknown_keys": list(after.unknown_keys),
+        "salt": after.salt,
+        "fingerprint": after.fingerprint,
+        "keys": _as_json(after.keys),
+    }
+    connection.execute(_UPDATE_SOURCE, {"of": source, **known})
+
+
+def _as_json(keys: Keys) -> dict[str, Any]:
+    """Return the keys without the salt, which has its own column."""
+    known: dict[str, Any] = msgspec.to_builtins(keys, order="deterministic")
+    return {name: value for name, value in known.items() if name != "salt"}
+
+
+def _end_holds(connection: Connection, result: RunResult, run_id: int) -> None:
+    """Close the plans that this run carried out or made pointless, and delete their removals."""
+    if result.approves is not None:
+        _close_plans(connection, [result.approves], PlanState.APPROVED)
+    if kinds := [str(kind) for kind in result.supersedes_holds]:
+        others = {"of": result.report.source, "kinds": kinds, "this_run": run_id}
+        _close_plans(connection, list(connection.scalars(_OPEN_PLANS, others)), PlanState.SUPERSEDED)
+
+
+def _close_plans(connection: Connection, run_ids: list[int], end: PlanState) -> None:
+    if run_ids:
+        connection.execute(update(_run).where(_run.c.run_id.in_(run_ids)).values(plan=str(end)))
+        connection.execute(delete(held_removal).where(held_removal.c.run_id.in_(run_ids)))
