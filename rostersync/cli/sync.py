@@ -81,14 +81,14 @@ def carry_out(session: Session, requests: Sequence[RunRequest], *, dry_run: bool
     elsewhere = set() if dry_run or not mistakes else _in_other_hands(session, mistakes)
     refused = {name: error for name, error in mistakes.items() if name not in elsewhere}
     if len(refused) == len(sources):  # then nothing is created, not even a database
-        return run_all(requests, _never, at_once=1, clock=session.clock, refused=refused)
+        return run_all(requests, _never, at_once=1, scope=session.scope, refused=refused)
     run = _dry_run(session) if dry_run else _run(session, elsewhere)
     with progress() as progress_of:
         return run_all(
             requests,
             lambda request: run(request, progress_of(request.source)),
             at_once=session.config.sync.sources_at_once,
-            clock=session.clock,
+            scope=session.scope,
             refused=refused,
         )
 
@@ -133,17 +133,16 @@ def _in_other_hands(session: Session, names: Iterable[str]) -> set[str]:
 
 
 def _run(session: Session, elsewhere: Collection[str]) -> Callable[[RunRequest, ProgressCallback], RunReport]:
-    config, clock = session.config, session.clock
-    store = open_store(config, clock, create=True)
-    run = wiring.executor(config, clock, store, "rostersync sync").run
-    return lambda request, progress: run(request, progress, elsewhere=request.source in elsewhere)
+    store = open_store(session.config, session.clock, create=True)
+    run = wiring.executor(session.config, store, "rostersync sync").run
+    return lambda request, progress: run(request, progress, session.scope, elsewhere=request.source in elsewhere)
 
 
 def _dry_run(session: Session) -> Callable[[RunRequest, ProgressCallback], RunReport]:
-    config, clock = session.config, session.clock
-    policy, connect = wiring.policy(config), wiring.connector(config, clock)
+    config, scope = session.config, session.scope
+    policy, connect = wiring.policy(config), wiring.connector(config)
     url = config.database.url
-    return lambda request, report: executor.dry_run(url, request, report, clock=clock, policy=policy, connect=connect)
+    return lambda request, report: executor.dry_run(url, request, report, scope, policy=policy, connect=connect)
 
 
 def _never(request: RunRequest) -> RunReport:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from datetime import timedelta
 
-    from rostersync.clock import Clock
+    from rostersync.cancel import CancelScope
     from rostersync.errors import RostersyncError
     from rostersync.report import ProgressCallback, RunReport
     from rostersync.store.queue.lock import Lease
@@ -52,33 +52,34 @@ class Executor:
     def __init__(
         self,
         store: Store,
-        clock: Clock,
         policy: SyncPolicy,
         connect: Connect,
         purpose: str,
         *,
-        after_run: Callable[[RunReport], None] = lambda _report: None,
+        after_run: Callable[[RunReport, CancelScope], None] = lambda _report, _scope: None,
     ) -> None:
         """Prepare to execute requests.
 
         Args:
             store: The database.
-            clock: The clock, which also notices when the process must stop.
             policy: What a run may read and remove.
             connect: Opens the API of a source.
             purpose: The name of this process for others who want the same lock, such as "rostersync sync".
-            after_run: Is called with the report of each run that this process has made and committed.
+            after_run: Is called with the report of each run that this process has made and committed, and with the
+                run's scope.
 
         """
         self._store = store
-        self._clock = clock
+        self._clock = store.clock
         self._policy = policy
         self._connect = connect
         self._purpose = purpose
         self._after_run = after_run
         self._untold: dict[int, RostersyncError] = {}  # why requests failed, until the database has it
 
-    def run(self, request: RunRequest, progress: ProgressCallback, *, elsewhere: bool = False) -> RunReport:
+    def run(
+        self, request: RunRequest, progress: ProgressCallback, scope: CancelScope, *, elsewhere: bool = False
+    ) -> RunReport:
         """Let this process or the holder of the source's lock execute a run, and return its report.
 
         With `elsewhere` another process must execute the run, because this process could not. If no process takes the
@@ -88,7 +89,7 @@ class Executor:
         filed = self._file(request)
         try:
             give_up = partial(self._leave, filed.request_id, taken=False)
-            return self._see_through(filed, request.wait, give_up, progress, elsewhere=elsewhere)
+            return self._see_through(filed, request.wait, give_up, progress, scope, elsewhere=elsewhere)
         except LockHeld:
             raise  # `give_up` has left the request
         except BaseException:
@@ -96,7 +97,12 @@ class Executor:
             raise
 
     def refresh(
-        self, source: str, ids: Sequence[int], patience: timedelta, progress: ProgressCallback = ignore_progress
+        self,
+        source: str,
+        ids: Sequence[int],
+        patience: timedelta,
+        scope: CancelScope,
+        progress: ProgressCallback = ignore_progress,
     ) -> RunReport | None:
         """Let this process or the holder of the source's lock fetch and store students. Return the report.
 
@@ -106,7 +112,7 @@ class Executor:
         """
         filed = self._file(RunRequest(source, RunKind.REFRESH, wait=None, ids=tuple(ids)))
         try:
-            return self._see_through(filed, patience, lambda: not self._is_done(filed.request_id), progress)
+            return self._see_through(filed, patience, lambda: not self._is_done(filed.request_id), progress, scope)
         except LockHeld:
             return None
 
@@ -118,7 +124,7 @@ class Executor:
         with self._store.writing() as connection:
             return replace(request, request_id=requests.file(connection, request, self._clock.now()))
 
-    def execute_all(self, source: str) -> Iterator[RunReport]:
+    def execute_all(self, source: str, scope: CancelScope) -> Iterator[RunReport]:
         """Execute the open requests of a source, and yield the reports. This process must hold the source's lock.
 
         Runs and refreshes alternate. So a refresh after a write never waits for several runs, and a run never waits for
@@ -130,7 +136,7 @@ class Executor:
                 request = self._take(lease, refresh=refresh) or self._take(lease, refresh=not refresh)
                 if request is None:
                     return
-                yield self._execute(lease, request, self._noting(lease, request))
+                yield self._execute(lease, request, self._noting(lease, request, scope), scope)
 
     def _see_through(
         self,
@@ -138,6 +144,7 @@ class Executor:
         wait: timedelta | None,
         give_up: Callable[[], bool],
         progress: ProgressCallback,
+        scope: CancelScope,
         *,
         elsewhere: bool = False,
     ) -> RunReport:
@@ -151,11 +158,11 @@ class Executor:
         while True:
             report = None
             try:
-                report = self._execute_here(request, progress, elsewhere=elsewhere)
+                report = self._execute_here(request, progress, scope, elsewhere=elsewhere)
             except LockHeld:
                 if self._clock.monotonic() > give_up_at and give_up():
                     raise
-            report = report or self._wait_for_another(request.request_id, progress)
+            report = report or self._wait_for_another(request.request_id, progress, scope)
             if report is not None:
                 return report
             if self._clock.monotonic() > try_at:
@@ -166,15 +173,17 @@ class Executor:
         with suppress(LockTimedOut), self._store.writing() as connection:  # a long commit is no reason to give up
             requests.touch(connection, request_id)
 
-    def _execute_here(self, request: RunRequest, progress: ProgressCallback, *, elsewhere: bool) -> RunReport | None:
+    def _execute_here(
+        self, request: RunRequest, progress: ProgressCallback, scope: CancelScope, *, elsewhere: bool
+    ) -> RunReport | None:
         """Take the lock and execute open requests, up to this one. Raises `LockHeld`, with `elsewhere` always."""
         if elsewhere:
             message = f"source {request.source}: no daemon has taken the request"
             raise LockHeld(message, "see whether one is at work: rostersync status")
         with self._store.lease(request.source, self._purpose) as lease:
-            return self._execute_open(lease, request, progress)
+            return self._execute_open(lease, request, progress, scope)
 
-    def _wait_for_another(self, request_id: int, progress: ProgressCallback) -> RunReport | None:
+    def _wait_for_another(self, request_id: int, progress: ProgressCallback, scope: CancelScope) -> RunReport | None:
         """Return the report if another process has done the run. Otherwise show its progress, wait, and return None."""
         with self._store.reading() as connection:
             so_far = requests.progress(connection, request_id)
@@ -184,13 +193,15 @@ class Executor:
         if so_far.reads is not None:
             progress(so_far.reads, so_far.rows_done or 0, so_far.rows_total or 0)
         try:
-            self._clock.sleep(POLL_S)
+            scope.sleep(POLL_S)
         except Stopped as stopped:
             stopped.left_running = so_far.state == "taken"
             raise
         return None
 
-    def _execute_open(self, lease: Lease, mine: RunRequest, progress: ProgressCallback) -> RunReport | None:
+    def _execute_open(
+        self, lease: Lease, mine: RunRequest, progress: ProgressCallback, scope: CancelScope
+    ) -> RunReport | None:
         """Execute the open requests of the lease's source, oldest first, up to the caller's own, and return its report.
 
         If the caller wants a run, these are the requests for runs, and then the waiting refresh, because the run may
@@ -201,48 +212,50 @@ class Executor:
         refresh = mine.kind is RunKind.REFRESH
         while request := self._take(lease, mine.request_id, refresh=refresh):
             if request.request_id != mine.request_id:
-                self._execute_for_others(lease, request, progress)
+                self._execute_for_others(lease, request, progress, scope)
                 continue
-            report = self._execute(lease, request, progress)
+            report = self._execute(lease, request, progress, scope)
             if not refresh:
-                self._refresh_behind_run(lease)
+                self._refresh_behind_run(lease, scope)
             return report
         return None
 
-    def _refresh_behind_run(self, lease: Lease) -> None:
+    def _refresh_behind_run(self, lease: Lease, scope: CancelScope) -> None:
         """Execute the waiting refresh, if any. Ignore a failing database, because the caller must get its report."""
         with suppress(StoreError):
             if request := self._take(lease, refresh=True):
-                self._execute_for_others(lease, request, ignore_progress)
+                self._execute_for_others(lease, request, ignore_progress, scope)
 
     def _take(self, lease: Lease, mine: int = 0, *, refresh: bool) -> RunRequest | None:
         return requests.take(lease, self._clock.now(), mine, refresh=refresh)
 
-    def _execute_for_others(self, lease: Lease, request: RunRequest, progress: ProgressCallback) -> None:
+    def _execute_for_others(
+        self, lease: Lease, request: RunRequest, progress: ProgressCallback, scope: CancelScope
+    ) -> None:
         try:
-            self._execute(lease, request, progress)
+            self._execute(lease, request, progress, scope)
         except (Stopped, LockLost):
             raise
         except Exception as error:  # noqa: BLE001 - the other caller reads it from the request
             kind, reason = str(request.kind), type(error).__name__
             log.warning("request_failed", source=lease.source, kind=kind, request=request.request_id, reason=reason)
 
-    def _execute(self, lease: Lease, request: RunRequest, progress: ProgressCallback) -> RunReport:
+    def _execute(self, lease: Lease, request: RunRequest, progress: ProgressCallback, scope: CancelScope) -> RunReport:
         """Execute a request that was taken. If this raises an error, close the request with it, for those who wait.
 
         If the process must stop, or has lost the lock, leave the request to the next holder of the lock.
         """
         self._untold.pop(request.request_id, None)  # it is tried again
         try:
-            return self._run(lease, request, progress)
+            return self._run(lease, request, progress, scope)
         except (Stopped, LockLost):
             raise
         except Exception as error:
             self._fail(request.request_id, error)
             raise
 
-    def _run(self, lease: Lease, request: RunRequest, progress: ProgressCallback) -> RunReport:
-        with self._connect(lease.source) as api:
+    def _run(self, lease: Lease, request: RunRequest, progress: ProgressCallback, scope: CancelScope) -> RunReport:
+        with self._connect(lease.source, scope) as api:
             run = Run(
                 lease.source,
                 lease.connection,
@@ -254,15 +267,16 @@ class Executor:
                 commit=partial(runs.commit, lease),
             )
             report = run.execute(request)
-        self._after_run(report)
+        self._after_run(report, scope)
         return report
 
-    def _noting(self, lease: Lease, request: RunRequest) -> ProgressCallback:
+    def _noting(self, lease: Lease, request: RunRequest, scope: CancelScope) -> ProgressCallback:
         """Return a callback that notes the progress of a run in its request, at most once in `NOTE_S`."""
         noted_at = self._clock.monotonic()
 
         def note(what: str, done: int, total: int) -> None:
             nonlocal noted_at
+            scope.check()
             if (now := self._clock.monotonic()) - noted_at < NOTE_S:
                 return
             noted_at = now
@@ -310,9 +324,17 @@ def _require_open(so_far: requests.Progress) -> None:
 
 
 def dry_run(
-    url: str, request: RunRequest, progress: ProgressCallback, *, clock: Clock, policy: SyncPolicy, connect: Connect
+    url: str,
+    request: RunRequest,
+    progress: ProgressCallback,
+    scope: CancelScope,
+    *,
+    policy: SyncPolicy,
+    connect: Connect,
 ) -> RunReport:
     """Do a run that commits nothing and takes no lock. The database at `url` does not change."""
-    with unchanged_database(url, request.source) as (connection, stage), connect(request.source) as api:
-        run = Run(request.source, connection, stage, api, policy=policy, clock=clock, progress=progress, commit=None)
+    with unchanged_database(url, request.source) as (connection, stage), connect(request.source, scope) as api:
+        run = Run(
+            request.source, connection, stage, api, policy=policy, clock=scope.clock, progress=progress, commit=None
+        )
         return run.execute(request)
