@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -143,8 +142,8 @@ def test_a_holder_who_was_overtaken_cannot_commit(world: World) -> None:
 class RealTime(ManualClock):
     """A clock on which whoever waits for a lock waits for real."""
 
-    def sleep(self, seconds: float) -> None:
-        time.sleep(min(seconds, 0.05))
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        return event.wait(min(seconds, 0.05))
 
 
 def test_two_threads_that_want_the_same_run_get_one_after_the_other(migrated_url: str) -> None:
@@ -175,14 +174,15 @@ def test_nobody_waits_for_ever_for_a_request_that_was_withdrawn(world: World, cl
     """As after a caller that left it twice, because it did not learn that its first COMMIT was done."""
     with world.store.lease(SOURCE, "rostersync run"):
 
-        def withdraw(seconds: float) -> None:
-            clock.sleep = ManualClock.sleep.__get__(clock)  # type: ignore[method-assign]
+        def withdraw(event: threading.Event, seconds: float) -> bool:
+            clock.wait = ManualClock.wait.__get__(clock)  # type: ignore[method-assign]
             clock.advance(seconds)
             [request] = world.rows("SELECT max(request_id) AS id FROM run_request")
             with world.store.writing() as connection:
                 requests.leave(connection, request["id"], taken=False)
+            return event.is_set()
 
-        clock.sleep = withdraw  # type: ignore[method-assign]
+        clock.wait = withdraw  # type: ignore[method-assign]
         with pytest.raises(StoreError, match="withdrawn"):
             world.sync()
 
