@@ -1,29 +1,20 @@
-"""Provide the time, sleeping, and the request to stop.
+"""Provide the time.
 
-All other modules get the time from here. A `datetime` is always aware and in UTC. Once the process was asked to stop,
-`sleep` and `check` raise `Stopped`. This ends work that takes long.
+All other modules get the time from here. A `datetime` is always aware and in UTC. `cancel` says when work must end.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
-from rostersync.errors import Stopped
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-_NAP_S = 0.1
-"""Seconds that a `Reprieve` sleeps before it checks again whether its time is over."""
+    from threading import Event
 
 
 class Clock(Protocol):
-    """The interface of all clocks. Tests have their own implementation."""
+    """The interface of the clock. Tests have their own implementation."""
 
     def now(self) -> datetime:
         """Return the current time in UTC. It may jump in either direction when the machine's clock is set."""
@@ -33,21 +24,13 @@ class Clock(Protocol):
         """Return a number of seconds that never decreases, for durations and deadlines."""
         ...
 
-    def sleep(self, seconds: float) -> None:
-        """Wait for `seconds`. Raises `Stopped` as soon as the process is asked to stop."""
-        ...
-
-    def check(self) -> None:
-        """Raise `Stopped` if the process was asked to stop."""
+    def wait(self, event: Event, seconds: float) -> bool:
+        """Wait until `event` is set, for at most `seconds`. Return whether it is set."""
         ...
 
 
 class SystemClock:
-    """The machine's clocks. `stop` asks the process to stop."""
-
-    def __init__(self) -> None:
-        self._stop = threading.Event()
-        self._signal = 0
+    """The machine's clocks."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -55,93 +38,8 @@ class SystemClock:
     def monotonic(self) -> float:
         return time.monotonic()
 
-    def sleep(self, seconds: float) -> None:
-        self._stop.wait(max(0.0, seconds))
-        self.check()
-
-    def check(self) -> None:
-        if self._stop.is_set():
-            raise Stopped(self._signal)
-
-    def stop(self, signal: int = 0) -> None:
-        """Make every call of `sleep` and `check`, current and later, raise `Stopped(signal)`.
-
-        Do not call this from a signal handler, because it takes a lock.
-        """
-        self._signal = signal
-        self._stop.set()
-
-
-class Reprieve:
-    """A clock that raises `Stopped` some seconds later than the clock that it wraps, so that work can be completed."""
-
-    def __init__(self, clock: Clock, seconds: float) -> None:
-        """Wrap `clock`. The `seconds` start with the first call of `check` or `sleep` after `clock` was stopped."""
-        self._clock = clock
-        self._seconds = seconds
-        self._end: float | None = None
-
-    def now(self) -> datetime:
-        return self._clock.now()
-
-    def monotonic(self) -> float:
-        return self._clock.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        until = self.monotonic() + seconds
-        while (left := until - self.monotonic()) > 0:
-            self.check()
-            time.sleep(min(left, _NAP_S))
-        self.check()
-
-    def check(self) -> None:
-        try:
-            self._clock.check()
-        except Stopped:
-            if self._end is None:
-                self._end = self.monotonic() + self._seconds
-            if self.monotonic() >= self._end:
-                raise
-
-
-class WatchedClock:
-    """A clock that notes when each watched thread last used it. A thread that has not used it for long may hang."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._asked: dict[int, float] = {}
-
-    @contextmanager
-    def watched(self) -> Iterator[int]:
-        """Watch the calling thread inside the `with` block. Yields the thread's number, for `silent_for`."""
-        thread = threading.get_ident()
-        self._asked[thread] = self._clock.monotonic()
-        try:
-            yield thread
-        finally:
-            del self._asked[thread]
-
-    def silent_for(self, thread: int) -> float:
-        """Return the seconds since a watched thread last used this clock; 0 if the thread is not watched."""
-        asked = self._asked.get(thread)
-        return 0.0 if asked is None else self._clock.monotonic() - asked
-
-    def now(self) -> datetime:
-        return self._clock.now()
-
-    def monotonic(self) -> float:
-        now, thread = self._clock.monotonic(), threading.get_ident()
-        if thread in self._asked:
-            self._asked[thread] = now
-        return now
-
-    def sleep(self, seconds: float) -> None:
-        self.monotonic()
-        self._clock.sleep(seconds)
-
-    def check(self) -> None:
-        self.monotonic()
-        self._clock.check()
+    def wait(self, event: Event, seconds: float) -> bool:
+        return event.wait(seconds)
 
 
 def to_milliseconds(moment: datetime) -> datetime:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from rostersync.clock import Clock
+    from rostersync.cancel import CancelScope
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -106,22 +106,13 @@ def _carry_out(future: Future[T], call: Callable[[], T]) -> Callable[[], None]:
         return partial(future.set_exception, error)
 
 
-def wait_for(futures: Collection[Future[Any]], clock: Clock, until: float = math.inf) -> bool:
-    """Wait for the futures. Return whether all were done before `until`, a time of `clock.monotonic()`.
+def wait_for(futures: Collection[Future[Any]], scope: CancelScope) -> None:
+    """Wait until all futures are done. Their errors do not matter here.
 
-    Raises `Stopped` within `STOP_CHECK_S` after the clock was stopped.
+    Raises `Stopped` within `STOP_CHECK_S` after the scope ends, and `OutOfTime` if its deadline passes.
     """
     for future in futures:
-        while not _is_done(future, max(0.0, min(STOP_CHECK_S, until - clock.monotonic()))):
-            clock.check()
-            if clock.monotonic() >= until:
-                return False
-    return True
-
-
-def _is_done(future: Future[Any], seconds: float) -> bool:
-    """Wait for one future, and return whether it is done. This is cheaper than `concurrent.futures.wait`."""
-    if not future.done():
-        with suppress(TimeoutError, CancelledError):
-            future.exception(seconds)
-    return future.done()
+        while not future.done():
+            scope.check()
+            with suppress(TimeoutError, CancelledError):  # this is cheaper than `concurrent.futures.wait`
+                future.exception(min(STOP_CHECK_S, scope.remaining()))

@@ -27,12 +27,13 @@ from journal import Journal
 from psycopg import sql
 from sqlalchemy import URL, make_url
 
+from rostersync.cancel import CancelScope
 from rostersync.cli import ownership
-from rostersync.errors import Stopped
 from rostersync.observe import syslog
 from rostersync.store.store import Store
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
 
     from sqlalchemy import Connection
@@ -86,13 +87,12 @@ def compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class ManualClock:
-    """A `rostersync.clock.Clock` that moves only when somebody sleeps, or a test says so."""
+    """A `rostersync.clock.Clock` that moves only when somebody waits for it, or when a test moves it."""
 
     def __init__(self, start: datetime = datetime(2026, 3, 2, 8, tzinfo=UTC)) -> None:
         self.time = start
         self.seconds = 0.0
         self.slept: list[float] = []
-        self.stopped: int | None = None
 
     def now(self) -> datetime:
         return self.time
@@ -100,17 +100,11 @@ class ManualClock:
     def monotonic(self) -> float:
         return self.seconds
 
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.advance(max(0.0, seconds))
-        self.check()
-
-    def check(self) -> None:
-        if self.stopped is not None:
-            raise Stopped(self.stopped)
-
-    def stop(self, signal: int = 0) -> None:
-        self.stopped = signal
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        if not event.is_set():
+            self.slept.append(seconds)
+            self.advance(max(0.0, seconds))
+        return event.is_set()
 
     def advance(self, seconds: float) -> None:
         """Let time pass on both clocks."""
@@ -121,6 +115,11 @@ class ManualClock:
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()
+
+
+@pytest.fixture
+def scope(clock: ManualClock) -> CancelScope:
+    return CancelScope(clock)
 
 
 # PostgreSQL ------------------------------------------------------------------------------------------------------

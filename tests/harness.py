@@ -16,6 +16,7 @@ from canary import TOKEN
 from conftest import see_views
 from sqlalchemy import select, text
 
+from rostersync.cancel import CancelScope
 from rostersync.errors import Malformed, TimedOut, TooLarge, Unreachable
 from rostersync.managebac import ManageBac
 from rostersync.managebac.decoding.records import decode_student
@@ -61,11 +62,11 @@ class InProcessWire:
     def __init__(self, world: World, latency: float = 0.05) -> None:
         self._world, self._app, self._clock, self._latency = world, world.app, world.clock, latency
 
-    def send(self, call: Call, timeout: float) -> Reply:
+    def send(self, call: Call, timeout: float, scope: CancelScope) -> Reply:
         sent_at = self._clock.now()
         self._clock.advance(self._latency)
         response = self._app.handle(_request(call))
-        self._clock.check()
+        scope.check()
         manner = response.delivery.manner
         if manner in {Manner.NEVER, Manner.DRIP}:
             self._clock.advance(timeout)
@@ -128,6 +129,7 @@ class World:
         safe_per_page: int = Endpoints.safe_per_page,
     ) -> None:
         self.url, self.clock, self.per_page, self.retries, self.source = url, clock, per_page, retries, source
+        self.scope = CancelScope(clock)
         self.school = School(seed, size, clock, switches)
         self.app = App(self.school, TOKEN, faults)
         self.policy = policy or SyncPolicy()
@@ -140,7 +142,7 @@ class World:
         """The share of responses that bear no `Date`."""
 
     @contextmanager
-    def connect(self, _source: str) -> Iterator[StudentReader]:
+    def connect(self, _source: str, scope: CancelScope) -> Iterator[StudentReader]:
         api = ManageBac(
             BASE_URL,
             self.token,
@@ -148,7 +150,7 @@ class World:
             retries=self.retries,
             concurrency=1,
             run_seconds=1800,
-            clock=self.clock,
+            scope=scope,
             limiter=HostLimiter(4, self.clock),
             wire=InProcessWire(self),
             rng=self.rng,
@@ -157,11 +159,12 @@ class World:
         yield ShuffledReader(api, self.per_page, self.rng) if self.shuffled else StudentReader(api, self.per_page)
 
     def executor(self) -> Executor:
-        return Executor(self.store, self.clock, self.policy, self.connect, "test")
+        return Executor(self.store, self.policy, self.connect, "test")
 
     def sync(self, kind: RunKind = RunKind.INCREMENTAL, approves: int | None = None) -> RunReport:
         """Have one run done."""
-        report = self.executor().run(RunRequest(self.source, kind, approves, timedelta(seconds=5)), lambda *_: None)
+        request = RunRequest(self.source, kind, approves, timedelta(seconds=5))
+        report = self.executor().run(request, lambda *_: None, self.scope)
         self.reports.append(report)
         return report
 
@@ -170,7 +173,7 @@ class World:
 
     def dry_run(self, kind: RunKind = RunKind.INCREMENTAL, approves: int | None = None) -> RunReport:
         request = RunRequest(self.source, kind, approves)
-        return dry_run(self.url, request, lambda *_: None, clock=self.clock, policy=self.policy, connect=self.connect)
+        return dry_run(self.url, request, lambda *_: None, self.scope, policy=self.policy, connect=self.connect)
 
     def pass_time(self, **time: float) -> None:
         self.clock.advance(timedelta(**time).total_seconds())

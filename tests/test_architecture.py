@@ -34,10 +34,11 @@ def _room(written: str) -> str:
 
 ARROWS = _drawn()
 
-# Values, and one door each to settings, errors, logs, time and threads. Every room may import them. They import only
-# each other.
+# Values, and one door each to settings, errors, logs, time, cancellation and threads. Every room may import them. They
+# import only each other.
 LEAVES = (
-    *("errors", "address", "clock", "pool", "secret", "records", "projections", "report", "config", "logger", "words"),
+    *("errors", "address", "clock", "cancel", "pool", "secret", "records", "projections", "report", "config", "logger"),
+    "words",
     "_version",  # written by the build
 )
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from rostersync.clock import Clock
+    from rostersync.cancel import CancelScope
 
 
 @click.command()
@@ -44,7 +44,7 @@ def command(ctx: click.Context, named: Path | None, config_only: bool, as_json: 
     return max(finding.exit_status for finding in findings)
 
 
-def _findings(named: Path | None, clock: Clock, *, config_only: bool) -> Iterator[Finding]:
+def _findings(named: Path | None, scope: CancelScope, *, config_only: bool) -> Iterator[Finding]:
     try:
         path = find_config(named)
         config = load(path)
@@ -62,7 +62,7 @@ def _findings(named: Path | None, clock: Clock, *, config_only: bool) -> Iterato
     except DatabaseUnreachable as error:
         yield from failed("database", error)
     else:
-        yield from examine(config, clock)
+        yield from examine(config, scope)
 
 
 def _json(finding: Finding) -> dict[str, object]:

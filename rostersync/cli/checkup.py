@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from rostersync.clock import Clock
+    from rostersync.cancel import CancelScope
     from rostersync.config import Config, Source
     from rostersync.managebac.reader import StudentReader
 
@@ -56,18 +56,18 @@ def examine_file(config: Config, path: Path) -> Iterator[Finding]:
         yield Finding("config", said, hint, warning=True)
 
 
-def examine(config: Config, clock: Clock) -> Iterator[Finding]:
+def examine(config: Config, scope: CancelScope) -> Iterator[Finding]:
     """Yield the findings about the database, the hook, and each source's token and API."""
     yield from _database(config)
     yield from _hooks(config)
     quick = config.sync.model_copy(
         update={"per_page": 1, "retries": 1, "run_deadline": min(config.sync.run_deadline, _TIME_LIMIT)}
     )
-    connect = wiring.connector(config.model_copy(update={"sync": quick}), clock)
+    connect = wiring.connector(config.model_copy(update={"sync": quick}))
     for source in config.sources:
         try:
             yield from _secret(source)
-            with connect(source.name) as students:
+            with connect(source.name, scope) as students:
                 yield _api(source, students)
         except RostersyncError as error:
             if isinstance(error, Unauthorized):

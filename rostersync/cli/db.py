@@ -133,7 +133,7 @@ def write_backup(session: Session, file: Path) -> None:
     with new_file(file) as whole:
         session = session.as_owner()
         with progress() as bar:
-            backup.write(session.config.database.url, whole, session.clock, bar("backup"))
+            backup.write(session.config.database.url, whole, session.scope, bar("backup"))
         size = os.fstat(whole.fileno()).st_size
     seconds = session.clock.monotonic() - begun
     note(f"{file}: {size / 1e6:,.1f} MB in {seconds:.1f} s")
@@ -158,7 +158,7 @@ def restore(session: Session, file: Path, yes: bool) -> int:
         session = session.as_owner()
         url = session.config.database.url
         with progress() as bar:
-            found = stack.enter_context(backup.opened(url, source, session.clock, bar("backup")))
+            found = stack.enter_context(backup.opened(url, source, session.scope, bar("backup")))
         if not yes:
             confirm(f"Replace {backup.described(url)} by {file} ({found.description})?")
         begun = session.clock.monotonic()

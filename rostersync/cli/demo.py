@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Mapping
 
-    from rostersync.clock import SystemClock
+    from rostersync.cancel import CancelScope
     from rostersync.report import RunReport
 
 _CONFIG = """\
@@ -62,13 +62,13 @@ _SHARE_OF_A_DAY = 20  # in a day, something happens to one student in this many
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same school.")
 @common_options
 @click.pass_obj
-def command(clock: SystemClock, /, *, students: int, seed: int, named: Path | None) -> int:  # noqa: ARG001 - see simulator
+def command(scope: CancelScope, /, *, students: int, seed: int, named: Path | None) -> int:  # noqa: ARG001 - see simulator
     """Show how it works, with invented students: a first sync, a day at school, a second sync, and some queries."""
     folder = Path(tempfile.mkdtemp(prefix="rostersync-demo-"))
-    school = School(seed, students, clock)
+    school = School(seed, students, scope.clock)
     token = secrets.token_hex(16)
     with serving(App(school, token)) as base_url:
-        session = _session(folder, base_url, token, clock)
+        session = _session(folder, base_url, token, scope)
         _title(f"A school of {students:,} invented students, served by a stand-in ManageBac on {base_url}")
         before = _sync(session)
         _title("A day at school")
@@ -97,7 +97,7 @@ def _program() -> str:
     return f"{shlex.quote(str(shown))} -P -m rostersync"
 
 
-def _session(folder: Path, base_url: str, token: str, clock: SystemClock) -> Session:
+def _session(folder: Path, base_url: str, token: str, scope: CancelScope) -> Session:
     """Set up a school as a user would: write a configuration and a token into `folder`."""
     path = folder / "config.toml"
     path.write_text(_CONFIG.format(base_url=base_url), encoding="utf-8")
@@ -105,7 +105,7 @@ def _session(folder: Path, base_url: str, token: str, clock: SystemClock) -> Ses
     (folder / "demo-token").write_text(token, encoding="utf-8")
     config = load(path)
     start_log(config)
-    return Session(config, path, clock, named=path)
+    return Session(config, path, scope, named=path)
 
 
 def _title(text: str) -> None:

@@ -23,17 +23,26 @@ from rostersync.observe import log
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from rostersync.clock import SystemClock
+    from rostersync.cancel import CancelScope
+    from rostersync.clock import Clock
     from rostersync.config import Config, Source
 
 
 class Session(msgspec.Struct, frozen=True):
-    """What a command works with. `named` is the configuration's path if the command line gave one, else None."""
+    """What a command works with.
+
+    A signal cancels `scope`. `named` is the configuration's path if the command line gave one, else None.
+    """
 
     config: Config
     path: Path
-    clock: SystemClock
+    scope: CancelScope
     named: Path | None
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the process."""
+        return self.scope.clock
 
     def as_owner(self) -> Session:
         """Return a session that may use the database. If the process is root's, it first becomes the service's user.

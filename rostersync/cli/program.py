@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from rostersync import __version__
+from rostersync.cancel import CancelScope
 from rostersync.cli.output import echo
 from rostersync.cli.signals import on_signals
 from rostersync.cli.verbosity import is_quiet, verbosity_options
@@ -78,10 +79,10 @@ class Program(click.Group):
         for stream in (sys.stdout, sys.stderr):
             with suppress(AttributeError):  # do not fail on a name that the terminal's encoding cannot show
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # some streams lack it
-        clock = SystemClock()
-        with on_signals(clock):
+        scope = CancelScope(SystemClock())
+        with on_signals(scope):
             try:
-                result = super().main(args, prog_name, **{**extra, "standalone_mode": False, "obj": clock})
+                result = super().main(args, prog_name, **{**extra, "standalone_mode": False, "obj": scope})
                 status = result if isinstance(result, int) else 0
             except Exception as error:  # noqa: BLE001 - every error is reported here
                 status = _end(error)

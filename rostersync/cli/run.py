@@ -33,7 +33,7 @@ def command(session: Session) -> int:
         start_log(config, daemon=True)
         return config
 
-    daemon = Daemon(session.config, reload, session.clock)
-    with on_signals(session.clock, {signal.SIGHUP: daemon.reload, signal.SIGUSR1: daemon.sync_now}):
+    daemon = Daemon(session.config, reload, session.scope)
+    with on_signals(session.scope, {signal.SIGHUP: daemon.reload, signal.SIGUSR1: daemon.sync_now}):
         daemon.serve()
     return 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
-    from rostersync.clock import SystemClock
+    from rostersync.cancel import CancelScope
 
 GRACE = 4.0
 """Seconds that the process has to stop by itself. Then it is ended, which is safe: nothing is ever half applied."""
@@ -21,8 +21,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def on_signals(clock: SystemClock, others: Mapping[int, Callable[[], None]] | None = None) -> Iterator[None]:
-    """Stop `clock` at the first SIGTERM or SIGINT. At the second one, or after `GRACE` seconds, end the process.
+def on_signals(scope: CancelScope, others: Mapping[int, Callable[[], None]] | None = None) -> Iterator[None]:
+    """Cancel `scope` at the first SIGTERM or SIGINT. At the second one, or after `GRACE` seconds, end the process.
 
     The exit status is then 128 + the signal's number. `others` are further signals. For each of them, its function is
     called in the thread that waits for signals. Outside the main thread, which alone receives signals, do nothing.
@@ -37,7 +37,7 @@ def on_signals(clock: SystemClock, others: Mapping[int, Callable[[], None]] | No
     # The interpreter writes the signal's number to this socket at once. A handler in Python would run in the main
     # thread: it would have to wait until that thread runs Python code, and might need a lock that the thread holds.
     previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(reader, clock, others), name="signals", daemon=True).start()
+    threading.Thread(target=_watch, args=(reader, scope, others), name="signals", daemon=True).start()
     try:
         yield
     finally:
@@ -51,13 +51,13 @@ def _do_nothing(*_: object) -> None:
     """Handle a signal without any effect, so that it neither kills the process nor raises an exception."""
 
 
-def _watch(reader: socket.socket, clock: SystemClock, others: Mapping[int, Callable[[], None]]) -> None:
+def _watch(reader: socket.socket, scope: CancelScope, others: Mapping[int, Callable[[], None]]) -> None:
     with reader:
         while (got := reader.recv(1)) and got[0] in others:
             others[got[0]]()
         if not got:
             return
-        clock.stop(got[0])
+        scope.cancel(got[0])
         if last := _second(reader, got, others):
             os.write(2, f"ended by {signal.Signals(last[0]).name} without waiting for unfinished work\n".encode())
             os._exit(128 + last[0])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from rostersync.clock import Clock
+    from rostersync.cancel import CancelScope
     from rostersync.simulator.faults import Fault, Match
 
 _ORDERS = ("id", "-id", "updated_at", "-updated_at", "random")
@@ -188,17 +188,17 @@ def command(
     """
     if ctx.invoked_subcommand:
         return
-    clock: Clock = ctx.obj
+    scope: CancelScope = ctx.obj
     if read_only_token == token:
         raise click.UsageError("--read-only-token and --token are the same; give two different ones")
-    school = School(seed, students, clock, _switches(more, **switches))
+    school = School(seed, students, scope.clock, _switches(more, **switches))
     chosen = _faults(planned, _random(seed))
     app = App(school, token, chosen, read_only_token=read_only_token, rate_limit=rate_limit)
     with serving(app, port) as base_url:
         _show_source(base_url, token, read_only_token)
         print_stderr(f"{students:,} students at {base_url}; Ctrl-C to stop", logging.INFO)
         try:
-            _live(school, clock, churn, _random(seed))
+            _live(school, scope, churn, _random(seed))
         except Stopped:
             print_stderr("stopped", logging.INFO)
 
@@ -274,9 +274,9 @@ def serving(app: App, port: int = 0) -> Iterator[str]:
         yield server.base_url
 
 
-def _live(school: School, clock: Clock, per_minute: float, rng: random.Random) -> None:
-    """Change a student `per_minute` times a minute, until the clock raises `Stopped`."""
+def _live(school: School, scope: CancelScope, per_minute: float, rng: random.Random) -> None:
+    """Change a student `per_minute` times a minute, until the scope is cancelled."""
     while True:
-        clock.sleep(60 / per_minute if per_minute else 3600)
+        scope.sleep(60 / per_minute if per_minute else 3600)
         if per_minute:
             activity.churn(school, rng, 1)

@@ -87,7 +87,7 @@ def carry_out(session: Session, requests: Sequence[RunRequest], *, dry_run: bool
             requests,
             lambda request: run(request, progress_of(request.source)),
             at_once=session.config.sync.sources_at_once,
-            clock=session.clock,
+            scope=session.scope,
             refused=refused,
         )
 
@@ -134,21 +134,21 @@ def _in_other_hands(session: Session, names: Iterable[str]) -> set[str]:
 def _run(session: Session, without_token: Collection[str]) -> Callable[[RunRequest, ProgressCallback], RunReport]:
     """Return a function that does one run. Another process must execute the runs of sources without a token."""
     store = open_store(session.config, session.clock, create=True)
-    sync_executor = wiring.executor(session.config, session.clock, store, "rostersync sync")
+    sync_executor = wiring.executor(session.config, store, "rostersync sync")
 
     def run(request: RunRequest, report: ProgressCallback) -> RunReport:
-        return sync_executor.run(request, report, may_execute=request.source not in without_token)
+        return sync_executor.run(request, report, session.scope, may_execute=request.source not in without_token)
 
     return run
 
 
 def _dry_run(session: Session) -> Callable[[RunRequest, ProgressCallback], RunReport]:
     """Return a function that does one dry run."""
-    config, clock = session.config, session.clock
-    policy, connect = wiring.policy(config), wiring.connector(config, clock)
+    config, scope = session.config, session.scope
+    policy, connect = wiring.policy(config), wiring.connector(config)
 
     def run(request: RunRequest, report: ProgressCallback) -> RunReport:
-        return executor.dry_run(config.database.url, request, report, clock=clock, policy=policy, connect=connect)
+        return executor.dry_run(config.database.url, request, report, scope, policy=policy, connect=connect)
 
     return run
 

@@ -33,12 +33,13 @@ def command(session: Session, names: tuple[str, ...], as_json: bool) -> int:
     cannot be determined.
     """
     open_store(session.config, session.clock, create=False)  # raises `NoDatabase` if there is no database yet
-    policy, connect = wiring.policy(session.config), wiring.connector(session.config, session.clock)
+    policy, connect = wiring.policy(session.config), wiring.connector(session.config)
     with progress() as progress_of:
         results = [
             verify(
                 session.config.database.url,
                 source.name,
+                session.scope,
                 policy=policy,
                 connect=connect,
                 progress=progress_of(source.name),

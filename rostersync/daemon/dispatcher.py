@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from rostersync.clock import WatchedClock
+    from rostersync.cancel import CancelScope
     from rostersync.config import Config
     from rostersync.daemon.condition import Condition
     from rostersync.report import RunReport
@@ -50,12 +50,12 @@ CLOCK_STEP_S = 60.0
 class Dispatcher:
     """Runs each configured source as soon as it holds the source's lock."""
 
-    def __init__(self, config: Config, clock: WatchedClock, store: Store, condition: Condition) -> None:
+    def __init__(self, config: Config, scope: CancelScope, store: Store, condition: Condition) -> None:
         """Hold no lock yet, and schedule no run. How runs end is reported to `condition`."""
-        self._clock, self.store, self._condition = clock, store, condition
+        self._scope, self._clock, self.store, self._condition = scope, scope.clock, store, condition
         self._locks = store.held_locks(PURPOSE)
         self._standing_by: dict[str, str] = {}  # source -> the process that holds its lock
-        self._busy: dict[str, int] = {}  # source -> the thread of its run, 0 while it waits for a thread
+        self._busy: dict[str, CancelScope | None] = {}  # source -> its run's scope, None while it waits for a thread
         self._resting: dict[str, float] = {}  # source -> when its rest ends: see RETRY_S
         self._living: dict[str, int] = {}  # source -> the number of students in its replica
         self._unfiled: dict[tuple[str, RunKind], None] = {}  # runs that are due, in their order
@@ -71,7 +71,7 @@ class Dispatcher:
 
     def _use(self, config: Config) -> None:
         self._sources = tuple(source.name for source in config.sources)
-        self._executor = wiring.executor(config, self._clock, self.store, PURPOSE)
+        self._executor = wiring.executor(config, self.store, PURPOSE)
         self._pool = DaemonExecutor("run", config.sync.sources_at_once)
         self._timetable = Timetable(config.schedule)
 
@@ -98,7 +98,7 @@ class Dispatcher:
     def hung(self, seconds: float) -> list[str]:
         """Return the sources with a run that has shown no sign of life for more than `seconds`."""
         busy = self._busy.copy()  # a copy: pool threads remove the runs that end meanwhile
-        return [source for source, thread in busy.items() if self._clock.silent_for(thread) > seconds]
+        return [source for source, scope in busy.items() if scope and scope.silent_for() > seconds]
 
     def watches(self) -> dict[str, Watch]:
         """Return what other processes may know about each source: whether this daemon holds it, and its next runs."""
@@ -194,7 +194,7 @@ class Dispatcher:
         with self._locks.connection() as connection:
             waiting = requests.open_requests(connection, self._clock.now())
         for source in dict.fromkeys(request.source for request in waiting if self._may_begin(request)):
-            self._busy[source] = 0
+            self._busy[source] = None
             self._pool.submit(self._work, source)
 
     def _may_begin(self, request: OpenRequest) -> bool:
@@ -205,10 +205,9 @@ class Dispatcher:
     def _work(self, source: str) -> None:
         """Execute a source's requests. Errors are logged and never stop the daemon."""
         try:
-            with self._clock.watched() as thread:
-                self._busy[source] = thread
-                self._clock.check()  # the process may have been asked to stop while this source waited for a thread
-                self._executor.execute_all(source, self._ended)
+            scope = self._busy[source] = self._scope.child()
+            scope.check()  # the process may have been asked to stop while this source waited for a thread
+            self._executor.execute_all(source, self._ended, scope)
         except Stopped:
             log.info("run_stopped", source=source)
         except Exception as error:  # noqa: BLE001 - any error: the source is tried again

@@ -6,7 +6,6 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from rostersync.clock import WatchedClock
 from rostersync.daemon.condition import Condition
 from rostersync.daemon.dispatcher import PURPOSE, Dispatcher
 from rostersync.daemon.systemd import Systemd
@@ -23,7 +22,7 @@ from rostersync.store.store import open_store
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rostersync.clock import Clock
+    from rostersync.cancel import CancelScope
     from rostersync.config import Config
     from rostersync.store.store import Store
 
@@ -40,13 +39,13 @@ DATABASE_RETRY_S = 5.0
 
 
 class Daemon:
-    """Keeps the configured sources in step until its clock is stopped."""
+    """Keeps the configured sources in step until its scope is cancelled."""
 
-    def __init__(self, config: Config, load: Callable[[], Config], clock: Clock) -> None:
+    def __init__(self, config: Config, load: Callable[[], Config], scope: CancelScope) -> None:
         """`load` reads the configuration again, and raises `ConfigError` if it has mistakes."""
         self._config, self._load = config, load
-        self._clock = WatchedClock(clock)
-        self._systemd = Systemd(clock)
+        self._scope, self._clock = scope, scope.clock
+        self._systemd = Systemd(scope.clock)
         self._condition = Condition(self._clock, failures_file(config.database.url))
         self._wants_reload, self._wants_sync = threading.Event(), threading.Event()
         self._dispatcher: Dispatcher | None = None  # until the database is open
@@ -62,7 +61,7 @@ class Daemon:
         self._wants_sync.set()
 
     def serve(self) -> None:
-        """Run the sources when they are due or requested, until the clock is stopped.
+        """Run the sources when they are due or requested, until the scope is cancelled.
 
         A run in progress is then stopped, and leaves nothing half done. While the database cannot be used, the daemon
         waits for it. Raises `ConfigError` if no source has a token, or if the connection to the database would not be
@@ -96,13 +95,13 @@ class Daemon:
             else:
                 self._condition.recovered(THE_DAEMON)
         self._notify_systemd()
-        self._clock.sleep(TICK_S)
+        self._scope.sleep(TICK_S)
 
     def _work(self) -> None:
         """Do the work that is due, with the latest configuration. Raise `StoreError` if the database is unusable."""
         if self._dispatcher is None:
             store = open_store(self._config, self._clock, create=True, keep_sessions=True)
-            self._dispatcher = Dispatcher(self._config, self._clock, store, self._condition)
+            self._dispatcher = Dispatcher(self._config, self._scope, store, self._condition)
             log.info("started", sources=[source.name for source in self._config.sources])
         elif self._is_changed:
             self._dispatcher.configure(self._config)

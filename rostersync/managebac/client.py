@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from rostersync.address import Wrong, api_url
+from rostersync.cancel import CancelScope
 from rostersync.clock import SystemClock
 from rostersync.errors import ConfigError
 from rostersync.managebac.endpoints import Endpoints
@@ -15,14 +16,13 @@ from rostersync.managebac.students import Students
 from rostersync.managebac.wire.http import RequestsWire
 from rostersync.managebac.wire.limits import HostLimiter
 from rostersync.managebac.wire.ordered_map import OrderedMap
-from rostersync.managebac.wire.transport import Deadline, RetryPolicy, Transport
+from rostersync.managebac.wire.transport import RetryPolicy, Transport
 from rostersync.secret import Secret
 
 if TYPE_CHECKING:
     import random
     from types import TracebackType
 
-    from rostersync.clock import Clock
     from rostersync.managebac.wire.http import Auth, Wire
 
 
@@ -57,7 +57,7 @@ class ManageBac:
         concurrency: int = 4,
         run_seconds: float = float("inf"),
         proxy_from_env: bool = False,
-        clock: Clock | None = None,
+        scope: CancelScope | None = None,
         limiter: HostLimiter | None = None,
         wire: Wire | None = None,
         rng: random.Random | None = None,
@@ -80,7 +80,8 @@ class ManageBac:
             run_seconds: The seconds from now after which all calls raise `OutOfTime`. Default: no limit.
             proxy_from_env: Whether to use the proxy that the environment names. It is never used for loopback
                 addresses. Default: False.
-            clock: The source of time, which can also stop the client. Default: the machine's clocks.
+            scope: Ends all calls when it is cancelled, and has the client's clock. Default: a scope that nothing
+                cancels, with the machine's clocks.
             limiter: The limiter of the host. Clients of the same host should share one. Default: one for this client.
             wire: What sends requests in place of the network. `close` does not close it. Default: HTTP.
             rng: The source of randomness for the waits between retries. Default: a new `random.Random`.
@@ -97,24 +98,22 @@ class ManageBac:
         if not token.reveal():
             raise ConfigError(["token: found none; expected a string"])
         self._address, self._token = address, token
-        clock = clock or SystemClock()
+        scope = scope or CancelScope(SystemClock())
+        self.scope = scope.child(seconds=run_seconds)
+        """Ends the calls. Its deadline is `run_seconds` after the client was made."""
         self._shares_limiter = limiter is not None
-        self._limiter = limiter = limiter or HostLimiter(concurrency, clock)
-        self.ordered_map = OrderedMap(concurrency, clock, limiter.pages)
-        clock = self.ordered_map.clock
-        self._wire = wire or RequestsWire(
-            address, token, clock, limiter.exchanges, auth=auth, proxy_from_env=proxy_from_env
-        )
+        self._limiter = limiter = limiter or HostLimiter(concurrency, scope.clock)
+        self.ordered_map = OrderedMap(concurrency, limiter.pages)
+        self._wire = wire or RequestsWire(address, token, limiter.exchanges, auth=auth, proxy_from_env=proxy_from_env)
         self._transport = Transport(
             self._wire,
             urlsplit(address).netloc,
             limiter,
-            Deadline(clock, run_seconds),
             policy=RetryPolicy(timeout, retries),
             rng=rng,
         )
         self.endpoints = Endpoints(self._transport, api_version)
-        self.students = Students(self.endpoints, self.ordered_map)
+        self.students = Students(self.endpoints, self.ordered_map, self.scope)
         """The students of the school, with a method for each endpoint."""
 
     @property

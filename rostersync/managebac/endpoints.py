@@ -21,9 +21,10 @@ from rostersync.managebac.wire.limits import server_time
 from rostersync.records import Gone, Moment, Rejected, Student
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from datetime import datetime
 
+    from rostersync.cancel import CancelScope
     from rostersync.managebac.wire.http import Reply
     from rostersync.managebac.wire.transport import Transport
     from rostersync.records import Page, Query, Row
@@ -45,7 +46,8 @@ log = get_logger(__name__)
 class Endpoints:
     """The endpoints of one API version, over one transport.
 
-    Each method raises `ApiError` and `Stopped`, as `Transport.request` does. `key` is always a student's id.
+    Each method raises `ApiError` and `Stopped`, as `Transport.request` does. `key` is always a student's id, and
+    `scope` ends the request.
     """
 
     safe_per_page = 100
@@ -57,7 +59,7 @@ class Endpoints:
         self.most_per_page = MOST_ROWS
         """The most rows to request. It becomes `safe_per_page` when a request for fewer rows has helped."""
 
-    def page(self, query: Query, number: int, per_page: int) -> Page | None:
+    def page(self, query: Query, number: int, per_page: int, scope: CancelScope) -> Page | None:
         """GET a page of a list. Return None if `number` is above 1 and the page is empty or missing (404 or 410).
 
         If page 1 is refused or too large, this requests it once more with `safe_per_page`. If that helps, all lists are
@@ -67,32 +69,32 @@ class Endpoints:
             query: The filters of the list.
             number: The number of the page, from 1.
             per_page: The number of rows to request, from 1.
+            scope: Ends the request.
 
         """
         if number > 1:
-            return self._page(query, number, per_page)
+            return self._page(query, number, per_page, scope)
         per_page = min(per_page, self.most_per_page)
         try:
-            return self._page(query, number, per_page)
+            return self._page(query, number, per_page, scope)
         except (Refused, TooLarge) as error:
             if per_page <= self.safe_per_page or error.status not in _MAY_BE_TOO_MANY:
                 raise
-        page = self._page(query, number, self.safe_per_page)
+        page = self._page(query, number, self.safe_per_page, scope)
         if self.most_per_page > self.safe_per_page:
             self.most_per_page = self.safe_per_page
             log.info("per_page_lowered", asked=per_page, per_page=self.safe_per_page)
         return page
 
-    def _page(self, query: Query, number: int, per_page: int) -> Page | None:
+    def _page(self, query: Query, number: int, per_page: int, scope: CancelScope) -> Page | None:
         call = Call(self._path, _parameters(query, number, per_page))
         of_deleted = query.deleted_since is not None
-        check = self._transport.check
-        read = partial(_read_page, number=number, per_page=per_page, of_deleted=of_deleted, check=check)
-        return self._transport.request(call, read, absent_ok=number > 1)
+        read = partial(_read_page, number=number, per_page=per_page, of_deleted=of_deleted, scope=scope)
+        return self._transport.request(call, read, scope, absent_ok=number > 1)
 
-    def get(self, key: int) -> Row | Gone:
+    def get(self, key: int, scope: CancelScope) -> Row | Gone:
         """GET a student. Return `Gone` for the API's own 404 or 410."""
-        return self._transport.request(Call(self._one(key)), partial(_read_student, key=key), absent_ok=True)
+        return self._transport.request(Call(self._one(key)), partial(_read_student, key=key), scope, absent_ok=True)
 
     def no_such_student(self, key: int) -> NotFound:
         """Return the error to raise if `get` returned `Gone`."""
@@ -100,37 +102,37 @@ class Endpoints:
         error.request = f"GET {self._one(key)}"
         return error
 
-    def create(self, student: Mapping[str, Any], options: Mapping[str, Any]) -> Student:
+    def create(self, student: Mapping[str, Any], options: Mapping[str, Any], scope: CancelScope) -> Student:
         """POST a new student. Return the student in the response, in which fields may be missing."""
         document = {"student": student, **({"options": options} if options else {})}
-        return self._transport.request(_write("POST", self._path, document), _read_written)
+        return self._transport.request(_write("POST", self._path, document), _read_written, scope)
 
-    def update(self, key: int, student: Mapping[str, Any]) -> Student:
+    def update(self, key: int, student: Mapping[str, Any], scope: CancelScope) -> Student:
         """PATCH some fields of a student. Return the student in the response, in which fields may be missing."""
         call = _write("PATCH", self._one(key), {"student": student})
-        return self._transport.request(call, partial(_read_written, key=key), absent_ok=True)
+        return self._transport.request(call, partial(_read_written, key=key), scope, absent_ok=True)
 
-    def archive(self, key: int, date: Mapping[str, str]) -> None:
+    def archive(self, key: int, date: Mapping[str, str], scope: CancelScope) -> None:
         """PUT a student into the archive. `date` has either `withdrawn_on` or `graduated_on`, and is the whole body."""
-        self._do(_write("PUT", f"{self._one(key)}/archive", date), key)
+        self._do(_write("PUT", f"{self._one(key)}/archive", date), key, scope)
 
-    def unarchive(self, key: int) -> None:
+    def unarchive(self, key: int, scope: CancelScope) -> None:
         """PUT a student out of the archive."""
-        self._do(Call(f"{self._one(key)}/unarchive", method="PUT"), key)
+        self._do(Call(f"{self._one(key)}/unarchive", method="PUT"), key, scope)
 
-    def set_avatar(self, key: int, body: bytes, content_type: str) -> None:
+    def set_avatar(self, key: int, body: bytes, content_type: str, scope: CancelScope) -> None:
         """PUT a student's avatar."""
-        self._do(Call(f"{self._one(key)}/avatar", method="PUT", body=body, content_type=content_type), key)
+        self._do(Call(f"{self._one(key)}/avatar", method="PUT", body=body, content_type=content_type), key, scope)
 
-    def delete_avatar(self, key: int) -> None:
+    def delete_avatar(self, key: int, scope: CancelScope) -> None:
         """DELETE a student's avatar."""
-        self._do(Call(f"{self._one(key)}/avatar", method="DELETE"), key)
+        self._do(Call(f"{self._one(key)}/avatar", method="DELETE"), key, scope)
 
     def _one(self, key: int) -> str:
         return f"{self._path}/{key}"
 
-    def _do(self, call: Call, key: int) -> None:
-        self._transport.request(call, partial(_read_done, key=key), absent_ok=True)
+    def _do(self, call: Call, key: int, scope: CancelScope) -> None:
+        self._transport.request(call, partial(_read_done, key=key), scope, absent_ok=True)
 
 
 def _write(method: str, path: str, document: Mapping[str, Any]) -> Call:
@@ -161,10 +163,10 @@ def _time(moment: datetime | None) -> str | None:
 # Reading responses -----------------------------------------------------------------------------------------------
 
 
-def _read_page(reply: Reply, number: int, per_page: int, *, of_deleted: bool, check: Callable[[], None]) -> Page | None:
+def _read_page(reply: Reply, number: int, per_page: int, *, of_deleted: bool, scope: CancelScope) -> Page | None:
     if reply.status in ABSENT:
         return None
-    page = decode_page(reply.body, number, moment_of(reply), check, asked=per_page, of_deleted=of_deleted)
+    page = decode_page(reply.body, number, moment_of(reply), scope.check, asked=per_page, of_deleted=of_deleted)
     most = max(per_page, page.per_page or MOST_ROWS)
     if len(page.listed) > most + SPARE_ROWS:
         raise Malformed(f"{len(page.listed):,} records on a page of {most:,}")

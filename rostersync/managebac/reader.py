@@ -12,6 +12,7 @@ from rostersync.records import Gone, Query, Unclear
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from rostersync.cancel import CancelScope
     from rostersync.managebac.client import ManageBac
     from rostersync.records import Answer, Page, Row
 
@@ -27,6 +28,7 @@ class StudentReader:
         self._api = api
         self._endpoints = api.endpoints
         self._ordered_map = api.ordered_map
+        self._scope = api.scope
         self._per_page = per_page
         self.assumes_utc = False
         """Whether any list row had an `updated_at` without an offset, which we read as UTC."""
@@ -56,7 +58,10 @@ class StudentReader:
 
         Raises `ApiError` (`NotFound` for a 404 or 410 to page 1) and `Stopped`.
         """
-        page = self._endpoints.page(query, number, self._per_page)
+        return self._page(query, number, self._scope)
+
+    def _page(self, query: Query, number: int, scope: CancelScope) -> Page | None:
+        page = self._endpoints.page(query, number, self._per_page, scope)
         if page is not None:
             self._per_page = min(self._per_page, page.asked)
             self.assumes_utc |= page.assumes_utc
@@ -64,7 +69,7 @@ class StudentReader:
 
     def pages(self, query: Query, numbers: Sequence[int]) -> Iterator[Page | None]:
         """Yield the page for each of `numbers`, in order, as `page` returns it. Several requests are in flight."""
-        return self._ordered_map.each(partial(self.page, query), numbers)
+        return self._ordered_map.each(partial(self._page, query), numbers, self._scope)
 
     def by_ids(self, keys: Sequence[int]) -> tuple[Row, ...] | None:
         """Return the students among `keys` that are on the first page of the list with `ids` as filter.
@@ -99,15 +104,17 @@ class StudentReader:
 
     def get(self, key: int) -> Row | Gone:
         """Return the student with this id, or `Gone` for the API's own 404 or 410. Raises `ApiError` and `Stopped`."""
-        return self._endpoints.get(key)
-
-    def answer(self, key: int) -> Answer:
-        """Return what `get` returns, or `Unclear` if it raises an `ApiError`. Raises `Stopped`."""
-        try:
-            return self.get(key)
-        except ApiError as error:
-            return Unclear(error.message)
+        return self._endpoints.get(key, self._scope)
 
     def answers(self, keys: Iterable[int]) -> Iterator[tuple[int, Answer]]:
-        """Yield each id with its answer, in the order of `keys`. Several requests are in flight."""
-        return self._ordered_map.each(lambda key: (key, self.answer(key)), keys)
+        """Yield each id with its answer, in the order of `keys`. Several requests are in flight.
+
+        The answer is what `get` returns, or `Unclear` if that raises an `ApiError`. Raises `Stopped`.
+        """
+        return self._ordered_map.each(self._answer, keys, self._scope)
+
+    def _answer(self, key: int, scope: CancelScope) -> tuple[int, Answer]:
+        try:
+            return key, self._endpoints.get(key, scope)
+        except ApiError as error:
+            return key, Unclear(error.message)

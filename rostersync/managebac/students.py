@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datetime import date
     from os import PathLike
 
+    from rostersync.cancel import CancelScope
     from rostersync.managebac.endpoints import Endpoints
     from rostersync.managebac.wire.ordered_map import OrderedMap
     from rostersync.records import Page
@@ -47,10 +48,18 @@ class StudentList(Iterator[Student]):
     """
 
     def __init__(
-        self, endpoints: Endpoints, ordered_map: OrderedMap, query: Query, per_page: int, page: int | None
+        self,
+        endpoints: Endpoints,
+        ordered_map: OrderedMap,
+        scope: CancelScope,
+        query: Query,
+        *,
+        per_page: int,
+        page: int | None,
     ) -> None:
         self._endpoints = endpoints
         self._ordered_map = ordered_map
+        self._scope = scope
         self._query = query
         self._asked = per_page
         self._page = page
@@ -89,14 +98,14 @@ class StudentList(Iterator[Student]):
         if self._read is None:
             number = self._page or 1
             self._asked = min(self._asked, self._endpoints.most_per_page)
-            page = self._endpoints.page(self._query, number, self._asked)
+            page = self._endpoints.page(self._query, number, self._asked, self._scope)
             # A page beyond the end is None, because its format is not documented. The first page has the counts.
             self._read = page or self._first_of_all()
             self._asked = self._read.asked
         return self._read
 
     def _first_of_all(self) -> Page:
-        page = self._endpoints.page(self._query, 1, self._asked)
+        page = self._endpoints.page(self._query, 1, self._asked, self._scope)
         assert page is not None, "a first page is there, or an error"
         return page
 
@@ -105,10 +114,11 @@ class StudentList(Iterator[Student]):
         if self._page is None or first.number == self._page:
             yield from self._students_of(first)
         if self._page is None:
-            for page in self._ordered_map.each(
-                lambda n: self._endpoints.page(self._query, n, self._asked), first.others
-            ):
+            for page in self._ordered_map.each(self._one_page, first.others, self._scope):
                 yield from self._students_of(page) if page else ()
+
+    def _one_page(self, number: int, scope: CancelScope) -> Page | None:
+        return self._endpoints.page(self._query, number, self._asked, scope)
 
     def _students_of(self, page: Page) -> Iterator[Student]:
         for row in page.rows:
@@ -143,9 +153,10 @@ class Students:
     cannot be changed through the API (developer notes).
     """
 
-    def __init__(self, endpoints: Endpoints, ordered_map: OrderedMap) -> None:
+    def __init__(self, endpoints: Endpoints, ordered_map: OrderedMap, scope: CancelScope) -> None:
         self._endpoints = endpoints
         self._ordered_map = ordered_map
+        self._scope = scope
 
     def list(
         self,
@@ -206,7 +217,7 @@ class Students:
             q or None,
         )
         _check_filters(query, page, per_page)
-        return StudentList(self._endpoints, self._ordered_map, query, per_page, page)
+        return StudentList(self._endpoints, self._ordered_map, self._scope, query, per_page=per_page, page=page)
 
     def get(self, key: int, /) -> Student:
         """Return one student, who may be archived.
@@ -228,7 +239,7 @@ class Students:
 
         """
         check_id(key)
-        answer = self._endpoints.get(key)
+        answer = self._endpoints.get(key, self._scope)
         if isinstance(answer, Gone):
             raise self._endpoints.no_such_student(key)
         if isinstance(answer, Rejected):
@@ -261,7 +272,7 @@ class Students:
         if not _is_flag(send_welcome_email):
             raise invalid({"send_welcome_email": ("must be True or False",)})
         options = {} if send_welcome_email is None else {"send_welcome_email": send_welcome_email}
-        return with_status(self._endpoints.create(payload(fields, new=True), options))
+        return with_status(self._endpoints.create(payload(fields, new=True), options, self._scope))
 
     def update(self, key: int, /, **fields: Unpack[StudentFields]) -> Student:
         """Change some fields of a student.
@@ -285,7 +296,7 @@ class Students:
 
         """
         check_id(key)
-        return with_status(self._endpoints.update(key, payload(fields)))
+        return with_status(self._endpoints.update(key, payload(fields), self._scope))
 
     def archive(
         self, key: int, /, *, withdrawn_on: date | str | None = None, graduated_on: date | str | None = None
@@ -309,7 +320,7 @@ class Students:
         """
         check_id(key)
         date_sent = archive_date({"withdrawn_on": withdrawn_on, "graduated_on": graduated_on})
-        self._endpoints.archive(key, date_sent)
+        self._endpoints.archive(key, date_sent, self._scope)
 
     def unarchive(self, key: int, /) -> None:
         """Take a student out of the archive.
@@ -329,7 +340,7 @@ class Students:
 
         """
         check_id(key)
-        self._endpoints.unarchive(key)
+        self._endpoints.unarchive(key, self._scope)
 
     def set_avatar(
         self, key: int, /, *, url: str | None = None, file: str | PathLike[str] | bytes | None = None
@@ -352,7 +363,7 @@ class Students:
 
         """
         check_id(key)
-        self._endpoints.set_avatar(key, *avatar.encode(url, file))
+        self._endpoints.set_avatar(key, *avatar.encode(url, file), self._scope)
 
     def delete_avatar(self, key: int, /) -> None:
         """Delete a student's picture.
@@ -369,7 +380,7 @@ class Students:
 
         """
         check_id(key)
-        self._endpoints.delete_avatar(key)
+        self._endpoints.delete_avatar(key, self._scope)
 
 
 def _ids(name: str, ids: Iterable[int] | None) -> builtins.tuple[int, ...]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Future
 
-    from rostersync.clock import Clock
+    from rostersync.cancel import CancelScope
     from rostersync.report import RunReport, RunRequest
 
 log = get_logger(__name__)
@@ -48,7 +48,7 @@ def run_all(
     run: Callable[[RunRequest], RunReport],
     *,
     at_once: int,
-    clock: Clock,
+    scope: CancelScope,
     refused: Mapping[str, RostersyncError],
 ) -> list[Outcome]:
     """Run the requests, and return their outcomes in the same order.
@@ -57,27 +57,27 @@ def run_all(
         requests: The requests, each a different one.
         run: Executes one request.
         at_once: The most runs at the same time; 1 or more.
-        clock: Notices when the process must stop.
+        scope: Ends the batch when it is cancelled.
         refused: By the source's name, the error that prevents its run.
 
     Returns:
         One outcome for each request.
 
     Raises:
-        Stopped: The process must stop. Runs in progress have a few seconds to finish, and no other run is started.
+        Stopped: The scope was cancelled. Runs in progress have a few seconds to finish, and no other run is started.
 
     """
-    clock.check()
+    scope.check()
 
     def begin(request: RunRequest) -> RunReport:
-        clock.check()  # the request may have waited for a thread, and the process may have to stop by now
+        scope.check()  # the request may have waited for a thread, and the process may have to stop by now
         return run(request)
 
     pool = DaemonExecutor("run", at_once)
     futures = {request: pool.submit(begin, request) for request in requests if request.source not in refused}
     pool.shutdown(wait=False)
     try:
-        wait_for(futures.values(), clock)
+        wait_for(futures.values(), scope)
     except Stopped as stopped:
         pool.join(SHUTDOWN_S)
         stopped.left_running = any(map(_left_running, futures.values()))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import timedelta
 
-    from rostersync.clock import Clock
+    from rostersync.cancel import CancelScope
     from rostersync.errors import RostersyncError
     from rostersync.report import ProgressCallback, RunReport
     from rostersync.store.queue.lock import Lease
@@ -52,33 +52,33 @@ class Executor:
     def __init__(
         self,
         store: Store,
-        clock: Clock,
         policy: SyncPolicy,
         connect: Connect,
         purpose: str,
         *,
-        after_run: Callable[[RunReport], None] = lambda _report: None,
+        after_run: Callable[[RunReport, CancelScope], None] = lambda _report, _scope: None,
     ) -> None:
         """Prepare to execute requests.
 
         Args:
             store: The database.
-            clock: The clock, which also notices when the process must stop.
             policy: What a run may read and remove.
             connect: Opens the API of a source.
             purpose: The name of this process for others who want the same lock, such as "rostersync sync".
-            after_run: Is called with the report of each run that this process has made and committed.
+            after_run: Is called with the report and the scope of each run that this process has made and committed.
 
         """
         self._store = store
-        self._clock = clock
+        self._clock = store.clock
         self._policy = policy
         self._connect = connect
         self._purpose = purpose
         self._after_run = after_run
         self._untold: dict[int, RostersyncError] = {}  # why requests failed, until the database has it
 
-    def run(self, request: RunRequest, progress: ProgressCallback, *, may_execute: bool = True) -> RunReport:
+    def run(
+        self, request: RunRequest, progress: ProgressCallback, scope: CancelScope, *, may_execute: bool = True
+    ) -> RunReport:
         """File a request for a run. Let this process or the holder of the source's lock execute it.
 
         Any error but `LockHeld`, such as `Stopped`, leaves the request too: it is withdrawn when its last caller leaves
@@ -87,6 +87,7 @@ class Executor:
         Args:
             request: What to do. `request.wait` is how long to wait until a process takes it; None waits without limit.
             progress: Is called with the progress of the run, whichever process executes it.
+            scope: The time that the caller has. If it is cancelled, the request is left.
             may_execute: Whether this process may execute the run. Otherwise another process must. Default: True.
 
         Returns:
@@ -97,12 +98,12 @@ class Executor:
             RequestFailed: The process that took the request failed, or the request was withdrawn.
             StoreError: The database cannot be used.
             ConfigError: The source's token is not available.
-            Stopped: The process must stop.
+            Stopped: The scope was cancelled.
 
         """
         filed = self._file(request)
         try:
-            outcome = self._execute_or_wait(filed, request.wait, progress, may_execute=may_execute)
+            outcome = self._execute_or_wait(filed, request.wait, progress, scope, may_execute=may_execute)
         except BaseException:
             self._abandon(filed.request_id)
             raise
@@ -111,7 +112,12 @@ class Executor:
         return outcome
 
     def refresh(
-        self, source: str, ids: Sequence[int], patience: timedelta, progress: ProgressCallback = ignore_progress
+        self,
+        source: str,
+        ids: Sequence[int],
+        patience: timedelta,
+        scope: CancelScope,
+        progress: ProgressCallback = ignore_progress,
     ) -> RunReport | None:
         """Let this process or the holder of the source's lock fetch and store students. Return the report.
 
@@ -120,10 +126,10 @@ class Executor:
         counts the students of both. Raises `StoreError` and `ConfigError`; the next run then reads the same changes.
         """
         filed = self._file(RunRequest(source, RunKind.REFRESH, wait=None, ids=tuple(ids)))
-        outcome = self._execute_or_wait(filed, patience, progress, may_execute=True)
+        outcome = self._execute_or_wait(filed, patience, progress, scope, may_execute=True)
         return None if isinstance(outcome, LockHeld) else outcome
 
-    def execute_all(self, source: str, ended: Callable[[RunReport], None]) -> None:
+    def execute_all(self, source: str, ended: Callable[[RunReport], None], scope: CancelScope) -> None:
         """Execute the open requests of a source. This process must hold the source's lock.
 
         Refreshes and runs alternate. So a refresh after a write never waits for several runs, and a run never waits for
@@ -135,10 +141,10 @@ class Executor:
             while True:
                 refresh = self._take(lease, refresh=True)
                 if refresh is not None:
-                    ended(self._execute(lease, refresh, _NotedProgress(lease, refresh, self._clock)))
+                    ended(self._execute(lease, refresh, _NotedProgress(lease, refresh, scope), scope))
                 run = self._take(lease, refresh=False)
                 if run is not None:
-                    ended(self._execute(lease, run, _NotedProgress(lease, run, self._clock)))
+                    ended(self._execute(lease, run, _NotedProgress(lease, run, scope), scope))
                 if refresh is None and run is None:
                     return
 
@@ -165,7 +171,13 @@ class Executor:
         return requests.take(lease, self._clock.now(), mine, refresh=refresh)
 
     def _execute_or_wait(
-        self, request: RunRequest, patience: timedelta | None, progress: ProgressCallback, *, may_execute: bool
+        self,
+        request: RunRequest,
+        patience: timedelta | None,
+        progress: ProgressCallback,
+        scope: CancelScope,
+        *,
+        may_execute: bool,
     ) -> RunReport | LockHeld:
         """Execute a filed request as soon as this process gets the lock, or wait until another process has done so.
 
@@ -177,13 +189,13 @@ class Executor:
         give_up_at = math.inf if patience is None else began + patience.total_seconds()
         try_at = began + TRY_S
         while True:
-            outcome = self._execute_if_free(request, progress) if may_execute else _not_taken(request.source)
+            outcome = self._execute_if_free(request, progress, scope) if may_execute else _not_taken(request.source)
             if isinstance(outcome, LockHeld):
                 if self._clock.monotonic() > give_up_at and self._give_up(request):
                     return outcome
             elif outcome is not None:
                 return outcome
-            report = self._wait_for_another(request.request_id, progress)
+            report = self._wait_for_another(request.request_id, progress, scope)
             if report is not None:
                 return report
             if self._clock.monotonic() > try_at:
@@ -192,7 +204,9 @@ class Executor:
                     requests.touch(connection, request.request_id)
                 try_at = self._clock.monotonic() + TRY_S
 
-    def _execute_if_free(self, mine: RunRequest, progress: ProgressCallback) -> RunReport | LockHeld | None:
+    def _execute_if_free(
+        self, mine: RunRequest, progress: ProgressCallback, scope: CancelScope
+    ) -> RunReport | LockHeld | None:
         """Take the lock, execute the open requests of the source, oldest first, up to `mine`, and return its report.
 
         Return `LockHeld` if another process holds the lock, and None if `mine` is no longer open.
@@ -207,13 +221,13 @@ class Executor:
             with self._store.lease(mine.source, self._purpose) as lease:
                 while request := self._take(lease, mine.request_id, refresh=wants_refresh):
                     if request.request_id != mine.request_id:
-                        self._execute_for_others(lease, request, progress)
+                        self._execute_for_others(lease, request, progress, scope)
                         continue
-                    report = self._execute(lease, request, progress)
+                    report = self._execute(lease, request, progress, scope)
                     if not wants_refresh:
                         with suppress(StoreError):  # the caller must get its report even if the database fails now
                             if refresh := self._take(lease, refresh=True):
-                                self._execute_for_others(lease, refresh, ignore_progress)
+                                self._execute_for_others(lease, refresh, ignore_progress, scope)
                     return report
         except LockHeld as error:
             return error
@@ -230,7 +244,7 @@ class Executor:
         with self._store.reading() as connection:
             return requests.progress(connection, request.request_id).run_id is None
 
-    def _wait_for_another(self, request_id: int, progress: ProgressCallback) -> RunReport | None:
+    def _wait_for_another(self, request_id: int, progress: ProgressCallback, scope: CancelScope) -> RunReport | None:
         """Return the report if another process has done the run. Otherwise show its progress, wait, and return None.
 
         Raises `RequestFailed` if the request has failed or was withdrawn, so that no run will be started for it.
@@ -246,7 +260,7 @@ class Executor:
         if so_far.reads is not None:
             progress(so_far.reads, so_far.rows_done or 0, so_far.rows_total or 0)
         try:
-            self._clock.sleep(POLL_S)
+            scope.sleep(POLL_S)
         except Stopped as stopped:
             stopped.left_running = so_far.state == "taken"
             raise
@@ -265,23 +279,25 @@ class Executor:
 
     # Runs --------------------------------------------------------------------------------------------------------
 
-    def _execute_for_others(self, lease: Lease, request: RunRequest, progress: ProgressCallback) -> None:
+    def _execute_for_others(
+        self, lease: Lease, request: RunRequest, progress: ProgressCallback, scope: CancelScope
+    ) -> None:
         try:
-            self._execute(lease, request, progress)
+            self._execute(lease, request, progress, scope)
         except (Stopped, LockLost):
             raise
         except Exception as error:  # noqa: BLE001 - the other caller reads it from the request
             kind, reason = str(request.kind), type(error).__name__
             log.warning("request_failed", source=lease.source, kind=kind, request=request.request_id, reason=reason)
 
-    def _execute(self, lease: Lease, request: RunRequest, progress: ProgressCallback) -> RunReport:
+    def _execute(self, lease: Lease, request: RunRequest, progress: ProgressCallback, scope: CancelScope) -> RunReport:
         """Execute a request that was taken. If this raises an error, close the request with it, for those who wait.
 
-        If the process must stop, or has lost the lock, leave the request to the next holder of the lock.
+        If the scope was cancelled, or the process has lost the lock, leave the request to the next holder of the lock.
         """
         self._untold.pop(request.request_id, None)  # it is tried again
         try:
-            with self._connect(lease.source) as api:
+            with self._connect(lease.source, scope) as api:
                 stage = self._store.stage(lease.connection, lease.source)
                 run = Run(
                     lease.source,
@@ -294,7 +310,7 @@ class Executor:
                     commit=partial(commit, lease, stage),
                 )
                 report = run.execute(request)
-            self._after_run(report)
+            self._after_run(report, scope)
         except (Stopped, LockLost):
             raise
         except Exception as error:
@@ -307,12 +323,13 @@ class Executor:
 class _NotedProgress:
     """Notes the progress of a run in its request, at most once in `NOTE_S`, for the processes that wait for it."""
 
-    def __init__(self, lease: Lease, request: RunRequest, clock: Clock) -> None:
-        self._lease, self._request_id, self._clock = lease, request.request_id, clock
-        self._noted_at = clock.monotonic()
+    def __init__(self, lease: Lease, request: RunRequest, scope: CancelScope) -> None:
+        self._lease, self._request_id, self._scope = lease, request.request_id, scope
+        self._noted_at = scope.clock.monotonic()
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        now = self._clock.monotonic()
+        self._scope.check()
+        now = self._scope.clock.monotonic()
         if now - self._noted_at < NOTE_S:
             return
         self._noted_at = now
@@ -327,9 +344,17 @@ def _not_taken(source: str) -> LockHeld:
 
 
 def dry_run(
-    url: str, request: RunRequest, progress: ProgressCallback, *, clock: Clock, policy: SyncPolicy, connect: Connect
+    url: str,
+    request: RunRequest,
+    progress: ProgressCallback,
+    scope: CancelScope,
+    *,
+    policy: SyncPolicy,
+    connect: Connect,
 ) -> RunReport:
     """Do a run that commits nothing and takes no lock. The database at `url` does not change."""
-    with unchanged_database(url, request.source) as (connection, stage), connect(request.source) as api:
-        run = Run(request.source, connection, stage, api, policy=policy, clock=clock, progress=progress, commit=None)
+    with unchanged_database(url, request.source) as (connection, stage), connect(request.source, scope) as api:
+        run = Run(
+            request.source, connection, stage, api, policy=policy, clock=scope.clock, progress=progress, commit=None
+        )
         return run.execute(request)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from datetime import timedelta
 
-    from rostersync.clock import Clock
+    from rostersync.cancel import CancelScope
     from rostersync.report import RunReport
 
 log = get_logger(__name__)
@@ -51,31 +51,29 @@ _SECRET = re.compile(r"TOKEN|PASS|SECRET|KEY|CREDENTIAL", re.ASCII | re.IGNORECA
 class Hooks:
     """Runs the configured command, if any, and logs how it ended."""
 
-    def __init__(self, command: Sequence[str], timeout: timedelta, clock: Clock, secrets: Collection[str]) -> None:
+    def __init__(self, command: Sequence[str], timeout: timedelta, secrets: Collection[str]) -> None:
         """Prepare to run a command.
 
         Args:
             command: The program and its arguments; empty if no hook is configured.
             timeout: After this time the command is killed.
-            clock: Measures the timeout, and notices when the process must stop.
             secrets: The names of further environment variables that the command must not get.
 
         """
         self._command = command
         self._timeout = timeout
-        self._clock = clock
         self._secrets = frozenset(secrets)
 
-    def after_run(self, report: RunReport) -> None:
+    def after_run(self, report: RunReport, scope: CancelScope) -> None:
         """Run the command with the report of a committed run, if that changed students or the quarantine. Never raises.
 
-        This method waits until the command ends. It kills the command after the timeout, or if the process must stop.
+        This method waits until the command ends. It kills the command after the timeout, or if `scope` is cancelled.
         """
         if not self._command or not _changed_students(report):
             return
         tail = bytearray()
         try:
-            reason = self._call(f"{json.dumps(report.to_json())}\n".encode(), tail)
+            reason = self._call(f"{json.dumps(report.to_json())}\n".encode(), tail, scope)
         except Stopped:
             reason = "not finished: the process was asked to end"
         except OSError as error:
@@ -88,19 +86,19 @@ class Hooks:
             output = last_lines(bytes(tail))
             log.warning("hook_failed", source=report.source, run_id=report.run_id, reason=reason, output=output)
 
-    def _call(self, document: bytes, tail: bytearray) -> str | None:
+    def _call(self, document: bytes, tail: bytearray, scope: CancelScope) -> str | None:
         """Run the command, and put the end of its output into `tail`. Return why it failed, None if it did not.
 
-        Raises `OSError` if the command cannot be started, and `Stopped` if the process must stop.
+        Raises `OSError` if the command cannot be started, and `Stopped` if the scope is cancelled.
         """
-        self._clock.check()
+        scope.check()
         if os.geteuid() == 0 and (place := shared_place_of_command(self._command)):
             return f"refused: users other than root may write {place}"
-        until = self._clock.monotonic() + self._timeout.total_seconds()
+        until = scope.clock.monotonic() + self._timeout.total_seconds()
         with _running(self._command, self._environ()) as hook, _Pipes(hook, document, tail) as pipes:
             while not hook.has_ended():
-                self._clock.check()
-                if self._clock.monotonic() >= until:
+                scope.check()
+                if scope.clock.monotonic() >= until:
                     return f"killed after {spell_duration(self._timeout)}"
                 pipes.serve(STOP_CHECK_S)
             pipes.serve(0)  # read the last output, but do not wait for a process that still writes

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from rostersync.clock import Clock
+    from rostersync.cancel import CancelScope
     from rostersync.config import Config, Source
     from rostersync.store.store import Store
 
@@ -43,8 +43,8 @@ def policy(config: Config) -> SyncPolicy:
     )
 
 
-def clients(config: Config, clock: Clock) -> Callable[[str], ManageBac]:
-    """Return a function that makes the client of a source, by the source's name.
+def clients(config: Config) -> Callable[[str, CancelScope], ManageBac]:
+    """Return a function that makes the client of a source, by the source's name. The scope ends the client's calls.
 
     A client's deadline begins when it is made. All clients of the process share the pace of their host. The function
     raises `ConfigError` if the source's token is not available.
@@ -53,7 +53,7 @@ def clients(config: Config, clock: Clock) -> Callable[[str], ManageBac]:
     sources = {source.name: source for source in config.sources}
     sync = config.sync
 
-    def client(name: str) -> ManageBac:
+    def client(name: str, scope: CancelScope) -> ManageBac:
         source = sources[name]
         return ManageBac(
             source.base_url,
@@ -64,7 +64,7 @@ def clients(config: Config, clock: Clock) -> Callable[[str], ManageBac]:
             retries=sync.retries,
             concurrency=sync.concurrency,
             run_seconds=sync.run_deadline.total_seconds(),
-            clock=clock,
+            scope=scope,
             limiter=_limiters.of(_host(source)),
             proxy_from_env=config.network.proxy_from_env,
         )
@@ -76,32 +76,31 @@ def _host(source: Source) -> str:
     return urlsplit(source.base_url).netloc
 
 
-def connector(config: Config, clock: Clock) -> Callable[[str], AbstractContextManager[StudentReader]]:
+def connector(config: Config) -> Callable[[str, CancelScope], AbstractContextManager[StudentReader]]:
     """Return a function that opens the API of a source, by the source's name, for one run: see `clients`."""
-    client = clients(config, clock)
+    client = clients(config)
 
     @contextmanager
-    def connect(name: str) -> Iterator[StudentReader]:
-        with client(name) as api:
+    def connect(name: str, scope: CancelScope) -> Iterator[StudentReader]:
+        with client(name, scope) as api:
             yield StudentReader(api, config.sync.per_page)
 
     return connect
 
 
-def executor(config: Config, clock: Clock, store: Store, purpose: str) -> Executor:
+def executor(config: Config, store: Store, purpose: str) -> Executor:
     """Return the executor for the configured sources. `purpose` names this process to others who want the same lock."""
-    after_run = hooks(config, clock).after_run
-    return Executor(store, clock, policy(config), connector(config, clock), purpose, after_run=after_run)
+    return Executor(store, policy(config), connector(config), purpose, after_run=hooks(config).after_run)
 
 
-def hooks(config: Config, clock: Clock) -> Hooks:
+def hooks(config: Config) -> Hooks:
     """Return the object that runs the command in `[hooks]`.
 
     It does not give the command any variable that holds a token or a part of the database's url.
     """
     secrets = {DEFAULT_VARIABLE, *(source.token_env for source in config.sources if source.token_env)}
     secrets |= {name for name, value in os.environ.items() if value and value in config.database.url}
-    return Hooks(config.hooks.after_run, config.hooks.timeout, clock, secrets)
+    return Hooks(config.hooks.after_run, config.hooks.timeout, secrets)
 
 
 def token_mistakes(sources: Iterable[Source]) -> dict[str, ConfigError]:

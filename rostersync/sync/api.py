@@ -11,6 +11,7 @@ from rostersync.records import is_alive
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from rostersync.cancel import CancelScope
     from rostersync.records import Answer, Page, Query, Row
     from rostersync.store.stage import Stage
 
@@ -35,8 +36,10 @@ class Api(Protocol):
     def answers(self, keys: Iterable[int]) -> Iterator[tuple[int, Answer]]: ...
 
 
-Connect = Callable[[str], AbstractContextManager[Api]]
-"""Opens the API of a source, by its name, for one run. Raises `ConfigError` if the source's token is not available."""
+Connect = Callable[[str, "CancelScope"], AbstractContextManager[Api]]
+"""Opens the API of a source, by its name, for one run. The scope ends the requests.
+
+Raises `ConfigError` if the source's token is not available."""
 
 
 def ask(api: Api, stage: Stage, questions: Iterable[Sequence[int]]) -> None:

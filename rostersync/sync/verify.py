@@ -21,6 +21,7 @@ from rostersync.sync.removals import NAMED, SWEPT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rostersync.cancel import CancelScope
     from rostersync.report import ProgressCallback, SourceState
     from rostersync.store.stage import Stage
     from rostersync.sync.api import Api, Connect
@@ -30,12 +31,15 @@ MAX_LISTED_DIFFERENCES = 1_000
 """The most differences to list. Further ones are only counted."""
 
 
-def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progress: ProgressCallback) -> Verification:
+def verify(
+    url: str, source: str, scope: CancelScope, *, policy: SyncPolicy, connect: Connect, progress: ProgressCallback
+) -> Verification:
     """Compare the replica of a source with the API. Volatile fields do not count.
 
     Args:
         url: The url of the database.
         source: The name of the source.
+        scope: Ends the requests.
         policy: How to read.
         connect: Opens the API of a source.
         progress: Is called while the lists are read.
@@ -46,10 +50,10 @@ def verify(url: str, source: str, *, policy: SyncPolicy, connect: Connect, progr
     Raises:
         StoreError: The database cannot be used.
         ConfigError: The source's token is not available.
-        Stopped: The process must stop.
+        Stopped: The scope was cancelled.
 
     """
-    with unchanged_database(url, source) as (connection, stage), connect(source) as api:
+    with unchanged_database(url, source) as (connection, stage), connect(source, scope) as api:
         state, last_run = source_state(connection, source), runs.last(connection, source)
         read_until = state.watermarks.modified or state.last_clean_full_at
         if read_until is None:

@@ -18,7 +18,7 @@ from rostersync.writing.bulk_tasks import UNCHANGED, shown_by_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rostersync.clock import Clock
+    from rostersync.cancel import CancelScope
     from rostersync.managebac.students import Students
     from rostersync.records import Student
     from rostersync.report import ProgressCallback
@@ -76,20 +76,20 @@ class LineResult(msgspec.Struct, frozen=True):
 class Bulk:
     """Carries out the tasks of one file for one source."""
 
-    def __init__(self, students: Students, sender: Sender, clock: Clock, progress: ProgressCallback) -> None:
+    def __init__(self, students: Students, sender: Sender, scope: CancelScope, progress: ProgressCallback) -> None:
         """Prepare to carry out tasks.
 
         Args:
-            students: Reads the students back. After the process was asked to stop, its own clock should leave it some
-                seconds to finish.
-            sender: Sends the writes. The same holds for its clock.
-            clock: Says before each line whether the process was asked to stop.
+            students: Reads the students back. Its own scope should end some seconds later than `scope`, so that the
+                line in progress can be finished.
+            sender: Sends the writes. Its own scope should also end some seconds later.
+            scope: If it is cancelled, no further line is sent.
             progress: Is called after each line.
 
         """
         self._students = students
         self._sender = sender
-        self._clock = clock
+        self._scope = scope
         self._progress = progress
         self.stopped: Stopped | None = None
         """Set if the process was asked to stop during the tasks."""
@@ -125,7 +125,7 @@ class Bulk:
     def _why_end(self, results: Sequence[LineResult]) -> str | None:
         """Return why the next line must not be sent, or None if it may be."""
         try:
-            self._clock.check()
+            self._scope.check()
         except Stopped as stopped:
             self.stopped = stopped
             return "stopped"
@@ -151,7 +151,7 @@ class Bulk:
             if not done:
                 break
             try:
-                self._clock.sleep(look)
+                self._scope.sleep(look)
                 after = shown_by_id(self._students, done)
                 last = look == single.LOOKS - 1
                 results = [_confirm(result, after.get(result.key), self._sender, last=last) for result in results]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from rostersync.clock import Clock
+    from rostersync.cancel import CancelScope
     from rostersync.managebac.students import Students
     from rostersync.recording import Recording
     from rostersync.records import Student
@@ -151,11 +151,11 @@ class WriteResult(msgspec.Struct, frozen=True):
 class Sender:
     """Sends writes to one source's students, and records them. `store` is None before the database exists."""
 
-    def __init__(self, source: str, students: Students, store: Store | None, clock: Clock) -> None:
+    def __init__(self, source: str, students: Students, store: Store | None, scope: CancelScope) -> None:
         self._source = source
         self._students = students
-        self._recorder = Recorder(store, clock)
-        self._clock = clock
+        self._recorder = Recorder(store, scope.clock)
+        self._scope = scope
         self._so_far = WriteResult(0, Outcome.REFUSED)
         """What is known so far about the write that is under way."""
 
@@ -232,7 +232,7 @@ class Sender:
         """Return the id of the student that a create with a lost response has added; 0 unless exactly one is found."""
         found: list[Student] = []
         for look in range(LOOKS):
-            self._clock.sleep(look)
+            self._scope.sleep(look)
             try:
                 found = self._holders(write, "email")
             except ApiError as error:
@@ -245,7 +245,7 @@ class Sender:
         """Fetch the student until the record shows what was sent, at most `LOOKS` times, and return the outcome."""
         result = WriteResult(key, Outcome.DONE)
         for look in range(LOOKS):
-            self._clock.sleep(look)
+            self._scope.sleep(look)
             try:
                 student = self._students.get(key)
             except ApiError as error:

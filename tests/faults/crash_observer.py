@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from school_site import Site
 
+    from rostersync.cancel import CancelScope
+
 GUARDLESS = "[guard]\nmax_deletions = 100000\nmax_deletion_percent = 100.0\n"
 
 
@@ -33,8 +35,8 @@ class CrashObserver(World):
         self.school, self._api = site.school, site.base_url
 
     @contextmanager
-    def connect(self, _source: str) -> Iterator[StudentReader]:
-        with ManageBac(self._api, TOKEN, clock=self.clock) as api:
+    def connect(self, _source: str, scope: CancelScope) -> Iterator[StudentReader]:
+        with ManageBac(self._api, TOKEN, scope=scope) as api:
             yield StudentReader(api)
 
     def is_exact(self) -> bool:

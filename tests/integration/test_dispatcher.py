@@ -15,7 +15,8 @@ from conftest import ManualClock
 from daemons import wait_until
 from school_site import serve
 
-from rostersync.clock import SystemClock, WatchedClock
+from rostersync.cancel import CancelScope
+from rostersync.clock import SystemClock
 from rostersync.config import load
 from rostersync.daemon.condition import Condition
 from rostersync.daemon.dispatcher import Dispatcher
@@ -33,36 +34,25 @@ if TYPE_CHECKING:
     from rostersync.simulator.faults import Fault
 
 
-class RunsEndMeanwhile(WatchedClock):
-    """Calls `meanwhile` before it answers whether a run is silent."""
-
-    def __init__(self) -> None:
-        super().__init__(SystemClock())
-        self.meanwhile: Callable[[], object] = bool
-
-    def silent_for(self, thread: int) -> float:
-        self.meanwhile()
-        return super().silent_for(thread)
-
-
 def test_runs_may_end_while_the_daemon_looks_for_those_that_hang(
     tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ROSTERSYNC_TOKEN", TOKEN)
-    may_answer, clock = threading.Event(), RunsEndMeanwhile()
+    may_answer, clock, silent_for = threading.Event(), SystemClock(), CancelScope.silent_for
     with serve(tmp_path, sqlite_url, size=2) as site:
         site.configure(sources=("main", "annex"))
         site.app.on_request = lambda _: may_answer.wait(20)
         config = load(site.path)
         store = open_store(config, clock, create=True)
-        dispatcher = Dispatcher(config, clock, store, Condition(clock, None))
+        dispatcher = Dispatcher(config, CancelScope(clock), store, Condition(clock, None))
         wait_until(lambda: dispatcher.tick() or len(dispatcher._busy) == 2)
 
-        def end_all_runs() -> None:
+        def after_all_runs_have_ended(scope: CancelScope) -> float:
             may_answer.set()
             wait_until(lambda: not dispatcher._busy)
+            return silent_for(scope)
 
-        clock.meanwhile = end_all_runs
+        monkeypatch.setattr(CancelScope, "silent_for", after_all_runs_have_ended)
         assert dispatcher.hung(60) == []
         dispatcher.stop()
         store.close()
@@ -72,13 +62,13 @@ def test_fifty_reloads_leave_as_many_threads_as_the_first(
     tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ROSTERSYNC_TOKEN", TOKEN)
-    others, clock = set(threading.enumerate()), WatchedClock(SystemClock())
+    others, clock = set(threading.enumerate()), SystemClock()
     with serve(tmp_path, sqlite_url, size=3) as site:
         site.configure("[sync]\nper_page = 1\nconcurrency = 2\n")
         site.app.on_request = lambda _: time.sleep(0.003)  # so that two are in flight whenever two may be
         config = load(site.path)
         store = open_store(config, clock, create=True)
-        dispatcher = Dispatcher(config, clock, store, Condition(clock, None))
+        dispatcher = Dispatcher(config, CancelScope(clock), store, Condition(clock, None))
 
         def threads() -> Counter[str]:
             names = Counter(thread.name.split("-")[0] for thread in set(threading.enumerate()) - others)
@@ -110,9 +100,9 @@ class OneSource:
 
     def __init__(self, site: Site, clock: ManualClock) -> None:
         self.site, self.clock = site, clock
-        config, watched = load(site.path), WatchedClock(clock)
-        self.store = open_store(config, watched, create=True)
-        self.dispatcher = Dispatcher(config, watched, self.store, Condition(watched, None))
+        config = load(site.path)
+        self.store = open_store(config, clock, create=True)
+        self.dispatcher = Dispatcher(config, CancelScope(clock), self.store, Condition(clock, None))
 
     def begin(self) -> list[str]:
         """Do the first run, which is due at once, and return how it has ended."""

@@ -46,10 +46,11 @@ def test_whoever_waits_for_a_source_that_is_forgotten_is_told(migrated_url: str,
     world.sync()
     with world.store.lease(SOURCE, "rostersync source forget") as lease:
 
-        def forget_it(_seconds: float) -> None:
-            clock.sleep = ManualClock.sleep.__get__(clock)  # type: ignore[method-assign]
+        def forget_it(_event: object, _seconds: float) -> bool:
+            clock.wait = ManualClock.wait.__get__(clock)  # type: ignore[method-assign]
             forget(lease)
+            return False
 
-        clock.sleep = forget_it  # type: ignore[method-assign]
+        clock.wait = forget_it  # type: ignore[method-assign]
         with pytest.raises(StoreError, match="withdrawn"):
             world.sync()

@@ -100,7 +100,7 @@ def test_the_head_count_is_that_of_the_rows_after_a_refresh_and_a_failed_run_and
     created = world.school.create()
     assert world.dry_run().counts.inserted == 1
     assert require_head_count(world) == before
-    assert world.executor().refresh(SOURCE, [created], world.policy.overlap) is not None
+    assert world.executor().refresh(SOURCE, [created], world.policy.overlap, world.scope) is not None
     assert require_head_count(world)[0] == before[0] + 1
     world.app.faults.add(make.http_status(502), times=None)
     assert world.sync().state is RunState.FAILED

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from canary import EAR, TOKEN
 
+from rostersync.cancel import CancelScope
 from rostersync.clock import SystemClock
 from rostersync.errors import (
     ApiError,
@@ -130,10 +131,11 @@ def always(answer: bytes) -> Answer:
 def connect() -> Iterator[Callable[..., StudentReader]]:
     opened: list[ManageBac] = []
 
-    def start(url: str, clock: Any = None, *, per_page: int = 100, **settings: Any) -> StudentReader:
-        clock = clock or SystemClock()
+    def start(url: str, scope: CancelScope | None = None, *, per_page: int = 100, **settings: Any) -> StudentReader:
+        scope = scope or CancelScope(SystemClock())
         defaults: dict[str, Any] = {"retries": 0, "timeout": 5.0, "concurrency": 1}
-        opened.append(ManageBac(url, TOKEN, clock=clock, limiter=HostLimiter(8, clock), **(defaults | settings)))
+        limiter = HostLimiter(8, scope.clock)
+        opened.append(ManageBac(url, TOKEN, scope=scope, limiter=limiter, **(defaults | settings)))
         return StudentReader(opened[-1], per_page)
 
     yield start
@@ -257,8 +259,8 @@ def test_a_token_that_is_sent_as_a_parameter_is_in_no_header(serve: Serve, conne
 def test_a_token_is_escaped_in_the_address(serve: Serve) -> None:
     server = serve(always(reply(b"{}")))
     token = Secret("canary-token+&=%/?#")
-    wire = RequestsWire(server.url, token, SystemClock(), DaemonExecutor("exchange"), auth="parameter")
-    wire.send(Call("/"), 5)
+    wire = RequestsWire(server.url, token, DaemonExecutor("exchange"), auth="parameter")
+    wire.send(Call("/"), 5, CancelScope(SystemClock()))
     assert server.heads[0].startswith("GET /?auth_token=canary-token%2B%26%3D%25%2F%3F%23 HTTP/1.1")
 
 
@@ -312,7 +314,7 @@ def test_no_error_shows_a_token_that_is_sent_as_a_parameter(
 @pytest.mark.parametrize("token", ["", "two words", "new\nline", "naïve", "tab\t"])
 def test_a_token_that_no_header_can_carry_is_a_mistake_of_the_configuration(token: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        RequestsWire("http://127.0.0.1:1", Secret(token), SystemClock(), DaemonExecutor("exchange"))
+        RequestsWire("http://127.0.0.1:1", Secret(token), DaemonExecutor("exchange"))
     assert not token.strip() or token.strip() not in str(caught.value)
 
 
@@ -466,17 +468,17 @@ def test_an_answer_beyond_the_limit_is_not_read(serve: Serve) -> None:
     wire = RequestsWire(
         serve(always(reply(b" " * 2_000))).url,
         Secret(TOKEN),
-        SystemClock(),
         DaemonExecutor("exchange"),
         max_bytes=1_000,
     )
     with pytest.raises(TooLarge):
-        wire.send(Call("/"), 5)
+        wire.send(Call("/"), 5, CancelScope(SystemClock()))
     wire.close()
 
 
 BOMB = """
 import gzip, io, resource, socket, threading, zlib
+from rostersync.cancel import CancelScope
 from rostersync.clock import SystemClock
 from rostersync.errors import TooLarge
 from rostersync.managebac.wire.http import Call, RequestsWire
@@ -503,10 +505,10 @@ def serve():
 
 threading.Thread(target=serve, daemon=True).start()
 threads = DaemonExecutor("exchange")
-wire = RequestsWire(f"http://127.0.0.1:{{listener.getsockname()[1]}}", Secret("x"), SystemClock(), threads)
+wire = RequestsWire(f"http://127.0.0.1:{{listener.getsockname()[1]}}", Secret("x"), threads)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    wire.send(Call("/"), 30)
+    wire.send(Call("/"), 30, CancelScope(SystemClock()))
 except TooLarge:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
@@ -583,9 +585,9 @@ def test_a_tls_handshake_obeys_the_timeout_too(serve: Serve, connect: Connect) -
 
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_a_stop_ends_requests_in_flight_at_once(serve: Serve, connect: Connect, concurrency: int) -> None:
-    clock = SystemClock()
-    students = connect(serve(drip(b"", b"")).url, clock, concurrency=concurrency, timeout=30)
-    threading.Timer(0.3, clock.stop, [15]).start()
+    scope = CancelScope(SystemClock())
+    students = connect(serve(drip(b"", b"")).url, scope, concurrency=concurrency, timeout=30)
+    threading.Timer(0.3, scope.cancel, [15]).start()
     started = time.monotonic()
     with pytest.raises(Stopped) as caught:
         list(students.pages(Query(), [1, 2, 3]))
@@ -596,11 +598,11 @@ def test_a_stop_ends_requests_in_flight_at_once(serve: Serve, connect: Connect, 
 def test_a_stop_ends_a_look_up_that_hangs(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     answered = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: answered.wait(10) and [])
-    clock = SystemClock()
-    threading.Timer(0.3, clock.stop, [2]).start()
+    scope = CancelScope(SystemClock())
+    threading.Timer(0.3, scope.cancel, [2]).start()
     started = time.monotonic()
     with pytest.raises(Stopped):
-        connect("https://students.invalid", clock, timeout=30).page(Query(), 1)
+        connect("https://students.invalid", scope, timeout=30).page(Query(), 1)
     assert time.monotonic() - started < 1.0
     answered.set()
 
@@ -609,12 +611,13 @@ def test_a_request_that_hangs_does_not_keep_the_process_alive(serve: Serve) -> N
     server = serve(drip(b"", b""))
     program = f"""
 import threading
+from rostersync.cancel import CancelScope
 from rostersync.clock import SystemClock
 from rostersync.managebac.wire.http import Call, RequestsWire
 from rostersync.pool import DaemonExecutor
 from rostersync.secret import Secret
-wire = RequestsWire({server.url!r}, Secret("x"), SystemClock(), DaemonExecutor("exchange"))
-threading.Thread(target=wire.send, args=[Call("/"), 60], daemon=True).start()
+wire = RequestsWire({server.url!r}, Secret("x"), DaemonExecutor("exchange"))
+threading.Thread(target=wire.send, args=[Call("/"), 60, CancelScope(SystemClock())], daemon=True).start()
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=10, env=os.environ)
 

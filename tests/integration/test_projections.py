@@ -34,7 +34,7 @@ def world(migrated_url: str, clock: ManualClock) -> World:
 
 
 def refresh(world: World, *ids: int) -> RunReport:
-    report = world.executor().refresh(world.source, ids, timedelta(seconds=5))
+    report = world.executor().refresh(world.source, ids, timedelta(seconds=5), world.scope)
     assert report is not None
     return report
 
@@ -286,11 +286,15 @@ def test_a_key_that_lists_begin_to_serve_is_the_lists_from_the_next_full_run_on(
 
 def test_a_verification_compares_what_lists_serve(world: World) -> None:
     key = min(world.upstream())
-    verdict = verify(world.url, world.source, policy=world.policy, connect=world.connect, progress=lambda *_: None)
+    verdict = verify(
+        world.url, world.source, world.scope, policy=world.policy, connect=world.connect, progress=lambda *_: None
+    )
     assert (verdict.found, verdict.pending, verdict.error) == (0, 0, None)
     world.school.change_unnoticed(key, parent_ids=[31_000_000])
     world.school.change_unnoticed(key, nickname="Other")
-    verdict = verify(world.url, world.source, policy=world.policy, connect=world.connect, progress=lambda *_: None)
+    verdict = verify(
+        world.url, world.source, world.scope, policy=world.policy, connect=world.connect, progress=lambda *_: None
+    )
     assert [(d.id, d.fields) for d in verdict.differences] == [(key, ("nickname",))]
 
 

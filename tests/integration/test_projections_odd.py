@@ -33,7 +33,7 @@ SPLIT = Switches(lists_omit=("parent_ids", "homeroom_advisor_id"), get_omits=("p
 
 
 def refresh(world: World, *ids: int) -> Any:
-    return world.executor().refresh(world.source, ids, timedelta(seconds=5))
+    return world.executor().refresh(world.source, ids, timedelta(seconds=5), world.scope)
 
 
 def got(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Fault:
@@ -366,7 +366,10 @@ def test_a_held_plan_that_is_approved_and_a_dry_run(migrated_url: str, clock: Ma
     runs(world, 3)
     assert world.replica() == world.upstream()
     assert (
-        verify(world.url, world.source, policy=world.policy, connect=world.connect, progress=lambda *_: None).found == 0
+        verify(
+            world.url, world.source, world.scope, policy=world.policy, connect=world.connect, progress=lambda *_: None
+        ).found
+        == 0
     )
 
 

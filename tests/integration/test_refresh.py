@@ -43,7 +43,7 @@ def world(migrated_url: str, clock: ManualClock) -> World:
 
 def refresh(world: World, *ids: int) -> RunReport:
     """Have students refreshed, which must be done at once."""
-    report = world.executor().refresh(SOURCE, ids, AT_ONCE)
+    report = world.executor().refresh(SOURCE, ids, AT_ONCE, world.scope)
     assert report is not None
     return report
 
@@ -263,7 +263,7 @@ def test_a_refresh_that_is_filed_during_a_full_run_is_executed_by_its_process(wo
 
     def somebody_writes() -> None:
         write(world, key)
-        assert world.executor().refresh(SOURCE, [key], AT_ONCE) is None  # it waits in the queue
+        assert world.executor().refresh(SOURCE, [key], AT_ONCE, world.scope) is None  # it waits in the queue
 
     on_first(is_deleted_feed, somebody_writes, world)
     assert world.full().kind is RunKind.FULL
@@ -279,12 +279,13 @@ def test_a_caller_with_patience_ends_with_the_report_of_whoever_executed_its_ref
     with world.store.lease(SOURCE, "rostersync run") as lease:
         executor = world.executor()
 
-        def do_it(_seconds: float) -> None:
+        def do_it(_event: object, _seconds: float) -> bool:
             clock.advance(0.1)
             if request := executor._take(lease, refresh=True):
-                executor._execute(lease, request, ignore_progress)
+                executor._execute(lease, request, ignore_progress, world.scope)
+            return False
 
-        clock.sleep = do_it  # type: ignore[method-assign]
+        clock.wait = do_it  # type: ignore[method-assign]
         assert refresh(world, key).counts.updated == 1
 
 
@@ -292,7 +293,7 @@ def test_a_caller_whose_patience_is_over_leaves_the_refresh_to_the_next_run(worl
     key = min(world.upstream())
     write(world, key)
     with world.store.lease(SOURCE, "rostersync run"):
-        assert world.executor().refresh(SOURCE, [key], timedelta(seconds=10)) is None
+        assert world.executor().refresh(SOURCE, [key], timedelta(seconds=10), world.scope) is None
     assert sum(world.clock.slept) == pytest.approx(10, abs=1)
     world.pass_time(days=3)
     world.sync()
@@ -301,10 +302,9 @@ def test_a_caller_whose_patience_is_over_leaves_the_refresh_to_the_next_run(worl
 
 def test_a_caller_that_is_stopped_leaves_the_refresh_in_the_queue(world: World) -> None:
     with world.store.lease(SOURCE, "rostersync run"):
-        world.clock.stop(15)
+        world.scope.cancel(15)
         with pytest.raises(Stopped):
-            world.executor().refresh(SOURCE, [min(world.upstream())], timedelta(seconds=10))
-    world.clock.stopped = None
+            world.executor().refresh(SOURCE, [min(world.upstream())], timedelta(seconds=10), world.scope)
     assert [row["state"] for row in world.rows("SELECT state FROM run_request WHERE kind = 'refresh'")] == ["pending"]
 
 
@@ -323,7 +323,7 @@ def test_a_daemon_executes_a_refresh_before_the_second_of_two_runs(world: World)
     locks = world.store.held_locks("rostersync run")
     locks.take(SOURCE)
     ended: list[RunKind] = []
-    world.executor().execute_all(SOURCE, lambda report: ended.append(report.kind))
+    world.executor().execute_all(SOURCE, lambda report: ended.append(report.kind), world.scope)
     locks.drop()
     assert ended == [RunKind.FULL, RunKind.REFRESH, RunKind.INCREMENTAL]
 
@@ -346,7 +346,7 @@ def dying_refresh(world: World, keys: list[int], die_at: int) -> int:
     world.app.on_request = fuse.step
     try:
         with suppress(Crash):
-            world.executor().refresh(SOURCE, keys, AT_ONCE)
+            world.executor().refresh(SOURCE, keys, AT_ONCE, world.scope)
     finally:
         fuse.remove()
         world.app.on_request = None

@@ -11,6 +11,7 @@ from harness import GUARD_OFF, SOURCE, TOKEN, World, replica, upstream
 from reports import reading
 from sqlalchemy import func, select
 
+from rostersync.cancel import CancelScope
 from rostersync.clock import SystemClock
 from rostersync.managebac import ManageBac
 from rostersync.managebac.reader import StudentReader
@@ -46,19 +47,20 @@ class Replicated:
 
     def __init__(self, url: str, server: Server, app: App) -> None:
         self.url, self.clock = url, SystemClock()
+        self.scope = CancelScope(self.clock)
         self.app, self.server = app, server
         self.store = Store(url, self.clock, create=True)
         self.limiters = HostLimiters(4, self.clock)
 
     @contextmanager
-    def connect(self, _source: str) -> Iterator[StudentReader]:
+    def connect(self, _source: str, scope: CancelScope) -> Iterator[StudentReader]:
         url = self.server.base_url
-        with ManageBac(url, TOKEN, clock=self.clock, limiter=self.limiters.of(url)) as api:
+        with ManageBac(url, TOKEN, scope=scope, limiter=self.limiters.of(url)) as api:
             yield StudentReader(api)
 
     def sync(self, kind: RunKind = RunKind.INCREMENTAL) -> RunReport:
-        executor = Executor(self.store, self.clock, GUARD_OFF, self.connect, "test")
-        return executor.run(RunRequest(SOURCE, kind), lambda *_: None)
+        executor = Executor(self.store, GUARD_OFF, self.connect, "test")
+        return executor.run(RunRequest(SOURCE, kind), lambda *_: None, self.scope)
 
     def agrees(self) -> bool:
         with self.store.reading() as connection:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from rostersync.store.replica import runs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rostersync.cancel import CancelScope
     from rostersync.managebac.reader import StudentReader
     from rostersync.simulator.messages import Request
 
@@ -95,10 +95,9 @@ def test_a_request_whose_executor_died_is_taken_again(world: World, monkeypatch:
 
 
 def test_a_caller_that_is_stopped_withdraws_its_request(world: World) -> None:
-    world.app.on_request = lambda _: world.clock.stop(15)
+    world.app.on_request = lambda _: world.scope.cancel(15)
     with pytest.raises(Stopped):
         world.sync()
-    world.clock.stopped = None
     assert [row["state"] for row in world.rows("SELECT state FROM run_request ORDER BY request_id")] == [
         "done",
         "withdrawn",
@@ -116,13 +115,14 @@ def test_a_caller_ends_with_the_result_of_whoever_did_the_run(world: World, cloc
     """The holder takes the request, and the caller, who cannot get the lock, finds it done."""
     with world.store.lease(SOURCE, "rostersync run") as lease:
 
-        def do_it(_seconds: float) -> None:
+        def do_it(_event: object, _seconds: float) -> bool:
             clock.advance(0.1)
             if request := requests.take(lease, clock.now(), 0):
-                executor._execute(lease, request, lambda *_: None)
+                executor._execute(lease, request, lambda *_: None, world.scope)
+            return False
 
         executor = world.executor()
-        clock.sleep = do_it  # type: ignore[method-assign]
+        clock.wait = do_it  # type: ignore[method-assign]
         report = world.sync()
     assert report.state is RunState.SUCCEEDED
     assert report.run_id == 2
@@ -135,15 +135,15 @@ def test_a_holder_who_was_overtaken_cannot_commit(world: World) -> None:
             connection.exec_driver_sql("UPDATE source SET fence = fence + 1")
         before = world.snapshot()
         with pytest.raises(LockLost):
-            world.executor()._execute(lease, request, lambda *_: None)
+            world.executor()._execute(lease, request, lambda *_: None, world.scope)
         assert world.snapshot() == before
 
 
 class RealTime(ManualClock):
     """A clock on which whoever waits for a lock waits for real."""
 
-    def sleep(self, seconds: float) -> None:
-        time.sleep(min(seconds, 0.05))
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        return event.wait(min(seconds, 0.05))
 
 
 def test_two_threads_that_want_the_same_run_get_one_after_the_other(migrated_url: str) -> None:
@@ -174,14 +174,15 @@ def test_nobody_waits_for_ever_for_a_request_that_was_withdrawn(world: World, cl
     """As after a caller that left it twice, because it did not learn that its first COMMIT was done."""
     with world.store.lease(SOURCE, "rostersync run"):
 
-        def withdraw(seconds: float) -> None:
-            clock.sleep = ManualClock.sleep.__get__(clock)  # type: ignore[method-assign]
+        def withdraw(event: threading.Event, seconds: float) -> bool:
+            clock.wait = ManualClock.wait.__get__(clock)  # type: ignore[method-assign]
             clock.advance(seconds)
             [request] = world.rows("SELECT max(request_id) AS id FROM run_request")
             with world.store.writing() as connection:
                 requests.leave(connection, request["id"], taken=False)
+            return event.is_set()
 
-        clock.sleep = withdraw  # type: ignore[method-assign]
+        clock.wait = withdraw  # type: ignore[method-assign]
         with pytest.raises(StoreError, match="withdrawn"):
             world.sync()
 
@@ -218,7 +219,7 @@ def test_nobody_joins_a_run_that_is_under_way(world: World) -> None:
         taken = requests.take(lease, world.clock.now(), 0)
         assert taken is not None
         world.app.on_request = one_leaves_and_one_comes
-        world.executor()._execute(lease, taken, lambda *_: None)
+        world.executor()._execute(lease, taken, lambda *_: None, world.scope)
     assert late
     assert late != [number]
 
@@ -229,14 +230,14 @@ def test_a_callers_own_report_survives_what_becomes_of_later_requests(
     connect, opened = world.connect, []
 
     @contextmanager
-    def connect_once(source: str) -> Iterator[StudentReader]:
+    def connect_once(source: str, scope: CancelScope) -> Iterator[StudentReader]:
         opened.append(source)
         if len(opened) > 1:
             raise ConfigError(["the token is gone"])
         request = RunRequest(SOURCE, RunKind.FULL, wait=timedelta(hours=1))
         with world.store.writing() as connection:
             requests.file(connection, request, world.clock.now())
-        with connect(source) as api:
+        with connect(source, scope) as api:
             yield api
 
     monkeypatch.setattr(world, "connect", connect_once)
@@ -254,11 +255,12 @@ def test_what_an_approval_could_not_prove_is_reported_to_the_caller_that_asked_f
     with world.store.lease(SOURCE, "rostersync run") as lease:
         executor = world.executor()
 
-        def do_it(_seconds: float) -> None:
+        def do_it(_event: object, _seconds: float) -> bool:
             clock.advance(0.1)
             if request := requests.take(lease, clock.now(), 0):
-                executor._execute(lease, request, lambda *_: None)
+                executor._execute(lease, request, lambda *_: None, world.scope)
+            return False
 
-        clock.sleep = do_it  # type: ignore[method-assign]
+        clock.wait = do_it  # type: ignore[method-assign]
         report = world.sync(approves=held.run_id)
     assert str(gone[0]) in report.notices[0]

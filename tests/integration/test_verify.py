@@ -29,7 +29,7 @@ def world(migrated_url: str, clock: ManualClock) -> World:
 
 
 def verified(world: World) -> Verification:
-    return verify(world.url, SOURCE, policy=world.policy, connect=world.connect, progress=lambda *_: None)
+    return verify(world.url, SOURCE, world.scope, policy=world.policy, connect=world.connect, progress=lambda *_: None)
 
 
 def spoil(world: World, key: int, **values: object) -> None:

@@ -14,6 +14,7 @@ from hostile_figures import GROUPS, HostileServer, nested, page, response, run, 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rostersync.cancel import CancelScope
 from rostersync.clock import SystemClock
 from rostersync.errors import Malformed, OutOfTime
 from rostersync.managebac import ManageBac
@@ -140,7 +141,7 @@ class OneAnswer:
     def __init__(self, clock: ManualClock, body: bytes, takes: float = 0.0) -> None:
         self.clock, self.body, self.takes = clock, body, takes
 
-    def send(self, call: Call, timeout: float) -> Reply:
+    def send(self, call: Call, timeout: float, scope: CancelScope) -> Reply:
         self.clock.advance(self.takes)
         return Reply(200, {}, self.body, NOW, 0.05)
 
@@ -148,7 +149,13 @@ class OneAnswer:
 def reader(clock: ManualClock, body: bytes, per_page: int = 100, **more: Any) -> StudentReader:
     wire = OneAnswer(clock, body, more.pop("takes", 0.0))
     api = ManageBac(
-        "https://api.managebac.invalid", "a-token", retries=0, concurrency=1, clock=clock, wire=wire, **more
+        "https://api.managebac.invalid",
+        "a-token",
+        retries=0,
+        concurrency=1,
+        scope=CancelScope(clock),
+        wire=wire,
+        **more,
     )
     return StudentReader(api, per_page)
 
@@ -212,8 +219,8 @@ def test_the_deadline_is_looked_at_before_each_row_that_takes_time() -> None:
 def test_of_a_long_error_the_beginning_is_read() -> None:
     server = HostileServer(lambda: response(b"a" * (MAX_ERROR_BYTES + 9), "404 Not Found"))
     with server.serving():
-        wire = RequestsWire(f"http://127.0.0.1:{server.port}", Secret("x"), SystemClock(), DaemonExecutor("exchange"))
-        assert len(wire.send(Call("/"), 30).body) == MAX_ERROR_BYTES
+        wire = RequestsWire(f"http://127.0.0.1:{server.port}", Secret("x"), DaemonExecutor("exchange"))
+        assert len(wire.send(Call("/"), 30, CancelScope(SystemClock())).body) == MAX_ERROR_BYTES
         wire.close()
 
 

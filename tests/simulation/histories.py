@@ -302,7 +302,7 @@ class History:
         self.asked = 0
         fuse = CrashInjector(self.world.store.engine, self.writers.choice([0, 0, 0, self.writers.randrange(1, 60)]))
         try:
-            self.world.executor().refresh(self.world.source, self._written(), timedelta(seconds=1))
+            self.world.executor().refresh(self.world.source, self._written(), timedelta(seconds=1), self.world.scope)
         except Crash:
             self.stats.crashes += 1
         finally:
@@ -311,7 +311,7 @@ class History:
     def _file_refresh(self) -> None:
         """Have some students refreshed by another process, which gives up at once, amid a run or a refresh."""
         self.stats.refreshes += 1
-        self.world.executor().refresh(self.world.source, self._written(), timedelta(0))
+        self.world.executor().refresh(self.world.source, self._written(), timedelta(0), self.world.scope)
 
     def _unseen_for(self) -> float:
         """Return for how many seconds what happens may not be seen everywhere."""

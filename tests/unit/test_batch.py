@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from rostersync.cancel import CancelScope
 from rostersync.clock import SystemClock
 from rostersync.errors import ConfigError, LockHeld, RostersyncError, Stopped
 from rostersync.report import Counts, RunKind, RunReport, RunRequest, RunState, Watermarks
@@ -45,21 +46,23 @@ def test_a_dry_run_has_the_status_of_the_real_one(clock: ManualClock) -> None:
     assert Outcome("a", report(clock, "a", RunState.DRY_RUN, 3)).exit_status == 3
 
 
-def test_every_source_gets_its_outcome_in_order_whatever_befalls_the_others(clock: ManualClock) -> None:
+def test_every_source_gets_its_outcome_in_order_whatever_befalls_the_others(
+    clock: ManualClock, scope: CancelScope
+) -> None:
     def run(request: RunRequest) -> RunReport:
         if request.source == "a":
             raise LookupError("Zorla Brindlequay")
         return report(clock, request.source)
 
     refused = {"c": ConfigError(["no token"])}
-    first, second, third = run_all(REQUESTS, run, at_once=2, clock=clock, refused=refused)
+    first, second, third = run_all(REQUESTS, run, at_once=2, scope=scope, refused=refused)
     assert first.error is not None
     assert (first.error.message, first.exit_status) == ("unexpected: LookupError", 1)
     assert second.report is not None
     assert (third.error, third.exit_status) == (refused["c"], 2)
 
 
-def test_no_more_sources_are_at_work_than_are_allowed(clock: ManualClock) -> None:
+def test_no_more_sources_are_at_work_than_are_allowed(clock: ManualClock, scope: CancelScope) -> None:
     at_work, most = [0], [0]
     lock, two = threading.Lock(), threading.Barrier(2, timeout=20)
 
@@ -73,65 +76,65 @@ def test_no_more_sources_are_at_work_than_are_allowed(clock: ManualClock) -> Non
             at_work[0] -= 1
         return report(clock, request.source)
 
-    run_all([*REQUESTS, RunRequest("d", RunKind.FULL)], run, at_once=2, clock=clock, refused={})
+    run_all([*REQUESTS, RunRequest("d", RunKind.FULL)], run, at_once=2, scope=scope, refused={})
     assert most == [2]
 
 
-def test_no_thread_is_left_once_all_runs_have_ended(clock: ManualClock) -> None:
+def test_no_thread_is_left_once_all_runs_have_ended(clock: ManualClock, scope: CancelScope) -> None:
     threads: list[threading.Thread] = []
 
     def run(request: RunRequest) -> RunReport:
         threads.append(threading.current_thread())
         return report(clock, request.source)
 
-    run_all(REQUESTS, run, at_once=2, clock=clock, refused={})
+    run_all(REQUESTS, run, at_once=2, scope=scope, refused={})
     for thread in threads:
         thread.join(20)
     assert not any(thread.is_alive() for thread in threads)
 
 
 def test_a_wish_to_end_is_passed_on_once_the_runs_have_ended() -> None:
-    clock, ended = SystemClock(), threading.Event()
+    scope, ended = CancelScope(SystemClock()), threading.Event()
 
     def run(_order: RunRequest) -> NoReturn:
-        clock.stop(15)
+        scope.cancel(15)
         try:
-            clock.sleep(20)
+            scope.sleep(20)
         finally:
             time.sleep(0.3)  # what a run needs to end in good order
             ended.set()
         raise AssertionError
 
     with pytest.raises(Stopped):
-        run_all(REQUESTS[:1], run, at_once=1, clock=clock, refused={})
+        run_all(REQUESTS[:1], run, at_once=1, scope=scope, refused={})
     assert ended.is_set()
 
 
 def test_a_run_that_waits_for_its_place_is_not_begun_once_the_process_is_to_end() -> None:
-    clock, begun = SystemClock(), list[str]()
+    scope, begun = CancelScope(SystemClock()), list[str]()
 
     def run(request: RunRequest) -> NoReturn:
         begun.append(request.source)
-        clock.stop(15)
-        clock.sleep(20)
+        scope.cancel(15)
+        scope.sleep(20)
         raise AssertionError
 
     with pytest.raises(Stopped):
-        run_all(REQUESTS, run, at_once=1, clock=clock, refused={})
+        run_all(REQUESTS, run, at_once=1, scope=scope, refused={})
     assert begun == ["a"]
 
 
 def test_a_run_that_does_not_end_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch, "SHUTDOWN_S", 0.05)
-    clock, go = SystemClock(), threading.Event()
+    scope, go = CancelScope(SystemClock()), threading.Event()
 
     def run(_: RunRequest) -> NoReturn:
-        clock.stop(15)
+        scope.cancel(15)
         go.wait(20)
         raise AssertionError
 
     started = time.monotonic()
     with pytest.raises(Stopped):
-        run_all(REQUESTS, run, at_once=1, clock=clock, refused={})
+        run_all(REQUESTS, run, at_once=1, scope=scope, refused={})
     assert time.monotonic() - started < 2
     go.set()

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from rostersync import __version__, words
+from rostersync.cancel import CancelScope
 from rostersync.cli import output
 from rostersync.cli.options import Duration, Moment, Session
 from rostersync.cli.program import VERBS, program
@@ -40,7 +41,7 @@ class Terminal(io.StringIO):
 def session(tmp_path: Path, *names: str, named: Path | None = None) -> Session:
     path = tmp_path / "config.toml"
     path.write_text("".join(f'[[sources]]\nname = "{name}"\nbase_url = "https://a.invalid"\n' for name in names))
-    return Session(load(path, {}), path, SystemClock(), named)
+    return Session(load(path, {}), path, CancelScope(SystemClock()), named)
 
 
 # Tables ----------------------------------------------------------------------------------------------------------

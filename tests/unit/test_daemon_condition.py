@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from msgspec.structs import replace
 
-from rostersync.clock import WatchedClock
 from rostersync.config import Schedule
 from rostersync.daemon.condition import Condition
 from rostersync.daemon.systemd import Systemd
@@ -24,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import ManualClock
+
+    from rostersync.cancel import CancelScope
 
 DISK_FULL = DatabaseUnreachable("cannot use the database: database or disk is full", "free some space")
 
@@ -181,19 +181,17 @@ def test_the_file_is_beside_an_sqlite_database_and_else_in_the_services_folder_o
     assert failures_file(server, {"STATE_DIRECTORY": str(tmp_path / "none")}) is None
 
 
-def test_a_watched_thread_that_asks_for_nothing_is_silent_and_one_that_waits_is_not(clock: ManualClock) -> None:
-    watched = WatchedClock(clock)
-    with watched.watched() as thread:
-        clock.advance(700)
-        assert watched.silent_for(thread) == 700
-        other = threading.Thread(target=watched.check)
-        other.start()
-        other.join()
-        assert watched.silent_for(thread) == 700
-        watched.sleep(300)
-        watched.check()
-        assert watched.silent_for(thread) == 0
-    assert watched.silent_for(thread) == 0
+def test_a_run_that_asks_for_nothing_is_silent_and_one_that_waits_is_not(
+    clock: ManualClock, scope: CancelScope
+) -> None:
+    run, other = scope.child(), scope.child()
+    clock.advance(700)
+    assert run.silent_for() == 700
+    other.check()
+    assert run.silent_for() == 700
+    run.sleep(300)
+    run.check()
+    assert run.silent_for() == 0
 
 
 def test_without_a_service_manager_nothing_is_told_and_no_watchdog_waits(clock: ManualClock) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
+from rostersync.cancel import CancelScope
 from rostersync.clock import SystemClock
 from rostersync.observe.log import configure
 from rostersync.report import Counts, RunKind, RunReport, RunState, Watermarks
@@ -61,11 +62,11 @@ with open(sys.argv[1], "w") as file:
 """
 
 
-def call(*command: str, seconds: float = 20, clock: SystemClock | None = None, run: RunReport = UPDATED) -> float:
+def call(*command: str, seconds: float = 20, scope: CancelScope | None = None, run: RunReport = UPDATED) -> float:
     """Call a hook; return how many seconds it took."""
     begun = time.monotonic()
-    hooks = Hooks(command, timedelta(seconds=seconds), clock or SystemClock(), {"ROSTERSYNC_TOKEN"})
-    hooks.after_run(run)
+    hooks = Hooks(command, timedelta(seconds=seconds), {"ROSTERSYNC_TOKEN"})
+    hooks.after_run(run, scope or CancelScope(SystemClock()))
     return time.monotonic() - begun
 
 
@@ -294,20 +295,20 @@ def test_a_hook_leaves_no_file_open(events: Any) -> None:
 
 
 def test_a_hook_is_killed_as_soon_as_the_process_is_to_end(tmp_path: Path, events: Any) -> None:
-    class Ending(SystemClock):
+    class Ending(CancelScope):
         def check(self) -> None:
             if (tmp_path / "begun").exists():
-                self.stop(15)
+                self.cancel(15)
             super().check()
 
-    assert shell('touch "$1"; exec sleep 60', tmp_path / "begun", clock=Ending()) < 5
+    assert shell('touch "$1"; exec sleep 60', tmp_path / "begun", scope=Ending(SystemClock())) < 5
     assert failure(events)["reason"] == "not finished: the process was asked to end"
 
 
 def test_it_is_not_begun_when_the_process_is_to_end(events: Any) -> None:
-    clock = SystemClock()
-    clock.stop(15)
-    call("rostersync-no-such-command", clock=clock)
+    scope = CancelScope(SystemClock())
+    scope.cancel(15)
+    call("rostersync-no-such-command", scope=scope)
     assert failure(events)["reason"] == "not finished: the process was asked to end"
 
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rostersync.cancel import CancelScope
 from rostersync.errors import OutOfTime
 from rostersync.managebac.wire.http import Reply
 from rostersync.managebac.wire.limits import HostLimiter, HostLimiters, advised_wait, server_time
-from rostersync.managebac.wire.transport import Deadline
 
 if TYPE_CHECKING:
     from conftest import ManualClock
@@ -86,13 +86,13 @@ class Pace:
     def __init__(self, clock: ManualClock, seconds: float = float("inf")) -> None:
         self.clock = clock
         self.limiter = HostLimiter(4, clock)
-        self.deadline = Deadline(clock, seconds)
+        self.scope = CancelScope(clock).child(seconds=seconds)
 
     def starts(self, count: int) -> list[float]:
         return [round(self._start(), 6) for _ in range(count)]
 
     def _start(self) -> float:
-        with self.limiter.slot(self.deadline):
+        with self.limiter.slot(self.scope):
             return self.clock.monotonic()
 
 
@@ -144,17 +144,16 @@ def test_a_pause_beyond_the_deadline_is_not_begun(clock: ManualClock) -> None:
     assert sum(pace.limiter._free.acquire(blocking=False) for _ in range(9)) == 3
 
 
-def test_no_more_requests_are_in_flight_than_allowed(clock: ManualClock) -> None:
+def test_no_more_requests_are_in_flight_than_allowed(clock: ManualClock, scope: CancelScope) -> None:
     limiter = HostLimiter(2, clock)
-    deadline = Deadline(clock)
     third = threading.Event()
 
     def enter() -> None:
-        with limiter.slot(deadline):
+        with limiter.slot(scope):
             third.set()
 
-    with limiter.slot(deadline):
-        with limiter.slot(deadline):
+    with limiter.slot(scope):
+        with limiter.slot(scope):
             waiting = threading.Thread(target=enter, daemon=True)
             waiting.start()
             assert not third.wait(0.15)
@@ -179,7 +178,7 @@ def test_limiters_are_kept_for_the_hosts_that_are_still_configured(clock: Manual
 def test_another_concurrency_makes_new_limiters_and_leaves_requests_in_flight_alone(clock: ManualClock) -> None:
     limiters = HostLimiters(4, clock)
     before = limiters.of("api.example.invalid")
-    with before.slot(Deadline(clock)):
+    with before.slot(CancelScope(clock)):
         limiters.keep({"api.example.invalid"}, 2)
         assert before.pages.submit(int).result(5) == 0
     after = limiters.of("api.example.invalid")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rostersync.cancel import CancelScope
 from rostersync.clock import from_text, to_text
 from rostersync.errors import (
     DECLINED,
@@ -59,7 +60,7 @@ class Server:
         self.to_come, self.plain = to_come, plain
         self.days: list[str] = []
 
-    def send(self, call: Call, timeout: float) -> Reply:
+    def send(self, call: Call, timeout: float, scope: CancelScope) -> Reply:
         day = dict(call.query).get("deleted_since")
         if day is not None:
             self.days.append(day)
@@ -72,7 +73,8 @@ class Server:
 
 def ignores(server: Server, clock: ManualClock, listed: int, moment: Moment = Moment(NOW, NOW)) -> bool:  # noqa: B008
     """Tell what is found out about a deleted feed of so many students, whose first page was made at `moment`."""
-    api = ManageBac("https://api.managebac.invalid", "a-token", retries=0, concurrency=1, clock=clock, wire=server)
+    scope = CancelScope(clock)
+    api = ManageBac("https://api.managebac.invalid", "a-token", retries=0, concurrency=1, scope=scope, wire=server)
     return StudentReader(api).ignores_deleted_since(Page(1, (), listed, 1, 100, moment))
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from rostersync.cancel import CancelScope
 from rostersync.clock import SystemClock
-from rostersync.errors import Stopped
+from rostersync.errors import OutOfTime, Stopped
 from rostersync.pool import DaemonExecutor, wait_for
 
 if TYPE_CHECKING:
@@ -190,23 +191,26 @@ def test_a_job_that_does_not_end_is_left_behind(go: threading.Event) -> None:
 
 
 def test_waiting_ends_when_all_are_done_or_at_its_time(go: threading.Event) -> None:
-    clock, pool = SystemClock(), DaemonExecutor("waiting", 2)
+    scope, pool = CancelScope(SystemClock()), DaemonExecutor("waiting", 2)
     quick, slow = pool.submit(int), pool.submit(go.wait, 20)
-    assert wait_for([quick], clock)
-    started = clock.monotonic()
-    assert not wait_for([quick, slow], clock, started + 0.3)
-    assert 0.3 <= clock.monotonic() - started < 1
+    wait_for([quick], scope)
+    assert quick.done()
+    started = time.monotonic()
+    with pytest.raises(OutOfTime):
+        wait_for([quick, slow], scope.child(seconds=0.3))
+    assert 0.3 <= time.monotonic() - started < 1
     go.set()
-    assert wait_for([quick, slow], clock, clock.monotonic() + 20)
+    wait_for([quick, slow], scope.child(seconds=20))
+    assert slow.done()
     pool.shutdown()
 
 
-def test_waiting_ends_at_once_when_the_clock_is_stopped(go: threading.Event) -> None:
-    clock, pool = SystemClock(), DaemonExecutor("stopped")
+def test_waiting_ends_at_once_when_the_scope_is_cancelled(go: threading.Event) -> None:
+    scope, pool = CancelScope(SystemClock()), DaemonExecutor("stopped")
     future = pool.submit(go.wait, 20)
-    threading.Timer(0.2, clock.stop, [15]).start()
+    threading.Timer(0.2, scope.cancel, [15]).start()
     started = time.monotonic()
     with pytest.raises(Stopped) as caught:
-        wait_for([future], clock)
+        wait_for([future], scope)
     assert caught.value.signal == 15
     assert time.monotonic() - started < 1

@@ -11,10 +11,12 @@ from canary import heard
 from click.testing import CliRunner
 from conftest import ManualClock
 
+from rostersync.cancel import CancelScope
 from rostersync.cli.simulator import command
 from rostersync.errors import RostersyncError, Stopped
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
     from click.testing import Result
@@ -30,14 +32,14 @@ class VisitingClock(ManualClock):
         super().__init__()
         self._visit = visit
 
-    def sleep(self, seconds: float) -> None:
+    def wait(self, event: threading.Event, seconds: float) -> bool:
         self._visit()
         raise Stopped(2)
 
 
 def run(*words: str, visit: Callable[[], None] = lambda: None) -> Result:
     arguments = ["--students", "5", "--token", TOKEN, *words]
-    return heard(("simulator",), CliRunner().invoke(command, arguments, obj=VisitingClock(visit)))
+    return heard(("simulator",), CliRunner().invoke(command, arguments, obj=CancelScope(VisitingClock(visit))))
 
 
 def visited(*words: str, ask: Callable[[str, requests.Session], None]) -> None:

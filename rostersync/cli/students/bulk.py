@@ -19,7 +19,6 @@ from rostersync.cli.options import Natural
 from rostersync.cli.output import document, note, progress, write_csv_line
 from rostersync.cli.program import print_stderr, signal_name
 from rostersync.cli.students import carrying_out
-from rostersync.clock import Reprieve
 from rostersync.errors import ConfigError, RostersyncError
 from rostersync.runs import wiring
 from rostersync.store.audit import Outcome
@@ -113,7 +112,7 @@ def carry_out(
     if not options.dry_run:
         carrying_out.require_allowed(session, source)
         _check_target(many.target, path)
-    with wiring.clients(session.config, session.clock)(source.name) as api:
+    with wiring.clients(session.config)(source.name, session.scope) as api:
         tasks = bulk_tasks.tasks(file, verb, api.students, send_welcome_email=send_welcome_email)
         _require_allowed(path, tasks, allowed)
         _warn_of_stale(tasks)
@@ -153,16 +152,16 @@ def _send(options: WriteOptions, many: Many, tasks: Sequence[Task]) -> int:
     with _created(many.target) as file, progress() as progress_of:
         session = options.session.as_owner()
         store = carrying_out.open_replica(session)
-        clock = Reprieve(session.clock, carrying_out.REPRIEVE_S)
-        with wiring.clients(session.config, clock)(source.name) as api:
-            sender = Sender(source.name, api.students, store, clock)
-            work = Bulk(api.students, sender, session.clock, progress_of(source.name))
+        scope = session.scope.child(grace=carrying_out.REPRIEVE_S)
+        with wiring.clients(session.config)(source.name, scope) as api:
+            sender = Sender(source.name, api.students, store, scope)
+            work = Bulk(api.students, sender, session.scope, progress_of(source.name))
             results = _noted(work, tasks, file)
     _print_results(options, results, many.target)
     if work.stopped:
         _print_stopped(work.stopped, results, many.target)
     if written := [result.key for result in results if result.may_be_done and result.key]:
-        carrying_out.refresh(session, source, store, written, clock)
+        carrying_out.refresh(session, source, store, written, scope)
     if work.stopped:
         return 128 + work.stopped.signal
     return 0 if all(result.good for result in results) else 1

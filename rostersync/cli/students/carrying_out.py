@@ -15,7 +15,6 @@ from rostersync.cli.output import document, echo, note
 from rostersync.cli.program import print_error, print_stderr
 from rostersync.cli.students.reading import as_json_object
 from rostersync.cli.students.source import chosen_source
-from rostersync.clock import Reprieve
 from rostersync.errors import ApiError, ConfigError, Invalid, NoDatabase, RostersyncError, Stopped
 from rostersync.managebac import ManageBac
 from rostersync.managebac.endpoints import JSON
@@ -29,8 +28,8 @@ from rostersync.writing.single import Sender
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rostersync.cancel import CancelScope
     from rostersync.cli.options import Session
-    from rostersync.clock import Clock
     from rostersync.config import Source
     from rostersync.managebac.wire.http import Call, Reply
     from rostersync.store.store import Store
@@ -81,15 +80,15 @@ def carry_out(options: WriteOptions, write: Write) -> int:
     require_allowed(options.session, source)
     confirm(options, _question(write, source), write.verb)
     session = options.session.as_owner()
-    clock = Reprieve(session.clock, REPRIEVE_S)
-    with wiring.clients(session.config, clock)(source.name) as api:
+    scope = session.scope.child(grace=REPRIEVE_S)
+    with wiring.clients(session.config)(source.name, scope) as api:
         store = open_replica(session)
-        result = Sender(source.name, api.students, store, clock).write(write)
+        result = Sender(source.name, api.students, store, scope).write(write)
     _print_result(options, source, write, result)
     if result.key and result.outcome is not Outcome.REFUSED:
-        refresh(session, source, store, [result.key], clock)
+        refresh(session, source, store, [result.key], scope)
     try:
-        session.clock.check()
+        session.scope.check()
     except Stopped as stopped:
         return 128 + stopped.signal
     return 0 if result.outcome is Outcome.DONE else 1
@@ -142,7 +141,7 @@ class _NotSent(Exception):
 class _Showcase:
     """A wire that sends nothing. It raises `_NotSent` with the request."""
 
-    def send(self, call: Call, timeout: float) -> Reply:  # noqa: ARG002 - the protocol's signature
+    def send(self, call: Call, timeout: float, scope: CancelScope) -> Reply:  # noqa: ARG002 - the protocol's signature
         raise _NotSent(call)
 
 
@@ -208,18 +207,18 @@ def open_replica(session: Session) -> Store | None:
         return None
 
 
-def refresh(session: Session, source: Source, store: Store | None, keys: Sequence[int], clock: Clock) -> None:
+def refresh(session: Session, source: Source, store: Store | None, keys: Sequence[int], scope: CancelScope) -> None:
     """Read the written students again into the replica. If that must wait for a later run, say so.
 
-    If `clock` stops, the request for it stays in the database, and the next process that syncs the source executes it.
+    If `scope` ends, the request for it stays in the database, and the next process that syncs the source executes it.
     """
     if store is None:
         print_stderr("there is no database yet: only the system's journal has a record of this write", logging.WARNING)
         return
     later = f"the replica will have it after the next run of {source.name}"
-    executor = wiring.executor(session.config, clock, store, "rostersync students")
+    executor = wiring.executor(session.config, store, "rostersync students")
     try:
-        report = executor.refresh(source.name, keys, PATIENCE)
+        report = executor.refresh(source.name, keys, PATIENCE, scope)
     except RostersyncError as error:
         print_stderr(f"{later} ({error.message})", logging.WARNING)
     except Stopped:

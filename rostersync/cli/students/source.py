@@ -32,5 +32,5 @@ def chosen_source(session: Session, name: str | None) -> Source:
 @contextmanager
 def opened(session: Session, name: str | None) -> Iterator[ManageBac]:
     """Yield the client of the chosen source. Raise `ConfigError` if its token is missing or invalid."""
-    with wiring.clients(session.config, session.clock)(chosen_source(session, name).name) as api:
+    with wiring.clients(session.config)(chosen_source(session, name).name, session.scope) as api:
         yield api

@@ -28,7 +28,7 @@ from urllib3.exceptions import (
 )
 
 from rostersync import __version__
-from rostersync.errors import ApiError, ConfigError, Malformed, Stopped, TimedOut, TooLarge, Unreachable
+from rostersync.errors import ApiError, ConfigError, Malformed, OutOfTime, Stopped, TimedOut, TooLarge, Unreachable
 from rostersync.logger import get_logger
 from rostersync.managebac.wire.connections import Adapter, Exchange
 from rostersync.managebac.wire.network import proxies_for, tls_context
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from datetime import datetime
 
-    from rostersync.clock import Clock
+    from rostersync.cancel import CancelScope
 
 MAX_BYTES = 2 * 2**20
 """The most bytes of one response after decompression. A page of 200 students, v2p3's maximum, has about 250 kB.
@@ -111,7 +111,7 @@ class Reply:
 class Wire(Protocol):
     """The interface of what sends a call and returns the reply. Tests have their own implementation."""
 
-    def send(self, call: Call, timeout: float) -> Reply:
+    def send(self, call: Call, timeout: float, scope: CancelScope) -> Reply:
         """Send `call`, and return the reply with any status. The whole exchange may take `timeout` seconds.
 
         Raises `Unreachable`, `TimedOut`, `Malformed` (the body cannot be decompressed), `TooLarge` and `Stopped`. The
@@ -132,7 +132,6 @@ class RequestsWire:
         self,
         base_url: str,
         token: Secret,
-        clock: Clock,
         threads: Executor,
         *,
         auth: Auth = "header",
@@ -144,7 +143,6 @@ class RequestsWire:
         Args:
             base_url: The scheme and host of the API.
             token: The API token.
-            clock: The source of time, which can also stop an exchange.
             threads: The executor for the exchanges. Do not limit its threads, because an exchange may hang.
             auth: How to send the token. "header" is the default. With "parameter", no header contains it.
             max_bytes: The most bytes of a response after decompression. Default: `MAX_BYTES`.
@@ -156,7 +154,6 @@ class RequestsWire:
         """
         self._base = base_url.rstrip("/")
         self._host = urlsplit(self._base).netloc
-        self._clock = clock
         self._max_bytes = max_bytes
         _require_sendable(token)
         self._token = token
@@ -166,27 +163,30 @@ class RequestsWire:
         self._proxies = proxies_for(self._base) if proxy_from_env else {}
         self._threads = threads
 
-    def send(self, call: Call, timeout: float) -> Reply:
-        sent_at, started = self._clock.now(), self._clock.monotonic()
+    def send(self, call: Call, timeout: float, scope: CancelScope) -> Reply:
+        clock = scope.clock
+        sent_at, started = clock.now(), clock.monotonic()
         exchange = Exchange(self._parameter)
         # We use another thread, because a DNS look-up cannot be interrupted. We can only stop waiting for it.
         future = self._threads.submit(self._exchange, exchange, call, timeout)
         try:
-            in_time = wait_for([future], self._clock, started + timeout)
+            wait_for([future], scope.child(seconds=timeout))
+            status, headers, body = future.result()
+        except OutOfTime:
+            exchange.end()
+            error = _too_late(self._host, timeout)
+            error.sent = exchange.sent
+            raise error from None
         except Stopped as stopped:
             exchange.end()
             stopped.in_doubt = exchange.sent and not call.reads
             raise
-        finally:
-            exchange.end()
-        try:
-            if not in_time:
-                raise _too_late(self._host, timeout)
-            status, headers, body = future.result()
         except ApiError as error:
             error.sent = exchange.sent
             raise
-        return Reply(status, headers, body, sent_at, self._clock.monotonic() - started)
+        finally:
+            exchange.end()
+        return Reply(status, headers, body, sent_at, clock.monotonic() - started)
 
     def close(self) -> None:
         """Close the idle connections."""

@@ -12,13 +12,14 @@ import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rostersync.pool import STOP_CHECK_S, DaemonExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+    from rostersync.cancel import CancelScope
     from rostersync.clock import Clock
     from rostersync.managebac.wire.http import Reply
 
@@ -87,12 +88,6 @@ def _in_utc(moment: datetime) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-class Sleeper(Protocol):
-    """What the limiter uses to wait. The usual one is `Deadline`, which raises `OutOfTime` if a wait is too long."""
-
-    def sleep(self, seconds: float) -> None: ...
-
-
 class HostLimiter:
     """The limits for one host, which clients and threads share: requests in flight, and requests per second.
 
@@ -118,16 +113,16 @@ class HostLimiter:
         self.exchanges.shutdown(wait=False)
 
     @contextmanager
-    def slot(self, sleeper: Sleeper) -> Iterator[None]:
+    def slot(self, scope: CancelScope) -> Iterator[None]:
         """Wait until a request may start, and count it as in flight inside the `with` block.
 
-        Raises what `sleeper` raises: usually `OutOfTime` or `Stopped`.
+        Raises `Stopped`, or `OutOfTime` if the wait would exceed the scope's deadline.
         """
         while not self._free.acquire(timeout=STOP_CHECK_S):
-            sleeper.sleep(0)
+            scope.check()
         try:
             while (seconds := self._turn()) > 0:
-                sleeper.sleep(seconds)
+                scope.sleep(seconds)
             yield
         finally:
             self._free.release()

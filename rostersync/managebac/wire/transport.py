@@ -1,6 +1,6 @@
 """Send a call, retry it if that is safe and may help, and turn failed responses into errors.
 
-This module also holds the deadline of a run. `wire` below it sends one request, and `limits` decides when.
+`http` below it sends one request, and `limits` decides when.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from rostersync.errors import (
     Malformed,
     NotFound,
     OutcomeUnknown,
-    OutOfTime,
     RateLimited,
     Redirected,
     Refused,
@@ -38,7 +37,7 @@ from rostersync.managebac.wire.limits import advised_wait
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rostersync.clock import Clock
+    from rostersync.cancel import CancelScope
     from rostersync.managebac.wire.http import Call, Reply, Wire
     from rostersync.managebac.wire.limits import HostLimiter
 
@@ -53,40 +52,6 @@ _DONE = frozenset({HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CONTENT})
 _INVALID = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
 
 log = get_logger(__name__)
-
-
-class Deadline:
-    """The latest time at which a run may end. The run waits with its `sleep`, which never exceeds that time."""
-
-    def __init__(self, clock: Clock, seconds: float = float("inf")) -> None:
-        """Set the deadline to `seconds` from now, by `clock.monotonic()`. By default, it is never reached."""
-        self._clock = clock
-        self._seconds = seconds
-        self._end = clock.monotonic() + seconds
-
-    def remaining(self) -> float:
-        """Return the seconds until the deadline. Raises `OutOfTime` if it has passed."""
-        left = self._end - self._clock.monotonic()
-        if left <= 0:
-            raise self._passed()
-        return left
-
-    def check(self) -> None:
-        """Raise `OutOfTime` if the deadline has passed, or `Stopped` if the process was asked to stop."""
-        self.remaining()
-        self._clock.check()
-
-    def sleep(self, seconds: float) -> None:
-        """Wait. Raises `OutOfTime` at once if the deadline comes first, or `Stopped` if the process must stop."""
-        if seconds >= self.remaining():
-            raise self._passed()
-        self._clock.sleep(seconds)
-
-    def _passed(self) -> OutOfTime:
-        return OutOfTime(
-            f"the API did not answer all requests within the run's {self._seconds:g} s",
-            "try again later, or raise sync.run_deadline",
-        )
 
 
 class RetryPolicy(msgspec.Struct, frozen=True):
@@ -122,7 +87,6 @@ class Transport:
         wire: Wire,
         host: str,
         limiter: HostLimiter,
-        deadline: Deadline,
         *,
         policy: RetryPolicy,
         rng: random.Random | None = None,
@@ -131,12 +95,10 @@ class Transport:
         self._wire = wire
         self._host = host
         self._limiter = limiter
-        self._deadline = deadline
         self._policy = policy
         self._rng = rng or random.Random()  # noqa: S311 - spreads waits, keeps no secret
-        self.check = deadline.check
 
-    def request(self, call: Call, read: Callable[[Reply], T], *, absent_ok: bool = False) -> T:
+    def request(self, call: Call, read: Callable[[Reply], T], scope: CancelScope, *, absent_ok: bool = False) -> T:
         """Send `call`, and return what `read` returns for the response.
 
         Failures that may be temporary are retried, including a `Malformed` that `read` raises. A write is retried only
@@ -145,19 +107,20 @@ class Transport:
         Args:
             call: The request to send.
             read: A function that reads a successful response (200, 201 or 204).
+            scope: Ends the attempts and the waits between them.
             absent_ok: Whether `read` also accepts a 404 or 410. Default: False, so that these raise an error.
 
         Raises:
             OutcomeUnknown: A write failed, but the server may have carried it out.
-            OutOfTime: The deadline has passed, or the wait before a retry would exceed it.
+            OutOfTime: The scope's deadline has passed, or the wait before a retry would exceed it.
             ApiError: The last attempt failed with this error.
-            Stopped: The process was asked to stop.
+            Stopped: The scope was cancelled.
 
         """
         attempt = 0
         while True:
             try:
-                return self._try(call, read, attempt, absent_ok=absent_ok)
+                return self._try(call, read, scope, attempt, absent_ok=absent_ok)
             except ApiError as error:
                 error.request = str(call)
                 if _leaves_doubt(call, error):
@@ -165,14 +128,14 @@ class Transport:
                 if not error.worth_retrying or attempt >= self._policy.retries:
                     raise
                 if not isinstance(error, RateLimited):  # after a 429, the limiter makes all callers wait
-                    self._deadline.sleep(self._backoff(attempt))
+                    scope.sleep(self._backoff(attempt))
             attempt += 1
 
-    def _try(self, call: Call, read: Callable[[Reply], T], attempt: int, *, absent_ok: bool) -> T:
-        with self._limiter.slot(self._deadline):
-            timeout = min(self._policy.timeout, self._deadline.remaining())
+    def _try(self, call: Call, read: Callable[[Reply], T], scope: CancelScope, attempt: int, *, absent_ok: bool) -> T:
+        with self._limiter.slot(scope):
+            timeout = min(self._policy.timeout, scope.remaining())
             self.counter.count_request(repeated=attempt > 0)
-            reply = self._wire.send(call, timeout)
+            reply = self._wire.send(call, timeout, scope)
         _log(call, reply)
         if reply.status == HTTPStatus.TOO_MANY_REQUESTS:
             self._ease_off(reply, attempt)

@@ -17,7 +17,7 @@ from rostersync.store.database.engine import open_engine, sqlite_path
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from rostersync.clock import Clock
+    from rostersync.cancel import CancelScope
     from rostersync.report import ProgressCallback
 
 
@@ -38,21 +38,21 @@ class Backup(Protocol):
         ...
 
 
-def write(url: str, file: BinaryIO, clock: Clock, progress: ProgressCallback) -> None:
+def write(url: str, file: BinaryIO, scope: CancelScope, progress: ProgressCallback) -> None:
     """Write a backup of the database at `url` into an empty file. Raises `StoreError`."""
     module = sqlite_backup if sqlite_path(url) else postgresql_backup
-    module.write(url, file, _stoppable(clock, progress))
+    module.write(url, file, _stoppable(scope, progress))
 
 
 @contextmanager
-def opened(url: str, file: BinaryIO, clock: Clock, progress: ProgressCallback) -> Iterator[Backup]:
+def opened(url: str, file: BinaryIO, scope: CancelScope, progress: ProgressCallback) -> Iterator[Backup]:
     """Yield the backup in `file`, which can be restored into the database at `url`.
 
     Raises `StoreError` if the file is damaged or is not a backup of rostersync, and `SchemaTooNew` if a later version
     wrote it.
     """
     module = sqlite_backup if sqlite_path(url) else postgresql_backup
-    with module.opened(url, file, clock, _stoppable(clock, progress)) as found:
+    with module.opened(url, file, scope.clock, _stoppable(scope, progress)) as found:
         yield found
 
 
@@ -69,11 +69,11 @@ def described(url: str) -> str:
         return f"the database {place} ({'missing' if isinstance(error, NoDatabase) else 'cannot be read'})"
 
 
-def _stoppable(clock: Clock, progress: ProgressCallback) -> ProgressCallback:
-    """Return a callback that reports progress, and raises `Stopped` if the process was asked to stop."""
+def _stoppable(scope: CancelScope, progress: ProgressCallback) -> ProgressCallback:
+    """Return a callback that reports progress, and raises `Stopped` if the scope was cancelled."""
 
     def report(what: str, done: int, total: int) -> None:
-        clock.check()
+        scope.check()
         progress(what, done, total)
 
     return report
