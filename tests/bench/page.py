@@ -76,17 +76,17 @@ is the size of all responses.
 
 Some entries in the column *work* need an explanation:
 
-- **no change, over HTTPS**: the requests use TLS on loopback. Both programs load certifi's certificates and the server's
-  certificate.
+- **no change, over HTTPS**: the requests use TLS on loopback. Both programs load certifi's certificates and the
+  server's certificate.
 - **start**: the program `python` starts Python and does nothing. The programs `status` and `--help` are the commands
   `rostersync status` and `rostersync --help`.
 - **full load at 50 ms**: the server delays every response by 50 ms.
-- **status**: the command `rostersync status` shows {sources} [sources](glossary.md#source) that have few runs, and then the
-  same sources with millions of old runs.
+- **status**: the command `rostersync status` shows {sources} [sources](glossary.md#source) that have few runs, and then
+  the same sources with millions of old runs.
 - **first loads**: several sources are loaded into one PostgreSQL database, and each source has its own
   `rostersync sync`. The processes run one after the other, all at once, or all at once while another session holds the
-  locks of an `ANALYZE`. *MiB* is the memory of the largest process. If processes fail or take more than {limit} seconds,
-  the table shows the number of these processes.
+  locks of an `ANALYZE`. *MiB* is the memory of the largest process. If processes fail or take more than {limit}
+  seconds, the table shows the number of these processes.
 
 ![Seconds of a full load by the number of students](performance.svg)
 
