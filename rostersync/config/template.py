@@ -25,7 +25,7 @@ url = "sqlite:///roster.db"
 # upgrade` yourself.
 # auto_upgrade = false
 
-# Each school has one [[sources]] block. Copy the block to add a school.
+# Each school has one [[sources]] block. To add a school, copy the block.
 [[sources]]
 # A short name of your choice for the school. Every row of the database contains this name, so you cannot change it
 # later.
@@ -34,7 +34,7 @@ name = "main"
 # The address of the API in your region, not of your school. The token identifies the school.
 #   https://api.managebac.com      international        https://api.us.managebac.com   United States
 #   https://api.managebac.cn       China                https://api.managebac.us       United States, 2
-# There is no default. Remove the # below and write the address of your region.
+# You must set this address: remove the # below and write the address of your region.
 # base_url = ""
 # api_version = "v2p1"
 
@@ -54,7 +54,7 @@ name = "main"
 
 [schedule]
 # When `rostersync run` reads the recent changes: an interval ("1h", "1d"), or a cron line in the time zone below.
-# ManageBac recommends once a day. Once an hour is acceptable.
+# ManageBac recommends once a day, but once an hour is acceptable.
 # incremental = "1h"
 # When `rostersync run` reads all students again, to find changes that an incremental run cannot see. We recommend once
 # a day.
