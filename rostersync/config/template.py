@@ -38,10 +38,10 @@ name = "main"
 # base_url = ""
 # api_version = "v2p1"
 
-# Do not write the token itself (in ManageBac: Settings > Develop > API Manager) into this file. Set token_file to the
-# path of a file with the token, or token_env to the name of an environment variable that contains the token. If you set
-# neither, the token is read from the source's file in tokens_dir. If that file does not exist, the token is read from
-# the environment variable ROSTERSYNC_TOKEN.
+# An administrator creates the token in ManageBac, under Settings > Develop > API Manager. Do not write the token itself
+# into this file. Set token_file to the path of a file with the token, or token_env to the name of an environment
+# variable that contains the token. If you set neither, the token is read from the source's file in tokens_dir. If that
+# file does not exist, the token is read from the environment variable ROSTERSYNC_TOKEN.
 # token_env = "ROSTERSYNC_TOKEN"
 # token_file = "main-token"            # a file with nothing but the token; only its owner may read it (chmod 600)
 
