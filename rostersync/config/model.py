@@ -1,7 +1,6 @@
-"""Define the settings of the configuration file, with their types, bounds and defaults.
+"""The settings: their types, bounds and defaults. Only `Source` reads files: those that hold tokens.
 
-Only `Source` reads files, and it reads only token files. An error message quotes the description of a field after the
-word "expected", so write each description to fit there.
+Error messages quote a field's description after "expected", so write it to fit there.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from rostersync.secret import Secret  # noqa: TC001 - the same
 
 
 class ConfigContext(msgspec.Struct, frozen=True):
-    """The folder of the configuration file, for relative paths, and the environment variables."""
+    """What values in the file may refer to: the file's folder (for relative paths) and the environment."""
 
     folder: Path = msgspec.field(default_factory=Path.cwd)
     environ: Mapping[str, str] = msgspec.field(default_factory=lambda: os.environ)
@@ -102,7 +101,7 @@ def _folder(value: Any, info: ValidationInfo) -> Any:
 
 
 def _command(words: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-    """Return the command. If its program is a relative path, put the folder of the configuration file before it."""
+    """Return a command. If its program is a path, the path is made relative to the file's folder."""
     if not words:
         return words
     if not words[0] or any("\0" in word for word in words):
@@ -152,16 +151,13 @@ def _flag() -> Any:
 
 
 class Section(BaseModel):
-    """The base class for a table of the configuration file.
-
-    Its objects are frozen. It refuses unknown keys, and does not convert between types.
-    """
+    """A table of the file. It is frozen, refuses unknown keys, and does not convert between types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 class Database(Section):
-    """The database that stores the replica. `url` may contain a password, so print `shown` instead."""
+    """Where the replica is. `url` is complete and may hold a password, so print `shown` instead."""
 
     url: DatabaseUrl = Field(
         default="sqlite:///roster.db",
@@ -173,12 +169,12 @@ class Database(Section):
 
     @property
     def shown(self) -> str:
-        """The url without the user, the password and the options."""
+        """The URL without its user, password and options."""
         return mask_url(self.url)
 
 
 class Source(Section):
-    """One school, with the settings for its API. `find_token` documents where the token may be stored."""
+    """One school. `find_token` says in which places its token may be."""
 
     name: SourceName = Field(
         description="up to 64 letters, digits, dots, hyphens and underscores, beginning with a letter or digit"
@@ -195,7 +191,7 @@ class Source(Section):
     _read: Secret | ConfigError | None = PrivateAttr(None)
 
     def with_token(self) -> Source:
-        """Return a copy of this source that stores its token, or the error if the token cannot be read.
+        """Return a copy of this source that keeps its token, or the error from reading it.
 
         A process calls this before it gives up root's rights, because it may not be able to read the token later.
         """
@@ -209,17 +205,17 @@ class Source(Section):
         return source
 
     def token(self, environ: Mapping[str, str] = os.environ) -> Secret:
-        """Return the token of this source. If `with_token` has not read the token before, read it now.
+        """Return the token. It is read now, unless `with_token` has read it before.
 
         Args:
-            environ: the environment variables that may contain the token; by default, those of this process.
+            environ: the environment to read it from if no file holds it; by default, this process's environment.
 
         Returns:
             The token, as a `Secret` that does not show its value.
 
         Raises:
-            NotConfigured: the source has no token yet.
-            ConfigError: the token cannot be read, or its text is not a valid token.
+            NotConfigured: no token has been given yet.
+            ConfigError: the token cannot be read, or what was read is not a token.
 
         """
         if isinstance(self._read, ConfigError):
@@ -229,7 +225,7 @@ class Source(Section):
         return find_token(self.name, self.token_file, self.token_env, self._tokens_dir, environ)
 
     def token_warnings(self) -> list[str]:
-        """Return a warning if other users can read the token file, and one if it belongs to another user."""
+        """Return warnings about the token's file: other users can read it, or it belongs to another user."""
         file = self.token_file
         if file is None and self._tokens_dir and not self.token_env:
             file = token_path(self._tokens_dir, self.name)
@@ -246,7 +242,7 @@ class Source(Section):
 
 
 class Schedule(Section):
-    """The schedule of the daemon. A slot is an interval (`timedelta`) or a cron line in `timezone` (`Cron`)."""
+    """When the daemon runs. A slot is an interval (`timedelta`) or a cron line in `timezone` (`Cron`)."""
 
     incremental: Slot = _slots("1h")
     full: Slot = _slots("0 2 * * *")
@@ -310,7 +306,7 @@ class Alerts(Section):
 
 
 class Hooks(Section):
-    """The command to call after runs. Never print it, because its arguments may contain a secret."""
+    """The command to call after runs. Its arguments may hold another program's secret, so it is never printed."""
 
     after_run: Annotated[Texts, AfterValidator(_command)] = Field(
         default=(), repr=False, description='a list of strings: a command and its arguments, such as ["./notify.sh"]'
@@ -343,5 +339,5 @@ class Config(Section):
             source._tokens_dir = self.tokens_dir  # noqa: SLF001 - this module's own class
 
     def with_tokens(self) -> Config:
-        """Return a copy of this configuration in which each source stores its token (see `Source.with_token`)."""
+        """Return a copy of this configuration in which each source keeps its token: see `Source.with_token`."""
         return self.model_copy(update={"sources": tuple(source.with_token() for source in self.sources)})
