@@ -47,38 +47,46 @@ class Row:
 
 INTRODUCTION = """# Performance
 
-This page compares the cost of rostersync with two baselines: the bare limit, and the script that one would usually
-write. `./dev bench --write` wrote this page and its picture. Each figure is the median of {repeat} runs. Each run is a
-separate process, and the programs take turns. Compare the ratios. The seconds depend on the machine and the time
-({machine}). The [glossary](glossary.md) explains the terms.
+This page compares the time and memory that rostersync needs with two baselines: the theoretical minimum ("bare
+limit"), and the script that most people would write ("ORM script"). `./dev bench --write` wrote this page and its
+picture. Each figure is the median of {repeat} runs. Each run is a separate process, and the programs take turns. The
+seconds depend on the machine and the time of the measurement ({machine}), so compare
+only the ratios. The [glossary](glossary.md) explains the terms.
 
-Every program asks for {per_page} students per page, which is the default of `sync.per_page`. The server served
-{pages:,.0f} such pages per second to a program that only fetched them.
+Every program requests {per_page} students per page, which is the default of `sync.per_page`. For comparison, the test
+server can serve {pages:,.0f} pages of this size per second to a program that only fetches them.
 
-In a daemon, a run without changes takes {daemon}. This includes everything else that the daemon does.
+In a daemon, a run without changes takes {daemon}. This includes all other work of the daemon.
 
-- **bare limit**: a raw socket, a JSON parser, and `executemany` or `COPY`. It has no retries, no
-  [history](glossary.md#history) and no [guard](glossary.md#guard), and reads the list once.
-- **ORM script**: requests, and `Session.merge` for each record. It does not notice deletions, and reads the list once.
-- **bare script**: it uses the same libraries, sends the same requests and reads the same rows as a small run of
-  rostersync, but does nothing with them.
-- **requests alone**: it fetches every page twice over four connections, and does nothing with the answers.
-- **rostersync**: `rostersync sync`. It reads a list twice if the list has more than one page.
+The table compares these programs:
 
-The column *seconds* has the elapsed time, and *processor* the processor time in seconds. *Ratio* divides the seconds by
-those of the first program for the same work. *MiB* is the most memory that the program used. *MB* is the size of the
-answers.
+- **bare limit**: a program that uses a raw socket, a JSON parser, and `executemany` or `COPY`. It has no retries, no
+  [history](glossary.md#history) and no [guard](glossary.md#guard), and reads the list only once.
+- **ORM script**: a program that uses the library requests, and calls `Session.merge` for each record. It does not
+  notice deletions, and reads the list only once.
+- **bare script**: a program that uses the same libraries, sends the same requests and reads the same database rows as a
+  small run of rostersync, but does nothing with the data.
+- **requests alone**: a program that fetches every page twice over four connections, and does nothing with the
+  responses.
+- **rostersync**: the command `rostersync sync`. If a list has more than one page, it reads the list twice.
 
-Some kinds of work need an explanation:
+The column *seconds* is the elapsed time, and *processor* is the processor time in seconds. *ratio* is the elapsed time
+divided by the elapsed time of the first program for the same work. *MiB* is the most memory that the program used. *MB*
+is the size of all responses.
 
-- **no change, over HTTPS**: TLS on loopback. Both programs read certifi's certificates and the server's certificate.
-- **start**: `python` starts Python and does nothing. `status` and `--help` are commands of rostersync.
-- **full load at 50 ms**: the server delays every answer by 50 ms.
-- **status**: `rostersync status` of {sources} [sources](glossary.md#source) with few runs, and of the same sources with
-  millions of old runs.
-- **first loads**: each source has its own `rostersync sync`, and all of them write to one PostgreSQL database. They run
-  one after the other, all at once, or all at once while another session holds the locks of an `ANALYZE`. *MiB* is for
-  the largest process. If processes fail or take more than {limit} seconds, the table says how many.
+Some entries in the column *work* need an explanation:
+
+- **no change, over HTTPS**: the requests use TLS on loopback. Both programs load certifi's certificates and the
+  server's certificate.
+- **start**: the program `python` starts Python and does nothing. The programs `status` and `--help` are the commands
+  `rostersync status` and `rostersync --help`.
+- **full load at 50 ms**: the server delays every response by 50 ms.
+- **status**: the command `rostersync status` shows {sources} [sources](glossary.md#source) that have few runs, and then
+  the same sources with millions of old runs.
+- **first loads**: several sources are loaded into one PostgreSQL database, and each source has its own
+  `rostersync sync`. The processes run one after the other, all at once, or all at once while another session holds the
+  locks of an `ANALYZE`. *MiB* is the memory of the largest process. If processes fail or take more than {limit}
+  seconds, the table shows the number of these processes.
 
 ![Seconds of a full load by the number of students](performance.svg)
 
