@@ -280,7 +280,7 @@ def derive_status(status: Any, archived: Any, graduated_on: Any, withdrawn_on: A
 
     Returns:
         The status that the API served. Otherwise "enrolled", "graduated", "withdrawn" or "archived". A student is
-            "archived" if `archived` is true and both dates are None.
+        "archived" if `archived` is true and both dates are None.
 
     """
     if status:

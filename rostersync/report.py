@@ -33,8 +33,7 @@ class RunKind(enum.StrEnum):
     INCREMENTAL = "incremental"
     FULL = "full"
     GROWTH = "growth"
-    """A full run that may insert any number of students. Only requests have this kind. The run itself is `full`.
-    """
+    """A full run that may insert any number of students. Only requests have this kind. The run's kind is `full`."""
     REFRESH = "refresh"
     """A run that reads single students after a write. Such a run does not make the replica fresh."""
 

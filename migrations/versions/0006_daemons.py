@@ -1,7 +1,6 @@
-"""Store what daemons publish: the progress of their runs, why a request failed, and when they run next.
+"""Store what daemons publish, such as the progress of runs, the errors of requests and the times of the next runs.
 
-Revision ID: 0006
-Revises: 0005
+Revision ID: 0006 Revises: 0005
 """
 
 import sqlalchemy as sa
