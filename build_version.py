@@ -1,6 +1,6 @@
 """Compute the version of a build. Hatchling runs this file, as `[tool.hatch.version]` in pyproject.toml defines.
 
-The version starts with the last release. `.post` and the number of commits since its tag follow, and then `+g` and the
+A version consists of the last release, `.post` with the number of commits since that release's tag, and `+g` with the
 commit. If the tree has uncommitted changes, or is not a git checkout, the version ends with the time of the build.
 """
 
@@ -28,7 +28,7 @@ def version() -> str:
 
 
 def _git(*words: str) -> str:
-    # If the tree is an archive that was unpacked inside another repository, git must not use that repository. So we
-    # pass --git-dir.
+    # We pass --git-dir, so that git never uses another repository, inside which the tree may have been unpacked as an
+    # archive.
     command = ["git", "-C", str(_ROOT), f"--git-dir={_ROOT / '.git'}", "--no-optional-locks", *words]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603 - our words

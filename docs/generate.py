@@ -1,7 +1,7 @@
 """Write the reference pages in docs/reference/ about the command line and the views.
 
 `./dev docs` updates the pages, and `./dev docs --check` prints the pages that are out of date. The content of a page
-depends only on the code. It does not depend on the terminal, the machine or the date.
+depends only on the code, not on the terminal, the machine or the date.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ABOUT_VIEWS = """\
 
 `./dev docs` generates this page from the declarations of the views, so do not edit it. The names and columns of the
 views are stable, and they are the same on SQLite and PostgreSQL. On PostgreSQL, each view and column has its
-description as a comment. Times are in UTC. SQLite stores them as text, such as `2026-03-01T08:00:00.000Z`. NULL means
+description as a comment. Times are in UTC. SQLite stores times as text, such as `2026-03-01T08:00:00.000Z`. NULL means
 that ManageBac served no value."""
 
 

@@ -1,7 +1,7 @@
 """Run the migrations for Alembic.
 
-The program `rostersync` passes a connection to this module. The command `alembic` passes none. In that case, this
-module opens the configured database, and upgrades the tables and views like `rostersync db upgrade`.
+The program `rostersync` passes a connection to this module. The command `alembic` passes no connection. If there is no
+connection, this module opens the configured database, and upgrades the tables and views like `rostersync db upgrade`.
 """
 
 from alembic import context

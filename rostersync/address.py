@@ -1,4 +1,4 @@
-"""Check the address of the API. The client sends the token to it, so a wrong address could expose the token."""
+"""Check the API's address. The client sends the token to this address, so a wrong address could expose the token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Wrong(ValueError):
 
 
 def may_be_a_token(text: str) -> bool:
-    """Return whether a string looks like a token. If it does, messages must not contain the string."""
+    """Return whether a string looks like a token. Messages must not contain a string that looks like a token."""
     return bool(re.fullmatch(r"(?=.*\d)[\w-]{16,}", text))
 
 

@@ -48,7 +48,7 @@ def _text(value: Any, *, raw: bool = False) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return the cell. If it contains a quote or a separator of any dialect of CSV, put it in quotes."""
+    """Return the cell. Quote a cell that contains a quote or a separator of any dialect of CSV."""
     return '"' + text.replace('"', '""') + '"' if any(character in text for character in ',;\t"') else text
 
 

@@ -76,7 +76,7 @@ def unexpected(error: BaseException) -> RostersyncError:
 
 
 def reported(error: Exception) -> RostersyncError:
-    """Return `error` if it is a `RostersyncError`. Otherwise return the result of `unexpected(error)`."""
+    """Return `error` if it is a `RostersyncError`, else `unexpected(error)`."""
     return error if isinstance(error, RostersyncError) else unexpected(error)
 
 
@@ -128,7 +128,8 @@ class ApiError(RostersyncError):
         self.status = status
         self.request = ""
         self.sent = True
-        """False if no byte of the request left this machine. In that case, even a write can be sent again."""
+        """False if no byte of the request left this machine. Even a write can be sent again if this attribute is False.
+        """
 
 
 class AccessDenied(ApiError):
@@ -159,9 +160,9 @@ class Refused(ApiError):
 class Invalid(Refused):
     """An argument is invalid, such as an id, a filter of a list, or a value to write.
 
-    If `status` is None, rostersync found the mistake and sent nothing. Otherwise the API refused a write with 400 or
-    422. `fields` has the messages for each invalid field. The key `base` has the messages that do not concern a single
-    field.
+    If `status` is None, rostersync found the mistake and sent nothing. If `status` is 400 or 422, the API refused a
+    write. `fields` has the messages for each invalid field. The key `base` has the messages that do not concern a
+    single field.
     """
 
     def __init__(
@@ -262,13 +263,14 @@ class ReadOnly(StoreError):
 
 
 class LockLost(StoreError):
-    """Another process took over the lock of a source during our run. Nothing of our run was committed."""
+    """Another process took over the lock of a source during our run. Our run did not commit anything."""
 
 
 class RequestFailed(StoreError):
     """The request for a run ended without a run.
 
-    Either the process that took the request failed, and the message is its error message, or the request was withdrawn.
+    The process that took the request may have failed, and then the message is that process's error message. The request
+    may also have been withdrawn.
     """
 
 

@@ -1,4 +1,4 @@
-"""Provide the loggers of all modules. They wrap the standard logger `rostersync` and its children.
+"""Provide the loggers of all modules, which wrap the standard logger `rostersync` and its children.
 
 By default, the loggers log nothing. The command line configures them with `rostersync.observe.log`. An application that
 uses rostersync as a library adds its own handlers, as for any library. This module does not change the application's

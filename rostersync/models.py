@@ -4,8 +4,8 @@ Prefer the views, because we keep their names and columns stable. Their classes 
 `create_engine(url)`. The classes of tables need the engine that `open_engine` in `rostersync.store.database.engine`
 returns, because on PostgreSQL the tables are in another schema.
 
-All classes are read-only: a flush raises `ReadOnly`. The sync writes the tables without these classes. It does not
-import this module, because SQLAlchemy's mapper would slow down the start of each command.
+All classes are read-only: a flush raises `ReadOnly`. The sync writes the tables without these classes. Commands do not
+import this module, because SQLAlchemy's mapper would slow down their start.
 """
 
 from datetime import date, datetime
@@ -22,7 +22,7 @@ from rostersync.store.schema import tables
 
 
 class Model(DeclarativeBase):
-    """The base class of all mapped classes. It maps Python types to column types.
+    """The base class of all mapped classes, which maps Python types to column types.
 
     A flush of an object raises `ReadOnly`.
     """

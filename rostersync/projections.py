@@ -1,8 +1,8 @@
 """Combine a student's list row and GET response into one record.
 
-ManageBac serves a student in two ways, as a row of a list and as the response to GET. Either may lack keys. For
-example, a list row may lack the parents, and GET may lack the program. So we store two records of each student, and
-always replace a record as a whole:
+ManageBac serves a student in two ways, as a row of a list and as the response to GET. A list row may lack keys that GET
+serves, such as the parents. A GET response may lack keys that lists serve, such as the program. So we store two records
+of each student, and always replace a record as a whole:
 
 * the **list record**: the last list row
 * the **detail**: the last GET response, reduced to the keys that lists do not serve
@@ -87,7 +87,7 @@ class Keys(msgspec.Struct, frozen=True):
     def compared(self, listed: AbstractSet[str], fetched: AbstractSet[str]) -> Keys:
         """Return a copy updated from the keys of a list row and a GET response.
 
-        Both describe a student at the same time.
+        The row and the response describe the same student at the same time.
 
         Args:
             listed: The keys of the list row.
@@ -133,7 +133,7 @@ def combine(listed: Student, detail: Student | None, keys: Keys) -> Student:
 def fetch(listed: Student | None, answer: Student, keys: Keys, *, detail_only: bool = False) -> Records:
     """Return a student's list record and detail, updated from a GET response.
 
-    If the response is older than the list record, it comes from a lagging server. Then only the detail is updated.
+    If the response is older than the list record, it comes from a lagging server, and only the detail is updated.
 
     Args:
         listed: The list record before the response, or None.
@@ -161,8 +161,8 @@ def fetch(listed: Student | None, answer: Student, keys: Keys, *, detail_only: b
 def list_record(stored: Student, detail: Student | None, keys: Keys, digest: bytes) -> Student:
     """Return the list record of a stored student, which is the stored record without the keys that only GET serves.
 
-    `digest` is the content hash of the list record. We compare with it to learn whether the API served the status,
-    because that fact is not stored.
+    `digest` is the content hash of the list record. The hash shows whether the API served the status, because that fact
+    is not stored itself.
     """
     held = keys_of(detail) if detail else _NOTHING
     own = {key for key in keys_of(stored) if not keys.lists_serve(key) and (key in held or keys.is_detail(key))}
@@ -182,7 +182,7 @@ def as_served(stored: Student, digest: bytes) -> Student:
 def is_older(one: Student, other: Student) -> bool:
     """Return whether `one` was updated in an earlier second than `other`. Return False if an `updated_at` is missing.
 
-    Fractions of a second are ignored, because only one of list and GET may serve them for the same time.
+    Fractions of a second are ignored, because it is possible that only lists or only GET serve them.
     """
     if one.updated_at is None or other.updated_at is None:
         return False

@@ -28,7 +28,7 @@ log = get_logger(_NAME)
 
 
 class Recording:
-    """An action that has begun but not ended. It has the entry so far, and the outcome to record at the end."""
+    """An action that has begun but not ended, with the entry so far and the outcome to record at the end."""
 
     def __init__(self, entry: Entry, number: int) -> None:
         self.entry = entry

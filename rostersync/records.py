@@ -43,8 +43,8 @@ class Student(
     """One student as served by the API.
 
     Only `id` is always set. Any other field is None if the API served null or left the key out. Timestamps have the
-    time zone UTC and whole milliseconds. `status` is the status that the API served. If there is none, `with_status`
-    derives it.
+    time zone UTC and whole milliseconds. `status` is the status that the API served. If the API served no status,
+    `with_status` derives one.
     """
 
     id: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1), "ManageBac's key of the student: the only safe identity"]
@@ -154,7 +154,7 @@ Row = Student | Rejected
 
 
 def row_key(row: Row) -> int:
-    """Return the number that identifies a row. This is its id, or a negative number from its digest if it has no id."""
+    """Return the id of a row. If the row has no id, return a negative number that is computed from the row's digest."""
     if row.id is not None:
         return row.id
     assert isinstance(row, Rejected)
@@ -165,8 +165,8 @@ class Moment(msgspec.Struct, frozen=True):
     """The earliest time at which the server can have made a response, by our clock and by the server's clock.
 
     `local` is the time by our clock when we sent the request. `server` is the response's `Date`, minus the duration of
-    the request, minus one second because the header has only whole seconds. It is None if the response has no usable
-    `Date`.
+    the request, minus one second because the header has only whole seconds. `server` is None if the response has no
+    usable `Date`.
     """
 
     local: datetime
@@ -181,9 +181,9 @@ class Moment(msgspec.Struct, frozen=True):
 class ListedRow(msgspec.Struct, frozen=True):
     """A row of a page. The row is not decoded yet.
 
-    `key` identifies the row (see `row_key`). `updated_at` is None if the value is missing or unreadable. It is also
-    None if the row has a `deleted_at`, because a deletion does not change `updated_at`. `decode` returns the decoded
-    record.
+    `key` identifies the row (see `row_key`). `updated_at` is None if the value is missing or unreadable. `updated_at`
+    is also None if the row has a `deleted_at`, because a deletion does not change `updated_at`. `decode` returns the
+    decoded record.
     """
 
     key: int
@@ -267,20 +267,20 @@ def is_alive(answer: Answer) -> TypeGuard[Student | Rejected]:
 
 
 def derive_status(status: Any, archived: Any, graduated_on: Any, withdrawn_on: Any) -> str:
-    """Return the status that the API served. If there is none, derive a status from `archived` and the dates.
+    """Return the status that the API served, or else a status derived from `archived` and the dates.
 
     A student who is not archived is enrolled, even if the record has a date from an earlier withdrawal. If `archived`
     is None, the status depends only on the dates.
 
     Args:
-        status: The status that the API served. It is empty or None if the API served no status.
+        status: The status that the API served, or an empty string or None if the API served no status.
         archived: Whether the student is archived, or None if the API did not serve this field.
         graduated_on: The day of graduation, in any format, or None.
         withdrawn_on: The day of withdrawal, in any format, or None.
 
     Returns:
-        The status that the API served. Otherwise "enrolled", "graduated", "withdrawn" or "archived". A student is
-        "archived" if `archived` is true and both dates are None.
+        The status that the API served, or else "enrolled", "graduated", "withdrawn" or "archived". A student is
+            "archived" if `archived` is true and both dates are None.
 
     """
     if status:
@@ -295,7 +295,7 @@ def derive_status(status: Any, archived: Any, graduated_on: Any, withdrawn_on: A
 
 
 def with_status(student: Student) -> Student:
-    """Return the student with a status. If the API served no status, it is the result of `derive_status`."""
+    """Return the student with a status. If the API served no status, derive the status as in `derive_status`."""
     return student if student.status else replace(student, status=status_of(student))
 
 

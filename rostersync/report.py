@@ -1,6 +1,7 @@
 """Define the request for a run, the report of a run, and the result of `verify`.
 
-The `--json` output and the view `sync_run` use the same names. Other programs depend on them, so do not rename them.
+The `--json` output and the view `sync_run` use the same names. Other programs depend on these names, so do not rename
+them.
 """
 
 from __future__ import annotations
@@ -97,9 +98,9 @@ class Received(msgspec.Struct, frozen=True):
     """How many distinct records a run received.
 
     `undecodable` counts the records that cannot be decoded, and `without_id` counts the records without a readable id.
-    `news` counts all records, and `undecodable_news` counts the undecodable records. Both leave out the students who
-    were in quarantine before the run, because another bad record from such a student does not suggest that the API has
-    changed.
+    `news` counts all records, and `undecodable_news` counts the undecodable records. `news` and `undecodable_news`
+    leave out the students who were in quarantine before the run, because another bad record from such a student does
+    not suggest that the API has changed.
     """
 
     news: int = 0
@@ -123,8 +124,8 @@ class UnclearCounts(msgspec.Struct, frozen=True):
 class Counts(msgspec.Struct, frozen=True):
     """The numbers of students that a run inserted, updated, and so on.
 
-    `fetched` counts the distinct students that the run received, except from the deleted feed. It is the sum of the six
-    counts from `inserted` to `ignored`:
+    `fetched` counts the distinct students that the run received, except from the deleted feed. `fetched` is the sum of
+    the six counts from `inserted` to `ignored`:
 
     * `unchanged` includes the students whose state is unknown, because the response to GET was not clear.
     * `ignored` counts the students whom a list contains although they are deleted according to their row or to GET.
@@ -212,7 +213,7 @@ class Verdict(msgspec.Struct):
     """The result of comparing the replica of a source with ManageBac.
 
     `found` is the number of all differences. `differences` has at most the first 1,000 of them. `pending` is the number
-    of changes that do not count as differences. Either the next incremental run will apply them, or a run has applied
+    of changes that do not count as differences. The next incremental run will apply these changes, or a run has applied
     them since the comparison began. If some students could not be compared, `error` is the reason.
     """
 

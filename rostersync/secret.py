@@ -6,7 +6,10 @@ from typing import NoReturn
 
 
 class Secret:
-    """A secret string. `str` and `repr` hide it, and it cannot be pickled or copied. Only `reveal` returns it."""
+    """A secret string. `str` and `repr` hide the string. A secret cannot be pickled or copied.
+
+    Only `reveal` returns the string.
+    """
 
     __slots__ = ("_value",)
 

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 def command(ctx: click.Context, named: Path | None, config_only: bool, as_json: bool) -> int:
     """Check the configuration, the tokens, the database and each source's API, and say how to fix what fails.
 
-    The command changes nothing. It requests one student from each school. With --config-only, it checks no token, and
-    contacts neither the database nor an API. Exit status: 0 if everything works, 1 if a check fails, 2 if the
-    configuration or a token is wrong.
+    The command changes nothing. The check of an API requests one student. With --config-only, the command checks no
+    token, and contacts neither the database nor an API. Exit status: 0 if everything works, 1 if a check fails, 2 if
+    the configuration or a token is wrong.
     """
     findings = []
     for finding in _findings(config_named(ctx, named), ctx.obj, config_only=config_only):

@@ -124,7 +124,7 @@ def _session(url: str) -> Finding:
     hint = "set database.url to the server itself, or to a pooler in session mode"
     return Finding(
         "database",
-        "behind a pooler in transaction mode: session locks do not work, so there may be two writers",
+        "behind a pooler in transaction mode: session locks do not work, so two processes might write at once",
         hint,
         1,
     )
@@ -160,11 +160,11 @@ def _api(source: Source, students: StudentReader) -> Finding:
     page = students.first_page(Query())
     key = next((row.id for row in page.rows if row.id is not None), None)
     if key is None:
-        hint = "check that the token may see students"
+        hint = "check that the token has permission to read students"
         return Finding(what, f"{source.base_url} answers, but lists no students", hint, warning=True)
     try:
         students.get(key)
     except (Forbidden, Unauthorized) as error:
-        hint = "without that, removals cannot be confirmed; give the token permission to read single students"
+        hint = "give the token permission to read single students, because removals cannot be confirmed otherwise"
         return Finding(what, f"the token can list students, but not read a single one: {error.message}", hint, 1)
     return Finding(what, f"{source.base_url}: {count(page.total_count, 'student')} listed, single-student lookup works")

@@ -156,7 +156,7 @@ def restore(session: Session, file: Path, yes: bool) -> int:
     difference. A restore into a PostgreSQL database needs the program pg_restore.
     """
     if not yes and not sys.stdin.isatty():
-        raise ConfigError(["db restore: without a terminal it needs --yes"], "it replaces the whole database")
+        raise ConfigError(["db restore: without a terminal it needs --yes"], "the command replaces the whole database")
     with ExitStack() as stack:
         source = stack.enter_context(_readable(file))
         session = session.as_owner()

@@ -17,7 +17,7 @@ _WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 
 
 class MonitoredCommand(click.Command):
-    """A command with the option --nagios. With it, the command reports errors as one line, and exits with status 3."""
+    """A command that reports an error as one line on standard output and exit status 3 if --nagios is given."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         nagios = "--nagios" in args

@@ -1,8 +1,8 @@
 """Write a new file that appears under its name only when it is complete.
 
-If root starts a command, the command switches to another user before it writes the file's content. That user may not be
-allowed to rename the file. So a second process keeps root's rights, and renames the file when it is complete. If the
-command ends before that, even by SIGKILL, the second process deletes the file.
+If root starts a command, the command switches to another user before it writes the file's content. The other user may
+not be allowed to rename the file. So a second process keeps root's rights, and renames the file when the file is
+complete. If the command ends before the file is complete, even by SIGKILL, the second process deletes the file.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def configured(verb: Callable[..., int | None]) -> Callable[..., Any]:
 def configured_as_caller(verb: Callable[..., int | None]) -> Callable[..., Any]:
     """Add the options of all commands and pass a `Session`, like `configured`, but do not change the user.
 
-    Use it for a command that needs no database, or that must read files before it calls `Session.as_owner` itself.
+    Use this decorator for a command that needs no database, or that must read files before it calls `Session.as_owner`.
     """
 
     @common_options
@@ -124,7 +124,7 @@ def configured_as_caller(verb: Callable[..., int | None]) -> Callable[..., Any]:
 
 
 def start_log(config: Config, *, daemon: bool = False) -> None:
-    """Set up the log as the configuration, -v and -q demand. By default, only the daemon logs at level info."""
+    """Set up the log according to the configuration, -v and -q. By default, only the daemon logs at level info."""
     level = config.logging.level
     level = "warning" if level == "info" and not daemon else level
     log.configure(log_level(level), config.logging.format, redact=_secrets(config))

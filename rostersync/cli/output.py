@@ -70,7 +70,7 @@ def confirm(question: str, *, err: bool = False) -> None:
 
 
 def ask_secret(question: str) -> str:
-    """Ask for a secret on the terminal. What the user types is not shown."""
+    """Ask for a secret on the terminal. The user's input is not shown."""
     answer: str = click.prompt(clean(question), hide_input=True, err=True)
     return answer
 
@@ -81,7 +81,10 @@ def document(value: Any) -> None:
 
 
 def streamed_document(name: str, values: Iterable[Any]) -> None:
-    """Print a JSON document that begins with a list. Print each value at once. `document_end` prints the rest."""
+    """Print the beginning of a JSON document, with a list whose values are printed at once.
+
+    `document_end` prints the rest.
+    """
     click.echo(f'{{\n  "{name}": [', nl=False)
     separator, end = "\n", "]"
     for value in values:

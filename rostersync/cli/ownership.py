@@ -1,10 +1,10 @@
 """Switch from root to the service's user before a command uses the database or calls a hook.
 
-With SQLite, that user is the owner of the database's folder. If root wrote in another user's folder, that user could
-redirect the write by putting a link in place of a file, or by replacing a file between two steps. Also, the service
-could not use files that belong to root. With PostgreSQL, root becomes the user of the systemd unit, because a hook
-needs no more rights than that user has. So root first reads the files that only root may read: the configuration, the
-tokens, and files named on the command line. Then the process becomes the service's user permanently.
+With SQLite, the service's user is the owner of the database's folder. If root wrote in another user's folder, that user
+could redirect the write by putting a link in place of a file, or by replacing a file between two steps. Also, the
+service could not use files that belong to root. With PostgreSQL, root becomes the user of the systemd unit, because a
+hook needs no more rights than that user has. So root first reads the files that only root may read: the configuration,
+the tokens, and files named on the command line. Then the process becomes the service's user permanently.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command `rostersync`. It finds its subcommands, and turns each error into messages and an exit status.
+"""The command `rostersync`, which finds its subcommands and turns each error into messages and an exit status.
 
 A subcommand's module is imported only when it is used, so that `--help` need not wait for libraries.
 """
@@ -58,7 +58,7 @@ def _module(verb: str) -> str:
 
 
 class Program(click.Group):
-    """The group of all commands. It reports every error on standard error, and exits with the error's exit status."""
+    """The group of all commands, which reports every error on standard error and exits with the error's exit status."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(VERBS)

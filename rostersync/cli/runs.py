@@ -71,7 +71,7 @@ _NOTICED = {"stream": "the deleted feed lists the student", "sweep": "the last f
 _HELD_HEADERS = ("id", "last name", "first name", "known since", "deleted in ManageBac", "noticed")
 _CLOSED = {
     "approved": "nothing waits for approval: its removals were approved",
-    "superseded": "nothing waits for approval: a later run has settled its removals",
+    "superseded": "nothing waits for approval: a later run has replaced this run's removals",
 }
 
 
@@ -82,8 +82,8 @@ _CLOSED = {
 def show(session: Session, run_id: int, as_json: bool) -> None:
     """Show one run. If the run is held, list each student that it would remove.
 
-    Use the list to decide whether to approve the removals. It has each student's name, how rostersync noticed the
-    removal, and since when it is known.
+    Use the list to decide whether to approve the removals. For each student, the list has the name, how rostersync
+    noticed the removal, and since when the removal is known.
     """
     store = open_store(session.config, session.clock, create=False)
     with store.reading() as connection:

@@ -43,7 +43,8 @@ def command() -> None:
 def token(session: Session, name: str, token_file: Path | None) -> None:
     """Store the token of the source NAME in tokens_dir. An earlier token is replaced.
 
-    Without --token-file, the command reads the token from standard input. If that is a terminal, it asks for the token.
+    Without --token-file, the command reads the token from standard input. If standard input is a terminal, the command
+    asks for the token.
     """
     known = [source.name for source in session.config.sources]
     if name not in known:
@@ -92,8 +93,9 @@ def _require_safe(path: Path) -> None:
 def _write(path: Path, value: Secret) -> None:
     """Write the token to a new file, and then rename the file to `path`, so that `path` never has an incomplete token.
 
-    Only the owner can read the file, with two exceptions. The folder's group can read it if that is the group of the
-    service. The group can also read it if the folder lets its group in and nobody else, as /etc/rostersync/tokens does.
+    Only the owner can read the file, with two exceptions. If the folder's group is the service's group, this group can
+    read the file. If the folder's permissions exclude all users except its owner and group, its group can read the file
+    too. An example of such a folder is /etc/rostersync/tokens.
     """
     folder = path.parent.stat()
     shared = folder.st_mode & stat.S_IRWXG and (folder.st_gid == service_group() or not folder.st_mode & stat.S_IRWXO)
@@ -122,10 +124,10 @@ def _write(path: Path, value: Secret) -> None:
 def ready(ctx: click.Context, named: Path | None) -> int:
     """Print whether a new installation still lacks an address or a token.
 
-    The systemd service starts only if it has both.
+    The systemd service starts only if it has an address and a token.
 
     Exit status: 0 if nothing is missing, 1 if something is missing. The status is also 0 if the configuration has
-    mistakes. Then systemd starts the service, which logs the mistakes and fails.
+    mistakes, so that systemd starts the service, which logs the mistakes and fails.
     """
     try:
         lines = _missing(find_config(config_named(ctx, named)))

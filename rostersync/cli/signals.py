@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rostersync.clock import SystemClock
 
 GRACE = 4.0
-"""After a signal, the process has this many seconds to stop by itself. Ending it then is safe, because each run is
-applied as a whole or not at all.
+"""After a signal, the process has this many seconds to stop by itself. Ending the process after that time is safe,
+because each run is applied as a whole or not at all.
 """
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -26,9 +26,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def on_signals(clock: SystemClock, others: Mapping[int, Callable[[], None]] | None = None) -> Iterator[None]:
     """Stop `clock` at the first SIGTERM or SIGINT. At the second signal, or after `GRACE` seconds, end the process.
 
-    The exit status is then 128 plus the signal's number. `others` maps further signals to functions. Such a function is
-    called in the thread that waits for signals. If this is not the main thread, do nothing, because only the main
-    thread can set signal handlers.
+    The exit status is then 128 plus the signal's number. `others` maps further signals to functions that are called in
+    the thread that waits for signals. Outside the main thread, this function does nothing, because only the main thread
+    can set signal handlers.
     """
     others = others or {}
     if threading.current_thread() is not threading.main_thread():
@@ -38,8 +38,8 @@ def on_signals(clock: SystemClock, others: Mapping[int, Callable[[], None]] | No
     writer.setblocking(False)
     before = {number: signal.signal(number, _do_nothing) for number in (*_SIGNALS, *others)}
     # The interpreter writes the signal's number to this socket at once. A handler in Python would run in the main
-    # thread. It would have to wait until that thread runs Python code again, and it might need a lock that the thread
-    # holds.
+    # thread. Such a handler would have to wait until that thread runs Python code again, and might need a lock that the
+    # thread holds.
     previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader, clock, others), name="signals", daemon=True).start()
     try:

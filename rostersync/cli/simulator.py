@@ -33,7 +33,7 @@ _FEEDS = ("full", "full_deleted_at", "stub", "ids", "ignored", "empty")
 _DEFAULT_SHARE = 0.1
 _TIMEOUT_S = 10
 
-# The names of faults for `--fault`. Each has the fault and a function that selects the requests; None selects all.
+# The faults for `--fault`, each with a function that selects the affected requests. None selects all requests.
 _FAULTS: dict[str, tuple[Fault, Match | None]] = {
     "unavailable": (faults.http_status(503), None),
     "rate-limited": (faults.rate_limited(), None),
@@ -112,13 +112,13 @@ class _Switch(click.ParamType[tuple[str, Any]]):
     metavar="TOKEN",
     default="simulator-read-only-token",
     show_default=True,
-    help="A token without the admin role. It can read, but a write with it gets the status 403.",
+    help="A token without the admin role. Reads with this token succeed, and writes get the status 403.",
 )
 @click.option(
     "--rate-limit",
     type=_Rate(),
     metavar="N/DURATION",
-    help="How many requests are allowed in a duration, such as 60/1m. Others get the status 429. Default: no limit.",
+    help="Allow at most N requests in DURATION, such as 60/1m. Further requests get the status 429. Default: no limit.",
 )
 @click.option(
     "--fault",

@@ -100,7 +100,9 @@ class _Source(msgspec.Struct, frozen=True):
     holder: str | None
     """The process that holds the source's lock now."""
     daemons: dict[str, Watch]
-    """The daemons that are responsible for this source, by name. One may hold it, and the others are standing by."""
+    """The daemons that are responsible for this source, by name. One of them may hold the source, and the others are
+    standing by.
+    """
     requests: tuple[OpenRequest, ...]
     failure: Failure | None
 
@@ -126,7 +128,7 @@ class _Source(msgspec.Struct, frozen=True):
 
     @property
     def next_runs(self) -> dict[str, datetime]:
-        """The next time for each kind of run, in order of time."""
+        """The time of the next run of each kind, earliest first."""
         watch = self.daemons.get(self.holder or "")
         due = sorted(watch.next_runs.items(), key=lambda run: run[1]) if watch else []
         return {str(kind): at for kind, at in due}
@@ -160,7 +162,7 @@ def _sources(session: Session, max_age: timedelta | None = None) -> list[_Source
 
 
 def _differences(session: Session) -> list[str]:
-    """Return how the database differs from this version's schema. If it cannot be compared, return an empty list."""
+    """Return how the database differs from this version's schema, or an empty list if a comparison is impossible."""
     with suppress(StoreError):  # the comparison creates tables, which is impossible on a standby server, for example
         return [found.difference for found in probe.differences(session.config.database.url)]
     return []

@@ -1,6 +1,6 @@
 """The options -v and -q, which set how much a command prints and logs.
 
-The user may give them before or after the command's name. They are added up, so one -q cancels one -v.
+The user may give them before or after the command's name. The options are added up, so one -q cancels one -v.
 """
 
 from __future__ import annotations

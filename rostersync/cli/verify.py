@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rostersync.report import Verdict
 
 MAX_SHOWN_DIFFERENCES = 20
-"""The largest number of differences to print. With more, we print how many are left. `--json` has up to 1,000."""
+"""The largest number of differences to print. `--json` prints up to 1,000 differences."""
 
 
 @click.command()
@@ -29,8 +29,8 @@ def command(session: Session, names: tuple[str, ...], as_json: bool) -> int:
     """Read everything from ManageBac, compare it with the replica, and change nothing.
 
     A change in ManageBac since the last run is called pending, and does not count as a difference. For each difference,
-    the command prints the student's id and the names of the fields, but no values. It prints at most 20 differences, or
-    1,000 with --json. Exit status: 0 if the replica matches, 1 if it differs or cannot be compared.
+    the command prints the student's id and the names of the fields, but no values. The command prints at most 20
+    differences, or 1,000 with --json. Exit status: 0 if the replica matches, 1 if it differs or cannot be compared.
     """
     open_store(session.config, session.clock, create=False)  # raises `NoDatabase` if there is no database yet
     policy, connect = wiring.policy(session.config), wiring.connector(session.config, session.clock)

@@ -88,7 +88,10 @@ class Cron(msgspec.Struct, frozen=True):
             raise Wrong(found, '"*" as one of them')
 
     def fields(self) -> dict[str, str]:
-        """Return keyword arguments for APScheduler's `CronTrigger`. Weekdays are names, because its numbers differ."""
+        """Return arguments for APScheduler's `CronTrigger`.
+
+        Weekdays are names, because APScheduler numbers them differently.
+        """
         return {part.name: self._spelled(part) for part in _PARTS}
 
     def per_day(self) -> int:

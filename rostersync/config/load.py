@@ -1,4 +1,4 @@
-"""Find and read the configuration file. If it has mistakes, one error reports all of them."""
+"""Find and read the configuration file. One error reports all mistakes in the file."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _INIT = "run `rostersync init` to write one, or name it with --config"
 def find_config(explicit: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
     """Return `explicit` if it is given, else $ROSTERSYNC_CONFIG if it is set, else the first of `PLACES` that exists.
 
-    A file that the user named is returned even if it does not exist, so that no other file is read instead. Raises
-    `NotConfigured` if no file is found. Raises `ConfigError` if the file is in the current folder and another user may
-    have written it, because the user did not choose that file.
+    A file that the user chose is returned even if the file does not exist, so that no other file is read instead.
+    Raises `NotConfigured` if no file is found. Raises `ConfigError` if the file is in the current folder and another
+    user may have written it, because the user did not choose that file.
     """
     if explicit is not None:
         return explicit
@@ -134,8 +134,8 @@ def _tables(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _between_settings(raw: Mapping[str, Any], wrong: set[Key], context: ConfigContext) -> list[str]:
     """Return a line for each broken rule that concerns several settings.
 
-    The settings in `wrong`, which already have a mistake, are left out of the check. So one error reports these lines
-    together with the mistakes in single settings.
+    The settings in `wrong`, which already have a mistake, are left out of the check. With these lines, one error can
+    report all mistakes of the file.
     """
     lines = []
     for section, field in Config.model_fields.items():
@@ -187,6 +187,6 @@ def _parse(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def _where(message: str) -> tuple[str, str]:
-    """Split tomllib's message into place and reason. It may name keys and single characters, but never a value."""
+    """Split tomllib's message into place and reason. The message may contain keys and characters, but never a value."""
     match = re.fullmatch(r"(.*) \(at (line \d+, column \d+|end of document)\)", message, re.DOTALL)
     return (match[2], match[1]) if match else ("somewhere", message)

@@ -101,7 +101,7 @@ def _folder(value: Any, info: ValidationInfo) -> Any:
 
 
 def _command(words: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-    """Return a command. If its program is a relative path, the path is joined to the file's folder."""
+    """Return a command. If the program is a relative path, join the path to the configuration file's folder."""
     if not words:
         return words
     if not words[0] or any("\0" in word for word in words):
@@ -151,7 +151,7 @@ def _flag() -> Any:
 
 
 class Section(BaseModel):
-    """A table of the configuration file. It is frozen, refuses unknown keys, and does not convert between types."""
+    """A table of the configuration file. It is immutable, refuses unknown keys and does not convert between types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
@@ -208,8 +208,8 @@ class Source(Section):
         """Return the token. If `with_token` has not read the token before, read it now.
 
         Args:
-            environ: the environment variables, where the token may be if no file has it. By default, those of this
-                process.
+            environ: the environment variables, where the token may be if no file has it. The default is the environment
+                of this process.
 
         Returns:
             The token, as a `Secret` that does not show its value.
@@ -243,10 +243,7 @@ class Source(Section):
 
 
 class Schedule(Section):
-    """When the daemon runs.
-
-    A slot is a `timedelta`, which is an interval, or a `Cron`, which is a cron line in `timezone`.
-    """
+    """The daemon's schedule. A slot is an interval (`timedelta`) or a cron line (`Cron`) in the zone `timezone`."""
 
     incremental: Slot = _slots("1h")
     full: Slot = _slots("0 2 * * *")

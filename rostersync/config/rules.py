@@ -55,8 +55,8 @@ def _as_toml(value: Any) -> str:
 class Rule(msgspec.Struct, frozen=True):
     """A rule that concerns several settings of one section.
 
-    `broken` returns an error line, or None if the settings obey the rule. It is called only if all settings in `keys`
-    are valid.
+    `broken` returns an error line, or None if the settings obey the rule. `broken` is called only if all settings in
+    `keys` are valid.
     """
 
     section: str
@@ -147,7 +147,7 @@ def _about_tokens(config: Config) -> list[str]:
     shared = [source for source in config.sources if source.token_file is None]
     uses = Counter((source.token_env or DEFAULT_VARIABLE, source.base_url) for source in shared if source.token_env)
     lines = [
-        f"sources: {count} of them use the same token_env, so they are the same school"
+        f"sources: {count} of them use the same token_env, so they read the same school"
         for count in uses.values()
         if count > 1
     ]

@@ -46,8 +46,7 @@ def shared_place(path: Path) -> Path | None:
 def shared_place_of_command(words: Sequence[str]) -> Path | None:
     """Return the first place where another user could change a command, or None if there is no such place.
 
-    This checks the same places as `shared_place`, for the command's program and for each argument that is a file, such
-    as a script.
+    The function checks the command's program and each argument that is a file, such as a script, like `shared_place`.
     """
     program = shutil.which(words[0]) or words[0]
     files = [Path(word).absolute() for word in (program, *words[1:]) if os.path.isfile(word)]  # noqa: PTH113 - never raises

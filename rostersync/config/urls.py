@@ -51,7 +51,7 @@ def database_url(text: str, folder: Path, environ: Mapping[str, str]) -> str:
 
 def _variable(name: str, environ: Mapping[str, str]) -> str:
     if name not in environ:
-        raise Wrong(f"${{{name}}}, a variable that is not set", "a variable of the environment")
+        raise Wrong(f"${{{name}}}, a variable that is not set", "the name of an environment variable")
     return environ[name]
 
 

@@ -11,7 +11,7 @@ _DEBUG = 7
 
 
 def is_journal(stream: TextIO) -> bool:
-    """Return whether systemd has connected `stream` to the journal, and it is still connected."""
+    """Return whether `stream` is the connection to the journal that systemd has set up."""
     named = os.environ.get("JOURNAL_STREAM")
     if not named:
         return False
@@ -23,6 +23,6 @@ def is_journal(stream: TextIO) -> bool:
 
 
 def priority(level: int) -> str:
-    """Return the prefix for a log line that tells the journal the line's priority."""
+    """Return the prefix that sets the priority of a log line in the journal."""
     number = next((number for lowest, number in _PRIORITIES if level >= lowest), _DEBUG)
     return f"<{number}>"

@@ -3,8 +3,9 @@
 In systemd's journal, each line has a priority.
 
 No log contains a token or personal data, at any level. First, our code logs only ids and counts. Second, this module
-removes values that may be logged by mistake. It replaces an object with the name of its type. It removes values from
-the messages of libraries, and drops the text of exceptions that are not our own. At the end, it replaces known secrets.
+removes values that may be logged by mistake. This module replaces an object with the name of the object's type, removes
+values from the messages of libraries, and drops the text of exceptions that are not our own. At the end, this module
+replaces known secrets.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
 
 # These libraries may log events below the level warning if `logging.level` is the given level or a lower one. Other
-# libraries may not, because their messages may contain addresses or values.
+# libraries may not log such events, because their messages may contain addresses or values.
 _TALKATIVE = {"alembic.runtime.migration": logging.INFO, "apscheduler": logging.DEBUG}
 
 
@@ -128,7 +129,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 def _with_our_level(record: logging.LogRecord) -> logging.LogRecord:
     """Lower the level of a record to debug if it is a record from alembic that does not help an administrator."""
     if record.name == "alembic.runtime.migration" and not record.msg.startswith("Running"):
-        return _changed(record, levelno=logging.DEBUG, levelname="DEBUG")  # such as the type of the database
+        return _changed(record, levelno=logging.DEBUG, levelname="DEBUG")  # the record describes the database
     return record
 
 
@@ -226,7 +227,7 @@ def _exception(event: EventDict) -> BaseException | None:
 
 
 def _traceback(error: BaseException) -> Iterator[str]:
-    """Yield the traceback of `error` and of its causes. Only our own exceptions have their message in it."""
+    """Yield the traceback of `error` and of its causes. Only the messages of our own exceptions are included."""
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if cause:
         yield from _traceback(cause)
@@ -244,7 +245,7 @@ def _frames(trace: TracebackType | None) -> Iterator[str]:
 class _Redactor:
     """The last step of the pipeline.
 
-    It replaces known secrets in the finished line, in every notation that a renderer may use.
+    This step replaces known secrets in the finished line, in every notation that a renderer may use.
     """
 
     def __init__(self, secrets: tuple[str, ...]) -> None:

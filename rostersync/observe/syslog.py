@@ -43,7 +43,7 @@ class Journal(SysLogHandler):
 
 @contextmanager
 def sent_to_journal(name: str) -> Iterator[Journal | None]:
-    """Within the block, also send the events of the logger `name` to the journal. Yield None if that is impossible."""
+    """Within the block, also send the events of the logger `name` to the journal. Yield None if there is no journal."""
     logger = logging.getLogger(name)
     logger.setLevel(logging.INFO)
     try:

@@ -1,4 +1,4 @@
-"""A stand-in for ManageBac. It serves ManageBac's API with invented students, inside the process or on loopback."""
+"""A stand-in for ManageBac that serves its API with invented students, inside the process or on loopback."""
 
 from __future__ import annotations
 

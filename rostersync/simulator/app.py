@@ -1,4 +1,4 @@
-"""The API. It receives a request and returns a response, without a socket."""
+"""The API as a function that receives a request and returns a response, without a socket."""
 
 from __future__ import annotations
 

@@ -332,7 +332,7 @@ def cut_off(after: int = 10) -> Fault:
 def reset(after: int = 0) -> Fault:
     """Reset the connection after this many bytes of the body. If `after` is 0, reset it before the status line.
 
-    The server carries the request out before that, even if the request is a write.
+    Before the reset, the server carries the request out, even if the request is a write.
     """
     return _delivered(Delivery(Manner.RESET, after=after))
 

@@ -62,7 +62,10 @@ def read_filters(request: Request, version: str, switches: Switches) -> Filters:
 
 
 def select(versions: Iterable[Version], filters: Filters, switches: Switches) -> list[Version]:
-    """Return the students who match every filter, in the order from the switches. The caller does random ordering."""
+    """Return the students who match every filter, in the order from the switches.
+
+    The caller shuffles the students if the order is random.
+    """
     checks = [_scope(filters, switches), *_checks(filters, switches)]
     if checks[0] is _living and len(checks) == 1:
         rows = [version for version in versions if version.deleted is None and not version.traceless]

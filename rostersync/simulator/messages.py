@@ -77,7 +77,7 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 class Response(msgspec.Struct, frozen=True):
-    """One response. `body` has the bytes to send. They are compressed if there is a header Content-Encoding."""
+    """One response. `body` has the bytes to send. The bytes are compressed if there is a header Content-Encoding."""
 
     status: int
     headers: dict[str, str]

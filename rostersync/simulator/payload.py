@@ -37,20 +37,23 @@ def read_json(request: Request) -> dict[str, Any]:
 def unwrap(document: dict[str, Any], wrapper: str, allowed: Collection[str]) -> dict[str, Any]:
     """Return the object under the key `wrapper`.
 
-    If the object is missing, or if a field is not allowed, refuse with 400.
+    If the object is missing, or if a field is not allowed, refuse the request with 400.
     """
     return permit(_object(document.get(wrapper)), allowed)
 
 
 def permit(fields: dict[str, Any], allowed: Collection[str]) -> dict[str, Any]:
-    """Return the fields. If one of them is not allowed, refuse with 400."""
+    """Return the fields. If a field is not allowed, refuse the request with 400."""
     if not fields.keys() <= set(allowed):
         raise Refusal(unpermitted(allowed))
     return fields
 
 
 def read_avatar(request: Request) -> bytes:
-    """Return the bytes of an avatar's file or of its URL. If the body has neither, refuse it with 400 or 422."""
+    """Return the bytes of an avatar's file or of its URL.
+
+    If the body has neither a file nor a URL, refuse the request with 400 or 422.
+    """
     if _media_type(request) == "multipart/form-data":
         return _uploaded(request) or _no_avatar()
     if not request.body:

@@ -1,4 +1,4 @@
-"""Invent students. Their fields are not stored, but computed from the school's seed, an id, a date and two timestamps.
+"""Invent students. A student's fields are computed from the school's seed, an id, a date and two timestamps.
 
 Names are made from syllables, and e-mail addresses end in `example.invalid`, so no student exists in reality.
 """
@@ -102,7 +102,7 @@ class _Stay(msgspec.Struct, frozen=True):
 
     start: date
     left: str = ""
-    """The name of the field with the date when the student left. It is empty if the student is enrolled, or was
+    """The name of the field with the date when the student left. The name is empty if the student is enrolled, or was
     archived without a date.
     """
     end: date | None = None

@@ -32,7 +32,7 @@ class RateCounter:
         self._count = 0
 
     def count(self, elapsed: float, now: datetime) -> Response | None:
-        """Count a request. If the request exceeds the limit, return the 429 response. Otherwise return None.
+        """Count a request. Return the 429 response if the request exceeds the limit, else None.
 
         `elapsed` is the time in seconds on a monotonic clock. `now` is the time in the response's `Date`, from which
         the time of the reset is computed.

@@ -24,7 +24,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with a timeout of 0, so t
 
 
 class Server:
-    """A server that serves an app in daemon threads until `close` is called. It can be used as a context manager."""
+    """A server that serves an app in daemon threads until `close` is called. The server is also a context manager."""
 
     def __init__(self, app: App, host: str = "127.0.0.1", port: int = 0) -> None:
         """Start to serve `app`.
@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _reset(self) -> None:
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        # Close the connection here. Otherwise the server would first shut it down normally.
+        # Close the connection here, because the server would otherwise first shut the connection down normally.
         self.rfile.close()
         self.connection.close()
 

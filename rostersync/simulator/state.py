@@ -1,4 +1,4 @@
-"""The school that the stand-in serves. It has students, changes to them, and the times when changes become visible."""
+"""The school that the stand-in serves, with its students, their changes, and the times when changes become visible."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _DRAWS = 20  # the number of random tries before all students are searched
 class School:
     """A school of invented students. Its state depends only on the seed, the clock and the calls.
 
-    A change usually sets `updated_at` to the server's time. That is the clock's time plus the skews from the switches,
-    rounded down to the grain from the switches. A change becomes visible at once, or after the delay in the switches.
-    One lock makes every change atomic. Methods that change a student raise `LookupError` if the student does not exist
-    or is deleted.
+    A change usually sets `updated_at` to the server's time. The server's time is the clock's time plus the skews from
+    the switches, rounded down to the grain from the switches. A change becomes visible at once, or after the delay in
+    the switches. One lock makes every change atomic. Methods that change a student raise `LookupError` if the student
+    does not exist or is deleted.
     """
 
     def __init__(self, seed: int, size: int, clock: Clock, switches: Switches | None = None) -> None:
@@ -174,7 +174,7 @@ class School:
             return int(number)
 
     def admit(self, **fields: Any) -> int:
-        """Enrol a student in the way of the API, and return the id. Only `fields` and a few default fields are set."""
+        """Enrol a student like the API, and return the id. Set only `fields` and a few default fields."""
         with self.lock:
             number = self._take_id()
             self._enrol(number, _with(new_account(), fields))
@@ -208,7 +208,7 @@ class School:
         self._set_quietly(student_id, self._switches.archive_bumps, archived=False, **dates)
 
     def login(self, student_id: int) -> None:
-        """Record a login of the student. This sets `last_accessed_at` to the current time, with the offset -08:00."""
+        """Record a login, which sets `last_accessed_at` to the current time, with the offset -08:00."""
         accessed = spell(to_epoch_ms(self.now()) // 1000 * 1000, "-08:00")
         self._set_quietly(student_id, self._switches.login_bumps, last_accessed_at=accessed)
 
@@ -323,7 +323,7 @@ class School:
         self._put(new)
 
     def _put(self, version: Version) -> None:
-        """Store a new state. It becomes visible now or later, but never before the previous state of the student."""
+        """Store a new state. A state becomes visible now or later, but never before the student's previous state."""
         switches, now = self._switches, self.elapsed()
         version.since = now
         if switches.late_commit_seconds and self._rng.random() < switches.late_commit_share:

@@ -73,7 +73,7 @@ class Version(msgspec.Struct, kw_only=True):
         return version
 
     def forget_before(self, moment: int) -> None:
-        """Drop the states that are no longer visible at `moment`."""
+        """Drop the states that other states had replaced by `moment`."""
         if (seen := self.at(moment)) is not None:
             seen.previous = None
 

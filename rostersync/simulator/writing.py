@@ -110,7 +110,7 @@ def _done() -> Response:
 def _options(call: Call, document: dict[str, Any]) -> dict[str, Any]:
     """Return the part of the response about a welcome mail.
 
-    It is empty unless the request has `options` and the version is v2p3.
+    This part is empty unless the request has `options` and the version is v2p3.
     """
     options = document.get("options")
     if call.version != _KNOWS_OPTIONS or options is None:

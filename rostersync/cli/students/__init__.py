@@ -11,9 +11,9 @@ from rostersync.cli.students import reading, writing
 def command() -> None:
     """Read and write students directly in ManageBac.
 
-    The commands that read need no database. The commands that write work only if the source has `allow_writes = true`.
-    They ask before they send anything. If there is no terminal, they need --yes. They record each write in the audit
-    log, and update the replica at once.
+    Reading needs no database. Writing is possible only if the source has `allow_writes = true`. A command that writes
+    asks before it sends anything. If there is no terminal, the command needs --yes. Each write is recorded in the audit
+    log, and the replica is updated at once.
     """
 
 

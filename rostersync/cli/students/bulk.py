@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 MANY = 25
 """If a CSV file has more lines than this, the user must confirm the number of lines."""
 MANY_PERCENT = 5
-"""The user must also confirm it if the lines are more than this percentage of the school's students."""
+"""The user must also confirm the number of lines if it exceeds this percentage of the school's students."""
 
 GUARDED = ("email", "password")
 """Columns that a bulk update changes only with --allow-column, because a forged file could take over accounts with
@@ -65,7 +65,9 @@ class Many(msgspec.Struct, frozen=True):
     def refuse_beside(self, *others: Any) -> None:
         """Raise `click.UsageError` if the command line has an ID or values in addition to the CSV file."""
         if any(others):
-            raise click.UsageError("--from-csv takes everything from the file: give no ID and no values besides")
+            raise click.UsageError(
+                "--from-csv reads everything from the file, so it cannot be combined with an ID or with values"
+            )
 
 
 def options(verb: Callable[..., int]) -> Callable[..., Any]:
@@ -82,7 +84,7 @@ def options(verb: Callable[..., int]) -> Callable[..., Any]:
         "--expect",
         type=Natural(),
         metavar="N",
-        help="The number of lines below the header. Confirms a file of more than 25 lines or 5 % of the students.",
+        help="The number of lines below the header. Required for more than 25 lines or 5 % of the students.",
     )
     @click.option(
         "--result",
@@ -252,7 +254,7 @@ def _row(result: LineResult) -> tuple[Any, ...]:
 
 
 def _confirm(options: WriteOptions, api: ManageBac, verb: str, tasks: Sequence[Task], *, counted: bool) -> None:
-    """Ask the user before anything is sent. If there are many lines and no --expect, the user must type their number.
+    """Ask the user before anything is sent. For many lines without --expect, the user must type the number of lines.
 
     Raises `ConfigError` if there is no terminal to ask on.
     """

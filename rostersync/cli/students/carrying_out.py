@@ -42,13 +42,15 @@ _WARNINGS = {
         "Archiving takes students out of classes and groups. "
         "It may also archive parents who have no other child at the school."
     ),
-    "unarchive": "ManageBac does not document what else this restores: check classes and year group afterwards.",
+    "unarchive": (
+        "ManageBac does not document what else this restores, so check the student's classes and year group afterwards."
+    ),
 }
-"""Warnings about side effects, for each verb. They are printed before a write."""
+"""The warnings about side effects that are printed before a write, for each verb."""
 
 REPRIEVE_S = 2.0
 """After a signal to stop, a command has this many seconds to finish the current line and to refresh the replica. This
-must be less than `rostersync.cli.signals.GRACE`, because the process is killed then.
+time must be shorter than `rostersync.cli.signals.GRACE`, because the process is killed after that.
 """
 
 PATIENCE = timedelta(seconds=10)
@@ -73,8 +75,8 @@ class WriteOptions(msgspec.Struct, frozen=True):
 def carry_out(options: WriteOptions, write: Write) -> int:
     """Do one write, and return the exit status.
 
-    The status is 0 if the write was done. It is 1 if the write was refused or done only in part, or if its outcome is
-    unknown.
+    The status is 0 if the write was done. The status is 1 if the write was refused or done only in part, or if its
+    outcome is unknown.
     """
     source = options.source
     if options.dry_run:
@@ -205,7 +207,10 @@ def _shown_body(call: Call) -> Any:
 
 
 def open_replica(session: Session) -> Store | None:
-    """Open the database. If it does not exist, return None, because a write does not create it. Raises `StoreError`."""
+    """Open the database. If there is no database, return None, because a write does not create one.
+
+    Raises `StoreError`.
+    """
     try:
         return open_store(session.config, session.clock, create=False)
     except NoDatabase:
@@ -213,7 +218,7 @@ def open_replica(session: Session) -> Store | None:
 
 
 def refresh(session: Session, source: Source, store: Store | None, keys: Sequence[int], clock: Clock) -> None:
-    """Read the written students again into the replica. If only a later run can do so, print that.
+    """Read the written students again into the replica. If only a later run can update the replica, print a warning.
 
     If `clock` stops, the refresh remains in the database as a request. The next process that syncs the source executes
     it.
@@ -270,7 +275,7 @@ def _explain(write: Write, result: WriteResult) -> None:
         )
     match result.outcome:
         case Outcome.REFUSED if result.stopped:
-            print_stderr("stopped; nothing was sent, or ManageBac did not accept it")
+            print_stderr("stopped; nothing was sent, or ManageBac did not accept the write")
         case Outcome.REFUSED if error:
             print_error(error)
             if error.status is None and not error.request:
@@ -291,7 +296,7 @@ def _explain(write: Write, result: WriteResult) -> None:
 def doubt(write: Write) -> str:
     """Return a hint for a write with an unknown outcome."""
     if not write.key:
-        return "it is safe to try again: that looks for the e-mail address first"
+        return "it is safe to try again, because the command first looks for the e-mail address"
     if not write.shows:
         return "it is safe to send it again"
     return f"look at student {write.key} before you try again: rostersync students get {write.key}"

@@ -65,9 +65,7 @@ NAMES = ("id", *FIELD_NAMES, "extra", "deleted_at")
 @click.option("--q", help="List only students whom the API's text search finds.")
 @click.option("--fields", "fields", metavar="NAME,...", help="Print only these fields, in this order.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, with all fields unless --fields is given.")
-@click.option(
-    "--raw", is_flag=True, help="Use with --csv. Do not put an apostrophe before values that look like formulas."
-)
+@click.option("--raw", is_flag=True, help="With --csv, do not put an apostrophe before values that look like formulas.")
 @json_option
 @configured_as_caller
 def list_students(
@@ -89,12 +87,12 @@ def list_students(
 ) -> None:
     """List the students who match all filters. Write a time as 2026-03-01 or 2026-03-01T08:00:00Z.
 
-    Each student is printed as soon as it is read. So if the exit status is not 0, the output may be incomplete.
+    Each student is printed as soon as it is read. If the exit status is not 0, the output may be incomplete.
     """
     if as_csv and as_json:
         raise click.UsageError("--csv and --json cannot be combined")
     if raw and not as_csv:
-        raise click.UsageError("--raw goes with --csv")
+        raise click.UsageError("--raw can only be used with --csv")
     names = _chosen(fields)
     if as_csv:
         session = session.as_owner()

@@ -169,7 +169,7 @@ def unarchive(options: WriteOptions, key: int | None, many: Many | None) -> int:
 
 @click.command("set-avatar")
 @_key
-@click.option("--url", metavar="URL", help="The URL of the picture. ManageBac must be able to fetch it.")
+@click.option("--url", metavar="URL", help="The URL of a picture that ManageBac can fetch.")
 @click.option(
     "--file",
     "file",
