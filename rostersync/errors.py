@@ -90,7 +90,7 @@ class Stopped(Exception):
         super().__init__(f"stopped by signal {signal}")
         self.signal = signal
         self.in_doubt = False
-        """Whether the API may have carried out a write whose response we did not wait for."""
+        """Whether the API may have carried out a write, although we did not wait for the response."""
         self.left_running = False
         """Whether another process is still executing the run that this process was waiting for."""
 
@@ -115,8 +115,8 @@ class NotConfigured(ConfigError):
 class ApiError(RostersyncError):
     """The API did not return what the client requested. Such an error is never treated as an empty list of students.
 
-    `status` is the HTTP status of the response, or None if there was no response. `request` is the method and the path
-    of the request, such as `PATCH /v2p1/students/2054`. The query is left out, because it may contain names of people.
+    `status` is the HTTP status of the response, or None if no response arrived. `request` is the method and the path of
+    the request, such as `PATCH /v2p1/students/2054`. The query is left out, because it may contain names of people.
     `request` is empty if the error does not belong to a single request, for example because a value was refused before
     anything was sent.
     """

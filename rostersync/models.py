@@ -206,7 +206,7 @@ class SyncHealth(_OfView):
 class StudentHistory(_Key, _Version, Fields, _OfView):
     """A version of a student.
 
-    `valid_to` is the time when the next version replaced this version, or None if there is none.
+    `valid_to` is the time when the next version replaced this version. The newest version has None.
     """
 
     __tablename__ = "student_history"

@@ -41,8 +41,8 @@ _NOTHING: frozenset[str] = frozenset()
 def key_digest(name: str, salt: bytes) -> str:
     """Return a salted digest of a key's name.
 
-    We do not store the name, because a key's name may be personal data such as an e-mail address. The stored keys
-    outlive the data of the student from whom they came.
+    We do not store the name, because a key's name may be personal data such as an e-mail address. The stored digests
+    are kept even after the student's data was deleted.
     """
     return hashlib.blake2b(name.encode(), digest_size=8, key=salt).hexdigest()
 

@@ -33,7 +33,7 @@ class Recording:
     def __init__(self, entry: Entry, number: int) -> None:
         self.entry = entry
         self.number = number
-        """The number of the action's entry in the audit log, or 0 if there is no database."""
+        """The number of the action's entry in the audit log, or 0 without a database."""
         self.outcome = Outcome.DONE
         """The outcome to record if no error ends the action."""
 

@@ -72,7 +72,7 @@ class RunRequest(msgspec.Struct, frozen=True):
 
 
 class Watermarks(msgspec.Struct, frozen=True):
-    """For each stream of changes, the time up to which a run has read it. None means that no run has read it."""
+    """For each stream, a run has read all changes before this time. None means that no run has read the stream."""
 
     modified: datetime | None = None
     deleted: datetime | None = None
@@ -110,7 +110,7 @@ class Received(msgspec.Struct, frozen=True):
 
 
 class UnclearCounts(msgspec.Struct, frozen=True):
-    """The number of ids for which GET returned neither a student nor a 404.
+    """The number of GET requests for single ids that returned neither a student nor a 404.
 
     `received` is the number of these ids that were in a student list. `in_deleted_feed` is the number of these ids that
     were in the deleted feed.
@@ -127,11 +127,11 @@ class Counts(msgspec.Struct, frozen=True):
     `fetched` counts the distinct students that the run received, except from the deleted feed. `fetched` is the sum of
     the six counts from `inserted` to `ignored`:
 
-    * `unchanged` includes the students whose state is unknown, because the response to GET was not clear.
+    * `unchanged` includes a student if the response to GET does not show whether the student exists.
     * `ignored` counts the students whom a list contains although they are deleted according to their row or to GET.
 
-    `deleted`, `stale` and `removals_held` are not part of the sum. `stale` counts the students whose received row was
-    older than the stored row, so that the run requested them again.
+    `deleted`, `stale` and `removals_held` are not part of the sum. `stale` counts the students that the run requested
+    again, because the received row was older than the stored row.
     """
 
     fetched: int = 0

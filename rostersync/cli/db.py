@@ -84,7 +84,7 @@ def check(session: Session) -> int:
     """Compare tables, keys, indexes, views and head counts with what this version expects.
 
     The command prints one line for each difference, with its remedy. A head count is the stored number of a source's
-    students, which `status` and the guard use. Exit status: 0 if there is no difference, 1 if there is one.
+    students, which `status` and the guard use. Exit status: 0 if nothing differs, 1 if something differs.
     """
     if probe.level(session.config.database.url) is Level.OLDER:
         raise SchemaOutdated(

@@ -34,10 +34,9 @@ if TYPE_CHECKING:
 def command(session: Session, role: str, views: tuple[str, ...]) -> None:
     """Let a PostgreSQL role read rostersync's views and nothing else.
 
-    With --view, the role can read only the named views.
-
-    The role must exist. The command revokes earlier grants on other views and on the tables. An upgrade keeps the
-    role's grants. If a later version adds a view, run this command again to let the role read that view.
+    With --view, the role can read only the named views. The role must exist. The command revokes earlier grants on
+    other views and on the tables. An upgrade keeps the role's grants. If a later version adds a view, run this command
+    again to let the role read that view.
     """
     store = open_postgresql(session, "grant-reader")
     entry = Entry("*", "grant-reader", fields=(role, *(views or readers.NAMES)))

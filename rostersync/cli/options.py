@@ -47,7 +47,7 @@ class Session(msgspec.Struct, frozen=True):
         return f"rostersync {words}" + (f" -c {shlex.quote(str(self.named))}" if self.named else "")
 
     def chosen(self, names: Sequence[str]) -> list[Source]:
-        """Return the sources with these names, without duplicates. If there are no names, return all sources.
+        """Return the sources with these names, without duplicates. If `names` is empty, return all sources.
 
         Raises `ConfigError` if a name is unknown.
         """
@@ -82,7 +82,7 @@ def common_options(verb: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def config_named(ctx: click.Context, named: Path | None) -> Path | None:
-    """Return the path given by --config, after or before the command's name. Return None if there is no --config."""
+    """Return the path given by --config, after or before the command's name. Return None if --config is missing."""
     before = ctx.parent
     while named is None and before is not None:
         named, before = before.params.get("named"), before.parent

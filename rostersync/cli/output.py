@@ -81,10 +81,7 @@ def document(value: Any) -> None:
 
 
 def streamed_document(name: str, values: Iterable[Any]) -> None:
-    """Print the beginning of a JSON document, with a list whose values are printed at once.
-
-    `document_end` prints the rest.
-    """
+    """Print the beginning of a JSON document and a list, value by value. `document_end` prints the rest."""
     click.echo(f'{{\n  "{name}": [', nl=False)
     separator, end = "\n", "]"
     for value in values:

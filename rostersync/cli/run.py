@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 def command(session: Session) -> int:
     """Run the daemon in the foreground until SIGTERM or Ctrl-C.
 
-    The daemon syncs each source at the times in [schedule].
-
-    The daemon also carries out the runs that the commands `sync`, `resync` and `sync --approve` request. If you start a
-    second daemon, it waits, and takes over when the first daemon ends. On SIGHUP, the daemon reads its configuration
-    again. On SIGUSR1, the daemon syncs every source immediately.
+    The daemon syncs each source at the times in [schedule]. The daemon also carries out the runs that the commands
+    `sync`, `resync` and `sync --approve` request. If you start a second daemon, it waits, and takes over when the first
+    daemon ends. On SIGHUP, the daemon reads its configuration again. On SIGUSR1, the daemon syncs every source
+    immediately.
     """
     start_log(session.config, daemon=True)
 

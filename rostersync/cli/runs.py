@@ -1,4 +1,4 @@
-"""`rostersync runs`: list recent runs, or show one run and the students whose removal it holds."""
+"""`rostersync runs`: list recent runs, or show one run and the removals that it holds."""
 
 from __future__ import annotations
 

@@ -124,10 +124,9 @@ def _write(path: Path, value: Secret) -> None:
 def ready(ctx: click.Context, named: Path | None) -> int:
     """Print whether a new installation still lacks an address or a token.
 
-    The systemd service starts only if it has an address and a token.
-
-    Exit status: 0 if nothing is missing, 1 if something is missing. The status is also 0 if the configuration has
-    mistakes, so that systemd starts the service, which logs the mistakes and fails.
+    The systemd service starts only if it has an address and a token. Exit status: 0 if nothing is missing, 1 if
+    something is missing. The status is also 0 if the configuration has mistakes, so that systemd starts the service,
+    which logs the mistakes and fails.
     """
     try:
         lines = _missing(find_config(config_named(ctx, named)))

@@ -49,7 +49,7 @@ _MOST_IN_FULL = 20
     help="Exit with 1 if a configured source was never synced, or if its last success is older than this.",
 )
 @click.option(
-    "--source", "globs", multiple=True, metavar="GLOB", help="Show only sources whose name matches; may be repeated."
+    "--source", "globs", multiple=True, metavar="GLOB", help="Show only sources with a matching name; may be repeated."
 )
 @click.option("--all", "show_each", is_flag=True, help="Show each source in full, even if there are more than 20.")
 @click.option(
@@ -135,7 +135,7 @@ class _Source(msgspec.Struct, frozen=True):
 
 
 def _chosen(sources: list[_Source], globs: tuple[str, ...]) -> list[_Source]:
-    """Return the sources whose name matches one of the patterns. If there are no patterns, return all sources.
+    """Return the sources with a name that matches one of the patterns. If `globs` is empty, return all sources.
 
     Raises `ConfigError` if a pattern matches no source.
     """

@@ -122,7 +122,7 @@ def show_outcomes(session: Session, outcomes: Sequence[Outcome], *, as_json: boo
 
 
 def _in_other_hands(session: Session, names: Iterable[str]) -> set[str]:
-    """Return those of the sources `names` that another process has locked or a daemon watches."""
+    """Return the sources among `names` that another process has locked, or that a daemon syncs."""
     try:
         store = open_store(session.config, session.clock, create=False)
     except NoDatabase:

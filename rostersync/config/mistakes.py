@@ -60,7 +60,7 @@ def settings(model: type[BaseModel]) -> dict[str, FieldInfo]:
 
 
 def find_field(key: Key, root: type[BaseModel]) -> FieldInfo | None:
-    """Return the field for `key`, or None if there is no such setting.
+    """Return the field for `key`, or None if the setting does not exist.
 
     For an element of a list, return the list's field.
     """

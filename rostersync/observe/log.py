@@ -115,7 +115,7 @@ class _Handler(logging.StreamHandler[TextIO]):
             return text
         return re.sub(
             "^", priority(record.levelno), text, flags=re.MULTILINE
-        )  # in the journal, each line is an entry of its own
+        )  # in the journal, each line is a separate entry
 
     def emit(self, record: logging.LogRecord) -> None:
         record = _with_our_level(record)
@@ -227,7 +227,10 @@ def _exception(event: EventDict) -> BaseException | None:
 
 
 def _traceback(error: BaseException) -> Iterator[str]:
-    """Yield the traceback of `error` and of its causes. Only the messages of our own exceptions are included."""
+    """Yield the traceback of `error` and of its causes.
+
+    The messages of exceptions are included only if they are from our exception classes.
+    """
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if cause:
         yield from _traceback(cause)

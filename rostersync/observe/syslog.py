@@ -43,7 +43,10 @@ class Journal(SysLogHandler):
 
 @contextmanager
 def sent_to_journal(name: str) -> Iterator[Journal | None]:
-    """Within the block, also send the events of the logger `name` to the journal. Yield None if there is no journal."""
+    """Within the block, also send the events of the logger `name` to the journal.
+
+    Yield None if the journal is unavailable.
+    """
     logger = logging.getLogger(name)
     logger.setLevel(logging.INFO)
     try:

@@ -58,12 +58,11 @@ class App:
         Args:
             school: The school to serve.
             token: The token with the admin role, which may read and write.
-            faults: The faults to cause. None means that there are no faults.
+            faults: The faults to cause. None means a server without faults.
             on_request: A function that is called before each request is answered, in the thread that serves the
                 request, while no lock is held. A test can use it to change the school between two requests.
-            read_only_token: A token without the admin role, which may only read. None means that there is no such
-                token.
-            rate_limit: The rate limit. None means that there is no limit.
+            read_only_token: A token without the admin role, which may only read. None means that only `token` is valid.
+            rate_limit: The rate limit. None means an unlimited rate.
 
         """
         self.school = school

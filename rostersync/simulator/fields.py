@@ -45,7 +45,7 @@ def mistakes(fields: Fields) -> dict[str, str]:
 def stored(fields: Fields) -> Fields:
     """Return the fields to store for an accepted write. The password is left out.
 
-    An empty string becomes None, which clears the field, unless the field is a text field.
+    An empty string becomes None, which clears the field, unless the field holds strings.
     """
     empty_is_none = {name for name, value in fields.items() if value == "" and _KINDS[name] is not Kind.TEXT}
     return {name: None if name in empty_is_none else value for name, value in fields.items() if name != "password"}

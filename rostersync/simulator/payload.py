@@ -69,7 +69,7 @@ def _no_avatar() -> bytes:
 
 
 def _uploaded(request: Request) -> bytes | None:
-    """Return the avatar file in a multipart body, or None if there is no file. Refuse any other body with 400."""
+    """Return the avatar file in a multipart body, or None if the file is missing. Refuse any other body with 400."""
     head = f"Content-Type: {request.headers['content-type']}\r\n\r\n"
     message = email.message_from_bytes(head.encode("latin-1") + request.body)
     if not message.is_multipart():

@@ -34,8 +34,8 @@ class RateCounter:
     def count(self, elapsed: float, now: datetime) -> Response | None:
         """Count a request. Return the 429 response if the request exceeds the limit, else None.
 
-        `elapsed` is the time in seconds on a monotonic clock. `now` is the time in the response's `Date`, from which
-        the time of the reset is computed.
+        `elapsed` is the time in seconds on a monotonic clock. `now` is the time in the response's `Date`. The time of
+        the reset depends on both.
         """
         if elapsed >= self._end:
             self._end, self._count = elapsed + self._limit.seconds, 0

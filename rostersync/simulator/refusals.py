@@ -23,7 +23,7 @@ class Refusal(Exception):
 
 
 def access_denied(status: int) -> Response:
-    """Return the response to a request whose token is unknown (401) or lacks the permission (403)."""
+    """Return the response to a request with an unknown token (401) or without the permission (403)."""
     return json_response(status, {"error": "Access Denied"})
 
 

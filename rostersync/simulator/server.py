@@ -32,7 +32,7 @@ class Server:
         Args:
             app: The API to serve.
             host: The address to listen on. The default is the loopback address.
-            port: The port, 0 to 65535. The default 0 means a free port, whose number is in `base_url`.
+            port: The port, 0 to 65535. The default 0 means any free port. `base_url` contains its number.
 
         Raises:
             OSError: The address or the port is not available.

@@ -53,7 +53,7 @@ class School:
         self._rng = Random(seed)  # noqa: S311 - the simulation must be repeatable
         self._population = Population(seed, self.now().date(), self._switches.custom_fields)
         self._rows: dict[int, Version] = {}
-        self._drawn: list[int] = []  # the keys of _rows, as a list from which a random choice is fast
+        self._drawn: list[int] = []  # the keys of _rows in a list, because random choices from a list are fast
         self._gone: dict[int, None] = {}  # the ids of students in the deleted feed
         self._next_id = _FIRST_ID
         self._next_without_id = 0
@@ -93,7 +93,7 @@ class School:
         return round(self._clock.monotonic() * 1000)
 
     def moment_of_reading(self) -> int | None:
-        """Return the time (see `elapsed`) whose state the next response shows. None means the latest state."""
+        """Return the time (see `elapsed`) of the state that the next response shows. None means the latest state."""
         switches = self._switches
         if switches.timeless:
             return None
@@ -115,7 +115,7 @@ class School:
         return version if version is None or moment is None else version.at(moment)
 
     def holder_of(self, email: str) -> int | None:
-        """Return the id of the current student with this e-mail address, or None if there is none.
+        """Return the id of the current student with this e-mail address, or None if the address is free.
 
         Ignore upper and lower case.
         """
@@ -145,7 +145,7 @@ class School:
             return {version.id for version in self._now_in_sight() if version.living and version.raw is not None}
 
     def pick(self, rng: Random, fits: Callable[[Version], bool]) -> int | None:
-        """Return the id of a random student for whose latest state `fits` is true, or None if there is none."""
+        """Return the id of a random student, chosen among the latest states that fit, or None if no state fits."""
         with self.lock:
             for _ in range(_DRAWS if self._drawn else 0):
                 drawn = rng.choice(self._drawn)

@@ -12,8 +12,8 @@ def command() -> None:
     """Read and write students directly in ManageBac.
 
     Reading needs no database. Writing is possible only if the source has `allow_writes = true`. A command that writes
-    asks before it sends anything. If there is no terminal, the command needs --yes. Each write is recorded in the audit
-    log, and the replica is updated at once.
+    asks before it sends anything. Without a terminal, the command needs --yes. Each write is recorded in the audit log,
+    and the replica is updated at once.
     """
 
 

@@ -207,10 +207,7 @@ def _shown_body(call: Call) -> Any:
 
 
 def open_replica(session: Session) -> Store | None:
-    """Open the database. If there is no database, return None, because a write does not create one.
-
-    Raises `StoreError`.
-    """
+    """Open the database. If it does not exist, return None, and do not create a database. Raises `StoreError`."""
     try:
         return open_store(session.config, session.clock, create=False)
     except NoDatabase:

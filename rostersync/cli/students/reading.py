@@ -146,7 +146,7 @@ def _recorded(session: Session, entry: Entry) -> Iterator[Callable[[int], None]]
 
 
 def _chosen(fields: str | None) -> tuple[str, ...]:
-    """Return the names in a comma-separated list, without duplicates. If there is no list, return an empty tuple."""
+    """Return the names in a comma-separated list, without duplicates. If `fields` is empty, return an empty tuple."""
     names = [name.strip() for name in (fields or "").split(",") if name.strip()]
     unknown = [name for name in names if name not in NAMES]
     if unknown:

@@ -31,7 +31,7 @@ def _write_options(verb: Callable[..., int]) -> Callable[..., Any]:
 
     @one_source_option
     @click.option("--dry-run", is_flag=True, help="Print the request that would be sent, and send nothing.")
-    @click.option("--yes", is_flag=True, help="Do not ask before writing. Required if there is no terminal.")
+    @click.option("--yes", is_flag=True, help="Do not ask before writing. Required without a terminal.")
     @json_option
     @configured_as_caller
     @functools.wraps(verb)
