@@ -128,7 +128,7 @@ class ApiError(RostersyncError):
         self.status = status
         self.request = ""
         self.sent = True
-        """False if no byte of the request left this machine. Even a write can be sent again if this attribute is False.
+        """Whether a part of the request may have left this machine. If not, even a write can be sent again.
         """
 
 
@@ -179,7 +179,7 @@ class Redirected(ApiError):
 class Malformed(ApiError):
     """The response differs from the API's documentation.
 
-    For example, it is HTML, incomplete JSON, or a list without meta.
+    For example, the response is HTML, incomplete JSON, or a list without meta.
     """
 
     worth_retrying = True

@@ -50,7 +50,7 @@ def _refuse(_mapper: Any, _connection: Any, target: Model) -> NoReturn:
 
 
 class _View(Table):
-    """A view. On PostgreSQL, its name always includes the schema, so a search path or a schema map has no effect."""
+    """A view. On PostgreSQL, SQL always names the view's schema, so a search path or a schema map has no effect."""
 
     inherit_cache = True
     _use_schema_map = False

@@ -52,7 +52,7 @@ class Keys(msgspec.Struct, frozen=True):
 
     salt: bytes = b""
     listed: frozenset[str] | None = None
-    """Keys that lists serve. None until a full run has read a clean roster. None means that lists serve all keys."""
+    """Keys that lists serve. Until a full run has read a clean roster, this is None, which is treated as all keys."""
     fetched: frozenset[str] | None = None
     """Keys that GET serves. None until a GET response has been compared with a list row."""
     omitted: frozenset[str] = _NOTHING

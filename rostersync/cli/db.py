@@ -150,9 +150,9 @@ def restore(session: Session, file: Path, yes: bool) -> int:
     """Replace the content of the database with the backup in FILE. Stop the daemon first.
 
     If the restore fails, the database does not change. FILE must be a backup that `db backup` or `pg_dump
-    --format=custom` has written. Its schema may be older than the schema of this version, but not newer. The restore
-    keeps grants, and views that other users created on top of rostersync's views. New runs get higher ids than all
-    earlier runs. At the end, the command checks the database like `db check`. Exit status: 1 if that check finds a
+    --format=custom` has written. The backup's schema may be older than the schema of this version, but not newer. The
+    restore keeps grants, and views that other users created on top of rostersync's views. New runs get higher ids than
+    all earlier runs. At the end, the command checks the database like `db check`. Exit status: 1 if that check finds a
     difference. A restore into a PostgreSQL database needs the program pg_restore.
     """
     if not yes and not sys.stdin.isatty():

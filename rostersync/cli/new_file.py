@@ -29,7 +29,7 @@ except OSError:
     os.unlink(part)
     raise
 """
-"""We do not use `mv`. If another user put a link to a folder at `path`, `mv` would move the file into that folder."""
+"""The script uses `os.rename`, because `mv` would follow a link to a folder that another user has put at `path`."""
 
 
 @contextmanager

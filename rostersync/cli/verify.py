@@ -26,7 +26,7 @@ MAX_SHOWN_DIFFERENCES = 20
 @json_option
 @configured
 def command(session: Session, names: tuple[str, ...], as_json: bool) -> int:
-    """Read everything from ManageBac, compare it with the replica, and change nothing.
+    """Read all students from ManageBac, compare them with the replica, and change nothing.
 
     A change in ManageBac since the last run is called pending, and does not count as a difference. For each difference,
     the command prints the student's id and the names of the fields, but no values. The command prints at most 20

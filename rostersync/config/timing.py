@@ -21,7 +21,10 @@ def parse_duration(text: str) -> timedelta:
 
 
 def spell_duration(duration: timedelta) -> str:
-    """Return the shortest string that `parse_duration` converts to `duration`. Fractions of a second are dropped."""
+    """Return the shortest string that `parse_duration` converts to `duration`, which must not be negative.
+
+    Fractions of a second are dropped.
+    """
     seconds = int(duration.total_seconds())
     minutes, hours, days = seconds // 60, seconds // 3600, duration.days
     parts = ((days, "d"), (hours % 24, "h"), (minutes % 60, "m"), (seconds % 60, "s"))

@@ -74,7 +74,7 @@ def _reason(place: Path, status: os.stat_result) -> str:
         return "can be changed by every user"
     if status.st_mode & stat.S_IWGRP and status.st_gid != _primary_group(status.st_uid):
         return "can be changed by a group that is not its owner's own"
-    if status.st_mode & stat.S_IWGRP and _has_access_list(place):  # with an access list, these bits are the list's mask
+    if status.st_mode & stat.S_IWGRP and _has_access_list(place):  # an access list uses these bits as its mask
         return "can be changed by users that its access list names"
     return ""
 

@@ -177,7 +177,7 @@ def _send(options: WriteOptions, many: Many, tasks: Sequence[Task]) -> int:
 
 
 def _noted(work: Bulk, tasks: Sequence[Task], file: IO[str]) -> list[LineResult]:
-    """Carry out the tasks. Write each result to the file at once. At the end, rewrite it with the final results."""
+    """Carry out the tasks. Write each result to the file at once. Finally, rewrite the file with the final results."""
     write = csv_lines(file)
 
     def note(result: LineResult) -> None:

@@ -1,4 +1,7 @@
-"""Carry out a write command. Check that writes are allowed, ask, send, report the result, and update the replica."""
+"""Carry out a write command.
+
+This means to check permissions, ask the user, send the write, report the result and update the replica.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ _WARNINGS = {
     "create": "ManageBac may send a welcome mail to a new student.",
     "archive": (
         "Archiving takes students out of classes and groups. "
-        "It may also archive parents who have no other child at the school."
+        "Parents who have no other child at the school may be archived too."
     ),
     "unarchive": (
         "ManageBac does not document what else this restores, so check the student's classes and year group afterwards."
@@ -223,7 +226,7 @@ def refresh(session: Session, source: Source, store: Store | None, keys: Sequenc
     if store is None:
         print_stderr("there is no database yet: only the system's journal has a record of this write", logging.WARNING)
         return
-    later = f"the replica will have it after the next run of {source.name}"
+    later = f"the replica will have the change after the next run of {source.name}"
     executor = wiring.executor(session.config, clock, store, "rostersync students")
     try:
         report = executor.refresh(source.name, keys, PATIENCE)

@@ -138,8 +138,8 @@ def archive(
 ) -> int:
     """Archive a student who has withdrawn or graduated, or several students with --from-csv.
 
-    Archiving takes the student out of classes and groups. It may also archive parents who have no other child at the
-    school.
+    Archiving takes the student out of classes and groups. Parents who have no other child at the school may be archived
+    too.
 
     A CSV file has the column `id` and at least one of the columns `withdrawn_on` and `graduated_on`. Each line has one
     of the two dates.
@@ -158,7 +158,7 @@ def archive(
 def unarchive(options: WriteOptions, key: int | None, many: Many | None) -> int:
     """Take a student out of the archive, or several students with --from-csv.
 
-    ManageBac does not document what else this restores, so check the student's classes and year group afterwards. A CSV
+    ManageBac does not document what else is restored, so check the student's classes and year group afterwards. A CSV
     file has only the column `id`.
     """
     if many:
