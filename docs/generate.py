@@ -106,9 +106,7 @@ def _section(ctx: click.Context) -> str:
     command = ctx.command
     level = "###" if ctx.parent and ctx.parent.parent else "##"
     usage = " ".join([ctx.command_path, *command.collect_usage_pieces(ctx)])
-    parameters = (
-        command.get_params(ctx) if ctx.parent is None else command.params
-    )  # show --help only for the top command
+    parameters = command.get_params(ctx) if ctx.parent is None else command.params  # --help only once
     arguments = [_parameter(ctx, each) for each in parameters if isinstance(each, click.Argument)]
     options = [_parameter(ctx, each) for each in parameters if isinstance(each, click.Option) and not each.hidden]
     return _page(

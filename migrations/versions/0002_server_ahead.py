@@ -1,6 +1,7 @@
 """Add the offset between the server's clock and our clock, and drop the column about proof of the deleted feed.
 
-Revision ID: 0002 Revises: 0001
+Revision ID: 0002
+Revises: 0001
 """
 
 import sqlalchemy as sa

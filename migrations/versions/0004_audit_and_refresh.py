@@ -1,6 +1,7 @@
 """Add the audit log, and a column for requests that refresh single students.
 
-Revision ID: 0004 Revises: 0003
+Revision ID: 0004
+Revises: 0003
 """
 
 import sqlalchemy as sa

@@ -1,6 +1,7 @@
 """Store what daemons publish, such as the progress of runs, the errors of requests and the times of the next runs.
 
-Revision ID: 0006 Revises: 0005
+Revision ID: 0006
+Revises: 0005
 """
 
 import sqlalchemy as sa

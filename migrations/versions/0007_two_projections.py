@@ -2,7 +2,8 @@
 
 Stored rows do not show whether their status was served or derived. So the next run of each source is a full run.
 
-Revision ID: 0007 Revises: 0006
+Revision ID: 0007
+Revises: 0006
 """
 
 import sqlalchemy as sa

@@ -3,7 +3,8 @@
 This migration does nothing except trigger an upgrade. At the end of each upgrade, `column_statistics` removes the
 statistics, including those about columns from later migrations.
 
-Revision ID: 0008 Revises: 0007
+Revision ID: 0008
+Revises: 0007
 """
 
 revision = "0008"

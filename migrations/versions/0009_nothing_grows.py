@@ -1,6 +1,7 @@
 """Add indexes and head counts, so that `status` and runs without changes are fast even after millions of runs.
 
-Revision ID: 0009 Revises: 0008
+Revision ID: 0009
+Revises: 0008
 """
 
 import sqlalchemy as sa

@@ -28,9 +28,8 @@ from rostersync.observe.journal import is_journal, priority
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-log = logging.getLogger(
-    __name__
-)  # the standard library's logger, because the import of structlog takes as long as the import of click
+# This is a logger of the standard library, because importing structlog takes as long as importing click.
+log = logging.getLogger(__name__)
 
 VERBS = {
     "init": "Write a commented configuration",

@@ -113,9 +113,7 @@ class _Handler(logging.StreamHandler[TextIO]):
         text = super().format(record)
         if not self._journal:
             return text
-        return re.sub(
-            "^", priority(record.levelno), text, flags=re.MULTILINE
-        )  # in the journal, each line is a separate entry
+        return re.sub("^", priority(record.levelno), text, flags=re.MULTILINE)  # each line is a journal entry
 
     def emit(self, record: logging.LogRecord) -> None:
         record = _with_our_level(record)

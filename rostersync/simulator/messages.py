@@ -56,12 +56,8 @@ class Manner(enum.Enum):
     """How a response is delivered."""
 
     WHOLE = "whole"
-    TRUNCATED = (
-        "truncated"  # the connection ends after `after` bytes of the body, although Content-Length announces more
-    )
-    RESET = (
-        "reset"  # the connection is reset after `after` bytes of the body, or before the status line if `after` is 0
-    )
+    TRUNCATED = "truncated"  # the connection ends after `after` bytes of the body, before the announced length
+    RESET = "reset"  # the connection is reset after `after` bytes of the body; 0 means before the status line
     DRIP = "drip"  # `chunk` bytes at a time, with a pause of `seconds` before each
     NEVER = "never"  # the server sends nothing until the client closes the connection
 

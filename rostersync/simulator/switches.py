@@ -26,9 +26,7 @@ class Switches(msgspec.Struct, frozen=True, kw_only=True):
     ids_cap: int | None = None  # further ids in a request are ignored
     bad_timestamp: Literal["400", "ignored"] = "400"
     meta_without: tuple[str, ...] = ()  # keys that are missing from meta
-    meta_asked: tuple[
-        str, ...
-    ] = ()  # if per_page or total_pages is listed, meta computes it from the request, not from the cap
+    meta_asked: tuple[str, ...] = ()  # per_page or total_pages, if meta ignores the cap in them
     meta_extra: bool = False  # meta has next_page, prev_page and the since filters
 
     # Deletions
@@ -62,9 +60,7 @@ class Switches(msgspec.Struct, frozen=True, kw_only=True):
     without_keys: tuple[str, ...] = ()  # keys that all records lack, for example created_at
 
     # Time
-    clock_skew: float = (
-        0.0  # how far the server's clock, which sets timestamps and Date, is ahead of the school's clock
-    )
+    clock_skew: float = 0.0  # how far the server's clock is ahead of the school's clock
     date_skew: float = 0.0  # a further skew for the header Date only
     date_header: bool = True
     stamp_skews: tuple[float, ...] = (0.0,)  # each write's timestamp is off by one of these

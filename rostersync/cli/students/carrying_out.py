@@ -259,9 +259,8 @@ def _print_result(options: WriteOptions, source: Source, write: Write, result: W
             }
         )
     elif result.outcome is Outcome.DONE:
-        say = (
-            echo if write.verb == "create" else note
-        )  # print it even with -q, because the user cannot learn the new student's id in another way
+        # Print the line for a new student even with -q, because the user cannot learn the student's id in another way.
+        say = echo if write.verb == "create" else note
         say(f"{source.name}: student {result.key}: {_PAST[write.verb]}")
     _explain(write, result)
 
