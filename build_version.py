@@ -1,7 +1,7 @@
-"""Return the version of the build that is being made. Hatchling runs this file: see `[tool.hatch.version]`.
+"""Compute the version of a build. Hatchling runs this file, as `[tool.hatch.version]` in pyproject.toml defines.
 
-The version is the last release, `.post` with the number of commits since its tag, and the commit after `+g`. If the
-tree has changes that are not committed, or is not a git checkout, the time of the build follows.
+A version consists of the last release, `.post` with the number of commits since that release's tag, and `+g` with the
+commit. If the tree has uncommitted changes, or is not a git checkout, the version ends with the time of the build.
 """
 
 import subprocess
@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 _ROOT = Path(__file__).parent
-_RELEASE = "0.1.0"  # used if git finds no tag: 0.1.0 has none, and a shallow clone or an archive may have none
+_RELEASE = "0.1.0"  # used if git finds no tag. 0.1.0 has no tag, and a shallow clone or an archive may have none.
 
 
 def version() -> str:
-    """Return a version as PEP 440 spells it, such as 0.1.0.post390+g1a2b3c4d5e6f."""
+    """Return a version in the format of PEP 440, such as 0.1.0.post390+g1a2b3c4d5e6f."""
     time = f".d{datetime.now(UTC):%Y%m%d%H%M%S}"
     try:
         commit = _git("rev-parse", "--short=12", "HEAD")
@@ -28,6 +28,7 @@ def version() -> str:
 
 
 def _git(*words: str) -> str:
-    # --git-dir: if the tree is an archive unpacked inside another repository, that repository must not answer.
+    # We pass --git-dir, so that git never uses another repository, inside which the tree may have been unpacked as an
+    # archive.
     command = ["git", "-C", str(_ROOT), f"--git-dir={_ROOT / '.git'}", "--no-optional-locks", *words]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603 - our words

@@ -1,7 +1,7 @@
-"""Write the reference in docs/reference/: the command line as click knows it, and views and statements of the store.
+"""Write the reference pages in docs/reference/ about the command line, the views, and the statements of the store.
 
-`./dev docs` writes its pages again, `./dev docs --check` says which are out of date. What a page says depends on the
-code alone: not on the terminal, the machine or the day.
+`./dev docs` updates the pages, and `./dev docs --check` prints the pages that are out of date. The content of a page
+depends only on the code, not on the terminal, the machine or the date.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ FOLDER = Path(__file__).parent / "reference"
 _ABOUT_COMMANDS = """\
 # The command line
 
-Written by `./dev docs` from the commands themselves; do not edit it. `rostersync COMMAND --help` says the same. What
-an exit status means: [README](../../README.md#if-a-run-does-not-succeed)."""
+`./dev docs` generates this page from the code of the commands, so do not edit it. `rostersync COMMAND --help` prints
+the same help. The [README](../../README.md#if-a-run-does-not-succeed) explains the exit statuses."""
 
 _ABOUT_VIEWS = """\
 # The views
 
-Written by `./dev docs` from their declaration; do not edit it. Names and columns of views are a promise, and the same
-on SQLite and PostgreSQL, where each of them has its description as a comment. Times are UTC; SQLite has them as text,
-such as `2026-03-01T08:00:00.000Z`. NULL: ManageBac served no value."""
+`./dev docs` generates this page from the declarations of the views, so do not edit it. The names and columns of the
+views are stable, and they are the same on SQLite and PostgreSQL. On PostgreSQL, each view and column has its
+description as a comment. Times are in UTC. SQLite stores times as text, such as `2026-03-01T08:00:00.000Z`. NULL means
+that ManageBac served no value."""
 
 _ABOUT_STATEMENTS = """\
 # The statements of a run
@@ -57,7 +58,7 @@ and that functions of time differ."""
 
 
 def pages() -> dict[str, str]:
-    """Return the text of each page, by its file's name."""
+    """Return a dictionary from the file names of the pages to their texts."""
     return {
         "command-line.md": command_line(program, "rostersync"),
         "views.md": dictionary(VIEWS),
@@ -66,7 +67,7 @@ def pages() -> dict[str, str]:
 
 
 def out_of_date(folder: Path) -> dict[str, str]:
-    """Return those pages whose file in `folder` is missing, or says something else."""
+    """Return the pages whose file in `folder` is missing or has another text."""
     return {name: text for name, text in pages().items() if _read(folder / name) != text}
 
 
@@ -75,8 +76,8 @@ def _read(path: Path) -> str | None:
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Write nothing; exit status 1 when a page is out of date.")
-@click.option("--man", is_flag=True, help="Print the manual page rostersync(1) instead.")
+@click.option("--check", is_flag=True, help="Write nothing. Exit with status 1 if a page is out of date.")
+@click.option("--man", is_flag=True, help="Print the manual page rostersync(1), and write nothing.")
 def main(*, check: bool, man: bool) -> None:
     """Write the pages of docs/reference/ that are out of date."""
     if man:
@@ -95,14 +96,17 @@ def main(*, check: bool, man: bool) -> None:
 
 
 def command_line(command: click.Command, name: str) -> str:
-    """Return the page about a command and all commands below it, in the order in which its groups list them."""
+    """Return the page about a command and all its subcommands, in the order of `--help`."""
     contexts = list(_contexts(command, name))
     links = [(f"[{_path(ctx)}](#{_path(ctx).replace(' ', '-')})", _cell(_summary(ctx))) for ctx in contexts]
     return _page(_ABOUT_COMMANDS, _table(("command", "does"), links), *map(_section, contexts))
 
 
 def _contexts(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[click.Context]:
-    """Yield the context of each command that is not hidden, in which click says of it what `--help` says."""
+    """Yield click's context for each command that is not hidden.
+
+    With the context, click returns the same help as `--help`.
+    """
     ctx = click.Context(command, parent, name, **command.context_settings)
     yield ctx
     if isinstance(command, click.Group):
@@ -113,7 +117,7 @@ def _contexts(command: click.Command, name: str, parent: click.Context | None = 
 
 
 def _path(ctx: click.Context) -> str:
-    """Return the words that call a command, without the arguments of the groups above it."""
+    """Return the words of the command line that select a command, without the arguments of its groups."""
     return f"{_path(ctx.parent)} {ctx.info_name}" if ctx.parent else str(ctx.info_name)
 
 
@@ -125,7 +129,7 @@ def _section(ctx: click.Context) -> str:
     command = ctx.command
     level = "###" if ctx.parent and ctx.parent.parent else "##"
     usage = " ".join([ctx.command_path, *command.collect_usage_pieces(ctx)])
-    parameters = command.get_params(ctx) if ctx.parent is None else command.params  # --help is shown once
+    parameters = command.get_params(ctx) if ctx.parent is None else command.params  # --help only once
     arguments = [_parameter(ctx, each) for each in parameters if isinstance(each, click.Argument)]
     options = [_parameter(ctx, each) for each in parameters if isinstance(each, click.Option) and not each.hidden]
     return _page(
@@ -139,13 +143,13 @@ def _section(ctx: click.Context) -> str:
 
 
 def _parameter(ctx: click.Context, parameter: click.Parameter) -> tuple[str, str]:
-    """Return how an argument or option is written, and what it means; for want of words, of which type it is."""
+    """Return the spelling of an argument or option, and its help. If there is no help, return its type instead."""
     spelling, meaning = parameter.get_help_record(ctx) or ("", "")
     return f"`{_one_line(spelling)}`", _cell(meaning or parameter.type.name.removesuffix(" range"))
 
 
 def _paragraphs(text: str | None) -> Iterator[str]:
-    r"""Yield the paragraphs of a help text as Markdown; one that begins with \b keeps its lines, as in a terminal."""
+    r"""Yield the paragraphs of a help text as Markdown. A paragraph that begins with \b keeps its line breaks."""
     for paragraph in inspect.cleandoc((text or "").partition("\f")[0]).split("\n\n"):
         first, _, rest = paragraph.partition("\n")
         yield f"```text\n{rest}\n```" if first.strip() == "\b" else _prose(paragraph)
@@ -157,12 +161,12 @@ _ABOUT_FILES = (
     ("/etc/rostersync/config.toml", "The configuration."),
     ("/etc/rostersync/tokens/NAME-token", "The token of the source NAME. `rostersync service token NAME` writes it."),
     ("/var/lib/rostersync/roster.db", "The database, unless the configuration names another one."),
-    ("/usr/share/doc/rostersync/", "How to run it, what is protected, and how it works."),
+    ("/usr/share/doc/rostersync/", "Documentation about operation, security and the way rostersync works."),
 )
 
 
 def manual(command: click.Command, name: str) -> str:
-    """Return the manual page about a command and all commands below it, for man(1)."""
+    """Return the manual page about a command and all its subcommands, for man(1)."""
     contexts = list(_contexts(command, name))
     lines = [f'.TH {name.upper()} 1 "" "{name}" "User Commands"', ".SH NAME", rf"{name} \- {_roff(_purpose(command))}"]
     lines += [".SH SYNOPSIS", rf"\fB{name}\fR COMMAND [OPTIONS] [ARGUMENTS]", ".SH DESCRIPTION"]
@@ -197,7 +201,7 @@ def _roff_paragraphs(text: str | None) -> Iterator[str]:
 
 
 def _roff(text: str) -> str:
-    """Escape what man(1) would take for its own: backslashes, hyphens, and a dot or quote at the start of a line."""
+    """Escape what man(1) would interpret: backslashes, hyphens, and a dot or quote at the start of a line."""
     text = text.replace("\\", r"\e").replace("-", r"\-")
     return re.sub(r"^(?=[.'])", r"\\&", text, flags=re.MULTILINE)
 
@@ -206,7 +210,7 @@ def _roff(text: str) -> str:
 
 
 def dictionary(views: Sequence[View]) -> str:
-    """Return the page about the views and their columns: the data dictionary."""
+    """Return the data dictionary, which is the page about the views and their columns."""
     links = [(f"[{view.name}](#{view.name})", _cell(view.description)) for view in views]
     return _page(_ABOUT_VIEWS, _table(("view", "holds"), links), *map(_columns, views))
 
@@ -363,7 +367,7 @@ def _one_line(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Escape what Markdown would take for its own outside of `code`."""
+    """Escape characters that Markdown would interpret, except in `code`."""
     return re.sub(r"(`[^`]*`)|([*<])", lambda found: found[1] or f"\\{found[2]}", text)
 
 

@@ -1,7 +1,7 @@
 """Run the migrations for Alembic.
 
-`rostersync` passes the connection to use. The `alembic` command does not. Then this module opens the configured
-database, and upgrades it as `rostersync db upgrade` does, including the views.
+The program `rostersync` passes a connection to this module. The command `alembic` passes no connection. If there is no
+connection, this module opens the configured database, and upgrades the tables and views like `rostersync db upgrade`.
 """
 
 from alembic import context
@@ -43,7 +43,7 @@ def run_on_configured_database() -> None:
 
 
 def destination() -> str | tuple[str, ...] | None:
-    """Return the revision that the command must reach; None if the command only reads the database."""
+    """Return the revision that the command must reach, or None if the command only reads the database."""
     try:
         return context.get_revision_argument() or "base"
     except KeyError:

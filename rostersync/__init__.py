@@ -2,7 +2,7 @@
 
 try:
     from rostersync._version import __version__
-except ModuleNotFoundError:  # in a checkout that was never installed or built
+except ModuleNotFoundError:  # in a checkout that has never been installed or built
     __version__ = "0+unknown"
 
 __all__ = ["__version__"]

@@ -1,4 +1,4 @@
-"""Check the address of the API. The client sends the token there, so a wrong address could expose it."""
+"""Check the API's address. The client sends the token to this address, so a wrong address could expose the token."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ _API = "https://HOST alone, such as https://api.managebac.com"
 
 
 class Wrong(ValueError):
-    """A value that cannot be used. `found` and `expected` become part of the message, so they must not hold secrets."""
+    """A setting's value is invalid. `found` and `expected` appear in the message, so they must not contain secrets."""
 
     def __init__(self, found: str, expected: str) -> None:
         super().__init__(f"found {found}; expected {expected}")
 
 
 def may_be_a_token(text: str) -> bool:
-    """Return whether a string looks like a token. If so, it was put into the wrong place, and messages must hide it."""
+    """Return whether a string looks like a token. Messages must not contain a string that looks like a token."""
     return bool(re.fullmatch(r"(?=.*\d)[\w-]{16,}", text))
 
 
 def api_url(text: str) -> str:
     """Return the scheme, host and port of `text` in lower case, without a slash at the end.
 
-    Raises `Wrong` if `text` contains anything else, or if it is plain http to another machine.
+    Raises `Wrong` if `text` contains anything else, or if it is an http address of another machine.
     """
     if not re.fullmatch(r"[!-~]+", text):
         raise Wrong("spaces or characters outside ASCII", _API)
@@ -42,17 +42,17 @@ def api_url(text: str) -> str:
 
 
 def split(url: str, expected: str) -> SplitResult:
-    """Return the parts of a URL. Raises `Wrong` if it cannot be parsed; its message says what was `expected`."""
+    """Return the parts of a URL. Raises `Wrong` if the URL cannot be parsed. `expected` becomes part of the message."""
     try:
         parts = urlsplit(url)
         _ = parts.port  # urlsplit parses the port only here
     except ValueError:
-        raise Wrong("an address that cannot be read", expected) from None  # urllib's message may repeat a password
+        raise Wrong("an address that cannot be read", expected) from None  # urllib may repeat a password
     return parts
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine: a loopback address, or the name `localhost`, which is not looked up."""
+    """Return whether `host` is a loopback address or the name `localhost`. The name is not looked up."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,8 +1,9 @@
-"""Write values into cells of CSV, and read them back.
+"""Write values to the cells of a CSV file, and read them back.
 
-A spreadsheet runs a formula in an exported cell with the rights of the user who opens the file. As is usual, we put an
-apostrophe in front of such a cell, which makes it plain text. Some spreadsheets take semicolons or tabs as separators,
-and split one of our cells into several. So each part after a semicolon or tab is guarded like a cell.
+If an exported cell contains a formula, a spreadsheet program runs the formula with the rights of the user who opens the
+file. To make such a cell plain text, we put an apostrophe in front of it, as other programs do. Some spreadsheet
+programs use semicolons or tabs as separators, and split one of our cells into several. So each part after a semicolon
+or tab gets an apostrophe too, if it looks like a formula.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ from rostersync.words import clean
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# How a formula begins. The wide forms of East Asian keyboards count, too. So do spaces and quotes before the sign,
-# because some programs drop these. An apostrophe before a formula gets a second one, so that reading returns exactly
-# what was written. A negative number is guarded as well: in another dialect the next cell may continue the formula.
+# How a formula begins. The wide characters of East Asian keyboards are included. Spaces and quotes may come before the
+# sign, because some programs drop them. If an apostrophe already precedes a formula, we add a second apostrophe, so
+# that reading returns exactly what was written. A negative number also gets an apostrophe, because the next cell may
+# continue the formula in another dialect of CSV.
 _PLACE = r"(?:\A|(?<=[,;\t]))"
-_FORMULA = r"(?=(?:['\"]|[^\S\t])*[=+\-@＝＋－＠])"  # noqa: RUF001 - the wide forms are meant
+_FORMULA = r"(?=(?:['\"]|[^\S\t])*[=+\-@＝＋－＠])"  # noqa: RUF001 - the wide characters are intended
 _UNGUARDED = re.compile(_PLACE + _FORMULA)
 _GUARD = re.compile(f"{_PLACE}'{_FORMULA}")
 
 
 def guarded(text: str) -> str:
-    """Return `text` with an apostrophe in front of each part that a spreadsheet may take for a formula."""
+    """Return `text` with an apostrophe in front of each part that a spreadsheet program may interpret as a formula."""
     return _UNGUARDED.sub("'", text)
 
 
@@ -36,7 +38,7 @@ def unguarded(text: str) -> str:
 
 
 def csv_line(values: Iterable[Any], *, raw: bool = False) -> str:
-    """Return a line of CSV with guarded cells. With `raw`, cells that look like formulas are not guarded."""
+    """Return a line of CSV with guarded cells. If `raw` is true, cells that look like formulas are not guarded."""
     return ",".join(_quoted(_text(value, raw=raw)) for value in values) or '""'
 
 
@@ -46,20 +48,20 @@ def _text(value: Any, *, raw: bool = False) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return the cell, in quotes if it contains a quote or a separator of any dialect of CSV."""
+    """Return the cell. Quote a cell that contains a quote or a separator of any dialect of CSV."""
     return '"' + text.replace('"', '""') + '"' if any(character in text for character in ',;\t"') else text
 
 
 def as_cell(value: Any) -> Any:
-    """Return a JSON value as one cell can hold it: lists, objects and booleans become JSON text."""
+    """Convert a JSON value to the value of a cell. Lists, objects and booleans become JSON text."""
     if isinstance(value, bool | list | dict):
         return json.dumps(value, ensure_ascii=False)
     return value
 
 
 def shows(cell: str, value: Any) -> bool:
-    """Return whether `students list --csv` prints this cell for a JSON value, with or without --raw.
+    """Return whether `students list --csv` would print this cell for a JSON value, with or without --raw.
 
-    The cell must have no spaces around it.
+    `cell` must not begin or end with spaces.
     """
     return cell in {_text(as_cell(value), raw=raw).strip() for raw in (False, True)}

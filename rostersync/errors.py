@@ -1,11 +1,12 @@
-"""Define every error that rostersync reports to a person, and `Stopped`, which ends a process.
+"""Define the errors that rostersync reports to users, and `Stopped`, which ends a process.
 
-The classes, with the exit status of a command that ends with such an error (1 if none is shown)::
+The tree shows the classes. A number in parentheses is the exit status of a command that ends with the error. Without a
+number, the exit status is 1::
 
     RostersyncError
         ConfigError               the configuration or the command line is wrong (2)
             NotConfigured         a new installation lacks its configuration, an address or a token (2)
-        ApiError                  the API did not return what was asked for
+        ApiError                  the API did not return what the client requested
             AccessDenied          the token does not give access to this endpoint
                 Unauthorized      401
                 Forbidden         403
@@ -19,7 +20,7 @@ The classes, with the exit status of a command that ends with such an error (1 i
             ServerFailed          5xx
             Unreachable           the connection failed or broke
             TimedOut              no complete response within one request's time
-            OutOfTime             the run's deadline has passed
+            OutOfTime             the deadline of the run or of the client has passed
             OutcomeUnknown        a write that may or may not have been carried out
         StoreError                the database cannot be used, or refused an operation
             NoDatabase            the database does not exist yet
@@ -28,15 +29,15 @@ The classes, with the exit status of a command that ends with such an error (1 i
             SchemaOutdated        an older version of rostersync wrote the schema
             SchemaTooNew          a later version of rostersync wrote the schema
             LockHeld              another process holds the source's lock (75)
-            ReadOnly              a mapped class was about to write
+            ReadOnly              a class of `rostersync.models` was about to write
             LockLost              another process took the source's lock during our run
             RequestFailed         another process took our request, and it produced no run
         RunFailed                 the run cannot execute its request, or read data that it must not apply
     Stopped                       the process was asked to end (128 + the signal's number)
 
-A message says what failed and on what; it is the line that the user reads. `hint` says what to do next. The library's
-error stays in ``__cause__`` and is shown only at debug level. Errors of the HTTP library are not kept, because they
-hold the request, which contains the token.
+An error's message is the line that the user reads. The message says what failed, and names the object concerned. `hint`
+says what to do next. If a library raised the original exception, ``__cause__`` has that exception, which is logged only
+at debug level. Exceptions from the HTTP library are dropped, because they contain the request and therefore the token.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ if TYPE_CHECKING:
 
 
 TRY_AGAIN_LATER = "try again later"
-"""The hint for temporary failures. The daemon replaces it, because it tries again by itself."""
+"""The hint for temporary failures. The daemon replaces this hint, because the daemon tries again by itself."""
 
 
 class RostersyncError(Exception):
-    """Base class of the errors that a person reads: a message, and a hint about what to do next.
+    """The base class of all errors that users read. An error has a message, and a hint about what to do next.
 
     `exit_status` is the status of a command that ends with this error.
     """
@@ -66,23 +67,23 @@ class RostersyncError(Exception):
 
 
 def unexpected(error: BaseException) -> RostersyncError:
-    """Return the error to report in place of an unforeseen exception.
+    """Return an error to report instead of an unexpected exception.
 
-    It names only the exception's type, because the exception's own message may contain personal data.
+    The error's message has only the exception's type, because the exception's message may contain personal data.
     """
     hint = 'run it again with logging.level = "debug" for details'
     return RostersyncError(f"unexpected: {type(error).__name__}", hint)
 
 
 def reported(error: Exception) -> RostersyncError:
-    """Return the error to report: `error` itself if it is a `RostersyncError`, else what `unexpected` returns."""
+    """Return `error` if it is a `RostersyncError`, else `unexpected(error)`."""
     return error if isinstance(error, RostersyncError) else unexpected(error)
 
 
 class Stopped(Exception):
     """The process was asked to end.
 
-    `signal` is the number of the signal that the process received, or 0 without a signal.
+    `signal` is the number of the signal that the process received, or 0 if it received no signal.
     """
 
     def __init__(self, signal: int = 0) -> None:
@@ -105,18 +106,19 @@ class ConfigError(RostersyncError):
 
 
 class NotConfigured(ConfigError):
-    """Something is missing that a new installation does not have yet: the configuration, or a token."""
+    """A new installation still lacks its configuration, the address of a source, or a token."""
 
 
 # Errors of the API -----------------------------------------------------------------------------------------------
 
 
 class ApiError(RostersyncError):
-    """The API did not return what was asked for. This is never treated as an empty list of students.
+    """The API did not return what the client requested. Such an error is never treated as an empty list of students.
 
-    `status` is the HTTP status of the response, or None without a response. `request` is the method and the path
-    of the request, such as `PATCH /v2p1/students/2054`. It leaves out the query, which may name people. It is empty if
-    the error does not come from a single request: for example, if a value was refused before anything was sent.
+    `status` is the HTTP status of the response, or None if no response arrived. `request` is the method and the path of
+    the request, such as `PATCH /v2p1/students/2054`. The query is left out, because it may contain names of people.
+    `request` is empty if the error does not belong to a single request, for example because a value was refused before
+    anything was sent.
     """
 
     worth_retrying: ClassVar[bool] = False
@@ -126,11 +128,14 @@ class ApiError(RostersyncError):
         self.status = status
         self.request = ""
         self.sent = True
-        """False if nothing of the request left this machine. Then even a write can be sent again."""
+        """Whether a part of the request may have left this machine. If not, even a write can be sent again.
+        """
 
 
 class AccessDenied(ApiError):
-    """The token does not give access to this endpoint. The vendor does not document when this is a 401 and when a 403.
+    """The token does not give access to this endpoint.
+
+    ManageBac does not document when it responds with 401 or with 403.
 
     Catch this class rather than its subclasses, unless the difference matters.
     """
@@ -145,7 +150,7 @@ class Forbidden(AccessDenied):
 
 
 class NotFound(ApiError):
-    """404: there is no such student. For a list, it means that `base_url` or `api_version` is wrong."""
+    """404: the student does not exist. For a list, the status means that `base_url` or `api_version` is wrong."""
 
 
 class Refused(ApiError):
@@ -153,10 +158,11 @@ class Refused(ApiError):
 
 
 class Invalid(Refused):
-    """An argument is wrong: an id, a filter of a list, or a value to write.
+    """An argument is invalid, such as an id, a filter of a list, or a value to write.
 
-    If `status` is None, rostersync found the mistake and sent nothing. Otherwise the API refused a write with 400 or
-    422. `fields` has the messages for each wrong field. The key `base` has the messages about no single field.
+    If `status` is None, rostersync found the mistake and sent nothing. If `status` is 400 or 422, the API refused a
+    write. `fields` has the messages for each invalid field. The key `base` has the messages that do not concern a
+    single field.
     """
 
     def __init__(
@@ -167,11 +173,14 @@ class Invalid(Refused):
 
 
 class Redirected(ApiError):
-    """3xx. The client does not follow a redirect, because it must send the token to the configured host only."""
+    """3xx. The client does not follow redirects, because it must send the token only to the configured host."""
 
 
 class Malformed(ApiError):
-    """The response is not what the API documents: for example, it is HTML, incomplete JSON, or a list without meta."""
+    """The response differs from the API's documentation.
+
+    For example, the response is HTML, incomplete JSON, or a list without meta.
+    """
 
     worth_retrying = True
 
@@ -213,7 +222,7 @@ class OutcomeUnknown(ApiError):
 
 
 DECLINED = (Refused, Forbidden, NotFound, ServerFailed, Malformed, TooLarge)
-"""The errors that are raised if a server does not accept one query. It may still accept another query."""
+"""The errors for a query that the server does not accept. The server may still accept other queries."""
 
 
 # Errors of the database ------------------------------------------------------------------------------------------
@@ -254,13 +263,14 @@ class ReadOnly(StoreError):
 
 
 class LockLost(StoreError):
-    """Another process took over the lock of a source during our run. Nothing of our run was committed."""
+    """Another process took over the lock of a source during our run. Our run did not commit anything."""
 
 
 class RequestFailed(StoreError):
     """The request for a run ended without a run.
 
-    Either the process that took the request failed, and the message is its error message, or the request was withdrawn.
+    The process that took the request may have failed, and then the message is that process's error message. The request
+    may also have been withdrawn.
     """
 
 

@@ -1,8 +1,8 @@
-"""Provide the loggers of all modules. They wrap standard loggers below `rostersync` and log nothing by default.
+"""Provide the loggers of all modules, which wrap the standard logger `rostersync` and its children.
 
-The program configures them in `rostersync.observe.log`. An application that embeds rostersync adds its own handlers, as
-with any library. We do not change the application's structlog configuration. structlog is imported only when the first
-event is logged.
+By default, the loggers log nothing. The command line configures them with `rostersync.observe.log`. An application that
+uses rostersync as a library adds its own handlers, as for any library. This module does not change the application's
+configuration of structlog. structlog is imported only when the first event is logged.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Logger:
         self._log(logging.ERROR, event, values)
 
     def exception(self, event: str, **values: Any) -> None:
-        """Log an error together with the exception that is being handled."""
+        """Log an error and the exception that is being handled."""
         self._log(logging.ERROR, event, {"exc_info": True, **values})
 
     def _log(self, level: int, event: str, values: dict[str, Any]) -> None:

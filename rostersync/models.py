@@ -1,11 +1,11 @@
-"""Define mapped SQLAlchemy classes for reports in Python: one for each reporting view, and some for tables.
+"""Define mapped SQLAlchemy classes for reports in Python. Each reporting view has a class, and some tables too.
 
 Prefer the views, because we keep their names and columns stable. Their classes work on any engine, such as
 `create_engine(url)`. The classes of tables need the engine that `open_engine` in `rostersync.store.database.engine`
 returns, because on PostgreSQL the tables are in another schema.
 
-All classes are read-only: a flush raises `ReadOnly`. The sync writes the tables without these classes. It does not
-import this module, because SQLAlchemy's mapper would slow down the start of each command.
+All classes are read-only: a flush raises `ReadOnly`. The sync writes the tables without these classes. Commands do not
+import this module, because SQLAlchemy's mapper would slow down their start.
 """
 
 from datetime import date, datetime
@@ -22,7 +22,10 @@ from rostersync.store.schema import tables
 
 
 class Model(DeclarativeBase):
-    """Base class of all mapped classes. It maps Python types to column types, and a flush of it raises `ReadOnly`."""
+    """The base class of all mapped classes, which maps Python types to column types.
+
+    A flush of an object raises `ReadOnly`.
+    """
 
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         int: BigInteger(),
@@ -47,7 +50,7 @@ def _refuse(_mapper: Any, _connection: Any, target: Model) -> NoReturn:
 
 
 class _View(Table):
-    """A view. On PostgreSQL, SQL always names its schema, so a search path or a schema map cannot change it."""
+    """A view. On PostgreSQL, SQL always names the view's schema, so a search path or a schema map has no effect."""
 
     inherit_cache = True
     _use_schema_map = False
@@ -79,7 +82,7 @@ class _Key:
 
 
 class Fields:
-    """The fields of `rostersync.records.Student` except `id`, in the same order. A test compares the two."""
+    """The fields of `rostersync.records.Student` except `id`, in the same order. A test compares the two lists."""
 
     email: Mapped[str | None]
     first_name: Mapped[str | None]
@@ -179,7 +182,7 @@ class SyncRun(_Run, _OfView):
 
 
 class SyncHealth(_OfView):
-    """A source, and how fresh its replica is."""
+    """A source, and the freshness of its replica."""
 
     __tablename__ = "sync_health"
     source: Mapped[str] = mapped_column(primary_key=True)
@@ -201,7 +204,10 @@ class SyncHealth(_OfView):
 
 
 class StudentHistory(_Key, _Version, Fields, _OfView):
-    """A version of a student. `valid_to` is when the next version replaced it. It is None for the newest version."""
+    """A version of a student.
+
+    `valid_to` is the time when the next version replaced this version. The newest version has None.
+    """
 
     __tablename__ = "student_history"
     valid_from: Mapped[datetime] = mapped_column(primary_key=True)
@@ -247,7 +253,7 @@ class CurrentStudent(_Key, Fields, _Seen, _OfView):
 
 
 class EnrolledStudent(_Key, Fields, _Seen, _OfView):
-    """A current student whose status is `enrolled`. It has the same relationships as `CurrentStudent`."""
+    """A current student whose status is `enrolled`. The class has the same relationships as `CurrentStudent`."""
 
     __tablename__ = "enrolled_student"
     history: Mapped[list[StudentHistory]] = _of_student("EnrolledStudent", "StudentHistory", "valid_from")
@@ -257,7 +263,7 @@ class EnrolledStudent(_Key, Fields, _Seen, _OfView):
 
 
 class DeletedStudent(_Key, Fields, _Seen, _OfView):
-    """A tombstone: a deleted student with the fields that were last known."""
+    """A tombstone, which is a deleted student with the last known values of all fields."""
 
     __tablename__ = "deleted_student"
     deleted_at: Mapped[datetime]
@@ -269,7 +275,7 @@ class DeletedStudent(_Key, Fields, _Seen, _OfView):
 
 
 class Source(Model):
-    """A school: how far it was read, and which process holds its lock."""
+    """A school, with its watermarks and the process that holds its lock."""
 
     __table__ = tables.source
     name: Mapped[str]
@@ -309,7 +315,7 @@ class StudentVersion(_Key, _Version, Fields, Model):
 
 
 class Student(_Key, _Version, Fields, Model):
-    """The newest version of a student, whether the student is living or deleted."""
+    """The newest version of a current or deleted student."""
 
     __table__ = tables.student
     content_hash: Mapped[bytes]

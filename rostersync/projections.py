@@ -1,18 +1,18 @@
-"""Combine the two records of a student, the list row and the GET response, into one record.
+"""Combine a student's list row and GET response into one record.
 
-ManageBac serves a student in two ways: as a row of a list, and as the response to GET. Either may lack keys. For
-example, a list row may lack the parents, and GET may lack the program. So we keep two records of each student, and
-replace each of them as a whole:
+ManageBac serves a student in two ways, as a row of a list and as the response to GET. A list row may lack keys that GET
+serves, such as the parents. A GET response may lack keys that lists serve, such as the program. So we store two records
+of each student, and always replace a record as a whole:
 
 * the **list record**: the last list row
 * the **detail**: the last GET response, reduced to the keys that lists do not serve
 
-If lists serve a key, its value comes from the list record: a key that is missing there was cleared. Any other key comes
-from the list record if that has the key, and otherwise from the detail. A GET response that was requested to refresh a
-student, or to prove that a student still exists, is newer than the list row. So it also replaces the keys of the list
-record that GET serves.
+If lists serve a key, its value comes from the list record. If the list record lacks such a key, the key was cleared.
+The value of any other key comes from the list record if it has the key, and otherwise from the detail. If a GET
+response was requested to refresh a student, or to prove that a student still exists, it is newer than the list row. So
+the GET response also replaces the list record's values of the keys that GET serves.
 
-This module does no I/O. `Keys` holds which keys lists and GET serve.
+This module does no I/O. A `Keys` object records which keys lists serve and which keys GET serves.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
 MOST_KEYS = 1_000
-"""Once this many keys of a source are known, no more are added. Only a broken or hostile server has so many."""
+"""The largest number of keys to store for a source. Only a broken or hostile server serves more keys."""
 
 _NAMES = frozenset(FIELD_NAMES)
 _NOTHING: frozenset[str] = frozenset()
@@ -41,26 +41,26 @@ _NOTHING: frozenset[str] = frozenset()
 def key_digest(name: str, salt: bytes) -> str:
     """Return a salted digest of a key's name.
 
-    We do not store the name itself. It may be personal data, such as an e-mail address, and what we know of the keys
-    is kept after the student's data was deleted.
+    We do not store the name, because a key's name may be personal data such as an e-mail address. The stored digests
+    are kept even after the student's data was deleted.
     """
     return hashlib.blake2b(name.encode(), digest_size=8, key=salt).hexdigest()
 
 
 class Keys(msgspec.Struct, frozen=True):
-    """The keys that a source serves, as far as they are known. A field is listed by name, any other key by digest."""
+    """The keys that a source is known to serve. Fields are stored by name, and other keys by digest."""
 
     salt: bytes = b""
     listed: frozenset[str] | None = None
-    """Keys that lists serve. None until a full run has read a clean roster. Until then, we treat all keys as such."""
+    """Keys that lists serve. Until a full run has read a clean roster, this is None, which is treated as all keys."""
     fetched: frozenset[str] | None = None
-    """Keys that GET serves. None until a GET response was compared with a list row."""
+    """Keys that GET serves. None until a GET response has been compared with a list row."""
     omitted: frozenset[str] = _NOTHING
-    """Keys that a GET response lacked although the student's list row had them."""
+    """Keys that the student's list row had, but the GET response lacked."""
     detail: frozenset[str] = _NOTHING
-    """Keys that a GET response had, that the student's list row lacked, and that lists do not serve."""
+    """Keys that the GET response had, but the student's list row lacked. Keys that lists serve are left out."""
     probed_at: datetime | None = None
-    """When we last requested a student only to learn which keys GET serves (UTC)."""
+    """The last time (UTC) when we requested a student only to learn which keys GET serves."""
 
     def lists_serve(self, key: str) -> bool:
         """Return whether a list row without `key` means that the key was cleared."""
@@ -72,20 +72,22 @@ class Keys(msgspec.Struct, frozen=True):
         return self.fetched is not None and name in self.fetched and name not in self.omitted
 
     def is_detail(self, key: str) -> bool:
-        """Return whether `key` is known to be served by GET only."""
+        """Return whether only GET is known to serve `key`."""
         return self._name(key) in self.detail
 
     def with_listed(self, keys: Iterable[str]) -> Keys:
-        """Return a copy that also has `keys` as served by lists, and therefore no longer as detail."""
+        """Return a copy in which lists also serve `keys`. These keys are no longer part of the detail."""
         listed = self._add(self.listed, keys)
         return replace(self, listed=listed, detail=self.detail - listed)
 
     def with_fetched(self, keys: AbstractSet[str]) -> Keys:
-        """Return a copy that also has `keys` as served by GET; unchanged if no response was compared with a row yet."""
+        """Return a copy in which GET also serves `keys`. If `fetched` is None, return this object unchanged."""
         return self if self.fetched is None else replace(self, fetched=self._add(self.fetched, keys))
 
     def compared(self, listed: AbstractSet[str], fetched: AbstractSet[str]) -> Keys:
-        """Return a copy that has learned from a list row and a GET response of the same student at the same time.
+        """Return a copy updated from the keys of a list row and a GET response.
+
+        The row and the response describe the same student at the same time.
 
         Args:
             listed: The keys of the list row.
@@ -109,19 +111,19 @@ class Keys(msgspec.Struct, frozen=True):
 
 
 class Records(msgspec.Struct, frozen=True):
-    """A student's list record, and the detail if there is one."""
+    """A student's list record, and the student's detail if there is one."""
 
     listed: Student
     detail: Student | None
 
 
 def keys_of(student: Student) -> set[str]:
-    """Return the keys of a record: the names of the fields that are not None, and the keys of `extra`."""
+    """Return the keys of a record, which are the names of the fields that are not None, and the keys of `extra`."""
     return {name for name in FIELD_NAMES if getattr(student, name) is not None} | student.extra.keys()
 
 
 def combine(listed: Student, detail: Student | None, keys: Keys) -> Student:
-    """Return the student that results from a list record and a detail, with a status."""
+    """Combine a list record and a detail into one student, with a status."""
     if detail is None:
         return with_status(listed)
     present = keys_of(listed)
@@ -131,17 +133,17 @@ def combine(listed: Student, detail: Student | None, keys: Keys) -> Student:
 def fetch(listed: Student | None, answer: Student, keys: Keys, *, detail_only: bool = False) -> Records:
     """Return a student's list record and detail, updated from a GET response.
 
-    A response that is older than the list record changes only the detail, because it comes from a lagging server.
+    If the response is older than the list record, it comes from a lagging server, and only the detail is updated.
 
     Args:
         listed: The list record before the response, or None.
         answer: The GET response.
         keys: Which keys lists and GET serve.
-        detail_only: Whether the response was requested only to read the detail. If so, it does not change the list
-            record. Default: False.
+        detail_only: Whether the response was requested only to read the detail. If true, the list record does not
+            change. Default: False.
 
     Returns:
-        The list record, and the detail made of the response.
+        The list record, and the detail that was extracted from the response.
 
     """
     present = keys_of(answer)
@@ -157,9 +159,10 @@ def fetch(listed: Student | None, answer: Student, keys: Keys, *, detail_only: b
 
 
 def list_record(stored: Student, detail: Student | None, keys: Keys, digest: bytes) -> Student:
-    """Return the list record of a stored student: the stored record without the keys that only GET serves.
+    """Return the list record of a stored student, which is the stored record without the keys that only GET serves.
 
-    `digest` is the content hash of the list record. It shows whether the status was served, which is not stored.
+    `digest` is the content hash of the list record. The hash shows whether the API served the status, because that fact
+    is not stored itself.
     """
     held = keys_of(detail) if detail else _NOTHING
     own = {key for key in keys_of(stored) if not keys.lists_serve(key) and (key in held or keys.is_detail(key))}
@@ -167,18 +170,19 @@ def list_record(stored: Student, detail: Student | None, keys: Keys, digest: byt
 
 
 def as_served(stored: Student, digest: bytes) -> Student:
-    """Return a record as the API served it: without its status if that was derived, as `digest` shows.
+    """Return a stored record as the API served it.
 
-    `digest` is the content hash of the record as it was served.
+    If the record without its status has the hash `digest`, the status was derived, and is removed. `digest` is the
+    content hash of the record as it was served.
     """
     without = replace(stored, status=None)
     return without if content_hash(encode(without)) == digest else stored
 
 
 def is_older(one: Student, other: Student) -> bool:
-    """Return whether `one` was updated in an earlier second than `other`. False if either has no `updated_at`.
+    """Return whether `one` was updated in an earlier second than `other`. Return False if an `updated_at` is missing.
 
-    Fractions of a second are ignored, because lists and GET may serve the same time with and without them.
+    Fractions of a second are ignored, because it is possible that only lists or only GET serve them.
     """
     if one.updated_at is None or other.updated_at is None:
         return False
@@ -186,12 +190,12 @@ def is_older(one: Student, other: Student) -> bool:
 
 
 def are_of_one_time(one: Student, other: Student) -> bool:
-    """Return whether two records may be of the same time: neither is older than the other."""
+    """Return whether two records may have the same time, which means that neither is older than the other."""
     return not is_older(one, other) and not is_older(other, one)
 
 
 def _taking(base: Student, other: Student, keys: AbstractSet[str]) -> Student:
-    """Return `base` with the values of `other` for all `keys`. A key that `other` lacks is cleared."""
+    """Return `base` with the values of `other` for all `keys`. If `other` lacks one of the keys, the key is cleared."""
     if not keys:
         return base
     extra = {key: value for key, value in base.extra.items() if key not in keys}

@@ -1,6 +1,6 @@
-"""Record what a user does: in the system's journal, and in the audit log if there is a database.
+"""Record the actions of users in the system's journal and, if there is a database, in the audit log.
 
-The journal can be kept in a place where the user of the database cannot change it. The audit log serves reports.
+The journal can be stored where the user of the database cannot change it. The audit log is useful for reports.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ log = get_logger(_NAME)
 
 
 class Recording:
-    """An action that is under way: its entry so far, and the outcome to record in the end."""
+    """An action that has begun but not ended, with the entry so far and the outcome to record at the end."""
 
     def __init__(self, entry: Entry, number: int) -> None:
         self.entry = entry
         self.number = number
-        """The number of its entry in the audit log; 0 without a database."""
+        """The number of the action's entry in the audit log, or 0 without a database."""
         self.outcome = Outcome.DONE
         """The outcome to record if no error ends the action."""
 
     def count(self, counts: Mapping[str, int]) -> None:
-        """Add figures to the entry."""
+        """Add `counts` to the entry's counts."""
         self.entry = replace(self.entry, counts={**self.entry.counts, **counts})
 
 
 class Recorder:
-    """Records what the user of this process does. `store` is None before the database exists."""
+    """Records the actions of this process's user. `store` is None if the database does not exist yet."""
 
     def __init__(self, store: Store | None, clock: Clock) -> None:
         self._store = store
@@ -53,7 +53,7 @@ class Recorder:
     def begin(self, entry: Entry) -> Recording:
         """Record that an action is about to start.
 
-        Raises `StoreError` if the database fails, or if neither a database nor the journal is available.
+        Raises `StoreError` if the database fails, or if there is neither a database nor a journal.
         """
         number = 0
         if self._store is not None:
@@ -66,7 +66,7 @@ class Recorder:
         return recording
 
     def finish(self, recording: Recording, outcome: Outcome, ids: tuple[int, ...] | None = None) -> None:
-        """Record how an action ended. `ids` replaces the ids, if they are known only now. Raises `StoreError`."""
+        """Record how an action ended. `ids`, if given, replaces the ids in the entry. Raises `StoreError`."""
         recording.entry = replace(recording.entry, ids=recording.entry.ids if ids is None else ids)
         self._send(recording, outcome)
         if self._store is not None:
@@ -75,7 +75,7 @@ class Recorder:
 
     @contextmanager
     def recorded(self, entry: Entry, *, failed: Outcome = Outcome.REFUSED) -> Iterator[Recording]:
-        """Record the action of a block. Its outcome is `failed` if a `RostersyncError` ends the block."""
+        """Record the action inside the block. If a `RostersyncError` ends the block, the outcome is `failed`."""
         recording = self.begin(entry)
         try:
             yield recording
@@ -85,7 +85,7 @@ class Recorder:
         self.finish(recording, recording.outcome)
 
     def _send(self, recording: Recording, outcome: Outcome) -> bool:
-        """Log an event and send it to the journal. Return whether the journal got it."""
+        """Log an event and send it to the journal. Return whether the journal received the event."""
         entry = recording.entry
         with sent_to_journal(_NAME) as journal:
             log.info(

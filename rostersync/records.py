@@ -1,7 +1,7 @@
-"""Define the decoded data of the API: students, rejected records, pages, and the answers about single students.
+"""Define the decoded data from the API: students, rejected records, pages, and answers about single students.
 
 The annotations of `Student` are the only list of a student's fields. The columns, the views, the content hash, the CSV
-output and the data dictionary are made from them, in the same order.
+output and the data dictionary are generated from these annotations, in the same order.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ _EXTRA_IN_JSON = "\ue000extra"
 
 
 class Student(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One student as the API served it.
+    """One student as served by the API.
 
-    Only `id` is always set. Any other field is None if the API served null or nothing. Timestamps are aware, in UTC and
-    in whole milliseconds. `status` is the served status. If the API serves none, `with_status` derives it.
+    Only `id` is always set. Any other field is None if the API served null or left the key out. Timestamps have the
+    time zone UTC and whole milliseconds. `status` is the status that the API served. If the API served no status,
+    `with_status` derives one.
     """
 
     id: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1), "ManageBac's key of the student: the only safe identity"]
@@ -94,7 +95,7 @@ class Student(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     extra: Annotated[dict[str, Any], "Keys that rostersync does not know, and values that a field cannot hold"] = (
         msgspec.field(name=_EXTRA_IN_JSON, default_factory=dict)
     )
-    deleted_at: Timestamp = None  # not a field of the roster: a row that has it marks itself as deleted
+    deleted_at: Timestamp = None  # not a field of the roster, but the sign that a row is about a deleted student
 
 
 class Kind(enum.Enum):
@@ -122,7 +123,7 @@ _KINDS: dict[Any, Kind] = {
 
 
 class Field(msgspec.Struct, frozen=True):
-    """The name, kind and description of one field of `Student`. `id`, `extra` and `deleted_at` have none."""
+    """The name, kind and description of a field of `Student`. `id`, `extra` and `deleted_at` have no `Field`."""
 
     name: str
     kind: Kind
@@ -139,8 +140,8 @@ def _fields() -> Iterator[Field]:
 FIELDS = tuple(_fields())
 FIELD_NAMES = tuple(field.name for field in FIELDS)
 
-# These fields change although nothing about the student does. If only they differ, the student's row is updated, but
-# the history gets no new version.
+# These fields may change although nothing else about the student has changed. If only these fields differ, the sync
+# updates the student's row, but adds no version to the history.
 VOLATILE = frozenset({"updated_at", "last_accessed_at", "photo_url"})
 _LASTING = tuple(name for name in FIELD_NAMES if name not in VOLATILE)
 
@@ -150,8 +151,8 @@ LARGEST_ID = 2**63 - 1
 class Rejected(msgspec.Struct, frozen=True):
     """A record that could not be decoded.
 
-    `id` is None if it could not be read. `digest` identifies the record's content. `reason` says why the record could
-    not be decoded, without any of its values.
+    `id` is None if the record has no readable id. `digest` identifies the record's content. `reason` explains why the
+    record could not be decoded, but contains no value from the record.
     """
 
     id: int | None
@@ -163,7 +164,7 @@ Row = Student | Rejected
 
 
 def row_key(row: Row) -> int:
-    """Return the number that identifies a row: its id, or a negative number made from its digest if it has no id."""
+    """Return the id of a row. If the row has no id, return a negative number that is computed from the row's digest."""
     if row.id is not None:
         return row.id
     assert isinstance(row, Rejected)
@@ -171,10 +172,11 @@ def row_key(row: Row) -> int:
 
 
 class Moment(msgspec.Struct, frozen=True):
-    """The earliest times at which the server can have made a response: one on our clock, one on the server's.
+    """The earliest time at which the server can have made a response, by our clock and by the server's clock.
 
-    `local` is the time when we sent the request, by our clock. `server` is the response's `Date`, minus the duration of
-    the request, minus one second because the header has whole seconds only. It is None without a usable `Date`.
+    `local` is the time by our clock when we sent the request. `server` is the response's `Date`, minus the duration of
+    the request, minus one second because the header has only whole seconds. `server` is None if the response has no
+    usable `Date`.
     """
 
     local: datetime
@@ -182,15 +184,16 @@ class Moment(msgspec.Struct, frozen=True):
 
     @property
     def start(self) -> datetime | None:
-        """The earlier of the two times, because either clock may be wrong. None without a usable `Date`."""
+        """The earlier of the two times, because either clock may be wrong. None if `server` is None."""
         return self.server and min(self.local, self.server)
 
 
 class ListedRow(msgspec.Struct, frozen=True):
-    """A row of a page that is not decoded yet.
+    """A row of a page. The row is not decoded yet.
 
-    `key` identifies the row (see `row_key`). `updated_at` is None if it is missing or unreadable. It is also None for a
-    row with `deleted_at`, because a deletion does not change `updated_at`. `decode` returns the decoded record.
+    `key` identifies the row (see `row_key`). `updated_at` is None if the value is missing or unreadable. `updated_at`
+    is also None if the row has a `deleted_at`, because a deletion does not change `updated_at`. `decode` returns the
+    decoded record.
     """
 
     key: int
@@ -201,11 +204,11 @@ class ListedRow(msgspec.Struct, frozen=True):
 class Page(msgspec.Struct, frozen=True):
     """One page of a list, with the counts from its meta.
 
-    `total_pages` and `per_page` can be None on a later page, if its meta lacks them. `moment` is when the response was
-    made. `assumes_utc` is true if any row has an `updated_at` without an offset, which we read as UTC. `asked` is the
-    number of rows that the request asked for. The list's other pages must be requested with the same number. Two pages
-    have the same `digest` if they list the same students in the same order, each with the same `updated_at`. It is None
-    for a list of deleted students, and if any row lacks an id or an `updated_at`.
+    On a page other than the first, `total_pages` and `per_page` are None if the page's meta lacks them. `moment` is the
+    time of the response. `assumes_utc` is true if a row has an `updated_at` without an offset, which we read as UTC.
+    `asked` is the number of rows that the client requested. The list's other pages must be requested with the same
+    number. Two pages have the same `digest` if they list the same students in the same order, each with the same
+    `updated_at`. `digest` is None for a list of deleted students, and if a row lacks an id or an `updated_at`.
     """
 
     number: int
@@ -220,22 +223,22 @@ class Page(msgspec.Struct, frozen=True):
 
     @property
     def others(self) -> range:
-        """The numbers of the list's other pages. Use this on the first page only."""
+        """The numbers of the list's other pages. Use this property only on the first page."""
         return range(2, (self.total_pages or 0) + 1)
 
     def contradicts(self, other: Page) -> bool:
-        """Return whether the two pages have different counts. A page without `per_page` agrees with any `per_page`."""
+        """Return whether the two pages differ in `total_count` or `per_page`. A missing `per_page` never differs."""
         sizes = {self.per_page, other.per_page} - {None}
         return self.total_count != other.total_count or len(sizes) > 1
 
     @property
     def whole(self) -> bool:
-        """Whether the page has the whole list: its rows are all different, and as many as `total_count`."""
+        """Whether the page contains the whole list, which means `total_count` rows, all of them different."""
         return len({row.key for row in self.listed}) == len(self.listed) == self.total_count
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """The decoded rows."""
+        """The decoded rows of the page."""
         return tuple(row.decode() for row in self.listed)
 
 
@@ -253,13 +256,13 @@ class Query(msgspec.Struct, frozen=True):
 
 
 class Gone(msgspec.Struct, frozen=True):
-    """The API itself answered 404 or 410 to the request for one student: there is no such student."""
+    """The API responded with 404 or 410 to the request for one student, so the student does not exist."""
 
 
 class Unclear(msgspec.Struct, frozen=True):
     """The request for one student failed, so we do not know whether the student exists.
 
-    `reason` is the message of the error.
+    `reason` is the error's message.
     """
 
     reason: str
@@ -269,25 +272,25 @@ Answer = Student | Rejected | Gone | Unclear
 
 
 def is_alive(answer: Answer) -> TypeGuard[Student | Rejected]:
-    """Return whether an answer shows a student who is not deleted. The record may be one that cannot be decoded."""
+    """Return whether an answer is the record of a student who is not deleted. The record may be undecodable."""
     return isinstance(answer, Rejected) or (isinstance(answer, Student) and answer.deleted_at is None)
 
 
 def derive_status(status: Any, archived: Any, graduated_on: Any, withdrawn_on: Any) -> str:
-    """Return a student's status: the served status, or the one that `archived` and the dates imply.
+    """Return the status that the API served, or else a status derived from `archived` and the dates.
 
-    A student who is not archived is enrolled, even if a date remains from an earlier withdrawal. If `archived` is None,
-    only the dates decide.
+    A student who is not archived is enrolled, even if the record has a date from an earlier withdrawal. If `archived`
+    is None, the status depends only on the dates.
 
     Args:
-        status: The served status; empty or None if the API served none.
-        archived: True, False, or None if the API did not serve it.
-        graduated_on: The day of graduation, in any form, or None.
-        withdrawn_on: The day of withdrawal, in any form, or None.
+        status: The status that the API served, or an empty string or None if the API served no status.
+        archived: Whether the student is archived, or None if the API did not serve this field.
+        graduated_on: The day of graduation, in any format, or None.
+        withdrawn_on: The day of withdrawal, in any format, or None.
 
     Returns:
-        The served status, or else "enrolled", "graduated", "withdrawn", or "archived" if the student is archived and
-        has neither date.
+        The status that the API served, or else "enrolled", "graduated", "withdrawn" or "archived". A student is
+            "archived" if `archived` is true and both dates are None.
 
     """
     if status:
@@ -302,12 +305,12 @@ def derive_status(status: Any, archived: Any, graduated_on: Any, withdrawn_on: A
 
 
 def with_status(student: Student) -> Student:
-    """Return the student with a status: the served status, or the one that `derive_status` returns."""
+    """Return the student with a status. If the API served no status, derive the status as in `derive_status`."""
     return student if student.status else replace(student, status=status_of(student))
 
 
 def status_of(student: Student) -> str:
-    """Return the served or derived status of a student (see `derive_status`)."""
+    """Return the status of a student, which is either served by the API or derived (see `derive_status`)."""
     graduated_on, withdrawn_on = student.graduated_on, student.withdrawn_on
     if student.extra:
         graduated_on, withdrawn_on = (_date_or_text(student, name) for name in ("graduated_on", "withdrawn_on"))
@@ -315,23 +318,24 @@ def status_of(student: Student) -> str:
 
 
 def _date_or_text(student: Student, name: str) -> Any:
-    """Return a date field, or the unreadable value that `extra` has in its place. None if it is empty or missing.
+    """Return the value of a date field.
 
-    An unreadable date of graduation still means that the student has graduated.
+    If the date is unreadable, return the value in `extra`, because an unreadable date of graduation still means that
+    the student has graduated. Return None if the value is empty or missing.
     """
     unreadable = student.extra.get(name)
     return getattr(student, name) or (None if isinstance(unreadable, str) and not unreadable.strip() else unreadable)
 
 
 def encode(student: Student) -> bytes:
-    """Return the canonical JSON of a student. `decode` reads it."""
+    """Return the canonical JSON of a student. `decode` reads this JSON."""
     return _ENCODER.encode(student)
 
 
 def decode(encoded: bytes) -> Student:
-    """Return the student in a JSON record: one that `encode` returned, or one of the API's.
+    """Return the student from a JSON record that `encode` returned or the API served.
 
-    Raises `ValueError` if a key is not a field of `Student`, or a value does not have the type of its field.
+    Raises `ValueError` if a key is not a field of `Student`, or if a value does not have the type of its field.
     """
     return _DECODER.decode(encoded)
 
@@ -341,23 +345,29 @@ _DECODER = msgspec.json.Decoder(Student)
 
 
 def content_hash(encoded: bytes) -> bytes:
-    """Return a 16-byte hash of an encoded student. It differs if any field or extra key differs."""
+    """Return a 16-byte hash of an encoded student.
+
+    Two students have different hashes if any field or extra key differs.
+    """
     return hashlib.blake2b(encoded, digest_size=16).digest()
 
 
 def _canonical(value: Any) -> bytes:
-    """Return the canonical JSON of a value. Unlike with Python's equality, true and 1 are different."""
+    """Return the canonical JSON of a value, in which true and 1 differ, although they are equal in Python."""
     return msgspec.json.encode(value, order="deterministic")
 
 
 def changed_fields(old: Student, new: Student) -> tuple[str, ...]:
-    """Return the names of the fields that differ, without volatile fields, in the order of `Student`."""
+    """Return the names of the fields that differ, in the order of `Student`. Volatile fields are left out."""
     names = tuple(name for name in _LASTING if getattr(old, name) != getattr(new, name))
     return (*names, "extra") if _canonical(old.extra) != _canonical(new.extra) else names
 
 
 def json_value(value: Any) -> Any:
-    """Return `value` as JSON can hold it: a time as `to_text` formats it, a date as `YYYY-MM-DD`, a tuple as a list."""
+    """Convert `value` for JSON. A time becomes a string in the format of `to_text`, and a date becomes `YYYY-MM-DD`.
+
+    A tuple becomes a list.
+    """
     if isinstance(value, datetime):
         return to_text(value)
     if isinstance(value, date):

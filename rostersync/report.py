@@ -1,6 +1,7 @@
 """Define the request for a run, the report of a run, and the result of `verify`.
 
-The `--json` output and the view `sync_run` use the same names, and programs rely on these.
+The `--json` output and the view `sync_run` use the same names. Other programs depend on these names, so do not rename
+them.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 ProgressCallback = Callable[[str, int, int], None]
-"""A function that a run calls while it reads, with the name of the list, the rows read so far, and their total."""
+"""A function that a run calls with the name of a list, the number of rows read so far, and the total number of rows."""
 
 
 def ignore_progress(_what: str, _done: int, _total: int) -> None:
-    """Do nothing. This is the `ProgressCallback` for callers that do not show progress."""
+    """Do nothing. Callers that do not show progress use this function as their `ProgressCallback`."""
 
 
 class RunKind(enum.StrEnum):
@@ -33,9 +34,9 @@ class RunKind(enum.StrEnum):
     INCREMENTAL = "incremental"
     FULL = "full"
     GROWTH = "growth"
-    """A full run that may insert any number of students. Only a request has this kind. Its run has the kind `full`."""
+    """A full run that may insert any number of students. Only requests have this kind. The run's kind is `full`."""
     REFRESH = "refresh"
-    """A run that reads single students after a write. It does not make the replica count as fresh."""
+    """A run that reads single students after a write. Such a run does not make the replica fresh."""
 
 
 class RunState(enum.StrEnum):
@@ -49,16 +50,17 @@ class RunState(enum.StrEnum):
 
     @property
     def exit_status(self) -> int:
-        """The exit status of a command that did only this run. For a dry run, use `RunReport.exit_status`."""
+        """The exit status of a command that executed only this run. For a dry run, use `RunReport.exit_status`."""
         return {"failed": 1, "incomplete": 1, "held": 3}.get(self.value, 0)
 
 
 class RunRequest(msgspec.Struct, frozen=True):
     """A request to execute a run.
 
-    `approves` is the id of the held run that the new run should complete, by carrying out its removals. If no process
-    takes the request within `wait`, it expires; with None it never does. `ids` are the students of a refresh.
-    `request_id` is the request's number in the database, or 0 before it is stored there.
+    If `approves` is not None, it is the id of a held run, and the new run carries out the held removals. If no process
+    takes the request within `wait`, the request expires. If `wait` is None, the request never expires. `ids` are the
+    ids of the students to refresh. `request_id` is the request's number in the database, or 0 if the request is not
+    stored yet.
     """
 
     source: str
@@ -70,14 +72,14 @@ class RunRequest(msgspec.Struct, frozen=True):
 
 
 class Watermarks(msgspec.Struct, frozen=True):
-    """For each stream of changes, the time up to which we have read it; None if we never have."""
+    """For each stream, a run has read all changes before this time. None means that no run has read the stream."""
 
     modified: datetime | None = None
     deleted: datetime | None = None
 
 
 class SourceState(msgspec.Struct, frozen=True):
-    """What the database keeps about a source from one run to the next. All times are in UTC."""
+    """Facts about a source that the database stores from one run to the next. All times are in UTC."""
 
     watermarks: Watermarks = Watermarks()
     last_clean_modified_at: datetime | None = None
@@ -89,15 +91,16 @@ class SourceState(msgspec.Struct, frozen=True):
     fingerprint: bytes | None = None
     keys: Keys = Keys()
     has_details: bool = False
-    """Whether the database has the detail of any student (see `rostersync.projections`)."""
+    """Whether the database has a detail (see `rostersync.projections`) for at least one student."""
 
 
 class Received(msgspec.Struct, frozen=True):
     """How many distinct records a run received.
 
-    `undecodable` counts the records that cannot be decoded, and `without_id` those without a readable id. `news` counts
-    all records, and `undecodable_news` the undecodable ones, both without the students who were in quarantine before
-    the run: another bad record of theirs does not suggest that the API has changed.
+    `undecodable` counts the records that cannot be decoded, and `without_id` counts the records without a readable id.
+    `news` counts all records, and `undecodable_news` counts the undecodable records. `news` and `undecodable_news`
+    leave out the students who were in quarantine before the run, because another bad record from such a student does
+    not suggest that the API has changed.
     """
 
     news: int = 0
@@ -107,9 +110,10 @@ class Received(msgspec.Struct, frozen=True):
 
 
 class UnclearCounts(msgspec.Struct, frozen=True):
-    """The number of ids that GET answered neither with a student nor with a 404.
+    """The number of GET requests for single ids that returned neither a student nor a 404.
 
-    `received` is how many of these ids a student list had, and `in_deleted_feed` how many the deleted feed had.
+    `received` is the number of these ids that were in a student list. `in_deleted_feed` is the number of these ids that
+    were in the deleted feed.
     """
 
     total: int = 0
@@ -120,14 +124,14 @@ class UnclearCounts(msgspec.Struct, frozen=True):
 class Counts(msgspec.Struct, frozen=True):
     """The numbers of students that a run inserted, updated, and so on.
 
-    `fetched` counts the distinct students that the run received, except from the deleted feed. It is the sum of the
-    next six:
+    `fetched` counts the distinct students that the run received, except from the deleted feed. `fetched` is the sum of
+    the six counts from `inserted` to `ignored`:
 
-    * `unchanged` includes students about whom GET gave no clear answer.
-    * `ignored` counts students who were listed although they are deleted, as their row or GET says.
+    * `unchanged` includes a student if the response to GET does not show whether the student exists.
+    * `ignored` counts the students whom a list contains although they are deleted according to their row or to GET.
 
-    `deleted`, `stale` (received older than stored, and therefore requested again) and `removals_held` are not part of
-    the sum.
+    `deleted`, `stale` and `removals_held` are not part of the sum. `stale` counts the students that the run requested
+    again, because the received row was older than the stored row.
     """
 
     fetched: int = 0
@@ -151,7 +155,7 @@ class Counts(msgspec.Struct, frozen=True):
 class RunReport(msgspec.Struct, frozen=True):
     """The report of a finished run of one source.
 
-    `run_id` is None before the run is stored, and for a dry run. `error` says why the run is not a success, and
+    `run_id` is None if the run is not stored yet, and for a dry run. If the run did not succeed, `error` is the reason.
     `notices` are further messages. `was_denied` is true if the run failed because the API refused the token (401 or
     403). The database does not store `was_denied`.
     """
@@ -174,7 +178,7 @@ class RunReport(msgspec.Struct, frozen=True):
     was_denied: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as `sync --json` prints it."""
+        """Return the report in the form that `sync --json` prints."""
         marks = self.watermarks
         return {
             "run_id": self.run_id,
@@ -194,9 +198,10 @@ class RunReport(msgspec.Struct, frozen=True):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """A student whose replica record is wrong.
+    """A student whose record in the replica is wrong.
 
-    `kind` is `missing`, `surplus`, `twice` (stored twice) or `differs`. Only `differs` has the names of `fields`.
+    `kind` is `missing`, `surplus`, `twice` (stored twice) or `differs`. `fields` has the names of the fields that
+    differ, and is empty unless `kind` is `differs`.
     """
 
     id: int
@@ -207,9 +212,9 @@ class Difference(msgspec.Struct, frozen=True):
 class Verification(msgspec.Struct):
     """The result of comparing the replica of a source with ManageBac.
 
-    `found` is the number of all differences; `differences` has at most the first 1,000. `pending` is the number of
-    changes that do not count as differences, because the next incremental run will bring them, or because a run has
-    brought them since the comparison began. `error` says why some or all students could not be compared.
+    `found` is the number of all differences. `differences` has at most the first 1,000 of them. `pending` is the number
+    of changes that do not count as differences. The next incremental run will apply these changes, or a run has applied
+    them since the comparison began. If some students could not be compared, `error` is the reason.
     """
 
     source: str
@@ -221,11 +226,11 @@ class Verification(msgspec.Struct):
 
     @property
     def exit_status(self) -> int:
-        """0 if the replica matches the API; 1 if it does not, or if the comparison was not complete."""
+        """The exit status: 0 if the replica matches the API, 1 if it differs or the comparison was not complete."""
         return 1 if self.found or self.error else 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result as `verify --json` prints it."""
+        """Return the result in the form that `verify --json` prints."""
         state = "differs" if self.found else "cannot tell" if self.error else "equal"
         differences = [{"id": d.id, "kind": d.kind, "fields": list(d.fields)} for d in self.differences]
         figures = {"students": self.students, "pending": self.pending, "differing": self.found}

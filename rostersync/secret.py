@@ -1,4 +1,4 @@
-"""Hold a secret so that no log, traceback or copy shows it by accident."""
+"""Store a secret so that no log, traceback or copy shows it by accident."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import NoReturn
 
 
 class Secret:
-    """A secret string. `str` and `repr` hide it, and it cannot be pickled or copied. Only `reveal` returns it."""
+    """A secret string. `str` and `repr` hide the string. A secret cannot be pickled or copied.
+
+    Only `reveal` returns the string.
+    """
 
     __slots__ = ("_value",)
 
@@ -14,7 +17,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Return the secret. Call this only at the place that uses it, and do not keep the result."""
+        """Return the secret. Call this method only where you use the secret, and do not store the result."""
         return self._value
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Store how far the server's clock is ahead of ours, and drop the proof of the deleted feed.
+"""Add the offset between the server's clock and our clock, and drop the column about proof of the deleted feed.
 
 Revision ID: 0002
 Revises: 0001

@@ -1,4 +1,4 @@
-"""Add the audit log, and requests to refresh single students.
+"""Add the audit log, and a column for requests that refresh single students.
 
 Revision ID: 0004
 Revises: 0003

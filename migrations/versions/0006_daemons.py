@@ -1,4 +1,4 @@
-"""Store what daemons publish: the progress of their runs, why a request failed, and when they run next.
+"""Store what daemons publish, such as the progress of runs, the errors of requests and the times of the next runs.
 
 Revision ID: 0006
 Revises: 0005

@@ -1,4 +1,4 @@
-"""Add details (what only GET serves of a student), and prepare for a changed rule that derives the status.
+"""Add details (the fields that only GET serves), and prepare for a new rule that derives a student's status.
 
 Stored rows do not show whether their status was served or derived. So the next run of each source is a full run.
 

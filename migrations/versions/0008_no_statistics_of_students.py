@@ -1,7 +1,7 @@
-"""On PostgreSQL, keep no statistics of students' fields.
+"""On PostgreSQL, remove the statistics about students' fields.
 
-This migration only makes an upgrade necessary. Each upgrade removes the statistics after its last migration
-(`column_statistics`), so that columns of later migrations have none either.
+This migration does nothing except trigger an upgrade. At the end of each upgrade, `column_statistics` removes the
+statistics, including those about columns from later migrations.
 
 Revision ID: 0008
 Revises: 0007

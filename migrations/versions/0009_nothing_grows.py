@@ -1,4 +1,4 @@
-"""Add indexes and head counts, so that `status` and a quiet run stay fast after millions of runs.
+"""Add indexes and head counts, so that `status` and runs without changes are fast even after millions of runs.
 
 Revision ID: 0009
 Revises: 0008

@@ -1,4 +1,4 @@
-"""`rostersync check`: test whether everything that the configuration names works."""
+"""`rostersync check`: test whether the database, the tokens and the APIs in the configuration work."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--config-only", is_flag=True, help="Check only the configuration file, not what it names.")
+@click.option(
+    "--config-only", is_flag=True, help="Check only the configuration file. Contact neither the database nor an API."
+)
 @json_option
 @common_options
 @click.pass_context
 def command(ctx: click.Context, named: Path | None, config_only: bool, as_json: bool) -> int:
-    """Check that the configuration, the tokens, the database and each source's API work, and say how to fix failures.
+    """Check the configuration, the tokens, the database and each source's API, and say how to fix what fails.
 
-    Nothing is changed. One student of each school is requested. With --config-only, no token is checked, and neither
-    the database nor an API is contacted. Exit status: 0 if everything works, 1 if something does not, 2 if the
-    configuration or a token is wrong.
+    The command changes nothing. The check of an API requests one student. With --config-only, the command checks no
+    token, and contacts neither the database nor an API. Exit status: 0 if everything works, 1 if a check fails, 2 if
+    the configuration or a token is wrong.
     """
     findings = []
     for finding in _findings(config_named(ctx, named), ctx.obj, config_only=config_only):
@@ -54,7 +56,7 @@ def _findings(named: Path | None, scope: CancelScope, *, config_only: bool) -> I
         yield from failed("config", error)
         return
     start_log(config)
-    yield from examine_file(config, path)  # now: as another user, we may not be able to read the file
+    yield from examine_file(config, path)  # before `as_owner`, because the new user may be unable to read the file
     if config_only:
         return
     try:

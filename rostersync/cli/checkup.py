@@ -1,4 +1,4 @@
-"""Examine the configuration, the tokens, the database and each source's API for `check`. Nothing is changed."""
+"""Examine the configuration, the tokens, the database and each source's API for `check`, and change nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ _TIME_LIMIT = timedelta(seconds=30)
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """The result of one check. It passed if `exit_status` is 0. With `warning` it passed, but needs attention."""
+    """The result of one check. The check passed if `exit_status` is 0.
+
+    `warning` marks a passed check that needs attention.
+    """
 
     what: str
     said: str
@@ -41,7 +44,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def failed(what: str, error: RostersyncError) -> list[Finding]:
-    """Return an error as findings, one for each mistake that it names."""
+    """Convert an error to findings. A `ConfigError` becomes one finding for each of its mistakes."""
     lines = error.mistakes if isinstance(error, ConfigError) else (error.message,)
     return [Finding(what, line.removeprefix(f"{what}: "), error.hint, error.exit_status) for line in lines]
 
@@ -121,7 +124,7 @@ def _session(url: str) -> Finding:
     hint = "set database.url to the server itself, or to a pooler in session mode"
     return Finding(
         "database",
-        "behind a pooler in transaction mode: session locks do not work, so there may be two writers",
+        "behind a pooler in transaction mode: session locks do not work, so two processes might write at once",
         hint,
         1,
     )
@@ -152,16 +155,16 @@ def _secret(source: Source) -> Iterator[Finding]:
 
 
 def _api(source: Source, students: StudentReader) -> Finding:
-    """Request a list with one student, and the same student by id: rostersync needs both requests."""
+    """Request a list with one student, and then that student by id, because rostersync needs both endpoints."""
     what = f"source {source.name}"
     page = students.first_page(Query())
     key = next((row.id for row in page.rows if row.id is not None), None)
     if key is None:
-        hint = "check that the token may see students"
+        hint = "check that the token has permission to read students"
         return Finding(what, f"{source.base_url} answers, but lists no students", hint, warning=True)
     try:
         students.get(key)
     except (Forbidden, Unauthorized) as error:
-        hint = "without that, removals cannot be confirmed; give the token permission to read single students"
+        hint = "give the token permission to read single students, because removals cannot be confirmed otherwise"
         return Finding(what, f"the token can list students, but not read a single one: {error.message}", hint, 1)
     return Finding(what, f"{source.base_url}: {count(page.total_count, 'student')} listed, single-student lookup works")

@@ -29,11 +29,13 @@ def command() -> None:
 
 @command.command()
 @click.option(
-    "--dry-run", is_flag=True, help="Say which migrations would run and whether readers wait. Change nothing."
+    "--dry-run",
+    is_flag=True,
+    help="Print which migrations would run, and whether readers would have to wait. Change nothing.",
 )
 @configured
 def upgrade(session: Session, dry_run: bool) -> None:
-    """Create the tables, or upgrade the tables of an older version. Replace views that were changed by hand."""
+    """Create the tables, or upgrade tables that an older version created. Replace views that were changed by hand."""
     url = session.config.database.url
     if dry_run:
         _show_preview(url)
@@ -72,7 +74,7 @@ def _show_preview(url: str) -> None:
 @command.command()
 @configured
 def current(session: Session) -> None:
-    """Print the schema's revision."""
+    """Print the revision of the database's schema."""
     echo(probe.revision(session.config.database.url) or "none: the database is empty")
 
 
@@ -81,8 +83,8 @@ def current(session: Session) -> None:
 def check(session: Session) -> int:
     """Compare tables, keys, indexes, views and head counts with what this version expects.
 
-    Each difference is one line, followed by its remedy. A head count is a source's stored number of students, which
-    `status` and the guard use. Exit status: 0 if nothing differs, 1 if something does.
+    The command prints one line for each difference, with its remedy. A head count is the stored number of a source's
+    students, which `status` and the guard use. Exit status: 0 if nothing differs, 1 if something differs.
     """
     if probe.level(session.config.database.url) is Level.OLDER:
         raise SchemaOutdated(
@@ -108,9 +110,10 @@ def _report_differences(session: Session) -> int:
 
 
 def _miscounted(url: str, *, known: bool) -> list[str]:
-    """Return how head counts differ from the rows.
+    """Return a line for each head count that differs from the number of rows.
 
-    If the query fails and other differences are `known`, return an empty list: they are probably the cause.
+    If the query fails and other differences are `known`, return an empty list, because those differences are probably
+    the cause.
     """
     try:
         return probe.miscounted(url)
@@ -126,8 +129,8 @@ def _miscounted(url: str, *, known: bool) -> list[str]:
 def write_backup(session: Session, file: Path) -> None:
     """Write a backup of the database into FILE. The daemon can keep running.
 
-    FILE must not exist yet. It appears when the backup is complete, and only its owner can read it. For PostgreSQL,
-    this needs pg_dump.
+    FILE must not exist yet. The file appears when the backup is complete, and only its owner can read it. A backup of a
+    PostgreSQL database needs the program pg_dump.
     """
     begun = session.clock.monotonic()
     with new_file(file) as whole:
@@ -144,15 +147,16 @@ def write_backup(session: Session, file: Path) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @configured_as_caller
 def restore(session: Session, file: Path, yes: bool) -> int:
-    """Replace the content of the database by the backup in FILE. Stop the daemon first.
+    """Replace the content of the database with the backup in FILE. Stop the daemon first.
 
-    If the restore fails, the database does not change. FILE is a file that `db backup` or `pg_dump --format=custom` has
-    written, with the schema of this version or an older one. Views that other users created on rostersync's views are
-    kept, and grants are kept too. New runs get ids above all ids that were used before. At the end, the database is
-    checked as by `db check`. Exit status: 1 if it differs. For PostgreSQL, this needs pg_restore.
+    If the restore fails, the database does not change. FILE must be a backup that `db backup` or `pg_dump
+    --format=custom` has written. The backup's schema may be older than the schema of this version, but not newer. The
+    restore keeps grants, and views that other users created on top of rostersync's views. New runs get higher ids than
+    all earlier runs. At the end, the command checks the database like `db check`. Exit status: 1 if that check finds a
+    difference. A restore into a PostgreSQL database needs the program pg_restore.
     """
     if not yes and not sys.stdin.isatty():
-        raise ConfigError(["db restore: without a terminal it needs --yes"], "it replaces the whole database")
+        raise ConfigError(["db restore: without a terminal it needs --yes"], "the command replaces the whole database")
     with ExitStack() as stack:
         source = stack.enter_context(_readable(file))
         session = session.as_owner()

@@ -1,4 +1,4 @@
-"""`rostersync demo`: show everything in one command, with invented students and without any setup."""
+"""`rostersync demo`: show what rostersync does, with invented students and without any setup."""
 
 from __future__ import annotations
 
@@ -47,23 +47,25 @@ token_file = "demo-token"
 _DONE = {
     "create": "{} enrolled",
     "update": "{} changed in some field",
-    "clear": "{} had a field cleared",
+    "clear": "{} lost the value of a field",
     "archive": "{} archived (withdrawn, graduated or without a reason)",
     "unarchive": "{} unarchived",
     "delete": "{} deleted",
     "restore": "{} restored after a deletion",
     "login": "{} logged in, which does not change the roster",
 }
-_SHARE_OF_A_DAY = 20  # in a day, something happens to one student in this many
+_SHARE_OF_A_DAY = 20  # on one day, one in 20 students changes
 
 
 @click.command()
-@click.option("--students", type=click.IntRange(100, 100_000), default=1200, show_default=True, help="How many.")
+@click.option(
+    "--students", type=click.IntRange(100, 100_000), default=1200, show_default=True, help="The number of students."
+)
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same school.")
 @common_options
 @click.pass_obj
-def command(scope: CancelScope, /, *, students: int, seed: int, named: Path | None) -> int:  # noqa: ARG001 - see simulator
-    """Show how it works, with invented students: a first sync, a day at school, a second sync, and some queries."""
+def command(scope: CancelScope, /, *, students: int, seed: int, named: Path | None) -> int:  # noqa: ARG001 - all commands accept it
+    """Show how rostersync works: sync invented students, change some, sync again, and run a few queries."""
     folder = Path(tempfile.mkdtemp(prefix="rostersync-demo-"))
     school = School(seed, students, scope.clock)
     token = secrets.token_hex(16)
@@ -72,7 +74,7 @@ def command(scope: CancelScope, /, *, students: int, seed: int, named: Path | No
         _title(f"A school of {students:,} invented students, served by a stand-in ManageBac on {base_url}")
         before = _sync(session)
         _title("A day at school")
-        _show_churn(_day(school, random.Random(seed), students // _SHARE_OF_A_DAY))  # noqa: S311 - a demo that repeats
+        _show_churn(_day(school, random.Random(seed), students // _SHARE_OF_A_DAY))  # noqa: S311 - the demo must be repeatable
         _title("The next sync reads only what changed")
         after = _sync(session)
         _title("rostersync status")
@@ -122,7 +124,7 @@ def _sync(session: Session) -> RunReport:
 
 
 def _day(school: School, rng: random.Random, things: int) -> Counter[str]:
-    """Make `things` changes in the school. If none of them is a deletion that lasts, add one."""
+    """Make a number of changes in the school. If no student is deleted afterwards, delete one."""
     done = churn(school, rng, things)
     if not school.deleted() and (key := school.pick(rng, lambda version: version.living)):
         school.delete(key)
@@ -167,7 +169,7 @@ SELECT :t AS as_of, last_name, first_name, year_group_id, status
 
 
 def _ask(database: Path, before: RunReport, after: RunReport) -> None:
-    """Run queries that a school might run. Any program that uses SQL can do the same."""
+    """Run queries that a school might run. Any program that can query SQLite can do the same."""
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
         run = {"run": after.run_id}
         _answer(connection, "How many students are enrolled in each year group?", _YEAR_GROUPS, {})

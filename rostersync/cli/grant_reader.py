@@ -28,14 +28,15 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="NAME",
     type=click.Choice(readers.NAMES),
-    help="Only this view; may be repeated.",
+    help="Let the role read only this view; may be repeated.",
 )
 @configured
 def command(session: Session, role: str, views: tuple[str, ...]) -> None:
-    """Let a PostgreSQL role read rostersync's views and nothing else. With --view, only the named views.
+    """Let a PostgreSQL role read rostersync's views and nothing else.
 
-    The role must exist. Earlier grants on other views, and on the tables, are revoked. An upgrade keeps the role's
-    grants, but grants no view that a later version adds: run this command again for it.
+    With --view, the role can read only the named views. The role must exist. The command revokes earlier grants on
+    other views and on the tables. An upgrade keeps the role's grants. If a later version adds a view, run this command
+    again to let the role read that view.
     """
     store = open_postgresql(session, "grant-reader")
     entry = Entry("*", "grant-reader", fields=(role, *(views or readers.NAMES)))

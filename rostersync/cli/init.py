@@ -1,4 +1,4 @@
-"""`rostersync init`: write a configuration to start with."""
+"""`rostersync init`: write a configuration file that the user can complete."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rostersync.errors import ConfigError
 @common_options
 @click.pass_context
 def command(ctx: click.Context, path: Path | None, named: Path | None) -> None:
-    """Write a commented configuration to PATH (default: ./config.toml). An existing file is not overwritten."""
+    """Write a configuration with comments to PATH (default: ./config.toml). An existing file is not overwritten."""
     path = path or config_named(ctx, named) or Path("config.toml")
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), 0o600)  # an unusual umask may have removed the owner's rights
+            os.fchmod(file.fileno(), 0o600)  # an unusual umask may have removed the owner's own permissions
             file.write(TEMPLATE)
     except FileExistsError as error:
         raise ConfigError([f"{path} already exists, and was not overwritten"], "choose another name") from error

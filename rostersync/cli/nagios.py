@@ -1,4 +1,4 @@
-"""Report the state as a Nagios plugin does: one line on standard output, and an exit status."""
+"""Report the state in the way of a Nagios plugin, with one line on standard output and an exit status."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 
 
 class MonitoredCommand(click.Command):
-    """A command that, with --nagios, reports every error as one line on standard output and exit status 3."""
+    """A command that reports an error as one line on standard output and exit status 3 if --nagios is given."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         nagios = "--nagios" in args
@@ -40,7 +40,7 @@ class MonitoredCommand(click.Command):
 
 
 def answer(status: int, text: str, perfdata: Sequence[str] = ()) -> int:
-    """Print a plugin's line, and return the exit status. In the line, `|` separates the message from the perfdata."""
+    """Print the line of a Nagios plugin, and return the exit status. `|` separates the message from the perfdata."""
     word, text = _WORDS[status], text.replace("|", "/")
     echo(f"ROSTERSYNC {word} - {text}", f" | {' '.join(perfdata)}" if perfdata else "")
     return status

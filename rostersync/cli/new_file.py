@@ -1,8 +1,8 @@
-"""Write a new file that gets its name only when it is complete.
+"""Write a new file that appears under its name only when it is complete.
 
-A command that root started switches to another user before it writes the file's content. So a second process keeps
-root's rights, and waits to give the file its name. If the command ends in any other way, even by SIGKILL, the second
-process deletes the file.
+If root starts a command, the command switches to another user before it writes the file's content. The other user may
+not be allowed to rename the file. So a second process keeps root's rights, and renames the file when the file is
+complete. If the command ends before the file is complete, even by SIGKILL, the second process deletes the file.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ except OSError:
     os.unlink(part)
     raise
 """
-"""Not `mv`: if another user put a link to a folder in the place of the name, it would move the file into the folder."""
+"""The script uses `os.rename`, because `mv` would follow a link to a folder that another user has put at `path`."""
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield an empty file that only its owner can read. It appears at `path` if the context ends without an error.
+    """Yield an empty file that only its owner can read.
+
+    If the context ends without an error, rename the file to `path`.
 
     Raises `ConfigError` if `path` already exists or cannot be created, and `RostersyncError` if the file cannot be
-    given its name.
+    renamed.
     """
     if os.path.lexists(path):
         raise ConfigError([f"{path} already exists, and was not overwritten"], "choose another name")
@@ -46,11 +48,11 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         hint = "choose a folder that this user can write to"
         raise ConfigError([f"cannot write {path}: {error.strerror}"], hint) from error
-    naming = subprocess.Popen(  # noqa: S603 - our own command
+    naming = subprocess.Popen(  # noqa: S603 - the arguments are our own
         [sys.executable, "-I", "-S", "-c", _NAMING, part, str(path)],
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # so that Ctrl-C on a terminal does not reach it
+        start_new_session=True,  # so that Ctrl-C on a terminal does not end this process
         env={},
     )
     with naming, open(part, "wb", buffering=0, opener=lambda *_: handle) as file:

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 class Session(msgspec.Struct, frozen=True):
-    """What a command works with.
+    """The configuration of a command, and the scope of its work.
 
-    A signal cancels `scope`. `named` is the configuration's path if the command line gave one, else None.
+    A signal cancels `scope`. `named` is the path given with `--config`, or None.
     """
 
     config: Config
@@ -45,18 +45,18 @@ class Session(msgspec.Struct, frozen=True):
         return self.scope.clock
 
     def as_owner(self) -> Session:
-        """Return a session that may use the database. If the process is root's, it first becomes the service's user.
+        """Return a session that may use the database. If the process runs as root, it first becomes the service's user.
 
-        The tokens are read before that. See `rostersync.cli.ownership.as_owner`.
+        Root reads the tokens before the change of user. See `rostersync.cli.ownership.as_owner`.
         """
         return replace(self, config=as_owner(self.config))
 
     def command(self, words: str) -> str:
-        """Return the command line `rostersync WORDS`, with the option that selects the same configuration."""
+        """Return the command line `rostersync WORDS`, with `-c` if the user gave a configuration file."""
         return f"rostersync {words}" + (f" -c {shlex.quote(str(self.named))}" if self.named else "")
 
     def chosen(self, names: Sequence[str]) -> list[Source]:
-        """Return the sources with these names, each once, or all sources if no name is given.
+        """Return the sources with these names, without duplicates. If `names` is empty, return all sources.
 
         Raises `ConfigError` if a name is unknown.
         """
@@ -69,7 +69,7 @@ class Session(msgspec.Struct, frozen=True):
 
 
 def unknown_source(name: str, known: Collection[str]) -> str:
-    """Return the error line for a source that is not among the `known` ones. It suggests a similar name."""
+    """Return the error message for an unknown source name. If a known name is similar, the message suggests it."""
     close = get_close_matches(name, known, n=1)
     meant = f"; did you mean {close[0]}?" if close else ""
     return f"{name}: no such source; known: {', '.join(known)}{meant}"
@@ -86,12 +86,12 @@ _config_option = click.option(
 
 
 def common_options(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that all commands have: -v, -q and --config, which the command receives as `named`."""
+    """Add the options of all commands: -v, -q and --config. The command receives --config as the argument `named`."""
     return _config_option(verbosity_options(verb))
 
 
 def config_named(ctx: click.Context, named: Path | None) -> Path | None:
-    """Return the configuration's path if it was given after the command's name or before it, else None."""
+    """Return the path given by --config, after or before the command's name. Return None if --config is missing."""
     before = ctx.parent
     while named is None and before is not None:
         named, before = before.params.get("named"), before.parent
@@ -99,9 +99,10 @@ def config_named(ctx: click.Context, named: Path | None) -> Path | None:
 
 
 def configured(verb: Callable[..., int | None]) -> Callable[..., Any]:
-    """Add the options that all commands have. The command receives a `Session` as its first argument.
+    """Add the options of all commands. The command receives a `Session` as its first argument.
 
-    Root has become the service's user by then, so the command may use the database: see `Session.as_owner`.
+    If root started the command, the process has already become the service's user, so it may use the database. See
+    `Session.as_owner`.
     """
 
     @configured_as_caller
@@ -113,9 +114,9 @@ def configured(verb: Callable[..., int | None]) -> Callable[..., Any]:
 
 
 def configured_as_caller(verb: Callable[..., int | None]) -> Callable[..., Any]:
-    """Do the same as `configured`, but without changing the user.
+    """Add the options of all commands and pass a `Session`, like `configured`, but do not change the user.
 
-    Use it for a command that needs no database, or that must read files before it calls `Session.as_owner` itself.
+    Use this decorator for a command that needs no database, or that must read files before it calls `Session.as_owner`.
     """
 
     @common_options
@@ -132,7 +133,7 @@ def configured_as_caller(verb: Callable[..., int | None]) -> Callable[..., Any]:
 
 
 def start_log(config: Config, *, daemon: bool = False) -> None:
-    """Log as configured, and as -v and -q say. Without them, only the daemon logs at the level info."""
+    """Set up the log according to the configuration, -v and -q. By default, only the daemon logs at level info."""
     level = config.logging.level
     level = "warning" if level == "info" and not daemon else level
     log.configure(log_level(level), config.logging.format, redact=_secrets(config))
@@ -143,7 +144,7 @@ def _secrets(config: Config) -> tuple[str, ...]:
     for source in config.sources:
         try:
             found.append(source.token().reveal())
-        except ConfigError:  # the code that needs the token reports it
+        except ConfigError:  # the code that needs the token reports this error
             continue
     return tuple(found)
 
@@ -177,7 +178,7 @@ class Duration(click.ParamType[timedelta]):
 
 
 class Moment(click.ParamType[datetime]):
-    """A time with its offset from UTC, or a day, which means midnight UTC."""
+    """A time with its offset from UTC, or a date, which means midnight UTC on that date."""
 
     name = "time"
 
@@ -196,5 +197,5 @@ def _midnight(text: str) -> datetime:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
 source_option = click.option(
-    "--source", "names", multiple=True, metavar="NAME", help="Only this source; may be repeated."
+    "--source", "names", multiple=True, metavar="NAME", help="Use only this source; may be repeated."
 )

@@ -1,8 +1,8 @@
-"""Print lines, tables, CSV, JSON documents, questions and progress bars. All of `cli` prints through this module.
+"""Print lines, tables, CSV, JSON documents, questions and progress bars.
 
-What we print may come from ManageBac, from the database or from a server's error message. So every function here
-replaces or escapes harmful characters, such as control characters. Output is coloured on a terminal, and plain when
-piped.
+All modules of `cli` print through this module. The printed text may come from ManageBac, from the database or from a
+server's error message. So every function in this module replaces or escapes harmful characters, such as control
+characters. Output has colours on a terminal, and no colours if it goes to a pipe or a file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rostersync.report import ProgressCallback
 
 
-_IN_JSON = re.compile(f"(?!\n)[{HARMFUL}]")  # except line breaks, which our own formatting adds
+_IN_JSON = re.compile(f"(?!\n)[{HARMFUL}]")  # all harmful characters except line breaks, which our own formatting adds
 
 # Printing --------------------------------------------------------------------------------------------------------
 
@@ -43,17 +43,17 @@ class Marked(msgspec.Struct, frozen=True):
 
 
 def mark(text: str, colour: str) -> Marked:
-    """Return `text` as a coloured part of a line. The colour is dropped when piped."""
+    """Return `text` as a coloured part of a line. The colour is shown only on a terminal."""
     return Marked(text, colour)
 
 
 def echo(*parts: str | Marked, err: bool = False) -> None:
-    """Print one line, made of `parts`, to standard output, or with `err` to standard error."""
+    """Join `parts` to one line, and print it to standard output. If `err` is true, print it to standard error."""
     click.echo("".join(map(_shown, parts)), err=err)
 
 
 def note(*parts: str | Marked) -> None:
-    """Print one line that says what was done. With -q, print nothing."""
+    """Print one line that reports a success. With -q, print nothing."""
     if not is_quiet():
         echo(*parts)
 
@@ -70,7 +70,7 @@ def confirm(question: str, *, err: bool = False) -> None:
 
 
 def ask_secret(question: str) -> str:
-    """Ask on the terminal for a secret, and do not show it while the user types."""
+    """Ask for a secret on the terminal. The user's input is not shown."""
     answer: str = click.prompt(clean(question), hide_input=True, err=True)
     return answer
 
@@ -81,7 +81,7 @@ def document(value: Any) -> None:
 
 
 def streamed_document(name: str, values: Iterable[Any]) -> None:
-    """Print the beginning of a JSON document: a list, value by value as they arrive. `document_end` prints the rest."""
+    """Print the beginning of a JSON document and a list, value by value. `document_end` prints the rest."""
     click.echo(f'{{\n  "{name}": [', nl=False)
     separator, end = "\n", "]"
     for value in values:
@@ -91,7 +91,7 @@ def streamed_document(name: str, values: Iterable[Any]) -> None:
 
 
 def document_end(members: Mapping[str, Any]) -> None:
-    """Print the remaining members of a document that `streamed_document` began, and its end."""
+    """Print the remaining members and the end of a JSON document that `streamed_document` began."""
     click.echo(f",{_json(members)[1:]}")
 
 
@@ -101,19 +101,20 @@ def _json(value: Any) -> str:
 
 
 def write_csv_line(file: IO[str], cells: Iterable[Any], *, raw: bool = False) -> None:
-    """Write a line of CSV into `file`. Unless `raw`, formulas are written as plain strings."""
+    """Write a line of CSV to `file`. Unless `raw` is true, a formula is written as a plain string."""
     file.write(f"{csv_line(cells, raw=raw)}\n")
 
 
 def as_json_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` for a JSON document: times become strings."""
+    """Convert `values` for a JSON document. Times become strings."""
     return {key: to_text(value) if isinstance(value, datetime) else value for key, value in values.items()}
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], *, folded: Collection[str] = ()) -> None:
-    """Print a table. None is an empty cell, and columns of numbers are aligned to the right.
+    """Print a table. None becomes an empty cell, and columns of numbers are aligned to the right.
 
-    On a terminal that is too narrow, only the columns in `folded` are wrapped. If it is empty, all columns are.
+    On a terminal that is too narrow, only the columns in `folded` are wrapped. If `folded` is empty, all columns may be
+    wrapped.
     """
     cells = [[_cell(value) for value in row] for row in rows]
     right = [any(isinstance(row[n], int) for row in rows) for n in range(len(headers))]
@@ -141,7 +142,7 @@ def _rich_table(
     for header, at_right in zip(headers, right, strict=True):
         drawn.add_column(header, justify="right" if at_right else "left", no_wrap=header not in folded)
     for row in cells:
-        drawn.add_row(*map(Text, row))  # so that rich does not read a cell as markup
+        drawn.add_row(*map(Text, row))  # so that rich does not interpret a cell as markup
     Console().print(drawn)
 
 
@@ -153,7 +154,7 @@ def _cell(value: Any) -> str:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], ProgressCallback]]:
-    """Yield a function that makes a source's progress bar on standard error.
+    """Yield a function that creates a progress bar for a source on standard error.
 
     With -q, or if standard error is not a terminal, nothing is shown.
     """

@@ -1,10 +1,10 @@
 """Switch from root to the service's user before a command uses the database or calls a hook.
 
-With SQLite, that user is the owner of the database's folder. If root wrote in another user's folder, that user could
-redirect the write, with a link in place of a file or by replacing a file between two steps. Also, the service could not
-use files that belong to root. With PostgreSQL, it is the user of the systemd unit, because a hook needs no more rights
-than that user has. So root first reads what only root may read (the configuration, tokens, files named on the command
-line), and then becomes that user permanently.
+With SQLite, the service's user is the owner of the database's folder. If root wrote in another user's folder, that user
+could redirect the write by putting a link in place of a file, or by replacing a file between two steps. Also, the
+service could not use files that belong to root. With PostgreSQL, root becomes the user of the systemd unit, because a
+hook needs no more rights than that user has. So root first reads the files that only root may read: the configuration,
+the tokens, and files named on the command line. Then the process becomes the service's user permanently.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _PROGRAM = Path(__file__).parents[1]
 
 _IMPORTED_LATER = (
     "alembic.command",
-    "alembic.config",  # these two set up the database
-    "encodings.idna",  # for the names of hosts
+    "alembic.config",  # alembic sets up the database
+    "encodings.idna",  # used to look up host names
     "rich.progress",
-    "rich.table",  # these two are used on a terminal
+    "rich.table",  # rich is used on a terminal
 )
-"""Modules to import while this process is root: the service's user may be unable to read Python's own folder later."""
+"""Modules to import while this process is root, because the service's user may be unable to read Python's folder."""
 
 _IMPORTED_LATER_FOR_POSTGRESQL = ("psycopg", "sqlalchemy.dialects.postgresql.psycopg")
 
 
 class _User(msgspec.Struct, frozen=True):
-    """The user to become. Error messages call the user `who`."""
+    """The user to become. `who` describes the user in error messages."""
 
     uid: int
     gid: int
@@ -52,11 +52,11 @@ class _User(msgspec.Struct, frozen=True):
 
 
 def as_owner(config: Config) -> Config:
-    """If this process runs as root, become the service's user. Return `config`, in which root has read the tokens.
+    """If this process runs as root, become the service's user. Return `config` with the tokens that root has read.
 
-    Root stays root if it owns the SQLite database's folder, or if the service's user does not exist, as in a container.
-    Raises `DatabaseUnreachable` if we cannot switch to that user, or if root owns the folder but other users could
-    change or replace it.
+    The process remains root if root owns the SQLite database's folder, or if the service's user does not exist, as in a
+    container. Raises `DatabaseUnreachable` if the process cannot switch to that user, or if root owns the folder but
+    other users could change or replace it.
     """
     if os.geteuid() != 0:
         return config
@@ -76,7 +76,7 @@ def _owner(folder: Path) -> _User | None:
     """Return the owner of the database's folder, or None if it is root or the folder does not exist."""
     try:
         found = folder.stat()
-    except OSError:  # the error is reported when the database is opened
+    except OSError:  # opening the database reports the error
         return None
     if found.st_uid != 0:
         return _User(found.st_uid, found.st_gid, f"the owner of {folder} (uid {found.st_uid})")
@@ -88,7 +88,7 @@ def _owner(folder: Path) -> _User | None:
 
 
 def _service() -> _User | None:
-    """Return the systemd unit's user. Return None if it is root or does not exist. If it does not exist, log that."""
+    """Return the systemd unit's user, or None if that is root. If the user does not exist, log it and return None."""
     try:
         found = pwd.getpwnam(SERVICE_USER)
     except KeyError:
@@ -100,7 +100,7 @@ def _service() -> _User | None:
 
 
 def _become(user: _User) -> None:
-    """Give up root's rights permanently. The groups come first, because only root can change them."""
+    """Give up root's rights permanently. The groups are set first, because only root can change them."""
     try:
         os.setgroups([])
         os.setresgid(user.gid, user.gid, user.gid)
@@ -111,6 +111,6 @@ def _become(user: _User) -> None:
     if not os.access(_PROGRAM, os.R_OK | os.X_OK):
         message = f"{user.who} cannot read the program in {_PROGRAM}"
         raise DatabaseUnreachable(message, "install it where every user can read it, such as in /opt")
-    os.environ["HOME"] = "/"  # libpq and hooks look for files in HOME, and this user cannot read root's
+    os.environ["HOME"] = "/"  # libpq and hooks look for files in HOME, and this user cannot read root's home folder
     with suppress(KeyError):
         os.environ["HOME"] = pwd.getpwuid(user.uid).pw_dir

@@ -1,6 +1,6 @@
-"""The command line as a whole: find the commands, and turn each error into lines and an exit status.
+"""The command `rostersync`, which finds its subcommands and turns each error into messages and an exit status.
 
-A command's module is imported only when it is used, so that `--help` need not wait for libraries.
+A subcommand's module is imported only when it is used, so that `--help` need not wait for libraries.
 """
 
 from __future__ import annotations
@@ -29,27 +29,28 @@ from rostersync.observe.journal import is_journal, priority
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-log = logging.getLogger(__name__)  # not structlog, which takes as long to import as click
+# This is a logger of the standard library, because importing structlog takes as long as importing click.
+log = logging.getLogger(__name__)
 
 VERBS = {
     "init": "Write a commented configuration",
-    "check": "Check whether configuration, database and API work",
+    "check": "Check whether the configuration, the database and the API work",
     "sync": "Run each source once",
-    "resync": "Read everything again: sync --full",
-    "run": "Run the daemon, in the foreground",
-    "service": "Store a token for the systemd service, or say what it lacks",
+    "resync": "Read all students again, like sync --full",
+    "run": "Run the daemon in the foreground",
+    "service": "Store a token for the systemd service, or show what the service lacks",
     "verify": "Compare the replica with ManageBac",
     "status": "Show how fresh each source is, and what needs attention",
     "runs": "List recent runs, or show one",
-    "source": "Forget a source that is no longer configured",
+    "source": "Delete the data of a source that is no longer configured",
     "db": "Set up, upgrade, check, back up and restore the database",
-    "grant-reader": "Let a PostgreSQL role read the views only",
-    "revoke-reader": "Revoke a PostgreSQL role's rights to read",
-    "students": "Read and write students directly at the API",
-    "simulator": "Serve a stand-in ManageBac",
-    "demo": "Show everything, with invented students",
+    "grant-reader": "Let a PostgreSQL role read the views, and nothing else",
+    "revoke-reader": "Revoke a PostgreSQL role's right to read the views",
+    "students": "Read and write students directly in ManageBac",
+    "simulator": "Start a stand-in for ManageBac, with invented students",
+    "demo": "Show how rostersync works, with invented students",
 }
-_BROKEN_PIPE = 128 + 13  # the status that a shell reports if SIGPIPE has ended a program
+_BROKEN_PIPE = 128 + 13  # the exit status that a shell reports if SIGPIPE has ended a program
 
 
 def _module(verb: str) -> str:
@@ -57,7 +58,7 @@ def _module(verb: str) -> str:
 
 
 class Program(click.Group):
-    """The group of all commands. Every error ends as lines on standard error and an exit status."""
+    """The group of all commands, which reports every error on standard error and exits with the error's exit status."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(VERBS)
@@ -84,7 +85,7 @@ class Program(click.Group):
             try:
                 result = super().main(args, prog_name, **{**extra, "standalone_mode": False, "obj": scope})
                 status = result if isinstance(result, int) else 0
-            except Exception as error:  # noqa: BLE001 - every error is reported here
+            except Exception as error:  # noqa: BLE001 - `_end` reports every error
                 status = _end(error)
         sys.exit(status)
 
@@ -107,9 +108,9 @@ def _end(error: Exception) -> int:
         case click.Abort():
             status = 128 + Signals.SIGINT
         case BrokenPipeError():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python still flushes it at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes standard output at exit
             status = _BROKEN_PIPE
-        case _:  # an unexpected error: do not print its traceback, which might name people
+        case _:  # an unexpected error. Do not print its traceback, because it might contain the names of people.
             log.debug("unexpected", exc_info=error)
             print_stderr(
                 f'unexpected error: {type(error).__name__}; run again with logging.level = "debug" for details'
@@ -118,7 +119,7 @@ def _end(error: Exception) -> int:
 
 
 def _show_usage_error(error: click.ClickException) -> None:
-    """Print click's message through `print_stderr`, because it repeats words of the command line."""
+    """Print click's message through `print_stderr`, because the message repeats words that the user typed."""
     shown = io.StringIO()
     error.show(shown)
     usage, word, message = f"\n{shown.getvalue()}".partition("\nError: ")
@@ -128,19 +129,22 @@ def _show_usage_error(error: click.ClickException) -> None:
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal, such as SIGINT. Return "itself" for 0: no signal stopped the process."""
+    """Return the name of a signal, such as SIGINT.
+
+    Return "itself" for 0, which means that no signal stopped the process.
+    """
     return Signals(number).name if number else "itself"
 
 
 def print_stderr(line: str, level: int = logging.ERROR) -> None:
-    """Write a line to standard error, with -q only if it is an error. systemd's journal also gets its priority."""
+    """Write a line to standard error. With -q, write only errors. In systemd's journal, the line has its priority."""
     if is_quiet() and level < logging.ERROR:
         return
     echo(priority(level) if is_journal(sys.stderr) else "", line, err=True)
 
 
 def print_error(error: RostersyncError, about: str = "") -> None:
-    """Write an error to standard error: its message, or a line for each mistake, and then its hint."""
+    """Write an error to standard error. A `ConfigError` has a line for each mistake. The hint comes last."""
     lines = error.mistakes if isinstance(error, ConfigError) else (error.message,)
     for line in lines:
         print_stderr(f"{about}: {line}" if about else line)
@@ -157,6 +161,7 @@ def print_error(error: RostersyncError, about: str = "") -> None:
 def program(named: Path | None) -> None:
     """Keep an exact local replica of a school's ManageBac students, in SQLite or PostgreSQL.
 
-    To begin: `rostersync demo` shows what it does. `rostersync init` writes a configuration, and `rostersync check`
-    says what to fix in it. `rostersync sync` reads the students, and `rostersync run` keeps them up to date.
+    To begin, run `rostersync demo`, which shows what the program does. `rostersync init` writes a configuration, and
+    `rostersync check` says what to fix in it. `rostersync sync` reads the students, and `rostersync run` keeps them up
+    to date.
     """

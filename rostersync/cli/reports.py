@@ -25,12 +25,12 @@ _PARTS = ("inserted", "updated", "unchanged", "restored", "quarantined", "ignore
 
 
 def show(outcome: Outcome, session: Session) -> None:
-    """Print how a source's run ended: its figures on standard output, and problems on standard error.
+    """Print how a source's run ended, with its figures on standard output and its problems on standard error.
 
     With -q, the figures are printed only for a dry run.
     """
     if outcome.report is not None:
-        if not is_quiet() or outcome.report.state is RunState.DRY_RUN:  # a dry run is there for its figures
+        if not is_quiet() or outcome.report.state is RunState.DRY_RUN:  # the user starts a dry run to see its figures
             show_run(outcome.report)
         explain(outcome, session)
     elif outcome.error is not None:
@@ -38,7 +38,7 @@ def show(outcome: Outcome, session: Session) -> None:
 
 
 def show_run(report: RunReport) -> None:
-    """Print how a run ended, what it did, and what it cost."""
+    """Print how a run ended, its counts, its watermarks, and how many requests it made."""
     state = mark(_ending(report), _colour(report))
     what = report.kind if report.run_id is None else f"{report.kind} run {report.run_id}"
     echo(f"{report.source}: {what} ", state, f" in {span(report.duration_s)}")
@@ -86,7 +86,7 @@ def _hint(report: RunReport, session: Session) -> str:
 
 
 def _ending(report: RunReport) -> str:
-    """Return how a run ended, in words. For a dry run, return how the real run would have ended."""
+    """Return a description of how a run ended. For a dry run, describe how a real run would have ended."""
     if report.state is not RunState.DRY_RUN:
         return str(report.state)
     if not report.exit_status:
@@ -111,14 +111,14 @@ def _colour(report: RunReport) -> str:
 
 
 def figures(counts: Counts) -> str:
-    """Return a run's counts in words, without those that are 0."""
+    """Return a run's counts in words. Counts that are 0 are left out."""
     parts = [f"{getattr(counts, name):,} {name}" for name in _PARTS if getattr(counts, name)]
     received = [f"{counts.fetched:,} received: {', '.join(parts)}"] if parts else []
     return "; ".join([*received, *_other_figures(counts)]) or "no changes"
 
 
 def _other_figures(counts: Counts) -> list[str]:
-    """Return the counts, in words, that are not part of the number of students received."""
+    """Return in words the counts of removed students, held removals and stale rows, if they are not 0."""
     words = (
         (counts.deleted, f"{counts.deleted:,} removed"),
         (counts.removals_held, f"{count(counts.removals_held, 'removal')} held"),

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 @json_option
 @configured
 def command(session: Session, names: tuple[str, ...], no_wait: bool, as_json: bool) -> int:
-    """Read the whole roster again. This is the same as `sync --full`.
+    """Read the whole roster again, like `sync --full`.
 
-    With --no-wait, the request is queued. The daemon carries it out, or the next command that syncs the source.
+    With --no-wait, the command only queues a request. The daemon carries it out, or the next command that syncs the
+    source does.
     """
     sources = session.chosen(names)
     if not no_wait:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 def command(session: Session, role: str) -> int:
     """Revoke all grants of a PostgreSQL role on rostersync's views and tables.
 
-    Exit status: 0 if the role cannot read any view now, 1 if it still can, through another role or a grant to PUBLIC.
+    Exit status: 0 if the role can no longer read any view, 1 if it can still read one through another role or a grant
+    to PUBLIC.
     """
     store = open_postgresql(session, "revoke-reader")
     entry = Entry("*", "revoke-reader", fields=(role,))

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 @click.command()
 @configured
 def command(session: Session) -> int:
-    """Run the daemon in the foreground: sync each source as [schedule] says, until SIGTERM or Ctrl-C.
+    """Run the daemon in the foreground until SIGTERM or Ctrl-C.
 
-    While it runs, it also carries out what `sync`, `resync` and `sync --approve` ask for. A second daemon waits, and
-    takes over when the first one ends. On SIGHUP, the daemon reads its configuration again. On SIGUSR1, it syncs every
-    source at once.
+    The daemon syncs each source at the times in [schedule]. The daemon also carries out the runs that the commands
+    `sync`, `resync` and `sync --approve` request. If you start a second daemon, it waits, and takes over when the first
+    daemon ends. On SIGHUP, the daemon reads its configuration again. On SIGUSR1, the daemon syncs every source
+    immediately.
     """
     start_log(session.config, daemon=True)
 

@@ -1,4 +1,4 @@
-"""`rostersync runs`: list recent runs, or show one run, with the students that a held run would remove."""
+"""`rostersync runs`: list recent runs, or show one run and the removals that it holds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _HEADERS = ("run", "source", "kind", "state", "finished", "took", "outcome")
 @common_options
 @click.pass_context
 def command(ctx: click.Context, named: Path | None, limit: int, as_json: bool) -> None:
-    """List recent runs of all sources, newest first, or show one run."""
+    """List the recent runs of all sources, newest first, or show one run."""
     if ctx.invoked_subcommand is None:
         _list(named=named, limit=limit, as_json=as_json)
 
@@ -61,7 +61,7 @@ def _row(report: RunReport) -> tuple[Any, ...]:
 
 
 def _outcome(report: RunReport) -> str:
-    """Return a run's figures, unless it failed, and its error."""
+    """Return a run's counts and its error. The counts of a failed run are left out."""
     done = "" if report.state is RunState.FAILED else figures(report.counts)
     return "; ".join(filter(None, (done, report.error)))
 
@@ -75,7 +75,7 @@ _NOTICED: dict[str, str] = {
 _HELD_HEADERS = ("id", "last name", "first name", "known since", "deleted in ManageBac", "noticed")
 _CLOSED: dict[str, str] = {
     PlanState.APPROVED: "nothing waits for approval: its removals were approved",
-    PlanState.SUPERSEDED: "nothing waits for approval: a later run has settled its removals",
+    PlanState.SUPERSEDED: "nothing waits for approval: a later run has replaced this run's removals",
 }
 
 
@@ -84,10 +84,10 @@ _CLOSED: dict[str, str] = {
 @json_option
 @configured
 def show(session: Session, run_id: int, as_json: bool) -> None:
-    """Show one run. If it is held, list each student that it would remove.
+    """Show one run. If the run is held, list each student that it would remove.
 
-    The list helps you decide about the approval. It contains the students' names, and how and since when each removal
-    is known.
+    Use the list to decide whether to approve the removals. For each student, the list has the name, how rostersync
+    noticed the removal, and since when the removal is known.
     """
     store = open_store(session.config, session.clock, create=False)
     with store.reading() as connection:
@@ -96,7 +96,7 @@ def show(session: Session, run_id: int, as_json: bool) -> None:
         raise RostersyncError(f"there is no run {run_id}", f"list the runs: {session.command('runs')}")
     approval = session.command(f"sync --approve {run_id}") if details.plan == PlanState.OPEN else None
     before = click.get_current_context().parent
-    if as_json or (before and before.params["as_json"]):  # so that `runs --json show` works too
+    if as_json or (before and before.params["as_json"]):  # so that --json also works before the word "show"
         document({"run": _details_json(details, approval)})
     else:
         _show(details, approval)

@@ -1,4 +1,4 @@
-"""Protect this process's memory and environment from the user's other processes: they hold tokens and students."""
+"""Protect this process's memory and environment, which hold tokens and students, from the user's other processes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _PR_SET_DUMPABLE = 4
 
 
 def seal() -> None:
-    """Prevent core dumps, and prevent other processes of this user from reading this one's memory and environment.
+    """Prevent core dumps, and prevent the user's other processes from reading this process's memory and environment.
 
-    On Linux, this lasts until the process becomes another user, so call it again then. If the system does not offer
-    one of the two protections, or a sandbox forbids it, continue without it.
+    On Linux, the protection ends when the process becomes another user, so call this function again after that. If the
+    system does not offer one of the two protections, or a sandbox forbids it, continue without that protection.
     """
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,4 +1,4 @@
-"""`rostersync service`: give the systemd service what it needs besides its package."""
+"""`rostersync service`: store a token for the systemd service, and check what the service still lacks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """Store a token for the systemd service, or say what the service still lacks."""
+    """Store a token for the systemd service, or show what the service still lacks."""
 
 
 # The token -------------------------------------------------------------------------------------------------------
@@ -43,7 +43,8 @@ def command() -> None:
 def token(session: Session, name: str, token_file: Path | None) -> None:
     """Store the token of the source NAME in tokens_dir. An earlier token is replaced.
 
-    Without --token-file, the command reads the token from standard input. If that is a terminal, it asks for the token.
+    Without --token-file, the command reads the token from standard input. If standard input is a terminal, the command
+    asks for the token.
     """
     known = [source.name for source in session.config.sources]
     if name not in known:
@@ -74,7 +75,7 @@ def _given(name: str) -> Secret:
 
 
 def _require_safe(path: Path) -> None:
-    """Raise `RostersyncError` if the folder is missing, if others may write it, or if `path` is not a plain file."""
+    """Raise `RostersyncError` if the folder is missing or others may write to it, or if `path` is not a plain file."""
     folder = path.parent
     try:
         place = shared_place(folder)
@@ -90,10 +91,11 @@ def _require_safe(path: Path) -> None:
 
 
 def _write(path: Path, value: Secret) -> None:
-    """Write the token to a new file, and then give it the name `path`, so that `path` is complete at every moment.
+    """Write the token to a new file, and then rename the file to `path`, so that `path` never has an incomplete token.
 
-    Only the owner can read the file. If the folder's group is the service's, or if the folder is closed to all users
-    but its owner and group, that group can read it too, as in /etc/rostersync/tokens.
+    Only the owner can read the file, with two exceptions. If the folder's group is the service's group, this group can
+    read the file. If the folder's permissions exclude all users except its owner and group, its group can read the file
+    too. An example of such a folder is /etc/rostersync/tokens.
     """
     folder = path.parent.stat()
     shared = folder.st_mode & stat.S_IRWXG and (folder.st_gid == service_group() or not folder.st_mode & stat.S_IRWXO)
@@ -106,7 +108,7 @@ def _write(path: Path, value: Secret) -> None:
                 os.fchmod(file.fileno(), 0o640)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)  # noqa: PTH105 - both are names in one folder
+        os.replace(name, path)  # noqa: PTH105 - both are paths in the same folder
     except BaseException:
         with suppress(OSError):
             os.unlink(name)  # noqa: PTH108 - the same
@@ -120,10 +122,11 @@ def _write(path: Path, value: Secret) -> None:
 @common_options
 @click.pass_context
 def ready(ctx: click.Context, named: Path | None) -> int:
-    """Say what a new installation still lacks: an address or a token. The systemd service does not start without them.
+    """Print whether a new installation still lacks an address or a token.
 
-    Exit status: 0 if nothing is missing, 1 if something is. The status is also 0 if the configuration is not valid.
-    The service is then started, and fails with the mistakes in its log.
+    The systemd service starts only if it has an address and a token. Exit status: 0 if nothing is missing, 1 if
+    something is missing. The status is also 0 if the configuration has mistakes, so that systemd starts the service,
+    which logs the mistakes and fails.
     """
     try:
         lines = _missing(find_config(config_named(ctx, named)))

@@ -15,17 +15,20 @@ if TYPE_CHECKING:
     from rostersync.cancel import CancelScope
 
 GRACE = 4.0
-"""Seconds that the process has to stop by itself. Then it is ended, which is safe: nothing is ever half applied."""
+"""After a signal, the process has this many seconds to stop by itself. Ending the process after that time is safe,
+because each run is applied as a whole or not at all.
+"""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
 def on_signals(scope: CancelScope, others: Mapping[int, Callable[[], None]] | None = None) -> Iterator[None]:
-    """Cancel `scope` at the first SIGTERM or SIGINT. At the second one, or after `GRACE` seconds, end the process.
+    """Cancel `scope` at the first SIGTERM or SIGINT. At the second signal, or after `GRACE` seconds, end the process.
 
-    The exit status is then 128 + the signal's number. `others` are further signals. For each of them, its function is
-    called in the thread that waits for signals. Outside the main thread, which alone receives signals, do nothing.
+    The exit status is then 128 plus the signal's number. `others` maps further signals to functions that are called in
+    the thread that waits for signals. Outside the main thread, this function does nothing, because only the main thread
+    can set signal handlers.
     """
     others = others or {}
     if threading.current_thread() is not threading.main_thread():
@@ -35,7 +38,8 @@ def on_signals(scope: CancelScope, others: Mapping[int, Callable[[], None]] | No
     writer.setblocking(False)
     before = {number: signal.signal(number, _do_nothing) for number in (*_SIGNALS, *others)}
     # The interpreter writes the signal's number to this socket at once. A handler in Python would run in the main
-    # thread: it would have to wait until that thread runs Python code, and might need a lock that the thread holds.
+    # thread. Such a handler would have to wait until that thread runs Python code again, and might need a lock that the
+    # thread holds.
     previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader, scope, others), name="signals", daemon=True).start()
     try:
@@ -48,7 +52,7 @@ def on_signals(scope: CancelScope, others: Mapping[int, Callable[[], None]] | No
 
 
 def _do_nothing(*_: object) -> None:
-    """Handle a signal without any effect, so that it neither kills the process nor raises an exception."""
+    """Do nothing. A signal with this handler neither kills the process nor raises an exception."""
 
 
 def _watch(reader: socket.socket, scope: CancelScope, others: Mapping[int, Callable[[], None]]) -> None:
@@ -64,7 +68,10 @@ def _watch(reader: socket.socket, scope: CancelScope, others: Mapping[int, Calla
 
 
 def _second(reader: socket.socket, first: bytes, others: Collection[int]) -> bytes:
-    """Wait for the second signal and return it. Return `first` after `GRACE` seconds, and b"" if the context ends."""
+    """Wait for the second signal and return it.
+
+    Return `first` after `GRACE` seconds, or b"" if the context ends before.
+    """
     reader.settimeout(GRACE)
     try:
         while (got := reader.recv(1)) and got[0] in others:

@@ -1,4 +1,4 @@
-"""`rostersync simulator`: serve a stand-in ManageBac on loopback, to try things out."""
+"""`rostersync simulator`: serve a stand-in for ManageBac on the loopback interface, for experiments."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FEEDS = ("full", "full_deleted_at", "stub", "ids", "ignored", "empty")
 _DEFAULT_SHARE = 0.1
 _TIMEOUT_S = 10
 
-# The faults that `--fault` knows, and the requests that each may affect (None means all).
+# The faults for `--fault`, each with a function that selects the affected requests. None selects all requests.
 _FAULTS: dict[str, tuple[Fault, Match | None]] = {
     "unavailable": (faults.http_status(503), None),
     "rate-limited": (faults.rate_limited(), None),
@@ -101,22 +101,24 @@ class _Switch(click.ParamType[tuple[str, Any]]):
 
 
 @click.group(invoke_without_command=True)
-@click.option("--students", type=click.IntRange(0, 1_000_000), default=1200, show_default=True, help="How many.")
+@click.option(
+    "--students", type=click.IntRange(0, 1_000_000), default=1200, show_default=True, help="The number of students."
+)
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same school.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port. 0, the default, means any free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port. The default 0 means any free port.")
 @click.option("--token", default="simulator-token", show_default=True, help="The token with the admin role.")
 @click.option(
     "--read-only-token",
     metavar="TOKEN",
     default="simulator-read-only-token",
     show_default=True,
-    help="A token without the admin role. It can read, but its writes are refused (403).",
+    help="A token without the admin role. Reads with this token succeed, and writes get the status 403.",
 )
 @click.option(
     "--rate-limit",
     type=_Rate(),
     metavar="N/DURATION",
-    help="The most requests in a duration, such as 60/1m. More are refused (429). Default: no limit.",
+    help="Allow at most N requests in DURATION, such as 60/1m. Further requests get the status 429. Default: no limit.",
 )
 @click.option(
     "--fault",
@@ -128,33 +130,43 @@ class _Switch(click.ParamType[tuple[str, Any]]):
     f"Known: {', '.join(_FAULTS)}.",
 )
 @click.option(
-    "--churn", type=click.FloatRange(0, 6000), default=0.0, metavar="PER_MINUTE", help="Changes to students per minute."
+    "--churn",
+    type=click.FloatRange(0, 6000),
+    default=0.0,
+    metavar="PER_MINUTE",
+    help="How many changes to make per minute.",
 )
-@click.option("--order", type=click.Choice(_ORDERS), default="id", show_default=True, help="Order of the list.")
+@click.option(
+    "--order", type=click.Choice(_ORDERS), default="id", show_default=True, help="The order of students in lists."
+)
 @click.option(
     "--deleted-feed",
     type=click.Choice(_FEEDS),
     default="full",
     show_default=True,
-    help="How the deleted feed answers.",
+    help="What the deleted feed returns.",
 )
 @click.option(
-    "--per-page-cap", type=click.IntRange(1, 200), default=200, show_default=True, help="The most rows on a page."
+    "--per-page-cap",
+    type=click.IntRange(1, 200),
+    default=200,
+    show_default=True,
+    help="The largest number of rows on a page.",
 )
 @click.option(
-    "--clock-skew", type=float, default=0.0, metavar="SECONDS", help="How far the simulator's clock is ahead."
+    "--clock-skew", type=float, default=0.0, metavar="SECONDS", help="How many seconds the simulator's clock is fast."
 )
 @click.option(
-    "--late-commit", type=float, default=0.0, metavar="SECONDS", help="How long changes take to appear in answers."
+    "--late-commit", type=float, default=0.0, metavar="SECONDS", help="How long a change takes to appear in responses."
 )
-@click.option("--nulls", is_flag=True, help="Render fields without a value as null.")
+@click.option("--nulls", is_flag=True, help="Return fields without a value as null, instead of leaving them out.")
 @click.option(
     "--switch",
     "more",
     type=_Switch(),
     multiple=True,
     metavar="NAME=VALUE",
-    help="Change a behaviour that ManageBac's documentation does not define, such as status_key=true; may be "
+    help="Set a behaviour that ManageBac's documentation leaves open, such as status_key=true; may be "
     f"repeated. Known: {', '.join(NAMES)}.",
 )
 @common_options
@@ -175,14 +187,15 @@ def command(
     more: tuple[tuple[str, Any], ...],
     **switches: Any,
 ) -> None:
-    """Serve a stand-in ManageBac on this machine, with invented students, until Ctrl-C.
+    """Serve a stand-in for ManageBac on this machine, with invented students, until Ctrl-C.
 
-    The simulator answers all eight student endpoints, and /auth/permissions, as ManageBac documents them: list, get,
-    create, update, archive, unarchive, set and delete avatar. Changes are lost when it ends. It sends no mail.
+    The simulator implements the eight student endpoints (list, get, create, update, archive, unarchive, set avatar and
+    delete avatar) and /auth/permissions as ManageBac documents them. Changes are lost when the simulator ends. It sends
+    no mail.
 
-    Faults: unavailable (503), rate-limited (429), reset (the connection is reset before anything is done), slow (3
-    seconds), cut-off (only ten bytes of the response), html (200 with a web page) and lost-answer (a write is carried
-    out, and then the connection is reset).
+    These faults exist: unavailable (status 503), rate-limited (status 429), reset (the connection is reset before the
+    request is carried out), slow (a delay of 3 seconds), cut-off (only ten bytes of the response are sent), html
+    (status 200 with a web page) and lost-answer (a write is carried out, and then the connection is reset).
 
     `rostersync simulator delete` deletes a student while the simulator runs.
     """
@@ -208,7 +221,7 @@ def command(
 @click.option("--url", required=True, help="The address that the simulator printed when it started.")
 @common_options
 def delete(*, student: int, url: str, named: Path | None) -> None:  # noqa: ARG001 - the same
-    """Delete a student of a running simulator, as an administrator does in ManageBac's web interface."""
+    """Delete a student in a running simulator, as an administrator does in ManageBac's web interface."""
     connection = HTTPConnection(urlsplit(url).netloc, timeout=_TIMEOUT_S)
     try:
         connection.request("DELETE", f"/simulator/students/{student}")
@@ -246,11 +259,11 @@ def _show_source(base_url: str, token: str, read_only_token: str) -> None:
 
 
 def _random(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311 - a simulation that must repeat
+    return random.Random(seed)  # noqa: S311 - the simulation must be repeatable
 
 
 def _faults(planned: tuple[tuple[str, float], ...], rng: random.Random) -> Faults:
-    """Return the faults to cause. Each fault affects its share of the requests, for as long as the simulator runs."""
+    """Return the faults to cause. Each fault affects its share of the requests as long as the simulator runs."""
     chosen = Faults()
     for name, share in planned:
         fault, match = _FAULTS[name]
@@ -259,7 +272,7 @@ def _faults(planned: tuple[tuple[str, float], ...], rng: random.Random) -> Fault
 
 
 def _switches(more: tuple[tuple[str, Any], ...], *, late_commit: float, **switches: Any) -> Switches:
-    """Return all switches: those with their own option, and those given by --switch, which take precedence."""
+    """Return the switches from all options. A value from --switch takes precedence over the switch's own option."""
     return Switches(**(switches | {"late_commit_seconds": late_commit} | dict(more)))
 
 
@@ -275,7 +288,7 @@ def serving(app: App, port: int = 0) -> Iterator[str]:
 
 
 def _live(school: School, scope: CancelScope, per_minute: float, rng: random.Random) -> None:
-    """Change a student `per_minute` times a minute, until the scope is cancelled."""
+    """Make `per_minute` changes to students each minute, until the scope is cancelled."""
     while True:
         scope.sleep(60 / per_minute if per_minute else 3600)
         if per_minute:

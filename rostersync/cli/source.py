@@ -1,4 +1,4 @@
-"""`rostersync source`: purge what the database holds of a source that is no longer configured."""
+"""`rostersync source`: purge a source's rows from the database when the source is no longer configured."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def command() -> None:
 def forget_source(session: Session, name: str, dry_run: bool, yes: bool) -> None:
     """Purge every row of a source that is no longer configured, including its history and its runs.
 
-    These rows can only be restored from a backup.
+    Only a backup can restore these rows.
     """
     if name in {source.name for source in session.config.sources}:
         hint = f"remove the source {name} from {session.path} first"

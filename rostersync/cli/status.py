@@ -39,24 +39,24 @@ if TYPE_CHECKING:
 _FRESH, _STALE, _NEVER = "fresh", "stale", "never synced"
 
 _MOST_IN_FULL = 20
-"""If there are more sources than this, only those with problems are shown, unless the user asks for more."""
+"""If there are more sources than this, show only the sources with problems, unless --all or --source is given."""
 
 
 @click.command(cls=nagios.MonitoredCommand)
 @click.option(
     "--max-age",
     type=Duration(),
-    help="Exit with 1 if a configured source's last success is older than this, or it was never synced.",
+    help="Exit with 1 if a configured source was never synced, or if its last success is older than this.",
 )
 @click.option(
-    "--source", "globs", multiple=True, metavar="GLOB", help="Only sources whose name matches; may be repeated."
+    "--source", "globs", multiple=True, metavar="GLOB", help="Show only sources with a matching name; may be repeated."
 )
 @click.option("--all", "show_each", is_flag=True, help="Show each source in full, even if there are more than 20.")
 @click.option(
     "--nagios",
     "for_monitor",
     is_flag=True,
-    help="Print one line with perfdata, and exit as a Nagios plugin does.",
+    help="Print one line with perfdata, and exit with the status of a Nagios plugin.",
 )
 @json_option
 @configured
@@ -71,13 +71,13 @@ def command(
 ) -> int:
     """Show how fresh each source is, which process is syncing it, what is queued and due, and what needs attention.
 
-    It also shows why the last run failed, which removals wait for approval, and how many records are in quarantine.
-    If there are more than 20 sources, only a summary and the sources with problems are shown.
-    A source is stale if its last success is older than two slots, the jitter and an hour together. If you give
-    --max-age, that is the limit instead.
-    Exit status: 0. With --max-age, 1 if a configured source is stale or was never synced, or if the database differs
-    from this version's schema. With --nagios, 0 OK, 1 a source is in trouble or the schema differs, 2 a source is stale
-    or was never synced, 3 the state is unknown.
+    The command also shows why the last run failed, which removals wait for approval, and how many records are in
+    quarantine. If there are more than 20 sources, only a summary and the sources with problems are shown. A source is
+    stale if its last success is older than the limit, which is two slots of the schedule plus the jitter plus one hour.
+    --max-age sets another limit. Exit status: 0. With --max-age, the exit status is 1 if a configured source is stale
+    or was never synced, or if the database differs from this version's schema. With --nagios, the exit status is 0 if
+    everything is OK, 1 if a source is in trouble or the schema differs, 2 if a source is stale or was never synced, 3
+    if the state is unknown.
     """
     if for_monitor and as_json:
         raise ConfigError(["--nagios and --json cannot be combined"])
@@ -98,9 +98,11 @@ class _Source(msgspec.Struct, frozen=True):
     health: Health | None
     freshness: str
     holder: str | None
-    """The process that holds the lock now."""
+    """The process that holds the source's lock now."""
     daemons: dict[str, Watch]
-    """The daemons that have this source, by name: the holder, which may be idle, and those standing by."""
+    """The daemons that are responsible for this source, by name. One of them may hold the source, and the others are
+    standing by.
+    """
     requests: tuple[OpenRequest, ...]
     failure: Failure | None
 
@@ -108,7 +110,7 @@ class _Source(msgspec.Struct, frozen=True):
     def is_troubled(self) -> bool:
         """Whether the source is configured and in trouble.
 
-        It is in trouble if its last run did not succeed, if removals wait for approval, or if the daemon fails.
+        A source is in trouble if its last run did not succeed, if removals wait for approval, or if the daemon fails.
         """
         row = self.health
         unwell = row and (row.last_state not in {None, RunState.SUCCEEDED} or row.held_run_id is not None)
@@ -116,7 +118,7 @@ class _Source(msgspec.Struct, frozen=True):
 
     @property
     def daemon(self) -> str | None:
-        """The daemon that holds the source, or None."""
+        """The daemon that holds the source's lock, or None if no daemon holds it."""
         return self.holder if self.holder in self.daemons else None
 
     @property
@@ -126,14 +128,14 @@ class _Source(msgspec.Struct, frozen=True):
 
     @property
     def next_runs(self) -> dict[str, datetime]:
-        """When each kind of run is next due, the earliest first."""
+        """The time of the next run of each kind, earliest first."""
         watch = self.daemons.get(self.holder or "")
         due = sorted(watch.next_runs.items(), key=lambda run: run[1]) if watch else []
         return {str(kind): at for kind, at in due}
 
 
 def _chosen(sources: list[_Source], globs: tuple[str, ...]) -> list[_Source]:
-    """Return the sources with a name that matches a pattern, or all sources if there are no patterns.
+    """Return the sources with a name that matches one of the patterns. If `globs` is empty, return all sources.
 
     Raises `ConfigError` if a pattern matches no source.
     """
@@ -146,9 +148,9 @@ def _chosen(sources: list[_Source], globs: tuple[str, ...]) -> list[_Source]:
 def _sources(session: Session, max_age: timedelta | None = None) -> list[_Source]:
     """Return the configured sources in their order, followed by the sources that only the database knows.
 
-    A source is stale if its last success is older than `max_age`. If that is None, the schedule decides. Raises
-    `StoreError` if the database cannot be used. A failure of the daemon, which may have the same cause, is printed
-    first.
+    A source is stale if its last success is older than `max_age`. If `max_age` is None, the schedule decides. Raises
+    `StoreError` if the database cannot be used. If the daemon has failed too, its failure is printed first, because
+    both may have the same cause.
     """
     failures = {failure.source: failure for failure in read_failures(failures_file(session.config.database.url))}
     try:
@@ -160,8 +162,8 @@ def _sources(session: Session, max_age: timedelta | None = None) -> list[_Source
 
 
 def _differences(session: Session) -> list[str]:
-    """Return how the database differs from this version's schema. Empty if it cannot be compared."""
-    with suppress(StoreError):  # such as on a standby server, where the comparison cannot create its tables
+    """Return how the database differs from this version's schema, or an empty list if a comparison is impossible."""
+    with suppress(StoreError):  # the comparison creates tables, which is impossible on a standby server, for example
         return [found.difference for found in probe.differences(session.config.database.url)]
     return []
 
@@ -188,7 +190,7 @@ def _gather(session: Session, store: Store, failures: dict[str, Failure], max_ag
 
 
 def _freshness(row: Health | None, schedule: Schedule, max_age: timedelta | None) -> str:
-    """Return `fresh`, `stale` or `never synced`. The age is measured by the database's clock."""
+    """Return `fresh`, `stale` or `never synced`. `row.age_seconds` comes from the database's clock."""
     if row is None or row.last_success_at is None or row.age_seconds is None:
         return _NEVER
     limit = max_age or fresh_until(schedule, row.last_success_at) - row.last_success_at
@@ -196,7 +198,7 @@ def _freshness(row: Health | None, schedule: Schedule, max_age: timedelta | None
 
 
 def _holder(store: Store, name: str, row: Health | None) -> str | None:
-    """Return the process that holds the lock now, or None if it is free."""
+    """Return the process that holds the source's lock now, or None if the lock is free."""
     return ((row and row.holder) or "another process") if store.is_held(name) else None
 
 
@@ -229,7 +231,7 @@ def _judge(sources: list[_Source], differences: list[str], max_age: timedelta) -
 
 
 def _answer_monitor(sources: list[_Source], differences: list[str], max_age: timedelta | None) -> int:
-    """Print the state of the configured sources as a Nagios plugin does, and return its exit status."""
+    """Print the state of the configured sources in the format of a Nagios plugin, and return the exit status."""
     if not sources:
         return nagios.answer(nagios.UNKNOWN, "no configured source has such a name")
     wrong, in_step = _wrong(sources), sum(source.freshness == _FRESH for source in sources)
@@ -269,7 +271,7 @@ def _show(sources: list[_Source], differences: list[str], session: Session, *, i
 
 
 def _show_summary(sources: list[_Source]) -> None:
-    """Print how many sources are in step, and the names of those that are not, or that are in trouble."""
+    """Print how many sources are in step, and the names of the sources that are not in step or are in trouble."""
     if len(sources) < 2:  # noqa: PLR2004 - one source needs no summary
         return
     echo(f"{count(len(sources), 'source')}: {sum(source.freshness == _FRESH for source in sources)} in step")
@@ -279,7 +281,7 @@ def _show_summary(sources: list[_Source]) -> None:
 
 
 def _wrong(sources: list[_Source]) -> dict[str, list[str]]:
-    """Return the names of the sources that are stale, never synced or in trouble, by that word."""
+    """Return the names of the sources that are stale, were never synced or are in trouble, grouped by these words."""
     late = {word: [source.name for source in sources if source.freshness == word] for word in (_STALE, _NEVER)}
     return late | {"in trouble": [source.name for source in sources if source.is_troubled]}
 
@@ -336,7 +338,7 @@ def _show_figures(row: Health, *, stale: bool) -> None:
 
 
 def _show_last_run(row: Health) -> None:
-    """Print the last run's error and notices. If its success does not count, say why."""
+    """Print the last run's error and notices. If the run's success does not count, print the reason."""
     show_reasons(row.last_error, row.last_notices or ())
     succeeded = row.last_state in {RunState.SUCCEEDED, RunState.HELD}
     if succeeded and row.last_finished_at != row.last_success_at:

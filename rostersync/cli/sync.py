@@ -1,4 +1,4 @@
-"""`rostersync sync`: do one run of each source."""
+"""`rostersync sync`: run each source once."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @source_option
-@click.option("--full", is_flag=True, help="Read the whole roster, not only what changed.")
-@click.option("--dry-run", is_flag=True, help="Do everything except write, and show what a run would do.")
-@click.option("--allow-growth", is_flag=True, help="Read the whole roster. Accept any number of new students.")
+@click.option("--full", is_flag=True, help="Read the whole roster, not only the changes.")
+@click.option("--dry-run", is_flag=True, help="Show what a run would do, and write nothing.")
+@click.option("--allow-growth", is_flag=True, help="Read the whole roster, and accept any number of new students.")
 @click.option("--approve", type=Natural(), metavar="RUN_ID", help="Carry out the removals of a held run.")
 @click.option(
     "--wait",
@@ -54,8 +54,8 @@ def command(
 ) -> int:
     """Sync each source once: read what has changed since the last run, and apply it.
 
-    Exit status: 0 done, 1 failed or incomplete, 2 wrong usage or configuration, 3 removals held, 75 locked by
-    another process.
+    Exit status: 0 if all runs succeeded, 1 if a run failed or is incomplete, 2 if the configuration or the command is
+    wrong, 3 if removals are held, 75 if another process holds the source's lock.
     """
     if approve is None:
         kind = RunKind.GROWTH if allow_growth else RunKind.FULL if full else RunKind.INCREMENTAL
@@ -72,14 +72,14 @@ def command(
 
 
 def carry_out(session: Session, requests: Sequence[RunRequest], *, dry_run: bool = False) -> list[Outcome]:
-    """Carry out the requests, and return how they ended, in their order. On a terminal, each has a progress bar."""
+    """Carry out the requests, and return their outcomes in the same order. On a terminal, show progress bars."""
     wanted = {request.source for request in requests}
     sources = [source for source in session.config.sources if source.name in wanted]
     mistakes = wiring.token_mistakes(sources)
-    # A source without a token here may belong to a daemon that has the token.
+    # If a token is missing here, a daemon that has the token may be in charge of the source.
     elsewhere = set() if dry_run or not mistakes else _in_other_hands(session, mistakes)
     refused = {name: error for name, error in mistakes.items() if name not in elsewhere}
-    if len(refused) == len(sources):  # then nothing is created, not even a database
+    if len(refused) == len(sources):  # return early, so that no database is created
         return [Outcome(request.source, error=refused[request.source]) for request in requests]
     run = _dry_run(session) if dry_run else _run(session, without_token=mistakes)
     with progress() as progress_of:
@@ -94,7 +94,7 @@ def carry_out(session: Session, requests: Sequence[RunRequest], *, dry_run: bool
 
 def _carry_out_recorded(session: Session, requests: Sequence[RunRequest], *, dry_run: bool) -> list[Outcome]:
     """Carry out the approval of a held run, and record who approved it and how it ended."""
-    from rostersync.recording import Recorder  # noqa: PLC0415 - only approvals need it
+    from rostersync.recording import Recorder  # noqa: PLC0415 - only an approval needs this import
     from rostersync.store.audit import Entry  # noqa: PLC0415 - the same
     from rostersync.store.audit import Outcome as Recorded  # noqa: PLC0415 - the same
 
@@ -112,7 +112,7 @@ def _carry_out_recorded(session: Session, requests: Sequence[RunRequest], *, dry
 
 
 def show_outcomes(session: Session, outcomes: Sequence[Outcome], *, as_json: bool) -> int:
-    """Print how the runs ended, and return the exit status for all of them."""
+    """Print how the runs ended, and return the worst exit status."""
     if as_json:
         document({"runs": [outcome.report.to_json() for outcome in outcomes if outcome.report]})
     for outcome in outcomes:
@@ -121,7 +121,7 @@ def show_outcomes(session: Session, outcomes: Sequence[Outcome], *, as_json: boo
 
 
 def _in_other_hands(session: Session, names: Iterable[str]) -> set[str]:
-    """Return the sources among `names` that another process holds, or for which a daemon is standing by."""
+    """Return the sources among `names` that another process has locked, or that a daemon syncs."""
     try:
         store = open_store(session.config, session.clock, create=False)
     except NoDatabase:

@@ -1,6 +1,6 @@
-"""The options -v and -q set how much a command prints and logs.
+"""The options -v and -q, which set how much a command prints and logs.
 
-They may come before or after the command's name. All of them are added up, so one -q cancels one -v.
+The user may give them before or after the command's name. The options are added up, so one -q cancels one -v.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def verbosity_options(verb: Callable[..., Any]) -> Callable[..., Any]:
         count=True,
         expose_value=False,
         callback=lambda ctx, _, times: _add(ctx, times),
-        help="Log more: -v logs info, and -vv debug. `run` logs info anyway.",
+        help="Log more: -v logs level info, and -vv level debug. `run` logs level info even without -v.",
     )
     quiet = click.option(
         "-q",
@@ -32,7 +32,7 @@ def verbosity_options(verb: Callable[..., Any]) -> Callable[..., Any]:
         count=True,
         expose_value=False,
         callback=lambda ctx, _, times: _add(ctx, -times),
-        help="Print only results and errors: no progress, no success messages and no notes. Log only errors.",
+        help="Print only results and errors, without progress, success messages and notes. Log only errors.",
     )
     return verbose(quiet(verb))
 
@@ -52,6 +52,6 @@ def is_quiet() -> bool:
 
 
 def log_level(usual: str) -> str:
-    """Return the lowest level that the running command logs. `usual` is that level without -v and -q."""
+    """Return the lowest level that the running command logs. `usual` is the level if neither -v nor -q is given."""
     more = _verbosity()
     return "error" if more < 0 else _LEVELS[max(0, _LEVELS.index(usual) - more)]

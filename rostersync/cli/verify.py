@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rostersync.report import Verification
 
 MAX_SHOWN_DIFFERENCES = 20
-"""At most this many differences are printed, and then the number of the others. `--json` has more."""
+"""The largest number of differences to print. `--json` prints up to 1,000 differences."""
 
 
 @click.command()
@@ -26,11 +26,11 @@ MAX_SHOWN_DIFFERENCES = 20
 @json_option
 @configured
 def command(session: Session, names: tuple[str, ...], as_json: bool) -> int:
-    """Read everything from ManageBac, compare it with the replica, and change nothing.
+    """Read all students from ManageBac, compare them with the replica, and change nothing.
 
-    A change since the last run is pending, and not a difference. Differences are listed as ids and names of fields,
-    never as values: at most 20, or 1,000 with --json. Exit status: 0 if the replica matches, 1 if it differs or if that
-    cannot be determined.
+    A change in ManageBac since the last run is called pending, and does not count as a difference. For each difference,
+    the command prints the student's id and the names of the fields, but no values. The command prints at most 20
+    differences, or 1,000 with --json. Exit status: 0 if the replica matches, 1 if it differs or cannot be compared.
     """
     open_store(session.config, session.clock, create=False)  # raises `NoDatabase` if there is no database yet
     policy, connect = wiring.policy(session.config), wiring.connector(session.config)
@@ -77,7 +77,7 @@ def _show_differences(result: Verification) -> None:
         echo(f"  {result.error}")
     if any(difference.kind == "twice" for difference in result.differences):
         echo("  the table of students has lost its primary key: `rostersync db check` shows the remedy")
-    echo("  `rostersync resync` reads everything again, and repairs everything except rows edited by hand")
+    echo("  to repair the replica, run: rostersync resync; it repairs everything except rows edited by hand")
 
 
 _KINDS = {

@@ -1,4 +1,4 @@
-"""The configuration: `load` returns a frozen `Config`, or raises a `ConfigError` that lists every mistake."""
+"""The configuration. `load` returns a frozen `Config`, or raises a `ConfigError` that lists every mistake."""
 
 from rostersync.config.cron import Cron
 from rostersync.config.load import exposed_password, find_config, load, load_new

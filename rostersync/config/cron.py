@@ -1,4 +1,4 @@
-"""Read five-field cron lines as cron(8) does, and explain what is wrong with invalid lines."""
+"""Read cron lines with five fields in the way of cron(8). For an invalid line, the error explains the mistake."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _LONGEST_MONTHS = dict(zip(range(1, 13), (31, 29, 31, 30, 31, 30, 31, 31, 30, 31
 class _Part(msgspec.Struct, frozen=True):
     """One of the five fields of a cron line.
 
-    `name` is APScheduler's name for the field, and `title` is the name in our error messages. `names` are the words
-    that may replace its numbers, such as "mon".
+    `name` is APScheduler's name for the field, and `title` is the name in our error messages. `names` are words that a
+    user may write in place of numbers, such as "mon".
     """
 
     name: str
@@ -30,7 +30,8 @@ class _Part(msgspec.Struct, frozen=True):
     def wrong(self, item: str, why: str = "", better: str = "") -> Wrong:
         """Return the error for an invalid item of this field.
 
-        `why` adds a reason. `better` says what is expected instead; by default, the field's bounds and examples.
+        `why` adds a reason to the message. `better` describes what to write instead. Without `better`, the message has
+        the field's bounds and examples.
         """
         names = f" or {self.names[0]} to {self.names[-1]}" if self.names else ""
         expected = f"{self.low} to {self.high}{names}, such as {self.examples}"
@@ -59,15 +60,15 @@ _NICKNAMES = {
 
 
 def is_meant_as_cron(text: str) -> bool:
-    """Return whether a string looks like a cron line rather than an interval; it may still be invalid."""
+    """Return whether a string looks like a cron line rather than an interval. The cron line may be invalid."""
     return len(text.split()) > 1 or text.startswith("@")
 
 
 class Cron(msgspec.Struct, frozen=True):
-    """A valid cron line of five fields, read as cron(8) reads it: both 0 and 7 mean Sunday.
+    """A valid cron line of five fields. As in cron(8), both 0 and 7 mean Sunday.
 
-    A line that restricts both the day of the month and the day of the week is refused. cron(8) would run it on days
-    that match either of them.
+    A line is refused if it restricts both the day of the month and the day of the week, because cron(8) would run it on
+    every day that matches one of the two.
     """
 
     line: str
@@ -87,11 +88,14 @@ class Cron(msgspec.Struct, frozen=True):
             raise Wrong(found, '"*" as one of them')
 
     def fields(self) -> dict[str, str]:
-        """Return the keyword arguments for APScheduler's `CronTrigger`. Weekdays are names: its numbers differ."""
+        """Return arguments for APScheduler's `CronTrigger`.
+
+        Weekdays are names, because APScheduler numbers them differently.
+        """
         return {part.name: self._spelled(part) for part in _PARTS}
 
     def per_day(self) -> int:
-        """Return how many times the line is due on each day that it matches."""
+        """Return how many times a day the line is due, on the days that match it."""
         return len(self._numbers("minute")) * len(self._numbers("hour"))
 
     def _require_five_fields(self) -> None:
@@ -125,7 +129,7 @@ _ITEM = re.compile(r"(?:(?P<all>\*)|(?P<first>\w+)(?:-(?P<last>\w+))?)(?:/(?P<st
 
 
 def _range(item: str, part: _Part) -> range:
-    """Return the numbers that an item means: `*`, `5`, `1-5`, `mon-fri`, `*/15`, `10-40/10` or `10/15`."""
+    """Return the numbers in an item such as `*`, `5`, `1-5`, `mon-fri`, `*/15`, `10-40/10` or `10/15`."""
     match = _ITEM.fullmatch(item)
     if not match:
         raise _unreadable(item, part)
@@ -158,7 +162,7 @@ def _number(text: str, part: _Part) -> int:
 
 
 def _unreadable(item: str, part: _Part) -> Wrong:
-    """Return the error for an item that is neither a number nor a range, with a guess at what was meant."""
+    """Return the error for an item that is neither a number nor a range. The message may guess what the user meant."""
     if item == "?":
         return part.wrong(item, "which is not supported", '"*"')
     homes = [other for other in _PARTS if other is not part and item[:3] in other.names]
@@ -170,7 +174,7 @@ def _unreadable(item: str, part: _Part) -> Wrong:
 
 
 def _shown(text: str) -> str:
-    """Return a part of the line for an error message; never one that may be a token."""
+    """Return a part of the cron line for an error message. If the part may be a token, it is not shown."""
     if not text:
         return "nothing"
     return "a string" if may_be_a_token(text.lstrip("@")) else repr(text[:20])

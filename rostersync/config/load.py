@@ -1,4 +1,4 @@
-"""Find and read the configuration file. All mistakes in it are reported at once."""
+"""Find and read the configuration file. One error reports all mistakes in the file."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _INIT = "run `rostersync init` to write one, or name it with --config"
 
 
 def find_config(explicit: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return `explicit`, else $ROSTERSYNC_CONFIG, else the first of `PLACES` that exists.
+    """Return `explicit` if it is given, else $ROSTERSYNC_CONFIG if it is set, else the first of `PLACES` that exists.
 
-    A file that the user named is returned even if it does not exist, so that no other file is read instead. Raises
-    `NotConfigured` if no file is found. Raises `ConfigError` if the file is in the current folder and another user may
-    have written it, because the user did not choose that file.
+    A file that the user chose is returned even if the file does not exist, so that no other file is read instead.
+    Raises `NotConfigured` if no file is found. Raises `ConfigError` if the file is in the current folder and another
+    user may have written it, because the user did not choose that file.
     """
     if explicit is not None:
         return explicit
@@ -48,14 +48,14 @@ def find_config(explicit: Path | None = None, environ: Mapping[str, str] = os.en
 
 
 def _require_trust(place: Path) -> None:
-    if place.is_absolute():  # the machine's configuration below /etc
+    if place.is_absolute():  # the configuration in /etc, which only root can write
         return
     if reason := why_not_trusted(place):
         raise ConfigError([f"./{place} is not used: {reason}"], f"if it is the right file, name it: -c ./{place}")
 
 
 def exposed_password(path: Path) -> str | None:
-    """Return the mode of the file at `path` if it holds a database password and other users can read it, else None."""
+    """Return the mode of the file at `path` if it has a database password and other users can read it, else None."""
     url = _parse(path, _read(path)).get("database", {}).get("url", "")
     return exposure(path) if holds_password(url) else None
 
@@ -64,25 +64,25 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     """Return the configuration in a file.
 
     Args:
-        path: the file. Relative paths in it are relative to its folder.
-        environ: the variables that `${NAME}` in `database.url` may name; by default, this process's variables.
+        path: the path of the file. A relative path inside the file starts from the file's folder.
+        environ: the variables for `${NAME}` in `database.url`. By default, the environment variables of this process.
 
     Returns:
-        The checked configuration. No token has been read.
+        The checked configuration. The tokens have not been read.
 
     Raises:
         NotConfigured: the file does not exist.
-        ConfigError: the file cannot be read or has mistakes; the error has one line for each mistake.
+        ConfigError: the file cannot be read, or it has mistakes. The error has one line for each mistake.
 
     """
     return _checked(_parse(path, _read(path)), path, environ)
 
 
 def load_new(path: Path) -> tuple[Config, list[str]]:
-    """Return the configuration in a file, and a line for each source if all of them still lack `base_url`.
+    """Return the configuration in a file. If all sources still lack `base_url`, also return a line for each source.
 
-    Such a source gets an address that does not exist. If only some sources lack `base_url`, that is a mistake, and this
-    raises `ConfigError` as `load` does.
+    If all sources lack `base_url`, they get an address that does not exist. If only some sources lack `base_url`, the
+    function raises `ConfigError`, like `load`.
     """
     raw = _parse(path, _read(path))
     tables, missing = _tables(raw), _without_address(raw, path)
@@ -94,14 +94,14 @@ def load_new(path: Path) -> tuple[Config, list[str]]:
 
 
 def _checked(raw: dict[str, Any], path: Path, environ: Mapping[str, str]) -> Config:
-    raw.setdefault("database", {})  # so that the default path is relative to the file's folder, too
+    raw.setdefault("database", {})  # so that the default path also starts from the file's folder
     context = ConfigContext(path.absolute().parent, environ)
     config: Config | None = None
     lines: dict[Key, str] = {}
     try:
         config = Config.model_validate(raw, context=context)
     except ValidationError as error:
-        lines = describe(error, Config)  # drop pydantic's error here: it holds every value, so tokens too
+        lines = describe(error, Config)  # drop pydantic's error here, because it contains all values, including tokens
     missing = _without_address(raw, path)
     lines |= missing
     mistakes = [*lines.values(), *_between_settings(raw, set(lines), context)]
@@ -111,7 +111,7 @@ def _checked(raw: dict[str, Any], path: Path, environ: Mapping[str, str]) -> Con
 
 
 def _without_address(raw: Mapping[str, Any], path: Path) -> dict[Key, str]:
-    """Return an error line for each source without `base_url`, by its key. There is no default address."""
+    """Return a dictionary from setting keys to error lines, with one line for each source without `base_url`."""
     return {
         ("sources", index, "base_url"): f"{_name(table, index)}: base_url is missing: set it in {path}"
         for index, table in enumerate(_tables(raw))
@@ -126,15 +126,16 @@ def _name(table: Mapping[str, Any], index: int) -> str:
 
 
 def _tables(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the tables of the sources. Return an empty list unless `sources` is a list of tables."""
+    """Return the tables of the sources. If `sources` is not a list of tables, return an empty list."""
     listed = raw.get("sources")
     return listed if isinstance(listed, list) and all(isinstance(source, dict) for source in listed) else []
 
 
 def _between_settings(raw: Mapping[str, Any], wrong: set[Key], context: ConfigContext) -> list[str]:
-    """Return a line for each rule between settings that is broken. Keys in `wrong` are left out of the check.
+    """Return a line for each broken rule that concerns several settings.
 
-    So these lines are reported together with the mistakes in single settings.
+    The settings in `wrong`, which already have a mistake, are left out of the check. With these lines, one error can
+    report all mistakes of the file.
     """
     lines = []
     for section, field in Config.model_fields.items():
@@ -173,7 +174,7 @@ def _read(path: Path) -> bytes:
 
 def _parse(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        return tomllib.loads(content.decode("utf-8-sig"))  # editors on Windows write a byte order mark first
+        return tomllib.loads(content.decode("utf-8-sig"))  # editors on Windows put a byte order mark at the beginning
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError([f"{path}, line {line}: not UTF-8"], "save the file as UTF-8") from None
@@ -186,6 +187,6 @@ def _parse(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def _where(message: str) -> tuple[str, str]:
-    """Split tomllib's message into place and reason. It may name keys and single characters, but never a value."""
+    """Split tomllib's message into place and reason. The message may contain keys and characters, but never a value."""
     match = re.fullmatch(r"(.*) \(at (line \d+, column \d+|end of document)\)", message, re.DOTALL)
     return (match[2], match[1]) if match else ("somewhere", message)

@@ -1,4 +1,4 @@
-"""Turn pydantic's errors into one line for each mistake: the key, what was found and what is expected."""
+"""Turn pydantic's errors into one line for each mistake, with the key, the value found and the values expected."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 Key = tuple[int | str, ...]
 
-# Error messages never repeat the values of these settings: they may hold a password or a token, even by mistake.
+# Error messages never contain the values of these settings, because a value may be a password or a token.
 _NEVER_SHOWN = frozenset({"url", "urls", "ping_url", "base_url", "token_env", "token_file", "tokens_dir", "after_run"})
 
 
 def describe(error: ValidationError, root: type[BaseModel]) -> dict[Key, str]:
-    """Return an error line for each mistake, by its key. `root` is the model of the whole file."""
+    """Return a dictionary from the keys of wrong settings to error lines. `root` is the model of the whole file."""
     return {detail["loc"]: f"{spell_key(detail['loc'])}: {_line(detail, root)}" for detail in error.errors()}
 
 
 def spell_key(key: Key) -> str:
-    """Return a key as people write it, such as `sources[0].base_url`."""
+    """Return a key in the notation `sources[0].base_url`."""
     steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in key)
     return "".join(steps).removeprefix(".")
 
@@ -47,7 +47,7 @@ def _found(value: Any, key: Key) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str) and _NEVER_SHOWN.isdisjoint(key) and not may_be_a_token(value):
-        return repr(value if len(value) <= 60 else value[:57] + "...")  # noqa: PLR2004 - what fits into a line
+        return repr(value if len(value) <= 60 else value[:57] + "...")  # noqa: PLR2004 - the length that fits into a line
     if isinstance(value, int | float):
         return str(value)
     names: dict[type, str] = {str: "an unusable string", list: "a list", dict: "a table"}
@@ -55,12 +55,15 @@ def _found(value: Any, key: Key) -> str:
 
 
 def settings(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """Return the fields of a table by their keys in the file."""
+    """Return a dictionary from the keys of a table in the file to the fields of the model."""
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def find_field(key: Key, root: type[BaseModel]) -> FieldInfo | None:
-    """Return the field that `key` leads to, or None if it is unknown. A list's element has the list's field."""
+    """Return the field for `key`, or None if the setting does not exist.
+
+    For an element of a list, return the list's field.
+    """
     model: type[BaseModel] | None = root
     field: FieldInfo | None = None
     for step in (step for step in key if isinstance(step, str)):
@@ -70,13 +73,13 @@ def find_field(key: Key, root: type[BaseModel]) -> FieldInfo | None:
 
 
 def _table(field: FieldInfo | None) -> type[BaseModel] | None:
-    """Return the model of a field that holds a table or a list of tables, else None."""
+    """Return the model of a field if its value is a table or a list of tables, else None."""
     kinds = (field.annotation, *get_args(field.annotation)) if field else ()
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def _suggestion(key: Key, root: type[BaseModel]) -> str:
-    """Return a hint about an unknown setting: a similar name, or the table that has this name."""
+    """Return a hint about an unknown setting. The hint suggests a similar name, or the table that has this setting."""
     name = str(key[-1])
     if name == "token":
         return "; the token itself does not belong in this file: use token_env or token_file"

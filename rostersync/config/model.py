@@ -1,13 +1,13 @@
-"""The settings: their types, bounds and defaults. Only `Source` reads files: those that hold tokens.
+"""Define the settings, with their types, bounds and defaults. Only `Source` reads files, to get tokens.
 
-Error messages quote a field's description after "expected", so write it to fit there.
+Error messages contain "expected" followed by a field's description, so write the description to fit there.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping  # noqa: TC003 - evaluated when the fields are made
+from collections.abc import Mapping  # noqa: TC003 - pydantic evaluates the annotations at run time
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,7 +36,7 @@ from rostersync.secret import Secret  # noqa: TC001 - the same
 
 
 class ConfigContext(msgspec.Struct, frozen=True):
-    """What values in the file may refer to: the file's folder (for relative paths) and the environment."""
+    """The file's folder, where relative paths start, and the environment, which has the values of variables."""
 
     folder: Path = msgspec.field(default_factory=Path.cwd)
     environ: Mapping[str, str] = msgspec.field(default_factory=lambda: os.environ)
@@ -53,7 +53,7 @@ def _duration(value: Any) -> timedelta:
     if isinstance(value, timedelta):
         return value
     if not isinstance(value, str):
-        raise ValueError("not a string")  # noqa: TRY004 - pydantic collects ValueErrors only
+        raise ValueError("not a string")  # noqa: TRY004 - pydantic collects only ValueErrors
     return parse_duration(value)
 
 
@@ -101,7 +101,7 @@ def _folder(value: Any, info: ValidationInfo) -> Any:
 
 
 def _command(words: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-    """Return a command. If its program is a path, the path is made relative to the file's folder."""
+    """Return a command. If the program is a relative path, join the path to the configuration file's folder."""
     if not words:
         return words
     if not words[0] or any("\0" in word for word in words):
@@ -126,7 +126,7 @@ File = Annotated[Path, BeforeValidator(_path)]
 Folder = Annotated[Path | None, BeforeValidator(_folder)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 ApiUrl = Annotated[str, AfterValidator(api_url)]
-Texts = Annotated[tuple[str, ...], Field(strict=False)]  # TOML has lists only
+Texts = Annotated[tuple[str, ...], Field(strict=False)]  # TOML has lists, but no tuples
 
 
 def _whole(default: int, low: int, high: int) -> Any:
@@ -151,13 +151,13 @@ def _flag() -> Any:
 
 
 class Section(BaseModel):
-    """A table of the file. It is frozen, refuses unknown keys, and does not convert between types."""
+    """A table of the configuration file. It is immutable, refuses unknown keys and does not convert between types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 class Database(Section):
-    """Where the replica is. `url` is complete and may hold a password, so print `shown` instead."""
+    """The database of the replica. `url` may contain a password, so print `shown` instead."""
 
     url: DatabaseUrl = Field(
         default="sqlite:///roster.db",
@@ -174,7 +174,7 @@ class Database(Section):
 
 
 class Source(Section):
-    """One school. `find_token` says in which places its token may be."""
+    """One school. `find_token` documents where the school's token may be stored."""
 
     name: SourceName = Field(
         description="up to 64 letters, digits, dots, hyphens and underscores, beginning with a letter or digit"
@@ -191,9 +191,9 @@ class Source(Section):
     _read: Secret | ConfigError | None = PrivateAttr(None)
 
     def with_token(self) -> Source:
-        """Return a copy of this source that keeps its token, or the error from reading it.
+        """Return a copy of this source that has read its token. If reading fails, the copy keeps the error.
 
-        A process calls this before it gives up root's rights, because it may not be able to read the token later.
+        A process calls this method before it gives up root's rights, because it may be unable to read the token later.
         """
         read: Secret | ConfigError
         try:
@@ -201,21 +201,22 @@ class Source(Section):
         except ConfigError as error:
             read = error
         source = self.model_copy()
-        source._read = read  # noqa: SLF001 - this class's own
+        source._read = read  # noqa: SLF001 - an attribute of this class
         return source
 
     def token(self, environ: Mapping[str, str] = os.environ) -> Secret:
-        """Return the token. It is read now, unless `with_token` has read it before.
+        """Return the token. If `with_token` has not read the token before, read it now.
 
         Args:
-            environ: the environment to read it from if no file holds it; by default, this process's environment.
+            environ: the environment variables, where the token may be if no file has it. The default is the environment
+                of this process.
 
         Returns:
             The token, as a `Secret` that does not show its value.
 
         Raises:
             NotConfigured: no token has been given yet.
-            ConfigError: the token cannot be read, or what was read is not a token.
+            ConfigError: the token cannot be read, or the file or the variable contains something that is not a token.
 
         """
         if isinstance(self._read, ConfigError):
@@ -225,7 +226,7 @@ class Source(Section):
         return find_token(self.name, self.token_file, self.token_env, self._tokens_dir, environ)
 
     def token_warnings(self) -> list[str]:
-        """Return warnings about the token's file: other users can read it, or it belongs to another user."""
+        """Return warnings if other users can read the token's file, or if the file belongs to another user."""
         file = self.token_file
         if file is None and self._tokens_dir and not self.token_env:
             file = token_path(self._tokens_dir, self.name)
@@ -242,7 +243,7 @@ class Source(Section):
 
 
 class Schedule(Section):
-    """When the daemon runs. A slot is an interval (`timedelta`) or a cron line in `timezone` (`Cron`)."""
+    """The daemon's schedule. A slot is an interval (`timedelta`) or a cron line (`Cron`) in the zone `timezone`."""
 
     incremental: Slot = _slots("1h")
     full: Slot = _slots("0 2 * * *")
@@ -306,7 +307,7 @@ class Alerts(Section):
 
 
 class Hooks(Section):
-    """The command to call after runs. Its arguments may hold another program's secret, so it is never printed."""
+    """The command to call after runs. Its arguments may contain another program's secret, so they are never printed."""
 
     after_run: Annotated[Texts, AfterValidator(_command)] = Field(
         default=(), repr=False, description='a list of strings: a command and its arguments, such as ["./notify.sh"]'
@@ -315,10 +316,10 @@ class Hooks(Section):
 
 
 class Config(Section):
-    """The whole configuration file, as `rostersync.config.load` returns it."""
+    """The whole configuration file. `rostersync.config.load` returns it."""
 
     tokens_dir: Folder = Field(default=None, description="the path of a folder")
-    database: Database  # never missing: `load` adds an empty table if the file has none
+    database: Database  # always present, because `load` adds an empty table if the file has no [database]
     sources: Annotated[tuple[Source, ...], Field(strict=False), AfterValidator(_some)] = Field(
         description="at least one [[sources]], in double brackets, with a name and a base_url"
     )
@@ -336,8 +337,8 @@ class Config(Section):
 
     def model_post_init(self, _context: Any, /) -> None:
         for source in self.sources:
-            source._tokens_dir = self.tokens_dir  # noqa: SLF001 - this module's own class
+            source._tokens_dir = self.tokens_dir  # noqa: SLF001 - an attribute of a class in this module
 
     def with_tokens(self) -> Config:
-        """Return a copy of this configuration in which each source keeps its token: see `Source.with_token`."""
+        """Return a copy of this configuration in which each source has read its token. See `Source.with_token`."""
         return self.model_copy(update={"sources": tuple(source.with_token() for source in self.sources)})

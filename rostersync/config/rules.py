@@ -1,4 +1,4 @@
-"""Check for settings that contradict each other, that this version lacks, or that are allowed but unwise."""
+"""Check for settings that contradict each other, that this version does not support, or that are unwise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-# Settings of features to come. Any value other than the default is refused until the feature is built.
+# Settings of planned features. Any value other than the default is refused until the feature exists.
 NOT_AVAILABLE = (
     ("privacy", "exclude"),
     ("retention", "deleted"),
@@ -34,7 +34,7 @@ NOT_AVAILABLE = (
 
 
 def not_available(key: tuple[int | str, ...], value: Any) -> list[str]:
-    """Return an error line if `value` asks for a feature that this version does not have."""
+    """If `value` would switch on a feature that this version does not have, return an error line."""
     field = find_field(key, Config)
     names = tuple(step for step in key if isinstance(step, str))
     if field is None or names not in NOT_AVAILABLE or value == field.default:
@@ -53,9 +53,10 @@ def _as_toml(value: Any) -> str:
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """A rule between settings of one section.
+    """A rule that concerns several settings of one section.
 
-    `broken` returns the error line, or None if the rule is kept. It is called only if each of `keys` is valid.
+    `broken` returns an error line, or None if the settings obey the rule. `broken` is called only if all settings in
+    `keys` are valid.
     """
 
     section: str
@@ -74,20 +75,20 @@ RULES = (Rule("sync", ("timeout", "run_deadline"), _timeout),)
 
 
 def broken_rules(section: str, table: BaseModel, wrong: set[str]) -> list[str]:
-    """Return an error line for each rule that `table` breaks. Rules about a key in `wrong` are skipped."""
+    """Return an error line for each rule that `table` breaks. A rule is skipped if one of its keys is in `wrong`."""
     rules = (rule for rule in RULES if rule.section == section and wrong.isdisjoint(rule.keys))
     return [line for rule in rules if (line := rule.broken(table))]
 
 
 def between_sources(sources: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return an error line for each source with two places for its token, and for each name that is used twice.
+    """Return an error line for each source that has both token_env and token_file, and for each duplicate name.
 
-    `sources` are the tables as the file has them.
+    `sources` are the tables as they are in the file.
     """
     both = [index for index, source in enumerate(sources) if "token_env" in source and "token_file" in source]
     lines = [f"sources[{index}]: found both token_env and token_file; expected one of them" for index in both]
-    # Names that differ only in case count as the same: lock files and token files are named after the source, and
-    # some file systems ignore case.
+    # Names that differ only in case count as duplicates. Lock files and token files contain the source's name, and some
+    # file systems ignore case.
     names = [str(source.get("name", "")).casefold() for source in sources]
     for index, name in enumerate(names):
         if name and name in names[:index]:
@@ -121,7 +122,7 @@ def _about_schedule(config: Config) -> list[str]:
 
 
 def _is_hasty(slot: timedelta | Cron) -> bool:
-    return slot.per_day() > 24 if isinstance(slot, Cron) else slot < _ACCEPTABLE  # noqa: PLR2004 - hours of a day
+    return slot.per_day() > 24 if isinstance(slot, Cron) else slot < _ACCEPTABLE  # noqa: PLR2004 - a day has 24 hours
 
 
 def _about_sync(config: Config) -> list[str]:
@@ -142,11 +143,11 @@ def _about_guard(config: Config) -> list[str]:
 
 
 def _about_tokens(config: Config) -> list[str]:
-    # A token belongs to one school. Two sources with one token store the same students twice.
+    # A token belongs to one school, so two sources with the same token would store the same students twice.
     shared = [source for source in config.sources if source.token_file is None]
     uses = Counter((source.token_env or DEFAULT_VARIABLE, source.base_url) for source in shared if source.token_env)
     lines = [
-        f"sources: {count} of them use the same token_env, so they are the same school"
+        f"sources: {count} of them use the same token_env, so they read the same school"
         for count in uses.values()
         if count > 1
     ]

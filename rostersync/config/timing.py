@@ -1,4 +1,4 @@
-"""Read and write durations as people write them, such as 1h30m."""
+"""Read and write durations in a short notation, such as 1h30m."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _DURATION = re.compile(r"(?:(\d{1,5})d)?(?:(\d{1,6})h)?(?:(\d{1,7})m)?(?:(\d{1,9
 
 
 def parse_duration(text: str) -> timedelta:
-    """Return the duration that `text` spells: `7d`, `1h30m` or `90s`. The units must be in this order: d, h, m, s.
+    """Return the duration for a string such as `7d`, `1h30m` or `90s`. The units must be in the order d, h, m, s.
 
-    Raises `ValueError` for anything else.
+    Raises `ValueError` if `text` is not such a duration.
     """
     match = _DURATION.fullmatch(text)
     if not match or not text:
@@ -21,7 +21,10 @@ def parse_duration(text: str) -> timedelta:
 
 
 def spell_duration(duration: timedelta) -> str:
-    """Return the shortest string that `parse_duration` reads as `duration` (whole seconds, not negative)."""
+    """Return the shortest string that `parse_duration` converts to `duration`, which must not be negative.
+
+    Fractions of a second are dropped.
+    """
     seconds = int(duration.total_seconds())
     minutes, hours, days = seconds // 60, seconds // 3600, duration.days
     parts = ((days, "d"), (hours % 24, "h"), (minutes % 60, "m"), (seconds % 60, "s"))

@@ -1,4 +1,4 @@
-"""Find a source's token and check it. No message here repeats a token."""
+"""Find a source's token and check it. No error message in this module contains a token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_VARIABLE = "ROSTERSYNC_TOKEN"
 
-LARGEST_TOKEN = 4096  # bytes; longer than any token, and shorter than most files that a user might name by mistake
+LARGEST_TOKEN = 4096  # bytes; longer than any token, but shorter than most files that a user might give by mistake
 
 
 def find_token(
@@ -27,14 +27,14 @@ def find_token(
 ) -> Secret:
     """Return the token of a source.
 
-    If the source names a file or a variable, only that place is read. Otherwise the file in `folder` is read, and if it
-    does not exist, the variable ROSTERSYNC_TOKEN.
+    If the source has a `token_file` or a `token_env`, only that place is read. Otherwise the token's file in `folder`
+    is read. If that file does not exist, the variable ROSTERSYNC_TOKEN is read.
 
     Args:
         source: the source's name.
-        file: the source's `token_file`, or None.
-        variable: the source's `token_env`, or None.
-        folder: `tokens_dir`, or None. The token's file in it is called NAME-token.
+        file: the source's setting `token_file`, or None.
+        variable: the source's setting `token_env`, or None.
+        folder: the setting `tokens_dir`, or None. The folder's file NAME-token has the token of the source NAME.
         environ: the environment variables.
 
     Returns:
@@ -42,7 +42,7 @@ def find_token(
 
     Raises:
         NotConfigured: no token has been given yet.
-        ConfigError: the token cannot be read, or what was read is not a token.
+        ConfigError: the token cannot be read, or the file or the variable contains something that is not a token.
 
     """
     key = f"source {source}"
@@ -66,7 +66,7 @@ def token_path(folder: Path, source: str) -> Path:
 
 def _from_environment(name: str, environ: Mapping[str, str], key: str) -> Secret:
     if not environ.get(name):
-        # Do not repeat a name with lower-case letters: it may be a token that was pasted by mistake.
+        # Do not repeat a name with lower-case letters, because it may be a token that was pasted by mistake.
         shown = name if name.isupper() else "that token_env names"
         hint = "set it, or name another place: token_file, token_env or tokens_dir (never put the token itself there)"
         raise NotConfigured([f"{key}: the environment variable {shown} is not set, or is empty"], hint)
@@ -76,8 +76,8 @@ def _from_environment(name: str, environ: Mapping[str, str], key: str) -> Secret
 def token_from_file(path: Path, key: str) -> Secret:
     """Return the token that is the only line of the file at `path`. Error messages begin with `key`.
 
-    Raises `NotConfigured` if the file does not exist. Raises `ConfigError` if it cannot be read or holds anything other
-    than one token.
+    Raises `NotConfigured` if the file does not exist. Raises `ConfigError` if the file cannot be read, or if it
+    contains anything other than one token.
     """
     shown = "the file that token_file names" if may_be_a_token(path.name) else str(path)
     hint = f"put the token and nothing else into {shown}, and let this user read it"
@@ -89,14 +89,14 @@ def token_from_file(path: Path, key: str) -> Secret:
     except UnicodeDecodeError:
         raise ConfigError(
             [f"{key}: {path} is not a text file"], hint
-        ) from None  # the cause would show the file's bytes
+        ) from None  # the original exception contains the file's bytes
     return token_from_text(text, f"{key}: the token in {path}")
 
 
 def exposure(path: Path) -> str | None:
-    """Return the mode of a file that other users can read. Return None if they cannot, or if it does not exist.
+    """Return the mode of a file if other users can read it. Return None if they cannot, or if the file does not exist.
 
-    If the file's group is the service's own group, the group may read it: that group has no other members.
+    The service's own group may read the file, because that group has no other members.
     """
     try:
         found = path.stat()
@@ -107,7 +107,7 @@ def exposure(path: Path) -> str | None:
 
 
 def _read(path: Path) -> str:
-    # O_NONBLOCK: otherwise opening a named pipe that no process writes would block.
+    # Without O_NONBLOCK, opening a named pipe would block until another process opens the pipe for writing.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         return file.read(LARGEST_TOKEN + 1).decode()
 
@@ -115,7 +115,7 @@ def _read(path: Path) -> str:
 def token_from_text(text: str, what: str) -> Secret:
     """Return the token that is the only line of `text`.
 
-    Raises `ConfigError` if `text` is anything else. `what` is the subject of the error message.
+    Raises `ConfigError` if `text` is not a single line with a token. `what` is the subject of the error message.
     """
     token = text.rstrip("\r\n")
     hint = "copy it again from ManageBac: Settings > Develop > API Manager"

@@ -1,4 +1,4 @@
-"""Check who may have written or replaced a file: only this user and root, or other users too."""
+"""Check whether users other than this user and root may have written or replaced a file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 SERVICE_USER = "rostersync"
-"""The user that the systemd unit runs as. The package creates it, and a group of the same name."""
+"""The user that the systemd unit runs as. The package creates this user, and a group with the same name."""
 
 
 def why_not_trusted(path: Path) -> str:
-    """Return why another user may have written or replaced the file at `path`, or "" if no other user could."""
+    """Return why another user may have written or replaced the file at `path`, or "" if no other user can have."""
     real = path.resolve()
     for place in dict.fromkeys((real, path.absolute().parent, real.parent)):
         if reason := _reason(place, place.stat()):
@@ -34,8 +34,8 @@ def shared_place(path: Path) -> Path | None:
     """
     path = path.absolute()
     for place, status in _way_to(path):
-        # A folder such as /tmp, which has the sticky bit, is safe above `path`: users cannot rename or delete another
-        # user's file there. It is not safe as `path` itself, because any user can add files to it.
+        # A folder with the sticky bit, such as /tmp, is safe above `path`, because users cannot rename or delete
+        # another user's files in it. Such a folder is not safe as `path` itself, because any user can add files to it.
         if place != path and status.st_mode & stat.S_ISVTX and status.st_uid in {0, os.geteuid()}:
             continue
         if _reason(place, status):
@@ -46,8 +46,7 @@ def shared_place(path: Path) -> Path | None:
 def shared_place_of_command(words: Sequence[str]) -> Path | None:
     """Return the first place where another user could change a command, or None if there is no such place.
 
-    The places are those of `shared_place`, for the command's program and for each argument that is a file, such as a
-    script.
+    The function checks the command's program and each argument that is a file, such as a script, like `shared_place`.
     """
     program = shutil.which(words[0]) or words[0]
     files = [Path(word).absolute() for word in (program, *words[1:]) if os.path.isfile(word)]  # noqa: PTH113 - never raises
@@ -55,7 +54,10 @@ def shared_place_of_command(words: Sequence[str]) -> Path | None:
 
 
 def _way_to(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield the path and each folder above it. If one is a symbolic link, also do this for the link's target."""
+    """Yield the path and each folder above it.
+
+    For a symbolic link, also yield the link's target and the folders above it.
+    """
     for place in (path, *path.parents):
         if place.is_symlink():
             yield place, place.lstat()
@@ -72,13 +74,13 @@ def _reason(place: Path, status: os.stat_result) -> str:
         return "can be changed by every user"
     if status.st_mode & stat.S_IWGRP and status.st_gid != _primary_group(status.st_uid):
         return "can be changed by a group that is not its owner's own"
-    if status.st_mode & stat.S_IWGRP and _has_access_list(place):  # these bits are then the list's mask
+    if status.st_mode & stat.S_IWGRP and _has_access_list(place):  # an access list uses these bits as its mask
         return "can be changed by users that its access list names"
     return ""
 
 
 def _has_access_list(place: Path) -> bool:
-    """Return whether a file or folder has a POSIX access list besides its mode. Always False except on Linux."""
+    """Return whether a file or folder has a POSIX access list. On systems other than Linux, return False."""
     try:
         return bool(os.getxattr(place, "system.posix_acl_access"))
     except (AttributeError, OSError):
@@ -86,7 +88,7 @@ def _has_access_list(place: Path) -> bool:
 
 
 def foreign_owner(path: Path) -> int | None:
-    """Return the uid of a file's owner if the owner is neither this user nor root, else None."""
+    """Return the uid of a file's owner, or None if the owner is this user or root, or if the file does not exist."""
     try:
         owner = path.stat().st_uid
     except OSError:

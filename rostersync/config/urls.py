@@ -1,4 +1,4 @@
-"""Read the database's URL from the configuration. No message here repeats a password."""
+"""Read the database's URL from the configuration. No error message in this module contains a password."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 
 def mask_url(url: str) -> str:
-    """Return `url` without the parts that may be secret: user, password and query."""
+    """Return `url` without the user, the password and the query, which may be secret."""
     return re.sub(r"\?.*", "?***", re.sub(r"://.*@", "://***@", url, flags=re.DOTALL), flags=re.DOTALL)
 
 
 def holds_password(url: str) -> bool:
-    """Return whether a database URL from the configuration holds a password itself, rather than a `${VARIABLE}`."""
+    """Return whether a database URL from the configuration contains a password. A `${VARIABLE}` does not count."""
     scheme, _, rest = _VARIABLE.sub("", url).partition("://")
     if not scheme.startswith("postgresql"):
         return False
@@ -33,7 +33,7 @@ def holds_password(url: str) -> bool:
 
 
 def database_url(text: str, folder: Path, environ: Mapping[str, str]) -> str:
-    """Return the SQLAlchemy URL for `text`. Variables are replaced, and a relative path is taken from `folder`.
+    """Return the SQLAlchemy URL for `text`. Variables are replaced, and a relative path starts from `folder`.
 
     Raises `Wrong` if a variable is not set, if the driver is unknown or not installed, if the database would be in
     memory, or if the URL is otherwise invalid.
@@ -51,7 +51,7 @@ def database_url(text: str, folder: Path, environ: Mapping[str, str]) -> str:
 
 def _variable(name: str, environ: Mapping[str, str]) -> str:
     if name not in environ:
-        raise Wrong(f"${{{name}}}, a variable that is not set", "a variable of the environment")
+        raise Wrong(f"${{{name}}}, a variable that is not set", "the name of an environment variable")
     return environ[name]
 
 

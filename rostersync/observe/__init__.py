@@ -1,1 +1,1 @@
-"""The log, and how it reaches a terminal, systemd's journal or a syslog service."""
+"""Write the log to a terminal, to systemd's journal or to a syslog service."""

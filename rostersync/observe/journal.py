@@ -1,4 +1,4 @@
-"""Give log lines a priority in systemd's journal, so that `journalctl -p warning` shows problems: see sd-daemon(3)."""
+"""Give log lines a priority in systemd's journal, so that `journalctl -p warning` shows problems. See sd-daemon(3)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _DEBUG = 7
 
 
 def is_journal(stream: TextIO) -> bool:
-    """Return whether `stream` is still connected to the journal, as systemd set it up."""
+    """Return whether `stream` is the connection to the journal that systemd has set up."""
     named = os.environ.get("JOURNAL_STREAM")
     if not named:
         return False
     try:
         found = os.fstat(stream.fileno())
-    except (OSError, ValueError):  # it has no file descriptor, or is closed
+    except (OSError, ValueError):  # the stream has no file descriptor, or it is closed
         return False
     return named == f"{found.st_dev}:{found.st_ino}"
 
 
 def priority(level: int) -> str:
-    """Return the prefix that gives a line the journal's priority for a logging level."""
+    """Return the prefix that sets the priority of a log line in the journal."""
     number = next((number for lowest, number in _PRIORITIES if level >= lowest), _DEBUG)
     return f"<{number}>"

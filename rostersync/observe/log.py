@@ -1,10 +1,11 @@
-"""Configure logging: one pipeline for our events and the libraries', coloured on a terminal and JSON elsewhere.
+"""Configure logging for our events and for libraries. Lines are coloured on a terminal, and JSON elsewhere.
 
-In systemd's journal each line has its priority.
+In systemd's journal, each line has a priority.
 
 No log contains a token or personal data, at any level. First, our code logs only ids and counts. Second, this module
-removes what may slip through. It shows an object only as its type. It removes values from messages that libraries
-log, and drops the text of exceptions that are not our own. At the end it replaces known secrets.
+removes values that may be logged by mistake. This module replaces an object with the name of the object's type, removes
+values from the messages of libraries, and drops the text of exceptions that are not our own. At the end, this module
+replaces known secrets.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
-# These libraries may log events below warnings, but only if `logging.level` is this level or a lower one. The messages
-# of other libraries may contain addresses or values.
+# These libraries may log events below the level warning if `logging.level` is the given level or a lower one. Other
+# libraries may not log such events, because their messages may contain addresses or values.
 _TALKATIVE = {"alembic.runtime.migration": logging.INFO, "apscheduler": logging.DEBUG}
 
 
@@ -42,13 +43,13 @@ def configure(
     stream: TextIO | None = None,
     redact: tuple[str, ...] = (),
 ) -> None:
-    """Send all logs to a stream. A further call replaces what an earlier call has set. Times are in UTC.
+    """Send all logs to a stream. A further call replaces the settings of an earlier call. Times are in UTC.
 
     Args:
         level: The lowest level to log: debug, info, warning or error.
-        format: console, json or auto. auto means console on a terminal and json elsewhere.
-        stream: Where to write; by default to standard error.
-        redact: Secrets that must never appear.
+        format: `console`, `json` or `auto`, which means `console` on a terminal and `json` elsewhere.
+        stream: Where to write the log. The default is standard error.
+        redact: Secrets that must never appear in the log.
 
     """
     stream = stream or sys.stderr
@@ -59,12 +60,12 @@ def configure(
 
 
 def json_formatter() -> logging.Formatter:
-    """Return a formatter that makes JSON, for a handler other than the one of `configure`."""
+    """Return a formatter that writes JSON, for a handler that `configure` has not created."""
     return _Formatter("json", sys.stderr, logging.INFO, ())
 
 
 class _Formatter(logging.Formatter):
-    """Formats records by a structlog pipeline, made when the first line is logged.
+    """Formats records with a structlog pipeline, which is created when the first line is logged.
 
     structlog is slow to import, and many commands log nothing.
     """
@@ -97,9 +98,10 @@ class _Formatter(logging.Formatter):
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Our handler. `_install` recognises it by its class.
+    """The handler that this module installs. `_install` recognises the handler by its class.
 
-    It ignores its own errors. A full disk must not end a run, and the default would print the raw record.
+    The handler ignores its own errors, because a full disk must not end a run, and because the default reaction would
+    print the raw record.
     """
 
     def __init__(self, stream: TextIO, lowest: int) -> None:
@@ -111,7 +113,7 @@ class _Handler(logging.StreamHandler[TextIO]):
         text = super().format(record)
         if not self._journal:
             return text
-        return re.sub("^", priority(record.levelno), text, flags=re.MULTILINE)  # each line is an entry of the journal
+        return re.sub("^", priority(record.levelno), text, flags=re.MULTILINE)  # each line is a journal entry
 
     def emit(self, record: logging.LogRecord) -> None:
         record = _with_our_level(record)
@@ -123,9 +125,9 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 def _with_our_level(record: logging.LogRecord) -> logging.LogRecord:
-    """Return a record; if it is one of alembic's that does not help an administrator, with the level debug."""
+    """Lower the level of a record to debug if it is a record from alembic that does not help an administrator."""
     if record.name == "alembic.runtime.migration" and not record.msg.startswith("Running"):
-        return _changed(record, levelno=logging.DEBUG, levelname="DEBUG")  # what it found out about the database
+        return _changed(record, levelno=logging.DEBUG, levelname="DEBUG")  # the record describes the database
     return record
 
 
@@ -140,7 +142,7 @@ def _install(handler: _Handler, lowest: int) -> None:
     root.addHandler(handler)
     root.setLevel(max(lowest, logging.WARNING))
     logging.getLogger("rostersync").setLevel(lowest)
-    logging.getLogger("psycopg").setLevel(max(lowest, logging.ERROR))  # it also raises what it warns about
+    logging.getLogger("psycopg").setLevel(max(lowest, logging.ERROR))  # it logs a warning and also raises an exception
     for name, usual in _TALKATIVE.items():
         logging.getLogger(name).setLevel(lowest if lowest <= usual else max(lowest, logging.WARNING))
 
@@ -158,10 +160,10 @@ def _renderer(format_: str, stream: TextIO) -> Processor:
 
 
 def _without_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Remove the values from a library's message, because they may be parts of an address or an answer.
+    """Remove the values from a library's message, because they may be parts of an address or a response.
 
-    Values stay only in messages from the libraries in `_TALKATIVE`. Query strings are removed from all messages,
-    because they may contain the names of students.
+    Messages from the libraries in `_TALKATIVE` keep their values. Query strings are removed from all messages, because
+    they may contain the names of students.
     """
     record = event["_record"]
     message = event["event"] if record.name.startswith(tuple(_TALKATIVE)) else record.msg
@@ -170,7 +172,7 @@ def _without_values(_logger: WrappedLogger, _method: str, event: EventDict) -> E
 
 
 def _without_meta(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Drop the keys that structlog adds for itself, such as the raw record."""
+    """Remove the keys that structlog adds for its own use, such as the raw record."""
     return {key: value for key, value in event.items() if key not in {"_record", "_from_structlog"}}
 
 
@@ -184,9 +186,9 @@ def _plain(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 
 
 def _as_plain(value: Any) -> Any:
-    """Return a value as JSON can hold it: numbers, strings, times, and lists of these.
+    """Convert a value to something that JSON can represent: a number, a string or a list.
 
-    Any other object may be a person, so only its type is returned.
+    Any other object may describe a person, so only the name of its type is returned.
     """
     if value is None or isinstance(value, str | int | float):
         return value
@@ -214,7 +216,7 @@ def _with_traceback(_logger: WrappedLogger, _method: str, event: EventDict) -> E
 
 
 def _exception(event: EventDict) -> BaseException | None:
-    """Take the exception out of `event`, and return it. Callers may pass it in any form that logging accepts."""
+    """Remove the exception from `event`, and return it. `logging` accepts an exception in several forms."""
     given = event.pop("exc_info", None)
     event.pop("stack_info", None)
     if isinstance(given, tuple):
@@ -223,7 +225,10 @@ def _exception(event: EventDict) -> BaseException | None:
 
 
 def _traceback(error: BaseException) -> Iterator[str]:
-    """Yield the traceback of `error` and of its causes, without the messages of exceptions that are not our own."""
+    """Yield the traceback of `error` and of its causes.
+
+    The messages of exceptions are included only if they are from our exception classes.
+    """
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if cause:
         yield from _traceback(cause)
@@ -239,7 +244,10 @@ def _frames(trace: TracebackType | None) -> Iterator[str]:
 
 
 class _Redactor:
-    """The last step: replaces known secrets in the finished line, in every way that a renderer may write them."""
+    """The last step of the pipeline.
+
+    This step replaces known secrets in the finished line, in every notation that a renderer may use.
+    """
 
     def __init__(self, secrets: tuple[str, ...]) -> None:
         spellings = {

@@ -1,6 +1,6 @@
-"""Send audit events to the socket of the system's journal, or of another syslog service.
+"""Send audit events to the socket of systemd's journal or of another syslog service.
 
-A command on a terminal writes its log only there, so each audit event also goes to this socket.
+A command on a terminal writes its log only to the terminal, so each audit event also goes to this socket.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PATIENCE_S = 2.0
 
 
 class Journal(SysLogHandler):
-    """Sends log records to the socket. `delivered` says whether the last one was sent."""
+    """Sends log records to the socket. `delivered` is true if the last record was sent."""
 
     delivered = False
     socket: Any  # missing from the type stubs
@@ -29,7 +29,7 @@ class Journal(SysLogHandler):
     def __init__(self) -> None:
         """Connect to the socket. Raises `OSError` if nothing listens there."""
         super().__init__(SOCKET, facility=SysLogHandler.LOG_AUTHPRIV)
-        self.socket.settimeout(_PATIENCE_S)  # a journal that hangs counts as missing
+        self.socket.settimeout(_PATIENCE_S)  # a journal that does not respond is treated as missing
         self.ident = "rostersync: "
         self.setFormatter(json_formatter())
 
@@ -43,7 +43,10 @@ class Journal(SysLogHandler):
 
 @contextmanager
 def sent_to_journal(name: str) -> Iterator[Journal | None]:
-    """Send the events of the logger `name` to the journal as well, within the block. Yield None if that fails."""
+    """Within the block, also send the events of the logger `name` to the journal.
+
+    Yield None if the journal is unavailable.
+    """
     logger = logging.getLogger(name)
     logger.setLevel(logging.INFO)
     try:

@@ -1,4 +1,4 @@
-"""A stand-in for ManageBac: the vendor's API with a school of invented students, in process or on loopback."""
+"""A stand-in for ManageBac that serves its API with invented students, inside the process or on loopback."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rostersync.simulator.state import School
     from rostersync.simulator.versions import Version
 
-# How many of a hundred actions. If an action fits no student, a new one is enrolled instead.
+# The share of each action, in percent. If an action is impossible for all students, a new student is enrolled instead.
 _PROPORTIONS = {
     "update": 48,
     "login": 20,
@@ -34,15 +34,15 @@ _CLEARABLE = (
 
 
 def churn(school: School, rng: Random, n: int) -> Counter[str]:
-    """Make random changes to a school, in fixed proportions. A restore always changes `updated_at`.
+    """Make random changes to a school, in fixed proportions. Restoring a student always changes `updated_at`.
 
     Args:
         school: The school to change.
-        rng: The randomness that chooses actions and students.
+        rng: The random number generator that chooses actions and students.
         n: The number of actions; 0 or more.
 
     Returns:
-        How often each action was done.
+        The number of times that each action was carried out.
 
     """
     actions = rng.choices(list(_PROPORTIONS), weights=list(_PROPORTIONS.values()), k=n)
@@ -51,7 +51,7 @@ def churn(school: School, rng: Random, n: int) -> Counter[str]:
 
 
 def _do(school: School, rng: Random, action: str) -> str:
-    """Do an action to a random student that it fits, and return what was done."""
+    """Carry out an action for a random suitable student, and return the name of the action that was carried out."""
     student = _chosen(school, rng, action)
     if student is None:
         school.create()
@@ -107,7 +107,7 @@ def _news(school: School, rng: Random, student: int) -> dict[str, Any]:
 
 
 def _leaving(school: School, rng: Random, student: int) -> dict[str, str]:
-    """Return the date, if any, with which a student leaves today. Only students in their last year graduate."""
+    """Return the date field to set for a student who leaves today. Only students in their last year graduate."""
     today = school.now().date()
     if _fields(school, student).get("graduating_year") == today.year:
         return {"graduated_on": today.isoformat()}

@@ -1,4 +1,4 @@
-"""The API itself: it takes a request and returns a response, without a socket."""
+"""The API as a function that receives a request and returns a response, without a socket."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _WORTH_COMPRESSING = 256
 class App:
     """The API of a school: the eight endpoints for students, and the one that returns a token's permissions.
 
-    There is one more: `DELETE /simulator/students/{id}` deletes a student as an administrator does in ManageBac's web
-    interface. It needs no token, and neither faults nor the rate limit affect it.
+    A further endpoint, `DELETE /simulator/students/{id}`, deletes a student, as an administrator does in ManageBac's
+    web interface. This endpoint needs no token, and neither faults nor the rate limit affect it.
 
-    `log` holds the method, path and query of the latest 100,000 requests.
+    `log` has the method, path and query of the latest 100,000 requests.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class App:
 
         Args:
             school: The school to serve.
-            token: The token with the admin role. It may do everything.
-            faults: The faults to play; None means that nothing goes wrong.
-            on_request: Is called before each request is answered, without any lock, in the thread that serves the
-                request. A test can change the school there, between any two requests.
-            read_only_token: A token without the admin role, which may only read; None means that only `token` is known.
-            rate_limit: The rate limit; None for no limit.
+            token: The token with the admin role, which may read and write.
+            faults: The faults to cause. None means a server without faults.
+            on_request: A function that is called before each request is answered, in the thread that serves the
+                request, while no lock is held. A test can use it to change the school between two requests.
+            read_only_token: A token without the admin role, which may only read. None means that only `token` is valid.
+            rate_limit: The rate limit. None means an unlimited rate.
 
         """
         self.school = school
@@ -74,9 +74,9 @@ class App:
         self._routes = _routes(Reading(school), Writing(school))
 
     def handle(self, request: Request) -> Response:
-        """Answer one request. If a fault matches it, the fault decides about the answer.
+        """Answer one request. If a fault matches the request, the fault returns the response.
 
-        Raises only what `on_request` or a fault raises.
+        Raises only exceptions from `on_request` or from a fault.
         """
         if request.method == "DELETE" and (match := _BY_AN_ADMINISTRATOR.fullmatch(request.path)):
             return self._delete(Call(request, (), "", match["student"]))
@@ -130,7 +130,7 @@ class App:
             return handlers[request.method](Call(request, permissions, match["version"], student))
         return no_such_path()
 
-    # The header with the server's time ---------------------------------------------------------------------------
+    # The Date header --------------------------------------------------------------------------------------------
 
     def _date(self) -> datetime:
         return self.school.now() + timedelta(seconds=self.school.switches.date_skew)

@@ -1,8 +1,8 @@
-"""Faults between a client and the API, for tests to simulate.
+"""Faults between a client and the API, which tests can simulate.
 
-A fault is a function from an `Exchange` to a `Response`. It may return its own response, or call
-`exchange.proceed()` and damage the real response. A `Match` is a function that returns whether a fault affects a
-request.
+A fault is a function from an `Exchange` to a `Response`. A fault may return its own response, or call
+`exchange.proceed()` and change the response that this returns. A `Match` is a function that returns whether a fault
+affects a request.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MEBIBYTE = 1 << 20
 
 
 class Exchange(msgspec.Struct, frozen=True):
-    """A request that a fault affects, the time for the response's `Date`, and a function that makes the true answer."""
+    """A request that a fault affects, the time for the `Date` header, and a function for the normal response."""
 
     request: Request
     now: datetime
@@ -59,7 +59,10 @@ class _Planned(msgspec.Struct):
 
 
 class Faults:
-    """The planned faults, oldest first. At most one affects a request. Several threads may use this at once."""
+    """The planned faults, oldest first. At most one fault affects a request.
+
+    Several threads may use the object at once.
+    """
 
     def __init__(self) -> None:
         self._planned: list[_Planned] = []
@@ -70,10 +73,11 @@ class Faults:
         """Plan a fault.
 
         Args:
-            fault: The fault to play.
-            match: Returns whether the fault affects a request; by default it affects every request.
-            times: How many matching requests it affects, 1 or more; None means all.
-            skip: How many matching requests to answer truly first; by default 0.
+            fault: The fault to cause.
+            match: A function that returns whether the fault affects a request. By default, the fault affects every
+                request.
+            times: How many matching requests the fault affects, 1 or more. None means all.
+            skip: How many matching requests to answer normally before the first fault. The default is 0.
 
         """
         with self._lock:
@@ -90,7 +94,7 @@ class Faults:
         return len(self._planned)
 
     def take(self, request: Request) -> Fault | None:
-        """Return the fault that affects this request, and count it; None if the request is answered truly."""
+        """Return the fault that affects this request, and count it. Return None if no fault affects the request."""
         if not self._planned:
             return None
         with self._lock:
@@ -138,18 +142,18 @@ def on_ids(request: Request) -> bool:
 
 
 def on_page(number: int) -> Match:
-    """Match requests for this page (from 1) of any list."""
+    """Match requests for the page with this number (from 1) of any list."""
     return lambda request: on_list(request) and (request.first("page") or "1") == str(number)
 
 
 def on_student(student_id: int | None = None) -> Match:
-    """Match GET requests for this student; None matches any student."""
+    """Match GET requests for this student, or for any single student if `student_id` is None."""
     wanted = re.compile(rf".*/students/{'[^/]+' if student_id is None else student_id}")
     return lambda request: request.method == "GET" and wanted.fullmatch(request.path) is not None
 
 
 def on_method(*methods: str, path_end: str = "") -> Match:
-    """Match requests with one of these methods, and with a path that ends like this, for instance `/archive`."""
+    """Match requests that have one of these methods and a path that ends with `path_end`, for example `/archive`."""
     return lambda request: request.method in methods and request.path.endswith(path_end)
 
 
@@ -167,11 +171,11 @@ def _has(request: Request, name: str) -> bool:
     return request.first(name) is not None
 
 
-# Answers of another status -----------------------------------------------------------------------------------------
+# Responses with an error status ------------------------------------------------------------------------------------
 
 
 def http_status(status: int, *, html: bool = True) -> Fault:
-    """Answer with this status, and with an HTML page as a gateway does, or with a JSON error."""
+    """Respond with this status, and with an HTML page (as from a gateway) or a JSON error."""
     if html:
         return lambda _: text_response(status, f"<html><body>Failure {status}</body></html>", _HTML)
     return lambda _: json_response(status, {"error": f"Failure {status}"})
@@ -186,7 +190,7 @@ def forbidden() -> Fault:
 
 
 def not_found(*, html: bool = False) -> Fault:
-    """Answer 404 as the API does, or with an HTML page, as a proxy does that does not know the path."""
+    """Respond with 404, and with the API's JSON error or an HTML page, as from a proxy that does not know the path."""
     if html:
         return http_status(404)
     return lambda _: no_record()
@@ -198,11 +202,11 @@ def redirect(to: str, status: int = 302) -> Fault:
 
 
 def rate_limited(style: ResetStyle = "text-utc", *, seconds: int = 2, limit: int = 50, period: int = 1) -> Fault:
-    """Answer 429, with headers that say when the limit is reset.
+    """Respond with 429, and with headers that contain the time when the limit is reset.
 
     Args:
-        style: How the headers write the time of the reset; `missing` leaves it out, and `garbage` is not a time.
-        seconds: The time until the reset, in seconds; if it is below 0, the reset has passed.
+        style: The format of the reset time in the headers. `missing` leaves the time out, and `garbage` is not a time.
+        seconds: The time until the reset, in seconds. A negative number means that the reset has passed.
         limit: The number of requests that are allowed in a period.
         period: The length of a period, in seconds.
 
@@ -233,16 +237,16 @@ def _reset_headers(style: ResetStyle, now: datetime, seconds: int) -> dict[str, 
     return {"Retry-After": format_datetime(reset, usegmt=True)} if style == "retry-after-date" else {}
 
 
-# Wrong answers with status 200 -------------------------------------------------------------------------------------
+# Wrong responses with status 200 -----------------------------------------------------------------------------------
 
 
 def html_200() -> Fault:
-    """Answer like a captive portal: 200 and HTML."""
+    """Respond like a captive portal, with status 200 and HTML."""
     return lambda _: text_response(200, "<html><body>Please sign in</body></html>", _HTML)
 
 
 def truncated_json() -> Fault:
-    """Send half of the true answer, with a Content-Length that fits."""
+    """Send the first half of the normal response, with a Content-Length that matches the half."""
 
     def fault(exchange: Exchange) -> Response:
         true = exchange.proceed()
@@ -252,17 +256,17 @@ def truncated_json() -> Fault:
 
 
 def deep_json(depth: int = 100_000) -> Fault:
-    """Answer with `depth` arrays, one inside the other."""
+    """Respond with `depth` arrays, one inside the other."""
     return lambda _: Response(200, {"Content-Type": JSON_TYPE}, b'{"students":' + b"[" * depth + b"]" * depth + b"}")
 
 
 def oversize(size: int = 64 * _MEBIBYTE) -> Fault:
-    """Answer with a page of `size` bytes: one student with a very long name."""
+    """Respond with a page of at least `size` bytes, which contains one student with a very long name."""
     return lambda _: Response(200, {"Content-Type": JSON_TYPE}, b'{"students":[{"nickname":"' + b"x" * size + b'"}]}')
 
 
 def gzip_bomb(size: int = 256 * _MEBIBYTE) -> Fault:
-    """Answer with a small compressed body that unpacks to `size` bytes."""
+    """Respond with a small compressed body that unpacks to `size` bytes."""
     bomb = _packed_spaces(size)
     return lambda _: Response(200, {"Content-Type": JSON_TYPE, "Content-Encoding": "gzip"}, bomb)
 
@@ -275,23 +279,23 @@ def _packed_spaces(size: int) -> bytes:
 
 
 def empty_list() -> Fault:
-    """Answer with an empty list of students."""
+    """Respond with an empty list of students."""
     meta = {"current_page": 1, "total_pages": 1, "total_count": 0, "per_page": 100}
     return lambda _: json_response(200, {"students": [], "meta": meta})
 
 
 def not_all_counts() -> Fault:
-    """Send the true `meta` with an empty list of students."""
+    """Send the normal `meta` with an empty list of students."""
     return _spoiled(lambda document: {**document, "students": []})
 
 
 def malformed_meta(**values: Any) -> Fault:
-    """Send the true answer, but with these values in `meta`, such as a string, null or a negative number."""
+    """Send the normal response, but with these values in `meta`, such as a string, null or a negative number."""
     return _spoiled(lambda document: {**document, "meta": {**document["meta"], **values}})
 
 
 def without_meta(*keys: str) -> Fault:
-    """Send the true answer without these keys of `meta`; if no key is given, without `meta` itself."""
+    """Send the normal response without these keys of `meta`. If no key is given, leave out the whole `meta`."""
 
     def spoil(document: dict[str, Any]) -> dict[str, Any]:
         if not keys:
@@ -302,7 +306,10 @@ def without_meta(*keys: str) -> Fault:
 
 
 def _spoiled(spoil: Callable[[dict[str, Any]], Any]) -> Fault:
-    """Return the fault that spoils the true list. An answer without a list stays as it is."""
+    """Return a fault that calls `spoil` to change the list in the normal response.
+
+    A response without a list is not changed.
+    """
 
     def fault(exchange: Exchange) -> Response:
         true = exchange.proceed()
@@ -314,39 +321,42 @@ def _spoiled(spoil: Callable[[dict[str, Any]], Any]) -> Fault:
     return fault
 
 
-# True answers that arrive late, in part, or not at all -------------------------------------------------------------
+# Normal responses that arrive late, in part or not at all ----------------------------------------------------------
 
 
 def cut_off(after: int = 10) -> Fault:
-    """End the connection after this many bytes of the body, before the end that Content-Length promises."""
+    """Close the connection after this many bytes of the body, although Content-Length announces more."""
     return _delivered(Delivery(Manner.TRUNCATED, after=after))
 
 
 def reset(after: int = 0) -> Fault:
-    """Reset the connection after this many bytes of the body, or before the status line if it is 0.
+    """Reset the connection after this many bytes of the body. If `after` is 0, reset it before the status line.
 
-    The request has been carried out, even if it is a write.
+    Before the reset, the server carries the request out, even if the request is a write.
     """
     return _delivered(Delivery(Manner.RESET, after=after))
 
 
 def unheard() -> Fault:
-    """Reset the connection as `reset` does, but do not carry the request out."""
+    """Reset the connection, but do not carry the request out."""
     return lambda _: Response(503, {}, b"", Delivery(Manner.RESET))
 
 
 def slow_drip(seconds: float = 0.1, chunk: int = 1, *, with_headers: bool = False) -> Fault:
-    """Send `chunk` bytes at a time, after a pause of `seconds` each. Without `with_headers` headers come at once."""
+    """Send `chunk` bytes at a time, with a pause of `seconds` before each chunk.
+
+    Unless `with_headers` is true, send the headers at once.
+    """
     return _delivered(Delivery(Manner.DRIP, chunk=chunk, seconds=seconds, with_headers=with_headers))
 
 
 def delayed(seconds: float) -> Fault:
-    """Send the whole answer after a pause, in seconds."""
+    """Send the whole response after a pause, in seconds."""
     return slow_drip(seconds, chunk=1 << 40, with_headers=True)
 
 
 def never_answers() -> Fault:
-    """Take the request, carry it out, and send nothing until the client closes the connection."""
+    """Carry the request out, but send nothing until the client closes the connection."""
     return _delivered(Delivery(Manner.NEVER))
 
 

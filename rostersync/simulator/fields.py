@@ -37,15 +37,15 @@ _SHORTEST_PASSWORD = 6
 
 
 def mistakes(fields: Fields) -> dict[str, str]:
-    """Return, by field, the API's message about each value that it does not accept."""
+    """Return a dictionary from fields to the API's error messages, for the values that the API does not accept."""
     found = {name: _mistake(name, value) for name, value in fields.items()}
     return {name: mistake for name, mistake in found.items() if mistake is not None}
 
 
 def stored(fields: Fields) -> Fields:
-    """Return accepted fields as they are stored: without the password.
+    """Return the fields to store for an accepted write. The password is left out.
 
-    An empty string in a field that does not hold text becomes None, which clears the field.
+    An empty string becomes None, which clears the field, unless the field holds strings.
     """
     empty_is_none = {name for name, value in fields.items() if value == "" and _KINDS[name] is not Kind.TEXT}
     return {name: None if name in empty_is_none else value for name, value in fields.items() if name != "password"}
@@ -98,7 +98,7 @@ _OF_KIND: dict[Kind, Callable[[Any], bool]] = {
     Kind.INTEGERS: _all(_is_integer),
 }
 
-# By field: a check of the value, in addition to the check of its kind, and the message if the check fails.
+# For each field, a further check of its value, and the error message if that check fails.
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "email": (lambda value: "@" in value, INVALID),
     "password": (lambda value: len(value) >= _SHORTEST_PASSWORD, "is too short (minimum is 6 characters)"),

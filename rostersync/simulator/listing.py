@@ -1,4 +1,4 @@
-"""Choose the students of a `GET /students`: which ones match the query, in which order, and which are on the page."""
+"""Choose the students for the response to `GET /students`. Filter them, sort them, and cut them into pages."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 
 
 class BadTimestamp(ValueError):
-    """A since filter cannot be read. The message is the API's own error message."""
+    """The value of a since filter is not a time. The exception's message is the error message that the API sends."""
 
 
 class Filters(msgspec.Struct, frozen=True):
-    """The filters of a query. None if the parameter is missing, or if the server does not understand its value."""
+    """The filters of a query.
+
+    A filter is None if the parameter is missing, or if the server does not understand its value.
+    """
 
     ids: tuple[int, ...] | None = None
     archived: bool | None = None
@@ -44,7 +47,7 @@ class Filters(msgspec.Struct, frozen=True):
 def read_filters(request: Request, version: str, switches: Switches) -> Filters:
     """Return the filters of a request. Parameters that this version of the API does not document are ignored.
 
-    Raises `BadTimestamp` if a since filter cannot be read, and the switches make that an error.
+    Raises `BadTimestamp` if the value of a since filter is not a time, and the switches make that an error.
     """
     return Filters(
         ids=_ids(request, version, switches),
@@ -59,7 +62,10 @@ def read_filters(request: Request, version: str, switches: Switches) -> Filters:
 
 
 def select(versions: Iterable[Version], filters: Filters, switches: Switches) -> list[Version]:
-    """Return the students that match every filter, in the order of the switches. The caller makes a random order."""
+    """Return the students who match every filter, in the order from the switches.
+
+    The caller shuffles the students if the order is random.
+    """
     checks = [_scope(filters, switches), *_checks(filters, switches)]
     if checks[0] is _living and len(checks) == 1:
         rows = [version for version in versions if version.deleted is None and not version.traceless]
@@ -76,10 +82,10 @@ def select(versions: Iterable[Version], filters: Filters, switches: Switches) ->
 
 
 class Cut(msgspec.Struct, frozen=True):
-    """A page of a list: its rows, and the figures for its `meta`.
+    """A page of a list, with its rows and with the numbers for its `meta`.
 
-    `asked` is the per_page of the request, and `per_page` is the one that was used. `missing` means that the page is
-    past the end and must be answered with 404.
+    `asked` is the per_page in the request, and `per_page` is the value that the server used. `missing` means that the
+    page is past the end of the list and that the response must be a 404.
     """
 
     rows: list[Version]
@@ -92,9 +98,9 @@ class Cut(msgspec.Struct, frozen=True):
 
 
 def cut(rows: list[Version], request: Request, switches: Switches) -> Cut:
-    """Return the page that the request asks for.
+    """Return the requested page.
 
-    Raises `Refusal` if the request asks for too many rows, and the switches make that an error.
+    Raises `Refusal` if the client requests too many rows, and the switches make that an error.
     """
     number = max(1, _number(request.first("page")) or 1)
     asked = _number(request.first("per_page")) or 0
@@ -111,12 +117,12 @@ def cut(rows: list[Version], request: Request, switches: Switches) -> Cut:
 
 
 def shows_deleted(filters: Filters, switches: Switches) -> bool:
-    """Return whether the query reads the deleted feed, and the server knows that feed."""
+    """Return whether the query is for the deleted feed, and the server supports that feed."""
     return filters.deleted_since is not None and switches.deleted_feed != "ignored"
 
 
 def _scope(filters: Filters, switches: Switches) -> Check:
-    """Return the check that chooses living or deleted students, depending on the query and the switches."""
+    """Return the check that selects current or deleted students, depending on the query and the switches."""
     if not shows_deleted(filters, switches):
         return _traced if switches.deleted_listed else _living
     if switches.deleted_feed == "empty":
@@ -162,13 +168,13 @@ def _mentions(text: str) -> Check:
 
 
 def _floor(since: int | None, switches: Switches) -> int:
-    """Return the earliest stamp that passes a since filter, in milliseconds."""
+    """Return the earliest timestamp, in milliseconds, that a since filter accepts."""
     assert since is not None
     return since if switches.since == "inclusive" else since + 1
 
 
 def _ids(request: Request, version: str, switches: Switches) -> tuple[int, ...] | None:
-    # Version v2p3 added plain `ids`. Older versions do not know this parameter, and ignore it.
+    # Version v2p3 added the parameter `ids`. Older versions ignore it.
     names = {"ids[]", "ids"} if version == "v2p3" else {"ids[]"}
     if switches.ids_filter == "ignored" or not any(name in names for name, _ in request.query):
         return None
@@ -178,7 +184,7 @@ def _ids(request: Request, version: str, switches: Switches) -> tuple[int, ...] 
 
 
 def _numbers(request: Request, name: str) -> frozenset[int] | None:
-    """Return the numbers of a filter, written as `name=1,2` or as `name[]=1&name[]=2`."""
+    """Return the numbers from a filter in the form `name=1,2` or `name[]=1&name[]=2`."""
     texts = [text for key, value in request.query if key in {name, f"{name}[]"} for text in value.split(",")]
     numbers = frozenset(number for text in texts if (number := _number(text)) is not None)
     return numbers if any(texts) else None

@@ -1,4 +1,4 @@
-"""The requests and responses between a client and the stand-in. They are the same in process and over a socket."""
+"""The requests and responses between a client and the stand-in, both inside a process and over a socket."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 JSON_TYPE = "application/json; charset=utf-8"
 
-_MOST_DIGITS = 19  # of a number of 64 bits
+_MOST_DIGITS = 19  # the number of digits of the largest 64-bit integer
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One request. `path` has no query, `query` has the decoded pairs in order, and header names are in lower case."""
+    """One request. `path` has no query. `query` has the decoded pairs in order. Header names are in lower case."""
 
     method: str
     path: str
@@ -27,18 +27,18 @@ class Request(msgspec.Struct, frozen=True):
 
     @classmethod
     def to(cls, target: str, headers: Mapping[str, str], method: str = "GET", body: bytes = b"") -> Request:
-        """Return a request for a target as in the request line: the path, and perhaps `?` and an encoded query."""
+        """Return a request for `target`, which is the path, followed by `?` and an encoded query if there is one."""
         path, _, query = target.partition("?")
         lower = {name.lower(): value for name, value in headers.items()}
         return cls(method, path, parse_qsl(query, keep_blank_values=True), lower, body)
 
     def first(self, name: str) -> str | None:
-        """Return the first value of a query parameter; None if the parameter is missing."""
+        """Return the first value of a query parameter, or None if the parameter is missing."""
         return next((value for key, value in self.query if key == name), None)
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A request that was admitted: the permissions of its token, and the parts of its path."""
+    """An accepted request, with the permissions of its token and the parts of its path."""
 
     request: Request
     permissions: tuple[str, ...]
@@ -47,7 +47,7 @@ class Call(msgspec.Struct, frozen=True):
 
     @property
     def student_id(self) -> int | None:
-        """The student's id; None if this part of the path is not an id."""
+        """The student's id, or None if this part of the path is not an id."""
         text = self.student
         return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS else None
 
@@ -56,14 +56,14 @@ class Manner(enum.Enum):
     """How a response is delivered."""
 
     WHOLE = "whole"
-    TRUNCATED = "truncated"  # Content-Length promises all, but the connection ends after `after` bytes of the body
-    RESET = "reset"  # the connection is reset after `after` bytes of the body, or before the status line if that is 0
+    TRUNCATED = "truncated"  # the connection ends after `after` bytes of the body, before the announced length
+    RESET = "reset"  # the connection is reset after `after` bytes of the body; 0 means before the status line
     DRIP = "drip"  # `chunk` bytes at a time, with a pause of `seconds` before each
-    NEVER = "never"  # the connection stays open and silent until the client leaves
+    NEVER = "never"  # the server sends nothing until the client closes the connection
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """A manner and its parameters. With `with_headers` the status line and the headers drip, too."""
+    """A manner and its parameters. If `with_headers` is true, the status line and the headers also drip."""
 
     manner: Manner = Manner.WHOLE
     after: int = 0
@@ -73,7 +73,7 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 class Response(msgspec.Struct, frozen=True):
-    """One response. `body` has the bytes to send, compressed if the header Content-Encoding says so."""
+    """One response. `body` has the bytes to send. The bytes are compressed if there is a header Content-Encoding."""
 
     status: int
     headers: dict[str, str]
@@ -87,5 +87,5 @@ def json_response(status: int, document: object, headers: dict[str, str] | None 
 
 
 def text_response(status: int, text: str, content_type: str, headers: dict[str, str] | None = None) -> Response:
-    """Return a response that is not JSON, such as a gateway's HTML or plain text."""
+    """Return a response that is not JSON, such as HTML or plain text from a gateway."""
     return Response(status, {"Content-Type": content_type, **(headers or {})}, text.encode())

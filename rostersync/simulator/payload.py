@@ -1,6 +1,6 @@
-"""Read the bodies of writes: JSON objects, and the files of avatars.
+"""Read the bodies of writes, which are JSON objects or avatar files.
 
-Each function raises `Refusal`, which has the answer to send, if the body is not valid.
+Each function raises `Refusal`, which has the response to send, if the body is not valid.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _AVATAR_PART = "avatar[file]"
 
 
 def read_json(request: Request) -> dict[str, Any]:
-    """Return the JSON object in the body, or an empty one without a body. Refuse any other body with 400."""
+    """Return the JSON object in the body. Without a body, return an empty object. Refuse any other body with 400."""
     if not request.body:
         return {}
     if _media_type(request) != "application/json":
@@ -35,19 +35,25 @@ def read_json(request: Request) -> dict[str, Any]:
 
 
 def unwrap(document: dict[str, Any], wrapper: str, allowed: Collection[str]) -> dict[str, Any]:
-    """Return the object under the key `wrapper`. Refuse with 400 if it is missing, or if a field is not allowed."""
+    """Return the object under the key `wrapper`.
+
+    If the object is missing, or if a field is not allowed, refuse the request with 400.
+    """
     return permit(_object(document.get(wrapper)), allowed)
 
 
 def permit(fields: dict[str, Any], allowed: Collection[str]) -> dict[str, Any]:
-    """Return the fields. If one of them is not allowed, refuse with 400."""
+    """Return the fields. If a field is not allowed, refuse the request with 400."""
     if not fields.keys() <= set(allowed):
         raise Refusal(unpermitted(allowed))
     return fields
 
 
 def read_avatar(request: Request) -> bytes:
-    """Return the bytes of an avatar's file, or of its address. Without either, refuse with 400 or 422."""
+    """Return the bytes of an avatar's file or of its URL.
+
+    If the body has neither a file nor a URL, refuse the request with 400 or 422.
+    """
     if _media_type(request) == "multipart/form-data":
         return _uploaded(request) or _no_avatar()
     if not request.body:
@@ -63,7 +69,7 @@ def _no_avatar() -> bytes:
 
 
 def _uploaded(request: Request) -> bytes | None:
-    """Return the file in a multipart body; None if no part has its name. Refuse any other body with 400."""
+    """Return the avatar file in a multipart body, or None if the file is missing. Refuse any other body with 400."""
     head = f"Content-Type: {request.headers['content-type']}\r\n\r\n"
     message = email.message_from_bytes(head.encode("latin-1") + request.body)
     if not message.is_multipart():

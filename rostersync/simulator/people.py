@@ -1,6 +1,6 @@
-"""Make up students. Their fields are not stored, but computed from the school's seed, an id, a day and two stamps.
+"""Invent students. A student's fields are computed from the school's seed, an id, a date and two timestamps.
 
-Names are put together from syllables, and e-mail addresses end in `example.invalid`, so no student exists in reality.
+Names are made from syllables, and e-mail addresses end in `example.invalid`, so no student exists in reality.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ _HOUSES = ("Otter", "Badger", "Heron", "Newt")
 
 _OLDEST_GRADE = 12
 _AGE_IN_GRADE_0 = 5
-_GRADES_BEFORE_1 = 2  # no record is made before the year in which the student turns 3
+_GRADES_BEFORE_1 = 2  # students are at least 3 years old in the year in which their record is created
 _PACIFIC = timezone(timedelta(hours=-8))
 
 PARENT_IDS = range(30_000_000, 40_000_002)
-"""The ids of all possible parents at the school."""
+"""The ids that parents at the school can have."""
 
 
 class Dice:
-    """Random choices that depend only on a seed and a number. They are the same on every machine.
+    """Random choices that depend only on a seed and a number, so that they are the same on every machine.
 
-    They share 512 bits of randomness.
+    All choices of one object together use 512 bits of randomness.
     """
 
     __slots__ = ("_pool",)
@@ -68,23 +68,23 @@ class Dice:
 
 
 class Population(msgspec.Struct, frozen=True):
-    """All possible students of the school with this seed, as they are on `day`."""
+    """All students that a school with this seed can have, in their state on `day`."""
 
     seed: int
     day: date
     custom_fields: bool = True
 
     def person(self, number: int, created: datetime, updated: datetime) -> Fields:
-        """Return the fields of the student with the id `number`, without `id` and the stamps of the record.
+        """Return the fields of the student with the id `number`, without `id`, `created_at` and `updated_at`.
 
-        `created` is when the record was created, some years before `day`. `updated` is when it was last changed. The
-        dates in the fields fit these times and each other.
+        `created` is the time when the record was created, which is some years before `day`. `updated` is the time of
+        the last change. The dates in the fields are consistent with these times and with each other.
         """
         dice = Dice(self.seed, number)
         return self._fields(dice, number, created, _Stay.drawn(dice, created.date(), updated.date()))
 
     def newcomer(self, number: int, created: datetime) -> Fields:
-        """Return the fields of a student who has just been enrolled, who has never logged in and is not archived."""
+        """Return the fields of a student who has just been enrolled, has never logged in and is not archived."""
         stay = _Stay(created.date())
         fields = self._fields(Dice(self.seed, number), number, created, stay)
         fields.pop("last_accessed_at", None)
@@ -98,28 +98,30 @@ class Population(msgspec.Struct, frozen=True):
 
 
 class _Stay(msgspec.Struct, frozen=True):
-    """The first day of a student at the school, and, if they have left, how and when."""
+    """The first day of a student at the school, and how and when the student left, if this has happened."""
 
     start: date
     left: str = ""
-    """The name of the field with the day of leaving.
-
-    It is empty if the student is enrolled, or was archived without a date.
+    """The name of the field with the date when the student left. The name is empty if the student is enrolled, or was
+    archived without a date.
     """
     end: date | None = None
     archived: bool = False
 
     @classmethod
     def drawn(cls, dice: Dice, created: date, updated: date) -> _Stay:
-        """Draw a stay. Three in four are enrolled; the others graduated, withdrew, or were archived without a date."""
+        """Choose a random stay. Three in four students are enrolled.
+
+        The others graduated, withdrew or were archived without a date.
+        """
         start = min(created + timedelta(days=dice.roll(60)), updated)
         end = start + timedelta(days=dice.roll((updated - start).days + 1))
         throw = dice.roll(100)
-        if throw < 75:  # noqa: PLR2004 - the three quarters
+        if throw < 75:  # noqa: PLR2004 - 75 % are enrolled
             return cls(start)
-        if throw < 87:  # noqa: PLR2004 - the next eighth
+        if throw < 87:  # noqa: PLR2004 - 12 % graduated
             return cls(start, "graduated_on", end, archived=True)
-        if throw < 97:  # noqa: PLR2004 - the rest
+        if throw < 97:  # noqa: PLR2004 - 10 % withdrew
             return cls(start, "withdrawn_on", end, archived=True)
         return cls(start, archived=True)
 
@@ -128,7 +130,7 @@ class _Stay(msgspec.Struct, frozen=True):
 
 
 def new_account() -> Fields:
-    """Return the fields that a record created by the API has in addition to the ones that were sent."""
+    """Return the fields that the API adds to the fields of a create request."""
     return {
         "archived": False,
         "role": "Student",
@@ -157,7 +159,7 @@ def _name(dice: Dice, number: int) -> Fields:
 def _account(dice: Dice, number: int, created: datetime, until: datetime) -> Fields:
     fields: Fields = {"ui_language": dice.choice(_UI_LANGUAGES), "role": "Student", "timezone": dice.choice(_ZONES)}
     if dice.happens(95):
-        # One student in 200 has the same number as others, because the school's number is not unique.
+        # One student in 200 has the number ZZ0, because the school's numbers are not unique.
         number_of_school = f"ZZ{0 if dice.roll(200) == 0 else number}"
         fields |= {"student_id": number_of_school, "identifier": number_of_school}
     since = max(created, until - timedelta(days=60))
@@ -193,7 +195,7 @@ def _home(dice: Dice, number: int) -> Fields:
 
 
 def _schooling(dice: Dice, first_year: int, year: int, stay: _Stay) -> Fields:
-    """Return the fields that depend on the student's grade in `year`, which is their latest year at this school."""
+    """Return the fields that depend on the student's grade in `year`, the student's latest year at the school."""
     drawn = dice.roll(_OLDEST_GRADE) + 1
     youngest = year - first_year - _GRADES_BEFORE_1
     grade = _OLDEST_GRADE if stay.left == "graduated_on" else max(drawn, youngest)

@@ -1,4 +1,4 @@
-"""The API's rate limit: a number of requests in a period, over all endpoints."""
+"""The API's rate limit, which is a number of requests in a period. All endpoints share the limit."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ class RateCounter:
         self._count = 0
 
     def count(self, elapsed: float, now: datetime) -> Response | None:
-        """Count a request. Return the answer that refuses it if it is one too many, otherwise None.
+        """Count a request. Return the 429 response if the request exceeds the limit, else None.
 
-        `elapsed` is the time in seconds on a monotonic clock, and `now` is the time for the answer's `Date`.
+        `elapsed` is the time in seconds on a monotonic clock. `now` is the time in the response's `Date`. The time of
+        the reset depends on both.
         """
         if elapsed >= self._end:
             self._end, self._count = elapsed + self._limit.seconds, 0
@@ -43,7 +44,7 @@ class RateCounter:
 
     def _refusal(self, now: datetime, wait: float) -> Response:
         reset = now + timedelta(seconds=wait)
-        if reset.microsecond:  # the header has whole seconds, and a retry at that time must succeed
+        if reset.microsecond:  # round up, because the header has whole seconds, and a retry at that time must succeed
             reset = reset.replace(microsecond=0) + timedelta(seconds=1)
         return too_many_requests(
             {

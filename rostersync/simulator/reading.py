@@ -1,4 +1,4 @@
-"""The two endpoints that return students: the list, and GET of one student."""
+"""The two endpoints that return students: the list, and the GET request for one student."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REMEMBERED_LISTS = 16
 
 
 class Reading:
-    """Answers the reads. They show the states that are visible, which may lag behind the writes."""
+    """Answers read requests. The responses show the visible states, which may lag behind the writes."""
 
     def __init__(self, school: School) -> None:
         self.school = school
@@ -57,7 +57,7 @@ class Reading:
     def _rows(self, filters: Filters) -> list[Version]:
         school = self.school
         moment = school.moment_of_reading()
-        if moment is not None:  # the visible states change with time, so they cannot be cached
+        if moment is not None:  # the visible states change with time, so the rows cannot be cached
             rows = select(school.versions(moment), filters, school.switches)
         else:
             rows = self._remembered(filters)
@@ -66,7 +66,7 @@ class Reading:
         return rows
 
     def _remembered(self, filters: Filters) -> list[Version]:
-        """Return the rows for these filters. They are cached until the school changes."""
+        """Return the rows for these filters. The rows are cached until the school changes."""
         school = self.school
         if self._generation != school.generation or len(self._lists) >= _REMEMBERED_LISTS:
             self._lists.clear()

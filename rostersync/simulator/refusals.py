@@ -1,4 +1,4 @@
-"""The API's answers to requests that it refuses, one for each documented error."""
+"""The API's responses to requests that it refuses, with one function for each documented error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INVALID = "is invalid"
 
 
 class Refusal(Exception):
-    """The API refuses a request. `response` is its answer."""
+    """The API refuses a request. `response` is the response to send."""
 
     def __init__(self, response: Response) -> None:
         super().__init__(response.status)
@@ -23,7 +23,7 @@ class Refusal(Exception):
 
 
 def access_denied(status: int) -> Response:
-    """Return the answer to a token that is unknown (401) or lacks the permission (403)."""
+    """Return the response to a request with an unknown token (401) or without the permission (403)."""
     return json_response(status, {"error": "Access Denied"})
 
 
@@ -40,17 +40,17 @@ def no_such_method(allowed: Iterable[str]) -> Response:
 
 
 def bad_structure() -> Response:
-    """Return the answer to a body that is not a JSON object, or that lacks its wrapper."""
+    """Return the response to a body that is not a JSON object, or that lacks the object's wrapper."""
     return json_response(400, {"error": "Invalid payload data structure."})
 
 
 def unpermitted(allowed: Iterable[str]) -> Response:
-    """Return the answer to a body with a field that cannot be set."""
+    """Return the response to a body with a field that a write cannot set."""
     return json_response(400, {"error": "Unpermitted parameter", "allowed_params": list(allowed)})
 
 
 def invalid(**errors: str) -> Response:
-    """Return the answer to values that are not accepted, with a message for each field."""
+    """Return the response to values that the API does not accept, with a message for each field."""
     return json_response(422, {"errors": {name: [message] for name, message in errors.items()}})
 
 
@@ -59,5 +59,5 @@ def too_many_requests(headers: dict[str, str]) -> Response:
 
 
 def spell_reset(moment: datetime) -> str:
-    """Return a time in the form of X-RateLimit-Reset, in whole seconds."""
+    """Return a time in the format of the header X-RateLimit-Reset, in whole seconds."""
     return moment.strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,4 +1,4 @@
-"""Serve the stand-in on a socket, with HTTP/1.1, keep-alive, and a thread for each connection."""
+"""Serve the stand-in on a socket, with HTTP/1.1, keep-alive and one thread for each connection."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
     from rostersync.simulator.app import App
 
-_LOOK_ROUND = 0.02  # seconds between two checks whether the server must end
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER of no seconds
+_LOOK_ROUND = 0.02  # seconds between two checks whether the server must stop
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with a timeout of 0, so that close() resets the connection
 
 
 class Server:
-    """Serves an app in daemon threads, from its creation until `close`. It can be used as a context manager."""
+    """A server that serves an app in daemon threads until `close` is called. The server is also a context manager."""
 
     def __init__(self, app: App, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Start to serve.
+        """Start to serve `app`.
 
         Args:
             app: The API to serve.
-            host: The address to listen on; by default the loopback address.
-            port: The port, 0 to 65535; 0, the default, takes a free one. `base_url` has its number.
+            host: The address to listen on. The default is the loopback address.
+            port: The port, 0 to 65535. The default 0 means any free port. `base_url` contains its number.
 
         Raises:
-            OSError: The address is not available.
+            OSError: The address or the port is not available.
 
         """
         self._listener = _Listener((host, port), app)
@@ -51,7 +51,7 @@ class Server:
         return f"http://{host!s}:{port}"
 
     def close(self) -> None:
-        """Stop at once: accept no new connection, and end all others, idle or not. It may be called twice."""
+        """Stop at once. Accept no new connections, and close all open ones. This method may be called twice."""
         self._listener.stopping.set()
         self._listener.shutdown()
         self._thread.join()
@@ -91,7 +91,7 @@ class _Listener(ThreadingTCPServer):
         super().shutdown_request(request)
 
     def hang_up(self) -> None:
-        """Wake every thread that waits for its client."""
+        """Shut all open connections down, so that threads that wait for a client wake up."""
         with self._lock:
             for connection in self._open:
                 with contextlib.suppress(OSError):
@@ -107,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Listener
 
     def serve(self) -> None:
-        """Answer one request, and deliver the response in the manner that it asks for."""
+        """Answer one request, and deliver the response in the manner that the response specifies."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         request = Request.to(self.path, dict(self.headers.items()), self.command, body)
         response = self.server.app.handle(request)
@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _reset(self) -> None:
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        # Close now. Otherwise the server would first shut the connection down in the orderly way.
+        # Close the connection here, because the server would otherwise first shut the connection down normally.
         self.rfile.close()
         self.connection.close()
 
@@ -161,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _head(response: Response) -> bytes:
-    """Return the status line and the headers."""
+    """Return the status line and the headers as bytes."""
     try:
         phrase = HTTPStatus(response.status).phrase
     except ValueError:

@@ -1,4 +1,4 @@
-"""The school behind the stand-in: its students, the changes to them, and when each change becomes visible."""
+"""The school that the stand-in serves, with its students, their changes, and the times when changes become visible."""
 
 from __future__ import annotations
 
@@ -22,42 +22,43 @@ if TYPE_CHECKING:
     from rostersync.simulator.people import Fields
 
 _FIRST_ID = 20_540_000
-_FIRST_LARGE_ID = 10_342_450_460  # above 2**32, as one of the vendor's samples
+_FIRST_LARGE_ID = 10_342_450_460  # above 2**32, like an id in one of ManageBac's samples
 _ONE_LARGE_ID_IN = 100
 _HOUR = 3_600_000
 _OLDEST = 5 * 365 * 24 * _HOUR
-_DRAWS = 20  # random tries before all students are searched
+_DRAWS = 20  # the number of random tries before all students are searched
 
 
 class School:
     """A school of invented students. Its state depends only on the seed, the clock and the calls.
 
-    A change usually sets `updated_at` to the server's time, which is the clock's time with the skews of the switches,
-    cut to their grain. It becomes visible at once, or as late as the switches say. One lock makes every change atomic.
-    Methods that change a student raise `LookupError` if the student does not exist or is deleted.
+    A change usually sets `updated_at` to the server's time. The server's time is the clock's time plus the skews from
+    the switches, rounded down to the grain from the switches. A change becomes visible at once, or after the delay in
+    the switches. One lock makes every change atomic. Methods that change a student raise `LookupError` if the student
+    does not exist or is deleted.
     """
 
     def __init__(self, seed: int, size: int, clock: Clock, switches: Switches | None = None) -> None:
-        """Make a school.
+        """Create a school.
 
         Args:
-            seed: The same seed makes the same students.
-            size: The number of students; 0 or more.
+            seed: The seed for the random choices. The same seed produces the same students.
+            size: The number of students, 0 or more.
             clock: The school's clock.
-            switches: How the API behaves; by default in the likeliest way.
+            switches: How the API behaves. The defaults are the most likely behaviour.
 
         """
         self._clock = clock
         self._switches = switches or Switches()
-        self._rng = Random(seed)  # noqa: S311 - a simulation that must repeat
+        self._rng = Random(seed)  # noqa: S311 - the simulation must be repeatable
         self._population = Population(seed, self.now().date(), self._switches.custom_fields)
         self._rows: dict[int, Version] = {}
-        self._drawn: list[int] = []  # the keys of _rows, to draw from quickly
+        self._drawn: list[int] = []  # the keys of _rows in a list, because random choices from a list are fast
         self._gone: dict[int, None] = {}  # the ids of students in the deleted feed
         self._next_id = _FIRST_ID
         self._next_without_id = 0
         self.lock = threading.RLock()
-        self.generation = 0  # increases with every change, so that caches can be dropped
+        self.generation = 0  # increases with every change, so that a cache knows when it is out of date
         self._be_born(size)
 
     # Reading the school ------------------------------------------------------------------------------------------
@@ -68,7 +69,7 @@ class School:
 
     @switches.setter
     def switches(self, switches: Switches) -> None:
-        """Let the school behave differently from now on. A change of `custom_fields` has no effect."""
+        """Replace the switches. A change of `custom_fields` has no effect."""
         with self.lock:
             self._switches = switches
             self.generation += 1
@@ -77,19 +78,22 @@ class School:
 
     @property
     def rng(self) -> Random:
-        """The school's own source of random numbers, also for the random parts of answers."""
+        """The school's random number generator, which also decides about the random parts of responses."""
         return self._rng
 
     def now(self) -> datetime:
-        """Return the server's time: the clock's time plus the server's skew."""
+        """Return the server's time, which is the clock's time plus the server's skew."""
         return self._clock.now() + timedelta(seconds=self._switches.clock_skew)
 
     def elapsed(self) -> int:
-        """Return the monotonic time in milliseconds. It decides what is visible, even if a clock is set back."""
+        """Return the monotonic time in milliseconds, which decides which changes are visible.
+
+        Setting a clock back has no effect.
+        """
         return round(self._clock.monotonic() * 1000)
 
     def moment_of_reading(self) -> int | None:
-        """Return the time (see `elapsed`) that the next answer shows; None if it shows the latest state."""
+        """Return the time (see `elapsed`) of the state that the next response shows. None means the latest state."""
         switches = self._switches
         if switches.timeless:
             return None
@@ -97,7 +101,7 @@ class School:
         return self.elapsed() - round(behind * 1000)
 
     def versions(self, moment: int | None = None) -> Iterator[Version]:
-        """Yield the state of every student, including deleted ones, as seen at `moment`; None means the latest one."""
+        """Yield the state at `moment` of every student, including deleted students. None means the latest state."""
         if moment is None:
             yield from self._rows.values()
             return
@@ -106,36 +110,42 @@ class School:
                 yield seen
 
     def version(self, student_id: int, moment: int | None = None) -> Version | None:
-        """Return the state of one student, deleted or not, as seen at `moment`; None if the id does not exist yet."""
+        """Return the state of a current or deleted student at `moment`, or None if the student did not exist yet."""
         version = self._rows.get(student_id)
         return version if version is None or moment is None else version.at(moment)
 
     def holder_of(self, email: str) -> int | None:
-        """Return the id of the living student with this e-mail address in any case; None if the address is free."""
+        """Return the id of the current student with this e-mail address, or None if the address is free.
+
+        Ignore upper and lower case.
+        """
         wanted = email.casefold()
         living = (version for version in self._rows.values() if version.living)
         return next((row.id for row in living if str(row.fields.get("email", "")).casefold() == wanted), None)
 
-    # For tests to compare with -----------------------------------------------------------------------------------
+    # The truth, for tests ---------------------------------------------------------------------------------------
 
     def truth(self) -> dict[int, dict[str, Any]]:
-        """Return the complete current record of each living student, keyed by id. Injected records are left out."""
+        """Return a dictionary from the ids of current students to their complete records.
+
+        Injected records are left out.
+        """
         with self.lock:
             seen = [version for version in self._now_in_sight() if version.living and version.raw is None]
             return {version.id: msgspec.json.decode(render(version, self._switches)) for version in seen}
 
     def deleted(self) -> set[int]:
-        """Return the ids of all students who are deleted or purged now."""
+        """Return the ids of all students who are now deleted or purged."""
         with self.lock:
             return {version.id for version in self._now_in_sight() if not version.living and version.id > 0}
 
     def injected(self) -> set[int]:
-        """Return the ids under which injected records are served. A record without an id has a negative number."""
+        """Return the ids of the injected records. An injected record without an id has a negative number."""
         with self.lock:
             return {version.id for version in self._now_in_sight() if version.living and version.raw is not None}
 
     def pick(self, rng: Random, fits: Callable[[Version], bool]) -> int | None:
-        """Return the id of a random student who fits in the latest state; None if no student fits."""
+        """Return the id of a random student, chosen among the latest states that fit, or None if no state fits."""
         with self.lock:
             for _ in range(_DRAWS if self._drawn else 0):
                 drawn = rng.choice(self._drawn)
@@ -145,16 +155,16 @@ class School:
             return rng.choice(fitting) if fitting else None
 
     def pick_deleted(self, rng: Random) -> int | None:
-        """Return the id of a random student in the deleted feed; None if it is empty."""
+        """Return the id of a random student in the deleted feed, or None if the feed is empty."""
         with self.lock:
             return rng.choice(list(self._gone)) if self._gone else None
 
-    # Changing students. The value None clears a field -----------------------------------------------------------------
+    # Changes to students. The value None clears a field ---------------------------------------------------------------
 
     def create(self, **fields: Any) -> int:
-        """Enrol an invented student, and return the id. `fields` replace their own fields; `id=` chooses the id.
+        """Enrol an invented student, and return the id. `fields` override the invented fields, and `id=` sets the id.
 
-        Raises `LookupError` if the id is taken.
+        Raises `LookupError` if the id is already in use.
         """
         with self.lock:
             number = fields.pop("id", None) or self._take_id()
@@ -164,43 +174,46 @@ class School:
             return int(number)
 
     def admit(self, **fields: Any) -> int:
-        """Enrol a student with only these fields, as the API does, and return the id."""
+        """Enrol a student like the API, and return the id. Set only `fields` and a few default fields."""
         with self.lock:
             number = self._take_id()
             self._enrol(number, _with(new_account(), fields))
             return number
 
     def update(self, student_id: int, /, **fields: Any) -> None:
-        """Set these fields. If a record was injected for the student, the real one is served again."""
+        """Set these fields. If a record was injected for the student, serve the student's own record again."""
         with self.lock:
             version = self._living(student_id)
             self._follow(version, changed=_with(version.fields, fields), raw=None)
 
     def clear(self, student_id: int, *names: str) -> None:
-        """Clear these fields, so that the record no longer has them."""
+        """Clear these fields, so that the student's record no longer has them."""
         self.update(student_id, **dict.fromkeys(names))
 
     def touch(self, student_id: int) -> None:
-        """Change nothing but `updated_at`."""
+        """Change only `updated_at`."""
         self.update(student_id)
 
     def archive(self, student_id: int, *, withdrawn_on: str | None = None, graduated_on: str | None = None) -> None:
-        """Archive a student with one of the dates, or with neither, as for a whole year group. Clear the year group."""
+        """Archive a student with one of the two dates, or with none. Clear the student's year group."""
         left = {"withdrawn_on": withdrawn_on, "graduated_on": graduated_on}
         self._set_quietly(student_id, self._switches.archive_bumps, archived=True, year_group_id=None, **left)
 
     def unarchive(self, student_id: int) -> None:
-        """Undo an archiving. The switch `unarchive_clears_dates` decides whether both dates are cleared."""
+        """Take a student out of the archive.
+
+        The switch `unarchive_clears_dates` decides whether both dates are cleared.
+        """
         dates = dict.fromkeys(("withdrawn_on", "graduated_on")) if self._switches.unarchive_clears_dates else {}
         self._set_quietly(student_id, self._switches.archive_bumps, archived=False, **dates)
 
     def login(self, student_id: int) -> None:
-        """Let the student log in: set `last_accessed_at` to now, written with the offset -08:00."""
+        """Record a login, which sets `last_accessed_at` to the current time, with the offset -08:00."""
         accessed = spell(to_epoch_ms(self.now()) // 1000 * 1000, "-08:00")
         self._set_quietly(student_id, self._switches.login_bumps, last_accessed_at=accessed)
 
     def set_photo(self, student_id: int, url: str | None) -> None:
-        """Set the address of the student's photo; None removes the photo."""
+        """Set the URL of the student's photo. None removes the photo."""
         self._set_quietly(student_id, self._switches.avatar_bumps, photo_url=url)
 
     def change_unnoticed(self, student_id: int, /, **fields: Any) -> None:
@@ -208,14 +221,15 @@ class School:
         self._set_quietly(student_id, bump=False, **fields)
 
     def delete(self, student_id: int) -> None:
-        """Delete a student as an admin does in the web interface. The deleted feed shows it."""
+        """Delete a student, as an administrator does in the web interface. The deleted feed lists the student."""
         with self.lock:
             self._follow(self._living(student_id), deleted=self._stamp(), bump=self._switches.delete_bumps)
 
     def purge(self, student_id: int) -> None:
-        """Remove a student who is living or deleted, so that the deleted feed does not show them.
+        """Remove a current or deleted student without a trace in the deleted feed.
 
-        This also removes an injected record without an id. Raises `LookupError` if the student does not exist.
+        This method can also remove an injected record without an id. Raises `LookupError` if the student does not
+        exist.
         """
         with self.lock:
             if (version := self._rows.get(student_id)) is None:
@@ -235,14 +249,15 @@ class School:
             self._follow(version, deleted=None, traceless=False, bump=bumps)
 
     def inject(self, student_id: int | None, record: Any) -> int:
-        """Serve any record for a student, in lists and by GET. `update` ends that.
+        """Serve a given record for a student, in lists and by GET, until the student is updated.
 
         Args:
-            student_id: A student, who may be new. With None, the record is served only in lists.
-            record: A JSON value, or the bytes to serve. It counts as changed now, even if it has another `updated_at`.
+            student_id: The id of an existing or new student. If None, the record is served only in lists.
+            record: A JSON value, or the bytes to serve. The feed of modified students treats the record as changed now,
+                even if its `updated_at` has another time.
 
         Returns:
-            The id. A record without an id gets a negative number, which `purge` accepts.
+            The id. If `student_id` is None, this is a negative number, which `purge` accepts.
 
         """
         raw = record if isinstance(record, bytes) else msgspec.json.encode(record)
@@ -256,7 +271,7 @@ class School:
             self._enrol(student_id, self._newcomer(student_id) if student_id > 0 else {}, raw)
             return student_id
 
-    # Inside ------------------------------------------------------------------------------------------------------
+    # Private methods ---------------------------------------------------------------------------------------------
 
     def _be_born(self, size: int) -> None:
         born = to_epoch_ms(self.now())
@@ -295,7 +310,7 @@ class School:
             self._follow(version, changed=_with(version.fields, fields), bump=bump)
 
     def _follow(self, version: Version, *, bump: bool = True, **changes: Any) -> None:
-        """Add a new state after the latest one."""
+        """Add a new state of a student after the latest state."""
         state = {
             "created": version.created,
             "updated": self._stamp() if bump else version.updated,
@@ -308,7 +323,7 @@ class School:
         self._put(new)
 
     def _put(self, version: Version) -> None:
-        """Store a state that becomes visible now or later, but never before the state that it follows."""
+        """Store a new state. A state becomes visible now or later, but never before the student's previous state."""
         switches, now = self._switches, self.elapsed()
         version.since = now
         if switches.late_commit_seconds and self._rng.random() < switches.late_commit_share:

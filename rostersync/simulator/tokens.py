@@ -1,4 +1,4 @@
-"""The tokens of a school, and what each of them may do."""
+"""The tokens of a school, and their permissions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from rostersync.simulator.messages import Request
 
-# We chose these names, because the vendor does not document its own.
+# We chose these names of permissions, because ManageBac does not document its own names.
 MAY_READ, MAY_WRITE = "Students: read", "Students: write"
 
 Permissions = tuple[str, ...]
@@ -19,7 +19,7 @@ _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 class Tokens:
-    """A token with the admin role, and perhaps one without it, which may only read."""
+    """The tokens that the server accepts: one with the admin role, and optionally one that may only read."""
 
     def __init__(self, token: str, read_only: str | None = None) -> None:
         self._known: list[tuple[bytes, Permissions]] = [(token.encode(), (MAY_READ, MAY_WRITE))]
@@ -27,7 +27,7 @@ class Tokens:
             self._known.append((read_only.encode(), (MAY_READ,)))
 
     def permissions(self, request: Request) -> Permissions | None:
-        """Return the permissions of the request's token; None if it has no token, or an unknown one."""
+        """Return the permissions of the request's token, or None if the request has no token or an unknown one."""
         shown = [token.encode() for token in _shown(request)]
         for known, permissions in self._known:
             if any(hmac.compare_digest(token, known) for token in shown):
@@ -41,7 +41,7 @@ def may(permissions: Permissions, method: str) -> bool:
 
 
 def _shown(request: Request) -> Iterator[str]:
-    """Yield the tokens of a request, from each of the three places where one may be."""
+    """Yield the tokens of a request, from each of the three places where a token may be."""
     if (token := request.headers.get("auth-token")) is not None:
         yield token
     if (token := request.first("auth_token")) is not None:

@@ -1,4 +1,4 @@
-"""The states of a student over time, and how the API writes a state as JSON."""
+"""The states of a student over time, and their JSON in the API's responses."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ _MILLISECOND = timedelta(milliseconds=1)
 _PACIFIC = 8 * 3_600_000
 
 EVER = -(2**63)
-"""A time before every other."""
+"""A time before all other times."""
 
-_KEYS_NEVER_NULL = {"status"}  # the vendor's samples do not have this key
+_KEYS_NEVER_NULL = {"status"}  # ManageBac's samples do not have this key
 
 
 def from_ms(stamp: int) -> datetime:
-    """Return the time, in UTC, that is this many milliseconds after the start of 1970."""
+    """Return the time in UTC that is `stamp` milliseconds after the start of 1970."""
     return _EPOCH + stamp * _MILLISECOND
 
 
 def spell(stamp: int, offset: str = "Z") -> str:
-    """Return a stamp as ISO 8601 with milliseconds and an offset (a value of the switch `offset`)."""
+    """Return a timestamp in ISO 8601 format, with milliseconds and with an offset (see the switch `offset`)."""
     local = from_ms(stamp - _PACIFIC if offset == "-08:00" else stamp)
     return local.replace(tzinfo=None).isoformat(timespec="milliseconds") + offset
 
 
 class Version(msgspec.Struct, kw_only=True):
-    """One state of one student. Its stamps are milliseconds since 1970 by the server's clock.
+    """One state of one student. `created`, `updated` and `deleted` are milliseconds since 1970 by the server's clock.
 
-    `since` is when the state became visible, in milliseconds of the monotonic clock. `previous` is the state before, as
-    long as a request may still see it. `raw` has the bytes of an injected record. `traceless` means that the student
-    was removed and the deleted feed does not show it.
+    `since` is the time when the state became visible, in milliseconds of the monotonic clock. `previous` is the
+    previous state, as long as a response may still show that state. `raw` has the bytes of an injected record.
+    `traceless` means that the student was removed and is not in the deleted feed.
     """
 
     id: int
@@ -50,13 +50,13 @@ class Version(msgspec.Struct, kw_only=True):
     deleted: int | None = None
     traceless: bool = False
     raw: bytes | None = None
-    changed: Fields | None = None  # None: the population computes them from the stamps
+    changed: Fields | None = None  # None: the population computes the fields from the timestamps
     previous: Version | None = None
     rendered: bytes | None = None
 
     @property
     def fields(self) -> Fields:
-        """The fields, without `id` and stamps. Do not change them in place."""
+        """The fields of the student, without `id` and timestamps. Do not change the dictionary in place."""
         if self.changed is not None:
             return self.changed
         return self.population.person(self.id, from_ms(self.created), from_ms(self.updated))
@@ -66,22 +66,22 @@ class Version(msgspec.Struct, kw_only=True):
         return self.deleted is None and not self.traceless
 
     def at(self, moment: int) -> Version | None:
-        """Return the state that was visible at `moment`; None before the first one."""
+        """Return the state that was visible at `moment`, or None if no state was visible yet."""
         version: Version | None = self
         while version is not None and version.since > moment:
             version = version.previous
         return version
 
     def forget_before(self, moment: int) -> None:
-        """Drop the states that are not visible at `moment` or later."""
+        """Drop the states that other states had replaced by `moment`."""
         if (seen := self.at(moment)) is not None:
             seen.previous = None
 
 
 def status_of(fields: Fields) -> str | None:
-    """Return the vendor's word for a student's status; None if the student was archived without a date.
+    """Return ManageBac's word for a student's status, or None if the student was archived without a date.
 
-    If a student is not archived, the dates are old ones that an unarchive has kept.
+    If a student is not archived, the dates are ignored, because they are from an earlier archiving.
     """
     if fields.get("archived") is False:
         return "enrolled"
@@ -93,7 +93,7 @@ def status_of(fields: Fields) -> str | None:
 
 
 def render_without(version: Version, switches: Switches, omitted: tuple[str, ...]) -> bytes:
-    """Return the record of a living student for an endpoint that omits some keys."""
+    """Return the record of a current student for an endpoint that omits some keys."""
     if not omitted or version.raw is not None:
         return render(version, switches)
     record = _record(version, switches)
@@ -101,14 +101,14 @@ def render_without(version: Version, switches: Switches, omitted: tuple[str, ...
 
 
 def render(version: Version, switches: Switches) -> bytes:
-    """Return the record as the API writes it for a living student, cached until the student or a switch changes."""
+    """Return the JSON record of a current student. The record is cached until the student or a switch changes."""
     if version.rendered is None:
         version.rendered = version.raw or msgspec.json.encode(_record(version, switches))
     return version.rendered
 
 
 def render_deleted(version: Version, switches: Switches) -> bytes:
-    """Return the record of a deleted student, with `deleted_at` instead of `updated_at` and `status`."""
+    """Return the JSON record of a deleted student, with `deleted_at` instead of `updated_at` and `status`."""
     record = _record(version, switches)
     record.pop("updated_at", None)
     record.pop("status", None)
@@ -118,12 +118,12 @@ def render_deleted(version: Version, switches: Switches) -> bytes:
 
 
 def render_stub(version: Version, switches: Switches) -> bytes:
-    """Return a record that has only the id."""
+    """Return a JSON record that has only the id."""
     return b'{"id":' + render_id(version, switches) + b"}"
 
 
 def render_id(version: Version, switches: Switches) -> bytes:
-    """Return the id alone, without a record."""
+    """Return the student's id as JSON, without a record."""
     return msgspec.json.encode(str(version.id) if switches.ids_as_text else version.id)
 
 

@@ -24,16 +24,16 @@ _KNOWS_OPTIONS = "v2p3"
 
 
 class Writing:
-    """Answers the writes. Each method raises `Refusal` if the API does not accept the write, and then changes nothing.
+    """Answers write requests. If the API does not accept a write, the method raises `Refusal` and changes nothing.
 
-    A write sees all changes before it, even those that are not visible to reads yet.
+    A write sees all earlier changes, even changes that are not visible to reads yet.
     """
 
     def __init__(self, school: School) -> None:
         self.school = school
 
     def create(self, call: Call) -> Response:
-        """Answer `POST /students`. The value null counts as missing, but an empty string is a value."""
+        """Answer `POST /students`. A field with the value null counts as missing, but an empty string is a value."""
         document = read_json(call.request)
         given = unwrap(document, "student", WRITABLE)
         options = _options(call, document)
@@ -43,7 +43,7 @@ class Writing:
         return json_response(201, {"student": self._shown(student), **options})
 
     def update(self, call: Call) -> Response:
-        """Answer `PATCH /students/{id}`: set the given fields. The value null clears a field."""
+        """Answer `PATCH /students/{id}`, which sets the given fields. The value null clears a field."""
         student = self._found(call)
         fields = unwrap(read_json(call.request), "student", WRITABLE)
         self._check(fields, student)
@@ -52,7 +52,7 @@ class Writing:
         return json_response(200, {"student": self._shown(student)})
 
     def archive(self, call: Call) -> Response:
-        """Answer `PUT /students/{id}/archive`, with one of the two dates in the body or in the query."""
+        """Answer `PUT /students/{id}/archive`. The body or the query has one of the two dates."""
         student = self._found(call)
         self.school.archive(student, **_leaving(call))
         return _done()
@@ -63,14 +63,14 @@ class Writing:
         return _done()
 
     def set_avatar(self, call: Call) -> Response:
-        """Answer `PUT /students/{id}/avatar`, with a file, or with the address of one. The address is not fetched."""
+        """Answer `PUT /students/{id}/avatar`. The body has a file, or the URL of a file. The URL is not fetched."""
         student = self._found(call)
         digest = hashlib.blake2b(read_avatar(call.request), digest_size=8).hexdigest()
         self.school.set_photo(student, f"https://files.example.invalid/avatars/{student}?digest={digest}")
         return _done()
 
     def delete_avatar(self, call: Call) -> Response:
-        """Answer `DELETE /students/{id}/avatar`. It succeeds even if the student has no avatar."""
+        """Answer `DELETE /students/{id}/avatar`. The request succeeds even if the student has no avatar."""
         self.school.set_photo(self._found(call), None)
         return _done()
 
@@ -82,7 +82,7 @@ class Writing:
         return version.id
 
     def _check(self, fields: Fields, student: int | None = None) -> None:
-        """Raise `Refusal` unless all fields can be set, for this student, or for a new one if it is None."""
+        """Raise `Refusal` if a field cannot be set for this student. If `student` is None, the student is new."""
         found = mistakes(fields)
         if "email" in fields and "email" not in found:
             holder = self.school.holder_of(fields["email"])
@@ -94,7 +94,7 @@ class Writing:
             raise Refusal(no_record())
 
     def _shown(self, student: int) -> dict[str, Any]:
-        """Return the record as the answer to a write shows it."""
+        """Return the student's record in the form for the response to a write."""
         version = self.school.version(student)
         assert version is not None
         record: dict[str, Any] = msgspec.json.decode(render(version, self.school.switches))
@@ -108,7 +108,10 @@ def _done() -> Response:
 
 
 def _options(call: Call, document: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of the answer about a welcome mail. It is empty unless options were sent to version v2p3."""
+    """Return the part of the response about a welcome mail.
+
+    This part is empty unless the request has `options` and the version is v2p3.
+    """
     options = document.get("options")
     if call.version != _KNOWS_OPTIONS or options is None:
         return {}
@@ -119,7 +122,7 @@ def _options(call: Call, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _leaving(call: Call) -> dict[str, str]:
-    """Return the one date with which a student leaves, by the name of its field."""
+    """Return a dictionary with the one date of leaving in the request, by the name of its field."""
     asked = {name: text for name in _LEAVING if (text := call.request.first(name))}
     given = permit(read_json(call.request), _LEAVING)
     dates = asked | {name: value for name, value in given.items() if value is not None and value != ""}

@@ -125,7 +125,7 @@ def test_a_refresh_that_takes_too_long_after_a_stop_is_left_to_the_next_run(quic
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "the replica will have it after the next run of main" in told
+    assert "the replica will have the change after the next run of main" in told
     quick_site.faults.clear()
     quick_site.app.on_request = None
     quick_site.ok("sync")

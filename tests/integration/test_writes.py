@@ -139,7 +139,7 @@ def test_beside_a_full_run_a_write_is_sent_and_told_to_come_and_the_run_brings_i
         result = site.run("students", "update", str(key), "--set", "city=Piran", "--yes")
         assert result.exit_code == 0, result.output
         assert (
-            "the replica will have it after the next run of main, because another process is syncing it now"
+            "the replica will have the change after the next run of main, because another process is syncing it now"
             in result.stderr
         )
         assert replica(site, key).city != "Piran"
@@ -169,7 +169,7 @@ def test_where_no_run_has_read_the_school_yet_the_replica_is_not_made_of_one_stu
     site.ok("db", "upgrade")
     result = site.run("students", "update", str(somebody(site)), "--set", "city=Piran", "--yes")
     assert result.exit_code == 0
-    assert "the replica will have it after the next run of main" in result.stderr
+    assert "the replica will have the change after the next run of main" in result.stderr
     assert site.rows("SELECT id FROM current_student") == []
     assert [entry[-1] for entry in audit(site)] == ["done"]
 
@@ -205,7 +205,7 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     ((*UPDATE, "--set", "city=x", "--set", "city=y"), "city is set twice"),
     ((*UPDATE, "--set", "citty=x", "--set", "graduating_year=soon"), "graduating_year must be a whole number"),
     ((*UPDATE, "--expect", "3"), "--expect and --result go with --from-csv"),
-    ((*UPDATE, "--from-csv", "x.csv"), "--from-csv takes everything from the file"),
+    ((*UPDATE, "--from-csv", "x.csv"), "--from-csv reads everything from the file"),
 ]
 
 

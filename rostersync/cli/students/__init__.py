@@ -1,4 +1,4 @@
-"""`rostersync students`: read and write students directly at the API."""
+"""`rostersync students`: read and write students directly in ManageBac."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rostersync.cli.students import reading, writing
 
 @click.group()
 def command() -> None:
-    """Read and write students directly at the API.
+    """Read and write students directly in ManageBac.
 
-    Reading needs no database. Writing needs `allow_writes = true` for the source. A write command asks before it sends
-    anything, or needs --yes if there is no terminal. It is recorded in the audit log, and the replica is updated at
-    once.
+    Reading needs no database. Writing is possible only if the source has `allow_writes = true`. A command that writes
+    asks before it sends anything. Without a terminal, the command needs --yes. Each write is recorded in the audit log,
+    and the replica is updated at once.
     """
 
 

@@ -1,4 +1,4 @@
-"""Write many students from a CSV file: the options, the question before the writes, and the report after them."""
+"""Write many students from a CSV file. This module has the options, the question before the writes, and the report."""
 
 from __future__ import annotations
 
@@ -37,13 +37,16 @@ if TYPE_CHECKING:
     from rostersync.writing.bulk_tasks import Task
 
 MANY = 25
-"""If a CSV has more lines than this, or than `MANY_PERCENT` of the students, the user must give the number of lines."""
+"""If a CSV file has more lines than this, the user must confirm the number of lines."""
 MANY_PERCENT = 5
+"""The user must also confirm the number of lines if it exceeds this percentage of the school's students."""
 
 GUARDED = ("email", "password")
-"""Columns that a bulk update changes only with --allow-column: with them, a forged file could take over accounts."""
+"""Columns that a bulk update changes only with --allow-column, because a forged file could take over accounts with
+them.
+"""
 
-_MOST_SHOWN = 20  # failed lines that are printed on standard error; the result file has all of them
+_MOST_SHOWN = 20  # the largest number of failed lines printed on standard error; the result file has all lines
 
 
 class Many(msgspec.Struct, frozen=True):
@@ -59,32 +62,34 @@ class Many(msgspec.Struct, frozen=True):
         return self.result or self.csv_file.with_name(f"{self.csv_file.stem}.result.csv")
 
     def refuse_beside(self, *others: Any) -> None:
-        """Raise `click.UsageError` if the command line also has an ID or any values."""
+        """Raise `click.UsageError` if the command line has an ID or values in addition to the CSV file."""
         if any(others):
-            raise click.UsageError("--from-csv takes everything from the file: give no ID and no values besides")
+            raise click.UsageError(
+                "--from-csv reads everything from the file, so it cannot be combined with an ID or with values"
+            )
 
 
 def options(verb: Callable[..., int]) -> Callable[..., Any]:
-    """Add the options of a bulk write to a command. It receives them as `many`, which is None without --from-csv."""
+    """Add the options of a bulk write to a command. The command receives them as `many`, or None without --from-csv."""
 
     @click.option(
         "--from-csv",
         "csv_file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Write many students, from a CSV file.",
+        help="Write the students in this CSV file.",
     )
     @click.option(
         "--expect",
         type=Natural(),
         metavar="N",
-        help="The number of lines below the CSV's header. Needed for more than 25 lines, or 5 % of the students.",
+        help="The number of lines below the header. Required for more than 25 lines or 5 % of the students.",
     )
     @click.option(
         "--result",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Where to write the result of each line. Default: FILE.result.csv in the CSV's folder.",
+        help="The file for the result of each line. Default: FILE.result.csv in the folder of the CSV file.",
     )
     @functools.wraps(verb)
     def command(*args: Any, csv_file: Path | None, expect: int | None, result: Path | None, **given: Any) -> int:
@@ -104,7 +109,10 @@ def carry_out(
     allowed: Sequence[str] = GUARDED,
     send_welcome_email: bool | None = None,
 ) -> int:
-    """Carry out the lines of a CSV, and return the exit status. `allowed` are the guarded columns that may change."""
+    """Carry out the lines of a CSV file, and return the exit status.
+
+    `allowed` are the guarded columns that may change.
+    """
     source, session, path = options.source, options.session, many.csv_file
     file = bulk_file.read(path, verb)
     if many.expect is not None and many.expect != file.length:
@@ -168,7 +176,7 @@ def _send(options: WriteOptions, many: Many, tasks: Sequence[Task]) -> int:
 
 
 def _noted(work: Bulk, tasks: Sequence[Task], file: IO[str]) -> list[LineResult]:
-    """Carry out the tasks. Write each result to the file at once, and write the file again with the final results."""
+    """Carry out the tasks. Write each result to the file at once. Finally, rewrite the file with the final results."""
 
     def note(result: LineResult) -> None:
         write_csv_line(file, _row(result))
@@ -190,7 +198,7 @@ _COLUMNS = ("line", "id", "outcome", "reason")
 
 
 def _check_target(target: Path, path: Path) -> None:
-    """Raise `ConfigError` if the result file would replace a file that holds no results."""
+    """Raise `ConfigError` if a file that is not a result file already exists at `target`."""
     try:
         with os.fdopen(open_plain(target, os.O_RDONLY), encoding="utf-8", errors="replace") as file:
             ours = file.readline().strip() == ",".join(_COLUMNS)
@@ -207,7 +215,7 @@ def _check_target(target: Path, path: Path) -> None:
 def _created(target: Path) -> Iterator[IO[str]]:
     """Yield a new result file that only this user can read. An earlier result file is renamed.
 
-    Raises `ConfigError` if it cannot be created. Nothing has been sent then.
+    Raises `ConfigError`, before anything is sent, if the file cannot be created.
     """
     try:
         if target.exists():
@@ -220,7 +228,7 @@ def _created(target: Path) -> Iterator[IO[str]]:
         write_csv_line(file, _COLUMNS)
         yield file
     finally:
-        with suppress(OSError):  # such as on a full disk, which `_noted` has reported
+        with suppress(OSError):  # for example, the disk is full, which `_noted` has reported
             file.close()
 
 
@@ -244,7 +252,7 @@ def _row(result: LineResult) -> tuple[Any, ...]:
 
 
 def _confirm(options: WriteOptions, api: ManageBac, verb: str, tasks: Sequence[Task], *, counted: bool) -> None:
-    """Ask before anything is sent. If there are many lines, the user must type how many, unless --expect gives it.
+    """Ask the user before anything is sent. For many lines without --expect, the user must type the number of lines.
 
     Raises `ConfigError` if there is no terminal to ask on.
     """
@@ -259,7 +267,7 @@ def _confirm(options: WriteOptions, api: ManageBac, verb: str, tasks: Sequence[T
 
 
 def _what(verb: str, tasks: Sequence[Task], source: str) -> str:
-    """Return the question without "?", such as `update 2 of 3 students of source main (columns: city)`."""
+    """Return a description of the writes, such as `update 2 of 3 students of source main (columns: city)`."""
     number, changed = len(tasks), sum(task.write is not None for task in tasks)
     whom = count(number, "student") if changed == number else f"{changed:,} of {count(number, 'student')}"
     columns = f" (columns: {', '.join(bulk_tasks.columns(tasks))})" if verb != "unarchive" else ""

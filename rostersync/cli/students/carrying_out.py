@@ -1,4 +1,7 @@
-"""Carry out the write commands: check that writes are allowed, ask, send, report the result, and update the replica."""
+"""Carry out a write command.
+
+This means to check permissions, ask the user, send the write, report the result and update the replica.
+"""
 
 from __future__ import annotations
 
@@ -39,19 +42,21 @@ _WARNINGS = {
     "create": "ManageBac may send a welcome mail to a new student.",
     "archive": (
         "Archiving takes students out of classes and groups. "
-        "It may also archive parents who have no other child at the school."
+        "Parents who have no other child at the school may be archived too."
     ),
-    "unarchive": "ManageBac does not document what else this restores: check classes and year group afterwards.",
+    "unarchive": (
+        "ManageBac does not document what else this restores, so check the student's classes and year group afterwards."
+    ),
 }
-"""The side effects to warn of before a write, by verb."""
+"""The warnings about side effects that are printed before a write, for each verb."""
 
 REPRIEVE_S = 2.0
-"""How many seconds a command may continue after it was asked to stop: to finish the current line, and to refresh the
-replica. This must be less than `GRACE` of `rostersync.cli.signals`, after which the process is ended at any point.
+"""After a signal to stop, a command has this many seconds to finish the current line and to refresh the replica. This
+time must be shorter than `rostersync.cli.signals.GRACE`, because the process is killed after that.
 """
 
 PATIENCE = timedelta(seconds=10)
-"""How long a command waits if another process must store its writes in the replica."""
+"""If another process must store a command's writes in the replica, the command waits this long for it."""
 
 
 class WriteOptions(msgspec.Struct, frozen=True):
@@ -65,14 +70,15 @@ class WriteOptions(msgspec.Struct, frozen=True):
 
     @property
     def source(self) -> Source:
-        """The chosen source. Raises `ConfigError` if there are several and none was named."""
+        """The chosen source. Raises `ConfigError` if several sources are configured and the user chose none."""
         return chosen_source(self.session, self.name)
 
 
 def carry_out(options: WriteOptions, write: Write) -> int:
     """Do one write, and return the exit status.
 
-    The status is 0 if the write was done, 1 if it was refused, done only in part, or its outcome is unknown.
+    The status is 0 if the write was done. The status is 1 if the write was refused or done only in part, or if its
+    outcome is unknown.
     """
     source = options.source
     if options.dry_run:
@@ -102,7 +108,7 @@ def require_allowed(session: Session, source: Source) -> None:
 
 
 def confirm(options: WriteOptions, question: str, verb: str) -> None:
-    """Warn of the verb's side effects, and ask on a terminal. Do neither if --yes was given.
+    """Print a warning about the verb's side effects, and ask for confirmation. With --yes, do nothing.
 
     Raises `ConfigError` if there is no terminal, and `click.Abort` unless the answer is yes.
     """
@@ -115,7 +121,7 @@ def confirm(options: WriteOptions, question: str, verb: str) -> None:
 
 
 def warn(verb: str) -> None:
-    """Warn of the side effects of a verb, if it has any."""
+    """Print a warning about the verb's side effects, if it has any."""
     if verb in _WARNINGS:
         print_stderr(_WARNINGS[verb])
 
@@ -131,7 +137,7 @@ def _question(write: Write, source: Source) -> str:
 
 
 class _NotSent(Exception):
-    """Raised instead of sending a request, to get the request back from the client."""
+    """Raised instead of sending a request. The caller takes the request from the exception."""
 
     def __init__(self, call: Call) -> None:
         super().__init__()
@@ -139,7 +145,7 @@ class _NotSent(Exception):
 
 
 class _Showcase:
-    """A wire that sends nothing. It raises `_NotSent` with the request."""
+    """A replacement for the HTTP layer that raises `_NotSent` with the request, instead of sending it."""
 
     def send(self, call: Call, timeout: float, scope: CancelScope) -> Reply:  # noqa: ARG002 - the protocol's signature
         raise _NotSent(call)
@@ -162,7 +168,7 @@ def show_requests(options: WriteOptions, source: Source, writes: Sequence[Write]
 
 
 def _call(source: Source, write: Write) -> Call:
-    """Return the request that the client would send for a write."""
+    """Return the request that the client would send for this write."""
     try:
         write.send(ManageBac(source.base_url, "not sent", api_version=source.api_version, wire=_Showcase()).students)
     except _NotSent as shown:
@@ -176,7 +182,7 @@ def _as_document(source: Source, call: Call) -> dict[str, Any]:
 
 
 def _as_lines(source: Source, call: Call) -> list[str]:
-    """Return the lines of the request, and a blank line. Headers that every request has are left out."""
+    """Return the request as lines, followed by a blank line. Headers that all requests have are left out."""
     head = f"{call.method} {source.base_url}{call.path}"
     if not call.content_type:
         return [head, ""]
@@ -186,7 +192,10 @@ def _as_lines(source: Source, call: Call) -> list[str]:
 
 
 def _shown_body(call: Call) -> Any:
-    """Return the body as a JSON value, with any password masked. For a file, return only its size."""
+    """Return the body as a JSON value, in which a password is masked.
+
+    If the body is a file, return its size as a string.
+    """
     if not call.body:
         return None
     if call.content_type != JSON:
@@ -200,7 +209,7 @@ def _shown_body(call: Call) -> Any:
 
 
 def open_replica(session: Session) -> Store | None:
-    """Open the database. Return None if it does not exist yet: a write does not create it. Raises `StoreError`."""
+    """Open the database. If it does not exist, return None, and do not create a database. Raises `StoreError`."""
     try:
         return open_store(session.config, session.clock, create=False)
     except NoDatabase:
@@ -208,14 +217,15 @@ def open_replica(session: Session) -> Store | None:
 
 
 def refresh(session: Session, source: Source, store: Store | None, keys: Sequence[int], scope: CancelScope) -> None:
-    """Read the written students again into the replica. If that must wait for a later run, say so.
+    """Read the written students again into the replica. If only a later run can update the replica, print a warning.
 
-    If `scope` ends, the request for it stays in the database, and the next process that syncs the source executes it.
+    If `scope` ends, the refresh remains in the database as a request. The next process that syncs the source executes
+    it.
     """
     if store is None:
         print_stderr("there is no database yet: only the system's journal has a record of this write", logging.WARNING)
         return
-    later = f"the replica will have it after the next run of {source.name}"
+    later = f"the replica will have the change after the next run of {source.name}"
     executor = wiring.executor(session.config, store, "rostersync students")
     try:
         report = executor.refresh(source.name, keys, PATIENCE, scope)
@@ -248,13 +258,14 @@ def _print_result(options: WriteOptions, source: Source, write: Write, result: W
             }
         )
     elif result.outcome is Outcome.DONE:
-        say = echo if write.verb == "create" else note  # with -q too: it is the only way to learn the new student's id
+        # Print the line for a new student even with -q, because the user cannot learn the student's id in another way.
+        say = echo if write.verb == "create" else note
         say(f"{source.name}: student {result.key}: {_PAST[write.verb]}")
     _explain(write, result)
 
 
 def _explain(write: Write, result: WriteResult) -> None:
-    """Print on standard error why a write was not done, was done only in part, or has an unknown outcome."""
+    """If a write was not done, was done only in part, or has an unknown outcome, print the reason on standard error."""
     error = result.error
     if result.log_error is not None and result.recording is not None:
         print_stderr(
@@ -262,7 +273,7 @@ def _explain(write: Write, result: WriteResult) -> None:
         )
     match result.outcome:
         case Outcome.REFUSED if result.stopped:
-            print_stderr("stopped; nothing was sent, or ManageBac did not accept it")
+            print_stderr("stopped; nothing was sent, or ManageBac did not accept the write")
         case Outcome.REFUSED if error:
             print_error(error)
             if error.status is None and not error.request:
@@ -281,9 +292,9 @@ def _explain(write: Write, result: WriteResult) -> None:
 
 
 def doubt(write: Write) -> str:
-    """Return what the user should do after a write with an unknown outcome."""
+    """Return a hint for a write with an unknown outcome."""
     if not write.key:
-        return "it is safe to try again: that looks for the e-mail address first"
+        return "it is safe to try again, because the command first looks for the e-mail address"
     if not write.shows:
         return "it is safe to send it again"
     return f"look at student {write.key} before you try again: rostersync students get {write.key}"

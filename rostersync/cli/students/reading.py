@@ -38,23 +38,35 @@ NAMES = ("id", *FIELD_NAMES, "extra", "deleted_at")
 
 @click.command("list")
 @one_source_option
-@click.option("--id", "ids", type=Natural(), multiple=True, help="Only this id; may be repeated.")
+@click.option("--id", "ids", type=Natural(), multiple=True, help="List only the student with this id; may be repeated.")
 @click.option(
-    "--archived/--no-archived", default=None, help="Only archived students, or only students who are not archived."
+    "--archived/--no-archived", default=None, help="List only archived students, or only students who are not archived."
 )
-@click.option("--status", type=click.Choice(STATUSES), help="Only students with this status.")
-@click.option("--modified-since", type=Moment(), help="Only students modified since then.")
-@click.option("--deleted-since", type=Moment(), help="Students deleted since then, instead of current ones.")
+@click.option("--status", type=click.Choice(STATUSES), help="List only students with this status.")
+@click.option("--modified-since", type=Moment(), help="List only students who were modified since this time.")
 @click.option(
-    "--year-group", "year_groups", type=Natural(), multiple=True, help="Only this year group; may be repeated."
+    "--deleted-since",
+    type=Moment(),
+    help="List the students who were deleted since this time, instead of current students.",
 )
 @click.option(
-    "--homeroom-advisor", "advisors", type=Natural(), multiple=True, help="Only this advisor; may be repeated."
+    "--year-group",
+    "year_groups",
+    type=Natural(),
+    multiple=True,
+    help="List only students in the year group with this id; may be repeated.",
 )
-@click.option("--q", help="Only students that the API's search finds.")
-@click.option("--fields", "fields", metavar="NAME,...", help="Only these fields, in this order.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, with every field.")
-@click.option("--raw", is_flag=True, help="With --csv: put no apostrophe before values that look like formulas.")
+@click.option(
+    "--homeroom-advisor",
+    "advisors",
+    type=Natural(),
+    multiple=True,
+    help="List only students of the homeroom advisor with this id; may be repeated.",
+)
+@click.option("--q", help="List only students whom the API's text search finds.")
+@click.option("--fields", "fields", metavar="NAME,...", help="Print only these fields, in this order.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, with all fields unless --fields is given.")
+@click.option("--raw", is_flag=True, help="With --csv, do not put an apostrophe before values that look like formulas.")
 @json_option
 @configured_as_caller
 def list_students(
@@ -74,14 +86,14 @@ def list_students(
     raw: bool,
     as_json: bool,
 ) -> None:
-    """List the students that match all filters. Times are written as 2026-03-01 or 2026-03-01T08:00:00Z.
+    """List the students who match all filters. Write a time as 2026-03-01 or 2026-03-01T08:00:00Z.
 
-    Students are printed while they are read. If the exit status is not 0, the output is incomplete.
+    Each student is printed as soon as it is read. If the exit status is not 0, the output may be incomplete.
     """
     if as_csv and as_json:
         raise click.UsageError("--csv and --json cannot be combined")
     if raw and not as_csv:
-        raise click.UsageError("--raw goes with --csv")
+        raise click.UsageError("--raw can only be used with --csv")
     names = _chosen(fields)
     if as_csv:
         session = session.as_owner()
@@ -116,9 +128,9 @@ def list_students(
 def _recorded(session: Session, entry: Entry) -> Iterator[Recording | None]:
     """Record an export in the audit log, and yield the recording.
 
-    If the export cannot be recorded, print a warning and yield None. The export is carried out anyway.
+    If the export cannot be recorded, print a warning and yield None. The students are exported anyway.
     """
-    from rostersync.recording import Recorder  # noqa: PLC0415 - only an export needs the database
+    from rostersync.recording import Recorder  # noqa: PLC0415 - only an export needs this import
     from rostersync.store.store import open_store  # noqa: PLC0415 - the same
 
     with ExitStack() as stack:
@@ -136,7 +148,7 @@ def _recorded(session: Session, entry: Entry) -> Iterator[Recording | None]:
 
 
 def _chosen(fields: str | None) -> tuple[str, ...]:
-    """Return the names in a comma-separated list, each once. Empty if no list is given."""
+    """Return the names in a comma-separated list, without duplicates. If `fields` is empty, return an empty tuple."""
     names = [name.strip() for name in (fields or "").split(",") if name.strip()]
     unknown = [name for name in names if name not in NAMES]
     if unknown:
@@ -147,8 +159,8 @@ def _chosen(fields: str | None) -> tuple[str, ...]:
 
 
 def _with_progress(found: StudentList) -> Iterator[Student]:
-    """Return the students, with a progress bar if standard output is not a terminal."""
-    total = found.total_count  # reads the first page before anything is printed: most errors come with it
+    """Return an iterator over the students. If standard output is not a terminal, show a progress bar."""
+    total = found.total_count  # reads the first page before anything is printed, because most errors occur there
     if sys.stdout.isatty():
         return found
     return _counted(found, total)
@@ -182,7 +194,7 @@ def get(session: Session, key: int, name: str | None, as_json: bool) -> None:
 
 
 def as_json_object(student: Student, names: Sequence[str] = NAMES) -> dict[str, Any]:
-    """Return the fields `names` of a student for a JSON document."""
+    """Return the fields with these `names`, and their values, for a JSON document."""
     return {name: json_value(getattr(student, name)) for name in names}
 
 
@@ -198,7 +210,7 @@ def _print_json(students: Iterator[Student], rejected: list[Rejected], names: Se
 
 
 def _print_tables(students: Iterator[Student], names: Sequence[str], *, with_deleted: bool) -> None:
-    """Print tables of up to 1,000 students each: the widths of the columns are known only once all cells are read."""
+    """Print tables of up to 1,000 students. We need all cells of a table before we know the widths of its columns."""
     number = 0
     while True:
         some = list(islice(students, _IN_A_TABLE))

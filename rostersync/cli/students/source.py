@@ -17,11 +17,16 @@ if TYPE_CHECKING:
     from rostersync.config import Source
     from rostersync.managebac import ManageBac
 
-one_source_option = click.option("--source", "name", metavar="NAME", help="The source. Needed if there are several.")
+one_source_option = click.option(
+    "--source", "name", metavar="NAME", help="The source. Required if several sources are configured."
+)
 
 
 def chosen_source(session: Session, name: str | None) -> Source:
-    """Return the source with this name, or the only source. Raise `ConfigError` if there are several and no name."""
+    """Return the source with this name.
+
+    If `name` is None, return the only source, or raise `ConfigError` if there are several.
+    """
     sources = session.chosen([name] if name else [])
     if len(sources) > 1:
         names = ", ".join(source.name for source in sources)

@@ -31,7 +31,7 @@ def _write_options(verb: Callable[..., int]) -> Callable[..., Any]:
 
     @one_source_option
     @click.option("--dry-run", is_flag=True, help="Print the request that would be sent, and send nothing.")
-    @click.option("--yes", is_flag=True, help="Do not ask. Needed if there is no terminal.")
+    @click.option("--yes", is_flag=True, help="Do not ask before writing. Required without a terminal.")
     @json_option
     @configured_as_caller
     @functools.wraps(verb)
@@ -48,7 +48,7 @@ _from_json = click.option(
     "--from-json",
     "file",
     type=click.File("rb"),
-    help="Read the fields from an object in a JSON file; - is standard input.",
+    help="Read the fields from a JSON file that contains one object. - means standard input.",
 )
 _withdrawn = click.option("--withdrawn-on", metavar="DATE", help="The day on which the student left.")
 _graduated = click.option("--graduated-on", metavar="DATE", help="The day on which the student graduated.")
@@ -60,20 +60,20 @@ _graduated = click.option("--graduated-on", metavar="DATE", help="The day on whi
 @click.option(
     "--welcome-mail/--no-welcome-mail",
     default=None,
-    help="Ask for a welcome mail, or for none (only API version v2p3 knows this).",
+    help="Ask ManageBac to send a welcome mail, or not to send one (API version v2p3 only).",
 )
 @bulk.options
 @_write_options
 def create(
     options: WriteOptions, assignments: Sequence[str], file: Any, welcome_mail: bool | None, many: Many | None
 ) -> int:
-    """Create a student, or many with --from-csv. The fields email and last_name are required.
+    """Create a student, or several students with --from-csv. The fields email and last_name are required.
 
-    Write a list as en,sl or as a JSON array. Give a password with --from-json: other users of this machine can see the
-    command line. ManageBac may send a welcome mail to the student.
+    Write the value of a list field as en,sl or as a JSON array. Use --from-json for a password, because other users of
+    this machine can see the command line. ManageBac may send a welcome mail to the student.
 
-    No student is created if another one already has the e-mail address or the student_id. A CSV has a column for each
-    field.
+    The student is not created if another student already has the same e-mail address or student_id. A CSV file has a
+    column for each field.
     """
     if many:
         many.refuse_beside(assignments, file)
@@ -95,7 +95,7 @@ def create(
     type=click.Choice(GUARDED),
     multiple=True,
     metavar="NAME",
-    help=f"Allow a CSV to change this column: {' or '.join(GUARDED)}; may be repeated.",
+    help=f"Allow a CSV file to change this column ({' or '.join(GUARDED)}); may be repeated.",
 )
 @bulk.options
 @_write_options
@@ -109,13 +109,13 @@ def update(
     allowed: Sequence[str],
     many: Many | None,
 ) -> int:
-    """Change fields of a student, or of many with --from-csv. Other fields do not change.
+    """Change fields of a student, or of several students with --from-csv. Other fields do not change.
 
-    Write a list as en,sl or as a JSON array. The record is read back. If ManageBac did not take a field, the field is
-    named, and the exit status is 1.
+    Write the value of a list field as en,sl or as a JSON array. After the write, the command reads the student back. If
+    ManageBac did not store a value, the command prints the name of its field, and the exit status is 1.
 
-    A CSV has a column `id` and a column for each field to change. You can also edit a CSV that `students list --csv`
-    has printed. A field does not change if its cell is empty, or if ManageBac already has the cell's value.
+    A CSV file has a column `id` and a column for each field to change. You can also edit a CSV file that `students list
+    --csv` has written. An empty cell does not change its field. A value that ManageBac already has is not sent.
     """
     if many:
         many.refuse_beside(key, assignments, cleared, file)
@@ -140,11 +140,13 @@ def update(
 def archive(
     options: WriteOptions, key: int | None, withdrawn_on: str | None, graduated_on: str | None, many: Many | None
 ) -> int:
-    """Archive a student who has withdrawn or graduated, or many with --from-csv.
+    """Archive a student who has withdrawn or graduated, or several students with --from-csv.
 
-    This takes the student out of classes and groups, and may archive parents who have no other child at the school.
+    Archiving takes the student out of classes and groups. Parents who have no other child at the school may be archived
+    too.
 
-    A CSV has the column `id`, and the columns `withdrawn_on` and `graduated_on` or one of them. Each line has one date.
+    A CSV file has the column `id` and at least one of the columns `withdrawn_on` and `graduated_on`. Each line has one
+    of the two dates.
     """
     if many:
         many.refuse_beside(key, withdrawn_on, graduated_on)
@@ -160,11 +162,10 @@ def archive(
 @bulk.options
 @_write_options
 def unarchive(options: WriteOptions, key: int | None, many: Many | None) -> int:
-    """Take a student out of the archive, or many with --from-csv.
+    """Take a student out of the archive, or several students with --from-csv.
 
-    ManageBac does not document what else this restores: check classes and year group afterwards.
-
-    A CSV has only the column `id`.
+    ManageBac does not document what else is restored, so check the student's classes and year group afterwards. A CSV
+    file has only the column `id`.
     """
     if many:
         many.refuse_beside(key)
@@ -176,11 +177,17 @@ def unarchive(options: WriteOptions, key: int | None, many: Many | None) -> int:
 
 @click.command("set-avatar")
 @_key
-@click.option("--url", metavar="URL", help="The picture's address. ManageBac must be able to fetch it.")
-@click.option("--file", "file", type=click.Path(path_type=Path), metavar="FILE", help="A PNG, JPEG, GIF or WebP image.")
+@click.option("--url", metavar="URL", help="The URL of a picture that ManageBac can fetch.")
+@click.option(
+    "--file",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The picture, as a PNG, JPEG, GIF or WebP file.",
+)
 @_write_options
 def set_avatar(options: WriteOptions, key: int, url: str | None, file: Path | None) -> int:
-    """Set a student's picture, from an address or from a file of at most 10 MiB."""
+    """Set a student's picture from a URL, or from a file of at most 10 MiB."""
     with _reporting_mistakes():
         write = single.set_avatar(key, url, file)
     return carry_out(options, write)
@@ -215,7 +222,7 @@ def _required(key: int | None) -> int:
 
 
 def _fields(assignments: Sequence[str], file: Any) -> dict[str, Any]:
-    """Return the fields from `--from-json` and `--set`. If both name a field, `--set` takes precedence."""
+    """Return the fields from `--from-json` and `--set`. If both have the same field, use the value from `--set`."""
     fields: dict[str, Any] = {}
     wrong: list[str] = []
     for assignment in assignments:
