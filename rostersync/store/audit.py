@@ -74,7 +74,10 @@ def caller() -> Caller:
 
 
 def begin(connection: Connection, entry: Entry, *, who: str, host: str, now: datetime) -> int:
-    """Record that an action is about to start, and return the number of its entry. Call this inside a transaction."""
+    """Record that an action is about to start, and return the number of its entry.
+
+    Call this function inside a transaction.
+    """
     number: int = connection.execute(
         insert(audit)
         .values(
@@ -94,7 +97,10 @@ def begin(connection: Connection, entry: Entry, *, who: str, host: str, now: dat
 
 
 def finish(connection: Connection, audit_id: int, outcome: Outcome, entry: Entry) -> None:
-    """Record how an action ended, with the ids and figures that are known now. Call this inside a transaction."""
+    """Record how an action ended, with the ids and figures that are known now.
+
+    Call this function inside a transaction.
+    """
     connection.execute(
         update(audit)
         .where(audit.c.audit_id == audit_id)

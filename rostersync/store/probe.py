@@ -122,7 +122,7 @@ def is_one_session(first: Connection, second: Connection) -> bool:
         session = first.scalar(_PID)
         first.execute(_LOCK, key)
     with second.begin():
-        if second.scalar(_PID) == session:  # in one session, a transaction of `first` would wait for this one
+        if second.scalar(_PID) == session:  # in one session, `first` would wait for this transaction
             second.execute(_UNLOCK, key)
             return False
         with first.begin():

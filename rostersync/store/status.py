@@ -45,7 +45,7 @@ class Health(msgspec.Struct, frozen=True):
     history_starts_at: datetime | None
     deleted_feed_ignored: bool
     details_waiting: int
-    """The number of current students whose detail must still be read, or 0 if GET serves no key that lists lack."""
+    """The number of details that must still be read. If lists serve every key that GET serves, the number is 0."""
     holder: str | None
     """The last process that took the lock, if it has not released the lock.
 
@@ -101,9 +101,9 @@ def health(connection: Connection) -> list[Health]:
 
 
 class HeldStudent(msgspec.Struct, frozen=True):
-    """A student whose removal needs approval. This object contains personal data.
+    """A student who will be removed only if the removal is approved. This object contains personal data.
 
-    `known_since` is the end of the earliest run whose open plan contains the student. `deleted_at` is the time of the
+    `known_since` is the end of the earliest run that has the student in an open plan. `deleted_at` is the time of the
     deletion if it is known from ManageBac.
     """
 
@@ -116,7 +116,7 @@ class HeldStudent(msgspec.Struct, frozen=True):
 
 
 class RunDetails(msgspec.Struct, frozen=True):
-    """A run, the state of its plan, and the students whose removal is still held.
+    """A run, the state of its plan, and the students who are still held.
 
     `plan` is `open`, `approved` or `superseded`, or None if the run has no plan.
     """

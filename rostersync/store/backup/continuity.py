@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _NUMBERED = {"run": "run_id", "run_request": "request_id", "audit": "audit_id"}
-"""The tables whose ids are assigned by the database, with the name of the id column."""
+"""The tables in which the database assigns the ids, with the name of the id column."""
 
 SEQUENCES = {f"{table}_{column}_seq": table for table, column in _NUMBERED.items()}
 """The PostgreSQL sequences that generate the ids, with the name of the table."""
@@ -48,7 +48,7 @@ NOTHING_USED = Used({}, {})
 
 
 def place_of_tables(connection: Connection) -> str | None:
-    """Return the prefix of table names in a database, which may have any revision.
+    """Return the prefix of table names in a database of any schema revision.
 
     Return None if the database is empty.
     """
@@ -60,7 +60,7 @@ def place_of_tables(connection: Connection) -> str | None:
 
 
 def used(connection: Connection) -> Used:
-    """Return the highest ids and fence numbers in a database, which may have any revision."""
+    """Return the highest ids and fence numbers in a database, which may have any schema revision."""
     place = place_of_tables(connection)
     if place is None:
         return NOTHING_USED
@@ -79,7 +79,10 @@ def _sqlite_ids(connection: Connection) -> dict[str, int]:
 
 
 def described(connection: Connection) -> str:
-    """Return, for the user, the number of current students and the newest run of a database of any revision."""
+    """Return the number of current students and the newest run, as a text for the user.
+
+    The database may have any schema revision.
+    """
     place = place_of_tables(connection)
     if place is None:
         return "empty"
@@ -126,7 +129,7 @@ def go_on(connection: Connection, before: Used) -> None:
 
     `before` contains the ids and fence numbers that were used before the restore. The restored database must have this
     version's schema. Its rows of daemons are deleted and its open requests are withdrawn, because the processes that
-    created them are gone. Call this inside a transaction.
+    created them are gone. Call this function inside a transaction.
     """
     connection.execute(delete(daemon))
     connection.execute(update(run_request).where(REQUEST_IS_OPEN).values(state="withdrawn", waiters=0))

@@ -192,7 +192,7 @@ class PostgresqlBackup:
     def _load(self, connection: Connection, output: IO[bytes], progress: ProgressCallback) -> None:
         """Execute the SQL that pg_restore writes.
 
-        If pg_restore stops in the middle of a table, return: `running` raises the error.
+        If pg_restore stops in the middle of a table, this method returns, and `running` raises the error.
         """
         total = os.fstat(self._file.fileno()).st_size >> 20
         script: list[bytes] = []

@@ -73,7 +73,7 @@ def running(command: list[str], failure: str, **options: Any) -> Iterator[subpro
     """Start a program, run the block, and wait until the program ends. If the block raises an error, kill the program.
 
     Raises `StoreError` if the program fails. The message contains `failure`, the program's name, and the first line of
-    the program's error output, or the exit status if there is no error output.
+    the program's error output. If this output is empty, the message contains the exit status instead.
     """
     with tempfile.TemporaryFile() as errors:
         options = {"stdin": subprocess.DEVNULL, "env": _environment(), **options}

@@ -1,7 +1,7 @@
 """Write and restore backups of a SQLite database with SQLite's online backup API.
 
 A restore replaces all pages of the database in one transaction. So a reader sees either the old content or the new
-content, never a mixture. After a restore, there is no old journal that SQLite could apply to the new content.
+content, never a mixture. An old journal cannot remain, so SQLite cannot apply it to the new content.
 """
 
 from __future__ import annotations

@@ -217,14 +217,14 @@ def _begin_sqlite(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:
         driver: Any = connection.connection.driver_connection
-        driver.execute("BEGIN")  # for speed, without SQLAlchemy; BEGIN takes no lock, so it cannot fail
+        driver.execute("BEGIN")  # bypass SQLAlchemy for speed; BEGIN takes no lock, so it cannot fail
 
 
 def _begin_postgres(connection: Connection) -> None:
     """If the caller will write, let the first statement begin a transaction. Otherwise use autocommit.
 
-    With autocommit, each statement sees everything that was committed before it. The same is true in a transaction of
-    this isolation level, but a transaction needs three messages to the server instead of one.
+    With autocommit, each statement sees everything that was committed before it. A transaction with this isolation
+    level behaves in the same way, but needs three messages to the server instead of one.
     """
     driver: Any = connection.connection.driver_connection
     alone = connection.get_execution_options().get("begin") != "write"
@@ -253,7 +253,7 @@ def past_sqlalchemy(connection: Connection, place: str = "") -> Iterator[Any]:
 
 
 def translate_error(error: BaseException, place: str) -> StoreError:
-    """Return our own error for an error of the driver. The message contains no part that could quote a row."""
+    """Convert an error of the driver to an error of rostersync. Its message contains no part that could quote a row."""
     cause = getattr(error, "orig", None) or error
     if isinstance(cause, sqlite3.Error):
         return _translate_sqlite(cause, place)

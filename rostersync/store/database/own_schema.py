@@ -65,7 +65,7 @@ _OF_FIRST = {
 }
 _OF_LATER = {"audit"}
 EARLIER_TABLES = _OF_FIRST | _OF_LATER
-"""The tables of the versions that created their tables in the schema `public`."""
+"""The names of all tables that earlier versions created in the schema `public`."""
 
 _TAKEN = text(f"""{OURS}
 SELECT format('%s (of the role %s)', relname, pg_get_userbyid(relowner)) FROM pg_class

@@ -24,7 +24,7 @@ ALIVE_FOR = timedelta(seconds=60)
 
 
 class Watch(msgspec.Struct, frozen=True):
-    """What a daemon does about one source: whether it stands by, and when each kind of run is next due."""
+    """What a daemon does about one source: whether it is a standby, and when each kind of run is next due."""
 
     standby: bool = False
     next_runs: Mapping[RunKind, datetime] = msgspec.field(default_factory=dict)
@@ -60,7 +60,7 @@ def alive(connection: Connection, now: datetime) -> list[DaemonRow]:
 
 
 def _is_gone(now: datetime) -> Any:
-    """Return the SQL condition for a row whose time is more than `ALIVE_FOR` in the past, or in the future.
+    """Return the SQL condition for a time that is more than `ALIVE_FOR` in the past or in the future.
 
     A time in the future means that the clock of a machine is or was wrong.
     """

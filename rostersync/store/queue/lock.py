@@ -1,10 +1,10 @@
 """Make sure that only one process at a time writes a source, by a lock and a fence number.
 
 On SQLite, the lock is an advisory lock on a file beside the database. On PostgreSQL, the lock is an advisory lock of
-the session, so the URL must point to the server itself or to a pooler in session mode. Both locks end when their holder
-ends. A process can lose a lock without noticing, for example because the connection died or the file is on a network
-disk. Therefore each new holder increases the source's fence number. Every commit begins with a conditional UPDATE,
-which succeeds only if the number has not changed.
+the session, so the URL must point to the server itself or to a pooler in session mode. On both databases, the lock ends
+when the process that holds it ends. A process can lose a lock without noticing, for example because the connection died
+or the file is on a network disk. Therefore each new holder increases the source's fence number. Every commit begins
+with a conditional UPDATE, which succeeds only if the number has not changed.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Lease:
     """
 
     def __init__(self, connection: Connection, source: str, fence: int, lock: _Lock | None) -> None:
-        """Releasing the lease also releases `lock`, which is None if a `HeldLocks` has the lock for a longer time."""
+        """`lock` is released together with the lease. It is None if a `HeldLocks` object has the lock."""
         self.connection = connection
         self.source = source
         self.fence = fence

@@ -134,7 +134,7 @@ def file(connection: Connection, request: RunRequest, now: datetime) -> int:
 
 
 def _join(connection: Connection, request: RunRequest, now: datetime, expires_at: datetime | None) -> int | None:
-    """Join the pending request of the same source and kind. Return its number, or None if there is no such request."""
+    """Join the pending request of the same source and kind. Return its number, or None if no request is pending."""
     found = _pending(connection, request, now)
     if found is None:
         return None
@@ -145,7 +145,7 @@ def _join(connection: Connection, request: RunRequest, now: datetime, expires_at
 
 
 def _pending(connection: Connection, request: RunRequest, now: datetime) -> Any:
-    """Return the request that `request` can join, with number, expiry time and ids, or None if there is none."""
+    """Return the number, expiry time and ids of the request that `request` can join, or None if it cannot join any."""
     return connection.execute(_PENDING, {"of": request.source, "like": str(request.kind), "now": now}).first()
 
 

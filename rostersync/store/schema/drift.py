@@ -128,9 +128,9 @@ SELECT format('%I.%I', nspname, relname) FROM pg_class JOIN pg_namespace n ON n.
 def drift(engine: Engine) -> list[Drift]:
     """Return the differences between the database and this version's schema.
 
-    There are none unless somebody has changed the schema without rostersync.
+    There are no differences unless the schema was changed without rostersync.
 
-    Raises `NoDatabase`, `SchemaOutdated` or `SchemaTooNew` if there is no schema of this version.
+    Raises `NoDatabase`, `SchemaOutdated` or `SchemaTooNew` unless the database has a schema of this version's revision.
     """
     if engine.dialect.name == "sqlite":
         with engine.connect() as connection, connection.begin():

@@ -40,7 +40,7 @@ SELECT name FROM unnest(CAST(:names AS text[])) WITH ORDINALITY v (name, place)
                   AND has_table_privilege(r.oid, :schema || '.' || name, 'SELECT'))
  ORDER BY place
 """)
-# MEMBER also finds roles whose privileges the role does not inherit, but can get by SET ROLE or by granting itself a
+# MEMBER also finds a privilege that the role does not inherit, but can get by SET ROLE or by granting itself a
 # membership. A privilege on a table matters even if the role cannot use the table's schema, because PostgreSQL lets the
 # role see the statistics of the table.
 _REACH_TABLES = text("""

@@ -98,7 +98,8 @@ def require_known(found: str | None, what: str) -> str:
     """Check and return `found`, the revision of a backup or of a database.
 
     Raises `StoreError` if `found` is None, which means that rostersync did not write the backup or database. Raises
-    `SchemaTooNew` if a later version wrote it. Error messages refer to the backup or database as `what`.
+    `SchemaTooNew` if a later version wrote the backup or database. Error messages refer to the backup or database as
+    `what`.
     """
     if found is None:
         raise StoreError(f"{what} is not a backup of rostersync", "nothing was changed")
@@ -168,7 +169,7 @@ def upgrading(engine: Engine) -> Iterator[tuple[Connection, Level]]:
 def wait_for_others(connection: Connection) -> None:
     """Keep other processes from setting up this PostgreSQL database until the transaction ends.
 
-    This first waits until a process that is setting up the database has finished.
+    If another process is setting up the database now, this function first waits for the other process.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
 
@@ -188,7 +189,7 @@ def migrate(connection: Connection) -> None:
 
 
 def comparison_options(connection: Connection) -> dict[str, Any]:
-    """Return the options with which Alembic compares the tables.
+    """Return the options for Alembic's comparison of the tables.
 
     They exclude items that exist only in another dialect.
     """

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Row as SqlRow
 
 NAMES = ("id", *PAYLOAD)
-"""The columns whose values make up a `Student`."""
+"""The names of the columns that contain the values of a `Student`."""
 
 TIMESTAMP = Timestamp()
 
@@ -42,7 +42,7 @@ def milliseconds(moment: datetime | None) -> int | None:
 
 
 def student_of(row: SqlRow[Any], offset: int) -> Student:
-    """Return the student whose values begin in column number `offset` of the row, in the order of `NAMES`."""
+    """Return the student from a row. The student's values begin at column number `offset`, in the order of `NAMES`."""
     return Student(**{name: row[offset + index] for index, name in enumerate(NAMES)})
 
 
@@ -85,8 +85,8 @@ def insert_all(connection: Connection, table: Table, rows: Sequence[tuple[Any, .
     Args:
         connection: A connection with an open transaction.
         table: The table, which may belong to the stage.
-        rows: The values of all columns for each row, in a form that the driver accepts. At least two columns must have
-            a value other than None in some row.
+        rows: The values of all columns for each row, in a form that the driver accepts. At least two columns must
+            contain values other than None.
 
     """
     if not rows:

@@ -121,8 +121,8 @@ source = Table(
     _head_count("deleted"),
 )
 
-# A run of one source. The row is written when the run has ended. The columns of figures are the fields of
-# `report.Counts`, and the numbers of requests and retries.
+# A run of one source. The row is written when the run has ended. The figures are the fields of `report.Counts`, and the
+# numbers of requests and retries.
 run = Table(
     "run",
     metadata,
@@ -156,8 +156,8 @@ run = Table(
 
 # The table will have millions of rows. So there is a partial index for each query that a run, a daemon or the command
 # `status` makes, and this index contains only the rows that the query may return. The view `sync_health` uses the first
-# two conditions. They exclude refreshes in two different ways. If both were written in the same way, SQLite would
-# search the index `ix_run_newest` for the newest success.
+# two conditions. Each condition excludes refreshes in a different way. If both conditions did this in the same way,
+# SQLite would search the index `ix_run_newest` for the newest success.
 _COUNTS = run.c.kind.in_([literal_column("'incremental'"), literal_column("'full'")])
 _IS_SUCCESS = and_(
     run.c.kind != literal_column("'refresh'"),

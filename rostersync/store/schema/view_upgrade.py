@@ -1,10 +1,10 @@
 """Upgrade the views to this version's form, in the same transaction as the tables.
 
 To change a view, edit the module `views` and add a migration. If no table changes, the migration is empty. On
-PostgreSQL, an upgrade does not touch a view whose definition has not changed. It replaces a view that only has new
-columns at the end. In both cases, objects that depend on the view remain. If a column of a view is removed, renamed or
-gets another type, the upgrade drops the view and creates it again, with the same owner and grants. If another object
-depends on a view that must be dropped, the upgrade stops and is rolled back.
+PostgreSQL, an upgrade does not touch a view if its definition has not changed. If a view only has new columns at its
+end, the upgrade replaces the view. In both cases, objects that depend on the view remain. If a column of a view is
+removed, renamed or gets another type, the upgrade drops the view and creates it again, with the same owner and grants.
+If another object depends on a view that must be dropped, the upgrade stops and is rolled back.
 
 If an upgrade must remove PostgreSQL's statistics (see `column_statistics`), it first redefines the views so that they
 read no table. Objects that depend on the views remain in this case too.
@@ -90,8 +90,8 @@ _COLUMNS = text("""
 SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped
 """)
 
-# The query replaces a rule by the view that the rule implements. It also follows a view's row type, because objects
-# that use the type depend on the view. It leaves out the parts of a table, such as its indexes.
+# The query replaces a rule by the view that the rule implements. The query also follows a view's row type, because
+# objects that use the type depend on the view. The parts of a table, such as its indexes, are not in the result.
 _DEPENDENTS = text("""
 WITH RECURSIVE leaving (classid, objid) AS (
   SELECT 'pg_class'::regclass::oid, to_regclass(name)::oid FROM unnest(CAST(:names AS text[])) name

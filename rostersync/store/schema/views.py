@@ -1,4 +1,6 @@
-"""Define the views. Reporting tools rely on the names and the columns of the views, which are equal on both databases.
+"""Define the views.
+
+Reporting tools rely on the names and the columns of the views, which are the same on both databases.
 
 At the end of every schema upgrade, the views are changed to match the definitions in this module. The module
 `view_upgrade` explains how to change a view.
@@ -29,7 +31,7 @@ SEEN = (
 
 
 class View(msgspec.Struct, frozen=True):
-    """A view: its columns with their descriptions, and its query on each database."""
+    """The definition of a view, with the descriptions of its columns and the query for each database."""
 
     name: str
     description: str
@@ -68,10 +70,13 @@ _CURRENT = (
 )
 
 _FIGURES = (
-    ("fetched", "Number of different students received, without the deleted feed; the sum of the next six figures"),
+    (
+        "fetched",
+        "Number of different students received, except in the deleted feed. It is the sum of the next six figures",
+    ),
     ("inserted", "Students who were added to the replica"),
-    ("updated", "Current students whose record changed"),
-    ("unchanged", "Students whose record in the replica did not change"),
+    ("updated", "Current students with a changed record"),
+    ("unchanged", "Students with an unchanged record"),
     ("restored", "Students who had been deleted and are current again"),
     ("quarantined", "Records that could not be decoded"),
     ("ignored", "Students who appeared in a list, but are deleted according to their row or the response to GET"),
@@ -99,7 +104,7 @@ _HISTORY = (
     SOURCE,
     ID,
     ("valid_from", "When this version began in the replica (UTC)"),
-    ("valid_to", "When this version ended (UTC); NULL for the newest version"),
+    ("valid_to", "When this version ended (UTC), or NULL for the newest version"),
     ("op", "The change that created the version: insert, update, delete or restore"),
     *STUDENT,
     ("changed_fields", "JSON array of the names of the fields that differ from the previous version"),
@@ -109,11 +114,11 @@ _VERSION = f"source, id, valid_from, {{valid_to}} AS valid_to, op, {_STUDENT}, c
 
 _HEALTH = (
     SOURCE,
-    ("last_success_at", "When the latest succeeded or held run ended (UTC). Ignores refreshes and times in the future"),
+    ("last_success_at", "When the latest succeeded or held run ended (UTC). Refreshes and future times are ignored"),
     ("age_seconds", "Number of seconds since last_success_at"),
     ("last_state", "State of the newest run, ignoring refreshes"),
     ("last_run_id", "The newest run, ignoring refreshes"),
-    ("held_run_id", "The newest run whose removals can still be approved"),
+    ("held_run_id", "The newest run with removals that can still be approved"),
     ("live_students", "Number of students in the replica who are not deleted"),
     ("deleted_students", "Number of deleted students in the replica"),
     ("quarantined", "Number of records in quarantine"),
@@ -184,7 +189,7 @@ VIEWS = (
     ),
     _view(
         "enrolled_student",
-        "The current students whose status is enrolled",
+        "The current students with the status `enrolled`",
         (SOURCE, ID, *STUDENT, *SEEN),
         f"{_CURRENT} AND status = 'enrolled'",
     ),
@@ -194,7 +199,7 @@ VIEWS = (
         (
             SOURCE,
             ID,
-            ("deleted_at", "When ManageBac deleted the student (UTC). If unknown: when a run noticed the deletion"),
+            ("deleted_at", "When ManageBac deleted the student, or if this is unknown, when a run noticed it (UTC)"),
             ("deletion_source", "sweep (missing from the roster of a full run) or stream (found in another way)"),
             *STUDENT,
             *SEEN,
@@ -227,7 +232,7 @@ VIEWS = (
 def create_view(connection: Connection, view: View) -> None:
     """Create a view.
 
-    On PostgreSQL, this replaces an existing view, whose columns must be the first columns of the new one.
+    On PostgreSQL, an existing view of the same name is replaced. The new view must begin with the same columns.
     """
     dialect = connection.dialect.name
     create = f"CREATE VIEW {view.name}" if dialect == "sqlite" else f"CREATE OR REPLACE VIEW {placed(view)} {BARRIER}"
