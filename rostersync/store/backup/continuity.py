@@ -79,7 +79,7 @@ def _sqlite_ids(connection: Connection) -> dict[str, int]:
 
 
 def described(connection: Connection) -> str:
-    """Return the number of current students and the newest run, as a text for the user.
+    """Return the number of current students and the newest run, in words for the user.
 
     The database may have any schema revision.
     """
