@@ -289,8 +289,8 @@ def typed(name: str, text: str) -> Any:
     """Convert text from the command line or from a cell of a CSV file to the value of a field.
 
     A list has the form `en,sl` or is a JSON array. The text for an unknown field is returned unchanged, because
-    `payload` reports unknown fields later. Raises `Invalid` if the field needs a list or a number and the text is not a
-    valid one.
+    `payload` reports unknown fields later. Raises `Invalid` if the text is not valid for a field whose kind is a list
+    or a number.
     """
     kind = WRITABLE.get(name)
     if kind in {Kind.TEXTS, Kind.INTEGERS}:

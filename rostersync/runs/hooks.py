@@ -72,8 +72,8 @@ class Hooks:
     def after_run(self, report: RunReport) -> None:
         """Run the command with the report of a committed run, if the run changed students or the quarantine.
 
-        This method waits until the command ends. It kills the command after the timeout, or if the process must stop.
-        It never raises an error.
+        This method waits until the command ends. The command is killed after the timeout, or if this process must stop.
+        This method never raises an error.
         """
         if not self._command or not _changed_students(report):
             return
@@ -265,8 +265,8 @@ class _Pipes(selectors.DefaultSelector):
 def last_lines(output: bytes) -> list[str]:
     """Return the lines at the end of a hook's output, without the characters that control a terminal.
 
-    If the beginning of the output was cut off, the first word is dropped. It may be the end of a secret, which the log
-    would not recognise as a secret.
+    If the beginning of the output was cut off, the first word is dropped. The first word may be the end of a secret,
+    and the log would not recognise a part of a secret.
     """
     text = output.decode(errors="replace")
     if len(output) > TAIL:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _limiters = HostLimiters(1, SystemClock())
 """The rate limiters of the whole process.
 
-They remain when the configuration is reloaded, unless the concurrency changes.
+When the configuration is reloaded, the rate limiters remain, unless the concurrency changes.
 """
 
 

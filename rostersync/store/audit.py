@@ -1,6 +1,6 @@
 """Write the audit log, which records who did what and when, and how the action ended.
 
-An entry contains the ids of students and the names of fields. It must never contain the value of a field.
+An entry contains the ids of students and the names of fields. An entry must never contain the value of a field.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Outcome(enum.StrEnum):
-    """How an audited action ended."""
+    """The possible results of an action in the audit log."""
 
     SENDING = "sending"
     """The action was about to start. If this outcome remains, the process ended before it could record the result."""

@@ -102,7 +102,7 @@ def miscounted(url: str) -> list[str]:
 def keeps_sessions(url: str) -> bool:
     """Return whether a lock in a PostgreSQL session remains after a transaction.
 
-    If not, a source could have two writers.
+    If the lock ends with the transaction, a source could have two writers.
 
     If a pooler in transaction mode is in use, the result is False, because each transaction may get another session.
     """
@@ -122,7 +122,7 @@ def is_one_session(first: Connection, second: Connection) -> bool:
         session = first.scalar(_PID)
         first.execute(_LOCK, key)
     with second.begin():
-        if second.scalar(_PID) == session:  # in one session, `first` would wait for this transaction
+        if second.scalar(_PID) == session:  # `first` would wait for the end of this transaction
             second.execute(_UNLOCK, key)
             return False
         with first.begin():

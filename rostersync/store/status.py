@@ -94,7 +94,7 @@ _HEALTH = {dialect: _health_query(dialect) for dialect in ("sqlite", "postgresql
 def health(connection: Connection) -> list[Health]:
     """Return the health of every source in the database, sorted by name.
 
-    It may include sources that are not configured.
+    The result may include sources that are not configured.
     """
     with connection.begin():
         return [Health(**row) for row in connection.execute(_HEALTH[connection.dialect.name]).mappings()]

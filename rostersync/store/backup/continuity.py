@@ -128,8 +128,8 @@ def go_on(connection: Connection, before: Used) -> None:
     """Make new ids and fence numbers higher than all in the restored database and in `before`.
 
     `before` contains the ids and fence numbers that were used before the restore. The restored database must have this
-    version's schema. Its rows of daemons are deleted and its open requests are withdrawn, because the processes that
-    created them are gone. Call this function inside a transaction.
+    version's schema. The rows of daemons are deleted, and open requests are withdrawn, because the processes that
+    created these rows are gone. Call this function inside a transaction.
     """
     connection.execute(delete(daemon))
     connection.execute(update(run_request).where(REQUEST_IS_OPEN).values(state="withdrawn", waiters=0))

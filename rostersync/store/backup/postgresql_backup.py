@@ -4,8 +4,8 @@ A backup is a dump of our tables and views in `pg_dump`'s custom format.
 
 A dump of the whole database that an administrator has made can be restored too. The dump may have any schema revision
 that this version knows. A restore reads only our tables from the dump, with their keys, indexes and ids. `pg_restore`
-writes them as SQL, and our own connection executes this SQL, so that one transaction replaces and upgrades the tables.
-The views in the dump are not restored, because this version creates its own views.
+writes the tables as SQL, and our own connection executes this SQL, so that one transaction replaces and upgrades the
+tables. The views in the dump are not restored, because this version creates its own views.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _ENTRY = re.compile(
 )
 _GRANT = re.compile(r"GRANT .* TO (.+?)(?: WITH GRANT OPTION)?;")
 _OF_PSQL = (b"--", b"\\", b"SET ", b"SELECT pg_catalog.set_config(")
-"""Skip lines with these beginnings, which are commands for psql or would change the settings of our session.
+"""The beginnings of lines that are commands for psql, or that would change the settings of our session.
 
 An older server does not know some of these settings.
 """

@@ -54,8 +54,9 @@ def way_to_server(url: str) -> tuple[dict[str, str], list[str]]:
     """Return the environment and the arguments that make a program connect to `url` in the same way as our engine.
 
     If the server must prove its identity by authentication, we pass `require_auth` as an argument. A libpq before
-    version 16 would ignore the environment variable for this setting, and connect without the proof. It refuses the
-    argument, which it does not know. Raises `ConfigError` in the same cases as `tls.parameters`.
+    version 16 would ignore the environment variable for this setting, and connect without the proof. With the argument,
+    an old libpq refuses to connect, because it does not know `require_auth`. Raises `ConfigError` in the same cases as
+    `tls.parameters`.
     """
     from psycopg import pq  # noqa: PLC0415 - installed for PostgreSQL only
 

@@ -117,7 +117,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 class SqliteBackup:
-    """A backup that can be restored into a SQLite database. It was copied to a file beside the database."""
+    """A backup that was copied to a file beside a SQLite database, and can be restored into the database."""
 
     def __init__(self, path: Path, beside: Path, name: str, clock: Clock) -> None:
         """Check the copy at `beside`.

@@ -104,7 +104,7 @@ def _shown(url: URL) -> str:
 
 
 def _set_session(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    """Apply our settings to a new session. These override the settings of the role, the database and the URL.
+    """Apply our settings to a new session. Our settings override the settings of the role, the database and the URL.
 
     - The search path says in which schemas PostgreSQL looks up names (see `own_schema`).
     - The time zone is UTC, because in another time zone we could not read the first and the last day of the calendar.
@@ -164,7 +164,10 @@ def _sqlite_engine(location: str, path: Path | None, *, read_only: bool) -> Engi
 
 @contextmanager
 def writing(connection: Connection) -> Iterator[None]:
-    """Open a transaction that can write the database's tables. This is not needed to write to the stage."""
+    """Open a transaction that can write the database's tables.
+
+    Writing to the stage does not need such a transaction.
+    """
     before = connection.get_execution_options().get("begin", "read")
     connection.execution_options(begin="write")
     try:
@@ -253,7 +256,10 @@ def past_sqlalchemy(connection: Connection, place: str = "") -> Iterator[Any]:
 
 
 def translate_error(error: BaseException, place: str) -> StoreError:
-    """Convert an error of the driver to an error of rostersync. Its message contains no part that could quote a row."""
+    """Convert an error of the driver to an error of rostersync.
+
+    The message of the result contains nothing that could quote a row.
+    """
     cause = getattr(error, "orig", None) or error
     if isinstance(cause, sqlite3.Error):
         return _translate_sqlite(cause, place)
@@ -285,7 +291,7 @@ def _translate_postgres(cause: Any, state: str, place: str) -> StoreError:
 def _primary(cause: Any) -> str:
     """Return the server's own message.
 
-    If a function inside the server raised the error, return only the error's name. The message of such a function may
+    If a function inside the server raised the error, return only the error's name. The error message of a function may
     quote a row.
     """
     return str((not cause.diag.context and cause.diag.message_primary) or type(cause).__name__)

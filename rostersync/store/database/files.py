@@ -7,9 +7,9 @@ A user who can write to a folder can replace a file that we use in this folder b
 * SQLite opens the database and its journals by their paths, so we check these paths just before SQLite opens them.
 
 In the second case, a user can still replace the file between the check and the opening. SQLite would then follow a link
-that replaces the database, but not a link that replaces a journal. This does not help an attacker, because our process
-has no more rights than the owner of the folder. If root runs a command, the command first switches to that owner
-(`cli/ownership.py`).
+that replaces the database, but not a link that replaces a journal. Such a link does not help an attacker, because our
+process has no more rights than the owner of the folder. If root runs a command, the command first switches to that
+owner (`cli/ownership.py`).
 """
 
 from __future__ import annotations
@@ -46,10 +46,12 @@ class NotPlain(OSError):
 
 
 def open_plain(path: Path, flags: int) -> int:
-    """Open the plain file at `path`, and return its file descriptor. A file that `flags` create has the mode 0600.
+    """Open the plain file at `path`, and return its file descriptor.
 
-    This function never waits, and never follows a link in the last part of the path. It raises `NotPlain`, or `OSError`
-    as `os.open` does.
+    A file that is created gets the mode 0600.
+
+    This function never waits, and never follows a link in the last part of the path. It raises `NotPlain` if the file
+    is not a plain file, and the same `OSError` as `os.open`.
     """
     try:
         handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
@@ -86,7 +88,7 @@ def is_plain(path: Path) -> bool:
     """Return whether there is a plain file at `path`. Return False if the path does not exist.
 
     The file is not opened, because closing a descriptor of a database file ends the locks that SQLite has on the file
-    in this process. Raises `NotPlain`, or `OSError` as `os.lstat` does.
+    in this process. Raises `NotPlain` if another kind of file is at `path`, and the same `OSError` as `os.lstat`.
     """
     try:
         _require_plain(os.lstat(path))

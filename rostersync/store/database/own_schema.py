@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 SCHEMA = "rostersync"
 OF_VIEWS = "public"
 SEARCH_PATH = f"{SCHEMA}, pg_temp"
-"""PostgreSQL always searches the catalog first. It searches temporary objects last, so they cannot hide our tables."""
+"""PostgreSQL always searches the catalog first.
+
+PostgreSQL searches temporary objects last, so they cannot hide our tables.
+"""
 
 OURS = """
 WITH RECURSIVE ours (role) AS (

@@ -3,11 +3,11 @@
 Only the url in the configuration can choose a weaker protection.
 
 **A server on another machine.** We use `sslmode=verify-full` and the certificate authorities that the system trusts. In
-libpq, `sslrootcert=system` means these authorities, but we pass the path of the system's bundle instead. There are two
-reasons. A libpq before version 16 does not know the value `system`. And the libpq of psycopg[binary] has its own
-OpenSSL, which looks for the bundle in a folder that does not exist on any system. If the url does not set `sslmode`, we
-set it, and for `verify-full` we also set `sslrootcert`. So neither the environment (PGSSLMODE, PGSSLROOTCERT) nor a
-service file can weaken the protection.
+libpq, `sslrootcert=system` means these authorities, but we pass the path of the system's bundle instead, for two
+reasons. First, a libpq before version 16 does not know the value `system`. Second, the libpq of psycopg[binary] has its
+own OpenSSL, which looks for the bundle in a folder that does not exist on any system. If the url does not set
+`sslmode`, we set it, and for `verify-full` we also set `sslrootcert`. So neither the environment (PGSSLMODE,
+PGSSLROOTCERT) nor a service file can weaken the protection.
 
 **A local server.** A server is local if every host in the lists `host` and `hostaddr` is a socket, `localhost` or a
 loopback address. If the url does not contain a host, the variables PGHOST and PGHOSTADDR are used. If a service file is
@@ -96,7 +96,7 @@ def weakness(url: str, environ: Mapping[str, str] = os.environ) -> tuple[str, st
 
     Returns None if the connection is fully protected.
 
-    The url must be one that `parameters` accepts.
+    Call this function only for a url that `parameters` has accepted.
     """
     parsed = make_url(url)
     given = url_parameters(parsed)

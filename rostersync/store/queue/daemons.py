@@ -31,7 +31,10 @@ class Watch(msgspec.Struct, frozen=True):
 
 
 class DaemonRow(msgspec.Struct, frozen=True):
-    """A daemon that has updated its row recently enough. Its `name` contains the host and the process id."""
+    """A daemon that has updated its row recently enough.
+
+    The `name` of a daemon contains the host and the process id.
+    """
 
     name: str
     seen_at: datetime

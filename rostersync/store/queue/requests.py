@@ -85,8 +85,8 @@ _TAKE_RUN, _TAKE_REFRESH = _taking(refresh=False), _taking(refresh=True)
 class Progress(msgspec.Struct, frozen=True):
     """The state of a request. A request that is done has a `run_id`, and a failed request has `error` and `hint`.
 
-    `reads`, `rows_done` and `rows_total` describe how far the run has got. They are None until the run first reports
-    its progress.
+    `reads`, `rows_done` and `rows_total` describe how far the run has got. These fields are None until the run first
+    reports its progress.
     """
 
     state: str

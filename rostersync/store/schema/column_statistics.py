@@ -57,7 +57,10 @@ SELECT c.relname AS table_name, quote_ident(attname) AS name, format_type(atttyp
 
 
 def are_gathered(connection: Connection) -> bool:
-    """Return whether `withhold` has to remove statistics. If so, no view may read the columns while `withhold` runs."""
+    """Return whether `withhold` has to remove statistics.
+
+    If True, no view may read the columns while `withhold` runs.
+    """
     return bool(connection.scalar(_IS_GATHERED, {**_OURS, "earlier": OF_VIEWS}))
 
 

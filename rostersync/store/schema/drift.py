@@ -158,7 +158,7 @@ def _expected_by_sqlite() -> _Shape:
 
 
 def _expected_by_postgresql(connection: Connection) -> _Shape:
-    """Create this version's tables and views as temporary ones, and return their shape.
+    """Create temporary tables and views from the schema of this version, and return their shape.
 
     Until the transaction ends, a name without a schema refers to one of these temporary tables and views.
     """
@@ -172,7 +172,8 @@ def _expected_by_postgresql(connection: Connection) -> _Shape:
 def _restored_views(connection: Connection) -> _Shape:
     """Return the form that the views have after a dump is restored.
 
-    A restore makes the server parse a definition that the server itself has written. This moves some parentheses.
+    A restore makes the server parse a definition that the server itself has written. The second parsing moves some
+    parentheses.
     """
     written = connection.execute(_WRITTEN_VIEWS, {"names": _VIEW_NAMES})
     script = "; ".join(f"CREATE OR REPLACE TEMPORARY VIEW {name} {BARRIER} AS {query}" for name, query in written)

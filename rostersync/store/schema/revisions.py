@@ -144,7 +144,7 @@ def upgrade(engine: Engine) -> str | None:
 def upgrading(engine: Engine) -> Iterator[tuple[Connection, Level]]:
     """Yield a connection on which the caller must upgrade the tables, and the level that the tables have so far.
 
-    The context is one transaction. At its end, the views are upgraded to this version's form.
+    The context is one transaction. At the end of the transaction, the views are upgraded to this version's form.
 
     Raises `SchemaTooNew` if a later version wrote the schema. Raises `StoreError` if another object depends on a view
     that must be dropped, or if our PostgreSQL role lacks a privilege.
@@ -191,7 +191,7 @@ def migrate(connection: Connection) -> None:
 def comparison_options(connection: Connection) -> dict[str, Any]:
     """Return the options for Alembic's comparison of the tables.
 
-    They exclude items that exist only in another dialect.
+    The options exclude items that exist only in another dialect.
     """
     dialect = connection.dialect.name
     return {"include_object": lambda item, *_: item.info.get("only", dialect) == dialect}

@@ -270,7 +270,7 @@ student_detail = Table(
     Column("updated_ms", BigInteger),  # the `updated_at` of the detail, in milliseconds since 1970
     Column("settled", Boolean, nullable=False),  # True if no later change can have the same `updated_at`
     Column("read_at", Timestamp),
-    Column("waiting_since", Timestamp),  # since when the detail has to be read again; NULL if it is up to date
+    Column("waiting_since", Timestamp),  # since when the detail has to be read again; NULL if this is not needed
     _of_source(),
 )
 

@@ -225,7 +225,10 @@ def _upgrade(connection: Connection, access: dict[str, Access]) -> None:
 
 
 def _is_extended(stored: _Form, built: _Form) -> bool:
-    """Return whether CREATE OR REPLACE VIEW can turn `stored` into `built`. It can only add columns at the end."""
+    """Return whether CREATE OR REPLACE VIEW can turn `stored` into `built`.
+
+    CREATE OR REPLACE VIEW can only add columns at the end.
+    """
     return built.columns[: len(stored.columns)] == stored.columns
 
 

@@ -72,7 +72,7 @@ _CURRENT = (
 _FIGURES = (
     (
         "fetched",
-        "Number of different students received, except in the deleted feed. It is the sum of the next six figures",
+        "Number of different students received, except in the deleted feed. Sum of the next six figures",
     ),
     ("inserted", "Students who were added to the replica"),
     ("updated", "Current students with a changed record"),
@@ -138,11 +138,12 @@ _AUDIT = (
     ("counts", "JSON object with figures about the action; it may be empty"),
     ("outcome", "done, not_taken (applied only in part), refused, unknown, or sending (the process ended too early)"),
 )
-# The query ignores refreshes, because a refresh reads only a few students. It also ignores a run that ended more than
-# one minute in the future, because the clock was wrong when the run ended. The minute allows for a difference between
-# the clock of the database server and the clock of the process that wrote the run. The two partial indexes of `run`
-# find the newest run and the newest success. BETWEEN and the ORDER BY on the source make PostgreSQL use these indexes.
-# If the query used `=`, PostgreSQL might scan the primary key instead and read every run that the query ignores.
+# The query ignores refreshes, because a refresh reads only a few students. The query also ignores a run that ended more
+# than one minute in the future, because the clock was wrong when the run ended. The minute allows for a difference
+# between the clock of the database server and the clock of the process that wrote the run. The two partial indexes of
+# `run` find the newest run and the newest success. BETWEEN and the ORDER BY on the source make PostgreSQL use these
+# indexes. If the query used `=`, PostgreSQL might scan the primary key instead and read every run that the query
+# ignores.
 _HEALTH_QUERY = """
 SELECT h.source, h.last_success_at, {age} AS age_seconds,
        (SELECT r.state FROM run r WHERE r.run_id = h.last_run_id) AS last_state, h.last_run_id, h.held_run_id,
