@@ -1,4 +1,7 @@
-"""Encode a student's picture for the API: an address as JSON, or a file as multipart. v2p3 documents both."""
+"""Encode a student's picture for the API: the address of a picture as JSON, or a file as multipart form data.
+
+The vendor's v2p3 document describes both ways.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,16 @@ if TYPE_CHECKING:
     from os import PathLike
 
 MAX_BYTES = 10 * 2**20
-"""The largest file to send. This is our own limit, because the vendor documents none."""
+"""The maximum size of a file. This is our own limit, because the vendor does not document any limit."""
 
 
 def encode(url: str | None, file: str | PathLike[str] | bytes | None) -> tuple[bytes, str]:
-    """Return the request body and content type for an address or a file, without the file's metadata (see `picture`).
+    """Return the body and the content type of a request that sends an address or a file.
 
-    Raises `Invalid` unless exactly one of `url` and `file` is given. Also raises it if the address is not a web address
-    or contains a user, or if the file is missing, too large, or not an image of a supported kind that can be read.
+    The metadata of a file is removed (see the module `picture`).
+
+    Raises `Invalid` unless exactly one of `url` and `file` is set. Also raises `Invalid` if the address is not a web
+    address or contains a user name, or if the file is missing, too large, damaged, or not an image of a supported kind.
     """
     if (url is None) == (file is None):
         raise invalid({"base": ("an avatar needs exactly one of url and file",)})
@@ -49,7 +54,7 @@ def encode(url: str | None, file: str | PathLike[str] | bytes | None) -> tuple[b
 
 
 def image_type(content: bytes) -> str | None:
-    """Return the kind of an image by its first bytes: png, jpeg, gif, webp, or None for any other content."""
+    """Return the kind of an image (png, jpeg, gif or webp) from its first bytes, or None for any other content."""
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "webp"
     return next((kind for begin, kind in _SIGNATURES.items() if content.startswith(begin)), None)
@@ -76,5 +81,5 @@ def _read(path: Path) -> bytes:
             return opened.read(MAX_BYTES + 1)
     except OSError as error:
         raise invalid({"file": (f"cannot be read: {error.strerror}",)}) from error
-    except ValueError:  # the name contains a NUL
+    except ValueError:  # the name contains a NUL character
         raise invalid({"file": ("is not the name of a file",)}) from None

@@ -1,7 +1,8 @@
 """Define which fields of a student can be written, check their values, and convert them for a request.
 
-The vendor's Students page (v2p1) names the writable fields in prose, and its v2p3 document in a schema. Neither says
-which other fields the API refuses. So we send every field that is not known to be read-only, and the server decides.
+The vendor's page about students (v2p1) lists the writable fields in prose, and the v2p3 document lists them in a
+schema. Neither document says which other fields the API refuses. So we send every field that is not known to be
+read-only, and let the server decide.
 """
 
 from __future__ import annotations
@@ -33,35 +34,38 @@ READ_ONLY: Mapping[str, str] = {
     "role": _BY_THE_SERVER,
     "photo_url": "use set_avatar or delete_avatar",
 }
-"""The fields of the API that a write cannot set, and the reason or what to do instead."""
+"""The API's fields that a write cannot set, with the reason or an alternative."""
 
 UNWRITABLE: Mapping[str, str] = {
     **READ_ONLY,
     "extra": "rostersync does not know these fields",
     "deleted_at": _BY_THE_SERVER,
 }
-"""All attributes of `Student` that a write cannot set: `READ_ONLY`, `extra` and `deleted_at`."""
+"""All attributes of `Student` that a write cannot set: the fields in `READ_ONLY`, `extra` and `deleted_at`."""
 
 WRITABLE: Mapping[str, Kind] = {
     **{field.name: field.kind for field in FIELDS if field.name not in READ_ONLY},
     "password": Kind.TEXT,
 }
-"""The fields that a write can set, with the kind of their values. The API never returns `password`."""
+"""The fields that a write can set, with the kind of value of each field. The API never returns `password`."""
 
 REQUIRED = ("email", "last_name")
-"""The fields that a new student must have. The endpoint's description requires the first, v2p3's schema both."""
+"""The fields that a new student must have.
 
-_SHORTEST_PASSWORD = 6  # characters, by v2p3's schema
+The endpoint's description requires only `email`, the v2p3 schema requires both.
+"""
+
+_SHORTEST_PASSWORD = 6  # characters, according to the v2p3 schema
 
 
 Messages = Mapping[str, tuple[str, ...]]
-"""What is wrong with each field. The key `base` has the messages about no single field."""
+"""Error messages by the name of the field. Messages that do not concern a single field have the key `base`."""
 
 
 class StudentFields(TypedDict, total=False):
-    """The fields of a student that can be written. None clears a field. A field that is not given is not changed.
+    """The fields of a student that can be written. The value None clears a field, and a missing field does not change.
 
-    A date is a `datetime.date`, or a string such as "2026-08-24". An id is a whole number from 1. A `password` has at
+    A date is a `datetime.date`, or a string such as "2026-08-24". An id is a positive integer. A `password` has at
     least 6 characters. `email`, `last_name` and `password` cannot be cleared.
     """
 
@@ -108,13 +112,13 @@ class StudentFields(TypedDict, total=False):
 
 
 def payload(fields: Mapping[str, Any], *, new: bool = False) -> dict[str, Any]:
-    """Return the JSON values to send for `fields`. For a `new` student, fields that are None are left out.
+    """Return the JSON values to send for `fields`. If `new` is True, leave out the fields that are None.
 
     To clear a field, we send "" for a string, [] for a list, and null for any other kind. The developer notes say that
     the API stores an empty string, and that it ignores null when a student is created.
 
-    Raises `Invalid`, with a message for each field that is unknown, read-only, of the wrong kind, or missing. Also
-    raises it if no field would be sent.
+    Raises `Invalid` with a message for each field that is unknown, read-only, of the wrong kind, or missing. Also
+    raises `Invalid` if the result would be empty.
     """
     messages: dict[str, tuple[str, ...]] = {}
     values: dict[str, Any] = {}
@@ -133,32 +137,33 @@ def payload(fields: Mapping[str, Any], *, new: bool = False) -> dict[str, Any]:
 
 
 def refuse(messages: Messages) -> None:
-    """Raise `Invalid` if there are any messages."""
+    """Raise `Invalid` if `messages` is not empty."""
     if messages:
         raise invalid(messages)
 
 
 def invalid(messages: Messages) -> Invalid:
-    """Return the error for a request that must not be sent because of these mistakes."""
+    """Return the error to raise instead of sending a request with these mistakes."""
     return Invalid("; ".join(lines(messages)), fields=messages)
 
 
 def lines(messages: Messages) -> list[str]:
-    """Return one line for each message, with the name of its field."""
+    """Return one line for each message, beginning with the name of the field."""
     pairs = [(name, text) for name, texts in messages.items() for text in texts]
     return [text if name == "base" else f"{name} {text}" for name, text in pairs]
 
 
 def check_id(student_id: int) -> None:
-    """Raise `Invalid` if no student can have this id."""
+    """Raise `Invalid` if `student_id` cannot be the id of a student."""
     if not is_id(student_id):
         refuse({"id": ("must be a whole number from 1",)})
 
 
 def archive_date(dates: Mapping[str, object]) -> dict[str, str]:
-    """Return the one date to send, as `{name: "YYYY-MM-DD"}`. `dates` has `withdrawn_on` and `graduated_on`.
+    """Return the date to send when a student is archived, as `{name: "YYYY-MM-DD"}`.
 
-    Raises `Invalid` unless exactly one of the two is not None, and if it is not a valid date.
+    `dates` contains the values of `withdrawn_on` and `graduated_on`. Raises `Invalid` if none or both of the values are
+    set, or if the value is not a valid date.
     """
     given = {name: value for name, value in dates.items() if value is not None}
     if len(given) != 1:
@@ -171,12 +176,15 @@ def archive_date(dates: Mapping[str, object]) -> dict[str, str]:
 
 
 def is_id(value: object) -> bool:
-    """Return whether a value can be an id: an integer from 1 that fits into 64 bits."""
+    """Return whether a value can be an id, which is a positive integer of at most 64 bits."""
     return type(value) is int and 1 <= value <= LARGEST_ID
 
 
 def to_date(value: object) -> str:
-    """Return a date as `YYYY-MM-DD`. Raises `ValueError` if `value` is not a date or a string of this form."""
+    """Return a date in the form `YYYY-MM-DD`.
+
+    Raises `ValueError` if `value` is neither a date nor a string of this form.
+    """
     if isinstance(value, date) and not isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value):
@@ -225,7 +233,7 @@ def _check_password(value: str) -> None:
 
 
 def why_not_writable(name: str) -> str:
-    """Return the message about a field that cannot be written: the reason, or what to use instead."""
+    """Return the error message for a field that cannot be written, with the reason or an alternative."""
     if name in UNWRITABLE:
         return f"cannot be written: {UNWRITABLE[name]}"
     close = get_close_matches(name, WRITABLE, n=1)
@@ -234,7 +242,7 @@ def why_not_writable(name: str) -> str:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError("must be a string")  # noqa: TRY004 - callers catch one error class for all wrong values
+        raise ValueError("must be a string")  # noqa: TRY004 - callers catch the same error class for all wrong values
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -278,10 +286,11 @@ _ENCODERS: Mapping[Kind, Callable[[object], Any]] = {
 
 
 def typed(name: str, text: str) -> Any:
-    """Return the value of a field from text that was typed or that is in a cell of a CSV file.
+    """Convert text from the command line or from a cell of a CSV file to the value of a field.
 
-    A list is written as `en,sl` or as a JSON array. Text for an unknown field is returned unchanged, because `payload`
-    refuses it later. Raises `Invalid` if the text is not a valid list or number for the field.
+    A list has the form `en,sl` or is a JSON array. The text for an unknown field is returned unchanged, because
+    `payload` reports unknown fields later. Raises `Invalid` if the text is not valid for a field whose kind is a list
+    or a number.
     """
     kind = WRITABLE.get(name)
     if kind in {Kind.TEXTS, Kind.INTEGERS}:
@@ -291,10 +300,11 @@ def typed(name: str, text: str) -> Any:
 
 
 def not_taken(sent: Mapping[str, Any], student: Student) -> tuple[str, ...]:
-    """Return the names of the fields that have another value in the student's record than in the request.
+    """Return the names of the fields that have different values in the request and in the student's record.
 
-    A missing value, an empty one, 0 and false are all equal here. The order of a list, spaces around a string, and the
-    case of an e-mail address do not matter. A password is never in a record, so it is not compared.
+    A missing value, an empty value, 0 and false count as equal. The comparison ignores the order of a list, spaces
+    around a string, and the case of an e-mail address. Passwords are not compared, because a record never contains a
+    password.
     """
     names = [name for name in sent if name != "password"]
     return tuple(name for name in names if _normal(name, sent[name]) != _normal(name, getattr(student, name)))

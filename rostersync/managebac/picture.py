@@ -1,8 +1,8 @@
-"""Remove metadata from a picture: the place and time at which it was taken, the device, comments, and more.
+"""Remove metadata from a picture, such as the place and time of a photograph, the device, and comments.
 
-This copies the parts of the file that are needed to show the picture, and leaves out the others. It does not decode the
-pixels, so they do not change. From a JPEG's EXIF data it keeps only the orientation, because without it a portrait
-could be shown on its side.
+We copy only the parts of the file that are needed to show the picture. The pixels are not decoded, so they do not
+change. From the EXIF data of a JPEG file we copy only the orientation, because without the orientation a portrait might
+be shown lying on its side.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def without_metadata(content: bytes, kind: str) -> bytes:
-    """Return a picture (png, jpeg, gif or webp) without metadata. Raises `ValueError` if its parts cannot be read."""
+    """Return a picture (png, jpeg, gif or webp) without its metadata. Raises `ValueError` if the picture is damaged."""
     try:
         return b"".join(_PARTS[kind](content))
     except (IndexError, struct.error):
@@ -26,17 +26,20 @@ def without_metadata(content: bytes, kind: str) -> bytes:
 # JPEG ------------------------------------------------------------------------------------------------------------
 
 _EXIF, _COLOURS = b"Exif\0\0", b"ICC_PROFILE\0"
-# The markers from APP0 to the comment are for applications, or reserved.
+# The markers from `_APP0` to `_COMMENT` are reserved or belong to applications.
 _APP0, _APP1, _APP2, _APP14, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
 _SCAN, _END, _FILLING = 0xDA, 0xD9, 0xFF
 _NEXT = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _ORIENTATION = 0x0112
-_JFIF, _JFIF_BYTES = b"JFIF\0", 14  # a longer segment contains a thumbnail, which may show more than the picture
+_JFIF, _JFIF_BYTES = b"JFIF\0", 14  # a longer segment has a thumbnail, which may show more than the picture
 _ADOBE, _ADOBE_BYTES = b"Adobe", 12  # this segment says how the colours are stored
 
 
 def _jpeg(content: bytes) -> Iterator[bytes]:
-    """Yield the segments to keep, and nothing after the end of the picture, where some devices put another picture."""
+    """Yield the segments to copy.
+
+    Skip everything after the end of the picture, where some devices add another picture.
+    """
     yield content[:2]
     at = 2
     while (marker := _marker(content, at)) != _END:
@@ -63,9 +66,9 @@ def _marker(content: bytes, at: int) -> int:
 
 
 def _kept(marker: int, segment: bytes) -> bytes:
-    """Return the part of a segment to keep.
+    """Return the part of a segment that must be copied.
 
-    The segments that applications add are left out, unless they are needed for the colours or the orientation.
+    Segments that were added by applications are left out, unless the colours or the orientation depend on them.
     """
     data = segment[4:]
     if marker == _APP1 and data.startswith(_EXIF):
@@ -77,7 +80,10 @@ def _kept(marker: int, segment: bytes) -> bytes:
 
 
 def _only_orientation(tiff: bytes) -> bytes:
-    """Return a new segment with only the orientation of this EXIF data. Empty if it has none, or if it is upright."""
+    """Return a new segment with only the orientation from the EXIF data.
+
+    The result is empty if the data has no orientation, or if the picture is upright.
+    """
     try:
         order = {b"MM": ">", b"II": "<"}[tiff[:2]]
         (first,) = struct.unpack_from(f"{order}I", tiff, 4)
@@ -93,7 +99,7 @@ def _only_orientation(tiff: bytes) -> bytes:
     return b""
 
 
-# PNG and WebP: only known chunks that show the picture are kept, because programs add their own chunks -------------
+# PNG and WebP: copy only known chunks, which show the picture, because programs add their own chunks ---------------
 
 _PNG_CHUNKS = set(
     b"IHDR PLTE IDAT IEND tRNS gAMA cHRM sRGB iCCP sBIT cICP mDCV cLLI bKGD pHYs acTL fcTL fdAT".split(),
@@ -125,7 +131,7 @@ def _chunks(content: bytes) -> Iterator[bytes]:
     while at < last:
         name, length = struct.unpack_from("<4sI", content, at)
         end = at + 8 + length + length % 2
-        if name == b"VP8X":  # two bits of its first byte announce EXIF and XMP chunks, which are left out
+        if name == b"VP8X":  # clear the two bits that announce EXIF and XMP chunks
             yield content[at : at + 8] + bytes([content[at + 8] & ~0b1100]) + content[at + 9 : end]
         elif name in _WEBP_CHUNKS:
             yield content[at:end]
@@ -135,7 +141,7 @@ def _chunks(content: bytes) -> Iterator[bytes]:
 # GIF -------------------------------------------------------------------------------------------------------------
 
 _EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
-_CONTROL, _APPLICATION = 0xF9, 0xFF  # a control extension says how long to show a frame; programs add the other one
+_CONTROL, _APPLICATION = 0xF9, 0xFF  # the first says how long to show a frame; programs add the second
 _LOOP = b"NETSCAPE2.0"
 
 
@@ -158,7 +164,7 @@ def _gif(content: bytes) -> Iterator[bytes]:
 
 
 def _colours(flags: int) -> int:
-    """Return the size of the colour table in bytes, which may be 0, from the byte of flags before it."""
+    """Return the size of a colour table in bytes, which may be 0. `flags` is the byte of flags before the table."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 

@@ -1,4 +1,4 @@
-"""Run several sources in parallel. The failure of one does not end the others."""
+"""Run several sources in parallel. If the run of one source fails, the runs of the other sources go on."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 WORST_FIRST = (1, 2, 75, 3, 0)
-"""The exit statuses, from the most to the least serious."""
+"""The exit statuses in order, from the most serious to the least serious."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How a request ended: with a report, or with an error if the run made no report."""
+    """The result of a request: a report, or an error if the run ended without a report."""
 
     source: str
     report: RunReport | None = None
@@ -32,14 +32,14 @@ class Outcome(msgspec.Struct, frozen=True):
 
     @property
     def exit_status(self) -> int:
-        """The status for this source alone."""
+        """The exit status for this source alone."""
         if self.report is None:
             return self.error.exit_status if self.error else 1
         return self.report.exit_status
 
 
 def worst(outcomes: Iterable[Outcome]) -> int:
-    """Return the most serious exit status of the outcomes, or 0 without outcomes."""
+    """Return the most serious exit status of the outcomes, or 0 if `outcomes` is empty."""
     return min((outcome.exit_status for outcome in outcomes), key=WORST_FIRST.index, default=0)
 
 
@@ -51,26 +51,26 @@ def run_all(
     scope: CancelScope,
     refused: Mapping[str, RostersyncError],
 ) -> list[Outcome]:
-    """Run the requests, and return their outcomes in the same order.
+    """Execute the requests, and return their outcomes in the same order.
 
     Args:
-        requests: The requests, each a different one.
-        run: Executes one request.
-        at_once: The most runs at the same time; 1 or more.
-        scope: Ends the batch when it is cancelled.
-        refused: By the source's name, the error that prevents its run.
+        requests: The requests, which must all be different.
+        run: A function that executes one request.
+        at_once: The maximum number of runs at the same time, which is at least 1.
+        scope: The scope of the whole batch.
+        refused: The errors that prevent runs, by the name of the source.
 
     Returns:
-        One outcome for each request.
+        A list with one outcome for each request.
 
     Raises:
-        Stopped: The scope was cancelled. Runs in progress have a few seconds to finish, and no other run is started.
+        Stopped: The scope was cancelled. Runs in progress get a few seconds to finish, and no further run is started.
 
     """
     scope.check()
 
     def begin(request: RunRequest) -> RunReport:
-        scope.check()  # the request may have waited for a thread, and the process may have to stop by now
+        scope.check()  # the process may have been asked to stop while the request waited for a thread
         return run(request)
 
     pool = DaemonExecutor("run", at_once)
@@ -102,6 +102,6 @@ def _outcome(request: RunRequest, future: Future[RunReport]) -> Outcome:
         return Outcome(request.source, error=error)
     except Stopped:
         raise
-    except Exception as error:  # the failure of a source never ends the run of another
+    except Exception as error:  # an error in one source must not end the runs of other sources
         log.debug("unexpected", source=request.source, exc_info=error)
         return Outcome(request.source, error=unexpected(error))

@@ -1,7 +1,7 @@
-"""Run the hook: a command of the administrator that gets the report of each run that changed a student.
+"""Run the hook, which is a command of the administrator that receives the report of each run that changed a student.
 
-The hook is not our program, and it must not be able to harm a run. So it is started after the commit. We never block on
-its input or output, its time is limited, and all its processes are killed in the end.
+The hook must not be able to disturb a run, because it is not our program. So we start the hook after the commit. We
+never block on the hook's input or output, limit its time, and finally kill all its processes.
 """
 
 from __future__ import annotations
@@ -33,11 +33,14 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 TAIL = 4096
-"""How many bytes to keep of the end of a hook's output."""
+"""The number of bytes that we keep from the end of a hook's output."""
 
 _CHUNK = 1 << 16
 _KILL_S = 1.0
-"""How long to wait for killed processes to end. We cannot kill a process of another user, such as one under sudo."""
+"""The number of seconds to wait until killed processes have ended.
+
+A process may go on if it belongs to another user, for example because of sudo.
+"""
 
 _LOOK_EVERY_S = 0.01
 
@@ -45,19 +48,19 @@ _KEEPER = Path(__file__).with_name("keeper.py")
 
 _GIVEN = re.compile(r"PATH|HOME|LANG|ROSTERSYNC_\w+", re.ASCII)
 _SECRET = re.compile(r"TOKEN|PASS|SECRET|KEY|CREDENTIAL", re.ASCII | re.IGNORECASE)
-"""The command gets the environment variables that match `_GIVEN`, unless their name contains a word of `_SECRET`."""
+"""The hook gets each environment variable if its name matches `_GIVEN` and does not contain a word in `_SECRET`."""
 
 
 class Hooks:
-    """Runs the configured command, if any, and logs how it ended."""
+    """Runs the configured command, if there is one, and logs how the command ended."""
 
     def __init__(self, command: Sequence[str], timeout: timedelta, secrets: Collection[str]) -> None:
         """Prepare to run a command.
 
         Args:
-            command: The program and its arguments; empty if no hook is configured.
-            timeout: After this time the command is killed.
-            secrets: The names of further environment variables that the command must not get.
+            command: The program and its arguments. Empty if no hook is configured.
+            timeout: The time after which the command is killed.
+            secrets: The names of other environment variables that the command must not receive.
 
         """
         self._command = command
@@ -65,9 +68,10 @@ class Hooks:
         self._secrets = frozenset(secrets)
 
     def after_run(self, report: RunReport, scope: CancelScope) -> None:
-        """Run the command with the report of a committed run, if that changed students or the quarantine. Never raises.
+        """Run the command with the report of a committed run, if the run changed students or the quarantine.
 
-        This method waits until the command ends. It kills the command after the timeout, or if `scope` is cancelled.
+        This method waits until the command ends. The command is killed after the timeout, or if `scope` is cancelled.
+        This method never raises an error.
         """
         if not self._command or not _changed_students(report):
             return
@@ -78,7 +82,7 @@ class Hooks:
             reason = "not finished: the process was asked to end"
         except OSError as error:
             reason = f"cannot be run: {error.strerror}"
-        except Exception as error:  # noqa: BLE001 - the run is done, and no error may change that
+        except Exception as error:  # noqa: BLE001 - the run is committed, so no error may make it look failed
             reason = f"cannot be run: {type(error).__name__}"
         if reason is None:
             log.debug("hook_finished", source=report.source, run_id=report.run_id)
@@ -87,7 +91,9 @@ class Hooks:
             log.warning("hook_failed", source=report.source, run_id=report.run_id, reason=reason, output=output)
 
     def _call(self, document: bytes, tail: bytearray, scope: CancelScope) -> str | None:
-        """Run the command, and put the end of its output into `tail`. Return why it failed, None if it did not.
+        """Run the command, and put the end of its output into `tail`.
+
+        Return the reason if the command failed, else None.
 
         Raises `OSError` if the command cannot be started, and `Stopped` if the scope is cancelled.
         """
@@ -101,7 +107,7 @@ class Hooks:
                 if scope.clock.monotonic() >= until:
                     return f"killed after {spell_duration(self._timeout)}"
                 pipes.serve(STOP_CHECK_S)
-            pipes.serve(0)  # read the last output, but do not wait for a process that still writes
+            pipes.serve(0)  # read the rest of the output, but do not wait for a process that still writes
             return _failure(hook.status())
 
     def _environ(self) -> dict[str, str]:
@@ -113,7 +119,7 @@ class Hooks:
 
 
 def _changed_students(report: RunReport) -> bool:
-    """Return whether a run changed a student or the quarantine. Failed runs and dry runs never do."""
+    """Return whether a run changed a student or the quarantine. For a failed run and a dry run, return False."""
     done = report.counts
     changes = done.inserted + done.updated + done.deleted + done.restored + done.quarantined
     return report.run_id is not None and changes > 0
@@ -126,7 +132,7 @@ def _failure(status: int) -> str | None:
 
 
 class _Hook:
-    """A hook that was started, as a child of a keeper: see `keeper.py`."""
+    """A running hook, which is a child process of the program `keeper.py`."""
 
     def __init__(self, keeper: subprocess.Popen[bytes], report: socket.socket) -> None:
         self.keeper, self.report = keeper, report
@@ -136,14 +142,17 @@ class _Hook:
         return self.reported.endswith(b"\n") or self.keeper.poll() is not None
 
     def status(self) -> int:
-        """Return how the hook ended, in the form of `Popen.returncode`. Raises `OSError` if it could not be started."""
+        """Return the hook's exit status in the form of `Popen.returncode`.
+
+        Raises `OSError` if the hook could not be started.
+        """
         what, _, number = self.reported.decode().partition(" ")
         if what == "errno":
             raise OSError(int(number), os.strerror(int(number)))
         return int(number) if what else self.keeper.wait()
 
     def kill(self) -> None:
-        """Kill every process that the hook has started, and the keeper."""
+        """Kill the hook, every process that it has started, and the keeper."""
         for _ in range(int(_KILL_S / _LOOK_EVERY_S)):
             found = _below(self.keeper.pid)
             for process in found:
@@ -153,20 +162,20 @@ class _Hook:
                 break
             with suppress(subprocess.TimeoutExpired):
                 self.keeper.wait(_LOOK_EVERY_S)
-        self.report.close()  # the keeper ends now, unless the hook has suspended it
+        self.report.close()  # this ends the keeper, unless the hook has suspended the keeper
         with suppress(subprocess.TimeoutExpired):
             self.keeper.wait(_KILL_S)
-        with suppress(ProcessLookupError, PermissionError):  # without /proc, kill at least the keeper's process group
+        with suppress(ProcessLookupError, PermissionError):  # without /proc: kill at least the keeper's group
             os.killpg(self.keeper.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
             self.keeper.wait(_KILL_S)
 
 
 def _below(ancestor: int) -> set[int]:
-    """Return all living descendants of a process; an empty set if this system has no /proc."""
+    """Return the ids of all running descendants of a process, or an empty set if the system has no /proc."""
     parents = {}
     for place in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # the process has ended
+        with suppress(OSError):  # the process has just ended
             state, parent = place.read_text(errors="replace").rpartition(")")[2].split()[:2]
             if state not in {"Z", "X"}:
                 parents[int(place.parent.name)] = int(parent)
@@ -178,10 +187,13 @@ def _below(ancestor: int) -> set[int]:
 
 @contextmanager
 def _running(command: Sequence[str], environ: dict[str, str]) -> Iterator[_Hook]:
-    """Start a command in a new session, and in the end kill every process that is left of it. Raises `OSError`."""
+    """Start a command in a new session.
+
+    At the end of the block, kill all processes that the command has left running.
+    """
     ours, theirs = socket.socketpair()
     keeper = [sys.executable, "-I", "-S", str(_KEEPER), str(theirs.fileno())]
-    if not os.access(sys.executable, os.X_OK):  # we were root before, and Python is in root's home
+    if not os.access(sys.executable, os.X_OK):  # we no longer run as root, and Python is in root's home folder
         keeper = []
     with closing(ours), closing(theirs):
         process = subprocess.Popen(  # noqa: S603 - the administrator's own command, without a shell
@@ -206,10 +218,10 @@ def _running(command: Sequence[str], environ: dict[str, str]) -> Iterator[_Hook]
 
 
 class _Pipes(selectors.DefaultSelector):
-    """The input, the output and the report of a hook. Waiting for them always has a time limit."""
+    """The pipes for the input, the output and the status report of a hook. Waiting for them always has a time limit."""
 
     def __init__(self, hook: _Hook, document: bytes, tail: bytearray) -> None:
-        """Prepare to write `document` to the hook's input, and to keep the last bytes of its output in `tail`."""
+        """Prepare to write `document` to the hook's input, and to store the end of the hook's output in `tail`."""
         super().__init__()
         self._document = document
         process = hook.keeper
@@ -223,7 +235,7 @@ class _Pipes(selectors.DefaultSelector):
             self.register(pipe, event, into)
 
     def serve(self, seconds: float) -> None:
-        """Wait at most this many seconds until the hook can read or has written, and then transfer data once."""
+        """Wait up to `seconds` until the hook can read input or has written output, and then transfer data once."""
         for key, _ in self.select(seconds):
             pipe: IO[bytes] = key.fileobj  # type: ignore[assignment] # we registered pipes only
             done = self._write(pipe) if key.data is None else self._read(pipe, key.data)
@@ -244,14 +256,15 @@ class _Pipes(selectors.DefaultSelector):
         except ConnectionResetError:  # the keeper was killed
             return True
         into += chunk[-TAIL - 1 :]
-        del into[: -TAIL - 1]  # one byte more than is kept shows that output was cut
+        del into[: -TAIL - 1]  # one byte more than `TAIL` means that the output was cut off
         return not chunk
 
 
 def last_lines(output: bytes) -> list[str]:
-    """Return the lines at the end of an output, without characters that control a terminal.
+    """Return the lines at the end of a hook's output, without the characters that control a terminal.
 
-    If the beginning was cut off, the first word is dropped, because part of a secret would not be recognised as one.
+    If the beginning of the output was cut off, the first word is dropped. The first word may be the end of a secret,
+    and the log would not recognise a part of a secret.
     """
     text = output.decode(errors="replace")
     if len(output) > TAIL:

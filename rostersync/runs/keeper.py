@@ -1,11 +1,12 @@
-"""A program that starts a hook and stays the ancestor of every process that the hook starts.
+"""A program that starts a hook and remains the ancestor of every process that the hook starts.
 
-On Linux, if the parent of one of these processes ends, the process becomes a child of this program, even if the process
-has its own session. So all of these processes are descendants of this program while it runs, and `hooks` can kill them.
-This program imports no module of rostersync, so it starts within hundredths of a second and holds no secret.
+On Linux, if the parent of such a process ends, the process becomes a child of this program, even if the process has its
+own session. So while this program runs, all these processes are its descendants, and the module `hooks` can find and
+kill them. This program does not import any module of rostersync, so it starts within hundredths of a second, and no
+secret is in its memory.
 
-Usage: `keeper.py FD COMMAND...`. FD is one end of a socket pair. The program writes `status N` or `errno N` to it, and
-after a `status` it waits until the other end is closed.
+Usage: `keeper.py FD COMMAND...`. FD is one end of a socket pair. The program writes `status N` or `errno N` to FD.
+After a `status` it waits until the other end of the socket pair is closed.
 """
 
 from __future__ import annotations
@@ -19,19 +20,22 @@ from contextlib import suppress
 
 _PR_SET_CHILD_SUBREAPER = 36
 
-_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)  # the hook may signal the whole process group
+_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)  # the hook may send a signal to the whole process group
 
 _BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
-"""Signals that Python ignores. The hook gets their default handling."""
+"""The signals that Python ignores. In the hook, they are handled in the default way."""
 
 
 def main(caller: socket.socket, command: list[str]) -> None:
-    """Start the command and report how it ended; then collect the children that have ended."""
+    """Start the command, wait until it ends, and report its status.
+
+    Then collect other child processes that have ended.
+    """
     with suppress(AttributeError, OSError):  # Linux only
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    caller.set_inheritable(False)  # so that the hook cannot send a report itself
+    caller.set_inheritable(False)  # so that the hook cannot write to the socket
     try:
         hook = os.posix_spawnp(command[0], command, os.environ, setsigdef=(*_IGNORED, *_BY_PYTHON))
     except OSError as error:
@@ -47,14 +51,17 @@ def main(caller: socket.socket, command: list[str]) -> None:
 
 
 def _let_go_of_the_streams() -> None:
-    """Close our copies of the hook's streams, so that the caller notices when the hook closes its own."""
+    """Close our copies of the hook's input and output, so that the caller notices when the hook closes them."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(nothing, stream)
 
 
 def _status_of(hook: int) -> int:
-    """Wait for the hook, and collect its orphans meanwhile. Return its exit status, or the negative signal number."""
+    """Wait until the hook ends, and collect orphaned processes meanwhile.
+
+    Return the hook's exit status, or the negative number of the signal that ended the hook.
+    """
     while True:
         child, status = os.wait()
         if child == hook:

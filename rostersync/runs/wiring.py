@@ -1,4 +1,4 @@
-"""Build the parts that do the work from the configuration."""
+"""Create the objects that do the work, such as the executor and the API clients, from the configuration."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     from rostersync.store.store import Store
 
 _limiters = HostLimiters(1, SystemClock())
-"""The limiters of the whole process. A reload of the configuration keeps them, unless it changes the concurrency."""
+"""The rate limiters of the whole process.
+
+When the configuration is reloaded, the rate limiters remain, unless the concurrency changes.
+"""
 
 
 def policy(config: Config) -> SyncPolicy:
-    """Return the settings of `[sync]` and `[guard]` about reading and removing."""
+    """Return the settings in `[sync]` and `[guard]` for reading lists and removing students."""
     guard = config.guard
     return SyncPolicy(
         overlap=config.sync.overlap,
@@ -44,10 +47,10 @@ def policy(config: Config) -> SyncPolicy:
 
 
 def clients(config: Config) -> Callable[[str, CancelScope], ManageBac]:
-    """Return a function that makes the client of a source, by the source's name. The scope ends the client's calls.
+    """Return a function that creates the API client for the source with a given name. The scope ends its calls.
 
-    A client's deadline begins when it is made. All clients of the process share the pace of their host. The function
-    raises `ConfigError` if the source's token is not available.
+    The time limit of a client starts when the client is created. All clients of this process for the same host share
+    one rate limiter. The function raises `ConfigError` if the token of the source is not available.
     """
     _limiters.keep([_host(source) for source in config.sources], config.sync.concurrency)
     sources = {source.name: source for source in config.sources}
@@ -77,7 +80,10 @@ def _host(source: Source) -> str:
 
 
 def connector(config: Config) -> Callable[[str, CancelScope], AbstractContextManager[StudentReader]]:
-    """Return a function that opens the API of a source, by the source's name, for one run: see `clients`."""
+    """Return a function that opens the API for one run of the source with a given name.
+
+    See `clients` for the errors.
+    """
     client = clients(config)
 
     @contextmanager
@@ -89,14 +95,14 @@ def connector(config: Config) -> Callable[[str, CancelScope], AbstractContextMan
 
 
 def executor(config: Config, store: Store, purpose: str) -> Executor:
-    """Return the executor for the configured sources. `purpose` names this process to others who want the same lock."""
+    """Return the executor for the configured sources. Other processes see `purpose` if they need the same lock."""
     return Executor(store, policy(config), connector(config), purpose, after_run=hooks(config).after_run)
 
 
 def hooks(config: Config) -> Hooks:
     """Return the object that runs the command in `[hooks]`.
 
-    It does not give the command any variable that holds a token or a part of the database's url.
+    The command does not receive environment variables that contain a token or a part of the database's url.
     """
     secrets = {DEFAULT_VARIABLE, *(source.token_env for source in config.sources if source.token_env)}
     secrets |= {name for name, value in os.environ.items() if value and value in config.database.url}
@@ -104,7 +110,7 @@ def hooks(config: Config) -> Hooks:
 
 
 def token_mistakes(sources: Iterable[Source]) -> dict[str, ConfigError]:
-    """Return an error for each source without an available token, by the source's name."""
+    """Return an error for each source without an available token, by the name of the source."""
     mistakes = {}
     for source in sources:
         try:

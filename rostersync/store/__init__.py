@@ -1,11 +1,11 @@
-"""The database: the only package with SQL, beside `rostersync.models`. The migrations are outside the package.
+"""The database. Only this package, the module `rostersync.models` and the migrations contain SQL.
 
-`store.py` opens a database. The folders, from the lowest to the highest:
+The module `store` opens a database. A folder may import only the folders before it in this list:
 
-- `database`: the way to a SQLite or PostgreSQL database.
-- `schema`: the tables and views, and their upgrade.
-- `queue`: locks, and requests for runs.
-- `stage`: what a run has read.
-- `replica`: a source's students, and the commit of a run.
-- `backup`: backups, and their restore.
+- `database` connects to a SQLite or PostgreSQL database.
+- `schema` defines the tables and views, and upgrades them.
+- `queue` has the locks of the sources, and the requests for runs.
+- `stage` stores the rows that a run has read.
+- `replica` reads the students of a source, and commits the result of a run.
+- `backup` writes and restores backups.
 """

@@ -1,6 +1,6 @@
-"""Write the audit log: who did what, when, and how it ended.
+"""Write the audit log, which records who did what and when, and how the action ended.
 
-An entry contains ids and names of fields. It must never contain the value of a field.
+An entry contains the ids of students and the names of fields. An entry must never contain the value of a field.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class Outcome(enum.StrEnum):
-    """How an audited action ended."""
+    """The possible results of an action in the audit log."""
 
     SENDING = "sending"
-    """The action was about to start. If this outcome remains, the process ended before it could record another."""
+    """The action was about to start. If this outcome remains, the process ended before it could record the result."""
     DONE = "done"
     """The action was carried out."""
     NOT_TAKEN = "not_taken"
@@ -34,14 +34,14 @@ class Outcome(enum.StrEnum):
     REFUSED = "refused"
     """The action was not carried out."""
     UNKNOWN = "unknown"
-    """It is unknown whether the action was carried out, for example because the response of ManageBac was lost."""
+    """It is unknown whether the action was carried out, for example because ManageBac's response was lost."""
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """An action of a user: its verb, and the source that it concerns (`*` means the whole database).
+    """An action of a user. `source` is the name of the source that the action concerns, or `*` for the whole database.
 
-    `ids` are the students that the action names. `fields` are the names of the fields that are set or exported; for a
-    grant, they are the role and its views. `counts` are figures, by name.
+    `verb` is the kind of action. `ids` are the ids of the students concerned. `fields` are the names of the fields that
+    the action sets or exports, or for a grant the names of the role and its views. `counts` are figures by name.
     """
 
     source: str
@@ -52,16 +52,17 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Caller(NamedTuple):
-    """The user of the operating system and the machine that an action comes from."""
+    """The operating system user who started an action, and the machine."""
 
     who: str
     host: str
 
 
 def caller() -> Caller:
-    """Return the account that runs this process, and the machine.
+    """Return the account that this process runs as, and the name of the machine.
 
-    If the environment names a user of sudo, that name is added and marked as claimed, because it may be false.
+    If the variable SUDO_USER is set, its value is added and marked as "claimed", because any user can set this
+    variable.
     """
     user = os.getuid()
     try:
@@ -73,7 +74,10 @@ def caller() -> Caller:
 
 
 def begin(connection: Connection, entry: Entry, *, who: str, host: str, now: datetime) -> int:
-    """Record that an action is about to start, and return the number of its entry. Call it inside a transaction."""
+    """Record that an action is about to start, and return the number of its entry.
+
+    Call this function inside a transaction.
+    """
     number: int = connection.execute(
         insert(audit)
         .values(
@@ -93,7 +97,10 @@ def begin(connection: Connection, entry: Entry, *, who: str, host: str, now: dat
 
 
 def finish(connection: Connection, audit_id: int, outcome: Outcome, entry: Entry) -> None:
-    """Record how an action ended, with the ids and figures that are known now. Call it inside a transaction."""
+    """Record how an action ended, with the ids and figures that are known now.
+
+    Call this function inside a transaction.
+    """
     connection.execute(
         update(audit)
         .where(audit.c.audit_id == audit_id)

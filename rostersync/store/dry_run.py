@@ -1,4 +1,4 @@
-"""Open a database for a dry run, which may read everything and leaves nothing behind."""
+"""Open a database for a dry run, which can read everything but does not change the database."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def unchanged_database(url: str, source: str) -> Iterator[tuple[Connection, Stage]]:
-    """Lend a connection to the database at `url`, and a stage for `source`. A missing SQLite file counts as empty.
+    """Yield a connection to the database at `url`, and a stage for `source`. A missing SQLite file counts as empty.
 
-    Raises `SchemaOutdated` or `SchemaTooNew` if the schema is not this version's, because a dry run must not upgrade
-    it. Otherwise raises the errors of `open_engine`.
+    Raises `SchemaOutdated` or `SchemaTooNew` if the database has the schema of another version, because a dry run must
+    not upgrade the schema. Also raises the errors of `open_engine`.
     """
     path = sqlite_path(url)
     engine = open_memory() if _is_missing_or_empty(path) else open_engine(url, read_only=True)
@@ -34,16 +34,16 @@ def unchanged_database(url: str, source: str) -> Iterator[tuple[Connection, Stag
         try:
             yield connection, Stage(session)
         finally:
-            connection.invalidate()  # ends the session, and with it the temporary tables
+            connection.invalidate()  # end the session, which deletes the temporary tables
 
 
 def _is_missing_or_empty(path: Path | None) -> bool:
-    """Return whether `path` is a SQLite file that is missing, or that was created and never set up."""
+    """Return whether `path` is the path of a SQLite file that is missing or has no tables yet."""
     return path is not None and (not database_exists(path) or path.stat().st_size == 0)
 
 
 def _require_tables(connection: Connection) -> None:
-    """Check the schema. If the database is empty, create the tables as temporary tables of this session."""
+    """Check the schema of the database. If the database is empty, create temporary tables in this session."""
     with connection.begin():
         if revisions.level(connection) is not Level.EMPTY:
             revisions.require_current(connection)

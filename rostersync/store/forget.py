@@ -1,4 +1,4 @@
-"""Delete all rows of a source, including its runs."""
+"""Delete all rows of a source, including the rows about its runs."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def _rows(source: str) -> dict[str, tuple[Any, ColumnElement[bool]]]:
-    """Return the tables with rows of a source, and the condition that selects these rows, by kind of row.
+    """Return, for each kind of row, the table and the SQL condition for the rows of `source`.
 
-    The order respects the foreign keys: a table comes before the tables that it refers to.
+    Because of the foreign keys, a table comes before the tables that it refers to.
     """
     runs = select(run.c.run_id).where(run.c.source == source)
     return {
@@ -42,7 +42,7 @@ def _rows(source: str) -> dict[str, tuple[Any, ColumnElement[bool]]]:
 
 
 def holdings(connection: Connection, source: str) -> dict[str, int] | None:
-    """Return the number of rows of a source, by kind of row; None if the database does not know the source."""
+    """Return the number of rows of a source by kind of row, or None if the source is not in the database."""
     with connection.begin():
         if connection.scalar(select(func.count()).where(_source.c.name == source)) == 0:
             return None
@@ -53,9 +53,10 @@ def holdings(connection: Connection, source: str) -> dict[str, int] | None:
 
 
 def forget(lease: Lease) -> dict[str, int]:
-    """Delete all rows of the lease's source in one transaction, except its rows in the audit log.
+    """Delete all rows of the lease's source in one transaction, except the rows in the audit log.
 
-    Returns the number of deleted rows, by kind of row. Raises `LockLost` if another process has taken the source over.
+    Returns the number of deleted rows by kind of row. Raises `LockLost` if another process has become the source's
+    writer.
     """
     with writing(lease.connection):
         lease.pass_fence()

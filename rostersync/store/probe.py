@@ -1,4 +1,7 @@
-"""Examine and upgrade a database for `rostersync check` and `rostersync db`. Only `upgrade` changes it."""
+"""Examine and upgrade a database for `rostersync check` and `rostersync db`.
+
+Only the function `upgrade` changes the database.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,10 @@ _IS_MINE = text(
 
 
 def level(url: str) -> Level:
-    """Return how the schema at `url` compares with this version's schema. A missing file counts as empty.
+    """Return whether the schema at `url` is empty, older or newer than this version's, or current.
 
-    Raises `DatabaseUnreachable`, and `StoreError` if the database holds another program's tables.
+    A missing file counts as an empty database. Raises `DatabaseUnreachable`, or `StoreError` if the database contains
+    the tables of another program.
     """
     path = sqlite_path(url)
     if path is not None and not database_exists(path):
@@ -45,19 +49,22 @@ def level(url: str) -> Level:
 
 
 def require_privileges(url: str) -> None:
-    """Raise `StoreError` if the role of a PostgreSQL URL may not create or upgrade the tables and views."""
+    """Raise `StoreError` if the PostgreSQL role in `url` is not allowed to create or upgrade the tables and views."""
     with open_engine(url, read_only=True).connect() as connection, connection.begin():
         own_schema.require_privileges(connection)
 
 
 def revision(url: str) -> str | None:
-    """Return the schema's revision, or None if the database is empty. Raises `NoDatabase` if the file is missing."""
+    """Return the revision of the schema, or None if the database is empty.
+
+    Raises `NoDatabase` if the file is missing.
+    """
     with open_engine(url, read_only=True).connect() as connection, connection.begin():
         return revisions.revision(connection)
 
 
 def upgrade(url: str) -> str | None:
-    """Create the database if it is missing, upgrade its schema to this version's, and return the earlier revision."""
+    """Upgrade the schema of a database to this version, and return its earlier revision. Create a missing database."""
     before = revisions.upgrade(open_engine(url, create=True))
     if path := sqlite_path(url):
         keep_private(path)
@@ -65,9 +72,9 @@ def upgrade(url: str) -> str | None:
 
 
 def preview_upgrade(url: str) -> tuple[str, list[Step], list[str]]:
-    """Return the revision of an older schema, the migrations that it needs, and the views that would change.
+    """Return the revision of an older schema, the migrations to run, and the views that would change.
 
-    Nothing is changed. On PostgreSQL, views are created in a transaction that is rolled back.
+    The database does not change. On PostgreSQL, the views are created in a transaction that is rolled back.
     """
     engine = open_engine(url, read_only=True)
     begin = "read" if sqlite_path(url) else "write"
@@ -79,22 +86,27 @@ def preview_upgrade(url: str) -> tuple[str, list[Step], list[str]]:
 
 
 def differences(url: str) -> list[Drift]:
-    """Return how the tables and views differ from this version's schema. See `drift.drift` for the errors."""
+    """Return the differences between the tables and views and this version's schema.
+
+    Raises the errors of `drift.drift`.
+    """
     return drift.drift(open_engine(url, read_only=True))
 
 
 def miscounted(url: str) -> list[str]:
-    """Return how the sources' head counts differ from their rows; see `head_count`."""
+    """Return a line for each stored number of students that differs from the real number; see `head_count`."""
     with open_engine(url, read_only=True).connect() as connection, connection.begin():
         return head_count.differences(connection)
 
 
 def keeps_sessions(url: str) -> bool:
-    """Return whether a PostgreSQL session's lock outlives a transaction. Otherwise there could be two writers.
+    """Return whether a lock in a PostgreSQL session remains after a transaction.
 
-    Behind a pooler in transaction mode the result is False, because the next transaction may use another session.
+    If the lock ends with the transaction, a source could have two writers.
+
+    If a pooler in transaction mode is in use, the result is False, because each transaction may get another session.
     """
-    engine = open_engine(url).execution_options(begin="write")  # no pooler shares a session within a transaction
+    engine = open_engine(url).execution_options(begin="write")  # a pooler keeps the session during a transaction
     with engine.connect() as first, engine.connect() as second:
         return is_one_session(first, second)
 
@@ -102,14 +114,15 @@ def keeps_sessions(url: str) -> bool:
 def is_one_session(first: Connection, second: Connection) -> bool:
     """Return whether all transactions of `first` use the same session.
 
-    Between the transactions of `first`, a pooler may lend its session to `second`, so `second` begins one then.
+    `second` begins a transaction between two transactions of `first`, because a pooler may then give it the session of
+    `first`.
     """
     key = {"key": advisory_key(f"check {uuid.uuid4()}")}
     with first.begin():
         session = first.scalar(_PID)
         first.execute(_LOCK, key)
     with second.begin():
-        if second.scalar(_PID) == session:  # both use one session: `first` would wait for this transaction to end
+        if second.scalar(_PID) == session:  # `first` would wait for the end of this transaction
             second.execute(_UNLOCK, key)
             return False
         with first.begin():

@@ -1,4 +1,4 @@
-"""Read what administrators look up: how fresh each source is, its last holder, and the removals that are held."""
+"""Read the state of the sources for administrators: freshness, last lock holder, and held removals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class Health(msgspec.Struct, frozen=True):
-    """A row of the view `sync_health`, with the end of the last run and the last holder of the lock. Times are UTC."""
+    """A row of the view `sync_health`, and more facts about the source, such as the lock's last holder.
+
+    Times are UTC.
+    """
 
     source: str
     last_success_at: datetime | None
@@ -42,9 +45,12 @@ class Health(msgspec.Struct, frozen=True):
     history_starts_at: datetime | None
     deleted_feed_ignored: bool
     details_waiting: int
-    """The number of living students whose detail must still be read; 0 if GET serves no key that lists lack."""
+    """The number of details that must still be read. If lists serve every key that GET serves, the number is 0."""
     holder: str | None
-    """The process that took the lock last and has not released it. It may have died: see `Store.is_held`."""
+    """The last process that took the lock, if it has not released the lock.
+
+    `Store.is_held` checks whether it still runs.
+    """
 
 
 _WITH_SOURCE = """
@@ -65,9 +71,9 @@ SELECT h.source, h.last_success_at, h.age_seconds, h.last_state, h.last_run_id,
 
 
 def _health_query(dialect: str) -> Any:
-    # We use the query of the view and not the view, so that no name is looked up in another schema. The last run is
-    # found by a subquery and not by a join, because PostgreSQL does not know how few sources there are, and might read
-    # all runs for the join.
+    # We use the view's query instead of the view, so that PostgreSQL does not look up the view's name in another
+    # schema. Subqueries find the last run. With a join instead, PostgreSQL might read all runs, because it does not
+    # know that there are only a few sources.
     sqlite = dialect == "sqlite"
     detail_keys = "json_array_length(s.keys, '$.detail')" if sqlite else "jsonb_array_length(s.keys -> 'detail')"
     return text(_WITH_SOURCE.format(health=SYNC_HEALTH.query(dialect), detail_keys=detail_keys)).columns(
@@ -86,16 +92,19 @@ _HEALTH = {dialect: _health_query(dialect) for dialect in ("sqlite", "postgresql
 
 
 def health(connection: Connection) -> list[Health]:
-    """Return the health of every source in the database, sorted by name, even if it is no longer configured."""
+    """Return the health of every source in the database, sorted by name.
+
+    The result may include sources that are not configured.
+    """
     with connection.begin():
         return [Health(**row) for row in connection.execute(_HEALTH[connection.dialect.name]).mappings()]
 
 
 class HeldStudent(msgspec.Struct, frozen=True):
-    """A student whose removal waits for approval. This is personal data.
+    """A student who will be removed only if the removal is approved. This object contains personal data.
 
-    `known_since` is the time at which the first run ended that has the student in its open plan. `deleted_at` is the
-    time of the deletion if ManageBac gave one.
+    `known_since` is the end of the earliest run that has the student in an open plan. `deleted_at` is the time of the
+    deletion if it is known from ManageBac.
     """
 
     id: int
@@ -107,9 +116,9 @@ class HeldStudent(msgspec.Struct, frozen=True):
 
 
 class RunDetails(msgspec.Struct, frozen=True):
-    """A run, the state of its plan, and the students that are still held.
+    """A run, the state of its plan, and the students who are still held.
 
-    `plan` is `open`, `approved` or `superseded`; None if the run has no plan.
+    `plan` is `open`, `approved` or `superseded`, or None if the run has no plan.
     """
 
     report: RunReport
@@ -118,7 +127,7 @@ class RunDetails(msgspec.Struct, frozen=True):
 
 
 def run_details(connection: Connection, run_id: int) -> RunDetails | None:
-    """Return a run with its plan; None if the run does not exist."""
+    """Return a run with its plan, or None if the run does not exist."""
     with connection.begin():
         run = connection.execute(select(_run.c.source, _run.c.plan).where(_run.c.run_id == run_id)).first()
         held = _held_students(connection, run.source, run_id) if run else ()
@@ -126,8 +135,8 @@ def run_details(connection: Connection, run_id: int) -> RunDetails | None:
 
 
 def _held_students(connection: Connection, source: str, run_id: int) -> tuple[HeldStudent, ...]:
-    """Return the students in the plan of a run, sorted by id; none if the plan is closed."""
-    # Only open plans have removals, because they are deleted when a plan is closed.
+    """Return the students in the plan of a run, sorted by id. A plan that is not open has no students."""
+    # Only open plans have rows in `held_removal`, because closing a plan deletes its rows.
     plans = select(held_removal.c.id, func.min(_run.c.run_id).label("run_id")).join_from(
         held_removal, _run, and_(_run.c.run_id == held_removal.c.run_id, _run.c.source == source)
     )

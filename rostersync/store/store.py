@@ -1,6 +1,6 @@
-"""Open a SQLite or PostgreSQL database, and lend its connections.
+"""Open a SQLite or PostgreSQL database, and provide connections to it.
 
-Only this package and `rostersync.models` contain SQL. The migrations are outside the package.
+Only this package and the module `rostersync.models` contain SQL, apart from the migrations.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ if TYPE_CHECKING:
 
 
 def open_store(config: Config, clock: Clock, *, create: bool, keep_sessions: bool = False) -> Store:
-    """Open the configured database. `database.auto_upgrade` decides about upgrades of PostgreSQL. See `Store`."""
+    """Open the configured database.
+
+    The setting `database.auto_upgrade` says whether to upgrade a PostgreSQL database.
+    """
     database = config.database
     return Store(database.url, clock, create=create, auto_upgrade=database.auto_upgrade, keep_sessions=keep_sessions)
 
 
 class Store:
-    """A database that has the schema of this version."""
+    """An open database that has the schema of this version."""
 
     def __init__(
         self,
@@ -46,23 +49,23 @@ class Store:
         auto_upgrade: bool = False,
         keep_sessions: bool = False,
     ) -> None:
-        """Open the database at `url`, and make a SQLite file private to its owner.
+        """Open the database at `url`. If the database is a SQLite file, make it readable by its owner only.
 
         Args:
             url: The url of the database.
-            clock: Gives the time at which a lock is taken.
-            create: Whether to set up a database that is missing or empty, and to upgrade a SQLite database that has an
+            clock: The clock that returns the time at which a lock is taken.
+            create: Whether to set up a database that is missing or empty, and to upgrade a SQLite database with an
                 older schema. Default: False.
-            auto_upgrade: Whether `create` also upgrades a PostgreSQL database. Default: False.
-            keep_sessions: Whether to keep sessions of PostgreSQL for reuse; see `open_engine`. If so, the caller must
+            auto_upgrade: Whether to upgrade a PostgreSQL database too if `create` is True. Default: False.
+            keep_sessions: Whether to keep PostgreSQL sessions for reuse, as in `open_engine`. If True, the caller must
                 call `close`. Default: False.
 
         Raises:
-            NoDatabase: The database is missing or empty, and `create` is False.
-            SchemaOutdated: The schema is older, and was not upgraded.
-            SchemaTooNew: A later version wrote the schema.
+            NoDatabase: The database is missing or empty and `create` is False.
+            SchemaOutdated: The database has an older schema, which this call may not upgrade.
+            SchemaTooNew: A later version of rostersync wrote the schema.
             DatabaseUnreachable: The database cannot be used, or its file cannot be made private.
-            ConfigError: The connection to a server would not be protected; see `tls`.
+            ConfigError: The connection to the server would not be protected; see the module `tls`.
             StoreError: The database belongs to another program, or cannot be set up or upgraded.
 
         """
@@ -71,7 +74,7 @@ class Store:
         self.engine = open_engine(url, create=create, keep_sessions=keep_sessions)
         with self.engine.connect() as connection, connection.begin():
             level = revisions.level(connection)
-        if self.path:  # only now: the url may have named a file that is not a database
+        if self.path:  # only after the query above has shown that the file is a database
             keep_private(self.path)
         if level is Level.EMPTY and not create:
             raise NoDatabase("the database is empty", "the first `rostersync sync` creates the tables")
@@ -82,29 +85,36 @@ class Store:
                 revisions.require_current(connection)
 
     def close(self) -> None:
-        """End the sessions that a store with `keep_sessions` has kept."""
+        """Close the sessions that were kept for reuse because of `keep_sessions`."""
         self.engine.dispose()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Lend a connection without a transaction. Most functions of the store that read open their own transaction."""
+        """Yield a connection without a transaction.
+
+        Most of the store's reading functions open their own transaction.
+        """
         with self.engine.connect() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Lend a connection inside a transaction that can write. It is committed at the end."""
+        """Yield a connection with an open transaction that can write.
+
+        The transaction is committed at the end of the block.
+        """
         with self.engine.connect() as connection, writing(connection):
             yield connection
 
     @contextmanager
     def lease(self, source: str, purpose: str, *, held: bool = False) -> Iterator[Lease]:
-        """Lend the right to write `source`. Raises `LockHeld` if another process has it.
+        """Yield the right to write `source`. Raises `LockHeld` if another process has this right.
 
         Args:
             source: The name of the source.
-            purpose: What the process does, such as "rostersync run". Other processes show it.
-            held: Whether this process has the lock already, and keeps it afterwards; see `held_locks`. Default: False.
+            purpose: What the process does, such as "rostersync run". Other processes show this text to their users.
+            held: Whether this process already has the lock, and keeps the lock afterwards; see `held_locks`. Default:
+                False.
 
         """
         lease = lock.acquire(self.engine, self.path, source, self.clock, purpose, held=held)
@@ -114,17 +124,21 @@ class Store:
             lease.release()
 
     def held_locks(self, purpose: str) -> HeldLocks:
-        """Return an object that can hold the locks of a daemon. It holds none yet."""
+        """Return an object that can hold the locks of a daemon, but has no lock yet."""
         return HeldLocks(self.engine, self.path, self.clock, purpose)
 
     def is_held(self, source: str) -> bool:
-        """Return whether any process holds the lock of `source` now."""
+        """Return whether `source` is locked now, by this process or by another one."""
         with self.engine.connect() as connection, connection.begin():
             return lock.is_held(connection, self.path, source)
 
     def stage(self, connection: Connection, source: str) -> Stage:
-        """Return an empty stage on `connection`, for one run at a time. The stage ends with the connection."""
-        # The pool may lend a session again, with the stage of an earlier run. `info` is kept as long as the session.
+        """Return an empty stage on `connection`, for one run at a time.
+
+        When the connection ends, the stage is deleted.
+        """
+        # The pool may reuse a session, which then still has the stage of an earlier run. `info` exists as long as the
+        # session.
         filled = connection.info.get("filled_stage_tables")
         if filled is None:
             filled = connection.info["filled_stage_tables"] = stage.attach(connection, self.path)

@@ -133,6 +133,6 @@ def test_a_newer_database_and_a_wrong_configuration_are_one_line(tmp_path: Path,
     probe.upgrade(sqlite_url)
     with open_engine(sqlite_url).connect().execution_options(begin="write") as connection, connection.begin():
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
-    assert "of a later version of rostersync" in alembic.refused("upgrade", "head")
+    assert "from a later version of rostersync" in alembic.refused("upgrade", "head")
     alembic.configure('[database]\nurl = "mysql://nowhere"\n')
     assert "database.url" in alembic.refused("current")

@@ -366,7 +366,7 @@ def test_a_backup_of_a_later_version_is_refused(site: Site, clock: ManualClock, 
     with Store(url, clock).writing() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     said = refused(site, dumped_by_hand(url, site.folder / "newer.dump"))
-    assert "has schema 9999, of a later version\n" in said
+    assert "has schema 9999, from a later version\n" in said
 
 
 def test_a_database_of_a_later_version_can_go_back_to_an_older_backup(site: Site) -> None:
@@ -541,7 +541,7 @@ def test_what_else_somebody_made_in_a_sqlite_file_is_named_and_nothing_is_change
     before = content(site.database_url)
     result = site.run("db", "restore", "--yes", str(file))
     assert result.exit_code == 1
-    assert f"objects of others, which would be lost: {kind} theirs\n" in result.stderr
+    assert f"the restore would delete objects of other programs from the database: {kind} theirs\n" in result.stderr
     assert content(site.database_url) == before
 
 

@@ -84,7 +84,7 @@ def test_a_lost_foreign_key_is_named_with_the_statement_that_makes_it_again(
             ["DROP INDEX ix_run_newest", "CREATE INDEX ix_run_newest ON run (source, run_id) WHERE kind = 'full'"],
             "the index ix_run_newest of run is ",
         ),
-        (["CREATE INDEX by_hand ON run (state)"], "the index by_hand of run is not one of this version's"),
+        (["CREATE INDEX by_hand ON run (state)"], "the index by_hand of run does not belong to this version's schema"),
     ],
     ids=["dropped", "of other rows", "of somebody else"],
 )
@@ -99,7 +99,7 @@ def test_an_index_that_differs_is_named_with_the_statements_that_undo_it(
 def test_a_column_and_a_table_that_differ_are_named(url: str) -> None:
     lines = spoilt(url, "ALTER TABLE run ADD COLUMN remark TEXT", "DROP TABLE daemon")
     assert [line.split(";")[0] for line in lines] == [
-        "the column run.remark is not one of this version's",
+        "the column run.remark does not belong to this version's schema",
         "the table daemon is missing",
     ]
 
@@ -119,7 +119,7 @@ def test_a_table_and_a_view_of_another_program_beside_ours_are_no_difference(url
 def test_a_view_that_differs_is_named_and_an_upgrade_makes_it_again(url: str, change: str) -> None:
     name = "sync_run" if is_sqlite(url) else "public.sync_run"
     [line] = spoilt(url, "DROP VIEW sync_run", *([f"CREATE VIEW {name} AS {change}"] if change else []))
-    state = "has another definition than this version's" if change else "is missing"
+    state = "is defined differently in this version" if change else "is missing"
     assert line == f"the view {name} {state}; run: rostersync db upgrade"
     probe.upgrade(url)
     assert probe.differences(url) == []
@@ -144,7 +144,7 @@ def test_a_view_that_a_table_has_replaced_is_named(url: str) -> None:
     name = "sync_run" if is_sqlite(url) else "public.sync_run"
     [line] = spoilt(url, "DROP VIEW sync_run", f"CREATE TABLE {name} AS SELECT * FROM run")
     assert line == (
-        f"{name} is a table, not this version's view; drop or rename the table, and run: rostersync db upgrade"
+        f"{name} is a table, but should be a view; drop or rename the table, and run: rostersync db upgrade"
     )
     spoilt(url, f"DROP TABLE {name}")
     probe.upgrade(url)
@@ -163,7 +163,7 @@ def test_a_view_of_ours_in_another_schema_is_left_over(postgres_url: str, clock:
     Store(postgres_url, clock, create=True).close()
     [line] = spoilt(postgres_url, "CREATE SCHEMA elsewhere", "CREATE VIEW elsewhere.sync_run AS SELECT 1 AS run_id")
     difference, remedy = line.split("; ")
-    assert difference.startswith("the view elsewhere.sync_run is not one of this version's")
+    assert difference.startswith("the view elsewhere.sync_run is not used any more")
     assert repaired(postgres_url, remedy)
 
 
@@ -180,7 +180,7 @@ def test_the_tables_and_frozen_views_of_an_older_dump_are_named(postgres_url: st
         ),
     )
     assert [line.split(";")[0] for line in lines] == [
-        "the view public.sync_run has another definition than this version's",
+        "the view public.sync_run is defined differently in this version",
         f"an older dump left tables of an earlier version in the schema public: {', '.join(sorted(old))}",
     ]
     probe.upgrade(postgres_url)

@@ -1,1 +1,1 @@
-"""Backups of a database, and their restore."""
+"""Write backups of a database, and restore them."""

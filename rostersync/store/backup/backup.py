@@ -1,6 +1,6 @@
-"""Write a backup while other processes use the database, and replace the database's content by a backup.
+"""Write a backup while other processes use the database, and replace the content of a database by a backup.
 
-A restore is all or nothing: if it fails or is killed at any point, the database is as it was before.
+A restore is atomic. If it fails or the process is killed at any point, the database is the same as before.
 """
 
 from __future__ import annotations
@@ -26,30 +26,31 @@ class Backup(Protocol):
 
     @property
     def description(self) -> str:
-        """The content of the backup, in a few words for the user."""
+        """A short description of the backup's content for the user."""
         ...
 
     def restore(self, sources: Iterable[str], progress: ProgressCallback) -> list[str]:
-        """Replace the database's content by this backup, and return notes for the user, one per line.
+        """Replace the content of the database by this backup, and return notes for the user, one for each line.
 
-        `sources` are the configured sources, which no other process may write meanwhile. Raises `StoreError`, and
-        changes nothing, if a process uses the database, if others' objects would be lost, or if the backup is damaged.
+        `sources` are the names of the configured sources, which are locked during the restore. Raises `StoreError` and
+        changes nothing if another process uses the database, if objects of other programs would be lost, or if the
+        backup is damaged.
         """
         ...
 
 
 def write(url: str, file: BinaryIO, scope: CancelScope, progress: ProgressCallback) -> None:
-    """Write a backup of the database at `url` into an empty file. Raises `StoreError`."""
+    """Write a backup of the database at `url` into an empty file. Raises `StoreError` if this fails."""
     module = sqlite_backup if sqlite_path(url) else postgresql_backup
     module.write(url, file, _stoppable(scope, progress))
 
 
 @contextmanager
 def opened(url: str, file: BinaryIO, scope: CancelScope, progress: ProgressCallback) -> Iterator[Backup]:
-    """Yield the backup in `file`, which can be restored into the database at `url`.
+    """Open and check the backup in `file`, and yield an object that can restore it into the database at `url`.
 
     Raises `StoreError` if the file is damaged or is not a backup of rostersync, and `SchemaTooNew` if a later version
-    wrote it.
+    wrote the backup.
     """
     module = sqlite_backup if sqlite_path(url) else postgresql_backup
     with module.opened(url, file, scope.clock, _stoppable(scope, progress)) as found:
@@ -57,7 +58,7 @@ def opened(url: str, file: BinaryIO, scope: CancelScope, progress: ProgressCallb
 
 
 def described(url: str) -> str:
-    """Return the name of the database at `url` and its size, in a few words for a person."""
+    """Return a short description of the database at `url` for the user, with its name and the number of students."""
     path = sqlite_path(url)
     place = path or make_url(url).database
     try:
@@ -70,7 +71,7 @@ def described(url: str) -> str:
 
 
 def _stoppable(scope: CancelScope, progress: ProgressCallback) -> ProgressCallback:
-    """Return a callback that reports progress, and raises `Stopped` if the scope was cancelled."""
+    """Return a callback that reports the progress, but raises `Stopped` if the scope was cancelled."""
 
     def report(what: str, done: int, total: int) -> None:
         scope.check()

@@ -1,7 +1,7 @@
-"""Keep ids and fences rising across a restore, and keep other processes from writing meanwhile.
+"""Keep ids and fence numbers from becoming smaller in a restore, and other processes from writing meanwhile.
 
-Hooks and scripts use run ids as keys, so an id that was used once must never mean another run. If a fence went back, a
-process that had lost its lock before the restore could commit again.
+Hooks and scripts use run ids as keys, so the id of a run must never be used for another run. If a fence number became
+smaller, a process that had lost its lock before the restore could commit again.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _NUMBERED = {"run": "run_id", "run_request": "request_id", "audit": "audit_id"}
-"""The tables with ids that the database assigns, and the column of the id."""
+"""The tables in which the database assigns the ids, with the name of the id column."""
 
 SEQUENCES = {f"{table}_{column}_seq": table for table, column in _NUMBERED.items()}
-"""PostgreSQL's sequences that hand the ids out, each with its table."""
+"""The PostgreSQL sequences that generate the ids, with the name of the table."""
 
 _LAST_VALUES = text("""
 SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = :place AND sequencename = ANY(:names)
@@ -38,7 +38,7 @@ SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = :place AND 
 
 
 class Used(msgspec.Struct, frozen=True):
-    """The highest id that was assigned in each table, and the fence of each source."""
+    """The highest id that was ever assigned in each table, and the fence number of each source."""
 
     ids: dict[str, int]
     fences: dict[str, int]
@@ -48,7 +48,10 @@ NOTHING_USED = Used({}, {})
 
 
 def place_of_tables(connection: Connection) -> str | None:
-    """Return the prefix for names of tables in a database of any revision; None if the database is empty."""
+    """Return the prefix of table names in a database of any schema revision.
+
+    Return None if the database is empty.
+    """
     if inspect(connection).has_table("alembic_version"):
         return "" if connection.dialect.name == "sqlite" else f"{SCHEMA}."
     if connection.dialect.name == "postgresql" and own_schema.earlier_tables(connection):
@@ -57,7 +60,7 @@ def place_of_tables(connection: Connection) -> str | None:
 
 
 def used(connection: Connection) -> Used:
-    """Return the ids and fences that were used in a database of any revision."""
+    """Return the highest ids and fence numbers in a database, which may have any schema revision."""
     place = place_of_tables(connection)
     if place is None:
         return NOTHING_USED
@@ -76,7 +79,10 @@ def _sqlite_ids(connection: Connection) -> dict[str, int]:
 
 
 def described(connection: Connection) -> str:
-    """Return the number of students and the newest run of a database of any revision, for a person."""
+    """Return the number of current students and the newest run, in words for the user.
+
+    The database may have any schema revision.
+    """
     place = place_of_tables(connection)
     if place is None:
         return "empty"
@@ -91,9 +97,10 @@ def described(connection: Connection) -> str:
 def undisturbed(
     connection: Connection | None, database: Path | None, sources: Iterable[str], now: datetime
 ) -> Iterator[None]:
-    """Keep all writers away from the database, by locking its sources and also `sources`, which may be new to it.
+    """Lock all sources in the database and also `sources`, so that no process can write students.
 
-    Raises `StoreError`, which names the process, if a daemon is active or a run is in progress.
+    A name in `sources` need not be in the database yet. Raises `StoreError` with the name of the process if a daemon is
+    active or a run is in progress.
     """
     names = set(sources)
     if connection is not None:
@@ -113,15 +120,16 @@ def _require_no_daemon(connection: Connection, now: datetime) -> None:
     if known and (active := daemons.alive(connection, now)):
         message = f"a daemon uses the database: {', '.join(row.name for row in active)}"
         seconds = int(daemons.ALIVE_FOR.total_seconds())
-        hint = f"stop it first: systemctl stop rostersync; a daemon that was killed is forgotten after {seconds} s"
+        hint = f"stop it first: systemctl stop rostersync; if it was killed, restore again after {seconds} s"
         raise StoreError(message, hint)
 
 
 def go_on(connection: Connection, before: Used) -> None:
-    """Make new ids and fences higher than those in the restored database and in `before`, which the live database used.
+    """Make new ids and fence numbers higher than all in the restored database and in `before`.
 
-    The restored database has this version's schema. Its daemons are deleted, and its open requests withdrawn, because
-    the processes that made them are gone. Call it inside a transaction.
+    `before` contains the ids and fence numbers that were used before the restore. The restored database must have this
+    version's schema. The rows of daemons are deleted, and open requests are withdrawn, because the processes that
+    created these rows are gone. Call this function inside a transaction.
     """
     connection.execute(delete(daemon))
     connection.execute(update(run_request).where(REQUEST_IS_OPEN).values(state="withdrawn", waiters=0))

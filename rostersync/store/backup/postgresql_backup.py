@@ -1,9 +1,11 @@
-"""Backups of a PostgreSQL database: `pg_dump --format=custom` writes them, of our tables and views.
+"""Write and restore backups of a PostgreSQL database.
 
-A dump of the whole database by an administrator can be restored too, with any schema revision that this version knows.
-Only our tables are restored, with their keys, indexes and ids. `pg_restore` writes them as SQL, and our own connection
-executes this SQL. So the tables are replaced and upgraded in one transaction. The dump's views are not restored:
-this version creates its own views.
+A backup is a dump of our tables and views in `pg_dump`'s custom format.
+
+A dump of the whole database that an administrator has made can be restored too. The dump may have any schema revision
+that this version knows. A restore reads only our tables from the dump, with their keys, indexes and ids. `pg_restore`
+writes the tables as SQL, and our own connection executes this SQL, so that one transaction replaces and upgrades the
+tables. The views in the dump are not restored, because this version creates its own views.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ SELECT format('%I.%I', nspname, relname) AS name, relname FROM pg_class JOIN pg_
 _EXISTING = text("SELECT name FROM unnest(CAST(:names AS text[])) name WHERE to_regclass(name) IS NOT NULL")
 _IS_MISSING = text("SELECT to_regrole(:role) IS NULL")
 _ROWS = 1000
-"""After this many rows, check whether the process was asked to stop."""
+"""The number of rows after which we check whether the process was asked to stop."""
 
 _ENTRY = re.compile(
     r"\d+; \d+ \d+ "
@@ -61,14 +63,14 @@ _ENTRY = re.compile(
 )
 _GRANT = re.compile(r"GRANT .* TO (.+?)(?: WITH GRANT OPTION)?;")
 _OF_PSQL = (b"--", b"\\", b"SET ", b"SELECT pg_catalog.set_config(")
-"""The beginnings of lines that are meant for psql, or that would change our session.
+"""The beginnings of lines that are commands for psql, or that would change the settings of our session.
 
-An older server does not know all of these settings.
+An older server does not know some of these settings.
 """
 
 
 def write(url: str, file: BinaryIO, progress: ProgressCallback) -> None:
-    """Write a dump of our tables and views into `file`. Other processes can read and write meanwhile."""
+    """Write a dump of our tables and views into `file`. Meanwhile, other processes can read and write the database."""
     with open_engine(url, read_only=True).connect() as connection, connection.begin():
         revisions.require_filled(connection, "the database")
         place = continuity.place_of_tables(connection)
@@ -79,14 +81,15 @@ def write(url: str, file: BinaryIO, progress: ProgressCallback) -> None:
     environment, proof = way_to_server(url)
     options = ["--format=custom", "--encoding=UTF8", "--no-password", "--lock-wait-timeout=30000"]
     command = [program, *options, *proof, *(f"--table={name}" for name in names)]
-    # Use a pipe. If pg_dump can seek in its output, it writes its list twice, so a truncated dump could look complete.
+    # Use a pipe. If pg_dump could seek in its output, it would write the list of contents twice, and a truncated dump
+    # could look complete.
     with running(command, "cannot back up", env=environment, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         copy(process.stdout, file, lambda done: progress(f"{done >> 20} MB", 0, 0))
 
 
 class _Entry(msgspec.Struct, frozen=True):
-    """A line of the list at the beginning of a dump. `name` is the name of a table, sequence, index or view."""
+    """A line in a dump's list of contents. `name` is the name of a table, sequence, index or view."""
 
     line: str
     kind: str
@@ -94,7 +97,7 @@ class _Entry(msgspec.Struct, frozen=True):
     name: str
 
     def is_of_tables(self, place: str) -> bool:
-        """Return whether the entry creates or fills one of our tables. `place` is the schema of our tables."""
+        """Return whether the entry belongs to one of our tables. `place` is the schema of our tables in the dump."""
         tables = _TABLES if place == SCHEMA else tuple(own_schema.EARLIER_TABLES)
         if self.place != place or self.kind == "ACL":
             return False
@@ -105,15 +108,15 @@ class _Entry(msgspec.Struct, frozen=True):
 
 @contextmanager
 def opened(url: str, file: BinaryIO, clock: Clock, _progress: ProgressCallback) -> Iterator[PostgresqlBackup]:
-    """Yield the backup in `file`; see `backup.opened`."""
+    """Yield the backup in `file`, as `backup.opened` does."""
     yield PostgresqlBackup(url, file, clock)
 
 
 class PostgresqlBackup:
-    """A dump in a file that can be restored into a database."""
+    """A dump that can be restored into a PostgreSQL database."""
 
     def __init__(self, url: str, file: BinaryIO, clock: Clock) -> None:
-        """Read the dump's list and its schema revision. Raises the same errors as `backup.opened`."""
+        """Read the dump's list of contents and its schema revision. Raises the same errors as `backup.opened`."""
         self._url, self._file, self._clock = url, file, clock
         self._program = find("pg_restore")
         with self._running("--list") as output:
@@ -136,7 +139,7 @@ class PostgresqlBackup:
 
     @contextmanager
     def _running(self, *options: str) -> Iterator[IO[bytes]]:
-        """Run pg_restore on the file, and yield its output."""
+        """Run pg_restore on the backup file, and yield the output of pg_restore."""
         self._file.seek(0)
         command, failure = [self._program, *options], f"cannot read the backup {self._file.name}"
         with running(command, failure, stdin=self._file, stdout=subprocess.PIPE) as process:
@@ -145,7 +148,7 @@ class PostgresqlBackup:
 
     @contextmanager
     def _sql(self, entries: list[_Entry]) -> Iterator[IO[bytes]]:
-        """Yield the entries as SQL statements. After each COPY statement come the rows of its table."""
+        """Yield the entries as SQL statements. The rows of a table follow after its COPY statement."""
         with tempfile.NamedTemporaryFile("w", encoding="utf-8") as chosen:
             chosen.writelines(f"{entry.line}\n" for entry in entries)
             chosen.flush()
@@ -153,10 +156,10 @@ class PostgresqlBackup:
                 yield output
 
     def restore(self, sources: Iterable[str], progress: ProgressCallback) -> list[str]:
-        """Replace our tables by those in the backup; see `Backup.restore`."""
+        """Replace our tables by the tables in the backup, as described in `Backup.restore`."""
         engine = open_engine(self._url)
         with (
-            engine.connect() as session,  # this session holds the locks
+            engine.connect() as session,  # this session has the locks of the sources
             continuity.undisturbed(session, None, sources, self._clock.now()),
             engine.connect() as connection,
             writing(connection),
@@ -182,11 +185,15 @@ class PostgresqlBackup:
         for table in access.keys() & set(_TABLES):
             give_access(connection, f"{SCHEMA}.{table}", access[table])
         continuity.go_on(connection, used)
-        # Analyse now: until the statistics exist, PostgreSQL makes plans for empty tables, which read whole tables.
+        # Without statistics, PostgreSQL would assume that the tables are empty, and choose plans that read whole
+        # tables.
         connection.exec_driver_sql(f"ANALYZE {', '.join(tables)}")
 
     def _load(self, connection: Connection, output: IO[bytes], progress: ProgressCallback) -> None:
-        """Execute the SQL that pg_restore writes. If pg_restore fails within a table, `running` raises its error."""
+        """Execute the SQL that pg_restore writes.
+
+        If pg_restore stops in the middle of a table, this method returns, and `running` raises the error.
+        """
         total = os.fstat(self._file.fileno()).st_size >> 20
         script: list[bytes] = []
         with past_sqlalchemy(connection) as driver, driver.cursor() as cursor:
@@ -207,7 +214,7 @@ class PostgresqlBackup:
             cursor.execute("SET client_encoding = 'UTF8'")
 
     def _grant(self, connection: Connection) -> list[str]:
-        """Repeat the grants of the dump on the views; return a note about roles that are missing."""
+        """Execute the dump's grants on the views. Return a note about the roles that do not exist here."""
         with self._sql(self._grants) as output:
             statements = [found for line in output if (found := _GRANT.match(line.decode()))]
         missing = set()
@@ -216,7 +223,7 @@ class PostgresqlBackup:
             if role != "PUBLIC" and connection.scalar(_IS_MISSING, {"role": role}):
                 missing.add(role)
                 continue
-            with suppress(StoreError), connection.begin_nested():  # the grant may name a column that no longer exists
+            with suppress(StoreError), connection.begin_nested():  # the grant may be on a column that no longer exists
                 run_verbatim(connection, statement[0])
         if not missing:
             return []
@@ -226,7 +233,7 @@ class PostgresqlBackup:
 
 
 def _place_of_tables(entries: list[_Entry]) -> str:
-    """Return the schema of our tables in a dump, or "" if the dump does not hold our tables."""
+    """Return the schema of our tables in a dump, or "" if the dump does not contain our tables."""
     for place in (SCHEMA, OF_VIEWS):
         if own_schema.are_ours(entry.name for entry in entries if (entry.kind, entry.place) == ("TABLE", place)):
             return place
@@ -234,10 +241,10 @@ def _place_of_tables(entries: list[_Entry]) -> str:
 
 
 def _stored_tables(connection: Connection, level: Level) -> dict[str, str]:
-    """Return the tables that a restore replaces: full names, and names without the schema.
+    """Return the tables that a restore replaces, as a dict from the full name to the name without the schema.
 
-    If a later version wrote the database, all tables in our schema are replaced, because this version may not know some
-    of them.
+    If a later version wrote the database, the restore replaces all tables in our schema, because this version may not
+    know all of them.
     """
     places = {"tables": SCHEMA, "views": OF_VIEWS, "earlier": own_schema.earlier_tables(connection)}
     known = {"all": level is Level.NEWER, "ours": list(_TABLES)}
@@ -245,9 +252,9 @@ def _stored_tables(connection: Connection, level: Level) -> dict[str, str]:
 
 
 def _drop(connection: Connection, tables: list[str]) -> Used:
-    """Drop the tables, and return the ids and fences that were used in them.
+    """Drop the tables, and return the highest ids and fence numbers that they contained.
 
-    Raises `StoreError` if something depends on one of them.
+    Raises `StoreError` if another object depends on one of the tables.
     """
     if not tables:
         return NOTHING_USED

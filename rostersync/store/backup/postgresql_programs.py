@@ -1,7 +1,8 @@
-"""The programs `pg_dump` and `pg_restore`: finding them, running them, and reporting their errors.
+"""Find and run the programs `pg_dump` and `pg_restore`, and report their errors.
 
-They get the parameters of the connection as environment variables, because every user of the machine can read the
-arguments of a process. They get none of our other environment variables, so they get no token.
+We pass the parameters of the connection to the programs as environment variables, because every user of the machine can
+read the arguments of a process. We do not pass on other environment variables, which may contain a token, except a few
+that the programs need.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ _PASSED_ON = ("PATH", "HOME", "TMPDIR")
 
 
 def find(program: str, at_least: int = 0) -> str:
-    """Return the path of a PostgreSQL program. Raise `StoreError` if it is missing or older than `at_least`."""
+    """Return the path of a PostgreSQL program.
+
+    Raises `StoreError` if the program is missing or older than `at_least`.
+    """
     path = shutil.which(program)
     if path is None:
         raise StoreError(f"{program} is not installed", "apt install postgresql-client")
@@ -47,11 +51,12 @@ def _environment() -> dict[str, str]:
 
 
 def way_to_server(url: str) -> tuple[dict[str, str], list[str]]:
-    """Return the environment and the arguments with which a program connects to `url` as the engine does.
+    """Return the environment and the arguments that make a program connect to `url` in the same way as our engine.
 
-    If the server must prove its identity by authentication, we pass `require_auth` as an argument. A libpq before 16
-    ignores the variable for it, and would connect without the proof, but it refuses the unknown argument. Raises
-    `ConfigError` in the same cases as `tls.parameters`.
+    If the server must prove its identity by authentication, we pass `require_auth` as an argument. A libpq before
+    version 16 would ignore the environment variable for this setting, and connect without the proof. With the argument,
+    an old libpq refuses to connect, because it does not know `require_auth`. Raises `ConfigError` in the same cases as
+    `tls.parameters`.
     """
     from psycopg import pq  # noqa: PLC0415 - installed for PostgreSQL only
 
@@ -66,10 +71,10 @@ def way_to_server(url: str) -> tuple[dict[str, str], list[str]]:
 
 @contextmanager
 def running(command: list[str], failure: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program while the block runs, and wait until it ends. If the block raises, kill the program.
+    """Start a program, run the block, and wait until the program ends. If the block raises an error, kill the program.
 
-    Raises `StoreError` if the program fails. The error's message consists of `failure`, the program's name,
-    and the first line of the program's error output. If that is empty, the message has the exit status instead.
+    Raises `StoreError` if the program fails. The message contains `failure`, the program's name, and the first line of
+    the program's error output. If this output is empty, the message contains the exit status instead.
     """
     with tempfile.TemporaryFile() as errors:
         options = {"stdin": subprocess.DEVNULL, "env": _environment(), **options}

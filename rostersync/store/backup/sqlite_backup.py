@@ -1,7 +1,7 @@
-"""Back up and restore an SQLite database with SQLite's online backup API.
+"""Write and restore backups of a SQLite database with SQLite's online backup API.
 
-A restore replaces all pages in one transaction. So readers see either the old content or the new, never a mixture. No
-old journal remains that SQLite could apply to the new content.
+A restore replaces all pages of the database in one transaction. So a reader sees either the old content or the new
+content, never a mixture. An old journal cannot remain, so SQLite cannot apply it to the new content.
 """
 
 from __future__ import annotations
@@ -44,24 +44,26 @@ if TYPE_CHECKING:
     from rostersync.report import ProgressCallback
 
 _HEADER = struct.Struct(">16xH10xI")
-"""The fields of a database file's header that we need: the size of a page (1 means 65,536) and the number of pages."""
+"""The two header fields of a database file that we need: the page size (1 means 65,536) and the number of pages."""
 
 _STEP = 1000
-"""After this many pages, check whether the process was asked to stop."""
+"""The number of pages after which we check whether the process was asked to stop."""
 
 _SCRATCH = ".rostersync-copy-"
 
 
 def write(url: str, file: BinaryIO, progress: ProgressCallback) -> None:
-    """Write the current content of the database into `file`. Other processes can read and write meanwhile.
+    """Write the current content of the database into `file`.
 
-    The content is first copied to a file beside the database, because SQLite opens files by their path, and `file` may
-    be in a folder that this user cannot enter.
+    Meanwhile, other processes can read and write the database.
+
+    The content is first copied to a file beside the database. SQLite cannot write to `file` directly, because SQLite
+    opens files by path, and `file` may be in a folder that this user cannot enter.
     """
     path = _path(url)
     with (
         open_engine(url, read_only=True).connect() as connection,
-        connection.begin(),  # so that the copy is one snapshot
+        connection.begin(),  # so that the copy is a consistent snapshot
         past_sqlalchemy(connection, str(path)) as live,
         _scratch(path.parent) as folder,
     ):
@@ -76,7 +78,7 @@ def write(url: str, file: BinaryIO, progress: ProgressCallback) -> None:
 
 @contextmanager
 def opened(url: str, file: BinaryIO, clock: Clock, progress: ProgressCallback) -> Iterator[SqliteBackup]:
-    """Yield the backup in `file`; see `backup.opened`. It is copied to a file beside the database."""
+    """Copy the backup in `file` to a file beside the database, and yield the backup, as `backup.opened` does."""
     path = _path(url)
     _require_whole(file)
     with _scratch(path.parent) as folder:
@@ -87,7 +89,7 @@ def opened(url: str, file: BinaryIO, clock: Clock, progress: ProgressCallback) -
 
 @contextmanager
 def _scratch(beside: Path) -> Iterator[Path]:
-    """Yield a private folder in the folder `beside`. Folders that killed processes have left there are deleted."""
+    """Yield a new private folder in the folder `beside`. Delete such folders of processes that were killed."""
     for left in beside.glob(f"{_SCRATCH}*"):
         with suppress(OSError), _locked(left):
             shutil.rmtree(left)
@@ -105,7 +107,7 @@ def _scratch(beside: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock that marks a folder as used. Raises `OSError` if another process holds it."""
+    """Hold a lock on a folder, which marks the folder as used. Raises `OSError` if another process has the lock."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -115,10 +117,13 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 class SqliteBackup:
-    """A backup that was copied to a file beside the database."""
+    """A backup that was copied to a file beside a SQLite database, and can be restored into the database."""
 
     def __init__(self, path: Path, beside: Path, name: str, clock: Clock) -> None:
-        """Check the copy at `beside`. Errors call the backup `name`. Raises the same errors as `backup.opened`."""
+        """Check the copy at `beside`.
+
+        Error messages refer to the backup as `name`. Raises the errors of `backup.opened`.
+        """
         self._path, self._copy, self._clock = path, beside, clock
         if problem := _damage(beside):
             raise StoreError(f"{name} is damaged: {problem}", "nothing was changed; use another backup")
@@ -128,13 +133,13 @@ class SqliteBackup:
             self.description = f"schema {revision}, {continuity.described(connection)}"
 
     def restore(self, sources: Iterable[str], progress: ProgressCallback) -> list[str]:
-        """Replace the database's content by this backup; see `Backup.restore`."""
+        """Replace the content of the database by this backup, as described in `Backup.restore`."""
         revisions.upgrade(_engine(self._copy))
         if not database_exists(self._path) or _damage(self._path):
             return self._replace(sources)
         with _engine(self._path).connect() as live:
             with live.begin():
-                revisions.level(live)  # raises if the tables are another program's
+                revisions.level(live)  # raises an error if the tables belong to another program
             with continuity.undisturbed(live, self._path, sources, self._clock.now()):
                 self._prepare(live)
                 with past_sqlalchemy(live, str(self._path)) as target, closing(_connect(self._copy, "mode=rw")) as new:
@@ -143,10 +148,10 @@ class SqliteBackup:
         return []
 
     def _replace(self, sources: Iterable[str]) -> list[str]:
-        """Replace a missing or damaged database by the copy. Keep the damaged files under other names.
+        """Move the copy to the path of a missing or damaged database. Keep the damaged files under other names.
 
-        The journals are moved first. If the database were moved first and the process were then killed, SQLite would
-        replay the journals into the next database at this path.
+        The journals are renamed before the database. If the database were renamed first and the process were killed
+        then, SQLite would apply the old journals to the next database at this path.
         """
         with continuity.undisturbed(None, self._path, sources, self._clock.now()):
             self._prepare(None)
@@ -156,7 +161,7 @@ class SqliteBackup:
                 path = self._path.with_name(f"{self._path.name}{part}")
                 if not path.exists():
                     continue
-                if part == "-shm" or not path.stat().st_size:  # this file holds no content
+                if part == "-shm" or not path.stat().st_size:  # this file has no data
                     path.unlink()
                     continue
                 kept.append(path.rename(self._path.with_name(f"{self._path.name}{suffix}{part}")))
@@ -164,12 +169,16 @@ class SqliteBackup:
         return [f"the damaged database is kept: {', '.join(map(str, kept))}"] if kept else []
 
     def _prepare(self, live: Connection | None) -> None:
-        """Make new ids in the copy higher than those in the live database. `live` is None if it cannot be read."""
+        """Make new ids in the copy higher than the ids in the live database, and copy the views of other users.
+
+        `live` is None if the live database cannot be read. Raises `StoreError` if the live database has tables or
+        triggers of other users.
+        """
         used, others = NOTHING_USED, {}
         if live is not None:
             with live.begin():
                 used = continuity.used(live)
-                if revisions.level(live) is not Level.NEWER:  # a later version may have made them
+                if revisions.level(live) is not Level.NEWER:  # otherwise, a later version may have created them
                     others = _objects(live)
         with _engine(self._copy).connect() as connection, writing(connection):
             continuity.go_on(connection, used)
@@ -177,15 +186,15 @@ class SqliteBackup:
 
 
 def _objects(connection: Connection) -> dict[tuple[str, str], str]:
-    """Return the SQL of each table, view and trigger of a database, keyed by kind and name."""
+    """Return the SQL definition of each table, view and trigger of a database, by kind and name."""
     query = "SELECT type, name, sql FROM sqlite_master WHERE type <> 'index' AND name NOT LIKE 'sqlite%'"
     return {(kind, name): sql for kind, name, sql in connection.exec_driver_sql(query)}
 
 
 def _keep(connection: Connection, others: dict[tuple[str, str], str]) -> None:
-    """Create the other users' views of the live database again. Raise `StoreError` if they have tables or triggers."""
+    """Create the views of other users again. Raise `StoreError` if `others` contains a table or a trigger."""
     if lost := [f"{kind} {name}" for kind, name in others if kind != "view"]:
-        message = f"the database holds objects of others, which would be lost: {', '.join(sorted(lost))}"
+        message = f"the restore would delete objects of other programs from the database: {', '.join(sorted(lost))}"
         raise StoreError(message, "nothing was changed; copy them elsewhere, drop them, and restore again")
     for sql in others.values():
         run_verbatim(connection, sql)
@@ -219,9 +228,9 @@ def _pages(what: str, progress: ProgressCallback) -> Callable[[int, int, int], N
 
 
 def _require_whole(file: BinaryIO) -> None:
-    """Raise `StoreError` if a file is not an SQLite database, or is shorter than its header says.
+    """Raise `StoreError` if a file is not a SQLite database, or is shorter than its header says.
 
-    SQLite itself would read the missing part as zeros.
+    SQLite itself would not notice, but read the missing part as zeros.
     """
     header = file.read(_HEADER.size)
     file.seek(0)
@@ -235,9 +244,9 @@ def _require_whole(file: BinaryIO) -> None:
 
 
 def _damage(path: Path) -> str:
-    """Return the first damage that SQLite finds in a database, or "" if it finds none.
+    """Return a description of the first damage that SQLite finds in a database, or "" if SQLite finds no damage.
 
-    The database's files do not change. Raises `StoreError` if they cannot be read.
+    The files of the database do not change. Raises `StoreError` if the files cannot be read.
     """
     try:
         with closing(_connect(path, "mode=ro")) as connection:
@@ -250,7 +259,7 @@ def _damage(path: Path) -> str:
 
 
 def _fit_pages(copy: sqlite3.Connection, target: Any) -> None:
-    """Give the copy the page size of the database that it replaces. SQLite's backup cannot change the target's size."""
+    """Change the page size of the copy to the page size of the target, which SQLite's backup cannot change."""
     [size] = target.execute("PRAGMA page_size").fetchone()
     if copy.execute("PRAGMA page_size").fetchone() != (size,):
         for statement in ("PRAGMA journal_mode = DELETE", f"PRAGMA page_size = {size}", "VACUUM"):

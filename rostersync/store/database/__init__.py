@@ -1,1 +1,1 @@
-"""The way to a SQLite or PostgreSQL database: files, protected connections, engines and errors."""
+"""Connect to a SQLite or PostgreSQL database, protect its files and connections, and translate its errors."""

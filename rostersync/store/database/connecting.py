@@ -1,8 +1,8 @@
 """Explain why a connection to PostgreSQL failed, and how to fix that.
 
-The error of a failed connection has no SQLSTATE, so we have to recognise its message. Messages of libpq are English.
-Messages of the server are in the server's language. A message that we do not recognise is shown as it is: it names the
-host, the role and the database, and it never contains a row.
+The error of a failed connection has no SQLSTATE, so we have to recognise the error by its message. The messages of
+libpq are in English, and the messages of the server are in the server's language. We show a message that we do not
+recognise without changes, because it contains only the host, the role and the database, and never a row.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from rostersync.errors import TRY_AGAIN_LATER, DatabaseUnreachable
 _NAME = '"([^"]+)"'
 
 _REFUSALS = (
-    (f"role {_NAME} does not exist", 'create it, as PostgreSQL\'s administrator: CREATE ROLE "{0}" LOGIN;'),
+    (f"role {_NAME} does not exist", 'let PostgreSQL\'s administrator create it: CREATE ROLE "{0}" LOGIN;'),
     (
         f"database {_NAME} does not exist",
-        'create it, as PostgreSQL\'s administrator: CREATE DATABASE "{0}" OWNER "{role}";',
+        'let PostgreSQL\'s administrator create it: CREATE DATABASE "{0}" OWNER "{role}";',
     ),
-    (f"role {_NAME} is not permitted to log in", 'let it, as PostgreSQL\'s administrator: ALTER ROLE "{0}" LOGIN;'),
+    (f"role {_NAME} is not permitted to log in", 'let PostgreSQL\'s administrator permit it: ALTER ROLE "{0}" LOGIN;'),
     (
         f"[Pp]eer authentication failed for user {_NAME}",
         'run this as the system user "{0}", or map this user to that role in pg_ident.conf',
@@ -54,7 +54,7 @@ _IS_IT_RUNNING = (
 
 
 def no_connection(text: str, place: str, role: str | None) -> DatabaseUnreachable:
-    """Return the error to report for libpq's message `text` about a connection to `place` as `role`."""
+    """Return the error to raise if a connection to `place` as `role` failed. `text` is the error message of libpq."""
     lines = text.strip().splitlines() or ["no reason given"]
     refusal = next((line for line in lines if "FATAL:" in line or "no password supplied" in line), None)
     if unproved := next((line for line in lines if "authentication method requirement" in line), None):
@@ -62,7 +62,7 @@ def no_connection(text: str, place: str, role: str | None) -> DatabaseUnreachabl
         return DatabaseUnreachable(said, _PROOF)
     if refusal is None and ("SSL" in lines[0] or "certificate" in lines[0]):
         return DatabaseUnreachable(f"cannot reach {place}: {_reason(lines[0])}", _CERTIFICATE)
-    if refusal is None:  # if the host has several addresses, there is a line for each; the first is enough
+    if refusal is None:  # the text has a line for each address of the host; we report the first line
         return DatabaseUnreachable(
             f"cannot reach {place}: the server does not answer: {_where_and_why(lines[0])}", _IS_IT_RUNNING
         )
@@ -74,10 +74,13 @@ def no_connection(text: str, place: str, role: str | None) -> DatabaseUnreachabl
 
 
 def _where_and_why(line: str) -> str:
-    """Return a line of libpq without its beginning. It names the socket, or host and port, which the url may not."""
+    """Return a line of a libpq error message without its first words.
+
+    The line contains the socket, or the host and the port, which the url may not contain.
+    """
     return re.sub(r"^connection (?:failed|is bad): ", "", line.strip())
 
 
 def _reason(line: str) -> str:
-    """Return the reason from a line of a libpq error message, without the prefix that repeats host and port."""
+    """Return the reason in a line of a libpq error message, without the prefix that repeats the host and the port."""
     return re.sub(r"^.*(?:FATAL:\s+|fe_sendauth: |failed: )", "", line).strip()

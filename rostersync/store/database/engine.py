@@ -1,4 +1,4 @@
-"""Make engines for the two databases, and translate their errors into ours."""
+"""Create engines for SQLite and PostgreSQL, and translate their errors into rostersync's errors."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
 _KEPT = {"pool_size": 4, "max_overflow": -1, "pool_pre_ping": True}
-"""Keep up to four idle PostgreSQL sessions. More are opened if they are needed, so no thread waits for a session."""
+"""Keep up to four idle PostgreSQL sessions. Further sessions are opened if needed, so no thread waits for a session."""
 
 BUSY_TIMEOUT_S = 30
-"""How long, in seconds, a session waits for a lock that another session holds, on either database."""
+"""The number of seconds that a session waits for another session's lock, on SQLite and on PostgreSQL."""
 
 _CONNECTION_ERRORS = {"OperationalError", "InterfaceError", "ConnectionTimeout"}
 
-# Register an adapter for None that returns None, for the whole process. Without it, the driver searches for an adapter
-# for each NULL that it binds, which takes nearly as long as the rest of a student's row. A method of `dict` is faster
-# than a function in Python.
+# Register an adapter for None that returns None, for the whole process. Otherwise the driver would search for an
+# adapter each time it binds a NULL, and this takes nearly as long as the rest of a student's row. As the adapter we use
+# a method of `dict`, which is faster than a Python function.
 _STAYS_NULL: dict[None, None] = {}
 sqlite3.register_adapter(type(None), _STAYS_NULL.get)
 
 
 def sqlite_path(url: str) -> Path | None:
-    """Return the file of a SQLite URL, or None if the URL is for PostgreSQL."""
+    """Return the path of the file in a SQLite URL, or None if the URL is for PostgreSQL."""
     parsed = make_url(url)
     return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
 
 
 def open_engine(url: str, *, create: bool = False, read_only: bool = False, keep_sessions: bool = False) -> Engine:
-    """Return an engine for `url`. It opens connections when they are needed.
+    """Return an engine for `url`, which opens connections only when they are needed.
 
-    With `keep_sessions`, idle PostgreSQL sessions are kept for the next use, because opening one takes as long as a
-    small run. The caller must then dispose of the engine. With `create`, a missing SQLite file is created, and only its
-    owner can read it.
+    If `keep_sessions` is True, the engine keeps idle PostgreSQL sessions and uses them again, because opening a session
+    takes as long as a small run. The caller must then dispose of the engine. If `create` is True, a missing SQLite file
+    is created so that only its owner can read it.
 
     Raises `NoDatabase` if the file is missing. Raises `DatabaseUnreachable` if the file or its folder cannot be used,
-    or if something other than a file is at its path. Raises `ConfigError` if the connection to a server would not be
-    protected (`tls`).
+    or if the path leads to something other than a file. Raises `ConfigError` if the connection to a server would not be
+    protected (see the module `tls`).
     """
     path = sqlite_path(url)
     if path is None:
@@ -72,7 +72,7 @@ def open_engine(url: str, *, create: bool = False, read_only: bool = False, keep
 
 
 def open_memory() -> Engine:
-    """Return an engine for an SQLite database in memory. Each connection has its own, which is empty at first."""
+    """Return an engine for SQLite databases in memory. Each connection creates its own empty database."""
     return _sqlite_engine("file::memory:", None, read_only=False)
 
 
@@ -85,9 +85,7 @@ def _postgres_engine(url: str, *, keep_sessions: bool) -> Engine:
             **(_KEPT if keep_sessions else {"poolclass": NullPool}),
             connect_args={
                 "connect_timeout": 10,
-                "fallback_application_name": this_process(
-                    "rostersync"
-                ),  # used unless the URL or PGAPPNAME gives a name
+                "fallback_application_name": this_process("rostersync"),  # used unless the URL or PGAPPNAME sets a name
                 **tls.parameters(tls.url_parameters(parsed)),
             },
         ).execution_options(schema_translate_map={None: SCHEMA, "stage": "pg_temp"})
@@ -101,17 +99,19 @@ def _postgres_engine(url: str, *, keep_sessions: bool) -> Engine:
 
 
 def _shown(url: URL) -> str:
-    """Return a URL for messages: without its password, and without its query, which may contain a password too."""
+    """Return a URL without its password and its query, for messages. The query may contain a password too."""
     return url.set(query={}).render_as_string(hide_password=True)
 
 
 def _set_session(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    """Apply our settings to a new session. They override the settings of the role, the database and the URL.
+    """Apply our settings to a new session. Our settings override the settings of the role, the database and the URL.
 
-    - The search path says in which schemas names are looked up (`own_schema`).
-    - The time zone is UTC: in another time zone, the first and the last day of the calendar could not be read back.
-    - Each execution of a statement is planned: a plan made while the stage is empty takes hours when it is full.
-    - There is a lock timeout: a session can keep its locks for hours if its client vanished unnoticed by the server.
+    - The search path says in which schemas PostgreSQL looks up names (see `own_schema`).
+    - The time zone is UTC, because in another time zone we could not read the first and the last day of the calendar.
+    - PostgreSQL plans each execution of a statement again. If it used a plan that it made while the stage was empty, a
+      statement on a full stage could take hours.
+    - A lock timeout limits how long we wait for other sessions. If a client disappears and the server does not notice,
+      its session can keep its locks for hours.
     """
     cursor = connection.cursor()
     cursor.execute(f"SET search_path = {SEARCH_PATH}")
@@ -126,7 +126,7 @@ def _create_file(path: Path) -> None:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:
-        return  # another process was quicker
+        return  # another process has just created the file
     except OSError as error:
         hint = "create the folder, or set database.url to a folder that this user can write to"
         raise DatabaseUnreachable(f"cannot create the database {path}: {error.strerror}", hint) from error
@@ -137,14 +137,14 @@ def _sqlite_engine(location: str, path: Path | None, *, read_only: bool) -> Engi
 
     def connect() -> sqlite3.Connection:
         if path is not None:
-            database_exists(path)  # raises if something other than a file is in its place or in a journal's
+            database_exists(path)  # raises an error if the database or one of its journals is not a plain file
         return sqlite3.connect(
             location, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
 
     engine = create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
     event.listen(engine, "begin", _begin_sqlite)
-    _translate_errors(engine, place)  # before the pragmas, which fail first if the file is not a database
+    _translate_errors(engine, place)  # before the listener below: its first pragma fails if the file is not a database
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
@@ -164,7 +164,10 @@ def _sqlite_engine(location: str, path: Path | None, *, read_only: bool) -> Engi
 
 @contextmanager
 def writing(connection: Connection) -> Iterator[None]:
-    """Open a transaction that will write the database's tables. Writing only the stage does not need this."""
+    """Open a transaction that can write the database's tables.
+
+    Writing to the stage does not need such a transaction.
+    """
     before = connection.get_execution_options().get("begin", "read")
     connection.execution_options(begin="write")
     try:
@@ -176,10 +179,11 @@ def writing(connection: Connection) -> Iterator[None]:
 
 
 def attach_scratch_file(connection: Connection, folder: Path) -> None:
-    """Attach a new file in `folder` as the schema `stage`. Only the file's owner can read it.
+    """Attach a new file in `folder` as the schema `stage`. Only the owner of the file can read it.
 
-    The file is unlinked at once, so that it does not outlive the process. SQLite opens the file by its name, but does
-    not create it. If another program has replaced the file before SQLite opened it, this raises `DatabaseUnreachable`.
+    We create the file, SQLite opens it by its name, and then we delete the name. So the file disappears when the
+    process ends. If another program replaces the file before SQLite opens it, this function raises
+    `DatabaseUnreachable`.
     """
     try:
         handle, name = tempfile.mkstemp(prefix=".rostersync-stage-", dir=folder)  # mode 0600
@@ -194,7 +198,7 @@ def attach_scratch_file(connection: Connection, folder: Path) -> None:
             _require_same(made, Path(name))
             for pragma in ("page_size = 16384", "journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
                 cursor.execute(f"PRAGMA stage.{pragma}")
-            cursor.execute("CREATE TABLE stage.opened (id INTEGER)")  # opens the file before it loses its name
+            cursor.execute("CREATE TABLE stage.opened (id INTEGER)")  # makes SQLite open the file
     finally:
         with suppress(OSError):  # another program may have removed or replaced the file
             Path(name).unlink()
@@ -211,19 +215,19 @@ def _require_same(made: os.stat_result, path: Path) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """Begin a transaction. If it will write, take SQLite's write lock at once, and wait for it."""
+    """Begin a transaction. If the transaction will write, wait for SQLite's write lock at the beginning."""
     if connection.get_execution_options().get("begin") == "write":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:
         driver: Any = connection.connection.driver_connection
-        driver.execute("BEGIN")  # without SQLAlchemy, for speed: this takes no lock, so it cannot fail
+        driver.execute("BEGIN")  # bypass SQLAlchemy for speed; BEGIN takes no lock, so it cannot fail
 
 
 def _begin_postgres(connection: Connection) -> None:
-    """If the caller will write, begin a transaction with the first statement. Otherwise use autocommit.
+    """If the caller will write, let the first statement begin a transaction. Otherwise use autocommit.
 
-    With autocommit, each statement sees what was committed before it, as in a transaction of this isolation level. It
-    costs one message to the server instead of three.
+    With autocommit, each statement sees everything that was committed before it. A transaction with this isolation
+    level behaves in the same way, but needs three messages to the server instead of one.
     """
     driver: Any = connection.connection.driver_connection
     alone = connection.get_execution_options().get("begin") != "write"
@@ -241,9 +245,9 @@ def _translate_errors(engine: Engine, place: str) -> None:
 
 @contextmanager
 def past_sqlalchemy(connection: Connection, place: str = "") -> Iterator[Any]:
-    """Yield the driver's connection, and translate its errors, because SQLAlchemy does not see them.
+    """Yield the driver's connection, and translate the driver's errors, which SQLAlchemy does not see.
 
-    Error messages name `place`. By default, it is the URL of the database.
+    Error messages refer to the database as `place`. Default: the URL of the database.
     """
     try:
         yield connection.connection.driver_connection
@@ -252,7 +256,10 @@ def past_sqlalchemy(connection: Connection, place: str = "") -> Iterator[Any]:
 
 
 def translate_error(error: BaseException, place: str) -> StoreError:
-    """Return our error for a driver's error. Use only the parts of its message that cannot quote a row."""
+    """Convert an error of the driver to an error of rostersync.
+
+    The message of the result contains nothing that could quote a row.
+    """
     cause = getattr(error, "orig", None) or error
     if isinstance(cause, sqlite3.Error):
         return _translate_sqlite(cause, place)
@@ -260,7 +267,7 @@ def translate_error(error: BaseException, place: str) -> StoreError:
         return _translate_postgres(cause, str(state), place)
     if type(cause).__name__ not in _CONNECTION_ERRORS:
         return StoreError(f"{place}: the driver cannot handle a value ({type(cause).__name__})")
-    return no_connection(str(cause), place, make_url(place).username)  # or the connection broke
+    return no_connection(str(cause), place, make_url(place).username)  # the connection failed or broke
 
 
 def _translate_postgres(cause: Any, state: str, place: str) -> StoreError:
@@ -282,12 +289,17 @@ def _translate_postgres(cause: Any, state: str, place: str) -> StoreError:
 
 
 def _primary(cause: Any) -> str:
-    """Return the server's own message. Leave out a message that a function in it raised: it may quote a row."""
+    """Return the server's own message.
+
+    If a function inside the server raised the error, return only the error's name. The error message of a function may
+    quote a row.
+    """
     return str((not cause.diag.context and cause.diag.message_primary) or type(cause).__name__)
 
 
 def _translate_sqlite(cause: sqlite3.Error, place: str) -> StoreError:
-    # SQLite's own messages have a code. A message of Python's sqlite3 may quote a value that it cannot decode.
+    # An error with a code comes from SQLite itself. Other errors come from Python's module sqlite3, and their message
+    # may quote a value that the module cannot decode.
     own = hasattr(cause, "sqlite_errorcode") and not isinstance(cause, sqlite3.IntegrityError)
     said = str(cause) if own else type(cause).__name__
     if getattr(cause, "sqlite_errorname", "") == "SQLITE_IOERR_SHMSIZE":
@@ -309,5 +321,8 @@ def _translate_sqlite(cause: sqlite3.Error, place: str) -> StoreError:
 
 
 def run_verbatim(connection: Connection, statement: str) -> None:
-    """Execute a statement without parameters, as it is: a name in it may contain a placeholder's characters."""
+    """Execute a statement without parameters, and without looking for placeholders in it.
+
+    A name in the statement may contain the characters of a placeholder.
+    """
     connection.exec_driver_sql(statement, execution_options={"no_parameters": True})

@@ -1,4 +1,4 @@
-"""Make a SQLite database readable by its owner only, because a reader of the file can read every student."""
+"""Make a SQLite database readable by its owner only, because anybody who can read the file can read all students."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ log = get_logger(__name__)
 
 
 def keep_private(database: Path) -> None:
-    """Remove all access of the group and of others to the database, and to the files that SQLite keeps beside it.
+    """Remove the access of the group and of others to the database, and to the files that SQLite creates beside it.
 
-    Raises `DatabaseUnreachable` if this user cannot do that, for example because another user owns the file.
+    Raises `DatabaseUnreachable` if this user is not allowed to change the mode, for example because another user owns
+    the file.
     """
-    for suffix in ("", *JOURNALS):  # SQLite creates journals with the mode of the database
+    for suffix in ("", *JOURNALS):  # SQLite gives a new journal the mode of the database
         _narrow(database.with_name(database.name + suffix))
 
 
 def _narrow(path: Path) -> None:
-    """Change the mode by path. If we opened and closed the file, the locks that SQLite holds on it would end."""
+    """Restrict the mode of a file to its owner, without opening the file.
+
+    If we opened and closed the file, the locks that SQLite has on the file would end.
+    """
     mode = 0
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         if not mode & (stat.S_IRWXG | stat.S_IRWXO):
             return
         path.chmod(mode & stat.S_IRWXU)
-    except FileNotFoundError:  # no such journal, or another process has just closed the database and deleted it
+    except FileNotFoundError:  # no such journal, or another process has just deleted it
         return
     except OSError as error:
         message = f"others can read the database: {path} has mode {mode:04o}, and this user cannot change that"

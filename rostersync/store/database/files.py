@@ -1,13 +1,15 @@
-"""Open plain files only, and check that a SQLite database and its journals are plain files.
+"""Open only plain files, and check that a SQLite database and its journals are plain files.
 
-A user who can write a folder can put a link, a pipe or a device in place of a file that we use there.
+A user who can write to a folder can replace a file that we use in this folder by a link, a pipe or a device.
 
-* If we open a file ourselves, such as a lock, we do not follow a link, and we check the open file before we use it.
-* SQLite opens the database and its journals by path, so we check what is there just before it does.
+* If we open a file ourselves, such as a lock file, we do not follow a link, and we check the open file before we use
+  it.
+* SQLite opens the database and its journals by their paths, so we check these paths just before SQLite opens them.
 
-In the second case, the file can still be exchanged between the check and the opening. SQLite would then follow a link
-in place of the database. (For journals, SQLite refuses links.) An attacker gains nothing by that: our process has no
-more rights than the owner of the folder, because a command of root first switches to that owner (`cli/ownership.py`).
+In the second case, a user can still replace the file between the check and the opening. SQLite would then follow a link
+that replaces the database, but not a link that replaces a journal. Such a link does not help an attacker, because our
+process has no more rights than the owner of the folder. If root runs a command, the command first switches to that
+owner (`cli/ownership.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 JOURNALS = ("-wal", "-shm", "-journal")
-"""The suffixes that SQLite appends to a database's name for the files that it creates beside it."""
+"""The suffixes that SQLite appends to the name of a database to name the files that it creates beside the database."""
 
 _CHUNK = 2**20
 
@@ -38,21 +40,23 @@ _KINDS = {
 
 
 class NotPlain(OSError):
-    """A path leads to something other than a plain file with a single name. `strerror` says what it is."""
+    """A path leads to something other than a plain file with only one name. The attribute `strerror` describes it."""
 
     HINT = "find out who put it there, and move it away"
 
 
 def open_plain(path: Path, flags: int) -> int:
-    """Open the plain file at `path`, and return its descriptor. If `flags` create the file, its mode is 0600.
+    """Open the plain file at `path`, and return its file descriptor.
 
-    Never blocks, and never follows a link in the last part of the path. Raises `NotPlain`, and `OSError` as `os.open`
-    does.
+    A file that is created gets the mode 0600.
+
+    This function never waits, and never follows a link in the last part of the path. It raises `NotPlain` if the file
+    is not a plain file, and the same `OSError` as `os.open`.
     """
     try:
         handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError:
-        is_plain(path)  # raises NotPlain if the path is a link, a folder or a socket, which os.open refuses
+        is_plain(path)  # raises NotPlain if the path is a link, a folder or a socket, which os.open cannot open
         raise
     try:
         _require_plain(os.fstat(handle))
@@ -63,15 +67,15 @@ def open_plain(path: Path, flags: int) -> int:
 
 
 def copy(source: IO[bytes], target: BinaryIO, report: Callable[[int], None]) -> None:
-    """Copy `source` to `target`, which must be unbuffered, and wait until the disk has it.
+    """Copy `source` to the unbuffered file `target`, and wait until the disk has stored the data.
 
-    `report` is called with the number of bytes copied so far. Raises `StoreError` if `target` cannot be written.
+    `report` is called after each chunk with the number of bytes copied so far. Raises `StoreError` if writing fails.
     """
     done = 0
     try:
         while chunk := source.read(_CHUNK):
             done += len(chunk)
-            while chunk:  # a disk that becomes full may accept only a part of the chunk
+            while chunk:  # if the disk becomes full, it may accept only a part of the chunk
                 chunk = chunk[target.write(chunk) :]
             report(done)
         os.fsync(target.fileno())
@@ -81,10 +85,10 @@ def copy(source: IO[bytes], target: BinaryIO, report: Callable[[int], None]) -> 
 
 
 def is_plain(path: Path) -> bool:
-    """Return whether there is a plain file at `path`; False if the path does not exist.
+    """Return whether there is a plain file at `path`. Return False if the path does not exist.
 
-    The file is not opened, because closing a descriptor of a database would end the locks that SQLite holds on it in
-    this process. Raises `NotPlain`, and `OSError` as `os.lstat` does.
+    The file is not opened, because closing a descriptor of a database file ends the locks that SQLite has on the file
+    in this process. Raises `NotPlain` if another kind of file is at `path`, and the same `OSError` as `os.lstat`.
     """
     try:
         _require_plain(os.lstat(path))
@@ -94,9 +98,9 @@ def is_plain(path: Path) -> bool:
 
 
 def database_exists(path: Path) -> bool:
-    """Return whether there is a file at `path`.
+    """Return whether a database file exists at `path`.
 
-    Raises `DatabaseUnreachable` if the file or one of its journals is not a plain file, or cannot be examined.
+    Raises `DatabaseUnreachable` if the database or one of its journals is not a plain file, or cannot be examined.
     """
     found = _is_ours(path, "the database")
     for suffix in JOURNALS:

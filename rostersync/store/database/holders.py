@@ -1,4 +1,4 @@
-"""Return the name of this process, and of the process that holds a lock while this one waits for it."""
+"""Find the name of this process, and the name of the process that holds a lock while we wait for the lock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Row
 
 _WRITE_LOCK = 120
-"""The byte of the shared-memory file that the writer locks in an SQLite database in WAL mode."""
+"""The position of the byte that the writer of a SQLite database in WAL mode locks in the shared-memory file."""
 
 _BLOCKERS = text("""
 SELECT pid, application_name, usename, host(client_addr) AS client_addr FROM pg_stat_activity
@@ -28,17 +28,17 @@ SELECT pid, application_name, usename, host(client_addr) AS client_addr FROM pg_
 
 
 def this_process(purpose: str) -> str:
-    """Return the name of this process for other processes, such as `rostersync run (pid 12 on school)`."""
+    """Return the name of this process to show to other processes, such as `rostersync run (pid 12 on school)`."""
     return f"{purpose} (pid {os.getpid()} on {socket.gethostname()})"
 
 
 @contextmanager
 def naming_holders(connection: Connection, patience: float) -> Iterator[None]:
-    """If a lock times out on PostgreSQL, add the sessions that held it to the `LockTimedOut`.
+    """If waiting for a PostgreSQL lock times out, add the sessions that held the lock to the `LockTimedOut` error.
 
-    The server knows the holders only while a session waits. So a thread with another session asks for them every third
-    of `patience`, which is the time in seconds that a session waits for a lock. A shorter transaction costs only the
-    thread.
+    The server knows the holders only while our session waits. So a thread with another session asks for the holders
+    after each third of `patience`, which is the number of seconds that a session waits for a lock. For a shorter
+    transaction, the only cost is starting the thread.
     """
     if connection.dialect.name != "postgresql":
         yield
@@ -73,9 +73,10 @@ def _session(holder: Row[Any]) -> str:
 
 
 def sqlite_writer(database: Path) -> str:
-    """Return the name of the process that holds the write lock of a SQLite file, or "" if that cannot be found out.
+    """Return the name of the process that holds the write lock of a SQLite file, or "" if the process is unknown.
 
-    It needs to see other processes in /proc. The systemd unit hides them, so it never works in the service.
+    This function reads /proc. In the systemd service it always returns "", because the unit hides other processes in
+    /proc.
     """
     try:
         shared = Path(f"{database}-shm").stat()

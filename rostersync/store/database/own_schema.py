@@ -1,10 +1,10 @@
-"""Check and prepare the PostgreSQL schema of our tables, in which no other role may create objects.
+"""Check and prepare the PostgreSQL schema of our tables. No other role may create objects in this schema.
 
-A name without a schema is looked up only in `pg_catalog`, in our schema, and last among the session's temporary
-objects. In another schema, which `public` may be, another role could have created a table of the same name, or an
-operator that fits better than the server's own. The views stay in `public`, and are always named with it.
+PostgreSQL looks up a name without a schema only in `pg_catalog`, then in our schema, and then among the temporary
+objects of the session. In a schema such as `public`, another role could have created a table with the same name, or an
+operator that PostgreSQL prefers to its own. The views are in `public`, so we always write their names with the schema.
 
-An object is ours if it belongs to the connecting role, or to a role that this role is a member of.
+An object is "ours" if its owner is the connecting role, or a role that the connecting role is a member of.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ if TYPE_CHECKING:
 SCHEMA = "rostersync"
 OF_VIEWS = "public"
 SEARCH_PATH = f"{SCHEMA}, pg_temp"
-"""PostgreSQL searches the catalog first by itself. Temporary objects come last, so they cannot hide our tables."""
+"""PostgreSQL always searches the catalog first.
+
+PostgreSQL searches temporary objects last, so they cannot hide our tables.
+"""
 
 OURS = """
 WITH RECURSIVE ours (role) AS (
   SELECT oid FROM pg_roles WHERE rolname = current_user
    UNION SELECT roleid FROM pg_auth_members JOIN ours ON member = role
 )"""
-"""The roles that count as ours: the connecting role, and the roles that it is a member of.
+"""A query for our roles: the connecting role, and the roles that the connecting role is a member of.
 
-We do not ask for privileges, because a superuser has all of them, and so every object would be ours.
+The query does not compare privileges. A superuser has all privileges, so every object would count as ours.
 """
 
 _FOUND = text(f"""{OURS}
@@ -65,7 +68,7 @@ _OF_FIRST = {
 }
 _OF_LATER = {"audit"}
 EARLIER_TABLES = _OF_FIRST | _OF_LATER
-"""The tables of the versions that had no schema of their own."""
+"""The names of all tables that earlier versions created in the schema `public`."""
 
 _TAKEN = text(f"""{OURS}
 SELECT format('%s (of the role %s)', relname, pg_get_userbyid(relowner)) FROM pg_class
@@ -75,7 +78,7 @@ SELECT format('%s (of the role %s)', relname, pg_get_userbyid(relowner)) FROM pg
 
 
 def check(connection: Connection) -> None:
-    """Raise `StoreError` if the schema exists and belongs to another role, or lets another role create objects."""
+    """Raise `StoreError` if the schema belongs to another role, or if another role can create objects in the schema."""
     found = connection.execute(_FOUND).one_or_none()
     if found and not found.is_ours:
         hint = "let an administrator rename or drop that schema, or connect as that role"
@@ -88,14 +91,14 @@ def check(connection: Connection) -> None:
 
 
 def prepare(connection: Connection) -> None:
-    """Create the schema if it is missing. Raises `StoreError` as `require_privileges` does."""
+    """Create the schema if it is missing. Raises `StoreError` in the same cases as `require_privileges`."""
     require_privileges(connection)
-    if connection.execute(_PRIVILEGES).one().is_missing:  # IF NOT EXISTS needs the privilege even if the schema exists
+    if connection.execute(_PRIVILEGES).one().is_missing:  # CREATE SCHEMA IF NOT EXISTS needs the privilege in any case
         connection.exec_driver_sql(f"CREATE SCHEMA {SCHEMA}")
 
 
 def require_privileges(connection: Connection) -> None:
-    """Raise `StoreError` if the role lacks a privilege that it needs to set up the database.
+    """Raise `StoreError` if our role lacks a privilege that is needed to set up the database.
 
     The hint contains the statements that an administrator should run.
     """
@@ -109,14 +112,14 @@ def require_privileges(connection: Connection) -> None:
         *([f"GRANT CREATE ON SCHEMA {OF_VIEWS} TO {found.role};"] if not found.makes_views else []),
     ]
     if statements:
-        hint = f"let an administrator run, in this database: {' '.join(statements)}"
+        hint = f"let an administrator run this in the database: {' '.join(statements)}"
         raise StoreError(f"the role {found.role} lacks privileges to set up the tables and views of rostersync", hint)
 
 
 def require_names(connection: Connection, views: list[str]) -> None:
-    """Raise `StoreError` if one of these names belongs to an object other than our view.
+    """Raise `StoreError` if a name in `views` is already the name of an object that is not our view.
 
-    A reader would mistake that object for our view.
+    Users who read that object would think that it is our view.
     """
     if taken := list(connection.execute(_TAKEN, {"names": views}).scalars()):
         hint = "let an administrator drop or rename the objects that do not belong to rostersync"
@@ -124,20 +127,23 @@ def require_names(connection: Connection, views: list[str]) -> None:
 
 
 def move_tables(connection: Connection) -> None:
-    """Move the tables that an earlier version created in `public` into our schema. Lock their views first."""
+    """Move the tables that an earlier version created in `public` into our schema.
+
+    The caller must first lock the views.
+    """
     for table in earlier_tables(connection):
         connection.exec_driver_sql(f"ALTER TABLE {OF_VIEWS}.{table} SET SCHEMA {SCHEMA}")
 
 
 def are_ours(tables: Iterable[str]) -> bool:
-    """Return whether these are the names of the tables of any version of rostersync, perhaps among others."""
+    """Return whether `tables` contains the names of all tables of the first version, and so belongs to rostersync."""
     return _OF_FIRST.issubset(tables)
 
 
 def earlier_tables(connection: Connection) -> list[str]:
-    """Return the tables that an earlier version created in `public`.
+    """Return the names of the tables that an earlier version created in `public`.
 
-    Returns none unless all tables of the first version are there and are ours.
+    The list is empty unless all tables of the first version exist in `public` and are ours.
     """
     found = set(connection.execute(_EARLIER, {"names": sorted(EARLIER_TABLES)}).scalars())
     return sorted(found) if are_ours(found) else []

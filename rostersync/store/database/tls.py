@@ -1,21 +1,22 @@
-"""Protect the connection to a PostgreSQL server: the server must prove its identity by TLS or SCRAM.
+"""Protect the connection to a PostgreSQL server. The server must prove its identity by TLS or SCRAM.
 
-Only the url can choose a weaker protection.
+Only the url in the configuration can choose a weaker protection.
 
-**A server on another machine.** We use `sslmode=verify-full` and the certificate authorities that the system trusts.
-libpq calls these `sslrootcert=system`, but we pass the path of the system's bundle instead. A libpq before 16 does not
-know that value, and the libpq of psycopg[binary] has its own OpenSSL, which looks for the bundle in a folder that no
-system has. We set `sslmode`, and with `verify-full` also `sslrootcert`, if the url does not. So the environment
-(PGSSLMODE, PGSSLROOTCERT) and a service file cannot weaken the protection unnoticed.
+**A server on another machine.** We use `sslmode=verify-full` and the certificate authorities that the system trusts. In
+libpq, `sslrootcert=system` means these authorities, but we pass the path of the system's bundle instead, for two
+reasons. First, a libpq before version 16 does not know the value `system`. Second, the libpq of psycopg[binary] has its
+own OpenSSL, which looks for the bundle in a folder that does not exist on any system. If the url does not set
+`sslmode`, we set it, and for `verify-full` we also set `sslrootcert`. So neither the environment (PGSSLMODE,
+PGSSLROOTCERT) nor a service file can weaken the protection.
 
-**A local server.** A server is local if every host in the list, as `host` and as `hostaddr`, is a socket, `localhost`
-or a loopback address. If the url does not name a host, PGHOST and PGHOSTADDR count. A service file may name any host,
-so if there is one, the server does not count as local.
+**A local server.** A server is local if every host in the lists `host` and `hostaddr` is a socket, `localhost` or a
+loopback address. If the url does not contain a host, the variables PGHOST and PGHOSTADDR are used. If a service file is
+in use, the server is not considered local, because the service file may contain any host.
 
-Any user of this machine can listen on a loopback address while the server is down. So there we use a password only with
-SCRAM, in which the server proves that it knows the password too, and never receives it. If libpq has no password, the
-server proves nothing. A socket is in a folder that only the server's account can write, so we add nothing to libpq's
-rules.
+While the server is down, any user of this machine can listen on a loopback address. So on loopback we use a password
+only with SCRAM. In SCRAM, the server proves that it knows the password too, and never receives the password. If libpq
+has no password, the server proves nothing. For a socket we add nothing to libpq's rules, because only the server's
+account can write to the socket's folder.
 """
 
 from __future__ import annotations
@@ -55,15 +56,15 @@ _USE_SOCKET = "connect by the server's socket, with ?host=/run/postgresql in the
 
 
 def parameters(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the parameters to pass to libpq in addition to the url's own.
+    """Return the parameters to pass to libpq in addition to the parameters of the url.
 
     Args:
-        given: The parameters of the url; see `url_parameters`.
-        environ: The environment. Default: the environment of this process.
+        given: The parameters of the url, as `url_parameters` returns them.
+        environ: The environment variables. Default: the environment of this process.
 
     Raises:
-        ConfigError: `sslmode` may fall back to plain text, the certificate authorities of the system were not found, or
-            libpq is too old to demand SCRAM of a server on loopback.
+        ConfigError: The given `sslmode` allows plain text, the system's certificate authorities were not found, or
+            libpq is too old to demand SCRAM from a server on loopback.
 
     """
     if _is_local(given, environ):
@@ -83,17 +84,19 @@ def parameters(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ
 
 
 def require(url: str) -> None:
-    """Raise `ConfigError` if the way to the server of `url` is not protected; see `parameters`."""
+    """Raise `ConfigError` if the connection to a server would not be protected, in the same cases as `parameters`."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
-        with suppress(ImportError):  # without a driver there is no connection; the engine reports that
+        with suppress(ImportError):  # the driver is missing, which the engine reports later
             parameters(url_parameters(parsed))
 
 
 def weakness(url: str, environ: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
-    """Return why the connection to a PostgreSQL server is not fully protected, and a hint. Return None if it is.
+    """Return why the connection to a PostgreSQL server is not fully protected, and a hint.
 
-    `parameters` must accept the url.
+    Returns None if the connection is fully protected.
+
+    Call this function only for a url that `parameters` has accepted.
     """
     parsed = make_url(url)
     given = url_parameters(parsed)
@@ -133,12 +136,12 @@ def _others_may_listen(given: Mapping[str, Any], environ: Mapping[str, str]) -> 
 
 
 def _has_password(given: Mapping[str, Any], environ: Mapping[str, str]) -> bool:
-    """Return whether libpq may find a password. A password file counts, even if no line of it applies."""
+    """Return whether libpq may find a password. An existing password file counts, even if none of its lines applies."""
     if given.get("password") or given.get("passfile") or environ.get("PGPASSWORD") or environ.get("PGPASSFILE"):
         return True
     try:
         return (Path.home() / ".pgpass").is_file()
-    except RuntimeError:  # this user has no home
+    except RuntimeError:  # this user has no home folder
         return False
 
 
@@ -172,6 +175,6 @@ def _system_authorities() -> str:
 
 
 def _bundles() -> Iterator[str]:
-    """Yield the existing bundles of the system's authorities: first Python's default, then the usual paths."""
+    """Yield the paths of existing certificate bundles: first Python's default path, and then the usual paths."""
     known = ssl.get_default_verify_paths().cafile
     yield from (path for path in (known, *_BUNDLES) if path and Path(path).is_file())

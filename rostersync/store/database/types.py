@@ -1,4 +1,4 @@
-"""Define column types that hold the same values on SQLite and on PostgreSQL."""
+"""Define column types that store and return the same values on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class Timestamp(TypeDecorator[datetime]):
     """An aware UTC time in whole milliseconds.
 
-    PostgreSQL stores it as `timestamptz(3)`. SQLite stores it as text that its date functions can read.
+    PostgreSQL stores the time as `timestamptz(3)`. SQLite stores the time as text in a format that its date functions
+    can read.
     """
 
     impl = DateTime

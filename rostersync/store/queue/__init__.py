@@ -1,1 +1,1 @@
-"""The queue of requests for runs, the lock of each source, and what daemons report about themselves."""
+"""The queue of requests for runs, the locks of the sources, and the state that daemons report."""

@@ -1,4 +1,4 @@
-"""Publish the state of daemons in the database: the sources that they hold or wait for, and when they next run."""
+"""Publish in the database which sources each daemon holds or waits for, and when its next runs are due."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 ALIVE_FOR = timedelta(seconds=60)
-"""If the row of a daemon is older than this, the daemon counts as gone: it or its machine was probably killed."""
+"""A daemon counts as gone if its row is older than this. The process or the machine was probably killed."""
 
 
 class Watch(msgspec.Struct, frozen=True):
-    """The state of one source in a daemon: whether the daemon is a standby, and when each kind of run is next due."""
+    """What a daemon does about one source: whether it is a standby, and when each kind of run is next due."""
 
     standby: bool = False
     next_runs: Mapping[RunKind, datetime] = msgspec.field(default_factory=dict)
 
 
 class DaemonRow(msgspec.Struct, frozen=True):
-    """A daemon that updated its row in the last `ALIVE_FOR`. `name` contains the host and the process id."""
+    """A daemon that has updated its row recently enough.
+
+    The `name` of a daemon contains the host and the process id.
+    """
 
     name: str
     seen_at: datetime
@@ -39,7 +42,7 @@ class DaemonRow(msgspec.Struct, frozen=True):
 
 
 def tell(connection: Connection, name: str, sources: Mapping[str, Watch], now: datetime) -> None:
-    """Write the row of the daemon `name`, and delete the rows of daemons that are gone. Call it in a transaction."""
+    """Write the row of the daemon `name`, and delete the rows of daemons that are gone. Call this in a transaction."""
     connection.execute(delete(daemon).where(daemon.c.name != name, _is_gone(now)))
     row = {"name": name, "seen_at": now, "sources": {source: _to_json(watch) for source, watch in sources.items()}}
     new = upsert(connection.dialect.name, daemon).values(row)
@@ -48,19 +51,22 @@ def tell(connection: Connection, name: str, sources: Mapping[str, Watch], now: d
 
 
 def forget(connection: Connection, name: str) -> None:
-    """Delete the row of the daemon `name`. Call it in a transaction."""
+    """Delete the row of the daemon `name`. Call this function in a transaction."""
     connection.execute(delete(daemon).where(daemon.c.name == name))
 
 
 def alive(connection: Connection, now: datetime) -> list[DaemonRow]:
-    """Return the daemons that are not gone, sorted by name."""
+    """Return the daemons that are running, sorted by name."""
     with connection.begin():
         rows = connection.execute(select(daemon).where(~_is_gone(now)).order_by(daemon.c.name)).all()
     return [DaemonRow(row.name, row.seen_at, _watches(row.sources)) for row in rows]
 
 
 def _is_gone(now: datetime) -> Any:
-    """Return the condition that a row is older than `ALIVE_FOR`, or more than that in the future (a clock is wrong)."""
+    """Return the SQL condition for a time that is more than `ALIVE_FOR` in the past or in the future.
+
+    A time in the future means that the clock of a machine is or was wrong.
+    """
     return or_(daemon.c.seen_at < now - ALIVE_FOR, daemon.c.seen_at > now + ALIVE_FOR)
 
 

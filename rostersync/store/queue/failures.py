@@ -1,6 +1,6 @@
 """Keep a daemon's current failures in a small file, because the database may be unreachable or full.
 
-`status` reads the file. It contains only failures that left no run in the database.
+The command `status` reads the file. The file contains only failures that are not recorded as a run in the database.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 STATE = Path("/var/lib/rostersync")
-"""The state directory of the service. Its unit file names the same one."""
+"""The state directory of the service, which is also set in the service's unit file."""
 
 THE_DAEMON = ""
-"""Used instead of a source's name if the failure concerns the daemon itself."""
+"""The value of `source` in a failure that concerns the daemon itself."""
 
 _LARGEST = 2**20
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """A failure that no run in the database records. `source` is the name of a source, or `THE_DAEMON`."""
+    """A failure that is not recorded as a run. `source` is the name of a source, or `THE_DAEMON`."""
 
     source: str
     at: datetime
@@ -40,10 +40,10 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 def failures_file(url: str, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """Return the path of the file for the daemon that uses the database at `url`.
+    """Return the path of the failures file for a daemon that uses the database at `url`.
 
-    For SQLite the file is beside the database. For PostgreSQL it is in the service's state directory. Returns None if
-    that directory does not exist.
+    For SQLite, the file is beside the database. For PostgreSQL, the file is in the service's state directory. Returns
+    None if the state directory does not exist.
     """
     database = sqlite_path(url)
     if database is not None:
@@ -55,8 +55,8 @@ def failures_file(url: str, environ: Mapping[str, str] = os.environ) -> Path | N
 def write_failures(path: Path, failures: Iterable[Failure]) -> None:
     """Write the current failures, or delete the file if `failures` is empty.
 
-    Only its owner can read the file. It is written in place, because a full disk has no room for a second file. Never
-    raises `OSError`: the log has the failures as well.
+    Only the owner of the file can read the file. The file is overwritten, because there may be no space for a second
+    file on a full disk. This function never raises `OSError`, because the log contains the failures as well.
     """
     rows = [{"source": f.source, "at": to_text(f.at), "error": f.error, "hint": f.hint} for f in failures]
     with suppress(OSError):

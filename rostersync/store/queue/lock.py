@@ -1,9 +1,10 @@
-"""Make sure that each source has one writer, with a lock that ends with its holder and a fence that each holder raises.
+"""Make sure that only one process at a time writes a source, by a lock and a fence number.
 
-On SQLite, the lock is an advisory lock on a file beside the database. On PostgreSQL, it is an advisory lock of the
-session, so the URL must lead to the server itself or to a pooler in session mode. A process can lose either lock
-without notice (a file on a network disk, a connection that died). Therefore every commit begins with a conditional
-UPDATE, the fence, that succeeds only for the latest holder.
+On SQLite, the lock is an advisory lock on a file beside the database. On PostgreSQL, the lock is an advisory lock of
+the session, so the URL must point to the server itself or to a pooler in session mode. On both databases, the lock ends
+when the process that holds it ends. A process can lose a lock without noticing, for example because the connection died
+or the file is on a network disk. Therefore each new holder increases the source's fence number. Every commit begins
+with a conditional UPDATE, which succeeds only if the number has not changed.
 """
 
 from __future__ import annotations
@@ -50,15 +51,15 @@ _LOCK_ROW = select(_source.name).where(_NAMED).with_for_update()
 
 class _Lock(Protocol):
     def is_held(self) -> bool:
-        """Return whether the lock still keeps other processes away."""
+        """Return whether this process still has the lock."""
         ...
 
     def unlock(self) -> None:
-        """Unlock, and keep the session or file open. May raise."""
+        """Release the lock, but leave the session or the file open. May raise an error."""
         ...
 
     def release(self) -> None:
-        """Close the lock's file, if it has one. Never raises."""
+        """Close the lock's file, if there is one. Never raises an error."""
         ...
 
 
@@ -99,24 +100,24 @@ class _SessionLock:
                 raise BlockingIOError
 
     def is_held(self) -> bool:
-        return True  # the lock lasts as long as the session: see `HeldLocks.require`
+        return True  # the lock ends only with the session, which `HeldLocks.require` checks
 
     def unlock(self) -> None:
         with self._connection.begin():
             self._connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": self._key})
 
     def release(self) -> None:
-        """Do nothing: the lock ends with its session, which the `Lease` or `HeldLocks` closes."""
+        """Do nothing, because the `Lease` or the `HeldLocks` closes the session, which ends the lock."""
 
 
 class Lease:
-    """The right to write one source, and the connection to write with.
+    """The right to write one source, with the database connection to use for it.
 
-    No transaction is open on the connection, except within a function of the store.
+    Between calls of the store's functions, no transaction is open on the connection.
     """
 
     def __init__(self, connection: Connection, source: str, fence: int, lock: _Lock | None) -> None:
-        """`lock` is released with the lease. It is None if the process holds the lock for longer, in `HeldLocks`."""
+        """`lock` is released together with the lease. It is None if a `HeldLocks` object has the lock."""
         self.connection = connection
         self.source = source
         self.fence = fence
@@ -124,7 +125,10 @@ class Lease:
         self._mine: dict[str, Any] = {"of": source, "mine": fence}
 
     def pass_fence(self) -> None:
-        """Raise `LockLost` unless this lease is the source's latest. Call it first in each transaction that writes."""
+        """Raise `LockLost` if another process has become the writer since.
+
+        Call this first in each writing transaction.
+        """
         if self.connection.execute(_PASS_FENCE, self._mine).rowcount != 1:
             message = f"source {self.source}: another process has taken over as its writer"
             raise LockLost(message, "nothing of this run was applied; run it again")
@@ -132,11 +136,11 @@ class Lease:
     def release(self) -> None:
         """Close the connection, and release the lock if it belongs to the lease.
 
-        Never raises: if the release fails, the lock still ends with the session or the file.
+        Never raises an error. If an unlock fails, closing the session or the file still ends the lock.
         """
         is_usable = False
         try:
-            with suppress(Exception):  # if the session is dead, its lock has ended
+            with suppress(Exception):  # if the session is dead, its lock has already ended
                 if self._lock is not None:
                     _forget_holder(self.connection, self._mine)
                     self._lock.unlock()
@@ -157,9 +161,9 @@ def _forget_holder(connection: Connection, mine: dict[str, Any]) -> None:
 def acquire(
     engine: Engine, database: Path | None, source: str, clock: Clock, purpose: str, *, held: bool = False
 ) -> Lease:
-    """Become the writer of `source`, or raise `LockHeld`, which names the holder.
+    """Become the writer of `source`. Raises `LockHeld` with the name of the holder if the source is locked.
 
-    `database` is the SQLite file, or None on PostgreSQL. With `held`, this process already has the lock: see
+    `database` is the SQLite file, or None on PostgreSQL. If `held` is True, this process already has the lock in a
     `HeldLocks`.
     """
     connection = engine.connect()
@@ -192,9 +196,11 @@ def _take(connection: Connection | None, database: Path | None, source: str) -> 
 
 @contextmanager
 def all_taken(connection: Connection | None, database: Path | None, sources: Iterable[str]) -> Iterator[None]:
-    """Keep every writer away from the sources. On PostgreSQL, the locks last as long as the session of `connection`.
+    """Lock the sources, so that no other process can write them.
 
-    On SQLite, `connection` is only used to name a holder. It is None if the database cannot be read. Raises `LockHeld`.
+    On PostgreSQL, the locks last as long as the session of `connection`. On SQLite, `connection` is only used to find
+    the name of a holder, and is None if the database cannot be read. Raises `LockHeld` if a source is locked by another
+    process.
     """
     with ExitStack() as locks:
         for source in sources:
@@ -203,13 +209,14 @@ def all_taken(connection: Connection | None, database: Path | None, sources: Ite
 
 
 class HeldLocks:
-    """The locks that a daemon holds as long as it runs. On PostgreSQL, all of them are in one session.
+    """The locks that a daemon holds as long as it runs. On PostgreSQL, one session has all these locks.
 
-    Only one thread may use this. The locks end with the session and with the process. `require` drops lost locks.
+    Only one thread may use this object. The locks end when the session or the process ends. `require` drops the locks
+    that were lost.
     """
 
     def __init__(self, engine: Engine, database: Path | None, clock: Clock, purpose: str) -> None:
-        """Hold no lock yet. `purpose` is how other processes name the holder of a source."""
+        """Create an object that holds no lock yet. Other processes see `purpose` as a part of the holder's name."""
         self._engine, self._database, self._clock, self._purpose = engine, database, clock, purpose
         self._session: Connection | None = None
         self._locks: dict[str, tuple[_Lock, int]] = {}
@@ -218,12 +225,12 @@ class HeldLocks:
         return source in self._locks
 
     def sources(self) -> list[str]:
-        """Return the sources with a lock that this process holds."""
+        """Return the names of the sources that this object has locked."""
         return list(self._locks)
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """Yield the connection that holds the locks. On SQLite, which locks files, yield a new connection.
+        """Yield the connection that holds the locks, or on SQLite a new connection, because there the locks are files.
 
         If the block raises `DatabaseUnreachable` on PostgreSQL, all locks are dropped, because the session may be lost.
         """
@@ -240,13 +247,16 @@ class HeldLocks:
             raise
 
     def take(self, source: str) -> None:
-        """Take the lock of `source`. Raises `LockHeld`, which names the holder, and `StoreError`."""
+        """Lock `source`.
+
+        Raises `LockHeld` with the name of the holder if another process has the lock, or `StoreError`.
+        """
         with self.connection() as connection:
             lock = _take(connection, self._database, source)
             try:
                 self._locks[source] = lock, _raise_fence(connection, source, self._clock, self._purpose)
             except BaseException:
-                with suppress(StoreError):  # otherwise the session would keep a lock that we do not know about
+                with suppress(StoreError):  # otherwise the session would keep a lock that is not in `_locks`
                     lock.unlock()
                 lock.release()
                 raise
@@ -263,7 +273,7 @@ class HeldLocks:
             self._locks.pop(source)[0].release()
 
     def release(self, source: str) -> None:
-        """Release the lock of one source."""
+        """Unlock one source."""
         lock, fence = self._locks.pop(source)
         with suppress(StoreError), self.connection() as connection:
             _forget_holder(connection, {"of": source, "mine": fence})
@@ -271,7 +281,7 @@ class HeldLocks:
         lock.release()
 
     def drop(self) -> None:
-        """Release all locks at once, and close the session. Never raises."""
+        """Release all locks at once, and close the session. Never raises an error."""
         for lock, _ in self._locks.values():
             lock.release()
         self._locks.clear()
@@ -282,10 +292,11 @@ class HeldLocks:
 
 
 def lock_path(database: Path, source: str) -> Path:
-    """Return the lock file of `source` beside the SQLite file `database`.
+    """Return the path of the lock file of `source`, which is beside the SQLite file `database`.
 
-    The name of a configured source is always usable in a file's name. If another program has written the source, its
-    name may not be usable. Such a name is replaced by its hash.
+    The name of a configured source can always be part of a file name. If another program has written the source into
+    the database, its name may contain other characters. In this case, the file name contains a hash of the source's
+    name.
     """
     fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", source)
     name = source if fits else hashlib.blake2b(source.encode(), digest_size=16).hexdigest()
@@ -308,16 +319,16 @@ SELECT pid, application_name, usename AS role, usename = current_user AS is_ours
 
 
 def is_held(connection: Connection, database: Path | None, source: str) -> bool:
-    """Return whether any process holds the lock of `source` now."""
+    """Return whether `source` is locked now, by this process or by another one."""
     if database is None:
         return connection.execute(_HOLDER, {"key": advisory_key(source)}).first() is not None
     return _file_is_locked(lock_path(database, source))
 
 
 def _file_is_locked(path: Path) -> bool:
-    """Return whether another process holds the lock on a file, by trying to take a shared lock.
+    """Return whether another process has locked a file. To find out, try to take a shared lock for a moment.
 
-    A writer that comes at the same moment fails to take its lock, but tries again.
+    If a writer tries to lock the file at that moment, it fails, and tries again.
     """
     try:
         fd = open_plain(path, os.O_RDONLY)
@@ -349,7 +360,7 @@ def _raise_fence(connection: Connection, source: str, clock: Clock, purpose: str
 
 
 def lock_source(connection: Connection, source: str) -> None:
-    """Lock the source's row until the transaction ends. Insert the row if it does not exist."""
+    """Lock the row of a source until the transaction ends. If the row does not exist, insert it first."""
     if connection.scalar(_LOCK_ROW, {"of": source}) is None:
         new = upsert(connection.dialect.name, _table).values(name=source, fence=0, unknown_keys=[])
         connection.execute(new.on_conflict_do_nothing())
@@ -357,16 +368,16 @@ def lock_source(connection: Connection, source: str) -> None:
 
 
 def _locked(connection: Connection | None, database: Path | None, source: str) -> LockHeld:
-    """Return the error that names the lock's holder.
+    """Return the error to raise if a source is locked, with the name of the lock's holder.
 
-    It is the process that has written its name into the source's row. On PostgreSQL, if another role's session has the
-    lock, that session is named instead.
+    The holder has written its name into the source's row. If a session of another PostgreSQL role has the lock, the
+    error contains the name of this role and its server process instead.
     """
     hint = "wait until it ends, or use a longer --wait"
     if connection is None:
         return LockHeld(f"source {source} is locked by another process", hint)
     with connection.begin():
-        if database is None:  # the key is not secret: any role that may connect can take the lock
+        if database is None:  # the key is not secret, so any role that may connect can take the lock
             session = connection.execute(_HOLDER, {"key": advisory_key(source)}).first()
             if session and session.is_ours is False:
                 role, by = f"the database role {session.role} (server pid {session.pid})", session.application_name

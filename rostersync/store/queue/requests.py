@@ -1,4 +1,7 @@
-"""The queue of requested runs. Any process files requests. The holder of the source's lock executes and closes them."""
+"""The queue of requests for runs.
+
+Any process can file a request. The process that holds the source's lock executes and closes the request.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 _KINDS = tuple(map(str, RunKind))
 _ASK = f"ask for one of: {', '.join(_KINDS)}"
 
-# Each statement is built once, because building one takes longer than running it.
+# We build each statement only once, because building a statement takes longer than executing it.
 
 _request = run_request.c
 _OF: BindParameter[Any] = bindparam("of")
@@ -58,10 +61,10 @@ _OPEN = (
 
 
 def _taking(*, refresh: bool) -> Any:
-    """Return the statement that takes the oldest open request for a refresh, or for a run.
+    """Return the statement that takes the oldest open request: for a refresh if `refresh` is True, otherwise for a run.
 
-    If another process is joining the request, the statement waits, and returns the ids that this process has added. A
-    process cannot join a request that was taken, so no student of a refresh is lost.
+    If another process is joining the request, the statement waits, and then also returns the ids that the other process
+    has added. No process can join a request that was already taken, so no student of a refresh is lost.
     """
     mine = _request.request_id == bindparam("number", type_=BigInteger)
     may_be_taken = or_(_request.state == "taken", _NOT_EXPIRED, mine)
@@ -80,9 +83,10 @@ _TAKE_RUN, _TAKE_REFRESH = _taking(refresh=False), _taking(refresh=True)
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """The state of a request. `run_id` is set if it is done, and `error` and `hint` if it failed.
+    """The state of a request. A request that is done has a `run_id`, and a failed request has `error` and `hint`.
 
-    `reads`, `rows_done` and `rows_total` are the run's progress. They are None until the run has reported its progress.
+    `reads`, `rows_done` and `rows_total` describe how far the run has got. These fields are None until the run first
+    reports its progress.
     """
 
     state: str
@@ -95,24 +99,24 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class OpenRequest(msgspec.Struct, frozen=True):
-    """A request that a process has taken or may still take."""
+    """A request that a process has already taken or can still take."""
 
     request_id: int
     source: str
-    kind: str  # a RunKind, unless another program has written the request
+    kind: str  # a value of `RunKind`, unless another program has written the request
     approves: int | None
     state: str
     requested_at: datetime
 
 
 def file(connection: Connection, request: RunRequest, now: datetime) -> int:
-    """File a request, or join the pending request of the same source and kind, and return its number.
+    """File a request, or join the pending request of the same source and kind. Return the number of the request.
 
-    A request that is not taken within its `wait` expires, so a caller that died leaves no request behind. The students
-    of a refresh are added to the pending refresh, so a source has at most one pending refresh. An approval never joins
-    another request.
+    A request expires if no process takes it within its `wait`. So if the caller dies, its request does not remain open.
+    A new refresh adds its students to a pending refresh, so a source has at most one pending refresh. An approval never
+    joins another request.
     """
-    lock_source(connection, request.source)  # one process files at a time
+    lock_source(connection, request.source)  # so that one process at a time files a request
     expires_at = None if request.wait is None else now + request.wait
     if request.approves is None and (joined := _join(connection, request, now, expires_at)) is not None:
         return joined
@@ -130,7 +134,7 @@ def file(connection: Connection, request: RunRequest, now: datetime) -> int:
 
 
 def _join(connection: Connection, request: RunRequest, now: datetime, expires_at: datetime | None) -> int | None:
-    """Join the pending request of the same source and kind, and return its number. Return None if there is none."""
+    """Join the pending request of the same source and kind. Return its number, or None if no request is pending."""
     found = _pending(connection, request, now)
     if found is None:
         return None
@@ -141,18 +145,19 @@ def _join(connection: Connection, request: RunRequest, now: datetime, expires_at
 
 
 def _pending(connection: Connection, request: RunRequest, now: datetime) -> Any:
-    """Return the number, expiry and ids of the request that a new request may join, or None."""
+    """Return the number, expiry time and ids of the request that `request` can join, or None if it cannot join any."""
     return connection.execute(_PENDING, {"of": request.source, "like": str(request.kind), "now": now}).first()
 
 
 def take(lease: Lease, now: datetime, mine: int, *, refresh: bool = False) -> RunRequest | None:
-    """Take the oldest open request for a run of the lease's source, or with `refresh` for a refresh, and return it.
+    """Take and return the oldest open request of the lease's source: a refresh if `refresh` is True, otherwise a run.
 
-    Return None if no request is open.
+    Returns None if no such request is open.
 
-    A request that is already `taken` is taken again: this process holds the lock, so the process that took it has died.
-    The holder's own request, `mine`, is taken even if it has expired while earlier requests were executed. A request
-    of an unknown kind, which another program must have written, is marked as failed.
+    A request in the state `taken` is taken again. Because this process has the lock, the process that took the request
+    before must have died. The request `mine`, which this process has filed itself, is taken even if it expired while
+    earlier requests were executed. If another program has written a request of an unknown kind, the request is marked
+    as failed.
     """
     taking = _TAKE_REFRESH if refresh else _TAKE_RUN
     with writing(lease.connection):
@@ -166,41 +171,44 @@ def take(lease: Lease, now: datetime, mine: int, *, refresh: bool = False) -> Ru
 
 
 def close(connection: Connection, request_id: int, run_id: int) -> None:
-    """Mark a request as done by `run_id`, in the transaction that records the run."""
+    """Mark a request as done by the run `run_id`. Call this in the transaction that records the run."""
     connection.execute(_CLOSE, {"number": request_id, "by": run_id})
 
 
 def fail(connection: Connection, request_id: int, message: str, hint: str) -> None:
-    """Mark a request that was taken as failed: no run will be recorded for it."""
+    """Mark a taken request as failed, if no run will be recorded for the request."""
     connection.execute(_FAIL, {"number": request_id, "error": message, "hint": hint})
 
 
 def note_progress(connection: Connection, request_id: int, reads: str, done: int, total: int) -> None:
-    """Store the progress of a request's run, for the processes that wait for it."""
+    """Store the progress of the run that executes a request, for the processes that wait for the run."""
     connection.execute(_NOTE, {"number": request_id, "reads": reads, "rows_done": done, "rows_total": total})
 
 
 def touch(connection: Connection, request_id: int) -> None:
-    """Write without changing anything. Raises `StoreError` if the database cannot be written."""
+    """Check that the database can be written, by a write that changes nothing.
+
+    Raises `StoreError` if the write fails.
+    """
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("PRAGMA user_version = 0")  # SQLite would not write a row that stays the same
+        connection.exec_driver_sql("PRAGMA user_version = 0")  # SQLite does not write a row that does not change
     else:
         connection.execute(_TOUCH, {"number": request_id})
 
 
 def open_requests(connection: Connection, now: datetime) -> list[OpenRequest]:
-    """Return the taken and pending requests of all sources, the oldest first. Expired requests are left out."""
+    """Return the taken and the pending requests of all sources, oldest first, without the expired ones."""
     with connection.begin():
         rows = connection.execute(_OPEN, {"now": now}).mappings()
         return [OpenRequest(**row) for row in rows]
 
 
 def leave(connection: Connection, request_id: int, *, taken: bool) -> bool:
-    """Stop waiting for a request, and return whether that was possible.
+    """Stop waiting for a request. Return False if the state of the request does not allow this.
 
-    The request is withdrawn when its last waiter leaves. A waiter can leave a request that was taken only with `taken`.
-    The process that took it still closes it after the run. If this process took it and ends during the run, the next
-    holder of the lock takes the request again for its other waiters.
+    When its last waiter leaves, the request is withdrawn. A waiter can leave a request that a process has taken only if
+    `taken` is True. That process still closes the request after the run. If that process ends during the run, the next
+    holder of the lock takes the request again for the remaining waiters.
     """
     leavable = ("pending", "taken") if taken else ("pending",)
     left = connection.execute(
@@ -215,7 +223,10 @@ def leave(connection: Connection, request_id: int, *, taken: bool) -> bool:
 
 
 def progress(connection: Connection, request_id: int) -> Progress:
-    """Return the state of a request. A request that was purged with its source counts as withdrawn."""
+    """Return the state of a request.
+
+    If the request was deleted because its source was purged, its state is `withdrawn`.
+    """
     with connection.begin():
         row = connection.execute(_PROGRESS, {"number": request_id}).mappings().first()
     return Progress(**row) if row else Progress("withdrawn")

@@ -1,12 +1,13 @@
 """Keep PostgreSQL from gathering statistics of students' columns, except for the columns that its query plans need.
 
-Statistics contain values, such as the most common last names and the bounds of a histogram. They remain after the rows
-are deleted. EXPLAIN shows estimates that come from them, even to a reader of a view that does not show these rows. So
-every column of a table with personal data has the statistics target 0, unless it is in `KEPT`. That includes columns
-that later versions add.
+Statistics contain values, such as the most common last names and the bounds of a histogram. The statistics remain after
+the rows are deleted. EXPLAIN prints estimates that are based on the statistics. So a user who can read only some rows
+through a view might learn something about the other rows. Therefore, in a table with personal data every column has the
+statistics target 0, except the columns in `KEPT`. A column that a later version adds gets the target 0 as well.
 
-The other tables contain no value of a student's field. `quarantine.reason` and `run` contain names of fields, ids and
-counts. `audit` contains ids, names of fields, and the accounts of the people who run rostersync.
+The other tables do not contain the values of a student's fields. The column `quarantine.reason` and the table `run`
+contain names of fields, ids and counts. The table `audit` contains ids, names of fields, and the accounts of the people
+who run rostersync.
 """
 
 from __future__ import annotations
@@ -25,16 +26,20 @@ if TYPE_CHECKING:
 _PERSONAL = (student.name, student_version.name, student_detail.name)
 
 KEPT = {"source", "id", "valid_from", "valid_to", "run_id", "deleted_at", "waiting_since", "status"}
-"""The columns with statistics: keys of joins, a version's time and run, columns compared with NULL, and the status.
+"""The columns that have statistics.
 
-The view `enrolled_student` selects one status. Without statistics of the status, PostgreSQL expects one row instead of
-a thousand. Then a report that joins the view with itself took 13 s on 20,000 students instead of 0.02 s. There are few
-statuses, and many students share each, so these statistics only reveal how many students have each status.
+These are the keys of joins, the time and the run of a version, the columns that queries compare with NULL, and the
+status.
+
+The view `enrolled_student` selects one status. If the column had no statistics, PostgreSQL would expect one row instead
+of thousands. A report that joined the view with itself then took 13 s on 20,000 students instead of 0.02 s. The
+statistics of the status reveal only how many students have each status, because there are few statuses and many
+students share each of them.
 """
 
 _OURS = {"schema": SCHEMA, "tables": list(_PERSONAL), "kept": sorted(KEPT)}
 
-# An earlier version had its tables in the schema of the views.
+# An earlier version of rostersync created the tables in the schema of the views.
 _IS_GATHERED = text("""
 SELECT EXISTS (SELECT FROM pg_stats WHERE schemaname IN (:schema, :earlier) AND tablename = ANY(:tables)
                   AND attname <> ALL(:kept))
@@ -52,15 +57,18 @@ SELECT c.relname AS table_name, quote_ident(attname) AS name, format_type(atttyp
 
 
 def are_gathered(connection: Connection) -> bool:
-    """Return whether `withhold` must remove statistics. If so, no view may read the columns while `withhold` runs."""
+    """Return whether `withhold` has to remove statistics.
+
+    If True, no view may read the columns while `withhold` runs.
+    """
     return bool(connection.scalar(_IS_GATHERED, {**_OURS, "earlier": OF_VIEWS}))
 
 
 def withhold(connection: Connection) -> None:
-    """Keep PostgreSQL from gathering statistics of columns outside `KEPT`, and remove those that it has gathered.
+    """Keep PostgreSQL from gathering statistics of columns outside `KEPT`, and remove any existing statistics of them.
 
-    To remove them without superuser rights, we set the type of the column again. The type does not change, so
-    PostgreSQL does not rewrite the table. Call this function in the transaction of an upgrade.
+    Setting the type of a column removes the column's statistics, and needs no superuser rights. The new type equals the
+    old type, so PostgreSQL does not rewrite the table. Call this function in the transaction of an upgrade.
     """
     for table, columns in groupby(connection.execute(_COLUMNS, _OURS), lambda column: column.table_name):
         actions = ", ".join(

@@ -1,8 +1,8 @@
-"""Report how the database's tables, keys, indexes and views differ from this version's.
+"""Report the differences between the database's tables, keys, indexes and views and the schema of this version.
 
-To compare, this version's tables are created: for SQLite in memory, on PostgreSQL as temporary tables that are rolled
-back. The same query then describes both, so the definitions are written in the same way. No query here may count
-rows: a daemon does this check at each start.
+For the comparison, we create this version's tables: in memory for SQLite, and as temporary tables for PostgreSQL, in a
+transaction that is rolled back. Then one query describes the existing tables and the new tables, so both descriptions
+have the same format. The queries in this module must not count rows, because a daemon does this check at each start.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ RESTORE = "restore a backup: rostersync db restore FILE"
 
 
 class Drift(NamedTuple):
-    """A difference between the database and this version's schema, and how to remove it."""
+    """A difference between the database and this version's schema, and a remedy for it."""
 
     difference: str
     remedy: str
 
 
 class _Item(NamedTuple):
-    """A table or view, or a column, key or index of a table. `kind` is the word for it in messages."""
+    """A table, a view, or a column, key or index of a table. Messages use the word `kind`, for example "index"."""
 
     kind: str
     table: str
@@ -126,9 +126,11 @@ SELECT format('%I.%I', nspname, relname) FROM pg_class JOIN pg_namespace n ON n.
 
 
 def drift(engine: Engine) -> list[Drift]:
-    """Return how the database differs from this version's schema. Empty unless it was changed from outside rostersync.
+    """Return the differences between the database and this version's schema.
 
-    Raises `NoDatabase`, `SchemaOutdated` and `SchemaTooNew`.
+    There are no differences unless the schema was changed without rostersync.
+
+    Raises `NoDatabase`, `SchemaOutdated` or `SchemaTooNew` unless the database has a schema of this version's revision.
     """
     if engine.dialect.name == "sqlite":
         with engine.connect() as connection, connection.begin():
@@ -156,9 +158,9 @@ def _expected_by_sqlite() -> _Shape:
 
 
 def _expected_by_postgresql(connection: Connection) -> _Shape:
-    """Create temporary tables and views, and return their shape.
+    """Create temporary tables and views from the schema of this version, and return their shape.
 
-    Until the transaction ends, names without a schema mean these temporary tables and views.
+    Until the transaction ends, a name without a schema refers to one of these temporary tables and views.
     """
     connection.exec_driver_sql("SET LOCAL search_path = pg_temp")
     metadata.create_all(connection, checkfirst=False)
@@ -168,9 +170,10 @@ def _expected_by_postgresql(connection: Connection) -> _Shape:
 
 
 def _restored_views(connection: Connection) -> _Shape:
-    """Return the views in the form that they have after a dump was restored.
+    """Return the form that the views have after a dump is restored.
 
-    The server has then parsed a definition that it wrote itself, and this moves some parentheses.
+    A restore makes the server parse a definition that the server itself has written. The second parsing moves some
+    parentheses.
     """
     written = connection.execute(_WRITTEN_VIEWS, {"names": _VIEW_NAMES})
     script = "; ".join(f"CREATE OR REPLACE TEMPORARY VIEW {name} {BARRIER} AS {query}" for name, query in written)
@@ -179,7 +182,10 @@ def _restored_views(connection: Connection) -> _Shape:
 
 
 def _shape(connection: Connection, query: TextClause, places: TextClause | None = None) -> _Shape:
-    """Return the definitions that `query` finds. On PostgreSQL, `places` returns the schemas of tables and views."""
+    """Return the definitions that `query` finds.
+
+    On PostgreSQL, `places` is a query for the schemas of tables and views.
+    """
     known = {} if places is None else {**connection.execute(places).mappings().one(), "names": _VIEW_NAMES}
     return {_Item(kind, table, name): definition for kind, table, name, definition in connection.execute(query, known)}
 
@@ -189,27 +195,30 @@ def _differences(connection: Connection, stored: _Shape, expected: _Shape) -> li
 
 
 def _views(connection: Connection, stored: _Shape, expected: _Shape) -> list[Drift]:
-    """Return the differences between the views, and remove the views from both shapes."""
+    """Return the differences between the stored and the expected views, and remove the views from both shapes."""
     found = []
     for view in VIEWS:
         item, table = _Item("view", view.name, view.name), _Item("table", view.name, view.name)
         name = view.name if connection.dialect.name == "sqlite" else placed(view)
         definition = expected.pop(item)
         if table in stored:
-            what = f"{name} is a table, not this version's view"
+            what = f"{name} is a table, but should be a view"
             found.append(Drift(what, f"drop or rename the table, and {UPGRADE}"))
         elif item not in stored:
             found.append(Drift(f"the view {name} is missing", UPGRADE))
         elif stored.pop(item) != definition:
-            found.append(Drift(f"the view {name} has another definition than this version's", UPGRADE))
+            found.append(Drift(f"the view {name} is defined differently in this version", UPGRADE))
     return found
 
 
 def _left_over(connection: Connection) -> list[Drift]:
-    """Return our views in wrong schemas, and an early version's tables. A restored older dump can leave both."""
+    """Return our views that are in the wrong schema, and the tables of an early version.
+
+    Restoring an older dump can leave such views and tables behind.
+    """
     found = []
     for name in connection.execute(_ELSEWHERE, {"names": _VIEW_NAMES, "tables": SCHEMA, "views": OF_VIEWS}).scalars():
-        what = f"the view {name} is not one of this version's, whose views are in the schema {OF_VIEWS}"
+        what = f"the view {name} is not used any more, because this version has its views in the schema {OF_VIEWS}"
         found.append(Drift(what, f"DROP VIEW {name}"))
     if tables := own_schema.earlier_tables(connection):
         names = ", ".join(f"{OF_VIEWS}.{table}" for table in tables)
@@ -223,16 +232,16 @@ def _tables(connection: Connection, stored: _Shape, expected: _Shape) -> list[Dr
     for item in sorted(stored.keys() | expected.keys()):
         whole = _Item("table", item.table, item.table)
         if whole not in expected:
-            continue  # another program's view or table, which is harmless
+            continue  # a view or table of another program, which does no harm
         if item != whole and whole not in stored:
-            continue  # its table is missing, which is reported once
+            continue  # the whole table is missing, which is reported only once
         is_, should = stored.get(item), expected.get(item)
         if is_ == should:
             continue
         if is_ is None:
             what = f"{item} is missing"
         elif should is None:
-            what = f"{item} is not one of this version's"
+            what = f"{item} does not belong to this version's schema"
         else:
             what = f"{item} is {is_}, not {should}"
         found.append(Drift(what, _remedy(connection, item, is_, should)))
@@ -240,7 +249,7 @@ def _tables(connection: Connection, stored: _Shape, expected: _Shape) -> list[Dr
 
 
 def _remedy(connection: Connection, item: _Item, is_: str | None, should: str | None) -> str:
-    """Return the statements that resolve a difference, or another remedy if no statement can."""
+    """Return the SQL statements that remove a difference, or another remedy if no statement can remove it."""
     postgresql = connection.dialect.name == "postgresql"
     schema_of = f"{SCHEMA}." if postgresql else ""
     table = f"{schema_of}{item.table}"

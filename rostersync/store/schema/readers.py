@@ -1,8 +1,8 @@
-"""Let roles of PostgreSQL read our views, and none of our tables.
+"""Let PostgreSQL roles read our views, but none of our tables.
 
-A role can read exactly the views of the last grant. Each grant first revokes all privileges that the role had on our
-schema, tables and views. Upgrades keep the grants (`view_upgrade`) and add none: if a later version adds a view, no
-role can read it until it is granted.
+A role can read exactly the views of the last grant, because each grant first revokes all privileges that the role had
+on our schema, tables and views. An upgrade keeps the grants (see `view_upgrade`), but adds none. So if a later version
+adds a view, a role cannot read the new view until the next grant.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 NAMES = tuple(view.name for view in VIEWS)
-"""The views that can be granted."""
+"""The names of the views that can be granted."""
 
 _ROLES = text("SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' AND rolname <> current_user ORDER BY 1 LIMIT 20")
 _ROLE = text("SELECT quote_ident(rolname) FROM pg_roles WHERE rolname = :role")
@@ -40,9 +40,9 @@ SELECT name FROM unnest(CAST(:names AS text[])) WITH ORDINALITY v (name, place)
                   AND has_table_privilege(r.oid, :schema || '.' || name, 'SELECT'))
  ORDER BY place
 """)
-# MEMBER also finds roles whose privileges the role does not inherit, but can get by SET ROLE, or by granting itself a
-# membership. A privilege on a table counts even if the role cannot use the schema, because PostgreSQL still shows
-# the role the statistics of the table.
+# MEMBER also finds a privilege that the role does not inherit, but can get by SET ROLE or by granting itself a
+# membership. A privilege on a table matters even if the role cannot use the table's schema, because PostgreSQL lets the
+# role see the statistics of the table.
 _REACH_TABLES = text("""
 SELECT format('%s (%s)', rolname, how) FROM (
   SELECT rolname, CASE
@@ -73,19 +73,18 @@ SELECT format('GRANT USAGE ON SCHEMA %I TO %I;', CAST(:schema AS text), CAST(:ro
 
 
 def grant(connection: Connection, role: str, views: Sequence[str] = ()) -> list[str]:
-    """Let `role` read `views` and no other view, and return the views that it can read now.
-
-    Call it inside a transaction.
+    """Let `role` read `views` and no other view. Return the views that the role can read afterwards.
 
     Args:
         connection: The connection, inside a transaction.
         role: The name of an existing role.
-        views: Names from `NAMES`. Default: empty, which means all.
+        views: The names of the views, which must be in `NAMES`. Default: empty, which grants all views.
 
     Raises:
-        ConfigError: The role does not exist, has the rights of a role that owns our tables or views, or can reach the
-            tables regardless of grants.
-        StoreError: An administrator must first let the role connect or use the schema. The hint has the statements.
+        ConfigError: The role does not exist, has the rights of the owner of our tables or views, or can read the tables
+            without a grant.
+        StoreError: An administrator must first allow the role to connect or to use the schema. The hint contains the
+            SQL statements.
 
     """
     quoted = _known(connection, role)
@@ -100,24 +99,24 @@ def grant(connection: Connection, role: str, views: Sequence[str] = ()) -> list[
 
 
 def revoke(connection: Connection, role: str) -> list[str]:
-    """Revoke all privileges of `role` on our objects, and return the views that it can still read.
+    """Revoke all privileges of `role` on our tables and views. Return the views that the role can still read.
 
-    Call it inside a transaction. Raises `ConfigError` if the role does not exist, or has the rights of a role that owns
-    our tables or views.
+    Call this function inside a transaction. It raises `ConfigError` if the role does not exist, or has the rights of
+    the owner of our tables or views.
     """
     _withdraw(connection, _known(connection, role))
     return readable(connection, role)
 
 
 def readable(connection: Connection, role: str) -> list[str]:
-    """Return the views that a role can read, including those that it can read as a role that it is a member of."""
+    """Return the views that a role can read, either itself or as a member of another role."""
     return list(connection.execute(_READABLE, {"role": role, "schema": OF_VIEWS, "names": list(NAMES)}).scalars())
 
 
 def _known(connection: Connection, role: str) -> str:
     """Return the quoted name of a role.
 
-    Raises `ConfigError` if the role does not exist, or has the rights of a role that owns our tables or views.
+    Raises `ConfigError` if the role does not exist, or has the rights of the owner of our tables or views.
     """
     quoted: str | None = connection.scalar(_ROLE, {"role": role})
     if quoted is None:
@@ -138,14 +137,14 @@ def _withdraw(connection: Connection, quoted: str) -> None:
 
 
 def _let_in(connection: Connection, role: str) -> None:
-    """Let the role connect to the database and use the schema of the views, so that it can reach the views.
+    """Allow the role to connect to the database and to use the schema of the views.
 
-    Raises `StoreError` if our role may not grant one of these privileges.
+    Raises `StoreError` if our own role is not allowed to grant one of these privileges.
     """
     missing = connection.execute(_WAY_IN, {"role": role, "schema": OF_VIEWS}).all()
     for row in missing:
         if row.is_ours_to_grant:
             run_verbatim(connection, row.statement)
     if others := [row.statement for row in missing if not row.is_ours_to_grant]:
-        hint = f"let an administrator run first, in this database: {' '.join(others)}"
+        hint = f"first let an administrator run this in the database: {' '.join(others)}"
         raise StoreError(f"role {role}: cannot reach the views", hint)

@@ -1,4 +1,4 @@
-"""Read the revision of the database's schema, and upgrade it to this version's."""
+"""Read the revision of the database's schema, and upgrade the schema to the newest revision."""
 
 from __future__ import annotations
 
@@ -24,15 +24,18 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
-"""Every revision that this version knows, oldest first. It is listed here because importing Alembic is slow."""
+"""Every revision that this version knows, oldest first.
+
+The revisions are listed here because importing Alembic is slow.
+"""
 
 HEAD = REVISIONS[-1]
 
-_LOCK = 0x726F7374_0000  # so that only one process at a time sets up a PostgreSQL database
+_LOCK = 0x726F7374_0000  # key of the lock that lets one process at a time set up a PostgreSQL database
 
 
 class Level(enum.Enum):
-    """How the database's schema compares with this version's."""
+    """Whether the database's schema is empty, older or newer than this version's schema, or current."""
 
     EMPTY = "empty"
     OLDER = "older"
@@ -41,7 +44,7 @@ class Level(enum.Enum):
 
 
 def revision(connection: Connection) -> str | None:
-    """Return the revision of the database's schema, or None if there is none."""
+    """Return the revision of the database's schema, or None if the database has no schema of rostersync."""
     query = "SELECT version_num FROM alembic_version"
     if not inspect(connection).has_table("alembic_version"):
         if connection.dialect.name == "sqlite" or not own_schema.earlier_tables(connection):
@@ -51,7 +54,7 @@ def revision(connection: Connection) -> str | None:
 
 
 def level(connection: Connection) -> Level:
-    """Return how the database's revision compares with this version's.
+    """Return whether the database's schema is empty, older or newer than this version's schema, or current.
 
     Raises `StoreError` if the database contains another program's tables, or on PostgreSQL if another role owns the
     schema of our tables or may create objects in it.
@@ -71,10 +74,10 @@ def level(connection: Connection) -> Level:
 
 
 def require_current(connection: Connection) -> None:
-    """Raise `SchemaTooNew` or `SchemaOutdated` unless the schema is this version's."""
+    """Raise `SchemaTooNew` or `SchemaOutdated` unless the database has the schema of this version."""
     found = level(connection)
     if found is Level.NEWER:
-        message = f"the database has schema {revision(connection)}, of a later version of rostersync"
+        message = f"the database has schema {revision(connection)}, from a later version of rostersync"
         raise SchemaTooNew(message, "install that version or a later one")
     if found is not Level.CURRENT:
         has = f"has schema {revision(connection)}" if found is Level.OLDER else "is empty"
@@ -82,9 +85,9 @@ def require_current(connection: Connection) -> None:
 
 
 def require_filled(connection: Connection, what: str) -> None:
-    """Raise `NoDatabase` if the database is empty, and `SchemaTooNew` if a later version wrote it.
+    """Raise `NoDatabase` if the database is empty, and `SchemaTooNew` if a later version wrote the schema.
 
-    Errors call the database `what`.
+    Error messages refer to the database as `what`.
     """
     if level(connection) is Level.EMPTY:
         raise NoDatabase(f"{what} is empty", "there is nothing to back up")
@@ -92,19 +95,21 @@ def require_filled(connection: Connection, what: str) -> None:
 
 
 def require_known(found: str | None, what: str) -> str:
-    """Return `found`, which is the revision of a backup or database, or None if it is not rostersync's.
+    """Check and return `found`, the revision of a backup or of a database.
 
-    Raises `StoreError` if it is None, and `SchemaTooNew` if a later version wrote it. Errors call it `what`.
+    Raises `StoreError` if `found` is None, which means that rostersync did not write the backup or database. Raises
+    `SchemaTooNew` if a later version wrote the backup or database. Error messages refer to the backup or database as
+    `what`.
     """
     if found is None:
         raise StoreError(f"{what} is not a backup of rostersync", "nothing was changed")
     if found not in REVISIONS:
-        raise SchemaTooNew(f"{what} has schema {found}, of a later version", "install that version or a later one")
+        raise SchemaTooNew(f"{what} has schema {found}, from a later version", "install that version or a later one")
     return found
 
 
 class Step(msgspec.Struct, frozen=True):
-    """A migration. `locks_readers`: whether, on PostgreSQL, readers of the views must wait until the upgrade ends."""
+    """A migration. If `locks_readers` is True, readers of the PostgreSQL views must wait until the upgrade ends."""
 
     revision: str
     description: str
@@ -121,10 +126,10 @@ def steps_after(connection: Connection, found: str) -> list[Step]:
 
 
 def upgrade(engine: Engine) -> str | None:
-    """Upgrade the schema to this version's in one transaction, and replace views that were changed by hand.
+    """Upgrade the schema to this version's schema in one transaction, and replace views that were changed by hand.
 
-    In an empty database, the tables of `tables.py` are created directly; the migrations lead to the same tables.
-    Returns the earlier revision, or None if the database was empty. Raises the same errors as `upgrading`.
+    In an empty database, the tables of `tables.py` are created directly. Running all migrations would create the same
+    tables. Returns the earlier revision, or None if the database was empty. Raises the same errors as `upgrading`.
     """
     with upgrading(engine) as (connection, found):
         before = revision(connection)
@@ -137,12 +142,12 @@ def upgrade(engine: Engine) -> str | None:
 
 @contextmanager
 def upgrading(engine: Engine) -> Iterator[tuple[Connection, Level]]:
-    """Yield a connection on which the caller must upgrade the tables, and the earlier level of the tables.
+    """Yield a connection on which the caller must upgrade the tables, and the level that the tables have so far.
 
-    All of it is one transaction. At its end, the views have this version's form.
+    The context is one transaction. At the end of the transaction, the views are upgraded to this version's form.
 
-    Raises `SchemaTooNew` if a later version wrote the schema. Raises `StoreError` if something depends on a view that
-    must be dropped, or if a PostgreSQL role lacks a privilege.
+    Raises `SchemaTooNew` if a later version wrote the schema. Raises `StoreError` if another object depends on a view
+    that must be dropped, or if our PostgreSQL role lacks a privilege.
     """
     with engine.connect() as connection, writing(connection):
         postgresql = connection.dialect.name == "postgresql"
@@ -162,32 +167,38 @@ def upgrading(engine: Engine) -> Iterator[tuple[Connection, Level]]:
 
 
 def wait_for_others(connection: Connection) -> None:
-    """Keep other processes from setting up this PostgreSQL database until the transaction ends."""
+    """Keep other processes from setting up this PostgreSQL database until the transaction ends.
+
+    If another process is setting up the database now, this function first waits for the other process.
+    """
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
 
 
 def _create(connection: Connection) -> None:
     metadata.create_all(connection, checkfirst=False)
     version = "version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)"
-    connection.exec_driver_sql(f"CREATE TABLE alembic_version ({version})")  # as Alembic creates it
+    connection.exec_driver_sql(f"CREATE TABLE alembic_version ({version})")  # the same statement as in Alembic
     connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": HEAD})
 
 
 def migrate(connection: Connection) -> None:
-    """Run the migrations that lead to this version's tables, in the transaction of `connection`."""
+    """Run the migrations that upgrade the tables to this version, in the transaction of `connection`."""
     from alembic import command  # noqa: PLC0415 - slow to import, and rarely needed
 
     command.upgrade(alembic_config(connection), "head")
 
 
 def comparison_options(connection: Connection) -> dict[str, Any]:
-    """Return Alembic's options to compare the tables. Items that are only for another dialect are left out."""
+    """Return the options for Alembic's comparison of the tables.
+
+    The options exclude items that exist only in another dialect.
+    """
     dialect = connection.dialect.name
     return {"include_object": lambda item, *_: item.info.get("only", dialect) == dialect}
 
 
 def alembic_config(connection: Connection) -> Config:
-    """Return Alembic's configuration to run this installation's migrations on `connection`."""
+    """Return an Alembic configuration that runs the migrations of this installation on `connection`."""
     from alembic.config import Config  # noqa: PLC0415 - slow to import, and rarely needed
 
     config = Config()
@@ -197,7 +208,10 @@ def alembic_config(connection: Connection) -> Config:
 
 
 def migrations_folder() -> Path:
-    """Return the folder of the migrations. It is in the package if that is installed, else at the checkout's top."""
+    """Return the folder of the migrations.
+
+    An installed package contains the folder. In a checkout, the folder is at the top.
+    """
     package = Path(__file__).resolve().parents[2]
     inside = package / "migrations"
     return inside if inside.is_dir() else package.parent / "migrations"

@@ -1,7 +1,8 @@
-"""Convert a student to the values of a row and back, and insert many rows quickly.
+"""Convert a student to the values of a row, convert a row to a student, and insert many rows quickly.
 
-SQLAlchemy converts each value of each row separately, which takes longer than everything else in a full run. So many
-rows at once bypass it: SQLite gets tuples, and PostgreSQL gets COPY. `values_of` converts values for both drivers.
+SQLAlchemy converts each value of each row separately, which takes longer than everything else in a full run. So we
+bypass SQLAlchemy to insert many rows: we pass tuples to the SQLite driver, and use COPY on PostgreSQL. The function
+`values_of` returns values that both drivers accept.
 """
 
 from __future__ import annotations
@@ -27,23 +28,29 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Row as SqlRow
 
 NAMES = ("id", *PAYLOAD)
-"""The columns that hold a `Student`."""
+"""The names of the columns that contain the values of a `Student`."""
 
 TIMESTAMP = Timestamp()
 
 
 def milliseconds(moment: datetime | None) -> int | None:
-    """Return a time in milliseconds since 1970, which is how the stage stores `updated_at`; None for None."""
+    """Return a time in milliseconds since 1970, or None if `moment` is None.
+
+    The stage stores `updated_at` in this form.
+    """
     return None if moment is None else to_epoch_ms(moment)
 
 
 def student_of(row: SqlRow[Any], offset: int) -> Student:
-    """Return the student from the columns of a row at `offset`, which must be in the order of `NAMES`."""
+    """Return the student from a row. The student's values begin at column number `offset`, in the order of `NAMES`."""
     return Student(**{name: row[offset + index] for index, name in enumerate(NAMES)})
 
 
 def values_of(student: Student) -> tuple[Any, ...]:
-    """Return the values of a student's row in the stage's table `records`. Both drivers accept them."""
+    """Return the values of a student's row in the stage's table `records`.
+
+    Both database drivers accept these values.
+    """
     row = list(msgspec.to_builtins(astuple(student)[:_EXTRA]))
     for place in _TIMES:
         if (text := row[place]) is not None:
@@ -62,7 +69,7 @@ _STATUS, _EXTRA = NAMES.index("status"), NAMES.index("extra")
 _SECONDS, _MILLISECONDS = (
     len("2026-03-01T07:30:15"),
     len("2026-03-01T07:30:15.000"),
-)  # msgspec writes six digits of a second's fraction, or none
+)  # msgspec writes either no fraction of a second or six digits of it
 
 
 @lru_cache(maxsize=100)
@@ -73,18 +80,19 @@ def _insert(dialect: str, place: str, names: tuple[str, ...]) -> str:
 
 
 def insert_all(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert new rows into a table with one statement.
+    """Insert new rows into a table by one statement.
 
     Args:
-        connection: The connection, inside a transaction.
-        table: A table of the database or of the stage.
-        rows: For each row the values of all columns, as the driver accepts them. At least two columns must each have a
-            value other than None in at least one row.
+        connection: A connection with an open transaction.
+        table: The table, which may belong to the stage.
+        rows: The values of all columns for each row, in a form that the driver accepts. At least two columns must
+            contain values other than None.
 
     """
     if not rows:
         return
-    # Each value that is passed to a driver takes time, even NULL. So we leave out a column that is NULL in all rows.
+    # Passing a value to a driver takes time, even if the value is NULL. So we leave out each column that is NULL in all
+    # rows.
     filled = [place for place, values in enumerate(zip(*rows, strict=True)) if values.count(None) < len(rows)]
     pick = itemgetter(*filled)
     made = list(map(pick, rows))

@@ -1,11 +1,11 @@
 """Define the tables. Other programs must use the views instead, because any migration may change a table.
 
-The row of a student in `student` is the newest version, living or tombstone. It includes the facts of that version
-(`valid_from`, `op`, `changed_fields`, `run_id`). `student_version` has only superseded versions, so the first load
-writes no history.
+The table `student` has one row for each student, with the newest version of the student's record. A deleted student has
+a row too. The columns `valid_from`, `op`, `changed_fields` and `run_id` describe that version. The table
+`student_version` contains only superseded versions, so the first load writes no rows to it.
 
-We use plain tables of SQLAlchemy Core, because importing the ORM takes a sixth of the time of a small command.
-`rostersync.models` has ORM classes for reports in Python.
+We use the plain tables of SQLAlchemy Core, because importing the ORM would take a sixth of a small command's running
+time. The module `rostersync.models` has ORM classes for reports in Python.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
 PAYLOAD = (*FIELD_NAMES, "extra")
-"""The columns for the fields of a student's record, except `id`."""
+"""The names of the columns that contain the fields of a student's record, except `id`."""
 
 
 class PlanState(StrEnum):
-    """What became of the plan of a held run."""
+    """The state of a held run's plan."""
 
     OPEN = "open"
     APPROVED = "approved"
     SUPERSEDED = "superseded"
-    """A later run has made the plan pointless."""
+    """A later run has replaced the plan."""
 
 
 class DeletionSource(StrEnum):
-    """What showed that a student has left."""
+    """The kind of evidence that a student has left."""
 
     STREAM = "stream"
     """The deleted feed, a `deleted_at`, or GET."""
@@ -62,7 +62,7 @@ class DeletionSource(StrEnum):
 
 
 class Op(StrEnum):
-    """What made a version of a student."""
+    """The kind of change that a version of a student records."""
 
     INSERT = "insert"
     UPDATE = "update"
@@ -70,7 +70,7 @@ class Op(StrEnum):
     RESTORE = "restore"
 
 
-Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite generates values only for INTEGER keys
+Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers new rows only if the key is INTEGER
 
 metadata = MetaData(
     naming_convention={
@@ -82,7 +82,7 @@ metadata = MetaData(
 
 
 def student_columns() -> list[Column[Any]]:
-    """Return new columns for `PAYLOAD`."""
+    """Return a new column object for each name in `PAYLOAD`."""
     typed: list[Column[Any]] = [Column(field.name, COLUMN_TYPES[field.kind]) for field in FIELDS]
     return [*typed, Column("extra", Json, nullable=False)]
 
@@ -96,30 +96,30 @@ def _head_count(name: str) -> Column[int]:
 
 
 def _of_source() -> ForeignKeyConstraint:
-    """Return the foreign key to the source of a student's row. It exists on SQLite only.
+    """Return a foreign key from a student's row to the row of its source. The foreign key exists on SQLite only.
 
-    On PostgreSQL inserting a row would take four times as long, because the source of each row would be looked up. The
-    foreign key is not needed: a run's transaction locks the row of its source before it writes students, and
-    `source forget` deletes the source and its students in one transaction. On SQLite the check is cheap, and removing
-    the foreign key would rebuild the table.
+    On PostgreSQL, each insert would take four times as long, because PostgreSQL would look up the source of each row.
+    The database is consistent without the foreign key: a run's transaction locks the row of its source before it writes
+    students, and `source forget` deletes the source and its students in one transaction. On SQLite the check is cheap,
+    and SQLite would have to rebuild the table to remove the foreign key.
     """
     only = "sqlite"
     return ForeignKeyConstraint(["source"], ["source.name"], info={"only": only}).ddl_if(dialect=only)
 
 
 def _partial_index(name: str, *columns: Column[Any], rows: ColumnElement[bool]) -> None:
-    """Add an index of the rows that meet the condition `rows`.
+    """Add an index that contains only the rows that meet the condition `rows`.
 
-    A query can use the index if its WHERE contains this condition, without parameters.
+    A query can use the index only if the query's WHERE clause contains this condition, written without parameters.
     """
     Index(name, *columns, info={"rows": rows})
 
 
 @compiles(CreateIndex)
 def _create_index(create: CreateIndex, compiler: Any, **options: Any) -> str:
-    """Return the CREATE INDEX statement, with the WHERE of a partial index.
+    """Return the CREATE INDEX statement. If the index is partial, the statement has a WHERE clause.
 
-    SQLAlchemy has options for partial indexes, but they would import both dialects.
+    We do not use SQLAlchemy's own options for partial indexes, because they would import the modules of both dialects.
     """
     statement: str = compiler.visit_create_index(create, **options)
     if (rows := create.element.info.get("rows")) is None:
@@ -127,12 +127,12 @@ def _create_index(create: CreateIndex, compiler: Any, **options: Any) -> str:
     return f"{statement} WHERE {compiler.sql_compiler.process(rows, include_table=False)}"
 
 
-# A school: how far it was read, and which process holds its lock.
+# A source is a school. The row says how far the school's feeds were read, and which process has the lock.
 source = Table(
     "source",
     metadata,
     Column("name", Text, primary_key=True),
-    _figure("fence"),  # raised by each new holder of the lock; a commit with an earlier number is refused
+    _figure("fence"),  # each new holder of the lock increases it; a commit with an earlier number fails
     Column("holder", Text),
     Column("held_since", Timestamp),
     Column("modified_watermark", Timestamp),
@@ -140,17 +140,18 @@ source = Table(
     Column("last_clean_modified_at", Timestamp),
     Column("last_clean_full_at", Timestamp),
     Column("history_starts_at", Timestamp),
-    Column("deleted_feed_ignored", Boolean, nullable=False, default=False),  # whether it ignored its filter last time
-    Column("unknown_keys", Json, nullable=False, default=list),  # salted hashes of keys of `extra` that were reported
+    Column("deleted_feed_ignored", Boolean, nullable=False, default=False),  # the feed ignored its filter last time
+    Column("unknown_keys", Json, nullable=False, default=list),  # salted hashes of the keys that were reported
     Column("salt", LargeBinary),
-    Column("fingerprint", LargeBinary),  # salted hash of token and base_url; shows if the source may be another school
-    Column("keys", Json),  # `projections.Keys`: which keys lists and GET serve; NULL: no run has stored it
-    _head_count("living"),  # the number of students by state: see `head_count`
+    Column("fingerprint", LargeBinary),  # salted hash of token and base_url; a new one may mean another school
+    Column("keys", Json),  # `projections.Keys`: the keys that lists and GET serve; NULL if unknown
+    _head_count("living"),  # the numbers of students, which `head_count` explains
     _head_count("enrolled"),
     _head_count("deleted"),
 )
 
-# One run of one source, after it has ended. Its figures are the fields of `report.Counts`, requests and retries.
+# A run of one source. The row is written when the run has ended. The figures are the fields of `report.Counts`, and the
+# numbers of requests and retries.
 run = Table(
     "run",
     metadata,
@@ -176,15 +177,16 @@ run = Table(
     Column("modified_watermark", Timestamp),
     Column("deleted_watermark", Timestamp),
     Column("error", Text),
-    _figure("guarded"),  # its removals without approval, which the guard adds up over 24 hours
-    Column("notices", Json, nullable=False, default=list),  # remarks of the report: ids, counts and names of fields
+    _figure("guarded"),  # the unapproved removals, which the guard adds up over 24 hours
+    Column("notices", Json, nullable=False, default=list),  # remarks in the report: ids, counts and names of fields
     Column("plan", Text),  # see `PlanState`; NULL if the run held no removals
     sqlite_autoincrement=True,
 )
 
-# There will be millions of runs. So each query that a run, `status` or a daemon makes has a partial index of the rows
-# that it may return. The view `sync_health` uses the first two conditions. Both exclude refreshes, but they are written
-# differently on purpose: otherwise SQLite would look for the newest success in the index `ix_run_newest`.
+# The table will have millions of rows. So there is a partial index for each query that a run, a daemon or the command
+# `status` makes, and this index contains only the rows that the query may return. The view `sync_health` uses the first
+# two conditions. Each condition excludes refreshes in a different way. If both conditions did this in the same way,
+# SQLite would search the index `ix_run_newest` for the newest success.
 _COUNTS = run.c.kind.in_([literal_column("'incremental'"), literal_column("'full'")])
 _IS_SUCCESS = and_(
     run.c.kind != literal_column("'refresh'"),
@@ -197,7 +199,7 @@ _partial_index("ix_run_success", run.c.source, run.c.run_id, rows=_IS_SUCCESS)
 _partial_index("ix_run_open_plan", run.c.source, rows=PLAN_IS_OPEN)
 _partial_index("ix_run_guarded", run.c.source, run.c.finished_at, rows=IS_GUARDED)
 
-# A removal in the plan of a held run.
+# A removal that belongs to the plan of a held run.
 held_removal = Table(
     "held_removal",
     metadata,
@@ -207,8 +209,8 @@ held_removal = Table(
     Column("deleted_at", Timestamp),
 )
 
-# A request for a run. Its state is `pending`, `taken`, `done`, `withdrawn` (no process waits for it), or
-# `failed` (no run was recorded for it).
+# A request for a run. The state of a request is `pending`, `taken`, `done`, `withdrawn` (because no process waits for
+# the result), or `failed` (because no run was recorded).
 run_request = Table(
     "run_request",
     metadata,
@@ -222,26 +224,26 @@ run_request = Table(
     Column("expires_at", Timestamp),
     Column("waiters", BigInteger, nullable=False),
     Column("run_id", Key),
-    Column("error", Text),  # why it failed
-    Column("hint", Text),  # what to do next
-    Column("reads", Text),  # the progress of a daemon's run: the list that it reads
-    Column("rows_done", BigInteger),  # how many rows of that list it has read
+    Column("error", Text),  # why the request failed
+    Column("hint", Text),  # what the user should do next
+    Column("reads", Text),  # the list that a daemon's run is reading
+    Column("rows_done", BigInteger),  # how many rows of that list have been read
     Column("rows_total", BigInteger),  # how many rows that list has
     sqlite_autoincrement=True,
 )
 REQUEST_IS_OPEN = run_request.c.state.in_([literal_column("'pending'"), literal_column("'taken'")])
 _partial_index("ix_run_request_open", run_request.c.state, run_request.c.source, rows=REQUEST_IS_OPEN)
 
-# A running daemon. It updates its row every few seconds, and deletes it when it ends.
+# A running daemon. Every few seconds, the daemon updates its row. When it ends, it deletes the row.
 daemon = Table(
     "daemon",
     metadata,
-    Column("name", Text, primary_key=True),  # the same text as the `holder` of a source, with host and process id
+    Column("name", Text, primary_key=True),  # host and process id, as in the column `holder` of a source
     Column("seen_at", Timestamp, nullable=False),
-    Column("sources", Json, nullable=False),  # by source: `standby`, and in `next` the next time by kind of run
+    Column("sources", Json, nullable=False),  # by source: `standby`, and `next`, the next slot by kind of run
 )
 
-# An audited action. `source` is not a foreign key, because the row must remain when the source is forgotten.
+# An entry of the audit log. `source` is not a foreign key, because the entry must remain when the source is forgotten.
 audit = Table(
     "audit",
     metadata,
@@ -252,13 +254,13 @@ audit = Table(
     Column("host", Text, nullable=False),
     Column("verb", Text, nullable=False),
     Column("ids", JsonTuple, nullable=False),
-    Column("fields", JsonTuple, nullable=False),  # names of fields, never their values
+    Column("fields", JsonTuple, nullable=False),  # the names of fields, never their values
     Column("counts", Json, nullable=False, default=dict),
     Column("outcome", Text, nullable=False),
     sqlite_autoincrement=True,
 )
 
-# A record that could not be decoded. `id` is negative if the record has no readable id.
+# A record that could not be decoded. The column `id` has a negative number if the record has no readable id.
 quarantine = Table(
     "quarantine",
     metadata,
@@ -286,18 +288,18 @@ student = Table(
     _of_source(),
 )
 
-# The detail of a living student: the part of the record that only GET serves. Sources have no rows here if their lists
-# serve everything.
+# The detail of a current student is the part of the record that only GET serves. If the lists of a source contain every
+# key, the source has no rows in this table.
 student_detail = Table(
     "student_detail",
     metadata,
     Column("source", Text, primary_key=True),
     Column("id", BigInteger, primary_key=True),
-    Column("record", LargeBinary),  # the detail as `records.encode` writes it; NULL: it has no keys, or was never read
-    Column("updated_ms", BigInteger),  # the `updated_at` that the detail belongs to, in milliseconds since 1970
-    Column("settled", Boolean, nullable=False),  # whether no later change can have the same `updated_at`
+    Column("record", LargeBinary),  # as `records.encode` writes it; NULL if the detail is empty or was never read
+    Column("updated_ms", BigInteger),  # the `updated_at` of the detail, in milliseconds since 1970
+    Column("settled", Boolean, nullable=False),  # True if no later change can have the same `updated_at`
     Column("read_at", Timestamp),
-    Column("waiting_since", Timestamp),  # since when the detail must be read again; NULL: it need not be
+    Column("waiting_since", Timestamp),  # since when the detail has to be read again; NULL if this is not needed
     _of_source(),
 )
 

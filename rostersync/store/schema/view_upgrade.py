@@ -1,18 +1,19 @@
-"""Upgrade the views to this version's form together with the tables, in one transaction.
+"""Upgrade the views to this version's form, in the same transaction as the tables.
 
-To change a view, edit `views` and add a migration, even an empty one if no table changes. On PostgreSQL, a view with
-the same definition is not touched. A view that only gets columns at its end is replaced. In both cases, objects that
-depend on the view are kept. A view that loses, renames or retypes a column is dropped and created again, with its owner
-and its grants. If another object depends on a view that must be dropped, the upgrade stops and is rolled back.
+To change a view, edit the module `views` and add a migration. If no table changes, the migration is empty. On
+PostgreSQL, an upgrade does not touch a view if its definition has not changed. If a view only has new columns at its
+end, the upgrade replaces the view. In both cases, objects that depend on the view remain. If a column of a view is
+removed, renamed or gets another type, the upgrade drops the view and creates it again, with the same owner and grants.
+If another object depends on a view that must be dropped, the upgrade stops and is rolled back.
 
-An upgrade that removes PostgreSQL's statistics (`column_statistics`) makes the views read no table until it ends.
-Objects that depend on the views are kept then, too.
+If an upgrade must remove PostgreSQL's statistics (see `column_statistics`), it first redefines the views so that they
+read no table. Objects that depend on the views remain in this case too.
 
-Otherwise the views exist during the migrations, and neither database drops or retypes a column that a view reads. A
-migration that does this must first call `drop_views(op.get_bind(), "sync_run", ...)` with every view that reads the
-column. On SQLite, a batch operation needs this for every view that reads the table. A migration that removes a view
-from the contract must call `drop_views` too. SQLite has no grants, and dropping a view there has no effect on other
-views, so all views are dropped and created again after the migrations.
+In all other cases the views exist during the migrations. Neither database can drop a column that a view reads, or
+change its type. So a migration that does this must first call `drop_views(op.get_bind(), "sync_run", ...)` with every
+view that reads the column. Before a batch operation on SQLite, it must drop every view that reads the table. A
+migration that removes a view from the contract must call `drop_views` too. On SQLite, all views are dropped and created
+again after the migrations, because SQLite has no grants, and dropping a view there does not affect other views.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class _Form(msgspec.Struct, frozen=True):
-    """A view as PostgreSQL stores it: its query, its options, and the name, type and collation of each column."""
+    """The definition of a view in PostgreSQL. Each of `columns` is the name, type and collation of a column."""
 
     query: str
     options: list[str]
@@ -48,7 +49,7 @@ class _Form(msgspec.Struct, frozen=True):
 
 
 class _Grant(NamedTuple):
-    """A privilege on a view or a table, or on one of its columns. `role` is quoted for SQL."""
+    """A privilege on a view or a table, or on one of its columns. The name in `role` is quoted for SQL."""
 
     column: str | None
     privilege: str
@@ -57,7 +58,7 @@ class _Grant(NamedTuple):
 
 
 class Access(msgspec.Struct, frozen=True):
-    """The owner of a view or a table, and the grants on it. `owner` is quoted for SQL."""
+    """The owner of a view or a table, and the grants on it. The name in `owner` is quoted for SQL."""
 
     owner: str
     grants: list[_Grant]
@@ -89,8 +90,8 @@ _COLUMNS = text("""
 SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped
 """)
 
-# A rule counts as the view that it implements. A view's row type depends on the view, and objects that use the type
-# depend on the type. A table's own parts are left out.
+# The query replaces a rule by the view that the rule implements. The query also follows a view's row type, because
+# objects that use the type depend on the view. The parts of a table, such as its indexes, are not in the result.
 _DEPENDENTS = text("""
 WITH RECURSIVE leaving (classid, objid) AS (
   SELECT 'pg_class'::regclass::oid, to_regclass(name)::oid FROM unnest(CAST(:names AS text[])) name
@@ -115,10 +116,12 @@ _TRIAL = "pg_temp.rostersync_trial"
 
 
 def upgraded_views(connection: Connection, *, detached: bool = False) -> AbstractContextManager[None]:
-    """Return a context for migrations. At its end, the views are those in `VIEWS`, with the earlier owners and grants.
+    """Return a context for migrations.
 
-    With `detached`, PostgreSQL's views read no table meanwhile, so the caller can replace the tables themselves. Raises
-    `StoreError` if another object depends on a view that must be dropped.
+    At its end, the views match `VIEWS` and have the same owners and grants as before.
+
+    If `detached` is True, the views on PostgreSQL read no table inside the context, so the caller can drop and create
+    tables. Raises `StoreError` if another object depends on a view that must be dropped.
     """
     if connection.dialect.name == "sqlite":
         return _on_sqlite(connection)
@@ -127,7 +130,7 @@ def upgraded_views(connection: Connection, *, detached: bool = False) -> Abstrac
 
 @contextmanager
 def _on_sqlite(connection: Connection) -> Iterator[None]:
-    yield  # keep our views until now: ALTER TABLE fails if another user's view reads one that is missing
+    yield  # do not drop our views earlier: if another view reads a missing view, ALTER TABLE fails
     drop_views(connection, *(view.name for view in VIEWS))
     for view in VIEWS:
         create_view(connection, view)
@@ -148,16 +151,18 @@ def _on_postgresql(connection: Connection, *, detached: bool) -> Iterator[None]:
 
 
 def changed_views(connection: Connection) -> list[str]:
-    """Return the views that an upgrade may replace, as far as this is known before its migrations."""
+    """Return the names of the views that an upgrade may replace, as far as we know before the migrations."""
     if connection.dialect.name == "sqlite":
         return []
     return [placed(view) for view in VIEWS if _may_change(connection, view)]
 
 
 def drop_views(connection: Connection, *names: str) -> None:
-    """Drop some of our views, for a migration that changes the columns that they read. Missing views are skipped.
+    """Drop the named views, and skip the missing ones.
 
-    Raises `StoreError` if another object depends on one of them.
+    A migration calls this function before it changes a column that the views read.
+
+    Raises `StoreError` if another object depends on one of the views.
     """
     schema = f"{OF_VIEWS}." if connection.dialect.name == "postgresql" else ""
     if schema:
@@ -169,7 +174,7 @@ def drop_views(connection: Connection, *names: str) -> None:
 def require_no_dependents(connection: Connection, names: list[str], what: str) -> None:
     """Raise `StoreError` if another object depends on one of `names`.
 
-    `names` are views or tables, with their schemas. The error calls them `what`.
+    `names` are the names of views or tables, each with its schema. The error message refers to all of them as `what`.
     """
     if found := list(connection.execute(_DEPENDENTS, {"names": names}).scalars()):
         message = f"this command must drop and recreate {what}, on which other objects depend: {', '.join(found)}"
@@ -178,19 +183,19 @@ def require_no_dependents(connection: Connection, names: list[str], what: str) -
 
 
 def _may_change(connection: Connection, view: View) -> bool:
-    """Return whether the view may have to change. This is called before the migrations."""
+    """Return whether an upgrade may have to change the view. Call this before the migrations."""
     try:
         return _form(connection, placed(view)) != _built(connection, view)
-    except StoreError:  # the view reads a table or column that a migration will create
+    except StoreError:  # the new view reads a table or column that a migration will create
         return True
 
 
 def _lock(connection: Connection, view: View, access: Access) -> None:
-    """Lock a view, but not its tables, so that new readers of the view wait.
+    """Lock a view, but not the tables that it reads. New readers of the view then wait.
 
-    A reader locks a view and then its tables. If migrations locked the tables first and the view later, a reader and
-    the upgrade could wait for each other. LOCK would also lock the tables. This statement locks only the view, and
-    changes nothing.
+    A reader first locks the view and then the tables. If the upgrade locked them in the opposite order, a deadlock with
+    a reader would be possible. The SQL command LOCK would lock the tables too. Instead, we set the owner of the view to
+    its present owner, which locks only the view and changes nothing.
     """
     run_verbatim(connection, f"ALTER VIEW {placed(view)} OWNER TO {access.owner}")
 
@@ -198,14 +203,14 @@ def _lock(connection: Connection, view: View, access: Access) -> None:
 def _detach(connection: Connection, name: str) -> None:
     """Redefine a view so that it reads no table until it is replaced.
 
-    Then the types of the tables' columns can be changed, and objects that depend on the view need not be dropped.
+    Afterwards a migration can change the types of the tables' columns, although other objects depend on the view.
     """
     columns = connection.execute(_NULLS, {"name": f"{OF_VIEWS}.{name}"}).scalar_one()
     run_verbatim(connection, f"CREATE OR REPLACE VIEW {OF_VIEWS}.{name} {BARRIER} AS SELECT {columns} WHERE false")
 
 
 def _upgrade(connection: Connection, access: dict[str, Access]) -> None:
-    """Replace the views that differ from `VIEWS`. Drop and create again the views that cannot be replaced."""
+    """Replace the views that differ from `VIEWS`. If a view cannot be replaced, drop it and create it again."""
     stored = {view.name: _form(connection, placed(view)) for view in VIEWS}
     built = {view.name: _built(connection, view) for view in VIEWS}
     dropped = [name for name, form in stored.items() if form and not _is_extended(form, built[name])]
@@ -220,7 +225,10 @@ def _upgrade(connection: Connection, access: dict[str, Access]) -> None:
 
 
 def _is_extended(stored: _Form, built: _Form) -> bool:
-    """Return whether CREATE OR REPLACE VIEW can turn `stored` into `built`: it can only add columns at the end."""
+    """Return whether CREATE OR REPLACE VIEW can turn `stored` into `built`.
+
+    CREATE OR REPLACE VIEW can only add columns at the end.
+    """
     return built.columns[: len(stored.columns)] == stored.columns
 
 
@@ -230,9 +238,9 @@ def _form(connection: Connection, name: str) -> _Form | None:
 
 
 def _built(connection: Connection, view: View) -> _Form:
-    """Return the form that `view` will have: create it under another name, and roll that back.
+    """Return the form that `view` will have. To find out, create the view under another name, and roll back.
 
-    The same server writes both forms, so they differ only if the views differ.
+    PostgreSQL formats this form and the stored form in the same way, so they differ only if the views differ.
     """
     with connection.begin_nested() as trial:
         run_verbatim(connection, f"CREATE TEMPORARY VIEW {_TRIAL} {BARRIER} AS {view.query('postgresql')}")
@@ -249,9 +257,9 @@ def access_to(connection: Connection, name: str) -> Access:
 
 
 def give_access(connection: Connection, name: str, access: Access) -> None:
-    """Give a view or table that was created again its earlier owner and grants.
+    """Restore the owner and the grants of a view or table that was dropped and created again.
 
-    Revoke the grants that default privileges have added.
+    Grants that PostgreSQL has added because of default privileges are revoked.
     """
     run_verbatim(connection, f"ALTER TABLE {name} OWNER TO {access.owner}")
     for grant in access_to(connection, name).grants:

@@ -1,7 +1,9 @@
-"""Define the views. Their names and columns are a promise to reporting tools, and the same on both databases.
+"""Define the views.
 
-Every upgrade of the schema ends by bringing the views to the form that is declared here. `view_upgrade` says how to
-change a view.
+Reporting tools rely on the names and the columns of the views, which are the same on both databases.
+
+At the end of every schema upgrade, the views are changed to match the definitions in this module. The module
+`view_upgrade` explains how to change a view.
 """
 
 from __future__ import annotations
@@ -20,16 +22,16 @@ SOURCE = ("source", "Name of the source (the school), as configured")
 ID = ("id", "ManageBac's id of the student")
 STUDENT = (
     *((field.name, field.description) for field in FIELDS),
-    ("extra", "JSON object with keys that rostersync does not know, and with values that their fields cannot hold"),
+    ("extra", "JSON object with keys that rostersync does not know, and values that do not fit their field's type"),
 )
 SEEN = (
     ("first_seen_at", "When this replica first stored the student (UTC)"),
-    ("changed_at", "When the newest version of the student began (UTC)"),
+    ("changed_at", "When the newest version of the student's record began (UTC)"),
 )
 
 
 class View(msgspec.Struct, frozen=True):
-    """A view: its columns with their descriptions, and its query on each database."""
+    """The definition of a view, with the descriptions of its columns and the query for each database."""
 
     name: str
     description: str
@@ -50,12 +52,12 @@ def _list(names: tuple[tuple[str, str], ...]) -> str:
 
 
 def _elements(view: str, column: str, field: str, description: str) -> View:
-    """Return a view with one row for each element of a JSON array of the living students."""
+    """Return a view with one row for each element of the JSON array `field` of each current student."""
     select = f"SELECT s.source, s.id, {{element}} AS {column} FROM student s, {{each}} e WHERE s.deleted_at IS NULL"
     cast = "CAST(e.value AS bigint)" if column == "parent_id" else "e.value"
     return _view(
         view,
-        f"One row for each element of `{field}` of each current student, ready to join",
+        f"The elements of `{field}`: one row for each current student and element",
         (SOURCE, ID, (column, description)),
         select.format(element="e.value", each=f"json_each(s.{field})"),
         select.format(element=cast, each=f"jsonb_array_elements_text(s.{field})"),
@@ -68,29 +70,32 @@ _CURRENT = (
 )
 
 _FIGURES = (
-    ("fetched", "Distinct students received, except from the deleted feed; the sum of the next six figures"),
-    ("inserted", "Students who are new in the replica"),
-    ("updated", "Students who were stored as living, and changed"),
-    ("unchanged", "Students who did not change in the replica"),
-    ("restored", "Students who were tombstones and are living again"),
+    (
+        "fetched",
+        "Number of different students received, except in the deleted feed. Sum of the next six figures",
+    ),
+    ("inserted", "Students who were added to the replica"),
+    ("updated", "Current students with a changed record"),
+    ("unchanged", "Students with an unchanged record"),
+    ("restored", "Students who had been deleted and are current again"),
     ("quarantined", "Records that could not be decoded"),
-    ("ignored", "Students who were listed although they are deleted according to their row or to GET"),
-    ("deleted", "Students who became tombstones"),
-    ("stale", "Students who were first received in an older state than stored, and were fetched again"),
-    ("removals_held", "Removals that wait for approval"),
-    ("requests", "Requests made to the API, including retries"),
-    ("retries", "Requests that were retries"),
+    ("ignored", "Students who appeared in a list, but are deleted according to their row or the response to GET"),
+    ("deleted", "Students who were marked as deleted (tombstones)"),
+    ("stale", "Students who were fetched again because the row received first was older than the stored one"),
+    ("removals_held", "Removals that need approval before they are carried out"),
+    ("requests", "Number of requests sent to the API, including retries"),
+    ("retries", "Number of requests that repeated a failed request"),
 )
 _RUN = (
     ("run_id", "Number of the run; later runs have larger numbers"),
     SOURCE,
-    ("kind", "incremental, full, or refresh (single students after they were written; sync_health ignores these runs)"),
+    ("kind", "incremental, full, or refresh (fetches only students who were just written; sync_health ignores it)"),
     ("state", "succeeded, failed, held or incomplete"),
     *_FIGURES,
     ("duration_s", "Duration in seconds"),
-    ("modified_watermark", "How far modifications had been read when the run ended (UTC)"),
-    ("deleted_watermark", "How far deletions had been read when the run ended (UTC)"),
-    ("error", "Why the run failed, is incomplete, or holds removals"),
+    ("modified_watermark", "Modifications up to this time had been read when the run ended (UTC)"),
+    ("deleted_watermark", "Deletions up to this time had been read when the run ended (UTC)"),
+    ("error", "Why the run failed, is incomplete, or held removals"),
     ("started_at", "When the run started (UTC)"),
     ("finished_at", "When the run ended (UTC)"),
 )
@@ -99,44 +104,46 @@ _HISTORY = (
     SOURCE,
     ID,
     ("valid_from", "When this version began in the replica (UTC)"),
-    ("valid_to", "When this version ended (UTC); NULL for the newest version"),
-    ("op", "What made the version: insert, update, delete or restore"),
+    ("valid_to", "When this version ended (UTC), or NULL for the newest version"),
+    ("op", "The change that created the version: insert, update, delete or restore"),
     *STUDENT,
-    ("changed_fields", "JSON array of the names of the fields that changed from the previous version"),
-    ("run_id", "The run that made the version"),
+    ("changed_fields", "JSON array of the names of the fields that differ from the previous version"),
+    ("run_id", "The run that created the version"),
 )
 _VERSION = f"source, id, valid_from, {{valid_to}} AS valid_to, op, {_STUDENT}, changed_fields, run_id"
 
 _HEALTH = (
     SOURCE,
-    ("last_success_at", "End of the latest successful or held run that is not a refresh and not in the future (UTC)"),
-    ("age_seconds", "Seconds since last_success_at"),
-    ("last_state", "State of the newest run that is not a refresh"),
-    ("last_run_id", "The newest run that is not a refresh"),
-    ("held_run_id", "The newest run with removals that wait for approval"),
-    ("live_students", "Number of living students in the replica"),
-    ("deleted_students", "Number of tombstones in the replica"),
+    ("last_success_at", "When the latest succeeded or held run ended (UTC). Refreshes and future times are ignored"),
+    ("age_seconds", "Number of seconds since last_success_at"),
+    ("last_state", "State of the newest run, ignoring refreshes"),
+    ("last_run_id", "The newest run, ignoring refreshes"),
+    ("held_run_id", "The newest run with removals that can still be approved"),
+    ("live_students", "Number of students in the replica who are not deleted"),
+    ("deleted_students", "Number of deleted students in the replica"),
     ("quarantined", "Number of records in quarantine"),
-    ("modified_watermark", "How far modifications have been read (UTC)"),
-    ("deleted_watermark", "How far deletions have been read (UTC)"),
-    ("last_clean_full_at", "End of the last full run with a clean roster, and with nothing unclear or held (UTC)"),
-    ("history_starts_at", "History is complete since this time (UTC)"),
+    ("modified_watermark", "Modifications up to this time have been read (UTC)"),
+    ("deleted_watermark", "Deletions up to this time have been read (UTC)"),
+    ("last_clean_full_at", "When a full run last read a clean roster and left no student unclear or held (UTC)"),
+    ("history_starts_at", "The history is complete from this time on (UTC)"),
 )
 _AUDIT = (
-    ("source", "Name of the source; * for the whole database"),
+    ("source", "Name of the source, or * if the action concerned the whole database"),
     ("at", "When the action started (UTC)"),
-    ("who", "Account of the operating system"),
-    ("host", "Machine on which the action was done"),
-    ("verb", "What was done"),
-    ("ids", "JSON array of the ids of the students that the action concerned"),
-    ("fields", "JSON array of names, never values: the fields set or exported, or the role and views of a grant"),
-    ("counts", "JSON object of figures; it may be empty"),
-    ("outcome", "sending (the process ended before it knew more), done, not_taken (only a part), refused or unknown"),
+    ("who", "Operating system account of the user"),
+    ("host", "Name of the machine that the action was done on"),
+    ("verb", "The kind of action"),
+    ("ids", "JSON array of the ids of the students concerned"),
+    ("fields", "JSON array of names, never values: the fields set or exported, or the role and its granted views"),
+    ("counts", "JSON object with figures about the action; it may be empty"),
+    ("outcome", "done, not_taken (applied only in part), refused, unknown, or sending (the process ended too early)"),
 )
-# A refresh shows nothing about the other students, so it does not count. A run that ended in the future is not a
-# success, because our clock was wrong. One minute is allowed, because the clock of the database server may differ from
-# the clock of the process that writes. The partial indexes of `run` find both runs. BETWEEN and the order by source
-# force PostgreSQL to use them: with `=` it may follow the primary key, and pass over all runs that do not count.
+# The query ignores refreshes, because a refresh reads only a few students. The query also ignores a run that ended more
+# than one minute in the future, because the clock was wrong when the run ended. The minute allows for a difference
+# between the clock of the database server and the clock of the process that wrote the run. The two partial indexes of
+# `run` find the newest run and the newest success. BETWEEN and the ORDER BY on the source make PostgreSQL use these
+# indexes. If the query used `=`, PostgreSQL might scan the primary key instead and read every run that the query
+# ignores.
 _HEALTH_QUERY = """
 SELECT h.source, h.last_success_at, {age} AS age_seconds,
        (SELECT r.state FROM run r WHERE r.run_id = h.last_run_id) AS last_state, h.last_run_id, h.held_run_id,
@@ -158,7 +165,7 @@ SELECT h.source, h.last_success_at, {age} AS age_seconds,
 
 SYNC_HEALTH = _view(
     "sync_health",
-    "One row for each source, with the freshness of the replica",
+    "One row for each source, which says how fresh the replica is",
     _HEALTH,
     _HEALTH_QUERY.format(
         age="max(0, CAST((julianday('now') - julianday(h.last_success_at)) * 86400 AS INTEGER))",
@@ -172,7 +179,7 @@ SYNC_HEALTH = _view(
 )
 
 BARRIER = "WITH (security_barrier)"
-"""Without it, PostgreSQL may call a reader's own function with rows that the view excludes."""
+"""This option prevents PostgreSQL from calling a function that a reader wrote with rows that the view excludes."""
 
 VIEWS = (
     _view(
@@ -183,30 +190,30 @@ VIEWS = (
     ),
     _view(
         "enrolled_student",
-        "The current students with the status enrolled",
+        "The current students with the status `enrolled`",
         (SOURCE, ID, *STUDENT, *SEEN),
         f"{_CURRENT} AND status = 'enrolled'",
     ),
     _view(
         "deleted_student",
-        "Tombstones: the students who were deleted, with their last known fields",
+        "The students who were deleted (tombstones), with their last known fields",
         (
             SOURCE,
             ID,
-            ("deleted_at", "When the student was deleted according to ManageBac, or else when a run noticed it (UTC)"),
-            ("deletion_source", "sweep (missing from the roster of a full run) or stream (shown in any other way)"),
+            ("deleted_at", "When ManageBac deleted the student, or if this is unknown, when a run noticed it (UTC)"),
+            ("deletion_source", "sweep (missing from the roster of a full run) or stream (found in another way)"),
             *STUDENT,
             *SEEN,
         ),
         f"SELECT source, id, deleted_at, deletion_source, {_STUDENT}, first_seen_at, valid_from AS changed_at "
         "FROM student WHERE deleted_at IS NOT NULL",
     ),
-    _elements("student_parent", "parent_id", "parent_ids", "ManageBac id of a parent or guardian"),
-    _elements("student_nationality", "nationality", "nationalities", "A nationality"),
-    _elements("student_language", "language", "languages", "A language"),
+    _elements("student_parent", "parent_id", "parent_ids", "ManageBac's id of a parent or guardian"),
+    _elements("student_nationality", "nationality", "nationalities", "One nationality of the student"),
+    _elements("student_language", "language", "languages", "One language of the student"),
     _view(
         "student_history",
-        "Every version of every student, including the newest. As of t: "
+        "Every version of every student's record, including the newest. To get the students at a time t: "
         "op <> 'delete' AND valid_from <= t AND (valid_to IS NULL OR valid_to > t)",
         _HISTORY,
         f"SELECT {_VERSION.format(valid_to='valid_to')} FROM student_version "
@@ -216,7 +223,7 @@ VIEWS = (
     SYNC_HEALTH,
     _view(
         "audit_log",
-        "One row for each write, approval, purge, grant and export; it remains when the source is forgotten",
+        "One row for each write, approval, purge, grant and export. The rows of a forgotten source remain",
         _AUDIT,
         f"SELECT {_list(_AUDIT)} FROM audit",
     ),
@@ -224,7 +231,10 @@ VIEWS = (
 
 
 def create_view(connection: Connection, view: View) -> None:
-    """Create a view. On PostgreSQL, replace the existing view of that name, which must have the same first columns."""
+    """Create a view.
+
+    On PostgreSQL, an existing view of the same name is replaced. The new view must begin with the same columns.
+    """
     dialect = connection.dialect.name
     create = f"CREATE VIEW {view.name}" if dialect == "sqlite" else f"CREATE OR REPLACE VIEW {placed(view)} {BARRIER}"
     connection.exec_driver_sql(f"{create} AS {view.query(dialect)}")
@@ -236,7 +246,7 @@ def placed(view: View) -> str:
 
 
 def describe_view(connection: Connection, view: View) -> None:
-    """Set the comments of a view and its columns on PostgreSQL to their descriptions."""
+    """Store the descriptions of a view and its columns as comments in PostgreSQL."""
     comments = [("VIEW", placed(view), view.description)]
     comments += [("COLUMN", f'{placed(view)}."{name}"', description) for name, description in view.columns]
     script = "".join(f"COMMENT ON {what} {name} IS {_quote(description)};" for what, name, description in comments)
