@@ -29,7 +29,7 @@ class CancelScope:
         """Create a scope without a parent and without a deadline. It waits with `clock`, and so do its children."""
         self.clock = clock
         self._parent: CancelScope | None = None
-        self._children: weakref.WeakSet[CancelScope] = weakref.WeakSet()
+        self._children: set[weakref.ref[CancelScope]] = set()  # a WeakSet could change while it is read
         self._lock = threading.Lock()
         self._grace = 0.0
         self._ends_at = math.inf  # by clock.monotonic(); inf until the scope is cancelled
@@ -55,7 +55,7 @@ class CancelScope:
             child._seconds, child._deadline = self._seconds, self._deadline
         with self._lock:  # a cancellation is either complete by now, or it finds the child
             child._ends_at, child._signal = self._ends_at + grace, self._signal
-            self._children.add(child)
+            self._children.add(weakref.ref(child, self._children.discard))
         return child
 
     def cancel(self, signal: int = 0) -> None:
@@ -72,7 +72,7 @@ class CancelScope:
                 return
             self._ends_at, self._signal = at, signal
             changed, self._changed = self._changed, threading.Event()
-            children = list(self._children)
+            children = [child for each in self._children.copy() if (child := each())]
         changed.set()
         for child in children:
             child._end(at + child._grace, signal)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
+    from rostersync.cancel import CancelScope
     from rostersync.managebac.reader import StudentReader
     from rostersync.report import RunReport
     from rostersync.simulator.messages import Request
@@ -372,7 +373,7 @@ def test_a_process_that_dies_amid_a_refresh_leaves_it_done_or_to_the_next_holder
 
 
 @contextmanager
-def without_token(_source: str) -> Iterator[StudentReader]:
+def without_token(_source: str, _scope: CancelScope) -> Iterator[StudentReader]:
     raise ConfigError(["the token is gone"])
     yield
 
@@ -393,7 +394,7 @@ def test_a_runs_report_survives_what_becomes_of_the_refresh_behind_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connects, refreshed = iter([world.connect, without_token]), file(world, min(world.upstream()))
-    monkeypatch.setattr(world, "connect", lambda source: next(connects)(source))  # noqa: PLW0108 - the next at each call
+    monkeypatch.setattr(world, "connect", lambda *given: next(connects)(*given))  # noqa: PLW0108 - the next at each call
     assert world.sync().state is RunState.SUCCEEDED
     assert state(world, refreshed) == "failed"
 

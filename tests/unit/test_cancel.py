@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -60,7 +59,6 @@ def test_the_first_cancellation_counts(scope: CancelScope, clock: ManualClock) -
 def test_a_scope_keeps_no_child_that_nobody_uses(scope: CancelScope) -> None:
     for _ in range(100):
         scope.child().child()
-    gc.collect()
     assert len(scope._children) == 0
 
 
@@ -137,20 +135,20 @@ def test_a_wait_beyond_the_deadline_is_not_begun(scope: CancelScope, clock: Manu
 def test_a_wait_ends_as_soon_as_the_scope_does(grace: float) -> None:
     scope = CancelScope(SystemClock())
     work = scope.child(grace=grace).child()
-    threading.Timer(0.1, scope.cancel, [15]).start()
     started = time.monotonic()
+    threading.Timer(0.1, scope.cancel, [15]).start()
     assert signal_of(lambda: work.sleep(20)) == 15
-    assert 0.1 + grace <= time.monotonic() - started < 0.25 + grace
+    assert 0.1 + grace <= time.monotonic() - started < 1 + grace
 
 
 def test_a_wait_within_the_grace_ends_as_soon_as_its_own_scope_is_cancelled() -> None:
     scope = CancelScope(SystemClock())
     work = scope.child(grace=20).child()
+    started = time.monotonic()
     threading.Timer(0.1, scope.cancel, [15]).start()
     threading.Timer(0.2, work.cancel).start()
-    started = time.monotonic()
     assert signal_of(lambda: work.sleep(20)) == 0
-    assert 0.2 <= time.monotonic() - started < 0.35
+    assert 0.2 <= time.monotonic() - started < 1.2
 
 
 def test_a_wait_needs_no_processor() -> None:
