@@ -10,7 +10,7 @@ from sqlalchemy import and_, bindparam, delete, exists, func, insert, select, te
 
 from rostersync.errors import DatabaseUnreachable
 from rostersync.projections import Keys, key_digest
-from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState, Watermarks
+from rostersync.report import Counts, RunKind, RunOutcome, RunReport, RunState, SourceState, Watermarks
 from rostersync.store.database.engine import writing
 from rostersync.store.database.types import Timestamp
 from rostersync.store.queue import requests
@@ -81,18 +81,10 @@ class RunResult(msgspec.Struct, frozen=True):
     """Everything that a run writes, except the rows in its stage."""
 
     report: RunReport
-    state: SourceState
+    outcome: RunOutcome
     request_id: int
-    guarded: int = 0
-    """The number of this run's removals that no approval covers."""
-    holds: bool = False
-    """Whether the removals in the stage wait for approval as a new plan, unless an approved plan covers them."""
     approves: int | None = None
     """The number of the held run with the approved plan that this run carries out; None without an approval."""
-    supersedes_holds: frozenset[RunKind] = frozenset()
-    """This run closes the open plans of held runs of these kinds, because it makes them pointless."""
-    clean_full: bool = False
-    """Whether the run has swept. If so, records without an id that it did not see leave the quarantine."""
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -235,30 +227,30 @@ def _record_run(connection: Connection, result: RunResult) -> int:
         "modified_watermark": report.watermarks.modified,
         "deleted_watermark": report.watermarks.deleted,
         "error": report.error,
-        "guarded": result.guarded,
+        "guarded": result.outcome.guarded,
         "notices": list(report.notices),
-        "plan": "open" if result.holds else None,
+        "plan": "open" if result.outcome.holds else None,
     }
     return int(connection.execute(_RECORD, {**figures, **row}).scalar_one())
 
 
 def _hold_or_apply(connection: Connection, result: RunResult, run_id: int) -> None:
-    if result.holds:
+    if result.outcome.holds:
         planned = select(text(str(run_id)), removals.c.id, removals.c.deletion_source, removals.c.deleted_at)
         wanted = planned.where(removals.c.planned.is_(False))
         connection.execute(insert(held_removal).from_select(["run_id", "id", "deletion_source", "deleted_at"], wanted))
         connection.execute(delete(removals).where(removals.c.planned.is_(False)))
     report = result.report
-    details.let_wait(connection, report.source, result.state, now=report.finished_at)
+    details.let_wait(connection, report.source, result.outcome.source, now=report.finished_at)
     with head_count.kept(connection, report):
         students.apply(connection, report.source, report.counts, run_id=run_id, now=report.finished_at)
-    details.apply(connection, report.source, result.state, now=report.finished_at)
-    if result.clean_full:
+    details.apply(connection, report.source, result.outcome.source, now=report.finished_at)
+    if result.outcome.swept:
         students.release_those_without_id(connection, report.source)
 
 
 def _update_source(connection: Connection, source: str, result: RunResult) -> None:
-    after = result.state
+    after = result.outcome.source
     known = {
         "modified_watermark": after.watermarks.modified,
         "deleted_watermark": after.watermarks.deleted,
@@ -284,7 +276,7 @@ def _end_holds(connection: Connection, result: RunResult, run_id: int) -> None:
     """Close the plans that this run carried out or made pointless, and delete their removals."""
     if result.approves is not None:
         _close_plans(connection, [result.approves], "approved")
-    if kinds := [str(kind) for kind in result.supersedes_holds]:
+    if kinds := [str(kind) for kind in result.outcome.closes_plans]:
         others = {"of": result.report.source, "kinds": kinds, "this_run": run_id}
         _close_plans(connection, list(connection.scalars(_OPEN_PLANS, others)), "superseded")
 
