@@ -152,6 +152,31 @@ class Counts(msgspec.Struct, frozen=True):
             raise AssertionError(msg)
 
 
+class RunOutcome(msgspec.Struct, frozen=True):
+    """How a run ends, and what it changes about its source. `rostersync.sync.outcome` decides it.
+
+    `source` is what is known about the source after the run. `error` says why the run is not a success, `hint` says
+    what to do about it, and `notices` are further messages. `was_denied` is true if the run failed because the API
+    refused the token (401 or 403).
+    """
+
+    kind: RunKind
+    state: RunState
+    source: SourceState
+    error: str | None = None
+    hint: str = ""
+    notices: tuple[str, ...] = ()
+    was_denied: bool = False
+    guarded: int = 0
+    """The number of this run's removals that no approval covers."""
+    holds: bool = False
+    """Whether the removals in the stage wait for approval as a new plan, unless an approved plan covers them."""
+    closes_plans: frozenset[RunKind] = frozenset()
+    """This run closes the open plans of held runs of these kinds, because it makes them pointless."""
+    swept: bool = False
+    """Whether the run has swept. If so, records without an id that it did not see leave the quarantine."""
+
+
 class RunReport(msgspec.Struct, frozen=True):
     """The report of a finished run of one source.
 

@@ -66,7 +66,7 @@ class ListResult(msgspec.Struct, frozen=True):
 
     @property
     def start(self) -> datetime | None:
-        """The time that the list's watermark may move to; None if the list is incomplete or the time is unknown."""
+        """The time that a feed's watermark may move to; None if the feed is incomplete or the time is unknown."""
         return self.moment.start if self.complete else None
 
 
@@ -82,7 +82,8 @@ class ListReader:
 
     def students(self, query: Query, first: Page) -> ListResult:
         """Read the roster or the modified feed, as `query` asks. The caller has fetched its `first` page."""
-        return self._read(query, first, self._stage.students)
+        students = self._read(query, first, self._stage.students)
+        return replace(students, without_ids=self._stage.received().without_id > 0)
 
     def deleted(self, since: datetime) -> ListResult:
         """Read the deleted feed.

@@ -25,12 +25,6 @@ class Fetched(msgspec.Struct, frozen=True):
     unclear: int
     gone: int
 
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """The notices of the run's report."""
-        text = "students who were not found, and stay as stored until the next run"
-        return (f"{text}: {self.gone}",) if self.gone else ()
-
 
 def fetch(api: Api, stage: Stage, ids: Sequence[int]) -> Fetched:
     """Stage students: from list requests if these return them as living, and otherwise from GET."""

@@ -71,7 +71,7 @@ def verify(
             until = (feed.moment.server or feed.moment.local) + policy.overlap
             comparison = Comparison(stage)
             _note(result, [Difference(key, "twice") for key in comparison.stored_twice()], set())
-            for differences in _compare(stage, comparison, api, state):
+            for differences in _compare(stage, comparison, api, state, sweep=not roster.without_ids):
                 ids = [difference.id for difference in differences]
                 _note(result, differences, comparison.pending(ids, since=since, until=until, last_run=last_run))
             result.error = _unknown(stage)
@@ -89,13 +89,15 @@ def _unknown(stage: Stage) -> str | None:
     return "; ".join(f"{reason}: {number}" for reason, number in reasons.items() if number) or None
 
 
-def _compare(stage: Stage, comparison: Comparison, api: Api, state: SourceState) -> Iterator[list[Difference]]:
-    """Yield the differences in chunks, including the pending ones.
+def _compare(
+    stage: Stage, comparison: Comparison, api: Api, state: SourceState, *, sweep: bool
+) -> Iterator[list[Difference]]:
+    """Yield the differences in chunks, including the pending ones. `sweep` has the same meaning as in a run.
 
     The proofs come first, as in a run. A student that GET returns as living is compared like a listed student. If a
     student is stored as deleted and listed as living, the student counts as deleted if GET says that they are gone.
     """
-    stage.collect_candidates(*(NAMED if stage.received().without_id else SWEPT))
+    stage.collect_candidates(*(SWEPT if sweep else NAMED))
     ask(api, stage, chain(stage.candidates(proved=False), stage.unproved_restores()))
     ask(api, stage, stage.gone_ids())  # again, because a single 404 may be a passing fault
     if state.has_details or stage.details.are_new:  # keys that only GET serves are compared if GET was asked

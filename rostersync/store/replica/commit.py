@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import bindparam, delete, func, insert, select, text, update
 
 from rostersync.errors import DatabaseUnreachable
-from rostersync.report import Counts, RunKind, RunReport, RunState, SourceState
+from rostersync.report import Counts, RunOutcome, RunReport, RunState
 from rostersync.store.database.engine import writing
 from rostersync.store.queue import requests
 from rostersync.store.replica import details, head_count, students
@@ -41,18 +41,10 @@ class RunResult(msgspec.Struct, frozen=True):
     """Everything that a run writes, except the rows in its stage."""
 
     report: RunReport
-    state: SourceState
+    outcome: RunOutcome
     request_id: int
-    guarded: int = 0
-    """The number of this run's removals that no approval covers."""
-    holds: bool = False
-    """Whether the candidates in the stage wait for approval as a new plan, unless an approved plan covers them."""
     approves: int | None = None
     """The number of the held run with the approved plan that this run carries out; None without an approval."""
-    supersedes_holds: frozenset[RunKind] = frozenset()
-    """This run closes the open plans of held runs of these kinds, because it makes them pointless."""
-    clean_full: bool = False
-    """Whether the run has swept. If so, records without an id that it did not see leave the quarantine."""
 
 
 def commit(lease: Lease, stage: Stage, result: RunResult) -> int:
@@ -106,30 +98,30 @@ def _record_run(connection: Connection, result: RunResult) -> int:
         "modified_watermark": report.watermarks.modified,
         "deleted_watermark": report.watermarks.deleted,
         "error": report.error,
-        "guarded": result.guarded,
+        "guarded": result.outcome.guarded,
         "notices": list(report.notices),
-        "plan": str(PlanState.OPEN) if result.holds else None,
+        "plan": str(PlanState.OPEN) if result.outcome.holds else None,
     }
     return int(connection.execute(_RECORD, {**figures, **row}).scalar_one())
 
 
 def _hold_or_apply(stage: Stage, result: RunResult, run_id: int) -> None:
     connection, report = stage.session.connection, result.report
-    if result.holds:
+    if result.outcome.holds:
         planned = select(text(str(run_id)), candidates.c.id, candidates.c.deletion_source, candidates.c.deleted_at)
         wanted = planned.where(candidates.c.planned.is_(False))
         connection.execute(insert(held_removal).from_select(["run_id", "id", "deletion_source", "deleted_at"], wanted))
         connection.execute(delete(candidates).where(candidates.c.planned.is_(False)))
-    details.let_wait(stage, result.state, now=report.finished_at)
+    details.let_wait(stage, result.outcome.source, now=report.finished_at)
     with head_count.kept(connection, report):
         students.apply(connection, report.source, report.counts, run_id=run_id, now=report.finished_at)
-    details.apply(stage, result.state, now=report.finished_at)
-    if result.clean_full:
+    details.apply(stage, result.outcome.source, now=report.finished_at)
+    if result.outcome.swept:
         students.release_those_without_id(connection, report.source)
 
 
 def _update_source(connection: Connection, source: str, result: RunResult) -> None:
-    after = result.state
+    after = result.outcome.source
     known = {
         "modified_watermark": after.watermarks.modified,
         "deleted_watermark": after.watermarks.deleted,
@@ -155,7 +147,7 @@ def _end_holds(connection: Connection, result: RunResult, run_id: int) -> None:
     """Close the plans that this run carried out or made pointless, and delete their removals."""
     if result.approves is not None:
         _close_plans(connection, [result.approves], PlanState.APPROVED)
-    if kinds := [str(kind) for kind in result.supersedes_holds]:
+    if kinds := [str(kind) for kind in result.outcome.closes_plans]:
         others = {"of": result.report.source, "kinds": kinds, "this_run": run_id}
         _close_plans(connection, list(connection.scalars(_OPEN_PLANS, others)), PlanState.SUPERSEDED)
 
