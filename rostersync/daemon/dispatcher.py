@@ -120,7 +120,7 @@ class Dispatcher:
         }
 
     def holders(self) -> dict[str, str]:
-        """Return the names of the other processes that hold locks, by the name of the source."""
+        """Return descriptions of the other processes that hold locks, by the name of the source."""
         return {source: self._standing_by[source] for source in self._sources if source in self._standing_by}
 
     def stop(self) -> None:

@@ -377,7 +377,7 @@ class _NotedProgress:
 def _not_taken(source: str) -> LockHeld:
     """Return the error for a request that this process may not execute and that no other process has taken."""
     message = f"source {source}: no daemon has taken the request"
-    return LockHeld(message, "see whether one is at work: rostersync status")
+    return LockHeld(message, "check whether a daemon is running: rostersync status")
 
 
 def dry_run(
