@@ -134,7 +134,7 @@ class Timetable:
             self._forget_failures(source)
 
     def _full_run_waits(self, source: str, kind: RunKind) -> bool:
-        """Return whether a retry of a full run is scheduled which a run of this kind cannot replace."""
+        """Return whether the source has a retry of a full run that a run of the kind `kind` cannot replace."""
         return kind is RunKind.INCREMENTAL and source in self._retries and self._retries[source].kind is RunKind.FULL
 
     def _forget_failures(self, source: str) -> None:

@@ -88,7 +88,7 @@ class Executor:
 
         Several callers may wait for the same request. If this method raises an error, this caller no longer waits for
         the request. When no caller waits for a request any more, the request is withdrawn. If a process has already
-        taken the request, that process still closes it.
+        taken the request, that process still finishes it.
 
         Args:
             request: The run that is requested. `request.wait` is the maximum time to wait until a process takes the
@@ -182,7 +182,7 @@ class Executor:
     def tell_failures(self) -> None:
         """Store the reasons of all failures that could not be stored before, for example because the disk was full.
 
-        This method never raises an error. When a run ends, it frees some space, so the next call may succeed.
+        This method never raises an error. When a run ends, it frees some disk space, so the next call may succeed.
         """
         for request_id, told in list(self._untold.items()):
             try:
@@ -230,7 +230,7 @@ class Executor:
             if report is not None:
                 return report
             if self._clock.monotonic() > try_at:
-                # If another process is committing many changes, this write may time out. The caller still waits then.
+                # If another process commits many changes, this write may time out. The caller must wait in this case.
                 with suppress(LockTimedOut), self._store.writing() as connection:
                     requests.touch(connection, request.request_id)
                 try_at = self._clock.monotonic() + TRY_S
@@ -267,9 +267,9 @@ class Executor:
     def _give_up(self, request: RunRequest) -> bool:
         """Return whether the caller can stop waiting for a request now.
 
-        If the request is for a refresh, the caller can stop unless the refresh is done, and the request remains in the
-        database. If the request is for another run, the caller can stop unless a process has taken the request. In this
-        case, note in the database that the caller no longer waits.
+        The caller can stop waiting for a refresh unless the refresh is done. The request for the refresh remains in the
+        database. The caller can stop waiting for another run unless a process has taken the request. If the caller can
+        stop waiting for such a run, this method notes in the database that the caller no longer waits.
         """
         if request.kind is not RunKind.REFRESH:
             return self._leave(request.request_id, taken=False)

@@ -159,7 +159,8 @@ class Bulk:
     def _confirmed(self, results: list[LineResult]) -> list[LineResult]:
         """Read all written students back by list requests, and return the results after this check.
 
-        If a list does not show a write, the students are read again, because lists may lag.
+        If a written value is not in the list yet, the students are read again, because a list may be slightly out of
+        date.
         """
         for look in range(single.LOOKS):
             done = [result.key for result in results if result.accepted]

@@ -80,7 +80,7 @@ class File(msgspec.Struct, frozen=True):
 
 
 def read(path: Path, verb: str) -> File:
-    """Read a CSV file, without its empty cells.
+    """Read a CSV file. Empty cells are left out.
 
     The file must be encoded in UTF-8. The separators may be commas, semicolons or tabs. Raises `ConfigError` if the
     file cannot be read, is too large, has no lines, or has wrong columns.

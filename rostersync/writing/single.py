@@ -42,7 +42,7 @@ that accept writes.
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One write, which was checked and is ready to be sent.
+    """A write whose values were checked, so it is ready to be sent.
 
     `key` is the id of the student, or 0 if the write creates a student. `sent` contains the values of the fields as
     they are sent. After the write, the student's record must have these values. `send` is a function that sends the
@@ -73,7 +73,7 @@ class Write:
         return bool(self.sent) and "password" not in self.sent
 
     def missing(self, *records: Student) -> tuple[str, ...]:
-        """Return the names of the fields that have the value that was sent in none of the student's records.
+        """Return the names of the sent fields whose new values appear in none of the student's records.
 
         There may be two records of a student, because some fields are only in lists and others only in responses to
         GET.
@@ -202,7 +202,7 @@ class Sender:
         return self._finish(replace(result, recording=recording))
 
     def confirm(self, write: Write, result: WriteResult, listed: Student, *, last: bool) -> WriteResult:
-        """Check in a list row whether an accepted write has changed the student, and return the new result.
+        """Check with a list row whether an accepted write has changed the student, and return the new result.
 
         Args:
             write: The write.
@@ -305,9 +305,9 @@ class Sender:
         return self._beside_list(write, result, student)
 
     def _beside_list(self, write: Write, result: WriteResult, student: Student) -> WriteResult:
-        """Check in a list row as well whether a write has changed the student, and return the result.
+        """Check with a list row whether a write has changed the student, and return the result.
 
-        This is necessary because a list may contain fields that the response to GET does not contain.
+        This second check is necessary because a list may contain fields that the response to GET does not contain.
         """
         with suppress(ApiError):
             listed = next((row for row in self._students.list(ids=[student.id]) if row.id == student.id), student)
@@ -320,7 +320,7 @@ class Sender:
 
         If the database fails, only note this in the result, because the write was already sent.
         """
-        assert result.recording is not None, "it was recorded before it was sent"
+        assert result.recording is not None, "a write is recorded before it is sent"
         try:
             self._recorder.finish(result.recording, result.outcome, (result.key,) if result.key else None)
         except StoreError as error:
