@@ -50,7 +50,7 @@ class Condition:
     """What we know about the daemon and its sources. Several threads may use this object."""
 
     def __init__(self, clock: Clock, file: Path | None) -> None:
-        """Remember no failure yet.
+        """Create an object that knows no sources and no failures yet.
 
         Args:
             clock: The clock that gives the time of a failure.
@@ -66,7 +66,7 @@ class Condition:
         self._mistakes: Sequence[str] = ()
 
     def refused(self, mistakes: Sequence[str]) -> None:
-        """Show the mistakes in a configuration that was not accepted in the status line. An empty list clears them."""
+        """Show the mistakes of a refused configuration in the status line. An empty list removes them again."""
         self._mistakes = mistakes
 
     def checked(self, found: list[Drift]) -> None:

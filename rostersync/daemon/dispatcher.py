@@ -1,8 +1,8 @@
 """Do the daemon's work: hold the locks of its sources, file requests for the runs that are due, and execute requests.
 
 One thread must call `tick` at least once a second. Runs are executed in a pool of `sources_at_once` threads. While a
-request waits, it is a row in the database. While a source waits, it is in the queue of the pool. So neither needs a
-thread while it waits.
+request waits, it is a row in the database. While a source waits, it is in the queue of the pool. So neither a request
+nor a source needs a thread while it waits.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Dispatcher:
     def tick(self) -> None:
         """Do the work that is due now.
 
-        Raises `StoreError` if the database cannot be used. In that case, the next call files the runs that are due.
+        Raises `StoreError` if the database cannot be used. In that case, the next call tries the same work again.
         """
         self._unfiled |= dict.fromkeys(self._timetable.due(self._clock.now()))
         self._locks.require()
@@ -139,7 +139,7 @@ class Dispatcher:
         return [source for source in self._sources if source in self._locks]
 
     def _give_up_sources(self) -> None:
-        """Release the locks of sources that are no longer configured, unless a run is in progress.
+        """Release the lock of each source that is no longer configured, unless a run of the source is in progress.
 
         Also cancel the scheduled runs of all sources whose locks this daemon does not hold.
         """

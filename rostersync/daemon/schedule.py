@@ -56,7 +56,7 @@ class Timetable:
     """
 
     def __init__(self, schedule: Schedule) -> None:
-        """Start the scheduler's thread, with no source scheduled."""
+        """Start the scheduler's thread. No source is scheduled yet."""
         self._schedule = schedule
         self._slots: SimpleQueue[tuple[str, RunKind]] = SimpleQueue()
         self._failures: dict[str, int] = {}  # source -> the number of consecutive failures

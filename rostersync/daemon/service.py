@@ -149,8 +149,8 @@ class Daemon:
     def _notify_systemd(self) -> None:
         """Send the status line to systemd, and a keep-alive message to systemd's watchdog.
 
-        If a run hangs, send no keep-alive message, so that the watchdog restarts the service. A run does not hang just
-        because it takes long.
+        If a run hangs, send no keep-alive message, so that the watchdog restarts the service. A run that takes a long
+        time does not count as hanging.
         """
         self._systemd.ready(self._status_line())
         watchdog = self._systemd.watchdog_s

@@ -23,8 +23,8 @@ contain Y, so the list is not clean. If Y has come back to the roster, Y was del
 readings.
 
 The proof does not depend on the order of the list, on another feed or on a clock. The proof does assume that no page
-shows an older state of the list than an earlier page did. So we can miss X if read replicas lag by different times, or
-if Y leaves the list and comes back. A later full run then adds X again.
+shows an older state of the list than an earlier page did. So X can be missed if two read replicas lag by different
+amounts of time, or if Y leaves the list and comes back. In that case, a later full run adds X again.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class ListReader:
         return replace(feed, without_ids=self._stage.deletions.lack_ids())
 
     def deletions_until(self, roster: ListResult, watermark: datetime | None, overlap: timedelta) -> ListResult:
-        """Read the deleted feed since `watermark`, or since the start of `roster` if the roster is older.
+        """Read the deleted feed from `watermark`, or from the start of `roster` if that start is earlier.
 
         A roster does not show when a missing student left or how, but the deleted feed may show this.
         """
