@@ -54,7 +54,7 @@ class Condition:
 
         Args:
             clock: The clock that gives the time of a failure.
-            file: The file to which failures are written, or None if failures are not written to a file.
+            file: The file for the failures, or None if the failures should not be written to a file.
 
         """
         self._clock, self._file = clock, file
@@ -130,7 +130,7 @@ class Condition:
         differs from this version's schema, the line shows this problem instead of the condition of the sources.
 
         Args:
-            sources: The sources whose locks the daemon holds, each with the time of its next run.
+            sources: The sources that this daemon syncs, each with the time of its next run.
             standing_by: The other sources, each with the process that holds its lock.
             schedule: The configured schedule.
 
@@ -139,7 +139,7 @@ class Condition:
         return "; ".join([*refused, self._general_trouble() or self._sources_line(sources, standing_by, schedule)])
 
     def _general_trouble(self) -> str:
-        """Return the problem that affects all sources, or "" if there is no such problem."""
+        """Return a problem that affects all sources, or "" if no problem is known."""
         if failure := self._failures.get(THE_DAEMON):
             return f"waiting for the database: {failure.error}" + (f" ({failure.hint})" if failure.hint else "")
         if self._drift:
@@ -174,7 +174,7 @@ class Condition:
         return failure.error if failure else self._source(source).trouble
 
     def _is_stale(self, source: str, schedule: Schedule) -> bool:
-        """Return whether a source's last successful run was too long ago. Return False if there was no such run."""
+        """Return whether a source's last successful run was too long ago. Return False if no run has succeeded yet."""
         at = self._source(source).in_step_at
         return at is not None and self._clock.now() > fresh_until(schedule, at)
 

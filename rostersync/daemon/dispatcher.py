@@ -58,7 +58,7 @@ class Dispatcher:
             config: The configuration.
             scope: The scope of the daemon. If it is cancelled, all runs end.
             store: The database.
-            condition: The object to which the end of each run is reported.
+            condition: The object that receives the report of each run.
 
         """
         self._scope, self._clock, self.store, self._condition = scope, scope.clock, store, condition
@@ -101,7 +101,7 @@ class Dispatcher:
         self._dispatch()
 
     def sync_now(self) -> None:
-        """Sync every source whose lock this daemon holds, at the next call of `tick`."""
+        """Sync every source for which this daemon has the lock, at the next call of `tick`."""
         self._unfiled |= {(source, RunKind.INCREMENTAL): None for source in self._held()}
 
     def hung(self, seconds: float) -> list[str]:
@@ -141,7 +141,7 @@ class Dispatcher:
     def _give_up_sources(self) -> None:
         """Release the lock of each source that is no longer configured, unless a run of the source is in progress.
 
-        Also cancel the scheduled runs of all sources whose locks this daemon does not hold.
+        Also cancel the scheduled runs of each source if this daemon does not have the lock.
         """
         for source in self._locks.sources():
             if source not in self._sources and source not in self._busy:

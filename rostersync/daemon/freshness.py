@@ -20,7 +20,7 @@ GRACE = timedelta(hours=1)
 
 @lru_cache(maxsize=4096)  # the daemon asks twice a second for each of its sources
 def fresh_until(schedule: Schedule, success: datetime) -> datetime:
-    """Return the time when a source becomes stale if there is no successful run after `success`.
+    """Return the time when a source becomes stale if no run succeeds after `success`.
 
     This time is the second slot for an incremental run after `success`, plus the jitter and `GRACE`. So a source does
     not become stale because of one missed slot, or because of a night or a weekend without slots.

@@ -36,7 +36,7 @@ RETRY_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 15, 30))
 
 
 class LastRuns(msgspec.Struct, frozen=True):
-    """The times of a source's last successful run and of its last clean full run. None if there was no such run."""
+    """The times of a source's last successful run and of its last clean full run. None means never."""
 
     success: datetime | None = None
     full: datetime | None = None
@@ -102,7 +102,7 @@ class Timetable:
     def failed(self, source: str, kind: RunKind, now: datetime) -> datetime | None:
         """Schedule a retry of a failed run, and return the time of the retry.
 
-        Return None if there is no retry, because the run waits for its next slot.
+        Return None if the run waits for its next slot instead.
         """
         with self._lock:
             if self._full_run_waits(source, kind):

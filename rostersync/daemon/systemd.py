@@ -1,6 +1,6 @@
 """Notify systemd about the state of a service of `Type=notify`, with the protocol that sd_notify(3) describes.
 
-If systemd did not start this process as a service, nothing is sent, and there is no watchdog.
+If systemd did not start this process as a service, nothing is sent, and the process has no watchdog.
 """
 
 from __future__ import annotations

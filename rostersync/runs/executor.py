@@ -92,7 +92,7 @@ class Executor:
 
         Args:
             request: The run that is requested. `request.wait` is the maximum time to wait until a process takes the
-                request. If it is None, there is no limit.
+                request. None means that the time is not limited.
             progress: A function that is called with the progress of the run, even if another process executes the run.
             scope: The scope of the caller. If it is cancelled, the caller no longer waits for the request.
             may_execute: Whether this process may execute the run. If false, another process must execute it. The

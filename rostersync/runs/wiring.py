@@ -111,7 +111,7 @@ def hooks(config: Config) -> Hooks:
 
 
 def token_mistakes(sources: Iterable[Source]) -> dict[str, ConfigError]:
-    """Return an error for each source whose token is not available, by the name of the source."""
+    """Return an error for each source that has no token, by the name of the source."""
     mistakes = {}
     for source in sources:
         try:

@@ -9,8 +9,8 @@ out which keys lists serve and which keys GET serves. It also decides which stud
 * As long as we do not know any key that only GET serves, a run with a clean roster repeats the comparison once a week.
   Each time, the current hour decides which student is requested, because the student in an earlier comparison may have
   lacked a key.
-* If GET serves keys that lists do not serve, a run requests every new student by GET. It also requests each student
-  whose list row and stored detail have a different `updated_at`. It requests at most `budget` students, and those who
+* If GET serves keys that lists do not serve, a run requests every new student by GET. It also requests a student if
+  the list row and the stored detail have a different `updated_at`. It requests at most `budget` students, and those who
   have waited longest come first. With the rest of the budget, the run reads details again that are older than a week,
   because a change of such a key may not change `updated_at`.
 
@@ -39,7 +39,7 @@ REREAD_AFTER = timedelta(days=7)
 MOST_FAILURES = 3
 """A run requests no more details after this many consecutive responses that do not contain a current student."""
 
-_SAMPLE = 20  # the number of students from whom we choose one, to compare the response to GET with the list row
+_SAMPLE = 20  # we choose one of this many students, to compare the response to GET with the list row
 
 
 class Details:
@@ -100,9 +100,9 @@ class Details:
     def _learn_listed(self) -> None:
         """Add the keys in the rows of this roster to the keys that lists serve.
 
-        If details also have a key, the key is added only if enough students have it in their list row. Enough means at
-        least half of the students whose detail has the key. Otherwise a single stray row would clear the key for all
-        other students.
+        If details also have a key, a condition must be met: of the students with this key in their detail, at least
+        half must also have the key in their list row. Otherwise a single stray row would clear the key for all other
+        students.
         """
         new = {key for key in self._stage.students.keys if self.keys.listed is None or not self.keys.lists_serve(key)}
         held = self._stage.details.support(new) if new else {}
@@ -111,7 +111,7 @@ class Details:
         self.renews_all = bool(held.keys() - stray)
 
     def ask(self) -> None:
-        """Request by GET the students whose details are due."""
+        """Request students by GET if their details are due."""
         if self._needed or self._has_details:
             read_before = self._now - REREAD_AFTER
             self._read(self._stage.details.due(self._budget, needed=self._needed, read_before=read_before))

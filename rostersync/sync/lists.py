@@ -69,7 +69,7 @@ class ListResult(msgspec.Struct, frozen=True):
 
     @property
     def start(self) -> datetime | None:
-        """The time to which the list's watermark may move. None if the list is not complete or the time is unknown."""
+        """The new time for the list's watermark. None if the list is not complete or the time is unknown."""
         return self.moment.start if self.complete else None
 
 
@@ -117,9 +117,9 @@ class ListReader:
         return self.deleted(filter_start(min(begun, watermark or begun), overlap))
 
     def _read(self, query: Query, first: Page, into: StagedList) -> ListResult:
-        """Read a list until it is clean (see the module docstring), or until there are no more attempts.
+        """Read a list several times until it is clean (see the module docstring).
 
-        If the list is still not clean then, the stage keeps the rows of all readings.
+        If the list is not clean after the last attempt, the stage keeps the rows of all readings.
         """
         steady: _Reading | None = None  # the previous reading, if it was steady
         for attempt in range(self._attempts + 1):

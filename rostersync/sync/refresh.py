@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 class Fetched(msgspec.Struct, frozen=True):
     """The students whom a refresh could not fetch.
 
-    `unclear` is the number of students for whom GET gave no clear response. `gone` is the number of students whom GET
-    did not find.
+    `unclear` is the number of unclear responses to GET. `gone` is the number of students that GET did not find.
     """
 
     unclear: int

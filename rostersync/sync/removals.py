@@ -27,13 +27,13 @@ CONTROLS = 3
 """The maximum number of current students to request in order to check that the endpoint for GET works."""
 
 NAMED = (Reason.LISTED, Reason.MARKED, Reason.PROVED)
-"""The reasons for which a student is a candidate in a run that is not a sweep.
+"""The reasons why a student is a candidate in a run that is not a sweep.
 
 The deleted feed lists the student, the student's row has a `deleted_at`, or the student is gone according to GET.
 """
 
 SWEPT = (Reason.LEFT, Reason.MARKED, Reason.PROVED, Reason.UNSEEN)
-"""The reasons for which a student is a candidate in a sweep, which is a full run with a clean roster.
+"""The reasons why a student is a candidate in a sweep, which is a full run with a clean roster.
 
 A student who is missing from the roster is also a candidate. If the deleted feed lists a student whom the roster
 contains, the student is a candidate only if the student is gone according to GET.

@@ -1,7 +1,7 @@
-"""Decide from watermarks and clocks which lists a run reads, and to which time the run moves the watermarks.
+"""Decide from watermarks and clocks which lists a run reads, and compute the watermarks after the run.
 
-A watermark is the time up to which we have read all changes in a feed. There is one watermark for the modified feed and
-one for the deleted feed. A watermark is the time when the steady reading of a clean list began. We do not use the time
+All changes in a feed before the feed's watermark have been read. The modified feed has a watermark, and the deleted
+feed has another one. A watermark is the time when the steady reading of a clean list began. We do not use the time
 when the reading ended, so the next run reads changes again that were made during the reading. If our clock and the
 server's clock differ, we use the earlier time, because either clock may be wrong. Every request for a feed begins
 `overlap` before the watermark, because the server may commit a change late, and the clocks of ManageBac's servers may
@@ -82,7 +82,7 @@ def advance(old: datetime | None, new: datetime | None, *, replace: bool = False
     """Return the watermark after a run.
 
     Args:
-        old: The watermark before the run, or None if there is no watermark yet.
+        old: The watermark before the run, or None before the first watermark.
         new: The time when the run began to read the list, or None if the list is not complete or the time is unknown.
         replace: Whether `old` lies in the future. Only in that case may the watermark move to an earlier time.
 

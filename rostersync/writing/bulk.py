@@ -102,9 +102,9 @@ class Bulk:
         """Carry out the tasks in order, and return their results.
 
         Sending stops if `note` raises `OSError`, if the process is asked to stop, or if a write cannot be recorded in
-        the audit log. It also stops if further lines would fail as well, because the token has no access, because there
-        is no network, or because there was no response to three consecutive writes. After sending has stopped, all
-        other lines with a write get the outcome `not_sent`.
+        the audit log. It also stops if further lines would fail as well, because the token has no access, because the
+        network is down, or because three consecutive writes got no response. After sending has stopped, all other lines
+        with a write get the outcome `not_sent`.
 
         Args:
             tasks: The tasks, in the order of the lines.

@@ -128,7 +128,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
         line = error.object[: error.start].count(b"\n") + 1
         hint = "save the file as UTF-8; in Excel: Save as > CSV UTF-8"
         raise ConfigError([f"{path}: line {line}: not UTF-8"], hint) from None
-    if text.startswith("sep="):  # a first line that tells Excel which separator the file has
+    if text.startswith("sep="):  # the first line may specify the separator for Excel
         text = "\n" + text.partition("\n")[2]
     first = text.lstrip("\r\n").partition("\n")[0]
     delimiter = next((character for character in ",;\t" if character in first), ",")

@@ -138,7 +138,7 @@ def _write(cells: Mapping[str, str], mistakes: Mapping[str, tuple[str, ...]], ma
     try:
         write = make(values)
     except Invalid as error:
-        if values or not messages:  # if every cell is wrong, `make` would only say that there are no changes
+        if values or not messages:  # if every cell is wrong, `make` would only say that nothing changes
             messages |= error.fields
     refuse(messages)
     return write

@@ -42,7 +42,7 @@ that accept writes.
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A write whose values were checked, so it is ready to be sent.
+    """A write that is ready to be sent, because its values were checked.
 
     `key` is the id of the student, or 0 if the write creates a student. `sent` contains the values of the fields as
     they are sent. After the write, the student's record must have these values. `send` is a function that sends the
@@ -73,7 +73,7 @@ class Write:
         return bool(self.sent) and "password" not in self.sent
 
     def missing(self, *records: Student) -> tuple[str, ...]:
-        """Return the names of the sent fields whose new values appear in none of the student's records.
+        """Return the names of the sent fields that have another value in all of the student's records.
 
         There may be two records of a student, because some fields are only in lists and others only in responses to
         GET.
@@ -144,8 +144,8 @@ class WriteResult(msgspec.Struct, frozen=True):
     """The result of a write.
 
     `student` is the record that was read back, or None if no record was read back. `not_taken` contains the names of
-    the fields whose values in the record differ from the values that were sent. `error` is the error that the API
-    returned when the student was written or read back.
+    the sent fields that have another value in the record. `error` is the error that the API returned when the student
+    was written or read back.
     """
 
     key: int
@@ -251,7 +251,7 @@ class Sender:
     def _require_new(self, write: Write) -> None:
         """Raise `Invalid` if a student already has the e-mail address or the student_id of the new student.
 
-        That student may have been created by an earlier write whose response was lost.
+        An earlier write may have created that student, although its response was lost.
         """
         for name in write.identities:
             if found := self._holders(write, name):
@@ -273,7 +273,7 @@ class Sender:
     def _created(self, write: Write) -> int:
         """Return the id of the student who was created although the response was lost.
 
-        Return 0 if there is no student with the e-mail address, or more than one.
+        Return 0 unless exactly one student has the e-mail address.
         """
         found: list[Student] = []
         for look in range(LOOKS):
