@@ -1,1 +1,1 @@
-"""The daemon: it schedules runs, carries out requests, and stops without leaving work half done."""
+"""The daemon, which schedules runs and executes requests for runs. It leaves no run half done when it stops."""

@@ -1,8 +1,8 @@
-"""Report the daemon's condition: a log line for each run, the line in `systemctl status`, and a file of failures.
+"""Report the daemon's condition in the log, in the output of `systemctl status`, and in a file of failures.
 
-Some failures, such as a full disk, leave no run in the database. They would show only in the log. So we keep such a
-failure, show it in the status line, and write it to a small file for `rostersync status`, until the next run of that
-source has ended.
+After some failures, such as a full disk, no run is recorded in the database, so only the log would show the failure. So
+we remember such a failure until the next run of that source ends. Until then, the status line shows the failure, and a
+small file contains it for the command `rostersync status`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 MOST_SOURCES = 3
-"""If there are more sources than this, the status line has a summary instead of a part for each source."""
+"""If there are more sources than this, the status line shows a summary instead of each source."""
 
 _IN_STEP = (RunState.SUCCEEDED, RunState.HELD)
 
@@ -47,10 +47,16 @@ class _Source(msgspec.Struct, frozen=True):
 
 
 class Condition:
-    """What we know about the daemon and its sources. Several threads may use it."""
+    """What we know about the daemon and its sources. Several threads may use this object."""
 
     def __init__(self, clock: Clock, file: Path | None) -> None:
-        """`file` is the file that failures are written to. If it is None, they are not written."""
+        """Create an object that knows no sources and no failures yet.
+
+        Args:
+            clock: The clock that gives the time of a failure.
+            file: The file for the failures, or None if the failures should not be written to a file.
+
+        """
         self._clock, self._file = clock, file
         self._sources: dict[str, _Source] = {}
         self._failures: dict[str, Failure] = {}
@@ -60,23 +66,23 @@ class Condition:
         self._mistakes: Sequence[str] = ()
 
     def refused(self, mistakes: Sequence[str]) -> None:
-        """Keep the mistakes of a refused configuration for the status line; an empty list clears them."""
+        """Show the mistakes of a refused configuration in the status line. An empty list removes them again."""
         self._mistakes = mistakes
 
     def checked(self, found: list[Drift]) -> None:
-        """Log how the database differs from this version's schema, and keep it for the status line."""
+        """Log the differences between the database and this version's schema, and show them in the status line."""
         self._drift = found
         for drift in found:
             log.warning("schema_differs", difference=drift.difference, hint=drift.remedy)
 
     def began(self) -> None:
-        """Replace the failures that an earlier daemon has written. Calls after the first one do nothing."""
+        """Replace the failures that an earlier daemon wrote to the file. Later calls do nothing."""
         if not self._began:
             self._began = True
             self._write()
 
     def known(self, source: str, row: Health | None) -> None:
-        """Remember what the database knows about a source. `row` is None if the source never ran."""
+        """Remember what the database says about a source. `row` is None if the source has had no run."""
         if row is None:
             return
         good = row.last_state in {None, RunState.SUCCEEDED}
@@ -84,10 +90,14 @@ class Condition:
         self._sources[source] = _Source(row.live_students, row.last_success_at, trouble)
 
     def ended(self, report: RunReport, students: int, next_try: datetime | None = None) -> None:
-        """Log a run in one line, and remember how it ended.
+        """Log a run in one line, and remember how the run ended.
 
-        `students` is the number of students in the replica now. `next_try` is when a failed run is tried again, or None
-        if that is at its next slot.
+        Args:
+            report: The report of the run.
+            students: The number of students in the replica after the run.
+            next_try: The time when a failed run is tried again. None if the run did not fail, or if it is tried again
+                at its next slot.
+
         """
         _log_report(report, next_try)
         at = report.finished_at if report.state in _IN_STEP else self._source(report.source).in_step_at
@@ -96,7 +106,7 @@ class Condition:
         self.recovered(report.source)
 
     def failed(self, source: str, error: Exception) -> None:
-        """Log and keep a failure that left no run in the database. `source` may be `THE_DAEMON`."""
+        """Log and remember a failure after which no run is recorded in the database. `source` may be `THE_DAEMON`."""
         shown = reported(error)
         known = self._failures.get(source)
         if known is None or known.error != shown.message:  # log a lasting failure once, when it begins
@@ -106,7 +116,7 @@ class Condition:
             self._write()
 
     def recovered(self, source: str) -> None:
-        """Forget the failure of a source, or of the daemon itself."""
+        """Forget the failure of a source. `source` may be `THE_DAEMON`."""
         with self._lock:
             if self._failures.pop(source, None):
                 self._write()
@@ -116,15 +126,20 @@ class Condition:
     ) -> str:
         """Return the line that `systemctl status` shows.
 
-        `sources` are the sources that the daemon holds, with the time of their next run. `standing_by` are the other
-        sources, with the process that holds each. A refused configuration is reported first. If the database cannot be
-        used, or differs from this version's schema, the line says that instead of the sources' condition.
+        The line begins with the mistakes of a configuration that was not accepted. If the database cannot be used, or
+        differs from this version's schema, the line shows this problem instead of the condition of the sources.
+
+        Args:
+            sources: The sources that this daemon syncs, each with the time of its next run.
+            standing_by: The other sources, each with the process that holds its lock.
+            schedule: The configured schedule.
+
         """
         refused = [f"configuration refused: {some_of(self._mistakes, 1)}"] if self._mistakes else []
         return "; ".join([*refused, self._general_trouble() or self._sources_line(sources, standing_by, schedule)])
 
     def _general_trouble(self) -> str:
-        """Return the trouble that concerns all sources, or "" if all is well."""
+        """Return a problem that affects all sources, or "" if no problem is known."""
         if failure := self._failures.get(THE_DAEMON):
             return f"waiting for the database: {failure.error}" + (f" ({failure.hint})" if failure.hint else "")
         if self._drift:
@@ -159,7 +174,7 @@ class Condition:
         return failure.error if failure else self._source(source).trouble
 
     def _is_stale(self, source: str, schedule: Schedule) -> bool:
-        """Return whether a source's last success is no longer fresh. False if the source was never synced."""
+        """Return whether a source's last successful run was too long ago. Return False if no run has succeeded yet."""
         at = self._source(source).in_step_at
         return at is not None and self._clock.now() > fresh_until(schedule, at)
 
@@ -184,7 +199,7 @@ class Condition:
 
 
 def _minutes_ago(at: datetime, now: datetime) -> str:
-    return ago((now - at).total_seconds() // 60 * 60)  # in whole minutes, so that the line does not change every second
+    return ago((now - at).total_seconds() // 60 * 60)  # whole minutes, so that the status line changes less often
 
 
 def _time(at: datetime, zone: str) -> str:
@@ -192,7 +207,7 @@ def _time(at: datetime, zone: str) -> str:
 
 
 def _log_report(report: RunReport, next_try: datetime | None) -> None:
-    """Log a run in one line that holds ids and counts, but no names."""
+    """Log a run in one line that contains ids and counts, but no names."""
     write = {RunState.SUCCEEDED: log.info, RunState.FAILED: log.error}.get(report.state, log.warning)
     facts = report.to_json()
     marks = facts.pop("watermarks")
@@ -212,5 +227,5 @@ def _advice(report: RunReport, next_try: datetime | None) -> dict[str, str]:
 
 
 def _hint(hint: str, when: str = "by itself") -> str:
-    """Return a hint for the daemon's log. A hint to try again later becomes a note that the daemon will do so."""
+    """Return a hint for the daemon's log. If the hint is to try again later, say instead that the daemon will do so."""
     return f"will try again {when}" if hint == TRY_AGAIN_LATER else hint

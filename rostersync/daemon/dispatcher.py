@@ -1,7 +1,8 @@
 """Do the daemon's work: hold the locks of its sources, file requests for the runs that are due, and execute requests.
 
-One thread must call `tick` at least once a second. Runs are executed in a pool of `sources_at_once` threads. A request
-that waits is a row in the database, and a source that waits is in the pool's queue, so waiting needs no thread.
+One thread must call `tick` at least once a second. Runs are executed in a pool of `sources_at_once` threads. While a
+request waits, it is a row in the database. While a source waits, it is in the queue of the pool. So neither a request
+nor a source needs a thread while it waits.
 """
 
 from __future__ import annotations
@@ -35,35 +36,43 @@ log = get_logger(__name__)
 PURPOSE = "rostersync run"
 
 TAKE_EVERY_S = 2.0
-"""How often, in seconds, the daemon tries to take the locks of sources that another process holds."""
+"""The number of seconds between two attempts to take the locks that other processes hold."""
 
 RETRY_S = 30.0
-"""How long, in seconds, a source rests after its requests could not be executed, such as on a full disk.
+"""The number of seconds to wait before a request is executed again, if it could not be executed the first time.
 
-Only requests that were already taken wait for this. A new request is executed at once.
+For example, the disk may be full. A new request does not have to wait, so it is executed at once.
 """
 
 CLOCK_STEP_S = 60.0
-"""If the wall clock moves against the monotonic clock by more than this many seconds, all slots are computed again."""
+"""If the system clock was set forward or back by more than this many seconds, all slots are computed again."""
 
 
 class Dispatcher:
-    """Runs each configured source as soon as it holds the source's lock."""
+    """Executes the runs of each configured source as soon as this process holds the source's lock."""
 
     def __init__(self, config: Config, scope: CancelScope, store: Store, condition: Condition) -> None:
-        """Hold no lock yet, and schedule no run. How runs end is reported to `condition`."""
+        """Create a dispatcher that holds no locks and has scheduled no runs yet.
+
+        Args:
+            config: The configuration.
+            scope: The scope of the daemon. If it is cancelled, all runs end.
+            store: The database.
+            condition: The object that receives the report of each run.
+
+        """
         self._scope, self._clock, self.store, self._condition = scope, scope.clock, store, condition
         self._locks = store.held_locks(PURPOSE)
         self._standing_by: dict[str, str] = {}  # source -> the process that holds its lock
-        self._busy: dict[str, CancelScope | None] = {}  # source -> its run's scope, None while it waits for a thread
-        self._resting: dict[str, float] = {}  # source -> when its rest ends: see RETRY_S
-        self._living: dict[str, int] = {}  # source -> the number of students in its replica
-        self._unfiled: dict[tuple[str, RunKind], None] = {}  # runs that are due, in their order
+        self._busy: dict[str, CancelScope | None] = {}  # source -> the scope of its run, or None if it waits
+        self._resting: dict[str, float] = {}  # source -> the time when it may be tried again (see RETRY_S)
+        self._living: dict[str, int] = {}  # source -> the number of current students in the replica
+        self._unfiled: dict[tuple[str, RunKind], None] = {}  # the runs that are due, in order
         self._offset, self._tried_at = self._clock_offset(), float("-inf")
         self._use(config)
 
     def configure(self, config: Config) -> None:
-        """Continue with another configuration. Runs in progress keep the one that they began with."""
+        """Use a new configuration from now on. Runs in progress continue to use the old configuration."""
         self._timetable.stop()
         self._pool.shutdown(wait=False)
         self._use(config)
@@ -78,7 +87,7 @@ class Dispatcher:
     def tick(self) -> None:
         """Do the work that is due now.
 
-        Raises `StoreError` if the database cannot be used. Runs that are due then stay due for the next call.
+        Raises `StoreError` if the database cannot be used. In that case, the next call tries the same work again.
         """
         self._unfiled |= dict.fromkeys(self._timetable.due(self._clock.now()))
         self._locks.require()
@@ -92,27 +101,30 @@ class Dispatcher:
         self._dispatch()
 
     def sync_now(self) -> None:
-        """Sync every source that this daemon holds, at the next `tick`."""
+        """Sync every source for which this daemon has the lock, at the next call of `tick`."""
         self._unfiled |= {(source, RunKind.INCREMENTAL): None for source in self._held()}
 
     def hung(self, seconds: float) -> list[str]:
-        """Return the sources with a run that has shown no sign of life for more than `seconds`."""
-        busy = self._busy.copy()  # a copy: pool threads remove the runs that end meanwhile
+        """Return the sources with a run in progress that has not checked its scope for more than `seconds`."""
+        busy = self._busy.copy()  # because the threads of the pool change the original when runs begin or end
         return [source for source, scope in busy.items() if scope and scope.silent_for() > seconds]
 
     def watches(self) -> dict[str, Watch]:
-        """Return what other processes may know about each source: whether this daemon holds it, and its next runs."""
+        """Return the information about each source that the daemon publishes for other processes.
+
+        Each `Watch` says whether the daemon is a standby for the source, and when the next runs are due.
+        """
         return {
             source: Watch(standby=source not in self._locks, next_runs=self._timetable.next_runs(source))
             for source in self._sources
         }
 
     def holders(self) -> dict[str, str]:
-        """Return the processes that hold the sources for which this daemon is standing by, by source."""
+        """Return descriptions of the other processes that hold locks, by the name of the source."""
         return {source: self._standing_by[source] for source in self._sources if source in self._standing_by}
 
     def stop(self) -> None:
-        """Wait a few seconds for the runs in progress, which were asked to stop, and release all locks."""
+        """Wait a few seconds until the runs in progress have stopped, and release all locks."""
         self._timetable.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
         if not self._pool.join(SHUTDOWN_S):
@@ -127,7 +139,10 @@ class Dispatcher:
         return [source for source in self._sources if source in self._locks]
 
     def _give_up_sources(self) -> None:
-        """Release the locks of sources that are no longer configured. Schedule no runs of sources that are not held."""
+        """Release the lock of each source that is no longer configured, unless a run of the source is in progress.
+
+        Also cancel the scheduled runs of each source if this daemon does not have the lock.
+        """
         for source in self._locks.sources():
             if source not in self._sources and source not in self._busy:
                 self._locks.release(source)
@@ -173,7 +188,11 @@ class Dispatcher:
             self._living[source] = row.live_students if row else 0
 
     def _file_what_is_due(self) -> None:
-        """File requests for the runs that are due, in one transaction. Skip a run if an open request covers it."""
+        """File requests for the runs that are due, in one transaction.
+
+        If there is already an open request for a run of the same kind, no request is filed. An open request for a full
+        run also replaces an incremental run.
+        """
         due = [run for run in self._unfiled if run[0] in self._locks]
         if not due:
             return
@@ -183,7 +202,7 @@ class Dispatcher:
         with self.store.writing() as connection:
             for source, kind in due:
                 if (source, kind) in waiting or (kind is RunKind.INCREMENTAL and (source, RunKind.FULL) in waiting):
-                    log.info("slot_skipped", source=source, kind=str(kind), reason="the run before is still going")
+                    log.info("slot_skipped", source=source, kind=str(kind), reason="the previous run has not ended")
                 else:
                     requests.file(connection, RunRequest(source, kind, wait=None), now)
         self._unfiled.clear()
@@ -206,11 +225,11 @@ class Dispatcher:
         """Execute a source's requests. Errors are logged and never stop the daemon."""
         try:
             scope = self._busy[source] = self._scope.child()
-            scope.check()  # the process may have been asked to stop while this source waited for a thread
+            scope.check()  # the daemon may have been asked to stop while this source waited for a thread
             self._executor.execute_all(source, self._ended, scope)
         except Stopped:
             log.info("run_stopped", source=source)
-        except Exception as error:  # noqa: BLE001 - any error: the source is tried again
+        except Exception as error:  # noqa: BLE001 - after any error, the source is tried again
             self._condition.failed(source, error)
             if not isinstance(error, ConfigError):
                 self._timetable.failed(source, RunKind.INCREMENTAL, self._clock.now())
@@ -222,7 +241,10 @@ class Dispatcher:
         self._condition.ended(report, self._students(report), self._next_try(report))
 
     def _next_try(self, report: RunReport) -> datetime | None:
-        """Return when a failed run is tried again. None if it did not fail, or if it is tried at its next slot."""
+        """Return when a failed run is tried again. Update the timetable of the source accordingly.
+
+        Return None if the run did not fail, or if it is tried again at its next slot.
+        """
         if report.kind is RunKind.REFRESH:
             return None
         if report.state is not RunState.FAILED:
@@ -234,7 +256,10 @@ class Dispatcher:
         return None
 
     def _students(self, report: RunReport) -> int:
-        """Return the number of students in the replica after a run. Ask the database only if the run may change it."""
+        """Return the number of current students in the replica after a run.
+
+        Read the number from the database only if the run may have changed it.
+        """
         source, counts = report.source, report.counts
         if source not in self._living or counts.inserted or counts.restored or counts.deleted:
             with self.store.reading() as connection:

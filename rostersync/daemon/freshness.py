@@ -1,4 +1,4 @@
-"""Compute how long a success stays fresh. A source is in step while its last success is fresh."""
+"""Compute how long after a successful run a source still counts as up to date."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from rostersync.config import Schedule
 
 GRACE = timedelta(hours=1)
-"""How long a run may take after its slot and the jitter, before its source counts as stale."""
+"""The time that a run may take after its slot and the jitter before the source counts as stale."""
 
 
 @lru_cache(maxsize=4096)  # the daemon asks twice a second for each of its sources
 def fresh_until(schedule: Schedule, success: datetime) -> datetime:
-    """Return when a success stops being fresh: at the second incremental slot after it, plus the jitter and `GRACE`.
+    """Return the time when a source becomes stale if no run succeeds after `success`.
 
-    So a source is not stale after one missed slot, or after a night or weekend without slots.
+    This time is the second slot for an incremental run after `success`, plus the jitter and `GRACE`. So a source does
+    not become stale because of one missed slot, or because of a night or a weekend without slots.
     """
     return _second_slot(schedule, success) + schedule.jitter + GRACE
 

@@ -1,7 +1,7 @@
-"""Note when each source's runs are due, as `[schedule]` says. The daemon executes them.
+"""Determine when the runs of each source are due according to `[schedule]`. The dispatcher executes these runs.
 
-APScheduler has two jobs for each source, one for each kind of run. A failed run is tried again after the delays in
-`RETRY_AFTER`, unless its next slot comes first.
+APScheduler has two jobs for each source, one for incremental runs and one for full runs. If a run fails, it is tried
+again after the delays in `RETRY_AFTER`, unless its next slot comes first.
 """
 
 from __future__ import annotations
@@ -32,34 +32,37 @@ if TYPE_CHECKING:
 _SCHEDULED = (RunKind.INCREMENTAL, RunKind.FULL)
 
 RETRY_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 15, 30))
-"""The delays after the first four failures in a row. After the fifth failure, the run waits for its next slot."""
+"""The delays after the first four consecutive failures. After the fifth failure, the run waits for its next slot."""
 
 
 class LastRuns(msgspec.Struct, frozen=True):
-    """When a source last succeeded, and when its last clean full run ended. None means never."""
+    """The times of a source's last successful run and of its last clean full run. None means never."""
 
     success: datetime | None = None
     full: datetime | None = None
 
 
 class _Retry(msgspec.Struct, frozen=True):
-    """When a failed run is tried again, and its kind."""
+    """The time when a failed run is tried again, and the kind of the run."""
 
     at: datetime
     kind: RunKind
 
 
 class Timetable:
-    """The slots of all scheduled sources. One thread is enough for them: a job only notes that it is due."""
+    """The slots and retries of all scheduled sources.
+
+    One thread is enough for all jobs, because a job only puts its source and kind into a queue.
+    """
 
     def __init__(self, schedule: Schedule) -> None:
-        """Start the scheduler's thread, with no source scheduled."""
+        """Start the scheduler's thread. No source is scheduled yet."""
         self._schedule = schedule
         self._slots: SimpleQueue[tuple[str, RunKind]] = SimpleQueue()
-        self._failures: dict[str, int] = {}  # source -> the number of runs in a row that have failed
-        self._retries: dict[str, _Retry] = {}  # source -> its next try
-        self._lock = threading.Lock()  # runs end in other threads
-        # If several slots of a job were missed, it is due once.
+        self._failures: dict[str, int] = {}  # source -> the number of consecutive failures
+        self._retries: dict[str, _Retry] = {}  # source -> its next retry
+        self._lock = threading.Lock()  # because runs end in other threads
+        # If several slots of a job were missed, the job runs only once.
         defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         executors = {"default": DebugExecutor()}  # jobs run in the scheduler's own thread
         zone = ZoneInfo(schedule.timezone)
@@ -67,7 +70,16 @@ class Timetable:
         self._scheduler.start()
 
     def schedule(self, source: str, past: LastRuns, now: datetime) -> None:
-        """Schedule the runs of a source, instead of its earlier ones. A slot missed before `now` is due at once."""
+        """Schedule the runs of a source, and cancel the runs that were scheduled before.
+
+        If a slot was missed, its run is due at once.
+
+        Args:
+            source: The name of the source.
+            past: The times of the source's last runs.
+            now: The current time.
+
+        """
         self.put_off(source)
         firsts = {
             RunKind.INCREMENTAL: first_incremental(self._schedule, past, now),
@@ -88,7 +100,10 @@ class Timetable:
                 self._scheduler.remove_job(_job(source, kind))
 
     def failed(self, source: str, kind: RunKind, now: datetime) -> datetime | None:
-        """Plan another try of a failed run, and return when it is due. None if the run waits for its next slot."""
+        """Schedule a retry of a failed run, and return the time of the retry.
+
+        Return None if the run waits for its next slot instead.
+        """
         with self._lock:
             if self._full_run_waits(source, kind):
                 return self._retries[source].at
@@ -105,21 +120,21 @@ class Timetable:
             return at
 
     def settled(self, source: str, kind: RunKind) -> None:
-        """Cancel the next try: a run of this kind did not fail, or its slot has come. Count failures from zero again.
+        """Cancel the retry of a source, because a run did not fail or its slot has come. Count failures from 0 again.
 
-        An incremental run does not cancel the next try of a full run.
+        An incremental run does not cancel the retry of a full run.
         """
         with self._lock:
             if not self._full_run_waits(source, kind):
                 self._forget_failures(source)
 
     def put_off(self, source: str) -> None:
-        """Cancel the next try, so that the source waits for its next slot."""
+        """Cancel the retry of a source, so that the source waits for its next slot."""
         with self._lock:
             self._forget_failures(source)
 
     def _full_run_waits(self, source: str, kind: RunKind) -> bool:
-        """Return whether a full run will be tried again while `kind` is incremental, which cannot replace it."""
+        """Return whether the source has a retry of a full run that a run of the kind `kind` cannot replace."""
         return kind is RunKind.INCREMENTAL and source in self._retries and self._retries[source].kind is RunKind.FULL
 
     def _forget_failures(self, source: str) -> None:
@@ -127,7 +142,7 @@ class Timetable:
         self._retries.pop(source, None)
 
     def due(self, now: datetime) -> list[tuple[str, RunKind]]:
-        """Return the runs that have become due since the last call: slots in their order, then tries after failures."""
+        """Return the runs that have become due since the last call, first the slots in order, and then the retries."""
         runs = []
         with suppress(Empty):
             while True:
@@ -141,7 +156,7 @@ class Timetable:
         return runs + again
 
     def next_runs(self, source: str) -> dict[RunKind, datetime]:
-        """Return when each kind of run of a source is next due. Empty if the source is not scheduled."""
+        """Return the time when each kind of run is next due. Return an empty dict if the source is not scheduled."""
         runs = self._next_slots(source)
         retry = self._retries.get(source)
         if runs and retry:
@@ -153,7 +168,7 @@ class Timetable:
         return {kind: job.next_run_time for kind, job in jobs.items() if job}
 
     def stop(self) -> None:
-        """End the scheduler's thread. `due` still returns the runs that were due before."""
+        """End the scheduler's thread. The method `due` still returns the runs that became due before."""
         self._scheduler.shutdown(wait=False)
 
 
@@ -162,9 +177,9 @@ def _job(source: str, kind: RunKind) -> str:
 
 
 def first_incremental(schedule: Schedule, past: LastRuns, now: datetime) -> datetime | None:
-    """Return when the first incremental run is due after a start at `now`. None means at the schedule's next slot.
+    """Return when the first incremental run of a daemon that starts at `now` is due. None means at the next slot.
 
-    A success in the future, which a clock that was ahead has dated, does not count.
+    If the last successful run lies in the future, the clock was wrong at that time, and the run does not count.
     """
     if past.success is None or past.success > now:
         return now
@@ -174,11 +189,12 @@ def first_incremental(schedule: Schedule, past: LastRuns, now: datetime) -> date
 
 
 def first_full(schedule: Schedule, past: LastRuns, now: datetime) -> datetime | None:
-    """Return when the first full run is due after a start at `now`. None means at the schedule's next slot.
+    """Return when the first full run of a daemon that starts at `now` is due. None means at the next slot.
 
-    An interval counts from the last clean full run, not from the start of the daemon: otherwise a daemon that is
-    restarted more often than the interval would never do a full run. If the last full run lies in the future, its real
-    time is unknown, so the next one is due now. A source without a full run needs no date: its first run is full.
+    An interval begins at the last clean full run, and not when the daemon starts. Otherwise there would be no full run
+    if the daemon were restarted more often than the interval. If the last full run lies in the future, its real time is
+    not known, so the next full run is due now. If a source has had no full run, the result is None, because the first
+    run of the source is full in any case.
     """
     if past.full is None:
         return None
@@ -190,7 +206,7 @@ def first_full(schedule: Schedule, past: LastRuns, now: datetime) -> datetime | 
 
 
 def _missed(slots: Cron, schedule: Schedule, since: datetime, now: datetime) -> datetime | None:
-    """Return the first slot of a cron line after `since`, or None if it is later than `now`."""
+    """Return the first slot of a cron line after `since`, or None if this slot is later than `now`."""
     trigger = trigger_of(slots, ZoneInfo(schedule.timezone), timedelta(0))
     missed: datetime | None = trigger.get_next_fire_time(since, since)
     return missed if missed and missed <= now else None

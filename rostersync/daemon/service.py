@@ -1,4 +1,4 @@
-"""Run the daemon: start, do the work that is due until asked to stop, and keep systemd informed."""
+"""Run the daemon: do the work that is due until the process is asked to stop, and report the condition to systemd."""
 
 from __future__ import annotations
 
@@ -29,31 +29,38 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 TICK_S = 0.5
-"""How often, in seconds, the daemon looks for work."""
+"""The number of seconds after which the daemon checks again if there is work to do."""
 
 REPORT_EVERY_S = 10.0
-"""How often, in seconds, the daemon writes into the database that it is alive."""
+"""The number of seconds after which the daemon updates its row in the database, which shows that it is running."""
 
 DATABASE_RETRY_S = 5.0
-"""How long, in seconds, the daemon waits before it tries an unusable database again."""
+"""The number of seconds that the daemon waits after a database error before it uses the database again."""
 
 
 class Daemon:
-    """Keeps the configured sources in step until its scope is cancelled."""
+    """Keeps the replicas of the configured sources up to date until the scope is cancelled."""
 
     def __init__(self, config: Config, load: Callable[[], Config], scope: CancelScope) -> None:
-        """`load` reads the configuration again, and raises `ConfigError` if it has mistakes."""
+        """Create a daemon that does not use the database yet.
+
+        Args:
+            config: The configuration.
+            load: A function that reads the configuration again, and raises `ConfigError` if it has mistakes.
+            scope: The scope of the daemon. If it is cancelled, the daemon stops.
+
+        """
         self._config, self._load = config, load
         self._scope, self._clock = scope, scope.clock
         self._systemd = Systemd(scope.clock)
         self._condition = Condition(self._clock, failures_file(config.database.url))
         self._wants_reload, self._wants_sync = threading.Event(), threading.Event()
         self._dispatcher: Dispatcher | None = None  # until the database is open
-        self._is_changed = True  # whether the configuration is still to be checked and given to the dispatcher
+        self._is_changed = True  # whether the dispatcher has not received this configuration yet
         self._rests_until = self._reported_at = float("-inf")
 
     def reload(self) -> None:
-        """Request that the configuration is read again, and return at once."""
+        """Request that the daemon reads the configuration again, and return at once."""
         self._wants_reload.set()
 
     def sync_now(self) -> None:
@@ -61,15 +68,15 @@ class Daemon:
         self._wants_sync.set()
 
     def serve(self) -> None:
-        """Run the sources when they are due or requested, until the scope is cancelled.
+        """Sync each source when a run is due or requested, until the scope is cancelled.
 
-        A run in progress is then stopped, and leaves nothing half done. While the database cannot be used, the daemon
-        waits for it. Raises `ConfigError` if no source has a token, or if the connection to the database would not be
-        protected.
+        When the scope is cancelled, runs in progress stop. A run that stops has applied either everything or nothing.
+        If the database cannot be used, the daemon waits until the database can be used again. Raises `ConfigError` if
+        no source has a token, or if the connection to the database would not be protected by TLS.
         """
         _require_a_token(self._config)
         tls.require(self._config.database.url)
-        self._systemd.ready("opening the database")  # now: a start, and so a boot, must not wait for the database
+        self._systemd.ready("opening the database")  # before we open it, because a boot must not wait for the database
         try:
             while True:
                 self._do_one_round()
@@ -83,7 +90,7 @@ class Daemon:
         log.info("stopped")
 
     def _do_one_round(self) -> None:
-        """Do one round of the daemon's loop. If the database fails, do no other work for `DATABASE_RETRY_S`."""
+        """Do one round of the daemon's loop. After a database error, do not use the database for `DATABASE_RETRY_S`."""
         if _was_set(self._wants_reload):
             self._reload()
         if self._clock.monotonic() >= self._rests_until:
@@ -98,7 +105,7 @@ class Daemon:
         self._scope.sleep(TICK_S)
 
     def _work(self) -> None:
-        """Do the work that is due, with the latest configuration. Raise `StoreError` if the database is unusable."""
+        """Do the work that is due, with the latest configuration. Raise `StoreError` if the database cannot be used."""
         if self._dispatcher is None:
             store = open_store(self._config, self._clock, create=True, keep_sessions=True)
             self._dispatcher = Dispatcher(self._config, self._scope, store, self._condition)
@@ -106,7 +113,7 @@ class Daemon:
         elif self._is_changed:
             self._dispatcher.configure(self._config)
         if self._is_changed:
-            # The check opens its own session: a run's session has the tables of its stage.
+            # The check opens its own session, because the session of a run also has the tables of the stage.
             self._condition.checked(probe.differences(self._config.database.url))
             self._is_changed = False
         if _was_set(self._wants_sync):
@@ -115,7 +122,7 @@ class Daemon:
         self._report_to_database(self._dispatcher)
 
     def _reload(self) -> None:
-        """Read the configuration again and use it from now on. If it has mistakes, keep the old one."""
+        """Read the configuration again. If it has mistakes, continue to use the old configuration."""
         self._systemd.reloading()
         try:
             config = self._load()
@@ -140,9 +147,10 @@ class Daemon:
         self._reported_at = self._clock.monotonic()
 
     def _notify_systemd(self) -> None:
-        """Send the status line to systemd, and a sign of life to its watchdog.
+        """Send the status line to systemd, and a keep-alive message to systemd's watchdog.
 
-        If a run hangs, send no sign of life, so that the watchdog restarts the service. A long run does not hang.
+        If a run hangs, send no keep-alive message, so that the watchdog restarts the service. A run that takes a long
+        time does not count as hanging.
         """
         self._systemd.ready(self._status_line())
         watchdog = self._systemd.watchdog_s
@@ -170,7 +178,7 @@ def _was_set(wish: threading.Event) -> bool:
 
 
 def _require_a_token(config: Config) -> None:
-    """Raise `ConfigError` if no source has a token. If only some lack one, only their own runs fail."""
+    """Raise `ConfigError` if no source has a token. If only some sources have no token, only their runs fail."""
     mistakes = wiring.token_mistakes(config.sources)
     if len(mistakes) == len(config.sources):
         lines = [line for error in mistakes.values() for line in error.mistakes]
@@ -183,6 +191,6 @@ def _require_same_database(old: Config, new: Config) -> None:
 
 
 def _delete_own_row(store: Store) -> None:
-    # If this fails, others count the daemon as gone as soon as its row is old.
+    # If this fails, other processes consider the daemon gone when its row is more than a minute old.
     with suppress(StoreError), store.writing() as connection:
         daemons.forget(connection, this_process(PURPOSE))

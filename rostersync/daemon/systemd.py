@@ -1,6 +1,6 @@
-"""Notify systemd about a service of `Type=notify`, by the protocol of sd_notify(3).
+"""Notify systemd about the state of a service of `Type=notify`, with the protocol that sd_notify(3) describes.
 
-If systemd did not start the process as a service, nothing is sent and there is no watchdog.
+If systemd did not start this process as a service, nothing is sent, and the process has no watchdog.
 """
 
 from __future__ import annotations
@@ -22,23 +22,26 @@ class Systemd:
     """The service manager that started this process."""
 
     def __init__(self, clock: Clock, environ: Mapping[str, str] = os.environ) -> None:
-        """Read the manager's address and its watchdog's time limit from `environ`, where systemd puts them."""
+        """Read the address of the service manager and the time limit of its watchdog from environment variables."""
         self._clock = clock
         self._address = environ.get("NOTIFY_SOCKET", "")
         mine = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         given = environ.get("WATCHDOG_USEC", "") if mine and self._address else ""
         self.watchdog_s = int(given) / _PER_SECOND if given.isdigit() and int(given) else None
-        """The manager kills this process after this many seconds without a sign of life. None means never."""
+        """The service manager kills this process after this many seconds without a keep-alive message, or never."""
         self._alive_at = float("-inf")
         self._status, self._is_ready = "", False
 
     def ready(self, status: str) -> None:
-        """Report that the service is ready, and set the line in `systemctl status`. Send only what has changed."""
+        """Report that the service is ready, and set the status line that `systemctl status` shows.
+
+        Nothing is sent if neither the state nor the status line has changed.
+        """
         self._send(*([] if self._is_ready else ["READY=1"]), *self._changed_status(status))
         self._is_ready = True
 
     def reloading(self) -> None:
-        """Report that the configuration is being read again. `ready` reports that this has ended."""
+        """Report that the configuration is being read again. Call `ready` when this has ended."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={int(self._clock.monotonic() * _PER_SECOND)}")
         self._is_ready = False
 
@@ -47,7 +50,7 @@ class Systemd:
         self._send("STOPPING=1", *self._changed_status("stopping"))
 
     def alive(self) -> None:
-        """Send the watchdog a sign of life, unless the last one is newer than a quarter of its time limit."""
+        """Send a keep-alive message to the watchdog, but not more often than four times within its time limit."""
         if self.watchdog_s is not None and self._clock.monotonic() - self._alive_at >= self.watchdog_s / 4:
             self._alive_at = self._clock.monotonic()
             self._send("WATCHDOG=1")
@@ -64,5 +67,5 @@ class Systemd:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
-            manager.settimeout(1)  # do not wait for a manager that does not read
+            manager.settimeout(1)  # because the manager may not read its messages
             manager.sendto("\n".join(lines).encode(), address)

@@ -1,1 +1,1 @@
-"""Execute runs: the requests for runs, several sources in parallel, and the hook after a run."""
+"""Execute the requests for runs, run several sources in parallel, and call the hook after each run."""

@@ -1,4 +1,4 @@
-"""Run several sources in parallel. If the run of one source fails, the runs of the other sources go on."""
+"""Run several sources in parallel. If the run of one source fails, the runs of the other sources continue."""
 
 from __future__ import annotations
 

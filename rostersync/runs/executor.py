@@ -1,4 +1,7 @@
-"""Run requests: every run begins as a request in the database, and the process with the source's lock executes it."""
+"""File and execute requests for runs.
+
+Every run begins as a request in the database. The process that holds the lock of the source executes the request.
+"""
 
 from __future__ import annotations
 
@@ -34,20 +37,20 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 POLL_S = 0.5
-"""Seconds that a caller waits before it checks again if the lock is free, or if another process has done its run."""
+"""The number of seconds that a caller waits before it checks again if the lock is free or its run is done."""
 
 TRY_S = 5.0
-"""Seconds between two checks by a waiting caller that the database can be written.
+"""The number of seconds after which a waiting caller checks again that it can write to the database.
 
-If it cannot be written, the process with the lock cannot report there that it failed.
+If no process can write to the database, the process that holds the lock cannot record there that a request failed.
 """
 
 NOTE_S = 1.0
-"""The least number of seconds between two notes of a run's progress in the database."""
+"""The minimum number of seconds between two updates of a run's progress in the database."""
 
 
 class Executor:
-    """Files requests for runs. It executes the open requests of a source if it gets the source's lock."""
+    """Files requests for runs, and executes the open requests of a source if this process gets the source's lock."""
 
     def __init__(
         self,
@@ -62,10 +65,12 @@ class Executor:
 
         Args:
             store: The database.
-            policy: What a run may read and remove.
-            connect: Opens the API of a source.
-            purpose: The name of this process for others who want the same lock, such as "rostersync sync".
-            after_run: Is called with the report and the scope of each run that this process has made and committed.
+            policy: The settings that control what a run reads and removes.
+            connect: A function that opens the API of a source.
+            purpose: A name for this process, such as "rostersync sync". Other processes that need the same lock see
+                this name.
+            after_run: A function that is called after each run that this process has executed and committed. Its
+                arguments are the report and the scope of the run.
 
         """
         self._store = store
@@ -74,27 +79,30 @@ class Executor:
         self._connect = connect
         self._purpose = purpose
         self._after_run = after_run
-        self._untold: dict[int, RostersyncError] = {}  # why requests failed, until the database has it
+        self._untold: dict[int, RostersyncError] = {}  # the reasons of failures that are not yet in the database
 
     def run(
         self, request: RunRequest, progress: ProgressCallback, scope: CancelScope, *, may_execute: bool = True
     ) -> RunReport:
-        """File a request for a run. Let this process or the holder of the source's lock execute it.
+        """File a request for a run, and execute it or wait until another process has executed it.
 
-        Any error but `LockHeld`, such as `Stopped`, leaves the request too: it is withdrawn when its last caller leaves
-        it. A process that has taken the request still closes it.
+        Several callers may wait for the same request. If this method raises an error, this caller no longer waits for
+        the request. When no caller waits for a request any more, the request is withdrawn. If a process has already
+        taken the request, that process still finishes it.
 
         Args:
-            request: What to do. `request.wait` is how long to wait until a process takes it; None waits without limit.
-            progress: Is called with the progress of the run, whichever process executes it.
-            scope: The time that the caller has. If it is cancelled, the request is left.
-            may_execute: Whether this process may execute the run. Otherwise another process must. Default: True.
+            request: The run that is requested. `request.wait` is the maximum time to wait until a process takes the
+                request. None means that the time is not limited.
+            progress: A function that is called with the progress of the run, even if another process executes the run.
+            scope: The scope of the caller. If it is cancelled, the caller no longer waits for the request.
+            may_execute: Whether this process may execute the run. If false, another process must execute it. The
+                default is true.
 
         Returns:
             The report of the run.
 
         Raises:
-            LockHeld: No process took the request in time. It is withdrawn.
+            LockHeld: No process took the request in time, so the request was withdrawn.
             RequestFailed: The process that took the request failed, or the request was withdrawn.
             StoreError: The database cannot be used.
             ConfigError: The source's token is not available.
@@ -119,11 +127,28 @@ class Executor:
         scope: CancelScope,
         progress: ProgressCallback = ignore_progress,
     ) -> RunReport | None:
-        """Let this process or the holder of the source's lock fetch and store students. Return the report.
+        """Request a refresh of students, and execute it or wait until another process has executed it.
 
-        Return None if that process has not done so within `patience`. Then the request stays, and the lock's holder
-        will execute it. It also stays if this raises `Stopped`. If the request has joined another one, the report
-        counts the students of both. Raises `StoreError` and `ConfigError`; the next run then reads the same changes.
+        If a refresh of the source is already waiting, the students are added to its request. In that case, the report
+        counts the students of both requests. If this method raises `StoreError` or `ConfigError`, the next run reads
+        the same changes.
+
+        Args:
+            source: The name of the source.
+            ids: The ids of the students.
+            patience: The maximum time to wait for the other process.
+            scope: The scope of the caller. If it is cancelled, the request remains in the database.
+            progress: A function that is called with the progress of the refresh.
+
+        Returns:
+            The report of the refresh. None if the other process has not executed the refresh within `patience`. In that
+            case the request remains in the database, and the process that holds the lock will execute it.
+
+        Raises:
+            StoreError: The database cannot be used.
+            ConfigError: The source's token is not available.
+            Stopped: The scope was cancelled.
+
         """
         filed = self._file(RunRequest(source, RunKind.REFRESH, wait=None, ids=tuple(ids)))
         outcome = self._execute_or_wait(filed, patience, progress, scope, may_execute=True)
@@ -132,10 +157,16 @@ class Executor:
     def execute_all(self, source: str, ended: Callable[[RunReport], None], scope: CancelScope) -> None:
         """Execute the open requests of a source. This process must hold the source's lock.
 
-        Refreshes and runs alternate. So a refresh after a write never waits for several runs, and a run never waits for
-        several refreshes. The progress of a run is noted in the database for the processes that wait for it. If a
-        request fails, the reason is stored for these processes, and this raises the error. `ended` is called with the
-        report of each run.
+        Refreshes and other runs alternate. So a refresh after a write never waits for several runs, and a run never
+        waits for several refreshes. The progress of each run is stored in the database, where the processes that wait
+        for the run can read it. If a request fails, the reason is stored for these processes, and this method raises
+        the error.
+
+        Args:
+            source: The name of the source.
+            ended: A function that is called with the report of each run.
+            scope: The scope of the runs. If it is cancelled, this method raises `Stopped`.
+
         """
         with self._store.lease(source, self._purpose, held=True) as lease:
             while True:
@@ -149,16 +180,16 @@ class Executor:
                     return
 
     def tell_failures(self) -> None:
-        """Store why requests failed, including those that could not be stored before because the disk was full.
+        """Store the reasons of all failures that could not be stored before, for example because the disk was full.
 
-        Never raises. A run that ends frees some space, so the next call may succeed.
+        This method never raises an error. When a run ends, it frees some disk space, so the next call may succeed.
         """
         for request_id, told in list(self._untold.items()):
             try:
                 with self._store.writing() as connection:
                     requests.fail(connection, request_id, told.message, told.hint)
                 self._untold.pop(request_id, None)
-            except Exception as another:  # noqa: BLE001 - the first error matters more
+            except Exception as another:  # noqa: BLE001 - the original error is more important
                 log.debug("request_not_closed", reason=type(another).__name__)
 
     # Requests ----------------------------------------------------------------------------------------------------
@@ -181,9 +212,9 @@ class Executor:
     ) -> RunReport | LockHeld:
         """Execute a filed request as soon as this process gets the lock, or wait until another process has done so.
 
-        Return the report, or the error that says who holds the lock, if no process took the request within `patience`.
-        Raise `StoreError` as soon as the database refuses writes, because then no process can commit the run or record
-        why it failed.
+        Return the report. If no process took the request within `patience`, return the error that says which process
+        holds the lock. Raise `StoreError` if the database refuses writes, because in that case no process can commit
+        the run or record why it failed.
         """
         began = self._clock.monotonic()
         give_up_at = math.inf if patience is None else began + patience.total_seconds()
@@ -199,7 +230,7 @@ class Executor:
             if report is not None:
                 return report
             if self._clock.monotonic() > try_at:
-                # A long commit of another process can delay the write. The caller goes on waiting then.
+                # If another process commits many changes, this write may time out. The caller must wait in this case.
                 with suppress(LockTimedOut), self._store.writing() as connection:
                     requests.touch(connection, request.request_id)
                 try_at = self._clock.monotonic() + TRY_S
@@ -207,14 +238,14 @@ class Executor:
     def _execute_if_free(
         self, mine: RunRequest, progress: ProgressCallback, scope: CancelScope
     ) -> RunReport | LockHeld | None:
-        """Take the lock, execute the open requests of the source, oldest first, up to `mine`, and return its report.
+        """Take the lock, execute the open requests of the source from the oldest to `mine`, and return the last report.
 
-        Return `LockHeld` if another process holds the lock, and None if `mine` is no longer open.
+        If another process holds the lock, return `LockHeld`. If `mine` is no longer open, return None.
 
-        For a caller that wants a run, this executes the requests for runs, and then the waiting refresh, because the
-        run may have read its students before they were written. For a caller that wants a refresh, this executes only
-        refreshes, because a write must not wait for a run of the whole school. If the request of another caller fails,
-        this caller does not fail.
+        If the caller wants a refresh, this method executes only refreshes, because a write must not wait until a run
+        has read the whole school. If the caller wants another run, this method executes no refreshes before `mine`, and
+        one refresh after it, because the run may have read these students before they were changed. If the request of
+        another caller fails, this method continues.
         """
         wants_refresh = mine.kind is RunKind.REFRESH
         try:
@@ -225,7 +256,7 @@ class Executor:
                         continue
                     report = self._execute(lease, request, progress, scope)
                     if not wants_refresh:
-                        with suppress(StoreError):  # the caller must get its report even if the database fails now
+                        with suppress(StoreError):  # the caller must get the report even if the database fails now
                             if refresh := self._take(lease, refresh=True):
                                 self._execute_for_others(lease, refresh, ignore_progress, scope)
                     return report
@@ -234,10 +265,11 @@ class Executor:
         return None
 
     def _give_up(self, request: RunRequest) -> bool:
-        """Return whether the caller can stop waiting now.
+        """Return whether the caller can stop waiting for a request now.
 
-        If the request is for a run, leave it, unless a process has taken it. If the request is for a refresh, it stays,
-        and the caller can stop unless the refresh is done.
+        The caller can stop waiting for a refresh unless the refresh is done. The request for the refresh remains in the
+        database. The caller can stop waiting for another run unless a process has taken the request. If the caller can
+        stop waiting for such a run, this method notes in the database that the caller no longer waits.
         """
         if request.kind is not RunKind.REFRESH:
             return self._leave(request.request_id, taken=False)
@@ -245,9 +277,9 @@ class Executor:
             return requests.progress(connection, request.request_id).run_id is None
 
     def _wait_for_another(self, request_id: int, progress: ProgressCallback, scope: CancelScope) -> RunReport | None:
-        """Return the report if another process has done the run. Otherwise show its progress, wait, and return None.
+        """Return the report if another process has done the run. Otherwise report progress, wait, and return None.
 
-        Raises `RequestFailed` if the request has failed or was withdrawn, so that no run will be started for it.
+        Raises `RequestFailed` if the request has failed or was withdrawn, because no process will execute it any more.
         """
         with self._store.reading() as connection:
             so_far = requests.progress(connection, request_id)
@@ -256,7 +288,7 @@ class Executor:
         if so_far.state == "failed":
             raise RequestFailed(so_far.error or "the run failed", so_far.hint or "")
         if so_far.state == "withdrawn":
-            raise RequestFailed("the request for this run was withdrawn, or went with its source", "run it again")
+            raise RequestFailed("the request for this run was withdrawn, or its source was purged", "run it again")
         if so_far.reads is not None:
             progress(so_far.reads, so_far.rows_done or 0, so_far.rows_total or 0)
         try:
@@ -271,10 +303,10 @@ class Executor:
             return requests.leave(connection, request_id, taken=taken)
 
     def _abandon(self, request_id: int) -> None:
-        """Leave the request, taken or not, because its caller ends. A process that has taken it still closes it."""
+        """Note in the database that the caller no longer waits for the request, because the caller ends."""
         try:
             self._leave(request_id, taken=True)
-        except Exception as error:  # noqa: BLE001 - what ended the run matters more; the request expires by itself
+        except Exception as error:  # noqa: BLE001 - the original error is more important; the request will expire
             log.debug("request_not_withdrawn", reason=type(error).__name__)
 
     # Runs --------------------------------------------------------------------------------------------------------
@@ -286,16 +318,18 @@ class Executor:
             self._execute(lease, request, progress, scope)
         except (Stopped, LockLost):
             raise
-        except Exception as error:  # noqa: BLE001 - the other caller reads it from the request
+        except Exception as error:  # noqa: BLE001 - the other caller reads the error from the database
             kind, reason = str(request.kind), type(error).__name__
             log.warning("request_failed", source=lease.source, kind=kind, request=request.request_id, reason=reason)
 
     def _execute(self, lease: Lease, request: RunRequest, progress: ProgressCallback, scope: CancelScope) -> RunReport:
-        """Execute a request that was taken. If this raises an error, close the request with it, for those who wait.
+        """Execute a request that this process has taken.
 
-        If the scope was cancelled, or the process has lost the lock, leave the request to the next holder of the lock.
+        If an error occurs, store the error in the request, so that the processes that wait for the request can read it.
+        If the scope was cancelled, or the process has lost the lock, the request remains open, and the next process
+        that gets the lock executes it.
         """
-        self._untold.pop(request.request_id, None)  # it is tried again
+        self._untold.pop(request.request_id, None)  # an earlier failure does not count, because we try again
         try:
             with self._connect(lease.source, scope) as api:
                 stage = self._store.stage(lease.connection, lease.source)
@@ -321,7 +355,10 @@ class Executor:
 
 
 class _NotedProgress:
-    """Notes the progress of a run in its request, at most once in `NOTE_S`, for the processes that wait for it."""
+    """Stores the progress of a run in its request, where the processes that wait for the run can read it.
+
+    The progress is stored at most once in `NOTE_S` seconds.
+    """
 
     def __init__(self, lease: Lease, request: RunRequest, scope: CancelScope) -> None:
         self._lease, self._request_id, self._scope = lease, request.request_id, scope
@@ -333,14 +370,14 @@ class _NotedProgress:
         if now - self._noted_at < NOTE_S:
             return
         self._noted_at = now
-        with suppress(StoreError), writing(self._lease.connection):  # the run goes on if this fails
+        with suppress(StoreError), writing(self._lease.connection):  # if this fails, the run continues
             requests.note_progress(self._lease.connection, self._request_id, what, done, total)
 
 
 def _not_taken(source: str) -> LockHeld:
-    """Return the error if this process may not execute a request, and no other process has taken it."""
+    """Return the error for a request that this process may not execute and that no other process has taken."""
     message = f"source {source}: no daemon has taken the request"
-    return LockHeld(message, "see whether one is at work: rostersync status")
+    return LockHeld(message, "check whether a daemon is running: rostersync status")
 
 
 def dry_run(
@@ -352,7 +389,20 @@ def dry_run(
     policy: SyncPolicy,
     connect: Connect,
 ) -> RunReport:
-    """Do a run that commits nothing and takes no lock. The database at `url` does not change."""
+    """Execute a run without committing its result and without taking the lock. The database at `url` does not change.
+
+    Args:
+        url: The URL of the database.
+        request: The request for the run.
+        progress: A function that is called with the progress of the run.
+        scope: The scope of the run. If it is cancelled, the run ends.
+        policy: The settings that control what a run reads and removes.
+        connect: A function that opens the API of a source.
+
+    Returns:
+        The report of the run.
+
+    """
     with unchanged_database(url, request.source) as (connection, stage), connect(request.source, scope) as api:
         run = Run(
             request.source, connection, stage, api, policy=policy, clock=scope.clock, progress=progress, commit=None

@@ -39,7 +39,7 @@ _CHUNK = 1 << 16
 _KILL_S = 1.0
 """The number of seconds to wait until killed processes have ended.
 
-A process may go on if it belongs to another user, for example because of sudo.
+A process may continue to run if it belongs to another user, for example because of sudo.
 """
 
 _LOOK_EVERY_S = 0.01
@@ -93,7 +93,7 @@ class Hooks:
     def _call(self, document: bytes, tail: bytearray, scope: CancelScope) -> str | None:
         """Run the command, and put the end of its output into `tail`.
 
-        Return the reason if the command failed, else None.
+        Return the reason if the command failed, or None if the command succeeded.
 
         Raises `OSError` if the command cannot be started, and `Stopped` if the scope is cancelled.
         """

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _limiters = HostLimiters(1, SystemClock())
 """The rate limiters of the whole process.
 
-When the configuration is reloaded, the rate limiters remain, unless the concurrency changes.
+When the configuration is reloaded, the rate limiters are kept, unless the concurrency changes.
 """
 
 
@@ -47,10 +47,11 @@ def policy(config: Config) -> SyncPolicy:
 
 
 def clients(config: Config) -> Callable[[str, CancelScope], ManageBac]:
-    """Return a function that creates the API client for the source with a given name. The scope ends its calls.
+    """Return a function that creates the API client for the source with a given name.
 
-    The time limit of a client starts when the client is created. All clients of this process for the same host share
-    one rate limiter. The function raises `ConfigError` if the token of the source is not available.
+    If the scope is cancelled, the client sends no further requests. The time limit of a client starts when the client
+    is created. All clients of this process for the same host share one rate limiter. The function raises `ConfigError`
+    if the token of the source is not available.
     """
     _limiters.keep([_host(source) for source in config.sources], config.sync.concurrency)
     sources = {source.name: source for source in config.sources}
@@ -110,7 +111,7 @@ def hooks(config: Config) -> Hooks:
 
 
 def token_mistakes(sources: Iterable[Source]) -> dict[str, ConfigError]:
-    """Return an error for each source without an available token, by the name of the source."""
+    """Return an error for each source that has no token, by the name of the source."""
     mistakes = {}
     for source in sources:
         try:

@@ -1,4 +1,4 @@
-"""The API that a run needs, as a protocol, and the functions that ask it about single students."""
+"""The protocol for the API that a run uses, and functions that request single students from the API."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from rostersync.store.stage import Stage
 
 BATCH = 50
-"""How many ids one list request asks for. With more ids, the response may exceed a page, or the URL be too long."""
+"""The maximum number of ids in one list request.
+
+If a request had more ids, the response might not fit into one page, or the URL might be too long.
+"""
 
 
 class Api(Protocol):
-    """The students of one source, during one run. `managebac.reader.StudentReader` implements it."""
+    """The students of one source, as the API serves them to one run.
+
+    The class `managebac.reader.StudentReader` implements this protocol.
+    """
 
     @property
     def requests(self) -> int: ...
@@ -37,20 +43,32 @@ class Api(Protocol):
 
 
 Connect = Callable[[str, "CancelScope"], AbstractContextManager[Api]]
-"""Opens the API of a source, by its name, for one run. The scope ends the requests.
+"""A function that opens the API of the source with the given name for one run.
 
-Raises `ConfigError` if the source's token is not available."""
+If the scope is cancelled, no further request is sent. The function raises `ConfigError` if the source's token is not
+available.
+"""
 
 
 def ask(api: Api, stage: Stage, questions: Iterable[Sequence[int]]) -> None:
-    """Ask GET about each id in the chunks of `questions`, and keep the answers in the stage. Raises `Stopped`."""
+    """Request each student by GET, and store the responses in the stage.
+
+    Args:
+        api: The API of the source.
+        stage: The stage that receives the responses.
+        questions: The ids of the students, in chunks.
+
+    Raises:
+        Stopped: The scope was cancelled.
+
+    """
     for ids in questions:
         for key, answer in api.answers(ids):
             stage.put_answer(key, answer)
 
 
 def fetch_again(api: Api, stage: Stage, ids: Sequence[int]) -> None:
-    """Fetch students again by their ids: first by list requests, then by GET if a list did not return the student.
+    """Fetch students again: first by list requests with their ids, and then by GET if no list returned the student.
 
     Raises `ApiError` if a list request fails.
     """
@@ -59,9 +77,10 @@ def fetch_again(api: Api, stage: Stage, ids: Sequence[int]) -> None:
 
 
 def fetch_stale(api: Api, stage: Stage) -> None:
-    """Fetch a student again if the received row is older than the stored one.
+    """Fetch a student again if the received row is older than the stored row.
 
-    GET decides if the row of a list request is still older. Raises `ApiError` if a list request fails.
+    First send list requests with the ids of these students. If a row is still older than the stored row, fetch the
+    student by GET, and accept that response. Raises `ApiError` if a list request fails.
     """
     for ids in stage.stale():
         stage_living(api, stage, ids)
@@ -69,11 +88,11 @@ def fetch_stale(api: Api, stage: Stage) -> None:
 
 
 def stage_living(api: Api, stage: Stage, ids: Sequence[int]) -> set[int]:
-    """Find out by list requests which of `ids` are alive, stage their rows, and return their ids.
+    """Send list requests for `ids`, stage the rows of the students who exist, and return the ids of these students.
 
-    A list request can prove that a student is alive, but not that a student is gone. If the server does not honour the
-    filter by ids, the rest of `ids` is not asked for, and the caller must ask GET about them. Raises `ApiError` if a
-    request fails.
+    A list request can prove that a student exists, but it cannot prove that a student is gone. If the server ignores
+    the filter by ids, this function sends no further list requests. The caller must then request the remaining students
+    by GET. Raises `ApiError` if a request fails.
     """
     found: set[int] = set()
     for start in range(0, len(ids), BATCH):

@@ -1,18 +1,21 @@
-"""Learn which keys only GET serves, and fetch these details of students within a budget.
+"""Find out which keys only GET serves, and fetch these keys (the details) for a limited number of students.
 
-`rostersync.projections` has the rule that makes one record of a list row and an answer of GET. This module finds out
-which keys lists and GET serve, and decides which students to ask GET for.
+`rostersync.projections` has the rule that combines a list row and a response to GET into one record. This module finds
+out which keys lists serve and which keys GET serves. It also decides which students to request by GET.
 
-* Until it is known what GET serves, a run asks GET for one student and compares the answer with the list row. No run
-  does so before the first clean roster, because until then it is unknown what lists serve.
-* As long as GET is not known to serve more than lists, a run with a clean roster repeats this comparison once a week.
-  The hour decides which student it asks for, because an earlier student may have lacked a key.
-* If GET serves keys that lists do not, a run asks GET for every student who is new, or whose list row is newer than the
-  stored detail. It asks for at most `budget` students, those who wait longest first. With the rest of the budget it
-  reads details again that are older than a week, because a change of such a key may not change `updated_at`.
+* Until we know which keys GET serves, a run requests one student by GET and compares the response with the student's
+  list row. No run makes this comparison before the first clean roster, because until then we do not know which keys
+  lists serve.
+* As long as we do not know any key that only GET serves, a run with a clean roster repeats the comparison once a week.
+  Each time, the current hour decides which student is requested, because the student in an earlier comparison may have
+  lacked a key.
+* If GET serves keys that lists do not serve, a run requests every new student by GET. It also requests a student if
+  the list row and the stored detail have a different `updated_at`. It requests at most `budget` students, and those who
+  have waited longest come first. With the rest of the budget, the run reads details again that are older than a week,
+  because a change of such a key may not change `updated_at`.
 
-An answer other than a living student proves nothing here. The staged student does not change, and a later run asks
-GET again.
+If a response to GET does not contain a student who exists, this module draws no conclusion from the response. The
+staged student does not change, and a later run sends the request again.
 """
 
 from __future__ import annotations
@@ -34,24 +37,24 @@ REREAD_AFTER = timedelta(days=7)
 """The age at which a detail is read again, even if the list row has not changed."""
 
 MOST_FAILURES = 3
-"""After this many answers in a row that are not a living student, the run stops asking for details."""
+"""A run requests no more details after this many consecutive responses that do not contain a current student."""
 
-_SAMPLE = 20  # how many students to choose from when one answer of GET is compared with a list row
+_SAMPLE = 20  # we choose one of this many students, to compare the response to GET with the list row
 
 
 class Details:
-    """The details of one run. At its end `keys` holds what is known about the source's keys."""
+    """The details of one run. When the run ends, `keys` contains what we know about the keys of the source."""
 
     def __init__(self, api: Api, stage: Stage, keys: Keys, *, has_details: bool, budget: int, now: datetime) -> None:
-        """Prepare the details.
+        """Prepare to find out keys and to fetch details.
 
         Args:
             api: The API of the source.
-            stage: What the run has received so far.
-            keys: What was known about the keys before the run.
-            has_details: Whether the detail of any student is stored.
-            budget: The most students to ask GET for; 0 or more.
-            now: When the run began, in UTC.
+            stage: The stage, which contains everything that the run has received so far.
+            keys: What we knew about the keys of the source before the run.
+            has_details: Whether the replica contains the detail of at least one student.
+            budget: The maximum number of students to request by GET, which is 0 or more.
+            now: The time in UTC when the run began.
 
         """
         self._api = api
@@ -61,10 +64,10 @@ class Details:
         self._now = now
         self.keys = keys
         self.renews_all = False
-        """Whether to combine all students again who have a detail, because lists now serve a key that details hold."""
+        """Whether to combine all students with a detail again, because lists now serve a key that details have."""
 
     def learn(self, *, clean_roster: bool) -> None:
-        """Find out which keys lists and GET serve. Only a `clean_roster` shows what lists serve."""
+        """Find out which keys GET serves. If the run has read a clean roster, also find out which keys lists serve."""
         self.keys = self._stage.details.compare(self.keys)
         if self._probe_is_due(clean_roster=clean_roster):
             self._probe()
@@ -73,9 +76,9 @@ class Details:
         self.keys = self._stage.details.compare(self.keys)
 
     def _probe_is_due(self, *, clean_roster: bool) -> bool:
-        """Return whether to ask GET for one student only to compare the answer with the list row.
+        """Return whether to request one student by GET only to compare the response with the student's list row.
 
-        If GET is known to serve more than lists, the run asks for details anyway and compares those.
+        If we already know a key that only GET serves, the run requests details anyway, and compares those responses.
         """
         if self.keys.fetched is None:
             return clean_roster or (self.keys.listed is not None and bool(self._stage.students.keys))
@@ -84,17 +87,22 @@ class Details:
         return clean_roster and is_old and not self._needed
 
     def _probe(self) -> None:
-        """Ask GET for one student, chosen by the hour: GET may fail for one student, or that student may lack a key."""
+        """Request one student by GET, and remember the time of this request.
+
+        The current hour decides which student is requested. We do not always request the same student, because GET may
+        fail for that student, or the student may lack a key.
+        """
         sample = self._stage.details.not_asked(self._stage.controls(_SAMPLE))
         if sample and self._budget:
             self._read([sample[int(self._now.timestamp()) // 3600 % len(sample)]])
             self.keys = replace(self.keys, probed_at=self._now)
 
     def _learn_listed(self) -> None:
-        """Add the keys of this roster's rows to the keys that lists serve.
+        """Add the keys in the rows of this roster to the keys that lists serve.
 
-        A key that details hold is added only if at least half of the students with the key in their detail also have it
-        in their list row. Otherwise a single stray row would clear the key for all other students.
+        If details also have a key, a condition must be met: of the students with this key in their detail, at least
+        half must also have the key in their list row. Otherwise a single stray row would clear the key for all other
+        students.
         """
         new = {key for key in self._stage.students.keys if self.keys.listed is None or not self.keys.lists_serve(key)}
         held = self._stage.details.support(new) if new else {}
@@ -103,14 +111,14 @@ class Details:
         self.renews_all = bool(held.keys() - stray)
 
     def ask(self) -> None:
-        """Ask GET for the details that are due."""
+        """Request students by GET if their details are due."""
         if self._needed or self._has_details:
             read_before = self._now - REREAD_AFTER
             self._read(self._stage.details.due(self._budget, needed=self._needed, read_before=read_before))
             self.keys = self._stage.details.compare(self.keys)
 
     def ask_for(self, ids: Sequence[int]) -> None:
-        """Ask GET for the details of these students, if they have or need one, within the budget."""
+        """Request these students by GET if they have a detail or need one, but not more students than the budget."""
         if self._needed or self._has_details:
             self._read(self._stage.details.of(ids, needed=self._needed)[: self._budget])
         self.keys = self._stage.details.compare(self.keys)

@@ -1,4 +1,7 @@
-"""Limits on removals, undecodable records and new students, above which a run does not trust what it read."""
+"""Limits on removals, on records that cannot be decoded, and on new students.
+
+If a run exceeds one of these limits, it does not trust the data that it read.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,18 @@ import msgspec
 from rostersync.errors import RunFailed
 
 TOLERATED = 20
-"""Up to this many undecodable records never fail a run, however small the school is."""
+"""If no more than this many records cannot be decoded, the run does not fail, however small the school is."""
 
 
 MOST_NEWCOMERS = 1_000
-"""A run may always insert up to this many students."""
+"""The number of students that a run may insert, however small the replica is."""
 
 MOST_GROWTH = 10
-"""A run that inserts more than `MOST_NEWCOMERS` may insert this many times the number of known students."""
+"""A run may insert this many times the number of students in the replica, even if it exceeds `MOST_NEWCOMERS`."""
 
 
 class GuardPolicy(msgspec.Struct, frozen=True):
-    """The limits that are configured in `[guard]`."""
+    """The limits in the configuration section `[guard]`."""
 
     max_deletions: int = 25
     max_deletion_percent: float = 5.0
@@ -29,12 +32,12 @@ def holds(removals: int, recent: int, live: int, policy: GuardPolicy) -> bool:
     """Return whether a run's removals must wait for approval.
 
     The limits apply to the sum of `removals` and `recent`. The percentage limit applies only if that sum is above
-    `floor`, and 100 disables it.
+    `floor`. If the percentage is 100, the percentage limit is disabled.
 
     Args:
-        removals: The number of removals of this run. If it is 0, nothing has to wait.
+        removals: The number of removals in this run. If it is 0, the result is False.
         recent: The number of unapproved removals in the last 24 hours.
-        live: The number of living students before the run.
+        live: The number of current students before the run.
         policy: The limits.
 
     """
@@ -49,9 +52,9 @@ def holds(removals: int, recent: int, live: int, policy: GuardPolicy) -> bool:
 
 
 def check_rejection_rate(received: int, rejected: int) -> None:
-    """Raise `RunFailed` if more than `TOLERATED` records, and more than 5 % of them, cannot be decoded.
+    """Raise `RunFailed` if more than `TOLERATED` records and more than 5 % of all records cannot be decoded.
 
-    So many bad records mean that the API has changed.
+    If there are so many bad records, the API has probably changed.
     """
     if rejected > TOLERATED and rejected * 20 > received:
         message = f"{rejected} of {received} records cannot be decoded: the API seems to have changed"
@@ -59,11 +62,12 @@ def check_rejection_rate(received: int, rejected: int) -> None:
 
 
 def check_growth(inserted: int, live: int) -> None:
-    """Raise `RunFailed` if a run would insert far more students than are known.
+    """Raise `RunFailed` if a run would insert far more students than the replica has.
 
     Args:
         inserted: The number of students that the run would insert.
-        live: The number of living students in the replica. If it is 0, as before the first run, any number is accepted.
+        live: The number of current students in the replica. If it is 0, for example before the first run, the run may
+            insert any number of students.
 
     """
     if live and inserted > max(MOST_NEWCOMERS, MOST_GROWTH * live):

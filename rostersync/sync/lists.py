@@ -1,27 +1,30 @@
-"""Read lists that change while we read them, and find out whether a row may have been lost between two pages.
+"""Read lists that change while we read them, and find out whether we may have missed a row between two pages.
 
-The API cuts a list into pages by position. If a row leaves the list, or moves back in it, the rows behind it move up.
-Then the first row of the next page moves to a page that we have already read, and we miss it. The API promises no
-order, and no page says what the others held. So the same rule applies to the roster and to both feeds:
+The API divides a list into pages by the position of the rows. When a row leaves the list, or moves to a later position,
+all rows after its old position move up by one. Then the first row of the next page moves to a page that we have already
+read, so we miss this row. The API does not document the order of a list, and a page does not say which rows the other
+pages have. So the following rule applies to the roster and to both feeds:
 
-* If a page has as many distinct records as its `total_count`, it is the whole list, and the list is clean.
-* A reading fetches all pages once. It is steady if every page gave the same `total_count` and `per_page`, and the pages
-  together had exactly `total_count` records and none of them twice. A page without `per_page` agrees with the
-  others, because the proof below does not need it. If the first page names no `total_pages`, the number follows from
-  its `total_count` and the number of its rows.
-* A list is clean if the reading after a steady one finds all ids of the steady one again. That second reading need not
-  be steady. The result is dated from the start of the steady reading, so the next run reads later changes again.
-* If a page has the same ids and stamps as the page with the same number in the steady reading, it has the same rows.
-  These rows are not staged again.
+* If a page has as many distinct records as its `total_count` says, this page is the whole list, and the list is clean.
+* A reading is one pass through all pages. A reading is steady if every page gave the same `total_count` and `per_page`,
+  and all pages together had exactly `total_count` records, without duplicates. If a page gives no `per_page`, the
+  reading can still be steady, because the proof below does not need `per_page`. If the first page has no `total_pages`,
+  we compute the number of pages from its `total_count` and the number of its rows.
+* A list is clean if a steady reading is followed directly by a reading that contains all ids of the steady reading. The
+  second reading need not be steady. The result describes the list at the start of the steady reading. The next run
+  reads all changes after that time.
+* If a page has the same ids and `updated_at` times as the page with the same number in the steady reading, both pages
+  have the same rows. In that case, the rows are not staged again.
 
-Why no student is lost: Suppose that X is in the list the whole time, and that a steady reading of T records misses X.
-When the server made the last of these pages, the list had T records, and X was one of them. So one of the T records
-that were read had left the list by then. Call this record Y. If Y has not come back, the next reading misses Y, so the
-list is not clean. If Y of the roster has come back, Y was deleted and restored within two readings.
+Why no student is missed: suppose that student X is in the list all the time, and that a steady reading of T records
+misses X. When the server created the last of these pages, the list had T records, and X was one of them. So at least
+one of the T records that we read, Y, had left the list by then. If Y has not come back, the next reading does not
+contain Y, so the list is not clean. If Y has come back to the roster, Y was deleted and restored during the two
+readings.
 
-The proof needs no order, no other feed and no clock. It does need all pages to show one list that only moves forward in
-time. So it can fail if read replicas lag by different times, or if a record comes back as Y does. A later full run
-restores X.
+The proof does not depend on the order of the list, on another feed or on a clock. The proof does assume that no page
+shows an older state of the list than an earlier page did. So X can be missed if two read replicas lag by different
+amounts of time, or if Y leaves the list and comes back. In that case, a later full run adds X again.
 """
 
 from __future__ import annotations
@@ -46,11 +49,11 @@ if TYPE_CHECKING:
 
 
 class ListResult(msgspec.Struct, frozen=True):
-    """How a list was read.
+    """The result of reading a list.
 
-    `moment` is the time of the result: when the first page of the reading was made. `total` is the number of records in
-    the list. `ignored` means that the deleted feed ignores its filter, so only some rows of its first page were kept.
-    `without_ids` means that some records have no readable id, so it is unknown which students they are about.
+    `moment` is the time when the server created the first page of the reading. `total` is the number of records in the
+    list. `ignored` is true if the deleted feed ignores its filter; in that case, only some rows of its first page were
+    kept. `without_ids` is true if some records have no readable id, so we do not know which students they belong to.
     """
 
     clean: bool
@@ -61,12 +64,12 @@ class ListResult(msgspec.Struct, frozen=True):
 
     @property
     def complete(self) -> bool:
-        """Whether no record of the list can be missing."""
+        """Whether we can be sure that we missed no record of the list."""
         return self.clean and not self.ignored and not self.without_ids
 
     @property
     def start(self) -> datetime | None:
-        """The time that a feed's watermark may move to; None if the feed is incomplete or the time is unknown."""
+        """The new time for the watermark of the feed. None if the feed is not complete or the time is unknown."""
         return self.moment.start if self.complete else None
 
 
@@ -81,15 +84,22 @@ class ListReader:
         self._progress = progress
 
     def students(self, query: Query, first: Page) -> ListResult:
-        """Read the roster or the modified feed, as `query` asks. The caller has fetched its `first` page."""
+        """Read the roster or the modified feed, depending on `query`.
+
+        Args:
+            query: The filter of the list.
+            first: The first page of the list, which the caller has already fetched.
+
+        """
         students = self._read(query, first, self._stage.students)
         return replace(students, without_ids=self._stage.received().without_id > 0)
 
     def deleted(self, since: datetime) -> ListResult:
         """Read the deleted feed.
 
-        If the feed ignores its filter, it may list any student. Then only the rows of its first page that have a
-        `deleted_at` are kept, and no other page is read. Full runs find the other students who have left.
+        If the server ignores the filter of the feed, the response may contain any student. In that case, we read only
+        the first page, and keep only the rows that have a `deleted_at`. Full runs find the other students who have
+        left.
         """
         query = Query(deleted_since=since)
         first = self._api.first_page(query)
@@ -100,15 +110,18 @@ class ListReader:
         return replace(feed, without_ids=self._stage.deletions.lack_ids())
 
     def deletions_until(self, roster: ListResult, watermark: datetime | None, overlap: timedelta) -> ListResult:
-        """Read the deleted feed from `watermark`, or from the start of `roster` if that is earlier.
+        """Read the deleted feed from `watermark`, or from the start of `roster` if that start is earlier.
 
-        A roster does not show when or how a missing student left, but the deleted feed may.
+        A roster does not show when a missing student left or how, but the deleted feed may show this.
         """
         begun = roster.moment.start or roster.moment.local
         return self.deleted(filter_start(min(begun, watermark or begun), overlap))
 
     def _read(self, query: Query, first: Page, into: StagedList) -> ListResult:
-        """Read a list until it is clean: see the module docstring. If it never is, all its rows stay staged."""
+        """Read a list several times until it is clean (see the module docstring).
+
+        If the list is not clean after the last attempt, the stage keeps the rows of all readings.
+        """
         steady: _Reading | None = None  # the previous reading, if it was steady
         for attempt in range(self._attempts + 1):
             if attempt:
@@ -122,12 +135,15 @@ class ListReader:
         return ListResult(False, first.moment, first.total_count)
 
     def _read_once(self, query: Query, first: Page, into: StagedList, before: _Reading | None) -> _Reading:
-        """Stage one reading of a list. Pages that equal those of the steady reading `before` are not staged again."""
+        """Read all pages of a list once, and stage their rows.
+
+        If a page is equal to the page with the same number in the steady reading `before`, it is not staged again.
+        """
         into.begin_reading()
         rows, alike, same = 0, True, []
         digests: dict[int, bytes | None] = {}
         for page in chain([first], () if first.whole else self._api.pages(query, first.others)):
-            if page is None:  # the list has become shorter, and this page no longer exists
+            if page is None:  # the list has become shorter, so this page no longer exists
                 alike = False
                 continue
             rows += len(page.listed)
@@ -147,17 +163,17 @@ class ListReader:
 
 
 class _Reading(msgspec.Struct, frozen=True):
-    """One reading of a list: its first page, and the digest of each page by the page's number."""
+    """One reading of a list. `digests` maps the number of each page to the page's digest."""
 
     first: Page
     digests: dict[int, bytes | None]
     steady: bool
     repeats: bool = False
-    """Whether every page equals the page with the same number in the previous steady reading."""
+    """Whether every page is equal to the page with the same number in the previous reading, which was steady."""
 
 
 def _marked(page: Page) -> Iterator[ListedRow]:
-    """Yield the rows of students that have a `deleted_at`."""
+    """Yield the rows on a page that have a `deleted_at`."""
     for listed in page.listed:
         row = listed.decode()
         if isinstance(row, Student) and row.deleted_at is not None:

@@ -89,7 +89,7 @@ def outcome_of_refresh(fetched: Fetched, source: SourceState) -> RunOutcome:
     """Return the outcome of a refresh, which changes no watermark and no date of its source."""
     state = RunState.INCOMPLETE if fetched.unclear else RunState.SUCCEEDED
     error = f"{_UNCLEAR}: {fetched.unclear}" if fetched.unclear else None
-    gone = f"students who were not found, and stay as stored until the next run: {fetched.gone}"
+    gone = f"students who were not found, and do not change in the replica before the next run: {fetched.gone}"
     return RunOutcome(RunKind.REFRESH, state, source, error, notices=(gone,) if fetched.gone else ())
 
 

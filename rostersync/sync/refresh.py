@@ -1,7 +1,7 @@
-"""Fetch single students by id after they were written (a refresh). A refresh proves that students live, never absence.
+"""Fetch single students by id after a command has changed them (a refresh). A refresh never removes a student.
 
-If GET does not find a student, the stored student does not change until a run reads lists, because a refresh does not
-check whether GET works, and does not limit removals.
+If GET does not find a student, the stored student does not change before a full or incremental run. The reason is that
+a refresh does not check whether GET works, and does not limit the number of removals.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ if TYPE_CHECKING:
 
 
 class Fetched(msgspec.Struct, frozen=True):
-    """The number of students about whom GET gave no clear answer (`unclear`), or whom it did not find (`gone`)."""
+    """The students whom a refresh could not fetch.
+
+    `unclear` is the number of unclear responses to GET. `gone` is the number of students that GET did not find.
+    """
 
     unclear: int
     gone: int
 
 
 def fetch(api: Api, stage: Stage, ids: Sequence[int]) -> Fetched:
-    """Stage students: from list requests if these return them as living, and otherwise from GET."""
+    """Fetch students and stage them. Students whom a list request does not return are fetched by GET."""
     fetch_again(api, stage, ids)
     ask(api, stage, stage.unproved_restores())
     fetched = Fetched(stage.unclear().total, sum(len(chunk) for chunk in stage.gone_ids()))

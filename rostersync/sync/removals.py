@@ -1,8 +1,8 @@
-"""Decide about each student who seems to have left: remove, hold for approval, or keep.
+"""Decide for each student who seems to have left whether to remove the student, hold the removal, or do nothing.
 
-GET proves a removal, one id at a time. It says that a student is gone by a 404, or by a record with `deleted_at`.
-Either may be a fault of the endpoint, or a passing one. So it counts only if GET says it twice, and if GET returned a
-living student in between.
+A removal is proven by GET requests for that one student. A student is gone according to GET if the response is a 404,
+or a record with `deleted_at`. But a lasting or temporary fault of the endpoint may cause the same response. So a
+student counts as gone only if GET says so twice, and if GET returns another student in between.
 """
 
 from __future__ import annotations
@@ -24,45 +24,49 @@ if TYPE_CHECKING:
     from rostersync.sync.api import Api
 
 CONTROLS = 3
-"""The most living students to try as a control of the endpoint that proves removals."""
+"""The maximum number of current students to request in order to check that the endpoint for GET works."""
 
 NAMED = (Reason.LISTED, Reason.MARKED, Reason.PROVED)
-"""Why a student is a candidate: the deleted feed lists them, their row has `deleted_at`, or GET says they are gone."""
+"""The reasons why a student is a candidate in a run that is not a sweep.
+
+The deleted feed lists the student, the student's row has a `deleted_at`, or the student is gone according to GET.
+"""
 
 SWEPT = (Reason.LEFT, Reason.MARKED, Reason.PROVED, Reason.UNSEEN)
-"""The reasons after a clean roster. A student who is missing from the roster is a candidate, too.
+"""The reasons why a student is a candidate in a sweep, which is a full run with a clean roster.
 
-If the deleted feed lists a student, the student is a candidate only if the roster does not contain the student, or if
-GET says that the student is gone.
+A student who is missing from the roster is also a candidate. If the deleted feed lists a student whom the roster
+contains, the student is a candidate only if the student is gone according to GET.
 """
 
 Plan = list[tuple[int, str, "datetime | None"]]
-"""The removals of a held run: id, deletion source, and the time of the deletion if it is known."""
+"""The removals of a held run. Each has the student's id, the deletion source, and the time of the deletion or None."""
 
 
 class RemovalOutcome(msgspec.Struct, frozen=True):
-    """What became of the candidates for removal. `reason` says why some are held."""
+    """How many candidates are held or removed. `reason` says why some of them are held."""
 
     held: int = 0
     removed: int = 0
     guarded: int = 0
-    """The number of removals that no approval covers."""
+    """The number of students who are removed without an approval."""
     reason: str = ""
     unproved: tuple[int, ...] = ()
-    """The ids of the approved plan that were not proved gone again."""
+    """The ids in the approved plan of students who could not be proven gone again."""
 
 
 class Removals:
-    """The candidates for removal of one run. Each is removed, held, or left as stored."""
+    """The candidates for removal in one run. Each candidate is removed, held for approval, or left unchanged."""
 
     def __init__(self, api: Api, stage: Stage, held: Callable[[], list[int]], guard: Callable[[int], str]) -> None:
         """Prepare the candidates.
 
         Args:
             api: The API of the source.
-            stage: What the run has received so far.
-            held: Returns the ids in open plans of incremental runs that are not candidates yet.
-            guard: Returns why this number of removals must wait for approval, or "" if it need not.
+            stage: The stage, which contains everything that the run has received so far.
+            held: A function that returns the ids in open plans of incremental runs that are not candidates yet.
+            guard: A function that returns why the given number of removals must wait for approval, or "" if they need
+                not wait.
 
         """
         self._api = api
@@ -71,65 +75,88 @@ class Removals:
         self._guard = guard
 
     def settle(self, kind: RunKind, *, sweep: bool, plan: Plan | None) -> RemovalOutcome:
-        """Find out which candidates are gone and may be removed. The stage keeps these, and the candidates to hold.
+        """Find out which candidates are gone, and which of these may be removed now.
 
-        `sweep` says whether a student who is absent from the roster becomes a candidate. `plan` is the approved plan,
-        None without an approval. Raises `ApiError` if a list request fails.
+        At the end, the stage contains the candidates to remove and the candidates to hold.
+
+        Args:
+            kind: The kind of the run.
+            sweep: Whether a student who is missing from the roster is a candidate.
+            plan: The approved plan, or None if the run has no approval.
+
+        Returns:
+            The numbers of held and removed candidates, and the reason if some candidates are held.
+
+        Raises:
+            ApiError: A list request failed.
+
         """
         stage = self._stage
-        # 1. Candidates are students stored as living who have left according to the deleted feed, a `deleted_at`, GET
-        #    or a sweep. The students of an approved plan are candidates, too.
+        # 1. The candidates are current students who seem to have left because of the deleted feed, a `deleted_at`, a
+        #    response to GET or a sweep. The students in an approved plan are candidates, too.
         stage.collect_candidates(*(SWEPT if sweep else NAMED))
         if kind is RunKind.INCREMENTAL:
-            ask(self._api, stage, [self._held()])  # the feed may no longer name them, but step 2 must find them
+            ask(self._api, stage, [self._held()])  # the feed may no longer list these students
         planned = self._add_plan(plan)
         if not (stage.count_candidates() or stage.absence_unconfirmed):
             return RemovalOutcome()  # nearly every run ends here: no student has left
-        # 2. Find out by list requests with many ids which candidates are alive after all.
+        # 2. Send list requests with many ids, and drop the candidates who still exist.
         self._drop_the_living()
         if kind is RunKind.INCREMENTAL:
-            ask(self._api, stage, stage.stale())  # the list request may have returned old rows
+            ask(self._api, stage, stage.stale())  # the list requests may have returned old rows
             stage.collect_candidates(Reason.PROVED)
-        # 3. The guard counts the removals that are not in the plan. If there are too many, they are held without proof.
+        # 3. The guard counts the candidates who are not in the approved plan. If there are too many, they are held, and
+        #    we do not request them by GET.
         reason = self._guard(stage.count_candidates(planned=False))
-        # 4. GET must confirm that each remaining candidate is gone. Otherwise the stored student does not change.
+        # 4. Request each remaining candidate by GET. If the student is not gone, the stored student does not change.
         self._prove(planned=True)
         if not reason:
             self._prove(planned=False)
-        # 5. The control: GET must have returned a living student since it last reported one as gone. If the school
-        #    has no living student at all, an approval replaces the control for the removals that it covers. Otherwise
-        #    this run does not trust GET about any student who is gone according to GET.
+        # 5. The control: GET must have returned a student who exists after it last said that a student is gone.
+        #    Otherwise this run removes no student who is gone according to GET. There is one exception: if the school
+        #    has no current student at all, the removals in an approved plan need no control.
         if not self._endpoint_works():
             reason = reason or "no living student could be fetched to confirm that the endpoint works"
             stage.reject_absence_proofs(keep_plan=plan is not None and not stage.controls(1))
-        # 6. Ask GET again for each student that it reported as gone. The last answer counts.
+        # 6. Request each student who is gone according to GET once more. The last response counts.
         ask(self._api, stage, stage.gone_ids())
         stage.drop_disproved()
         return self._outcome(planned, reason)
 
     def _add_plan(self, plan: Plan | None) -> list[int]:
-        """Add an approved plan to the candidates, and return its ids that are still stored as living."""
+        """Add the students in an approved plan to the candidates. Return the ids of those who are still in the replica.
+
+        Deleted students are not in the result.
+        """
         if not plan:
             return []
         self._stage.add_plan(plan)
         return [key for ids in self._stage.candidates(planned=True) for key in ids]
 
     def _drop_the_living(self) -> None:
-        """Drop the candidates that a list request by ids returns as living."""
+        """Send list requests for the candidates, and drop the candidates who still exist."""
         for chunk in self._stage.candidates(proved=False):
             self._stage.drop_living_candidates(stage_living(self._api, self._stage, chunk))
 
     def _prove(self, *, planned: bool) -> None:
-        """Ask GET for the candidates of the approved plan, or for the others, and drop the ones who are not gone."""
+        """Request candidates by GET, and drop the candidates who are not gone.
+
+        Args:
+            planned: Whether to request the candidates in the approved plan. If false, request all other candidates.
+
+        """
         ask(self._api, self._stage, self._stage.candidates(planned=planned, proved=False))
         self._stage.drop_disproved()
 
     def _endpoint_works(self) -> bool:
-        """Return whether GET returned a living student after it last reported one as gone. If not, ask for some now."""
+        """Return whether GET has returned a student who exists after it last said that a student is gone.
+
+        If GET has not done so yet, request some current students now.
+        """
         if not self._stage.absence_unconfirmed:
             return True
         answers = (answer for _, answer in self._api.answers(self._stage.controls(CONTROLS)))
-        # A record that cannot be decoded does not count: it does not show that the endpoint works.
+        # A record that cannot be decoded does not count, because it does not show that the endpoint works.
         return any(isinstance(answer, Student) and answer.deleted_at is None for answer in answers)
 
     def _outcome(self, planned: list[int], reason: str) -> RemovalOutcome:

@@ -1,4 +1,4 @@
-"""Read all students from the API and compare them with the replica. Nothing is changed."""
+"""Read all students from the API and compare them with the replica. The replica does not change."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
     from rostersync.sync.watermarks import SyncPolicy
 
 MAX_LISTED_DIFFERENCES = 1_000
-"""The most differences to list. Further ones are only counted."""
+"""The maximum number of differences in the result. Further differences are only counted."""
 
 
 def verify(
     url: str, source: str, scope: CancelScope, *, policy: SyncPolicy, connect: Connect, progress: ProgressCallback
 ) -> Verification:
-    """Compare the replica of a source with the API. Volatile fields do not count.
+    """Compare the replica of a source with the API. Differences in volatile fields do not count.
 
     Args:
-        url: The url of the database.
+        url: The URL of the database.
         source: The name of the source.
-        scope: Ends the requests.
-        policy: How to read.
-        connect: Opens the API of a source.
-        progress: Is called while the lists are read.
+        scope: The scope that ends the requests if it is cancelled.
+        policy: The settings for reading lists.
+        connect: A function that opens the API of a source.
+        progress: A function that is called while the lists are read.
 
     Returns:
-        The differences. `error` is set if some of the students, or all of them, could not be compared.
+        The differences. `error` is set if some or all of the students could not be compared.
 
     Raises:
         StoreError: The database cannot be used.
@@ -67,7 +67,7 @@ def verify(
                 return Verification(source, error="the roster kept changing while it was read")
             result = Verification(source, students=roster.total)
             since = watermarks.filter_start(read_until, policy.overlap)
-            # The latest known time of the server. Stamps that are later by more than the overlap lie in the future.
+            # The server's latest known time, plus the overlap. An `updated_at` after this time lies in the future.
             until = (feed.moment.server or feed.moment.local) + policy.overlap
             comparison = Comparison(stage)
             _note(result, [Difference(key, "twice") for key in comparison.stored_twice()], set())
@@ -81,10 +81,10 @@ def verify(
 
 
 def _unknown(stage: Stage) -> str | None:
-    """Return how many students could not be compared, and why; None if all could be."""
+    """Return how many students could not be compared, and why. Return None if all students could be compared."""
     reasons = {
-        "students who could not be fetched, so that it is unknown whether they are gone": stage.unclear().total,
-        "records that cannot be decoded, so that they cannot be compared": stage.received().undecodable,
+        "students who could not be fetched, so it is not known whether they are gone": stage.unclear().total,
+        "records that could not be decoded, so they could not be compared": stage.received().undecodable,
     }
     return "; ".join(f"{reason}: {number}" for reason, number in reasons.items() if number) or None
 
@@ -92,21 +92,22 @@ def _unknown(stage: Stage) -> str | None:
 def _compare(
     stage: Stage, comparison: Comparison, api: Api, state: SourceState, *, sweep: bool
 ) -> Iterator[list[Difference]]:
-    """Yield the differences in chunks, including the pending ones. `sweep` has the same meaning as in a run.
+    """Yield the differences in chunks, including the pending differences. `sweep` has the same meaning as in a run.
 
-    The proofs come first, as in a run. A student that GET returns as living is compared like a listed student. If a
-    student is stored as deleted and listed as living, the student counts as deleted if GET says that they are gone.
+    As in a run, first request by GET each student who seems to have left or to have come back. If GET returns a student
+    who exists, the student is compared like a student in the list. If a deleted student is in the list, but is gone
+    according to GET, the student counts as deleted.
     """
     stage.collect_candidates(*(SWEPT if sweep else NAMED))
     ask(api, stage, chain(stage.candidates(proved=False), stage.unproved_restores()))
-    ask(api, stage, stage.gone_ids())  # again, because a single 404 may be a passing fault
-    if state.has_details or stage.details.are_new:  # keys that only GET serves are compared if GET was asked
+    ask(api, stage, stage.gone_ids())  # again, because a single 404 may be a temporary fault
+    if state.has_details or stage.details.are_new:  # keys that only GET serves are compared if a GET was sent
         stage.details.combine(state.keys, settled_before=None, now=EPOCH, everybody=True)
     for ids in stage.candidates(proved=True):
         yield [Difference(key, "surplus") for key in ids]
     for ids in comparison.missing():
         yield [Difference(key, "missing") for key in ids]
-    # Compare the rows themselves: the hash shows what was written, and not what the table holds now.
+    # Compare the rows themselves, because the hash shows what was written, but not what is in the table now.
     for pairs in comparison.differing():
         compared = ((stored.id, changed_fields(stored, received)) for stored, received in pairs)
         yield [Difference(key, "differs", names) for key, names in compared if names]

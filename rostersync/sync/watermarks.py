@@ -1,14 +1,15 @@
-"""Decide from watermarks and clocks what a run reads, and to what time it moves the watermarks.
+"""Decide from watermarks and clocks which lists a run reads, and compute the watermarks after the run.
 
-A watermark is the time up to which a stream (the modified or the deleted one) is known to have been read. It is dated
-from the start of the steady reading of a clean list, never from its end, so changes made while we read are read again.
-The start is the earlier of our clock and the server's, because either may be wrong. Every filter asks from `overlap`
-before the watermark, because a commit may be late and the clocks of the app servers may differ. Nothing else about
-clocks is remembered.
+All changes in a feed before the feed's watermark have been read. The modified feed has a watermark, and the deleted
+feed has another one. A watermark is the time when the steady reading of a clean list began. We do not use the time
+when the reading ended, so the next run reads changes again that were made during the reading. If our clock and the
+server's clock differ, we use the earlier time, because either clock may be wrong. Every request for a feed begins
+`overlap` before the watermark, because the server may commit a change late, and the clocks of ManageBac's servers may
+differ. Nothing else about clocks is stored.
 
-One assumption remains: between two runs, the server's clock is not set back by more than the overlap and then passes
-the watermark again. Changes made in between would have stamps from before the watermark. Only the next full run would
-find them.
+There is one case that we cannot detect: between two runs, the server's clock is set back by more than the overlap, and
+then passes the watermark a second time. Changes that were made in between would have times before the watermark, so
+only the next full run would find these changes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class SyncPolicy(msgspec.Struct, frozen=True):
-    """The settings in `[sync]` and `[guard]` about what a run reads and removes."""
+    """The settings in `[sync]` and `[guard]` that control what a run reads and removes."""
 
     overlap: timedelta = timedelta(minutes=10)
     max_age: timedelta = timedelta(days=7)
@@ -41,11 +42,12 @@ class SyncPolicy(msgspec.Struct, frozen=True):
 
 
 def choose(requested: RunKind, state: SourceState, now: datetime, policy: SyncPolicy) -> RunKind:
-    """Return the kind of the run for a request of the kind `requested`.
+    """Return the kind of run that a request of the kind `requested` needs.
 
-    A refresh is never turned into a full run, because it reads no list. Any other run is full if it
-    was asked to be, if a watermark is missing, or if the last clean reading is more than `max_age` ago by our clock. It
-    is also full if that reading lies in the future: our clock was wrong, so we do not know how long ago it was.
+    A refresh is never replaced by a full run, because a refresh reads no list. Any other run is full if a full run was
+    requested, if a watermark is missing, or if the last clean reading of the modified feed or the roster was more than
+    `max_age` ago by our clock. The run is also full if that reading lies in the future. In that case our clock was
+    wrong, so we do not know how long ago the reading was.
     """
     marks, clean = state.watermarks, state.last_clean_modified_at
     if requested is RunKind.REFRESH:
@@ -57,19 +59,20 @@ def choose(requested: RunKind, state: SourceState, now: datetime, policy: SyncPo
 
 
 def filter_start(moment: datetime, overlap: timedelta) -> datetime:
-    """Return the time that a filter asks from: `moment` less `overlap`, in whole seconds, less one second.
+    """Return the start time to send in a request for a feed: `moment` minus `overlap` minus one second, rounded down.
 
-    The server may store times in whole seconds, and its filter may exclude the given time. One second too many is
-    harmless.
+    The server may store times in whole seconds, and may exclude changes at exactly the given time. Reading one second
+    more than necessary does no harm.
     """
     return floor_seconds(moment - overlap) - timedelta(seconds=1)
 
 
 def in_future(watermarks: Watermarks, moment: Moment, overlap: timedelta) -> bool:
-    """Return whether a watermark is later than the server's clock at `moment` by more than `overlap`.
+    """Return whether a watermark is later than the server's time at `moment` by more than `overlap`.
 
-    If so, a clock was wrong when the watermark was dated, or is wrong now, and changes from before the watermark may
-    not have been read. If the server sent no `Date`, this is unknown, and the result is False.
+    If a watermark is so late, a clock was wrong when the watermark was set, or is wrong now. In that case, we may not
+    have read all changes before the watermark. If the server sent no `Date`, we do not know the server's time, and the
+    result is False.
     """
     latest = max((mark for mark in (watermarks.modified, watermarks.deleted) if mark), default=None)
     return latest is not None and moment.server is not None and latest > moment.server + overlap
@@ -79,9 +82,9 @@ def advance(old: datetime | None, new: datetime | None, *, replace: bool = False
     """Return the watermark after a run.
 
     Args:
-        old: The watermark before the run; None before the first.
-        new: When the run's list began; None if the list was not clean, or if the time is unknown.
-        replace: Whether `old` lies in the future. Only then may the watermark go back.
+        old: The watermark before the run, or None before the first watermark.
+        new: The time when the run began to read the list, or None if the list is not complete or the time is unknown.
+        replace: Whether `old` lies in the future. Only in that case may the watermark move to an earlier time.
 
     """
     if new is None or old is None:

@@ -1,1 +1,1 @@
-"""Writes to ManageBac: single ones, and many from a CSV."""
+"""Write to ManageBac: change single students, or many students from a CSV file."""

@@ -1,7 +1,7 @@
-"""Send the writes of a CSV file one after the other, and report each result at once.
+"""Send the writes in a CSV file one after the other, and report each result at once.
 
-`bulk_file` reads the file, and `bulk_tasks` decides what each line writes. If the process is asked to stop, the line in
-progress is finished first.
+The module `bulk_file` reads the file, and the module `bulk_tasks` decides what to write for each line. If the process
+is asked to stop, it first finishes the line in progress.
 """
 
 from __future__ import annotations
@@ -26,16 +26,20 @@ if TYPE_CHECKING:
     from rostersync.writing.single import Sender, WriteResult
 
 NOT_SENT = "not_sent"
-"""The outcome of a line that could not be sent, or that was not sent because the command stopped before it."""
+"""The outcome of a line if its write could not be sent, or if the command stopped before this line."""
 
-GAVE_UP = "the previous lines failed, and the others would fail too"
-"""The reason for each `not_sent` line if the command stopped because further lines would fail, too."""
+GAVE_UP = "the previous lines failed, and the remaining lines would fail as well"
+"""The reason for each `not_sent` line if the command stopped because further lines would fail as well."""
 
-_MOST_DOUBTS = 3  # writes without a response in a row: the network or the server is broken, so the command stops
+_MOST_DOUBTS = 3
+"""After this many consecutive writes without a response, the command stops.
+
+The network or the server is probably broken.
+"""
 
 
 class LineResult(msgspec.Struct, frozen=True):
-    """The result of a line. `outcome` is one of the audit log's outcomes, `unchanged` or `not_sent`."""
+    """The result of a line. `outcome` is an outcome in the audit log, or `unchanged`, or `not_sent`."""
 
     task: Task
     outcome: str
@@ -44,27 +48,27 @@ class LineResult(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> int:
-        """The student's id, also after a create; 0 if it is not known."""
+        """The id of the student, or 0 if the id is not known. After a create, this is the id of the new student."""
         return (self.write_result.key if self.write_result else 0) or self.task.key
 
     @property
     def good(self) -> bool:
-        """Whether the student's record is now as the line asks."""
+        """Whether the student's record now has the values in the line."""
         return self.outcome in {UNCHANGED, str(Outcome.DONE)}
 
     @property
     def accepted(self) -> bool:
-        """Whether ManageBac has accepted the write, even if it did not take every field."""
+        """Whether ManageBac has accepted the write, even if some fields did not change."""
         return self.write_result is not None and self.outcome in {Outcome.DONE, Outcome.NOT_TAKEN}
 
     @property
     def may_be_done(self) -> bool:
-        """Whether ManageBac has, or may have, carried out the write."""
+        """Whether ManageBac has carried out the write, or may have done so."""
         return self.accepted or self.outcome == Outcome.UNKNOWN
 
     @property
     def sent(self) -> bool:
-        """Whether ManageBac has responded to the write, or may have received it."""
+        """Whether ManageBac has responded to the write, or may have received the write."""
         refused = (
             self.write_result is not None
             and self.write_result.error is not None
@@ -74,17 +78,17 @@ class LineResult(msgspec.Struct, frozen=True):
 
 
 class Bulk:
-    """Carries out the tasks of one file for one source."""
+    """Sends the writes in one file to one source."""
 
     def __init__(self, students: Students, sender: Sender, scope: CancelScope, progress: ProgressCallback) -> None:
         """Prepare to carry out tasks.
 
         Args:
-            students: Reads the students back. Its own scope should end some seconds later than `scope`, so that the
-                line in progress can be finished.
-            sender: Sends the writes. Its own scope should also end some seconds later.
-            scope: If it is cancelled, no further line is sent.
-            progress: Is called after each line.
+            students: The client that reads the students after the writes. The scope of this client should end some
+                seconds later than `scope`, so that the line in progress can be finished.
+            sender: The object that sends the writes. The scope of the sender should also end some seconds later.
+            scope: The scope of the command. If it is cancelled, no further line is sent.
+            progress: A function that is called after each line.
 
         """
         self._students = students
@@ -92,18 +96,26 @@ class Bulk:
         self._scope = scope
         self._progress = progress
         self.stopped: Stopped | None = None
-        """Set if the process was asked to stop during the tasks."""
+        """The request to stop, if the process was asked to stop during the tasks. Otherwise None."""
 
     def carry_out(self, tasks: Sequence[Task], note: Callable[[LineResult], None]) -> list[LineResult]:
         """Carry out the tasks in order, and return their results.
 
-        `note` is called with each result as soon as it is known. Sending stops if `note` raises `OSError`, if the
-        process is asked to stop, or if the audit log fails. It also stops if further lines would fail like the last
-        ones: without access, without a network, or after three writes in a row without a response. Each line after that
-        is `not_sent`.
+        Sending stops if `note` raises `OSError`, if the process is asked to stop, or if a write cannot be recorded in
+        the audit log. It also stops if further lines would fail as well, because the token has no access, because the
+        network is down, or because three consecutive writes got no response. After sending has stopped, all other lines
+        with a write get the outcome `not_sent`.
+
+        Args:
+            tasks: The tasks, in the order of the lines.
+            note: A function that is called with each result as soon as the result is known.
+
+        Returns:
+            The results, in the order of the tasks.
+
         """
         results: list[LineResult] = []
-        ended_by: str | None = None  # why no more writes are sent
+        ended_by: str | None = None  # the reason why no more writes are sent
         for task in tasks:
             if ended_by is None:
                 ended_by = self._why_end(results)
@@ -123,7 +135,7 @@ class Bulk:
         return self._confirmed(results)
 
     def _why_end(self, results: Sequence[LineResult]) -> str | None:
-        """Return why the next line must not be sent, or None if it may be."""
+        """Return the reason why the next line must not be sent, or None if it may be sent."""
         try:
             self._scope.check()
         except Stopped as stopped:
@@ -145,7 +157,11 @@ class Bulk:
         return _result(task, write_result)
 
     def _confirmed(self, results: list[LineResult]) -> list[LineResult]:
-        """Read all written students back by list requests, several times if a write is not shown: lists may lag."""
+        """Read all written students back by list requests, and return the results after this check.
+
+        If a written value is not in the list yet, the students are read again, because a list may be slightly out of
+        date.
+        """
         for look in range(single.LOOKS):
             done = [result.key for result in results if result.accepted]
             if not done:
@@ -155,9 +171,9 @@ class Bulk:
                 after = shown_by_id(self._students, done)
                 last = look == single.LOOKS - 1
                 results = [_confirm(result, after.get(result.key), self._sender, last=last) for result in results]
-            except ApiError:  # it remains known that ManageBac has accepted the writes
+            except ApiError:  # the results still say that ManageBac has accepted the writes
                 break
-            except Stopped as stopped:  # as above
+            except Stopped as stopped:  # the results still say that ManageBac has accepted the writes
                 self.stopped = stopped
                 break
             if all(result.outcome != Outcome.NOT_TAKEN for result in results):
@@ -188,13 +204,13 @@ def _reason(write_result: WriteResult) -> str:
 
 
 def _gave_up(results: Sequence[LineResult]) -> bool:
-    """Return whether the next line would fail like the last ones."""
+    """Return whether the next line would fail for the same reason as the previous lines."""
     sent = [result for result in results if result.write_result is not None]
     if not sent:
         return False
     last, latest = sent[-1], [result.outcome for result in sent[-_MOST_DOUBTS:]]
     if latest == [Outcome.UNKNOWN] * _MOST_DOUBTS:
         return True
-    # An error about one student says nothing about the next.
+    # An error that is about one student does not mean that the write of the next student fails as well.
     about_one = last.write_result is not None and isinstance(last.write_result.error, (NotFound, Refused))
     return last.outcome == Outcome.REFUSED and not about_one

@@ -1,4 +1,4 @@
-"""Read the CSV file of a bulk write into lines of cells. This module sends no requests."""
+"""Read the lines and cells of the CSV file for a bulk write. This module sends no requests."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_MISTAKES = 50
-"""The most mistakes of a file to report one by one. Further mistakes are only counted."""
+"""The maximum number of mistakes in a file that are reported one by one. Further mistakes are only counted."""
 
 MOST_BYTES, MOST_LINES = 100_000_000, 100_000
-"""A file with more bytes or lines is refused before it is parsed as CSV."""
+"""The maximum numbers of bytes and lines. If a file has more, it is refused before it is parsed as CSV."""
 
 MOST_COLUMNS, MOST_CELLS = 1_000, 5_000_000
-"""A file with more columns or cells is refused as well: a cell with two bytes in the file takes 60 bytes of memory."""
+"""The maximum numbers of columns and cells. If a file has more, it is refused.
+
+This is necessary because a cell that takes only two bytes in the file takes 60 bytes of memory.
+"""
 
 _ANY_FIELD = (*WRITABLE, *(name for name in UNWRITABLE if name != "id"))
 
@@ -36,21 +39,22 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "archive": ("withdrawn_on", "graduated_on"),
     "unarchive": (),
 }
-"""For each verb, the columns that a file may have besides `id`.
+"""The columns that a file may have in addition to `id`, by the verb of the command.
 
-Some of these fields cannot be written. `bulk_tasks` decides about each of their cells.
+Some of these fields cannot be written. The module `bulk_tasks` decides for each cell of such a field what to do.
 """
 
 
 Mistake = tuple[int, str]
-"""The number of a line, and the mistake in it."""
+"""The number of a line, and the description of the mistake in this line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the file: its number, the student's id (0 in a file of creates), and the cells that are not empty.
+    """A line of the file, with the cells that are not empty.
 
-    Cells have no spaces around them. The apostrophe in front of a cell that looks like a formula is still there.
+    `key` is the id of the student, or 0 if the file creates students. Spaces around a cell are removed. If a cell
+    begins with an apostrophe because it looks like a formula, the apostrophe is not removed.
     """
 
     number: int
@@ -59,10 +63,10 @@ class Line:
 
 
 class File(msgspec.Struct, frozen=True):
-    """A CSV file: its valid lines, and one mistake for each other line.
+    """The valid lines of a CSV file, and one mistake for each line that is not valid.
 
-    A line is not valid if it has the wrong number of cells. In a file of existing students, each line also needs an id
-    that no line before it has.
+    A line is not valid if it has the wrong number of cells. If the file is about existing students, a line is also not
+    valid if it has no valid id, or if an earlier line has the same id.
     """
 
     path: Path
@@ -71,18 +75,19 @@ class File(msgspec.Struct, frozen=True):
 
     @property
     def length(self) -> int:
-        """The number of lines, valid or not."""
+        """The number of all lines, whether they are valid or not."""
         return len(self.lines) + len(self.mistakes)
 
 
 def read(path: Path, verb: str) -> File:
-    """Read a CSV file. It is in UTF-8, with commas, semicolons or tabs as separators. Empty cells are left out.
+    """Read a CSV file. Empty cells are left out.
 
-    Raises `ConfigError` if the file cannot be read, is too large, has no lines, or has wrong columns.
+    The file must be encoded in UTF-8. The separators may be commas, semicolons or tabs. Raises `ConfigError` if the
+    file cannot be read, is too large, has no lines, or has wrong columns.
     """
     rows = _rows(path)
     if not rows:
-        raise ConfigError([f"{path}: the file is empty"], "its first line must name the columns: id, and the fields")
+        raise ConfigError([f"{path}: the file is empty"], "the first line must contain the names of the columns")
     header = _header(rows[0][1])
     if wrong := _wrong_columns(header, verb):
         raise ConfigError([f"{path}: {text}" for text in wrong], "nothing was sent")
@@ -100,7 +105,7 @@ def refuse(path: Path, mistakes: Sequence[Mistake]) -> None:
 
 
 def _content(path: Path) -> bytes:
-    """Return the bytes of the file. Raises `ConfigError` if it is too large, and `OSError` if it cannot be read."""
+    """Return the bytes in a file. Raises `ConfigError` if the file is too large, and `OSError` if reading fails."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size  # always 0 for a pipe
         content = b"" if size > MOST_BYTES else file.read(MOST_BYTES + 1)
@@ -114,7 +119,7 @@ def _content(path: Path) -> bytes:
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Return the rows that are not blank, each with the number of its last line in the file."""
+    """Return the rows of a file that are not blank, each with the number of the last line that belongs to the row."""
     try:
         text = _content(path).decode("utf-8-sig")
     except OSError as error:
@@ -123,7 +128,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
         line = error.object[: error.start].count(b"\n") + 1
         hint = "save the file as UTF-8; in Excel: Save as > CSV UTF-8"
         raise ConfigError([f"{path}: line {line}: not UTF-8"], hint) from None
-    if text.startswith("sep="):  # a line that names the separator for Excel
+    if text.startswith("sep="):  # the first line may specify the separator for Excel
         text = "\n" + text.partition("\n")[2]
     first = text.lstrip("\r\n").partition("\n")[0]
     delimiter = next((character for character in ",;\t" if character in first), ",")
@@ -138,7 +143,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _header(cells: Sequence[str]) -> list[str]:
-    """Return the names of the columns, without the nameless columns that a spreadsheet may add at the end."""
+    """Return the names of the columns. Leave out the columns without a name at the end, which spreadsheets may add."""
     names = [cell.strip().lower() for cell in cells]
     while names and not names[-1]:
         names.pop()
@@ -182,14 +187,20 @@ def _lines(
 
 
 def _cells(row: Sequence[str], header: Sequence[str]) -> dict[str, str]:
-    """Return the cells of a line by column, without empty ones. Raises `ValueError` if the number of cells is wrong."""
+    """Return the cells of a line that are not empty, by the name of the column.
+
+    Raises `ValueError` if the line has the wrong number of cells.
+    """
     if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
         raise ValueError(f"{count(len(row), 'cell')}, but the header has {len(header)}")
     return {name: cell.strip() for name, cell in zip(header, row, strict=False) if cell.strip()}
 
 
 def _key(cells: dict[str, str], seen: Mapping[int, int]) -> int:
-    """Remove and return a line's id. Raises `ValueError` if it is not valid, or if an earlier line has the same id."""
+    """Remove the id from the cells of a line, and return the id.
+
+    Raises `ValueError` if the id is not valid, or if an earlier line has the same id.
+    """
     text = unguarded(cells.pop("id", ""))
     try:
         key = int(text) if text.isascii() and text.isdigit() else 0

@@ -1,7 +1,7 @@
-"""Decide what each line of a bulk write sends, by comparing it with the student's record in ManageBac.
+"""Decide what to write for each line of a CSV file, by comparing the line with the student's record in ManageBac.
 
-Only cells that differ from the record are sent. So a user can edit the output of `students list --csv` and send it
-back, and can send a file again after an interruption.
+Only the cells that differ from the record are sent. So a user can edit the output of `students list --csv` and use it
+as the file. A user can also send the same file again after an interruption.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 UNCHANGED = "unchanged"
-"""The outcome of a line that changes nothing, because the record already shows all of it."""
+"""The outcome of a line that changes nothing, because the record already has all values in the line."""
 
-_AT_ONCE = 100  # how many students one list request asks for
+_AT_ONCE = 100  # the maximum number of ids in one list request
 
 
 class Task(msgspec.Struct, frozen=True):
-    """The write of a line; or the line's outcome and the reason, if it needs no write.
+    """The write for a line of the file. If the line needs no write, `write` is None, and `outcome` says why.
 
-    `key` is the student's id; 0 if the line creates a student.
+    `key` is the id of the student, or 0 if the line creates a student.
     """
 
     number: int
@@ -50,13 +50,26 @@ class Task(msgspec.Struct, frozen=True):
     outcome: str = UNCHANGED
     reason: str = ""
     stale: bool = False
-    """Whether the line changes a record that has changed in ManageBac since the line was exported."""
+    """Whether the line changes a record that was changed in ManageBac after the line was exported."""
 
 
 def tasks(file: File, verb: str, students: Students, *, send_welcome_email: bool | None = None) -> list[Task]:
-    """Return a task for each line of a file. `send_welcome_email` matters only for creates.
+    """Return a task for each line of a file.
 
-    Raises `ConfigError` with a line for each mistake in the file, and `ApiError` if the students cannot be read.
+    Args:
+        file: The lines of the file, and the mistakes that were already found.
+        verb: The verb of the command, such as `update`.
+        students: The client that reads the students' records.
+        send_welcome_email: Whether ManageBac should send a welcome mail to each new student. If None, the option is not
+            sent. This parameter is used only for `create`.
+
+    Returns:
+        The tasks, in the order of the lines.
+
+    Raises:
+        ConfigError: The file has mistakes. The error has a message for each mistake.
+        ApiError: The students cannot be read.
+
     """
     if verb == "create":
         return _creates(file, students, send_welcome_email=send_welcome_email)
@@ -74,7 +87,10 @@ def tasks(file: File, verb: str, students: Students, *, send_welcome_email: bool
 
 
 def shown_by_id(students: Students, keys: Sequence[int]) -> dict[int, Student]:
-    """Return the records of these students from list requests, by id. The server may ignore the filter by ids."""
+    """Return the records of the students with these ids from list requests, by id.
+
+    If the server ignores the filter by ids, one list request returns all students.
+    """
     wanted = set(keys)
     found: dict[int, Student] = {}
     for start in range(0, len(keys), _AT_ONCE):
@@ -92,9 +108,10 @@ def columns(tasks: Sequence[Task]) -> tuple[str, ...]:
 
 
 def _mistake(line: Line, error: Invalid) -> Mistake:
-    """Return the mistake in a line.
+    """Return the number of a line and the message about the mistakes in the line.
 
-    The message shows the first wrong cell, but never the cell of a text field, which may be a name or a password.
+    The message contains the first wrong cell. It never contains the cell of a text field, because such a cell may
+    contain a name or a password.
     """
     formed = (name for name in error.fields if WRITABLE.get(name, Kind.TEXT) is not Kind.TEXT)
     cells = [line.cells[name] for name in formed if name in line.cells]
@@ -103,15 +120,16 @@ def _mistake(line: Line, error: Invalid) -> Mistake:
 
 
 def _write(cells: Mapping[str, str], mistakes: Mapping[str, tuple[str, ...]], make: Callable[[dict[str, Any]], T]) -> T:
-    """Return what `make` returns for the values of the cells.
+    """Convert the cells of a line to values, call `make` with these values, and return its result.
 
-    Raises `Invalid` with all mistakes: the given ones, those of wrong cells, and those that `make` raises.
+    Raises `Invalid` with all mistakes in the line. These are the `mistakes` that were found before, the mistakes in
+    cells, and the mistakes that `make` finds.
     """
     messages = dict(mistakes)
     values: dict[str, Any] = {}
     for name, cell in cells.items():
         if cell == "[]" and WRITABLE.get(name) is Kind.TEXT:
-            messages[name] = ("is not a list; a file can clear only lists",)
+            messages[name] = ("is not a list, and a CSV file can clear only lists",)
             continue
         try:
             values[name] = typed(name, unguarded(cell).strip())
@@ -120,7 +138,7 @@ def _write(cells: Mapping[str, str], mistakes: Mapping[str, tuple[str, ...]], ma
     try:
         write = make(values)
     except Invalid as error:
-        if values or not messages:  # if every cell is wrong, `make` only complains that nothing changes
+        if values or not messages:  # if every cell is wrong, `make` would only say that nothing changes
             messages |= error.fields
     refuse(messages)
     return write
@@ -133,7 +151,7 @@ def _update(line: Line, student: Student | None) -> Task:
     if student is None:
         known = {name: cell for name, cell in line.cells.items() if name in WRITABLE}
         if not known:
-            return Task(line.number, line.key, None, str(Outcome.REFUSED), "the list shows no such student")
+            return Task(line.number, line.key, None, str(Outcome.REFUSED), "no such student in ManageBac's list")
         return Task(line.number, line.key, _write(known, {}, partial(single.update, line.key)))
     edited = {name: cell for name, cell in line.cells.items() if not shows(cell, _value(student, name))}
     messages: dict[str, tuple[str, ...]] = {
@@ -149,9 +167,9 @@ def _update(line: Line, student: Student | None) -> Task:
 
 
 def _changes(key: int, values: Mapping[str, Any], student: Student) -> Write | None:
-    """Return a write of the values that the record does not show, or None if it shows all.
+    """Return the write of the values that differ from the record, or None if no value differs.
 
-    A record never shows a password, so a password is always written.
+    A record never contains a password, so a password is always written.
     """
     changed = {*not_taken(single.update(key, values).sent, student), "password"}
     left = {name: value for name, value in values.items() if name in changed}
@@ -176,10 +194,11 @@ def _value(student: Student, name: str) -> Any:
 
 
 def _changes_by_itself(name: str, cell: str, line: Line, student: Student) -> bool:
-    """Return whether a read-only cell may differ from the record although the user has not edited it.
+    """Return whether a cell of a read-only field may differ from the record although the user has not edited the cell.
 
-    Spreadsheets write TRUE for true. Logins and changes move the two times forward. ManageBac may change the signature
-    of a picture's address, which follows the question mark. A new picture has another address, and changes the record.
+    There are several reasons. A spreadsheet may change true to TRUE. When a student logs in or is changed, the record
+    gets a new `last_accessed_at` or `updated_at`. ManageBac may change the signature in the address of a picture, which
+    follows the question mark. If a student gets a new picture, the picture has another address, and the record changes.
     """
     match name:
         case "archived":
@@ -207,10 +226,10 @@ def _is_before(cell: str, moment: datetime | None) -> bool:
 
 
 def _creates(file: File, students: Students, *, send_welcome_email: bool | None) -> list[Task]:
-    """Return the tasks of a file of creates. No request is sent until the whole file is valid."""
+    """Return the tasks for a file that creates students. No request is sent before the whole file is valid."""
     writes: list[Write] = []
     mistakes = [*file.mistakes]
-    lines: dict[tuple[str, str], int] = {}  # the line of each e-mail address and student_id
+    lines: dict[tuple[str, str], int] = {}  # e-mail address or student_id -> number of the line
     for line in file.lines:
         try:
             write = _new(line, send_welcome_email=send_welcome_email)
@@ -237,7 +256,10 @@ def _new(line: Line, *, send_welcome_email: bool | None) -> Write:
 
 
 def _create(number: int, write: Write, holders: Mapping[tuple[str, str], Student], students: Students) -> Task:
-    """Return the task of a create. It has no write if a student already has the e-mail address or the student_id."""
+    """Return the task for a line that creates a student.
+
+    The task has no write if a student already has the e-mail address or the student_id of the new student.
+    """
     held = {name: holders[name, text] for name, text in write.identities.items() if (name, text) in holders}
     if not held:
         return Task(number, 0, write)

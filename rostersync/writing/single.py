@@ -1,6 +1,7 @@
-"""Write to ManageBac: record each write before it is sent, never send it twice, and read the student back.
+"""Write to ManageBac. Each write is recorded before it is sent, and never sent twice. Then the student is read back.
 
-A `Write` describes one write. `Sender.write` sends it and returns how it ended. This module asks the user nothing.
+A `Write` describes one write. The method `Sender.write` sends the write and returns the result. This module does not
+ask the user any questions.
 """
 
 from __future__ import annotations
@@ -32,19 +33,20 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 LOOKS = 3
-"""How often to read a student, with pauses of 1 and 2 seconds, before a write counts as not taken.
+"""The number of times that a student is read back before we decide that ManageBac did not change a field.
 
-The servers that answer reads may lag behind those that accept writes.
+There are pauses of 1 and 2 seconds between the reads, because the servers that we read from may lag behind the servers
+that accept writes.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One write, checked and ready to be sent.
+    """A write that is ready to be sent, because its values were checked.
 
-    `key` is the student's id, or 0 for a create. `sent` holds the fields as they are sent; the record must show them
-    afterwards. `send` sends the write with a client, and returns the student in the response, or None if the response
-    has none.
+    `key` is the id of the student, or 0 if the write creates a student. `sent` contains the values of the fields as
+    they are sent. After the write, the student's record must have these values. `send` is a function that sends the
+    write with a client. It returns the student in the response, or None if the response contains no student.
     """
 
     verb: str
@@ -54,47 +56,54 @@ class Write:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The names of the fields that are written."""
+        """The names of the fields that are sent."""
         return tuple(self.sent)
 
     @property
     def identities(self) -> dict[str, str]:
-        """The values that no other student may have when one is created: see `identities`."""
+        """The values in this write that must be unique when a student is created (see the function `identities`)."""
         return identities(self.sent.get("email"), self.sent.get("student_id"))
 
     @property
     def shows(self) -> bool:
-        """Whether the student's record shows if the write was carried out. It shows no pictures and no passwords."""
+        """Whether we can see from the student's record if the write was carried out.
+
+        This is not possible for pictures and passwords.
+        """
         return bool(self.sent) and "password" not in self.sent
 
     def missing(self, *records: Student) -> tuple[str, ...]:
-        """Return the names of the fields that none of a student's records shows as they were sent.
+        """Return the names of the sent fields that have another value in all of the student's records.
 
-        There may be two records of a student, because some fields are served only by lists and others only by GET.
+        There may be two records of a student, because some fields are only in lists and others only in responses to
+        GET.
         """
         first, *others = map(self._missing, records)
         return tuple(name for name in first if all(name in names for names in others))
 
     def _missing(self, student: Student) -> tuple[str, ...]:
         names = not_taken(self.sent, student)
-        left_in = self.verb == "archive" and not student.archived  # an earlier archiving may have left its date
+        left_in = self.verb == "archive" and not student.archived  # the date alone may be from an earlier archiving
         return (*names, "archived") if left_in else names
 
 
 def create(fields: Mapping[str, Any], *, send_welcome_email: bool | None = None) -> Write:
-    """Return the write that creates a student. Like the functions below, raise `Invalid` if a value is not valid."""
+    """Return the write that creates a student.
+
+    This function and the following functions raise `Invalid` if a value is not valid.
+    """
     sent = payload(fields, new=True)
     return Write("create", 0, sent, lambda s: s.create(send_welcome_email=send_welcome_email, **fields))
 
 
 def update(key: int, fields: Mapping[str, Any]) -> Write:
-    """Return the write that changes these fields of a student. The value None clears a field."""
+    """Return the write that changes fields of a student. If the value of a field is None, the field is cleared."""
     check_id(key)
     return Write("update", key, payload(fields), lambda s: s.update(key, **fields))
 
 
 def archive(key: int, dates: Mapping[str, Any]) -> Write:
-    """Return the write that archives a student. `dates` has either `withdrawn_on` or `graduated_on`."""
+    """Return the write that archives a student. `dates` must contain either `withdrawn_on` or `graduated_on`."""
     check_id(key)
     sent = archive_date(dates)
     return Write("archive", key, sent, lambda s: s.archive(key, **sent))
@@ -107,7 +116,10 @@ def unarchive(key: int) -> Write:
 
 
 def set_avatar(key: int, url: str | None, file: Path | None) -> Write:
-    """Return the write that sets a student's picture. It is not documented what the record then shows."""
+    """Return the write that sets a student's picture.
+
+    ManageBac does not document how the student's record changes, so the record cannot show if the write succeeded.
+    """
     check_id(key)
     encode_avatar(url, file)  # raises `Invalid` if the picture is not valid
     return Write("set-avatar", key, {}, lambda s: s.set_avatar(key, url=url, file=file))
@@ -120,19 +132,20 @@ def delete_avatar(key: int) -> Write:
 
 
 def identities(email: str | None, student_id: str | None) -> dict[str, str]:
-    """Return, by field, the values that no other student may have when one is created. Empty values are left out.
+    """Return the values that must be unique when a student is created, by field. Empty values are left out.
 
-    The case of an e-mail address does not matter.
+    E-mail addresses are converted to lower case, because they are compared without regard to case.
     """
     texts = {"email": (email or "").strip().casefold(), "student_id": (student_id or "").strip()}
     return {name: text for name, text in texts.items() if text}
 
 
 class WriteResult(msgspec.Struct, frozen=True):
-    """How a write ended.
+    """The result of a write.
 
-    `student` is the record that was read back, None if it was not. `not_taken` names the fields that the record does
-    not show as they were sent. `error` is the error of the API while the student was written or read back.
+    `student` is the record that was read back, or None if no record was read back. `not_taken` contains the names of
+    the sent fields that have another value in the record. `error` is the error that the API returned when the student
+    was written or read back.
     """
 
     key: int
@@ -141,15 +154,15 @@ class WriteResult(msgspec.Struct, frozen=True):
     not_taken: tuple[str, ...] = ()
     error: ApiError | None = None
     recording: Recording | None = None
-    """The record of this write; None until `Sender.write` has finished."""
+    """The record of this write for the journal and the audit log. None until `Sender.write` has finished."""
     log_error: StoreError | None = None
-    """Why the entry in the audit log could not be completed. The log still says `sending`."""
+    """The reason why the entry in the audit log could not be completed. The log still says `sending`."""
     stopped: Stopped | None = None
-    """Set if the process was asked to stop during the write."""
+    """The request to stop, if the process was asked to stop during the write. Otherwise None."""
 
 
 class Sender:
-    """Sends writes to one source's students, and records them. `store` is None before the database exists."""
+    """Sends writes to one source, and records each write. `store` is None if the database does not exist yet."""
 
     def __init__(self, source: str, students: Students, store: Store | None, scope: CancelScope) -> None:
         self._source = source
@@ -157,15 +170,25 @@ class Sender:
         self._recorder = Recorder(store, scope.clock)
         self._scope = scope
         self._so_far = WriteResult(0, Outcome.REFUSED)
-        """What is known so far about the write that is under way."""
+        """The result so far of the write in progress."""
 
     def write(self, write: Write, *, read_back: bool = True) -> WriteResult:
-        """Send a write, read the student back, and return how the write ended.
+        """Send a write, read the student back, and return the result of the write.
 
-        Errors of the API, and a request to end the process, are in the result. Without `read_back` the student is read
-        only if the response was lost, and the caller should use `confirm` afterwards.
+        If the API returns an error, or if the process is asked to stop, this method raises no error. Instead, the
+        result contains the error or the request to stop.
 
-        Raises `StoreError`, before anything is sent, if the write cannot be recorded.
+        Args:
+            write: The write to send.
+            read_back: Whether to read the student after the write. If false, the student is read only if the response
+                was lost, and the caller should call `confirm` afterwards.
+
+        Returns:
+            The result of the write.
+
+        Raises:
+            StoreError: The write could not be recorded, so nothing was sent.
+
         """
         recording = self._recorder.begin(
             Entry(self._source, write.verb, (write.key,) if write.key else (), write.fields)
@@ -179,9 +202,22 @@ class Sender:
         return self._finish(replace(result, recording=recording))
 
     def confirm(self, write: Write, result: WriteResult, listed: Student, *, last: bool) -> WriteResult:
-        """Return how an accepted write ended, judged by the student's row in a list, and also by GET if `last` is set.
+        """Check with a list row whether an accepted write has changed the student, and return the new result.
 
-        Raises `ApiError` and `Stopped`.
+        Args:
+            write: The write.
+            result: The result of the write so far.
+            listed: The student's row in a list.
+            last: Whether this is the last check. If the list row does not have all values, the last check also reads
+                the student by GET.
+
+        Returns:
+            The result after this check.
+
+        Raises:
+            ApiError: The student could not be read.
+            Stopped: The process was asked to stop.
+
         """
         missing = write.missing(listed)
         if missing and last:
@@ -191,7 +227,10 @@ class Sender:
         return confirmed if outcome is result.outcome else self._finish(confirmed)
 
     def _holders(self, write: Write, name: str) -> list[Student]:
-        """Return the students who have the e-mail address or the student_id of a create. Raises `ApiError`."""
+        """Return the students who already have the value of the field `name`, which is `email` or `student_id`.
+
+        Raises `ApiError` if the students cannot be read.
+        """
         wanted = write.identities[name]
         found = self._students.list(q=write.sent[name].strip())
         return [student for student in found if identities(student.email, student.student_id).get(name) == wanted]
@@ -210,16 +249,19 @@ class Sender:
         return self._read_back(write, self._so_far.key) if read_back else self._so_far
 
     def _require_new(self, write: Write) -> None:
-        """Raise `Invalid` if a student already has the e-mail address or the student_id of a create.
+        """Raise `Invalid` if a student already has the e-mail address or the student_id of the new student.
 
-        Perhaps an earlier create added that student, and the response to it was lost.
+        An earlier write may have created that student, although its response was lost.
         """
         for name in write.identities:
             if found := self._holders(write, name):
                 raise invalid({name: (f"already belongs to student {found[0].id}",)})
 
     def _resolve(self, write: Write, error: OutcomeUnknown) -> WriteResult:
-        """Find out if a write with a lost response was carried out. If not, it may still be carried out later."""
+        """Find out if a write was carried out although the response was lost.
+
+        If the write was not carried out yet, ManageBac may still carry it out later, so the outcome is unknown.
+        """
         key = write.key or self._created(write)
         if not key:
             return WriteResult(0, Outcome.UNKNOWN, error=error)
@@ -229,7 +271,10 @@ class Sender:
         return WriteResult(key, Outcome.UNKNOWN, found.student, found.not_taken, error)
 
     def _created(self, write: Write) -> int:
-        """Return the id of the student that a create with a lost response has added; 0 unless exactly one is found."""
+        """Return the id of the student who was created although the response was lost.
+
+        Return 0 unless exactly one student has the e-mail address.
+        """
         found: list[Student] = []
         for look in range(LOOKS):
             self._scope.sleep(look)
@@ -242,7 +287,10 @@ class Sender:
         return found[0].id if len(found) == 1 else 0
 
     def _read_back(self, write: Write, key: int) -> WriteResult:
-        """Fetch the student until the record shows what was sent, at most `LOOKS` times, and return the outcome."""
+        """Read the student until the record has the values that were sent, and return the result.
+
+        The student is read at most `LOOKS` times.
+        """
         result = WriteResult(key, Outcome.DONE)
         for look in range(LOOKS):
             self._scope.sleep(look)
@@ -257,7 +305,10 @@ class Sender:
         return self._beside_list(write, result, student)
 
     def _beside_list(self, write: Write, result: WriteResult, student: Student) -> WriteResult:
-        """Return how a write ended, judged also by the list, which may serve fields that GET does not."""
+        """Check with a list row whether a write has changed the student, and return the result.
+
+        This second check is necessary because a list may contain fields that the response to GET does not contain.
+        """
         with suppress(ApiError):
             listed = next((row for row in self._students.list(ids=[student.id]) if row.id == student.id), student)
             missing = write.missing(student, listed)
@@ -265,8 +316,11 @@ class Sender:
         return result
 
     def _finish(self, result: WriteResult) -> WriteResult:
-        """Record how a write ended. If the database fails, only note that, because the write itself was sent."""
-        assert result.recording is not None, "it was recorded before it was sent"
+        """Record the result of a write.
+
+        If the database fails, only note this in the result, because the write was already sent.
+        """
+        assert result.recording is not None, "a write is recorded before it is sent"
         try:
             self._recorder.finish(result.recording, result.outcome, (result.key,) if result.key else None)
         except StoreError as error:

@@ -116,7 +116,7 @@ def test_brackets_do_not_become_the_text_of_a_field(quick_site: Site) -> None:
     file = written(quick_site, "id,nickname", f"{key},[]")
     result = quick_site.run("students", "update", "--from-csv", file, "--yes")
     assert (result.exit_code, writes(quick_site)) == (2, [])
-    assert "line 2: nickname is not a list; a file can clear only lists" in result.stderr
+    assert "line 2: nickname is not a list, and a CSV file can clear only lists" in result.stderr
 
 
 def test_a_field_that_was_not_taken_is_told_by_line_and_in_the_audit_log(quick_site: Site) -> None:

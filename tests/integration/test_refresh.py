@@ -114,7 +114,7 @@ def test_a_student_who_is_gone_stays_until_the_next_run(world: World) -> None:
     (key,) = delete(world, 1)
     report = refresh(world, key)
     assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 0)
-    assert report.notices == ("students who were not found, and stay as stored until the next run: 1",)
+    assert report.notices == ("students who were not found, and do not change in the replica before the next run: 1",)
     assert world.replica() == before
     assert world.sync().counts.deleted == 1
 
