@@ -29,7 +29,7 @@ def ignore_progress(_what: str, _done: int, _total: int) -> None:
 
 
 class RunKind(enum.StrEnum):
-    """What a run reads."""
+    """The kind of a run, which determines what the run reads."""
 
     INCREMENTAL = "incremental"
     FULL = "full"
@@ -40,7 +40,7 @@ class RunKind(enum.StrEnum):
 
 
 class RunState(enum.StrEnum):
-    """How a run ended."""
+    """The state in which a run ended."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -58,7 +58,7 @@ class RunRequest(msgspec.Struct, frozen=True):
     """A request to execute a run.
 
     If `approves` is not None, it is the id of a held run, and the new run carries out the held removals. If no process
-    takes the request within `wait`, the request expires. If `wait` is None, the request never expires. `ids` are the
+    executes the request within `wait`, the request expires. If `wait` is None, the request never expires. `ids` are the
     ids of the students to refresh. `request_id` is the request's number in the database, or 0 if the request is not
     stored yet.
     """
@@ -72,7 +72,7 @@ class RunRequest(msgspec.Struct, frozen=True):
 
 
 class Watermarks(msgspec.Struct, frozen=True):
-    """For each stream, a run has read all changes before this time. None means that no run has read the stream."""
+    """The times up to which runs have read the modified feed and the deleted feed, or None for a feed never read."""
 
     modified: datetime | None = None
     deleted: datetime | None = None
@@ -98,9 +98,9 @@ class Received(msgspec.Struct, frozen=True):
     """How many distinct records a run received.
 
     `undecodable` counts the records that cannot be decoded, and `without_id` counts the records without a readable id.
-    `news` counts all records, and `undecodable_news` counts the undecodable records. `news` and `undecodable_news`
-    leave out the students who were in quarantine before the run, because another bad record from such a student does
-    not suggest that the API has changed.
+    `news` counts all records except those of students who were in quarantine before the run. `undecodable_news` counts
+    the undecodable records, with the same exception. These students are not counted, because another bad record from a
+    student in quarantine does not suggest that the API has changed.
     """
 
     news: int = 0

@@ -34,7 +34,7 @@ NOT_AVAILABLE = (
 
 
 def not_available(key: tuple[int | str, ...], value: Any) -> list[str]:
-    """If `value` would switch on a feature that this version does not have, return an error line."""
+    """Return an error line if `value` would switch on a feature that this version does not have."""
     field = find_field(key, Config)
     names = tuple(step for step in key if isinstance(step, str))
     if field is None or names not in NOT_AVAILABLE or value == field.default:
