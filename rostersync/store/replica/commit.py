@@ -51,9 +51,9 @@ class RunResult(msgspec.Struct, frozen=True):
     Candidates in an approved plan are not held.
     """
     approves: int | None = None
-    """The id of the held run whose approved plan this run carries out, or None if there is no approved plan."""
+    """The id of the held run with the approved plan that this run carries out, or None if no plan was approved."""
     supersedes_holds: frozenset[RunKind] = frozenset()
-    """The kinds of held runs whose open plans this run closes, because this run has made those plans obsolete."""
+    """This run makes the open plans of these kinds of held runs obsolete, so it closes these plans."""
     clean_full: bool = False
     """Whether the run was a sweep.
 
@@ -86,10 +86,11 @@ def commit(lease: Lease, stage: Stage, result: RunResult) -> int:
 
 
 def _is_recorded(engine: Engine, run_id: int, report: RunReport) -> bool:
-    """Use a new connection to return whether a run was committed. Raises `StoreError` if the database fails again.
+    """Return whether a run was committed. Raises `StoreError` if the database fails again.
 
-    The server may still be committing the transaction. Until the transaction ends, it keeps the source's row locked,
-    because it has checked the fence. So this function first waits until it can lock that row.
+    This function opens a new connection. The server may still be committing the transaction. Until the transaction
+    ends, it keeps the source's row locked, because it has checked the fence. So this function first waits until it can
+    lock that row.
     """
     mine = (_run.c.run_id == run_id) & (_run.c.source == report.source) & (_run.c.started_at == report.started_at)
     with engine.connect() as connection, writing(connection):

@@ -64,7 +64,7 @@ _VERDICTS = select(VERDICT, func.count()).select_from(_JOINED).group_by(text("1"
 
 
 def judged(*columns: Any, verdicts: tuple[Verdict, ...]) -> Select[Any]:
-    """Return a query for the staged rows whose verdict is one of `verdicts`. The first column is the id."""
+    """Return a query for the staged rows that have one of `verdicts`. The first column is the id."""
     joined = _JOINED.outerjoin(records, records.c.id == staged.c.id)
     return (
         select(staged.c.id, *columns)
@@ -89,7 +89,7 @@ _TWICE = _OURS.group_by(student.c.id).having(func.count() > 1).order_by(student.
 
 @cache
 def _differing() -> Select[Any]:
-    """Return a query for the current students whose stored columns differ from the staged columns.
+    """Return a query for the current students with differences between the stored and the staged columns.
 
     The query is built when it is first used, because only `verify` needs it.
     """
@@ -111,10 +111,7 @@ class Comparison:
         return Counts(fetched=sum(verdicts.values()), **verdicts)
 
     def differing(self) -> Iterator[list[tuple[Student, Student]]]:
-        """Yield in chunks the current students whose stored record differs from the staged record.
-
-        Each student is a pair of the stored record and the staged record.
-        """
+        """Yield in chunks pairs of a stored record and a staged record that differ. Deleted students are left out."""
         for rows in self._session.chunks(_differing(), unless_empty=staged):
             yield [(student_of(row, 1), student_of(row, 1 + len(NAMES))) for row in rows]
 
@@ -127,7 +124,7 @@ class Comparison:
         return [row[0] for row in self._session.rows(_TWICE)]
 
     def pending(self, ids: Iterable[int], *, since: datetime, until: datetime, last_run: int) -> set[int]:
-        """Return the part of `ids` that a run after `last_run` has written, or that the next incremental run will read.
+        """Return only those `ids` that a run after `last_run` has written, or that the next incremental run will read.
 
         The next incremental run will read a student if the staged `updated_at` is between `since` and `until`. It will
         also read each current student who is in the deleted feed.

@@ -48,7 +48,7 @@ _KEPT_AND_COUNTED = (
 
 @cache
 def _count_staged(dialect: str) -> Any:
-    """Return a query that counts the stored students who are also in the stage. The query finds each student by id.
+    """Return a query that counts the stored students who are also in the stage. The query looks up each student by id.
 
     On PostgreSQL, the query uses an array of ids. If the query used a join, PostgreSQL would read all students, because
     it assumes that a stage table without statistics is large.
@@ -87,7 +87,7 @@ def _count(connection: Connection, query: Any, of: dict[str, str]) -> dict[str, 
 
 
 def differences(connection: Connection) -> list[str]:
-    """Return a sentence for each source whose head count is wrong.
+    """Return a sentence for each source that has a wrong head count.
 
     The sentence contains the stored head count and the correct numbers.
     """

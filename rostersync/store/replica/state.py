@@ -102,7 +102,7 @@ def recent_removals(connection: Connection, source: str, now: datetime) -> int:
 def quarantined(connection: Connection, source: str, limit: int) -> list[int]:
     """Return the ids of at most `limit` students in quarantine whom this run has not received.
 
-    The students who were last received the longest time ago come first.
+    Students who have not been received for the longest time come first.
     """
     with connection.begin():
         return list(connection.scalars(_QUARANTINED, {"of": source, "at_most": limit}))

@@ -123,7 +123,7 @@ def apply(connection: Connection, source: str, counts: Counts, *, run_id: int, n
 
 
 def release_those_without_id(connection: Connection, source: str) -> None:
-    """Delete each record without an id from the quarantine if this run did not receive the record.
+    """Delete from the quarantine all records without an id that this run did not receive.
 
     Call this function only after a sweep.
     """
@@ -133,10 +133,11 @@ def release_those_without_id(connection: Connection, source: str) -> None:
 def analyze(connection: Connection, counts: Counts) -> None:
     """Analyse the table of students on PostgreSQL if a run has inserted many students.
 
-    If the table had no statistics, the next runs would read all students to find a few of them, until the server
-    analyses the table by itself. Only one session at a time can analyse a table. So call this function after the run's
-    transaction. Otherwise the first runs of several sources would wait for each other. For the same reason, nothing is
-    done if another session is analysing the table. A `StoreError` is ignored, because the run is already committed.
+    While the table has no statistics, PostgreSQL reads all students to find a few of them. The server analyses the
+    table by itself, but perhaps only after several runs. Only one session at a time can analyse a table. So call this
+    function after the run's transaction. Otherwise the first runs of several sources would wait for each other.
+    For the same reason, nothing is done if another session is analysing the table. A `StoreError` is ignored, because
+    the run is already committed.
     """
     if counts.inserted > CHUNK and connection.dialect.name == "postgresql":
         with suppress(StoreError), connection.begin():
@@ -167,8 +168,8 @@ class _RunChanges:
         """Insert the students who are not stored yet."""
         with self._chunks(_NEW, number) as chunks:
             for rows in chunks:
-                # The rows are inserted by id. If the SELECT inside the INSERT read the table `student`, SQLite would
-                # first copy all selected rows.
+                # The statement selects the new rows by their ids. If the SELECT inside the INSERT read the table
+                # `student`, SQLite would first copy all selected rows.
                 self.do(_INSERT, ids=[row.id for row in rows])
 
     def replace_changed(self, number: int) -> None:

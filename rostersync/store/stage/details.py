@@ -50,7 +50,7 @@ _DETAIL_OF_STORED = and_(student_detail.c.source == student.c.source, student_de
 IS_NEWER: ColumnElement[bool] = or_(
     student_detail.c.updated_ms.is_distinct_from(staged.c.updated_ms),
     ~student_detail.c.settled,
-    # If a list row has no `updated_at`, it counts as newer if any field has changed.
+    # If a list row has no `updated_at`, it counts as newer whenever one of its fields has changed.
     and_(staged.c.updated_ms.is_(None), exists().where(STORED, student.c.content_hash != staged.c.content_hash)),
 )
 """The SQL condition that a staged list row is newer than the stored detail, or that it may be newer."""
@@ -148,7 +148,7 @@ _BY_DETAIL = chunk(
 
 
 class _Parts(msgspec.Struct, frozen=True):
-    """The records of one student, which one row of a query contains.
+    """The records of one student, from one row of a query.
 
     `answer` is the GET response, `row` is the list row, and `stored` is the student's record in the replica. `found` is
     the row that the query returned.
@@ -164,8 +164,8 @@ class _Parts(msgspec.Struct, frozen=True):
     def listed(self, keys: Keys) -> Student | None:
         """Return the student's list record, or None if the student has neither a list row nor a stored record.
 
-        The list record is the list row that this run has received. If the list row is missing, or is older than both
-        the stored record and the GET response, the stored list record is returned instead.
+        Normally, the list record is the list row that this run has received. If the list row is missing, or is older
+        than both the stored record and the GET response, the stored list record is returned instead.
         """
         if self.stored is None:
             return self.row
@@ -194,7 +194,7 @@ class StagedDetails:
         return not self._session.is_empty(answers)
 
     def not_asked(self, ids: Sequence[int]) -> list[int]:
-        """Return the part of `ids` that this run has not requested by GET."""
+        """Return only those `ids` that this run has not requested by GET."""
         asked = {row[0] for row in self._session.rows(_ASKED, unless_empty=answers, ids=list(ids))}
         return [key for key in ids if key not in asked]
 
@@ -203,13 +203,13 @@ class StagedDetails:
     def due(self, limit: int, *, needed: bool, read_before: datetime) -> list[int]:
         """Return the ids of students whom the run should request by GET, in order of priority.
 
-        The students who have waited longest for a detail come first. New students, and students whose list row is newer
-        than their detail, come next. Students whose detail was read a long time ago come last.
+        The students who have waited longest for a detail come first. New students, and students with a list row that is
+        newer than their detail, come next. Students with an old detail come last.
 
         Args:
             limit: The largest number of ids to return.
-            needed: Whether every student of the source needs a detail. If this is false, only two groups of students
-                are returned: those whose stored detail has keys, and those who wait for a detail.
+            needed: Whether every student of the source needs a detail. If this is false, a student is returned
+                only if the student waits for a detail, or has a stored detail with keys.
             read_before: If every student needs a detail, details that were read before this time (UTC) are read again.
 
         """
@@ -222,7 +222,7 @@ class StagedDetails:
         return ids
 
     def of(self, ids: Sequence[int], *, needed: bool) -> list[int]:
-        """Return the part of `ids` that the run should request by GET to get the students' details.
+        """Return only those `ids` that the run should request by GET to read the students' details.
 
         These students have a staged list row. They also have a detail, or need one, but the run has not requested them
         by GET yet.
@@ -232,15 +232,15 @@ class StagedDetails:
     # What is known about keys --------------------------------------------------------------------------------
 
     def support(self, names: set[str]) -> dict[str, tuple[int, int]]:
-        """Count for each key how many students have it in their detail, and how many also have it in their list row.
+        """For each key, count how many students have it in their detail, and how many also have it in their list row.
 
         Args:
             names: The names of the keys to count.
 
         Returns:
-            A dictionary from each key to two numbers. The first is the number of students whose detail has the key. The
-            second is the number of students whose detail and list row both have the key. If no detail has a key, the
-            key is not in the dictionary.
+            A dictionary from each key to two numbers. The first number counts the students who have the key in their
+            detail. The second number counts the students who have the key in both their detail and their list row. If
+            no detail has a key, the key is not in the dictionary.
 
         """
         found: dict[str, tuple[int, int]] = {}
@@ -256,9 +256,9 @@ class StagedDetails:
     def compare(self, keys: Keys) -> Keys:
         """Compare each GET response with the student's list record, and return `keys` with the new findings.
 
-        A GET response and a list record are compared only if neither of the two is older. Otherwise only the response's
-        keys are added to the keys that GET serves. If it is not known yet which keys lists serve, the method returns
-        `keys` unchanged.
+        A GET response and a list record are compared only if neither is older than the other. Otherwise only the
+        response's keys are added to the keys that GET serves. If it is not known yet which keys lists serve, the method
+        returns `keys` unchanged.
         """
         if keys.listed is None:
             return keys
@@ -284,7 +284,7 @@ class StagedDetails:
                 contains the student, because another change may have the same `updated_at`.
             now: The time (UTC) to store as the time when the details were read.
             everybody: Whether to combine the records of all staged students who have a stored detail. If this is false,
-                a student whom GET has not returned is skipped if the list row has not changed.
+                students are skipped if GET has not returned them and their list row has not changed.
 
         """
         for parts in self._everybody(everybody=everybody):
@@ -358,9 +358,9 @@ def _facts_of_answer(
 def _stamp(listed: Student | None, answer: Student) -> datetime | None:
     """Return the `updated_at` to store with a detail.
 
-    If neither the GET response nor the list record is older, return the `updated_at` of the list record, because later
-    list rows are compared with the stored value. If the list record has no `updated_at`, return None. In all other
-    cases, return the `updated_at` of the GET response.
+    If neither the GET response nor the list record is older than the other, return the list record's `updated_at`,
+    because later list rows are compared with the stored value. If the list record has no `updated_at`, return None. In
+    all other cases, return the `updated_at` of the GET response.
     """
     if listed is not None and (listed.updated_at is None or are_of_one_time(listed, answer)):
         return listed.updated_at

@@ -52,7 +52,7 @@ def found(*which: Found) -> ColumnElement[bool]:
 
 
 def answered(key: ColumnElement[int], *which: Found) -> ColumnElement[bool]:
-    """Return the SQL condition that GET was requested for the id `key`, and that the result is one of `which`."""
+    """Return the SQL condition that the staged result of GET for the id `key` is one of `which`."""
     return exists().where(answers.c.id == key, found(*which))
 
 
@@ -104,7 +104,7 @@ def stage_deletion(dialect: str) -> Any:
 DELETIONS_LACK_IDS = _count(deletions, deletions.c.id < 0)
 
 
-# Answers ---------------------------------------------------------------------------------------------------------
+# GET responses ---------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -136,7 +136,7 @@ REJECT_OTHERS = (
 UNPLAN = update(candidates).values(planned=False)
 
 
-# Questions -------------------------------------------------------------------------------------------------------
+# Students to request by GET --------------------------------------------------------------------------------------
 
 _UNPROVED = select(staged.c.id).where(ALIVE, ~answered(staged.c.id, Found.ALIVE, Found.GONE, Found.UNCLEAR))
 UNPROVED_RESTORES = chunk(_UNPROVED.where(exists().where(STORED, student.c.deleted_at.is_not(None))))
@@ -153,7 +153,7 @@ COLLECTED_FROM = {
     Reason.MARKED: staged,
     Reason.PROVED: answers,
 }
-"""A dictionary from each reason to the stage table that the reason's statement selects from.
+"""For each reason, the stage table from which the statement for this reason selects candidates.
 
 If this table is empty, the statement is skipped. `UNSEEN` has no entry, because its statement selects stored students.
 """
@@ -161,10 +161,10 @@ If this table is empty, the statement is skipped. `UNSEEN` has no entry, because
 
 @cache
 def collect(dialect: str) -> dict[Reason, Any]:
-    """Return a dictionary from each reason to the statement that inserts the candidates for removal for this reason.
+    """Return a dictionary from reasons to the statements that insert candidates for removal.
 
-    Each statement inserts only students who are in the replica and are not deleted. A student is left out if GET has
-    returned the student or if the response was unclear.
+    Each statement inserts the candidates for one reason, and selects only students who are in the replica and are not
+    deleted. A student is left out if GET has returned the student or if the response was unclear.
     """
     stream, sweep = constant(DeletionSource.STREAM), constant(DeletionSource.SWEEP)
     listed = select(deletions.c.id, stream, deletions.c.deleted_at)
@@ -183,7 +183,7 @@ def collect(dialect: str) -> dict[Reason, Any]:
     inserts = {}
     for why, query in queries.items():
         chosen = query.add_columns(text("false"))
-        # The query for `PROVED` reads `answers` itself, so in this query `answered` would be true for every student.
+        # The query for `PROVED` reads `answers` itself, so `answered` would also match responses for other students.
         if why is not Reason.PROVED:
             chosen = chosen.where(~answered(query.selected_columns[0], Found.ALIVE, Found.UNCLEAR))
         inserts[why] = upsert(dialect, candidates).from_select(columns, chosen).on_conflict_do_nothing()
@@ -195,9 +195,10 @@ def _which(planned: bool | None, proved: bool | None) -> tuple[ColumnElement[boo
     """Return the SQL conditions that select certain candidates for removal.
 
     Args:
-        planned: True for the candidates in the approved plan, False for all other candidates, and None for both.
-        proved: True for the candidates who are gone according to GET, False for all other candidates, and None for
-            both.
+        planned: True to select the candidates in the approved plan, False to select the other candidates, or None to
+            select both.
+        proved: True to select the candidates who are gone according to GET, False to select the other candidates, or
+            None to select both.
 
     """
     gone = answered(candidates.c.id, Found.GONE)
@@ -219,7 +220,7 @@ def count_candidates(planned: bool | None) -> Select[Any]:
 
 @cache
 def put_planned(dialect: str) -> Any:
-    """Return the upsert for a candidate whose removal is in the approved plan."""
+    """Return the upsert that marks a candidate for removal as part of the approved plan."""
     return upsert(dialect, candidates).on_conflict_do_update(index_elements=["id"], set_={"planned": True})
 
 
@@ -235,7 +236,7 @@ def _not_in_question(key: ColumnElement[int]) -> ColumnElement[bool]:
 def _surest_first(key: ColumnElement[int]) -> ColumnElement[int]:
     """Return an SQL sort key that puts the students who are most certain to exist first.
 
-    Students whom GET has returned come first. Students in a staged list row come next, and all other students come
+    Students whom GET has returned come first. Students from a staged list come next, and all other students come
     last.
     """
     return case((answered(key, Found.ALIVE), 0), (exists().where(staged.c.id == key, ALIVE), 1), else_=2)

@@ -38,7 +38,7 @@ class Room:
         """
 
     def take(self, rows: int, size: int = 0) -> None:
-        """Count `rows` more rows with `size` bytes of records. Raise `RunFailed` if the run stages too many bytes."""
+        """Count `rows` more rows, with a total of `size` bytes. Raise `RunFailed` if the run stages too many bytes."""
         self._used += rows * _ROW + size
         if self._used <= self.most_bytes:
             return

@@ -24,7 +24,7 @@ class StageSession:
     """
 
     def __init__(self, connection: Connection, source: str, filled: set[Table]) -> None:
-        """Use the stage on `connection`.
+        """Use the stage that was created on `connection`.
 
         `filled` is the set of the stage's tables that have rows. The session adds each table to this set when it
         inserts rows into the table.
@@ -35,7 +35,7 @@ class StageSession:
         self.filled = filled
 
     def is_empty(self, table: Table) -> bool:
-        """Return whether this run has not inserted any row into a table of the stage."""
+        """Return whether a table of the stage is empty because this run has inserted no rows into it."""
         return table not in self.filled
 
     @contextmanager

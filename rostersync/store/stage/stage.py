@@ -238,7 +238,7 @@ class Stage:
     def put_detail(self, key: int, answer: Answer) -> bool:
         """Stage the response to a GET request for a student's detail. Return whether the response has the detail.
 
-        If the response is not a current student, it proves nothing about the student. In this case the staged student
+        If the response does not contain a current student, it proves nothing. In this case the staged student
         does not change, and a later run requests the detail again.
         """
         if is_alive(answer) and isinstance(answer, Student):
@@ -257,7 +257,7 @@ class Stage:
         return self.session.ids(q.GONE_IDS, unless_empty=tables.answers)
 
     def unclear(self) -> UnclearCounts:
-        """Return the numbers of ids for which the response to GET was unclear."""
+        """Count the requested ids that got an unclear response from GET."""
         return UnclearCounts(*chain.from_iterable(self.session.rows(q.UNCLEAR, unless_empty=tables.answers)))
 
     def reject_absence_proofs(self, *, keep_plan: bool) -> None:
@@ -278,7 +278,10 @@ class Stage:
         return self.session.ids(q.UNPROVED_RESTORES, unless_empty=tables.staged)
 
     def stale(self) -> Iterator[list[int]]:
-        """Yield in chunks the ids whose received row is older than the stored row, and count them in `stale_count`."""
+        """Yield in chunks the ids of students with a received row that is older than the stored row.
+
+        The property `stale_count` then includes these students.
+        """
         for rows in self.session.chunks(q.UNPROVED_STAMPS, unless_empty=tables.staged):
             ids = [key for key, received, stored in rows if received and stored and received < to_epoch_ms(stored)]
             self._stale.update(ids)
@@ -286,7 +289,7 @@ class Stage:
 
     @property
     def stale_count(self) -> int:
-        """The number of students whose received row was older than the stored row."""
+        """The number of students for whom this run has received a row that is older than the stored row."""
         return len(self._stale)
 
     def unproved_newcomers(self) -> Iterator[list[int]]:
@@ -299,7 +302,7 @@ class Stage:
     # Candidates for removal ----------------------------------------------------------------------------------
 
     def collect_candidates(self, *reasons: Reason) -> None:
-        """Add each student to whom one of `reasons` applies to the candidates for removal."""
+        """Find the students who seem to have left for one of `reasons`, and add them to the candidates for removal."""
         collect = q.collect(self.session.dialect)
         for reason in reasons:
             if self.session.execute(collect[reason], unless_empty=q.COLLECTED_FROM.get(reason)):
@@ -316,10 +319,10 @@ class Stage:
         """Yield in chunks the ids of candidates for removal.
 
         Args:
-            planned: True for only the candidates in the approved plan, and False for only the other candidates.
-                Default: None, which means all candidates.
-            proved: True for only the candidates who are gone according to GET, and False for only the other candidates.
-                Default: None, which means all candidates.
+            planned: True to yield only the candidates in the approved plan, or False to yield only the other
+                candidates. Default: None, which means that all candidates are yielded.
+            proved: True to yield only the candidates who are gone according to GET, or False to yield only the other
+                candidates. Default: None, which means that all candidates are yielded.
 
         """
         return self.session.ids(q.list_candidates(planned, proved), unless_empty=tables.candidates)
@@ -329,7 +332,7 @@ class Stage:
         return self.session.count(q.count_candidates(planned), unless_empty=tables.candidates)
 
     def drop_disproved(self) -> None:
-        """Drop the candidates for removal whom GET has returned, and those for whom the response was unclear.
+        """Drop each candidate for removal if GET has returned the student, or if the response was unclear.
 
         Candidates whom the run has not requested by GET are kept.
         """

@@ -36,8 +36,8 @@ staged = Table(
     Column("content_hash", LargeBinary),
 )
 
-# The commit copies these rows to the replica. They have their own table, because each reading of a list rewrites the
-# rows of `staged`, so the rows of `staged` should be small.
+# The commit copies these rows to the replica. They have their own table, so that the rows of `staged` are
+# small, because each reading of a list rewrites the rows of `staged`.
 records = Table(
     "records",
     _STAGE,
@@ -88,7 +88,7 @@ TABLES = _STAGE.sorted_tables
 
 
 def attach(connection: Connection, database: Path | None) -> set[Table]:
-    """Create an empty stage on the connection, and return an empty set for the stage's tables that have rows.
+    """Create an empty stage on the connection. Return an empty set, to which a `StageSession` adds the tables it fills.
 
     On SQLite, `database` is the path of the database, and the stage's file is created in the same folder. On
     PostgreSQL, `database` is None.
