@@ -227,7 +227,7 @@ class Page(msgspec.Struct, frozen=True):
         return range(2, (self.total_pages or 0) + 1)
 
     def contradicts(self, other: Page) -> bool:
-        """Return whether the two pages differ in `total_count` or `per_page`. A missing `per_page` never differs."""
+        """Return whether the two pages differ in `total_count` or `per_page`. A missing `per_page` counts as equal."""
         sizes = {self.per_page, other.per_page} - {None}
         return self.total_count != other.total_count or len(sizes) > 1
 

@@ -72,7 +72,7 @@ class RunRequest(msgspec.Struct, frozen=True):
 
 
 class Watermarks(msgspec.Struct, frozen=True):
-    """The times up to which runs have read the modified feed and the deleted feed, or None for a feed never read."""
+    """Runs have read all changes in a feed up to the feed's watermark. None means that no run has read the feed."""
 
     modified: datetime | None = None
     deleted: datetime | None = None
@@ -98,9 +98,9 @@ class Received(msgspec.Struct, frozen=True):
     """How many distinct records a run received.
 
     `undecodable` counts the records that cannot be decoded, and `without_id` counts the records without a readable id.
-    `news` counts all records except those of students who were in quarantine before the run. `undecodable_news` counts
-    the undecodable records, with the same exception. These students are not counted, because another bad record from a
-    student in quarantine does not suggest that the API has changed.
+    `news` counts all records, and `undecodable_news` counts all undecodable records, but neither number includes the
+    students who were in quarantine before the run. Another bad record from a student in quarantine does not suggest
+    that the API has changed.
     """
 
     news: int = 0
@@ -212,9 +212,10 @@ class Difference(msgspec.Struct, frozen=True):
 class Verification(msgspec.Struct):
     """The result of comparing the replica of a source with ManageBac.
 
-    `found` is the number of all differences. `differences` has at most the first 1,000 of them. `pending` is the number
-    of changes that do not count as differences. The next incremental run will apply these changes, or a run has applied
-    them since the comparison began. If some students could not be compared, `error` is the reason.
+    `found` is the number of all differences. `differences` contains at most the first 1,000 differences. `pending` is
+    the number of changes that do not count as differences, because the next incremental run will apply these changes,
+    or because a run has applied them since the comparison began. If some students could not be compared, `error` is the
+    reason.
     """
 
     source: str

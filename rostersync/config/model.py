@@ -36,7 +36,7 @@ from rostersync.secret import Secret  # noqa: TC001 - the same
 
 
 class ConfigContext(msgspec.Struct, frozen=True):
-    """The folder of the configuration file, from which relative paths start, and the environment variables."""
+    """The folder that relative paths in the configuration file start from, and the environment variables."""
 
     folder: Path = msgspec.field(default_factory=Path.cwd)
     environ: Mapping[str, str] = msgspec.field(default_factory=lambda: os.environ)
@@ -208,8 +208,8 @@ class Source(Section):
         """Return the token. If `with_token` has not read the token before, read it now.
 
         Args:
-            environ: the environment variables, one of which may contain the token. The default is the environment of
-                this process.
+            environ: the environment variables, because one of them may contain the token. The default is the
+                environment of this process.
 
         Returns:
             The token, as a `Secret` that does not show its value.
