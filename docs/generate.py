@@ -48,13 +48,13 @@ that ManageBac served no value."""
 _ABOUT_STATEMENTS = """\
 # The statements of a run
 
-`./dev docs` writes this page from the code. Do not edit it. It shows the SQL of those statements that are hard to read
-in Python, for people who change `store/stage/` and `store/replica/`. A name after a colon is a parameter. `FIELDS`
-stands for all fields of a student's record. The tables `staged`, `records`, `deletions`, `answers`, `candidates` and
-`details` are in the [stage](../glossary.md#stage).
+`./dev docs` generates this page from the code, so do not edit it. The page helps people who change `store/stage/` or
+`store/replica/`, because it shows the SQL of statements that are hard to read in Python. A name after a colon, such as
+`:run_source`, is a parameter. `FIELDS` stands for all fields of a student's record. The tables `staged`, `records`,
+`deletions`, `answers`, `candidates` and `details` belong to the [stage](../glossary.md#stage).
 
-The SQL is for PostgreSQL. SQLite gets the same, except that `= ANY (:ids)` is `IN (SELECT value FROM json_each(:ids))`,
-and that functions of time differ."""
+This page shows the SQL for PostgreSQL. On SQLite, `IN (SELECT value FROM json_each(:ids))` replaces `= ANY (:ids)`, and
+the date and time functions are different."""
 
 
 def pages() -> dict[str, str]:

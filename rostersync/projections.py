@@ -87,7 +87,7 @@ class Keys(msgspec.Struct, frozen=True):
     def compared(self, listed: AbstractSet[str], fetched: AbstractSet[str]) -> Keys:
         """Return a copy updated from the keys of a list row and a GET response.
 
-        The row and the response describe the same student at the same time.
+        The row and the response must describe the same student at the same time.
 
         Args:
             listed: The keys of the list row.
@@ -161,8 +161,8 @@ def fetch(listed: Student | None, answer: Student, keys: Keys, *, detail_only: b
 def list_record(stored: Student, detail: Student | None, keys: Keys, digest: bytes) -> Student:
     """Return the list record of a stored student, which is the stored record without the keys that only GET serves.
 
-    `digest` is the content hash of the list record. The hash shows whether the API served the status, because that fact
-    is not stored itself.
+    `digest` is the content hash of the list record. The function needs the hash to find out whether the API served the
+    status, because the database does not store this fact.
     """
     held = keys_of(detail) if detail else _NOTHING
     own = {key for key in keys_of(stored) if not keys.lists_serve(key) and (key in held or keys.is_detail(key))}
@@ -172,8 +172,8 @@ def list_record(stored: Student, detail: Student | None, keys: Keys, digest: byt
 def as_served(stored: Student, digest: bytes) -> Student:
     """Return a stored record as the API served it.
 
-    If the record without its status has the hash `digest`, the status was derived, and is removed. `digest` is the
-    content hash of the record as it was served.
+    `digest` is the content hash of the record that the API served. If the stored record without its status has this
+    hash, the status was derived, so the function removes the status.
     """
     without = replace(stored, status=None)
     return without if content_hash(encode(without)) == digest else stored
@@ -190,12 +190,15 @@ def is_older(one: Student, other: Student) -> bool:
 
 
 def are_of_one_time(one: Student, other: Student) -> bool:
-    """Return whether two records may have the same time, which means that neither is older than the other."""
+    """Return whether two records may describe the same moment, which means that neither is older than the other."""
     return not is_older(one, other) and not is_older(other, one)
 
 
 def _taking(base: Student, other: Student, keys: AbstractSet[str]) -> Student:
-    """Return `base` with the values of `other` for all `keys`. If `other` lacks one of the keys, the key is cleared."""
+    """Return a copy of `base` in which all `keys` have the values from `other`.
+
+    A key that `other` lacks is cleared.
+    """
     if not keys:
         return base
     extra = {key: value for key, value in base.extra.items() if key not in keys}

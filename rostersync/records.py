@@ -1,7 +1,7 @@
-"""Define the decoded data from the API: students, rejected records, pages, and answers about single students.
+"""Define the types for the data from the API, such as students, rejected records and pages of a list.
 
-The annotations of `Student` are the only list of a student's fields. The columns, the views, the content hash, the CSV
-output and the data dictionary are generated from these annotations, in the same order.
+The annotations of `Student` are the only place that lists a student's fields. The columns, the views, the content hash,
+the CSV output and the data dictionary are generated from these annotations, in the same order.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Texts = tuple[str, ...] | None
 Integers = tuple[Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)], ...] | None
 
 
-# `Student` reads the API's records as well as its own JSON, so `extra` needs a name there that is not a key of the API.
-# This name cannot be changed for free: the database has it in the details of students, and content hashes depend on it.
-# With another name, stored details could not be read, and the next full run would write all students with unknown keys.
+# `Student` decodes both the API's records and our own JSON. So in JSON, `extra` needs a name that the API does not use
+# as a key. Do not change this name, because the stored details of students contain it, and content hashes depend on it.
+# If it changed, stored details could not be read, and the next full run would write all students with unknown keys.
 _EXTRA_IN_JSON = "\ue000extra"
 
 
@@ -95,7 +95,7 @@ class Student(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     extra: Annotated[dict[str, Any], "Keys that rostersync does not know, and values that a field cannot hold"] = (
         msgspec.field(name=_EXTRA_IN_JSON, default_factory=dict)
     )
-    deleted_at: Timestamp = None  # not a field of the roster, but the sign that a row is about a deleted student
+    deleted_at: Timestamp = None  # not a field of the roster; if it is set, the student is deleted
 
 
 class Kind(enum.Enum):
@@ -227,13 +227,13 @@ class Page(msgspec.Struct, frozen=True):
         return range(2, (self.total_pages or 0) + 1)
 
     def contradicts(self, other: Page) -> bool:
-        """Return whether the two pages differ in `total_count` or `per_page`. A missing `per_page` never differs."""
+        """Return whether the two pages differ in `total_count` or `per_page`. A missing `per_page` counts as equal."""
         sizes = {self.per_page, other.per_page} - {None}
         return self.total_count != other.total_count or len(sizes) > 1
 
     @property
     def whole(self) -> bool:
-        """Whether the page contains the whole list, which means `total_count` rows, all of them different."""
+        """Whether the page contains the whole list, which means that it has `total_count` rows without duplicates."""
         return len({row.key for row in self.listed}) == len(self.listed) == self.total_count
 
     @property
@@ -353,7 +353,7 @@ def content_hash(encoded: bytes) -> bytes:
 
 
 def _canonical(value: Any) -> bytes:
-    """Return the canonical JSON of a value, in which true and 1 differ, although they are equal in Python."""
+    """Return the canonical JSON of a value. In this JSON, true and 1 differ, although they are equal in Python."""
     return msgspec.json.encode(value, order="deterministic")
 
 

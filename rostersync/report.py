@@ -29,7 +29,7 @@ def ignore_progress(_what: str, _done: int, _total: int) -> None:
 
 
 class RunKind(enum.StrEnum):
-    """What a run reads."""
+    """The kind of a run, which determines what the run reads."""
 
     INCREMENTAL = "incremental"
     FULL = "full"
@@ -40,7 +40,7 @@ class RunKind(enum.StrEnum):
 
 
 class RunState(enum.StrEnum):
-    """How a run ended."""
+    """The state in which a run ended."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -58,7 +58,7 @@ class RunRequest(msgspec.Struct, frozen=True):
     """A request to execute a run.
 
     If `approves` is not None, it is the id of a held run, and the new run carries out the held removals. If no process
-    takes the request within `wait`, the request expires. If `wait` is None, the request never expires. `ids` are the
+    executes the request within `wait`, the request expires. If `wait` is None, the request never expires. `ids` are the
     ids of the students to refresh. `request_id` is the request's number in the database, or 0 if the request is not
     stored yet.
     """
@@ -72,7 +72,7 @@ class RunRequest(msgspec.Struct, frozen=True):
 
 
 class Watermarks(msgspec.Struct, frozen=True):
-    """For each stream, a run has read all changes before this time. None means that no run has read the stream."""
+    """Runs have read all changes in a feed up to the feed's watermark. None means that no run has read the feed."""
 
     modified: datetime | None = None
     deleted: datetime | None = None
@@ -98,9 +98,9 @@ class Received(msgspec.Struct, frozen=True):
     """How many distinct records a run received.
 
     `undecodable` counts the records that cannot be decoded, and `without_id` counts the records without a readable id.
-    `news` counts all records, and `undecodable_news` counts the undecodable records. `news` and `undecodable_news`
-    leave out the students who were in quarantine before the run, because another bad record from such a student does
-    not suggest that the API has changed.
+    `news` counts all records, and `undecodable_news` counts all undecodable records, but neither number includes the
+    students who were in quarantine before the run. Another bad record from a student in quarantine does not suggest
+    that the API has changed.
     """
 
     news: int = 0
@@ -237,9 +237,10 @@ class Difference(msgspec.Struct, frozen=True):
 class Verification(msgspec.Struct):
     """The result of comparing the replica of a source with ManageBac.
 
-    `found` is the number of all differences. `differences` has at most the first 1,000 of them. `pending` is the number
-    of changes that do not count as differences. The next incremental run will apply these changes, or a run has applied
-    them since the comparison began. If some students could not be compared, `error` is the reason.
+    `found` is the number of all differences. `differences` contains at most the first 1,000 differences. `pending` is
+    the number of changes that do not count as differences, because the next incremental run will apply these changes,
+    or because a run has applied them since the comparison began. If some students could not be compared, `error` is the
+    reason.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""Read cron lines with five fields in the way of cron(8). For an invalid line, the error explains the mistake."""
+"""Read cron lines with five fields, like cron(8). If a line is invalid, the error explains the mistake."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class _Part(msgspec.Struct, frozen=True):
     def wrong(self, item: str, why: str = "", better: str = "") -> Wrong:
         """Return the error for an invalid item of this field.
 
-        `why` adds a reason to the message. `better` describes what to write instead. Without `better`, the message has
-        the field's bounds and examples.
+        `why` adds a reason to the message. `better` describes what to write instead. If `better` is empty,
+        the message contains the bounds and examples of the field.
         """
         names = f" or {self.names[0]} to {self.names[-1]}" if self.names else ""
         expected = f"{self.low} to {self.high}{names}, such as {self.examples}"
@@ -95,7 +95,7 @@ class Cron(msgspec.Struct, frozen=True):
         return {part.name: self._spelled(part) for part in _PARTS}
 
     def per_day(self) -> int:
-        """Return how many times a day the line is due, on the days that match it."""
+        """Return how many times the line is due on each day that matches it."""
         return len(self._numbers("minute")) * len(self._numbers("hour"))
 
     def _require_five_fields(self) -> None:

@@ -55,7 +55,10 @@ def _require_trust(place: Path) -> None:
 
 
 def exposed_password(path: Path) -> str | None:
-    """Return the mode of the file at `path` if it has a database password and other users can read it, else None."""
+    """Return the mode of the file at `path` if the file contains a database password that other users can read.
+
+    In all other cases, return None.
+    """
     url = _parse(path, _read(path)).get("database", {}).get("url", "")
     return exposure(path) if holds_password(url) else None
 
@@ -79,7 +82,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
 
 
 def load_new(path: Path) -> tuple[Config, list[str]]:
-    """Return the configuration in a file. If all sources still lack `base_url`, also return a line for each source.
+    """Return the configuration in a file. If no source has a `base_url`, also return a line for each source.
 
     If all sources lack `base_url`, they get an address that does not exist. If only some sources lack `base_url`, the
     function raises `ConfigError`, like `load`.
@@ -94,7 +97,7 @@ def load_new(path: Path) -> tuple[Config, list[str]]:
 
 
 def _checked(raw: dict[str, Any], path: Path, environ: Mapping[str, str]) -> Config:
-    raw.setdefault("database", {})  # so that the default path also starts from the file's folder
+    raw.setdefault("database", {})  # so that the default path is also relative to the file's folder
     context = ConfigContext(path.absolute().parent, environ)
     config: Config | None = None
     lines: dict[Key, str] = {}
@@ -187,6 +190,9 @@ def _parse(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def _where(message: str) -> tuple[str, str]:
-    """Split tomllib's message into place and reason. The message may contain keys and characters, but never a value."""
+    """Split a message from tomllib into the place and the reason.
+
+    The message may contain keys and single characters of the file, but never a whole value.
+    """
     match = re.fullmatch(r"(.*) \(at (line \d+, column \d+|end of document)\)", message, re.DOTALL)
     return (match[2], match[1]) if match else ("somewhere", message)

@@ -1,6 +1,6 @@
 """Define the settings, with their types, bounds and defaults. Only `Source` reads files, to get tokens.
 
-Error messages contain "expected" followed by a field's description, so write the description to fit there.
+In error messages, the description of a field follows the word "expected", so write each description to fit there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from rostersync.secret import Secret  # noqa: TC001 - the same
 
 
 class ConfigContext(msgspec.Struct, frozen=True):
-    """The file's folder, where relative paths start, and the environment, which has the values of variables."""
+    """The folder that relative paths in the configuration file start from, and the environment variables."""
 
     folder: Path = msgspec.field(default_factory=Path.cwd)
     environ: Mapping[str, str] = msgspec.field(default_factory=lambda: os.environ)
@@ -208,8 +208,8 @@ class Source(Section):
         """Return the token. If `with_token` has not read the token before, read it now.
 
         Args:
-            environ: the environment variables, where the token may be if no file has it. The default is the environment
-                of this process.
+            environ: the environment variables, because one of them may contain the token. The default is the
+                environment of this process.
 
         Returns:
             The token, as a `Secret` that does not show its value.

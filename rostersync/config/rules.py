@@ -34,7 +34,7 @@ NOT_AVAILABLE = (
 
 
 def not_available(key: tuple[int | str, ...], value: Any) -> list[str]:
-    """If `value` would switch on a feature that this version does not have, return an error line."""
+    """Return an error line if `value` would switch on a feature that this version does not have."""
     field = find_field(key, Config)
     names = tuple(step for step in key if isinstance(step, str))
     if field is None or names not in NOT_AVAILABLE or value == field.default:
@@ -128,7 +128,7 @@ def _is_hasty(slot: timedelta | Cron) -> bool:
 def _about_sync(config: Config) -> list[str]:
     lines = []
     if config.sync.overlap < _SAFE_OVERLAP:
-        lines.append('sync.overlap: below "1m", a change that the server commits late may wait for the next full run')
+        lines.append('sync.overlap: below "1m", so changes that the server commits late may wait for the next full run')
     interval = config.schedule.incremental
     if isinstance(interval, timedelta) and config.sync.max_age <= interval:
         lines.append("sync.max_age: not longer than schedule.incremental, so every run will be full")

@@ -74,7 +74,7 @@ name = "main"
 # run_deadline = "30m"                 # the time limit for one run
 # crawl_attempts = 3                   # how often a list is read again if it changes while it is read
 # details_per_run = 500                # the most students that a run requests singly if the lists lack some fields
-# stage_mib = 2048                     # the most MiB that a run may receive; or 10 times the database if larger
+# stage_mib = 2048                     # the most MiB that a run may receive, but at least 10 times the database's size
 
 [guard]
 # If more students disappear within 24 hours than these limits allow, they are removed only after you approve it.

@@ -34,7 +34,7 @@ def find_token(
         source: the source's name.
         file: the source's setting `token_file`, or None.
         variable: the source's setting `token_env`, or None.
-        folder: the setting `tokens_dir`, or None. The folder's file NAME-token has the token of the source NAME.
+        folder: the setting `tokens_dir`, or None. The file NAME-token in this folder contains the token of source NAME.
         environ: the environment variables.
 
     Returns:
@@ -96,7 +96,7 @@ def token_from_file(path: Path, key: str) -> Secret:
 def exposure(path: Path) -> str | None:
     """Return the mode of a file if other users can read it. Return None if they cannot, or if the file does not exist.
 
-    The service's own group may read the file, because that group has no other members.
+    The service's group is allowed to read the file, because only the service's own user is a member of this group.
     """
     try:
         found = path.stat()

@@ -18,7 +18,10 @@ SERVICE_USER = "rostersync"
 
 
 def why_not_trusted(path: Path) -> str:
-    """Return why another user may have written or replaced the file at `path`, or "" if no other user can have."""
+    """Return the reason why another user may have written or replaced the file at `path`.
+
+    If no other user can have done so, return an empty string.
+    """
     real = path.resolve()
     for place in dict.fromkeys((real, path.absolute().parent, real.parent)):
         if reason := _reason(place, place.stat()):
@@ -46,7 +49,7 @@ def shared_place(path: Path) -> Path | None:
 def shared_place_of_command(words: Sequence[str]) -> Path | None:
     """Return the first place where another user could change a command, or None if there is no such place.
 
-    The function checks the command's program and each argument that is a file, such as a script, like `shared_place`.
+    The function calls `shared_place` for the command's program and for each argument that is a file, such as a script.
     """
     program = shutil.which(words[0]) or words[0]
     files = [Path(word).absolute() for word in (program, *words[1:]) if os.path.isfile(word)]  # noqa: PTH113 - never raises
@@ -56,7 +59,7 @@ def shared_place_of_command(words: Sequence[str]) -> Path | None:
 def _way_to(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Yield the path and each folder above it.
 
-    For a symbolic link, also yield the link's target and the folders above it.
+    For a symbolic link, also yield the link's target and all folders above the target.
     """
     for place in (path, *path.parents):
         if place.is_symlink():

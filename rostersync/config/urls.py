@@ -24,7 +24,7 @@ def mask_url(url: str) -> str:
 
 
 def holds_password(url: str) -> bool:
-    """Return whether a database URL from the configuration contains a password. A `${VARIABLE}` does not count."""
+    """Return whether a database URL from the configuration contains a password. A `${NAME}` variable does not count."""
     scheme, _, rest = _VARIABLE.sub("", url).partition("://")
     if not scheme.startswith("postgresql"):
         return False

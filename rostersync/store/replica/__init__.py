@@ -1,1 +1,1 @@
-"""A source's students: the comparison with the stage, and the commit of a run in one transaction."""
+"""Compare the stored students of a source with the stage, and commit a run in one transaction."""

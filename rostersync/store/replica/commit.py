@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rostersync.store.queue.lock import Lease
     from rostersync.store.stage import Stage
 
-# The statements of every run are built once, because building one takes longer than executing it.
+# These statements are built only once, because building a statement takes longer than executing it.
 
 _OF: BindParameter[Any] = bindparam("of")
 
@@ -38,20 +38,20 @@ _OPEN_PLANS = (
 
 
 class RunResult(msgspec.Struct, frozen=True):
-    """Everything that a run writes, except the rows in its stage."""
+    """Everything that a run writes to the database, except the rows from the stage."""
 
     report: RunReport
     outcome: RunOutcome
     request_id: int
     approves: int | None = None
-    """The number of the held run with the approved plan that this run carries out; None without an approval."""
+    """The id of the held run with the approved plan that this run carries out, or None if no plan was approved."""
 
 
 def commit(lease: Lease, stage: Stage, result: RunResult) -> int:
-    """Write everything about a run in ONE transaction, or nothing, and return the run's number.
+    """Write everything about a run in a single transaction, and return the run's id.
 
-    A failed run is only recorded: students, watermarks and plans do not change. Raises `LockLost` if another process
-    has become the source's writer, and `StoreError` if the database fails.
+    If the run has failed, the transaction only records the run, and does not change students, watermarks or plans.
+    Raises `LockLost` if another process now holds the source's lock. Raises `StoreError` if the database fails.
     """
     connection, run_id = lease.connection, None
     try:
@@ -64,7 +64,7 @@ def commit(lease: Lease, stage: Stage, result: RunResult) -> int:
                 _end_holds(connection, result, run_id)
             requests.close(connection, result.request_id, run_id)
     except DatabaseUnreachable:
-        # The connection may have failed after the server had committed. If so, the run is recorded.
+        # The server may have committed the transaction before the connection failed. If so, the run is recorded.
         if run_id is None or not _is_recorded(connection.engine, run_id, result.report):
             raise
     students.analyze(connection, result.report.counts)
@@ -72,10 +72,11 @@ def commit(lease: Lease, stage: Stage, result: RunResult) -> int:
 
 
 def _is_recorded(engine: Engine, run_id: int, report: RunReport) -> bool:
-    """Return whether a run was committed, from a new connection. Raises `StoreError` if the database fails again.
+    """Return whether a run was committed. Raises `StoreError` if the database fails again.
 
-    The server may still be committing. Until then the source's row is locked, because the commit has checked the fence.
-    So we wait for that row first.
+    This function opens a new connection. The server may still be committing the transaction. Until the transaction
+    ends, it keeps the source's row locked, because it has checked the fence. So this function first waits until it can
+    lock that row.
     """
     mine = (_run.c.run_id == run_id) & (_run.c.source == report.source) & (_run.c.started_at == report.started_at)
     with engine.connect() as connection, writing(connection):
@@ -138,13 +139,13 @@ def _update_source(connection: Connection, source: str, result: RunResult) -> No
 
 
 def _as_json(keys: Keys) -> dict[str, Any]:
-    """Return the keys without the salt, which has its own column."""
+    """Return the keys as values for JSON. The salt is left out, because it has its own column."""
     known: dict[str, Any] = msgspec.to_builtins(keys, order="deterministic")
     return {name: value for name, value in known.items() if name != "salt"}
 
 
 def _end_holds(connection: Connection, result: RunResult, run_id: int) -> None:
-    """Close the plans that this run carried out or made pointless, and delete their removals."""
+    """Close the plans that this run has carried out or made obsolete, and delete the held removals in these plans."""
     if result.approves is not None:
         _close_plans(connection, [result.approves], PlanState.APPROVED)
     if kinds := [str(kind) for kind in result.outcome.closes_plans]:

@@ -1,5 +1,6 @@
-"""Compare the staged students with the stored ones: for the verdicts of a run, and for the differences of `verify`.
+"""Compare the staged students with the stored students.
 
+A run uses the comparison to find its verdicts, and `verify` uses the comparison to find differences.
 docs/reference/statements.md shows the SQL.
 """
 
@@ -38,7 +39,7 @@ _JOINED = (
 
 
 class Verdict(StrEnum):
-    """What a run does with a staged row. `Counts` has a field of the same name for each."""
+    """What a run does with a staged row. For each verdict, `Counts` has a field with the same name."""
 
     QUARANTINED = "quarantined"
     IGNORED = "ignored"
@@ -57,13 +58,13 @@ VERDICT = case(
     (or_(student.c.content_hash != staged.c.content_hash, details.c.renewed), constant(Verdict.UPDATED)),
     else_=constant(Verdict.UNCHANGED),
 )
-"""The verdict on a staged row. The first rule that applies decides."""
+"""The SQL expression for the verdict on a staged row. The first condition that is true determines the verdict."""
 
 _VERDICTS = select(VERDICT, func.count()).select_from(_JOINED).group_by(text("1"))
 
 
 def judged(*columns: Any, verdicts: tuple[Verdict, ...]) -> Select[Any]:
-    """Return a query for the staged rows that have one of `verdicts`. Its first column is the id."""
+    """Return a query for the staged rows that have one of `verdicts`. The first column is the id."""
     joined = _JOINED.outerjoin(records, records.c.id == staged.c.id)
     return (
         select(staged.c.id, *columns)
@@ -88,7 +89,7 @@ _TWICE = _OURS.group_by(student.c.id).having(func.count() > 1).order_by(student.
 
 @cache
 def _differing() -> Select[Any]:
-    """Return a query for the living students whose stored and staged columns differ.
+    """Return a query for the current students with differences between the stored and the staged columns.
 
     The query is built when it is first used, because only `verify` needs it.
     """
@@ -105,28 +106,28 @@ class Comparison:
         self._session = stage.session
 
     def judge(self) -> Counts:
-        """Return the number of staged rows by verdict, and in total as `fetched`."""
+        """Return the number of staged rows for each verdict. `fetched` is the total number of staged rows."""
         verdicts: dict[str, int] = dict(self._session.rows(_VERDICTS, unless_empty=staged))
         return Counts(fetched=sum(verdicts.values()), **verdicts)
 
     def differing(self) -> Iterator[list[tuple[Student, Student]]]:
-        """Yield in chunks the living students that are stored and staged differently, as pairs (stored, staged)."""
+        """Yield in chunks pairs of a stored record and a staged record that differ. Deleted students are left out."""
         for rows in self._session.chunks(_differing(), unless_empty=staged):
             yield [(student_of(row, 1), student_of(row, 1 + len(NAMES))) for row in rows]
 
     def missing(self) -> Iterator[list[int]]:
-        """Yield in chunks the ids of students who are staged as living, but not stored as living."""
+        """Yield in chunks the ids of students who exist in ManageBac but are missing or deleted in the replica."""
         return self._session.ids(_MISSING, unless_empty=staged)
 
     def stored_twice(self) -> list[int]:
-        """Return the ids that more than one stored row has. The list is empty unless the primary key was dropped."""
+        """Return the ids that occur in more than one stored row. This only happens if the primary key was dropped."""
         return [row[0] for row in self._session.rows(_TWICE)]
 
     def pending(self, ids: Iterable[int], *, since: datetime, until: datetime, last_run: int) -> set[int]:
-        """Return the `ids` that the next incremental run will read, or that a run after `last_run` has written.
+        """Return only those `ids` that a run after `last_run` has written, or that the next incremental run will read.
 
-        The next run will read a student if the staged `updated_at` lies between `since` and `until`, or if the student
-        is stored as living and the deleted feed lists them.
+        The next incremental run will read a student if the staged `updated_at` is between `since` and `until`. It will
+        also read each current student who is in the deleted feed.
         """
         known = {"ids": list(ids), "since_ms": to_epoch_ms(since), "until_ms": to_epoch_ms(until), "last_run": last_run}
         reasons = ((_MODIFIED_BETWEEN, staged), (_LISTED_AMONG, deletions), (_WRITTEN_AFTER, None))

@@ -1,6 +1,7 @@
-"""Write the details of a run in its transaction.
+"""Write the details of a run to the database, in the run's transaction.
 
-A detail has the keys that only GET serves: see `rostersync.projections`. docs/reference/statements.md shows the SQL.
+A detail contains the keys that only GET serves (see `rostersync.projections`). docs/reference/statements.md shows the
+SQL.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ _FACTS = ("record", "updated_ms", "settled", "read_at", "waiting_since")
 
 
 def let_wait(stage: Stage, after: SourceState, *, now: datetime) -> None:
-    """Mark the details that must be read again: the list row is or may be newer, and GET has not returned the student.
+    """Mark the details that a later run must read again.
 
-    Call it before the run's students are written.
+    A detail must be read again if the student's list row is newer, or may be newer, and if GET has not returned the
+    student in this run. Call this function before the run's students are written.
 
     Args:
-        stage: The stage of the run. The run's transaction is open on its connection.
+        stage: The stage of the run. The run's transaction must be open on the stage's connection.
         after: The state of the source after the run.
         now: The time at which the run ended (UTC).
 
@@ -47,11 +49,14 @@ def let_wait(stage: Stage, after: SourceState, *, now: datetime) -> None:
 
 
 def apply(stage: Stage, after: SourceState, *, now: datetime) -> None:
-    """Write the details of a run, after its students were written. This takes the same parameters as `let_wait`."""
+    """Write the details of a run to the database. Call this function after the run's students were written.
+
+    The parameters are the same as for `let_wait`.
+    """
     needed = bool(after.keys.detail)
     session = stage.session
     if not needed and not after.has_details and session.is_empty(details):
-        return  # lists serve everything, as in nearly every school
+        return  # lists serve all keys, as is the case for nearly every school
     parameters = {"run_source": session.source, "now": now, "needed": needed}
     for statement in (_DROP_GONE, _put(session.dialect), _DROP_UNUSED, _requeue(session.dialect)):
         session.connection.execute(statement, parameters)
@@ -63,13 +68,13 @@ _DROP_UNUSED = delete(student_detail).where(_MINE, ~IS_USED)
 
 @cache
 def _put(dialect: str) -> Any:
-    """Return the upsert of the staged details."""
+    """Return the upsert that writes the staged details to the database."""
     rows = select(SOURCE, details.c.id, *(details.c[name] for name in _FACTS))
     living = rows.where(lives(details.c.id), or_(details.c.record.is_not(None), _NEEDED, _is_stored(details.c.id)))
     new = upsert(dialect, student_detail).from_select(["source", "id", *_FACTS], living)
     facts: dict[str, Any] = {name: new.excluded[name] for name in _FACTS}
-    # If this run did not read the detail, the staged detail is the stored one, perhaps with fewer keys. `let_wait` may
-    # have set `waiting_since` after it was staged, so keep the stored value.
+    # If this run did not read the detail, the staged detail is a copy of the stored detail, perhaps with fewer keys.
+    # `let_wait` may have changed the stored `waiting_since` after the copy was made, so keep the stored value.
     was_read = new.excluded.read_at.is_distinct_from(student_detail.c.read_at)
     facts["waiting_since"] = case((was_read, new.excluded.waiting_since), else_=student_detail.c.waiting_since)
     return new.on_conflict_do_update(index_elements=["source", "id"], set_=facts)
@@ -77,7 +82,7 @@ def _put(dialect: str) -> Any:
 
 @cache
 def _requeue(dialect: str) -> Any:
-    """Return the upsert that puts students at the end of the queue if GET gave no usable answer about them."""
+    """Return the upsert that moves students to the end of the queue if their GET response was not usable."""
     asked = select(SOURCE, answers.c.id, false(), _NOW).where(found(Found.UNANSWERED), lives(answers.c.id))
     chosen = asked.where(or_(_NEEDED, _is_stored(answers.c.id)))
     new = upsert(dialect, student_detail).from_select(["source", "id", "settled", "waiting_since"], chosen)

@@ -1,7 +1,8 @@
-"""Keep the head count of each source: its number of living, enrolled and deleted students.
+"""Maintain the head count of each source, which is the number of its current, enrolled and deleted students.
 
-The head count is in the row of the source, and a run updates it in its transaction. So `sync_health`, `status` and the
-guard need not count students. Any other code that writes the table `student` must update the head count too.
+The head count is stored in the source's row, and each run updates it in the run's transaction. So `sync_health`,
+`status` and the guard do not need to count students. Any other code that writes to the table `student` must also
+update the head count.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ _KEPT_AND_COUNTED = (
 
 @cache
 def _count_staged(dialect: str) -> Any:
-    """Return the query that counts the stored students that are in the stage. It looks each of them up by id.
+    """Return a query that counts the stored students who are also in the stage. The query looks up each student by id.
 
-    PostgreSQL gets the ids as an array. It assumes that a stage table without statistics is large, so for a join it
-    would read all students.
+    On PostgreSQL, the query uses an array of ids. If the query used a join, PostgreSQL would read all students, because
+    it assumes that a stage table without statistics is large.
     """
     ids = union(select(staged.c.id), select(candidates.c.id))
     if dialect == "postgresql":
@@ -62,8 +63,9 @@ def _count_staged(dialect: str) -> Any:
 def kept(connection: Connection, report: RunReport) -> Iterator[None]:
     """Update the head count of the run's source. The caller writes the students of the stage in the `with` block.
 
-    A full run counts all students, so it repairs a wrong head count. Any other run counts only the students in its
-    stage, before and after they are written. A run that writes no student counts nothing.
+    After a full run, all students of the source are counted, which also corrects a wrong head count. For any other run,
+    only the students in the stage are counted, once before they are written and once afterwards. If a run does not
+    write any students, nothing is counted.
     """
     of, counts = {"run_source": report.source}, report.counts
     if report.kind is RunKind.FULL:
@@ -85,7 +87,10 @@ def _count(connection: Connection, query: Any, of: dict[str, str]) -> dict[str, 
 
 
 def differences(connection: Connection) -> list[str]:
-    """Return a sentence for each source with a wrong head count. It names the head count and the count of its rows."""
+    """Return a sentence for each source that has a wrong head count.
+
+    The sentence contains the stored head count and the correct numbers.
+    """
     found = []
     for name, *numbers in connection.execute(_KEPT_AND_COUNTED):
         in_source, in_rows = numbers[: len(_STATES)], [number or 0 for number in numbers[len(_STATES) :]]

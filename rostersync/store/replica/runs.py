@@ -42,21 +42,21 @@ class Hold(msgspec.Struct, frozen=True):
 
 
 def report(connection: Connection, run_id: int) -> RunReport:
-    """Return a recorded run."""
+    """Return the report of a recorded run."""
     with connection.begin():
         row = connection.execute(select(_run).where(_run.c.run_id == run_id)).one()
     return _report(row)
 
 
 def recent(connection: Connection, limit: int) -> list[RunReport]:
-    """Return the newest runs, newest first."""
+    """Return the reports of at most `limit` runs, with the newest run first."""
     with connection.begin():
         rows = connection.execute(select(_run).order_by(_run.c.run_id.desc()).limit(limit)).all()
     return [_report(row) for row in rows]
 
 
 def last(connection: Connection, source: str) -> int:
-    """Return the number of a source's last run; 0 if the source has never run."""
+    """Return the id of a source's last run, or 0 if the source has no runs yet."""
     with connection.begin():
         return int(connection.scalar(select(func.max(_run.c.run_id)).where(_run.c.source == source)) or 0)
 
@@ -81,7 +81,7 @@ def _report(row: Any) -> RunReport:
 
 
 def open_hold(connection: Connection, run_id: int) -> Hold | None:
-    """Return the held run `run_id`; None if it does not exist, or its plan is not open."""
+    """Return the held run with the id `run_id`, or None if the run does not exist or its plan is not open."""
     with connection.begin():
         row = connection.execute(
             select(_run.c.source, _run.c.kind).where(_run.c.run_id == run_id, PLAN_IS_OPEN)
@@ -90,7 +90,11 @@ def open_hold(connection: Connection, run_id: int) -> Hold | None:
 
 
 def planned_removals(connection: Connection, run_id: int) -> list[tuple[int, str, datetime | None]]:
-    """Return the removals in the plan of a run: id, deletion source, and the time of the deletion if it is known."""
+    """Return the removals in the plan of a run.
+
+    Each removal has the student's id, the deletion source, and the time of the deletion. The time is None if it is
+    unknown.
+    """
     with connection.begin():
         rows = connection.execute(
             select(held_removal.c.id, held_removal.c.deletion_source, held_removal.c.deleted_at).where(
@@ -101,6 +105,9 @@ def planned_removals(connection: Connection, run_id: int) -> list[tuple[int, str
 
 
 def held_students(connection: Connection, source: str) -> list[int]:
-    """Return the ids of living students in open plans of incremental runs, except the stage's candidates."""
+    """Return the ids of the current students who are in the open plans of a source's incremental runs.
+
+    Students who are candidates for removal in the stage are left out.
+    """
     with connection.begin():
         return list(connection.scalars(_HELD_STUDENTS, {"of": source}))

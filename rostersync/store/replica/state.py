@@ -1,4 +1,4 @@
-"""Read what the database knows about a source before a run: its state, its students and its quarantine."""
+"""Read the stored state, students and quarantine of a source before a run."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 GUARD_WINDOW = timedelta(hours=24)
 
 MAX_REPORTED_KEYS = 1_000
-"""Once this many unknown keys of a source are known, no more are reported."""
+"""After this many unknown keys of a source have been reported, no further unknown keys are reported."""
 
-# The statements of every run are built once, because building one takes longer than executing it.
+# These statements are built only once, because building a statement takes longer than executing it.
 
 _OF: BindParameter[Any] = bindparam("of")
 _LIVING = and_(student.c.source == _OF, student.c.deleted_at.is_(None))
@@ -51,7 +51,7 @@ _QUARANTINED = (
 
 
 def source_state(connection: Connection, source: str) -> SourceState:
-    """Return the stored state of a source, or an empty one if the database does not know the source."""
+    """Return the stored state of a source, or an empty state if the source is not in the database."""
     with connection.begin():
         row = connection.execute(_STATE, {"of": source}).first()
     if row is None:
@@ -64,20 +64,26 @@ def source_state(connection: Connection, source: str) -> SourceState:
 
 
 def with_digests(known: tuple[str, ...], names: Iterable[str], salt: bytes) -> tuple[str, ...]:
-    """Return `known` and the salted digests of `names`, sorted; unchanged if `known` has `MAX_REPORTED_KEYS`."""
+    """Add the salted digests of `names` to the digests in `known`, and return all of them in sorted order.
+
+    If `known` already has `MAX_REPORTED_KEYS` digests, return `known` unchanged.
+    """
     if len(known) >= MAX_REPORTED_KEYS:
         return known
     return tuple(sorted({*known, *(key_digest(name, salt) for name in names)}))
 
 
 def live_students(connection: Connection, source: str) -> int:
-    """Return the number of living students in the replica of a source."""
+    """Return the number of current students in the replica of a source."""
     with connection.begin():
         return int(connection.scalar(_COUNT_LIVING, {"of": source}) or 0)
 
 
 def some_living(connection: Connection, source: str, limit: int) -> list[int]:
-    """Return the ids of at most `limit` living students. Their order looks random, so they are spread over the ids."""
+    """Return the ids of at most `limit` current students.
+
+    The students are chosen in the order of their content hashes, which is almost the same as a random choice.
+    """
     with connection.begin():
         return list(connection.scalars(_SOME_LIVING, {"of": source, "at_most": limit}))
 
@@ -85,8 +91,8 @@ def some_living(connection: Connection, source: str, limit: int) -> list[int]:
 def recent_removals(connection: Connection, source: str, now: datetime) -> int:
     """Return the number of unapproved removals in the last 24 hours.
 
-    A run that ended up to 24 hours after `now` counts as well, because our clock may have been set back since. If it
-    ended later than that, our clock was wrong at that time, and the run does not count.
+    A run that ended up to 24 hours after `now` also counts, because our clock may have been set back since then. A run
+    that ended even later does not count, because our clock must have been wrong at the end of that run.
     """
     near = {"earliest": now - GUARD_WINDOW, "latest": now + GUARD_WINDOW}
     with connection.begin():
@@ -94,6 +100,9 @@ def recent_removals(connection: Connection, source: str, now: datetime) -> int:
 
 
 def quarantined(connection: Connection, source: str, limit: int) -> list[int]:
-    """Return at most `limit` ids in quarantine that this run has not received, the longest unseen first."""
+    """Return the ids of at most `limit` students in quarantine whom this run has not received.
+
+    Students who have not been received for the longest time come first.
+    """
     with connection.begin():
         return list(connection.scalars(_QUARANTINED, {"of": source, "at_most": limit}))

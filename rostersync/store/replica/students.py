@@ -1,8 +1,8 @@
-"""Write the students of a run from the stage into the tables, inside the run's transaction.
+"""Write the students of a run from the stage to the replica, inside the run's transaction.
 
-A new student is copied from the stage. If a student has changed, the stored row becomes a superseded version, and then
-the staged row replaces it. The statements are built once. Their parameters are `run_source`, `this_run` and `now`.
-docs/reference/statements.md shows their SQL.
+New students are copied from the stage. If a student has changed, the stored row is copied to the superseded versions,
+and is then replaced by the staged row. The statements are built only once, and use the parameters `run_source`,
+`this_run` and `now`. docs/reference/statements.md shows the SQL.
 """
 
 from __future__ import annotations
@@ -75,25 +75,26 @@ _INSERT = insert(student).from_select(
     [*_FACTS_OF_NEW, *_RECEIVED],
     select(*_FACTS_OF_NEW.values(), *_RECEIVED.values()).select_from(_STAGED).where(among_ids(staged.c.id)),
 )
-# The received record replaces the stored one, and is not merged with it. A field that is missing upstream becomes NULL.
+# The received record replaces the whole stored record, and the two are not merged. So if ManageBac no longer serves a
+# field, the stored field becomes NULL.
 _REPLACE = (
     update(student)
     .where(_MINE, student.c.id == staged.c.id, staged.c.id == records.c.id, among_ids(staged.c.id))
     .values({**_RECEIVED, "deleted_at": None, "deletion_source": None})
 )
 
-_ANALYZED = ("source", "id", "deleted_at", "status")  # the columns in conditions of our queries and of the views
+_ANALYZED = ("source", "id", "deleted_at", "status")  # the columns that occur in the conditions of queries and views
 
 _DECODED = exists().where(staged.c.id == quarantine.c.id, staged.c.rejected.is_(None))
 _GONE = exists().where(answers.c.id == quarantine.c.id, found(Found.GONE))
 _STORED = exists().where(_MINE, student.c.id == quarantine.c.id, student.c.deleted_at.is_(None))
 _RELEASE_QUARANTINED = delete(quarantine).where(
-    # If the removal of a student is held, the student is stored as living, so the record stays in quarantine.
+    # If the removal of a student is held, the student is still a current student, so the record stays in quarantine.
     quarantine.c.source == SOURCE,
     or_(_DECODED, and_(_GONE, ~_STORED)),
 )
 _ASKED_IN_VAIN = exists().where(answers.c.id == quarantine.c.id, found(Found.UNANSWERED))
-_REQUEUE_UNANSWERED = (  # they go to the end of the queue, so the next run asks for other records first
+_REQUEUE_UNANSWERED = (  # moves these records to the end of the queue, so the next run requests other records first
     update(quarantine).where(quarantine.c.source == SOURCE, _ASKED_IN_VAIN).values(last_seen_at=_NOW)
 )
 _RELEASE_THOSE_WITHOUT_ID = delete(quarantine).where(
@@ -102,10 +103,11 @@ _RELEASE_THOSE_WITHOUT_ID = delete(quarantine).where(
 
 
 def apply(connection: Connection, source: str, counts: Counts, *, run_id: int, now: datetime) -> None:
-    """Carry out the verdicts and removals of the stage. Call it inside the run's transaction.
+    """Apply the stage's verdicts and removals to the replica. Call this function inside the run's transaction.
 
-    `counts` has the number of each, and a statement is skipped if its number is 0. A new version begins at `now`. If
-    our clock has been set back, it begins a millisecond after the student's previous version.
+    `counts` contains the number of students for each verdict, and a statement is skipped if its number is 0. A new
+    version of a student begins at `now`. But if our clock was set back, the new version begins one millisecond after
+    the beginning of the previous version.
     """
     changes = _RunChanges(connection, {"run_source": source, "this_run": run_id, "now": now})
     if counts.updated or counts.restored:
@@ -121,17 +123,21 @@ def apply(connection: Connection, source: str, counts: Counts, *, run_id: int, n
 
 
 def release_those_without_id(connection: Connection, source: str) -> None:
-    """Delete from quarantine the records without an id that this run did not receive. Call it only after a sweep."""
+    """Delete from the quarantine all records without an id that this run did not receive.
+
+    Call this function only after a sweep.
+    """
     connection.execute(_RELEASE_THOSE_WITHOUT_ID, {"run_source": source})
 
 
 def analyze(connection: Connection, counts: Counts) -> None:
-    """Analyse the table of students on PostgreSQL if a run has inserted many. Call it after the run's transaction.
+    """Analyse the table of students on PostgreSQL if a run has inserted many students.
 
-    Without statistics, the next runs would read all students to find a few of them, until the server analyses the table
-    by itself. Only one session can analyse a table at a time, so inside their transactions the first loads of several
-    sources would wait for each other. For the same reason, the table is skipped if another session is analysing it. A
-    `StoreError` is ignored, because the run has been committed.
+    While the table has no statistics, PostgreSQL reads all students to find a few of them. The server analyses the
+    table by itself, but perhaps only after several runs. Only one session at a time can analyse a table. So call this
+    function after the run's transaction. Otherwise the first runs of several sources would wait for each other.
+    For the same reason, nothing is done if another session is analysing the table. A `StoreError` is ignored, because
+    the run is already committed.
     """
     if counts.inserted > CHUNK and connection.dialect.name == "postgresql":
         with suppress(StoreError), connection.begin():
@@ -139,7 +145,7 @@ def analyze(connection: Connection, counts: Counts) -> None:
 
 
 class _RunChanges:
-    """Executes the statements of one run's transaction."""
+    """Executes the statements that write the students of one run."""
 
     def __init__(self, connection: Connection, parameters: dict[str, Any]) -> None:
         self.dialect = connection.dialect.name
@@ -151,9 +157,9 @@ class _RunChanges:
 
     @contextmanager
     def _chunks(self, query: Select[Any], number: int) -> Iterator[Iterator[Sequence[Any]]]:
-        """Execute a query of `number` rows once, and lend an iterator over chunks of its rows.
+        """Execute a query that returns `number` rows, and provide an iterator over chunks of these rows.
 
-        If there are more than `CHUNK` rows, they are fetched as they are needed.
+        If `number` is larger than `CHUNK`, the rows are fetched only when they are needed.
         """
         with self.do(query.execution_options(stream_results=number > CHUNK, max_row_buffer=CHUNK)) as rows:
             yield rows.partitions(CHUNK)
@@ -162,14 +168,15 @@ class _RunChanges:
         """Insert the students who are not stored yet."""
         with self._chunks(_NEW, number) as chunks:
             for rows in chunks:
-                # Insert by ids: if the query of the insert read the students, SQLite would first copy all its rows.
+                # The statement selects the new rows by their ids. If the SELECT inside the INSERT read the table
+                # `student`, SQLite would first copy all selected rows.
                 self.do(_INSERT, ids=[row.id for row in rows])
 
     def replace_changed(self, number: int) -> None:
-        """Replace the rows of changed and restored students, and keep the previous rows as versions.
+        """Replace the rows of changed and restored students, and keep the previous rows as superseded versions.
 
-        Every change is written. But if only volatile fields have changed, such as the time of the last login, no new
-        version begins: see `records.changed_fields`.
+        Every change is written to the student's row. But an update does not begin a new version if only volatile
+        fields have changed, such as the time of the last login (see `records.changed_fields`).
         """
         with self._chunks(_CHANGED, number) as chunks:
             for rows in chunks:
@@ -194,16 +201,17 @@ class _RunChanges:
             self._connection.execute(_begin_version(self.dialect), versions)
 
     def make_tombstones(self) -> None:
-        """Turn the students who are candidates in the stage into tombstones."""
+        """Turn the rows of the stage's candidates for removal into tombstones."""
         supersede, tombstone = _remove(self.dialect)
         self.do(supersede)
         self.do(tombstone)
 
 
 def _version_start(dialect: str) -> ColumnElement[Any]:
-    """Return the time at which the new version of a stored student begins: `now`, if the stored version began before.
+    """Return the SQL expression for the time when the new version of a stored student begins.
 
-    Otherwise it is the start of the stored version plus 1 ms.
+    The new version begins at `now`. But if the stored version did not begin before `now`, the new version begins 1 ms
+    after the beginning of the stored version.
     """
     later = "strftime('%Y-%m-%dT%H:%M:%fZ', student.valid_from, '+0.001 seconds')"
     if dialect == "postgresql":
@@ -212,7 +220,7 @@ def _version_start(dialect: str) -> ColumnElement[Any]:
 
 
 def _supersede(dialect: str, stored: Any, which: ColumnElement[bool]) -> Any:
-    """Return the statement that copies stored rows to the superseded versions, before they change."""
+    """Return the statement that copies stored rows to the superseded versions before the rows are changed."""
     begins = _version_start(dialect)
     columns = [column.name for column in student_version.c]
     values = (begins if name == "valid_to" else student.c[name] for name in columns)
@@ -237,9 +245,10 @@ def _begin_version(dialect: str) -> Any:
 
 @cache
 def _remove(dialect: str) -> tuple[Any, Any]:
-    """Return the statement that copies removed students to the versions, and the one that makes them tombstones.
+    """Return the two statements that remove students.
 
-    A tombstone keeps the last known fields, because rows of the deleted feed may be stubs.
+    The first statement copies the students' rows to the superseded versions. The second statement turns the rows into
+    tombstones. A tombstone keeps the last known fields, because a row of the deleted feed may lack most fields.
     """
     given = select(answers.c.deleted_at).where(answers.c.id == candidates.c.id).scalar_subquery()
     facts = {
@@ -256,7 +265,7 @@ def _remove(dialect: str) -> tuple[Any, Any]:
 
 @cache
 def _quarantine(dialect: str) -> Any:
-    """Return the upsert that puts the undecodable records of the stage into quarantine."""
+    """Return the upsert that adds the undecodable records in the stage to the quarantine."""
     bad = select(SOURCE, staged.c.id, staged.c.rejected, _NOW, _NOW).where(staged.c.rejected.is_not(None))
     new = upsert(dialect, quarantine).from_select(["source", "id", "reason", "first_seen_at", "last_seen_at"], bad)
     again = {"reason": new.excluded.reason, "last_seen_at": new.excluded.last_seen_at}

@@ -1,4 +1,4 @@
-"""The stage: the rows that a run has read. No other process sees them before the run commits."""
+"""The stage contains the rows that a run has read. No other process can see the stage."""
 
 from __future__ import annotations
 

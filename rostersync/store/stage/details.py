@@ -1,13 +1,13 @@
-"""Combine the list row, the answer of GET and the stored row of each student into one staged record.
+"""Combine the list row, the GET response and the stored row of each student into one staged record.
 
-`rostersync.projections` has the rule. This module reads and writes the rows for it:
+`rostersync.projections` explains how the records are combined. This module reads and writes the rows:
 
-* `due` returns the students to ask GET about.
-* `compare` and `support` find out from answers of GET which keys lists and GET serve.
-* `combine` replaces the staged record of each student who has a detail, after GET was asked about all students.
+* `due` returns the students whom the run should request by GET.
+* `compare` and `support` use the GET responses to find out which keys lists serve and which keys GET serves.
+* `combine` replaces the staged record of each student who has a detail. A run calls it after all its GET requests.
 
-The details themselves are in the stage's table `details` until the commit writes them. docs/reference/statements.md
-shows the SQL of the queries.
+The details are in the stage's table `details` until the run commits. docs/reference/statements.md shows the SQL of the
+queries.
 """
 
 from __future__ import annotations
@@ -50,17 +50,23 @@ _DETAIL_OF_STORED = and_(student_detail.c.source == student.c.source, student_de
 IS_NEWER: ColumnElement[bool] = or_(
     student_detail.c.updated_ms.is_distinct_from(staged.c.updated_ms),
     ~student_detail.c.settled,
-    # If lists have no `updated_at`, any change of the row counts.
+    # If a list row has no `updated_at`, it counts as newer whenever one of its fields has changed.
     and_(staged.c.updated_ms.is_(None), exists().where(STORED, student.c.content_hash != staged.c.content_hash)),
 )
-"""The condition that a staged list row is newer than the stored detail, or may be."""
+"""The SQL condition that a staged list row is newer than the stored detail, or that it may be newer."""
 
 IS_USED: ColumnElement[bool] = or_(student_detail.c.record.is_not(None), _NEEDED)
-"""The condition that a stored detail is used: it has keys, or every student of the source needs a detail."""
+"""The SQL condition that a stored detail is used.
+
+A detail is used if it has keys, or if every student of the source needs a detail.
+"""
 
 
 def _open(key: ColumnElement[int]) -> ColumnElement[bool]:
-    """Return the condition that GET has not answered about a student in this run, and that no removal is staged."""
+    """Return the SQL condition that this run may still request a student by GET.
+
+    The condition is true if the run has not requested the student yet, and has not staged the student's removal.
+    """
     return and_(~_was_asked(key), ~exists().where(tables.candidates.c.id == key))
 
 
@@ -105,7 +111,7 @@ _REFRESHED = (
 _ASKED = select(answers.c.id).where(among_ids(answers.c.id))
 _NEWEST = select(func.max(staged.c.updated_ms))
 
-# The answer of GET, the list row, the stored student, and the stored detail. Each may be missing.
+# The columns of the GET response, the list row, the stored student and the stored detail. Any of these may be missing.
 _PARTS = (
     answers.c.record.label("answer"),
     answers.c.answer.label("kind"),
@@ -142,7 +148,11 @@ _BY_DETAIL = chunk(
 
 
 class _Parts(msgspec.Struct, frozen=True):
-    """The records of one student. `row` is the list row, `stored` the row of the replica, `found` the query's row."""
+    """The records of one student, from one row of a query.
+
+    `answer` is the GET response, `row` is the list row, and `stored` is the student's record in the replica. `found` is
+    the row that the query returned.
+    """
 
     key: int
     answer: Student | None
@@ -152,10 +162,10 @@ class _Parts(msgspec.Struct, frozen=True):
     found: Any
 
     def listed(self, keys: Keys) -> Student | None:
-        """Return the list record of the student; None if the student has neither a list row nor a stored record.
+        """Return the student's list record, or None if the student has neither a list row nor a stored record.
 
-        This is the list row of this run. If the row is missing, or is older than both the stored record and GET's
-        response, the stored list record is returned instead.
+        Normally, the list record is the list row that this run has received. If the list row is missing, or is older
+        than both the stored record and the GET response, the stored list record is returned instead.
         """
         if self.stored is None:
             return self.row
@@ -167,40 +177,40 @@ class _Parts(msgspec.Struct, frozen=True):
 
 
 class StagedDetails:
-    """The details of one run in the stage."""
+    """Reads and writes the details that one run has staged."""
 
     def __init__(self, session: StageSession, room: Room) -> None:
         self._session = session
         self._room = room
 
     def newest(self) -> datetime | None:
-        """Return the latest `updated_at` of the staged rows; None if no row has one."""
+        """Return the latest `updated_at` of the staged rows, or None if no staged row has an `updated_at`."""
         ((newest,),) = self._session.rows(_NEWEST)
         return None if newest is None else EPOCH + timedelta(milliseconds=newest)
 
     @property
     def are_new(self) -> bool:
-        """Whether the stage has an answer of GET."""
+        """Whether this run has staged the result of at least one GET request."""
         return not self._session.is_empty(answers)
 
     def not_asked(self, ids: Sequence[int]) -> list[int]:
-        """Return the `ids` about which GET has not answered in this run."""
+        """Return only those `ids` that this run has not requested by GET."""
         asked = {row[0] for row in self._session.rows(_ASKED, unless_empty=answers, ids=list(ids))}
         return [key for key in ids if key not in asked]
 
     # Which details to read -----------------------------------------------------------------------------------
 
     def due(self, limit: int, *, needed: bool, read_before: datetime) -> list[int]:
-        """Return the ids of students to ask GET about.
+        """Return the ids of students whom the run should request by GET, in order of priority.
 
-        The first are the students who wait for a detail, longest first. New students and students with a newer list row
-        follow, and then the students with an old detail.
+        The students who have waited longest for a detail come first. New students, and students with a list row that is
+        newer than their detail, come next. Students with an old detail come last.
 
         Args:
-            limit: The most ids to return.
-            needed: Whether every student of the source needs a detail. If not, only students with a stored detail that
-                has keys, or that is waiting, are returned.
-            read_before: Details that were read before this time (UTC) are read again, if all students need a detail.
+            limit: The largest number of ids to return.
+            needed: Whether every student of the source needs a detail. If this is false, a student is returned
+                only if the student waits for a detail, or has a stored detail with keys.
+            read_before: If every student needs a detail, details that were read before this time (UTC) are read again.
 
         """
         ids: list[int] = []
@@ -212,20 +222,25 @@ class StagedDetails:
         return ids
 
     def of(self, ids: Sequence[int], *, needed: bool) -> list[int]:
-        """Return the `ids` of students who were staged without an answer of GET, and who have or need a detail."""
+        """Return only those `ids` that the run should request by GET to read the students' details.
+
+        These students have a staged list row. They also have a detail, or need one, but the run has not requested them
+        by GET yet.
+        """
         return [row[0] for row in self._session.rows(_REFRESHED, unless_empty=staged, ids=list(ids), needed=needed)]
 
     # What is known about keys --------------------------------------------------------------------------------
 
     def support(self, names: set[str]) -> dict[str, tuple[int, int]]:
-        """Count how often the details of listed students have a key.
+        """For each key, count how many students have it in their detail, and how many also have it in their list row.
 
         Args:
-            names: The keys to count.
+            names: The names of the keys to count.
 
         Returns:
-            For each key the number of students who have it in their detail, and how many of these also have it in their
-            list row. A key that is in no detail is missing.
+            A dictionary from each key to two numbers. The first number counts the students who have the key in their
+            detail. The second number counts the students who have the key in both their detail and their list row. If
+            no detail has a key, the key is not in the dictionary.
 
         """
         found: dict[str, tuple[int, int]] = {}
@@ -239,15 +254,16 @@ class StagedDetails:
         return found
 
     def compare(self, keys: Keys) -> Keys:
-        """Return what is known about the keys after comparing each answer of GET with the list record.
+        """Compare each GET response with the student's list record, and return `keys` with the new findings.
 
-        The two are compared only if they may be of the same time. Otherwise only the keys of the answer are added.
-        Returns `keys` unchanged if it is not known yet which keys lists serve.
+        A GET response and a list record are compared only if neither is older than the other. Otherwise only the
+        response's keys are added to the keys that GET serves. If it is not known yet which keys lists serve, the method
+        returns `keys` unchanged.
         """
         if keys.listed is None:
             return keys
         for parts in self._parts(_BY_ANSWER):
-            assert parts.answer is not None, "the query asks for answers"
+            assert parts.answer is not None, "the query returns only rows that have a GET response"
             served = keys_of(parts.answer)
             listed = parts.listed(keys)
             if listed is not None and are_of_one_time(listed, parts.answer):
@@ -259,16 +275,16 @@ class StagedDetails:
     # Combining -----------------------------------------------------------------------------------------------
 
     def combine(self, keys: Keys, *, settled_before: datetime | None, now: datetime, everybody: bool) -> None:
-        """Stage the combined record of each student that GET has returned or that has a stored detail.
+        """Stage the combined record of each student whom GET has returned or who has a stored detail.
 
         Args:
-            keys: Which keys lists and GET serve.
-            settled_before: Every change up to this `updated_at` (UTC) was visible when GET answered; None if that is
-                unknown. A detail with a later `updated_at` is read again the next time that a list has its student,
-                because another change may have the same `updated_at`.
-            now: The time at which the details count as read (UTC).
-            everybody: Whether to combine all staged students who have a stored detail. If not, a student with a stored
-                detail is combined only if the list row has changed.
+            keys: Which keys lists serve and which keys GET serves.
+            settled_before: All changes up to this `updated_at` (UTC) were visible when GET responded. This is None if
+                no such time is known. A detail with a later `updated_at` is read again the next time that a list
+                contains the student, because another change may have the same `updated_at`.
+            now: The time (UTC) to store as the time when the details were read.
+            everybody: Whether to combine the records of all staged students who have a stored detail. If this is false,
+                students are skipped if GET has not returned them and their list row has not changed.
 
         """
         for parts in self._everybody(everybody=everybody):
@@ -277,11 +293,11 @@ class StagedDetails:
                 new = fetch(listed, parts.answer, keys, detail_only=parts.found.kind == Found.DETAIL)
                 self._put(parts, keys, new, _facts_of_answer(listed, parts.answer, settled_before, now))
             elif listed is not None and parts.detail is not None:
-                new = Records(listed, fetch(None, parts.detail, keys).detail)  # drops keys that lists serve by now
+                new = Records(listed, fetch(None, parts.detail, keys).detail)  # drops keys that lists now serve
                 self._put(parts, keys, new, _facts_as_stored(parts.found))
 
     def _put(self, parts: _Parts, keys: Keys, new: Records, facts: dict[str, Any]) -> None:
-        """Stage the combined record of a student instead of the list row, and the detail for the commit."""
+        """Replace the staged list row of a student with the combined record, and stage the detail for the commit."""
         student = combine(new.listed, new.detail, keys)
         received = parts.found.row_ms if parts.row else milliseconds(student.updated_at)
         record = encode(new.detail) if new.detail and keys_of(new.detail) else None
@@ -317,7 +333,7 @@ _PUT = {table: insert(table) for table in (staged, records, details)}
 
 
 def _facts_as_stored(found: Any) -> dict[str, Any]:
-    """Return the columns of a detail that was not read in this run."""
+    """Return the stored values of a detail's columns. The caller uses them if this run did not read the detail."""
     facts = {name: getattr(found, name) for name in ("settled", "read_at", "waiting_since")}
     return {"updated_ms": found.detail_ms, **facts}
 
@@ -325,7 +341,10 @@ def _facts_as_stored(found: Any) -> dict[str, Any]:
 def _facts_of_answer(
     listed: Student | None, answer: Student, settled_before: datetime | None, now: datetime
 ) -> dict[str, Any]:
-    """Return the columns of a detail that was read now. If the list record is newer, the detail must be read again."""
+    """Return the values for the columns of a detail that this run has read.
+
+    If the list record is newer than the GET response, the detail is marked to be read again.
+    """
     stamp = _stamp(listed, answer)
     is_late = listed is not None and is_older(answer, listed)
     return {
@@ -337,11 +356,11 @@ def _facts_of_answer(
 
 
 def _stamp(listed: Student | None, answer: Student) -> datetime | None:
-    """Return the `updated_at` that a detail belongs to.
+    """Return the `updated_at` to store with a detail.
 
-    If the answer of GET and the list record may be of the same time, the result is the list record's `updated_at`,
-    because later list rows are compared with it. The result is None if the list record has no `updated_at`. Otherwise
-    the result is the answer's `updated_at`.
+    If neither the GET response nor the list record is older than the other, return the list record's `updated_at`,
+    because later list rows are compared with the stored value. If the list record has no `updated_at`, return None. In
+    all other cases, return the `updated_at` of the GET response.
     """
     if listed is not None and (listed.updated_at is None or are_of_one_time(listed, answer)):
         return listed.updated_at
@@ -349,7 +368,10 @@ def _stamp(listed: Student | None, answer: Student) -> datetime | None:
 
 
 def _list_row(found: Any, stored: Student | None) -> Student | None:
-    """Return the list row as it was served, or None. A staged row that is not in `records` equals the stored one."""
+    """Return the staged list row as the API served it, or None if no list row is staged.
+
+    If a staged row has no row in the table `records`, it equals the stored record.
+    """
     if found.row_id is not None:
         return replace(student_of(found, _FIRST_OF_ROW), status=found.served_status)
     return None if stored is None or found.row_hash is None else as_served(stored, found.row_hash)

@@ -1,7 +1,8 @@
-"""Define the queries on the stage, and on the stored students that they are compared with.
+"""Define the SQL statements that read and change the stage. Some of them also read the stored students.
 
-Each query is built once, because building a query takes longer than executing it. The parameters are those in
-`statements`, and those that the stage's methods pass. docs/reference/statements.md shows the SQL of the longer queries.
+Each statement is built only once, because building a statement takes longer than executing it. Some parameters are
+defined in `rostersync.store.database.statements`, and the methods of the stage pass the others.
+docs/reference/statements.md shows the SQL of the longer statements.
 """
 
 from __future__ import annotations
@@ -41,17 +42,17 @@ STORED = and_(student.c.source == SOURCE, student.c.id == staged.c.id)
 
 
 def lives(key: ColumnElement[int]) -> ColumnElement[bool]:
-    """Return the condition that the student with the id `key` is stored as living."""
+    """Return the SQL condition that the student `key` is in the replica and is not deleted."""
     return exists().where(LIVING, student.c.id == key)
 
 
 def found(*which: Found) -> ColumnElement[bool]:
-    """Return the condition that a staged answer of GET is one of `which`."""
+    """Return the SQL condition that the result of a staged GET request is one of `which`."""
     return answers.c.answer.in_([constant(answer) for answer in which])
 
 
 def answered(key: ColumnElement[int], *which: Found) -> ColumnElement[bool]:
-    """Return the condition that GET has answered about the id `key` with one of `which`."""
+    """Return the SQL condition that the staged result of GET for the id `key` is one of `which`."""
     return exists().where(answers.c.id == key, found(*which))
 
 
@@ -59,7 +60,7 @@ def _count(table: Any, *conditions: ColumnElement[bool]) -> Select[Any]:
     return select(func.count()).select_from(table).where(*conditions)
 
 
-# Readings of a list; each list has its own table -------------------------------------------------------------------
+# Readings of a list. Each list has its own table -------------------------------------------------------------------
 
 
 BROUGHT = {table: _count(table, table.c.reading == _READING) for table in (staged, deletions)}
@@ -70,7 +71,7 @@ NOTE_BROUGHT = (
     .values(reading=_READING, page=_PAGE)
     .returning(staged.c.id, staged.c.updated_ms)
 )
-KEEP_PAGES = (  # the parameter `ids` has the numbers of the pages
+KEEP_PAGES = (  # the parameter `ids` contains page numbers
     update(staged).where(staged.c.reading == _READING - 1, among_ids(staged.c.page)).values(reading=_READING)
 )
 DROP = tuple(delete(table).where(among_ids(table.c.id)) for table in (staged, records))
@@ -94,7 +95,7 @@ RECEIVED = select(
 
 @cache
 def stage_deletion(dialect: str) -> Any:
-    """Return the upsert of a row of the deleted feed. If the new row has no `deleted_at`, the earlier one is kept."""
+    """Return the upsert for a row of the deleted feed. If the new row has no `deleted_at`, keep the staged value."""
     new = upsert(dialect, deletions)
     known = func.coalesce(new.excluded.deleted_at, deletions.c.deleted_at)
     return new.on_conflict_do_update(index_elements=["id"], set_={"reading": new.excluded.reading, "deleted_at": known})
@@ -103,12 +104,12 @@ def stage_deletion(dialect: str) -> Any:
 DELETIONS_LACK_IDS = _count(deletions, deletions.c.id < 0)
 
 
-# Answers ---------------------------------------------------------------------------------------------------------
+# GET responses ---------------------------------------------------------------------------------------------------
 
 
 @cache
 def put_answer(dialect: str) -> Any:
-    """Return the upsert of GET's answer about an id."""
+    """Return the upsert that stages the result of GET for one id."""
     new = upsert(dialect, answers)
     answer = {name: new.excluded[name] for name in ("answer", "deleted_at", "record")}
     return new.on_conflict_do_update(index_elements=["id"], set_=answer)
@@ -135,7 +136,7 @@ REJECT_OTHERS = (
 UNPLAN = update(candidates).values(planned=False)
 
 
-# Questions -------------------------------------------------------------------------------------------------------
+# Students to request by GET --------------------------------------------------------------------------------------
 
 _UNPROVED = select(staged.c.id).where(ALIVE, ~answered(staged.c.id, Found.ALIVE, Found.GONE, Found.UNCLEAR))
 UNPROVED_RESTORES = chunk(_UNPROVED.where(exists().where(STORED, student.c.deleted_at.is_not(None))))
@@ -152,14 +153,18 @@ COLLECTED_FROM = {
     Reason.MARKED: staged,
     Reason.PROVED: answers,
 }
-"""If this table of the stage is empty, no student is a candidate for the reason. `UNSEEN` depends on no table."""
+"""For each reason, the stage table from which the statement for this reason selects candidates.
+
+If this table is empty, the statement is skipped. `UNSEEN` has no entry, because its statement selects stored students.
+"""
 
 
 @cache
 def collect(dialect: str) -> dict[Reason, Any]:
-    """Return the statements that insert candidates for removal, by reason.
+    """Return a dictionary from reasons to the statements that insert candidates for removal.
 
-    Each takes students who are stored as living, unless GET has answered alive or unclear about them.
+    Each statement inserts the candidates for one reason, and selects only students who are in the replica and are not
+    deleted. A student is left out if GET has returned the student or if the response was unclear.
     """
     stream, sweep = constant(DeletionSource.STREAM), constant(DeletionSource.SWEEP)
     listed = select(deletions.c.id, stream, deletions.c.deleted_at)
@@ -170,7 +175,7 @@ def collect(dialect: str) -> dict[Reason, Any]:
         Reason.MARKED: select(staged.c.id, stream, staged.c.deleted_at).where(staged.c.deleted_at.is_not(None)),
         Reason.PROVED: select(answers.c.id, stream, null()).where(found(Found.GONE)),
     }
-    # These look up each student of the stage by id, because the stage is small, and do not read all stored students.
+    # These queries look up each staged id in the replica, because reading all stored students would take longer.
     queries = {why: query.where(lives(query.selected_columns[0])) for why, query in from_stage.items()}
     unseen = ~exists().where(staged.c.id == student.c.id)
     queries[Reason.UNSEEN] = select(student.c.id, sweep, null()).where(LIVING, unseen)
@@ -178,7 +183,8 @@ def collect(dialect: str) -> dict[Reason, Any]:
     inserts = {}
     for why, query in queries.items():
         chosen = query.add_columns(text("false"))
-        if why is not Reason.PROVED:  # that query reads `answers` itself, so `answered` would find any student's answer
+        # The query for `PROVED` reads `answers` itself, so `answered` would also match responses for other students.
+        if why is not Reason.PROVED:
             chosen = chosen.where(~answered(query.selected_columns[0], Found.ALIVE, Found.UNCLEAR))
         inserts[why] = upsert(dialect, candidates).from_select(columns, chosen).on_conflict_do_nothing()
     return inserts
@@ -186,10 +192,14 @@ def collect(dialect: str) -> dict[Reason, Any]:
 
 @cache
 def _which(planned: bool | None, proved: bool | None) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions that select candidates.
+    """Return the SQL conditions that select certain candidates for removal.
 
-    `planned` selects those in the approved plan (True) or the others (False). `proved` selects those who are gone
-    according to GET (True) or the others (False). None does not restrict.
+    Args:
+        planned: True to select the candidates in the approved plan, False to select the other candidates, or None to
+            select both.
+        proved: True to select the candidates who are gone according to GET, False to select the other candidates, or
+            None to select both.
+
     """
     gone = answered(candidates.c.id, Found.GONE)
     of_plan = () if planned is None else (candidates.c.planned.is_(planned),)
@@ -198,19 +208,19 @@ def _which(planned: bool | None, proved: bool | None) -> tuple[ColumnElement[boo
 
 @cache
 def list_candidates(planned: bool | None, proved: bool | None) -> Select[Any]:
-    """Return the query for a chunk of the candidates that `_which` selects."""
+    """Return a query for one chunk of the candidates for removal. `_which` explains the parameters."""
     return chunk(select(candidates.c.id).where(*_which(planned, proved)))
 
 
 @cache
 def count_candidates(planned: bool | None) -> Select[Any]:
-    """Return the query for the number of candidates that `_which` selects."""
+    """Return a query that counts the candidates for removal. `_which` explains the parameter `planned`."""
     return _count(candidates, *_which(planned, None))
 
 
 @cache
 def put_planned(dialect: str) -> Any:
-    """Return the upsert of a candidate whose removal is in the plan being approved."""
+    """Return the upsert that marks a candidate for removal as part of the approved plan."""
     return upsert(dialect, candidates).on_conflict_do_update(index_elements=["id"], set_={"planned": True})
 
 
@@ -224,9 +234,10 @@ def _not_in_question(key: ColumnElement[int]) -> ColumnElement[bool]:
 
 
 def _surest_first(key: ColumnElement[int]) -> ColumnElement[int]:
-    """Return a sort key by how certain it is that a student lives.
+    """Return an SQL sort key that puts the students who are most certain to exist first.
 
-    The first are the students that GET has returned. Students from a list follow, and then all other students.
+    Students whom GET has returned come first. Students from a staged list come next, and all other students come
+    last.
     """
     return case((answered(key, Found.ALIVE), 0), (exists().where(staged.c.id == key, ALIVE), 1), else_=2)
 

@@ -1,4 +1,4 @@
-"""Limit how many bytes a run stages, so that a server that never stops sending cannot fill the disk."""
+"""Limit the number of bytes that a run stages, so that an endless response from a server cannot fill the disk."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 MOST_BYTES = 2 << 30
-"""The most bytes that a run may stage by default."""
+"""The default limit on the number of bytes that a run may stage."""
 
 TIMES_THE_REPLICA = 10
-"""A run may stage this many times the size of the replica, if that is more."""
+"""If the replica is large, the limit is raised to the replica's size times this number."""
 
-_ROW = 100  # the bytes that a row takes in addition to its record, roughly
+_ROW = 100  # the approximate size of a row in bytes, without its record
 
 _REPLICA_BYTES = {
     "sqlite": "SELECT page_count * page_size FROM pragma_page_count('main'), pragma_page_size('main')",
@@ -26,20 +26,23 @@ _REPLICA_BYTES = {
 
 
 class Room:
-    """Counts the bytes that a run stages. A row that is replaced later still counts, because its space is not freed."""
+    """Counts the bytes that a run stages. Replaced rows still count, because their space is not freed."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._used = 0
         self.most_bytes = MOST_BYTES
-        """The most bytes to stage. If a run exceeds it, `take` raises it to `TIMES_THE_REPLICA` times the replica."""
+        """The largest number of bytes that the run may stage.
+
+        If the run reaches this limit, `take` may raise the limit to the replica's size times `TIMES_THE_REPLICA`.
+        """
 
     def take(self, rows: int, size: int = 0) -> None:
-        """Count `rows` rows, and `size` bytes of records in total. Raises `RunFailed` if the run stages too much."""
+        """Count `rows` more rows, with a total of `size` bytes. Raise `RunFailed` if the run stages too many bytes."""
         self._used += rows * _ROW + size
         if self._used <= self.most_bytes:
             return
-        # The size of the replica is read only now, because almost no run gets this far.
+        # The size of the replica is read only now, because almost no run stages this many bytes.
         self.most_bytes = max(self.most_bytes, TIMES_THE_REPLICA * self._replica_bytes())
         if self._used > self.most_bytes:
             message = f"ManageBac has sent more than {self.most_bytes >> 20:,} MiB of records in one run"

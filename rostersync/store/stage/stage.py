@@ -1,7 +1,8 @@
-"""Stage what a run reads, until the run commits.
+"""Store everything that a run reads in the stage, until the run commits.
 
-The ids of a run are in the stage and not in memory. Each method executes its statements in its own transactions. So no
-transaction is open while a request to the API is in flight. That is safe, because no other process sees the stage.
+The stage stores the ids of a run's students in tables instead of in memory. Each method executes its statements in its
+own transactions, so no transaction is open while the run waits for the API. Separate transactions are safe here,
+because no other process can see the stage.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class StagedList:
-    """The rows of one list. `sync.lists` puts the rows of each reading here."""
+    """The staged rows of one list. The module `rostersync.sync.lists` adds the rows of each reading."""
 
     def __init__(self, session: StageSession, table: Table, room: Room) -> None:
         self._session = session
@@ -43,54 +44,57 @@ class StagedList:
         self._reading = 0
 
     def begin_reading(self) -> None:
-        """Begin another reading of the list. The rows of earlier readings are kept."""
+        """Begin another reading of the list. The rows from earlier readings are kept."""
         self._reading += 1
 
     def put(self, page: int, listed: Sequence[ListedRow]) -> None:
-        """Stage the rows of the page with the number `page`."""
+        """Stage the rows of one page of the list. `page` is the number of the page."""
         raise NotImplementedError
 
     def keep_pages(self, pages: list[int]) -> None:
-        """Note that this reading has the same rows on these pages as the previous one."""
+        """Record that these pages have the same rows in the current reading as in the previous reading."""
         if pages:
             self._session.execute(q.KEEP_PAGES, unless_empty=self._table, ids=pages, reading=self._reading)
 
     def drop_reading(self) -> None:
-        """Discard this reading, because it has the same rows as the previous one. The caller has put no row."""
+        """Discard the current reading, because it has the same rows as the previous reading.
+
+        The caller must not have staged any rows in the current reading.
+        """
         self._reading -= 1
 
     def seen(self) -> int:
-        """Return the number of distinct rows in this reading."""
+        """Return the number of distinct rows in the current reading."""
         return self._session.count(q.BROUGHT[self._table], unless_empty=self._table, reading=self._reading)
 
     def missed(self) -> int:
-        """Return the number of rows of the previous reading that are missing in this one."""
+        """Return the number of rows that were in the previous reading but are not in the current reading."""
         return self._session.count(q.BROUGHT[self._table], unless_empty=self._table, reading=self._reading - 1)
 
     def keep_this_reading(self) -> None:
-        """Delete the rows that are missing in this reading."""
+        """Delete all staged rows that are not in the current reading."""
         if self._reading > 1:
             self._session.execute(q.DROP_OTHERS[self._table], unless_empty=self._table, reading=self._reading)
 
 
 class StagedStudents(StagedList):
-    """The rows of the roster, or of the modified feed."""
+    """The staged rows of the roster or of the modified feed."""
 
     def __init__(self, session: StageSession, room: Room) -> None:
         super().__init__(session, tables.staged, room)
         self.in_full = True
-        """Whether to stage all records. If not, a record that equals the stored one is left out of `records`."""
+        """Whether to stage all records. If false, a record that equals the stored record is not added to `records`."""
         self.extra_keys: set[str] = set()
-        """The keys received that rostersync does not know; at most `MOST_KEYS`."""
+        """The received keys that rostersync does not know. The set contains at most `MOST_KEYS` keys."""
         self.odd_fields: dict[int, set[str]] = {}
-        """By id, the names of fields that could not hold the received value, so that it is in `extra`.
+        """A dictionary from student ids to the names of fields that received a value of the wrong type.
 
-        At most 100,000 ids.
+        Values of the wrong type are stored in `extra`. The dictionary contains at most 100,000 ids.
         """
         self._fields_unseen = set(FIELD_NAMES)
 
     def put(self, page: int, listed: Sequence[ListedRow]) -> None:
-        """Stage the rows that are new, or newer than the staged ones. For the others, only note reading and page."""
+        """Stage the rows that are new or newer than the staged rows. For other rows, update the reading and page."""
         rows = list(listed)
         ids = [row.key for row in rows]
         brought = (
@@ -103,7 +107,7 @@ class StagedStudents(StagedList):
         for row in rows:
             stamp = milliseconds(row.updated_at)
             staged = stamps.get(row.key)
-            if stamp is None or staged is None or stamp > staged:  # if a stamp is missing, the row received last counts
+            if stamp is None or staged is None or stamp > staged:  # without timestamps, use the row received last
                 stamps[row.key] = stamp
                 newest[row.key] = row
         if newest:
@@ -111,7 +115,7 @@ class StagedStudents(StagedList):
             self._replace(decoded, [key for key, _ in brought if key in newest], page)
 
     def put_rows(self, rows: Iterable[Row]) -> None:
-        """Stage rows that do not come from a page. They replace staged rows with the same id."""
+        """Stage rows that are not from a page of a list. These rows replace any staged rows with the same ids."""
         by_key = {row_key(row): row for row in rows}
         self._replace(list(by_key.values()), list(by_key), None)
 
@@ -132,14 +136,14 @@ class StagedStudents(StagedList):
         self._note_keys([row for row in students if row.deleted_at is None])
 
     def _staged(self, row: Row, page: int | None, hashes: Mapping[int, bytes]) -> tuple[Any, ...]:
-        """Return the values of a row of `tables.staged`."""
+        """Return the values for one row of the table `tables.staged`."""
         if isinstance(row, Rejected):
             return row_key(row), self._reading, page, row.reason, None, None, None
         deleted_at = row.deleted_at and TIMESTAMP.process_bind_param(row.deleted_at, self._session.connection.dialect)
         return row.id, self._reading, page, None, deleted_at, milliseconds(row.updated_at), hashes[row.id]
 
     def _note_keys(self, rows: list[Student]) -> None:
-        """Note which keys these rows have, and which of their values the fields cannot hold."""
+        """Record which keys these rows have, and which fields have a value of the wrong type."""
         columns = list(zip(*map(astuple, rows), strict=True))
         if not columns:
             return
@@ -152,15 +156,15 @@ class StagedStudents(StagedList):
                 self.note_odd(row)
 
     def note_odd(self, row: Student) -> None:
-        """Note which fields of a list row, or of an answer of GET, cannot hold their values."""
-        # An empty string is not noted, because it may mean that a date is not set.
+        """Record which fields of a list row or of a GET response have a value of the wrong type."""
+        # Empty strings are ignored, because an empty string may mean that a date is not set.
         odd = [name for name, value in row.extra.items() if name in _FIELDS and str(value).strip()]
         if odd and len(self.odd_fields) < _MOST_ODD:
             self.odd_fields.setdefault(row.id, set()).update(odd)
 
     @property
     def keys(self) -> set[str]:
-        """The keys that at least one row of a living student had in this run."""
+        """The keys that occurred in this run in at least one row of a student who is not deleted."""
         return {*FIELD_NAMES, *self.extra_keys}.difference(self._fields_unseen)
 
 
@@ -170,7 +174,7 @@ _MOST_ODD = 100_000
 
 
 class StagedDeletions(StagedList):
-    """The rows of the deleted feed. Only their id and `deleted_at` are staged, because they may be stubs."""
+    """The staged rows of the deleted feed. Only ids and `deleted_at` are staged, because a row may lack the rest."""
 
     def put(self, page: int, listed: Sequence[ListedRow]) -> None:  # noqa: ARG002 - the signature of StagedList
         """Stage the id and the `deleted_at` of each row."""
@@ -179,12 +183,12 @@ class StagedDeletions(StagedList):
         self._session.insert(q.stage_deletion(self._session.dialect), values)
 
     def lack_ids(self) -> bool:
-        """Return whether the feed has a record without a readable id. If so, we do not know who was deleted."""
+        """Return whether a record in the feed has no readable id. If so, we cannot know which student was deleted."""
         return self._session.count(q.DELETIONS_LACK_IDS, unless_empty=tables.deletions) > 0
 
 
 class Stage:
-    """Everything that one run has read from one source, and the candidates for removal that follow from it."""
+    """Everything that one run has read from one source, and the run's candidates for removal."""
 
     def __init__(self, session: StageSession) -> None:
         """Use the stage of `session`, which must be empty (see `tables.attach` and `tables.clear`)."""
@@ -194,21 +198,26 @@ class Stage:
         self.deletions = StagedDeletions(session, tables.deletions, self.room)
         self.details = StagedDetails(session, self.room)
         self.absence_unconfirmed = False
-        """Whether GET has said that a student is gone, and has not returned a living student since."""
+        """Whether GET has reported that a student is gone, and has not returned a current student since then."""
         self._stale: set[int] = set()
 
     # What was received ---------------------------------------------------------------------------------------
 
     def received(self) -> Received:
-        """Return the numbers of rows that were staged from lists and from answers of GET."""
+        """Return how many rows were staged from lists and GET responses."""
         return Received(*chain.from_iterable(self.session.rows(q.RECEIVED, unless_empty=tables.staged)))
 
-    # Answers of GET ------------------------------------------------------------------------------------------
+    # GET responses -------------------------------------------------------------------------------------------
 
     def put_answer(self, key: int, answer: Answer, *, in_quarantine: bool = False) -> None:
-        """Stage the answer of GET about an id. `StagedDetails.combine` later combines it with the list row.
+        """Stage the response to a GET request. `StagedDetails.combine` later combines the response with the list row.
 
-        If the id is `in_quarantine`, an unclear answer only moves it to the end of the queue for the next run.
+        Args:
+            key: The id of the requested student.
+            answer: The response to the GET request.
+            in_quarantine: Whether the student is in quarantine. If this is true, an unclear response only moves the
+                student to the end of the queue for the next run. Default: False.
+
         """
         record = None
         if is_alive(answer):
@@ -227,10 +236,10 @@ class Stage:
         self._note(key, found, deleted_at=_deleted_at(answer), record=record)
 
     def put_detail(self, key: int, answer: Answer) -> bool:
-        """Stage the answer of GET to a request for a student's detail. Return whether it has the detail.
+        """Stage the response to a GET request for a student's detail. Return whether the response has the detail.
 
-        An answer other than a living student proves nothing here. The staged student does not change, and a later run
-        asks GET again.
+        If the response does not contain a current student, it proves nothing. In this case the staged student
+        does not change, and a later run requests the detail again.
         """
         if is_alive(answer) and isinstance(answer, Student):
             self._note(key, Found.DETAIL, record=encode(answer))
@@ -248,28 +257,31 @@ class Stage:
         return self.session.ids(q.GONE_IDS, unless_empty=tables.answers)
 
     def unclear(self) -> UnclearCounts:
-        """Count the ids about which GET has proved neither life nor absence."""
+        """Count the requested ids that got an unclear response from GET."""
         return UnclearCounts(*chain.from_iterable(self.session.rows(q.UNCLEAR, unless_empty=tables.answers)))
 
     def reject_absence_proofs(self, *, keep_plan: bool) -> None:
-        """Stop trusting GET about students who are gone according to GET.
+        """Stop trusting the GET responses which say that a student is gone.
 
-        For each of these students who is not a candidate for removal, the answer of GET becomes unclear, so the stored
-        student does not change. The caller must hold the candidates. Without `keep_plan`, candidates of the approved
-        plan no longer count as planned, so they are held as well.
+        If such a student is not a candidate for removal, the response is treated as unclear, so the stored student does
+        not change. The caller must hold the candidates for removal. If `keep_plan` is false, the candidates in the
+        approved plan no longer count as planned, so these candidates are held as well.
         """
         self.session.execute(q.REJECT_OTHERS, unless_empty=tables.answers)
         if not keep_plan:
             self.session.execute(q.UNPLAN, unless_empty=tables.candidates)
 
-    # Students to ask GET about -------------------------------------------------------------------------------
+    # Students to request by GET ------------------------------------------------------------------------------
 
     def unproved_restores(self) -> Iterator[list[int]]:
-        """Yield in chunks the ids of students who were received as living and are stored as tombstones."""
+        """Yield in chunks the ids of students who are in a list but are stored as tombstones."""
         return self.session.ids(q.UNPROVED_RESTORES, unless_empty=tables.staged)
 
     def stale(self) -> Iterator[list[int]]:
-        """Yield in chunks the ids that were received in an older state than stored. Count them in `stale_count`."""
+        """Yield in chunks the ids of students with a received row that is older than the stored row.
+
+        The property `stale_count` then includes these students.
+        """
         for rows in self.session.chunks(q.UNPROVED_STAMPS, unless_empty=tables.staged):
             ids = [key for key, received, stored in rows if received and stored and received < to_epoch_ms(stored)]
             self._stale.update(ids)
@@ -277,28 +289,28 @@ class Stage:
 
     @property
     def stale_count(self) -> int:
-        """The number of students who were received in an older state than stored."""
+        """The number of students for whom this run has received a row that is older than the stored row."""
         return len(self._stale)
 
     def unproved_newcomers(self) -> Iterator[list[int]]:
-        """Yield in chunks the ids that are in the deleted feed, and that another list reports as living.
+        """Yield in chunks the ids of students who are both in the deleted feed and in another list.
 
-        Students who are stored as living are left out.
+        Students who are already current students in the replica are left out.
         """
         return self.session.ids(q.UNPROVED_NEWCOMERS, unless_empty=tables.deletions)
 
     # Candidates for removal ----------------------------------------------------------------------------------
 
     def collect_candidates(self, *reasons: Reason) -> None:
-        """Add the students who seem to have left for one of `reasons` to the candidates for removal."""
+        """Find the students who seem to have left for one of `reasons`, and add them to the candidates for removal."""
         collect = q.collect(self.session.dialect)
         for reason in reasons:
             if self.session.execute(collect[reason], unless_empty=q.COLLECTED_FROM.get(reason)):
                 with self.session.filling(tables.candidates):
-                    pass  # the rows are there already; this notes that the table has rows
+                    pass  # the rows are already inserted, but `filling` must record that the table has rows
 
     def add_plan(self, plan: Iterable[tuple[int, str, datetime | None]]) -> None:
-        """Add the removals of an approved plan to the candidates, if their students are stored as living."""
+        """Add the students in an approved plan to the candidates for removal, unless they are already deleted."""
         values = [{"id": i, "deletion_source": s, "deleted_at": d, "planned": True} for i, s, d in plan]
         self.session.insert(q.put_planned(self.session.dialect), values)
         self.session.execute(q.DROP_UNSTORED, unless_empty=tables.candidates)
@@ -307,30 +319,35 @@ class Stage:
         """Yield in chunks the ids of candidates for removal.
 
         Args:
-            planned: True for those in the approved plan, False for the others. Default: None, which means all.
-            proved: True for those who are gone according to GET, False for the others. Default: None, which means all.
+            planned: True to yield only the candidates in the approved plan, or False to yield only the other
+                candidates. Default: None, which means that all candidates are yielded.
+            proved: True to yield only the candidates who are gone according to GET, or False to yield only the other
+                candidates. Default: None, which means that all candidates are yielded.
 
         """
         return self.session.ids(q.list_candidates(planned, proved), unless_empty=tables.candidates)
 
     def count_candidates(self, *, planned: bool | None = None) -> int:
-        """Return the number of candidates for removal. `planned` selects them as in `candidates`."""
+        """Return the number of candidates for removal. `planned` has the same meaning as in `candidates`."""
         return self.session.count(q.count_candidates(planned), unless_empty=tables.candidates)
 
     def drop_disproved(self) -> None:
-        """Drop the candidates for whom the answer of GET is alive or unclear. Keep candidates without an answer."""
+        """Drop each candidate for removal if GET has returned the student, or if the response was unclear.
+
+        Candidates whom the run has not requested by GET are kept.
+        """
         self.session.execute(q.DROP_DISPROVED, unless_empty=tables.candidates)
 
     def drop_living_candidates(self, ids: Iterable[int]) -> None:
-        """Drop the candidates with these ids, because a list reports them as living."""
+        """Drop the candidates for removal with these ids, because a list shows that the students still exist."""
         self.session.execute(q.DROP_LIVING, unless_empty=tables.candidates, ids=list(ids))
 
     def controls(self, limit: int) -> list[int]:
-        """Return the ids of at most `limit` living students who can serve as controls.
+        """Return the ids of at most `limit` current students who can serve as controls.
 
-        Candidates for removal are left out, and also students for whom the answer of GET is gone or unclear. The
-        students who are most likely to be alive come first. If no stored student qualifies, the result has students
-        that the run has received.
+        Candidates for removal are left out. Students are also left out if GET has reported that they are gone, or if
+        the response was unclear. The students who are most certain to exist come first. If no student in the replica
+        can serve as a control, the method returns students whom the run has received from lists.
         """
         stored = self.session.rows(q.STORED_CONTROLS, at_most=limit)
         return [

@@ -1,7 +1,8 @@
 """Define the tables of the stage, and create them.
 
-On SQLite they are in a file beside the database, which is attached to the connection of the run. The file is unlinked
-at once, so nothing remains of it when the process ends. On PostgreSQL they are temporary tables of the run's session.
+On SQLite, the tables are in a separate file in the same folder as the database. The file is attached to the run's
+connection and unlinked immediately, so it disappears when the process ends. On PostgreSQL, the tables are temporary
+tables of the run's session.
 """
 
 from __future__ import annotations
@@ -27,29 +28,29 @@ staged = Table(
     "staged",
     _STAGE,
     Column("id", Key, primary_key=True, autoincrement=False),  # negative if the record has no readable id
-    Column("reading", Integer, nullable=False),  # the last reading of its list that has the row
-    Column("page", Integer),  # the number of the page with the row; NULL if the row does not come from a page
-    Column("rejected", Text),  # why the record cannot be decoded; NULL if it can
+    Column("reading", Integer, nullable=False),  # the last reading of the list that contained the row
+    Column("page", Integer),  # the number of the page that contained the row, or NULL if the row is not from a page
+    Column("rejected", Text),  # why the record cannot be decoded, or NULL if it can be decoded
     Column("deleted_at", Timestamp),
-    Column("updated_ms", BigInteger),  # `updated_at` of the record, in milliseconds since 1970
+    Column("updated_ms", BigInteger),  # the record's `updated_at`, in milliseconds since 1970
     Column("content_hash", LargeBinary),
 )
 
-# The commit copies these rows. They are not part of `staged`, because each reading writes the rows of `staged` again,
-# so those must be small.
+# The commit copies these rows to the replica. They have their own table, so that the rows of `staged` are
+# small, because each reading of a list rewrites the rows of `staged`.
 records = Table(
     "records",
     _STAGE,
     Column("id", Key, primary_key=True, autoincrement=False),
     *student_columns(),
-    Column("served_status", Text),  # as the API served it, and as the content hash covers it; `status` may be derived
+    Column("served_status", Text),  # the status from the API, which the content hash includes; `status` may be derived
 )
 
 deletions = Table(
     "deletions",
     _STAGE,
     Column("id", Key, primary_key=True, autoincrement=False),  # negative if the record has no readable id
-    Column("reading", Integer, nullable=False),  # the last reading of the deleted feed that has the row
+    Column("reading", Integer, nullable=False),  # the last reading of the deleted feed that contained the row
     Column("deleted_at", Timestamp),
 )
 
@@ -58,8 +59,8 @@ answers = Table(
     _STAGE,
     Column("id", Key, primary_key=True, autoincrement=False),
     Column("answer", Text, nullable=False),  # see `terms.Found`
-    Column("deleted_at", Timestamp),  # from the record in the answer, if it has one
-    Column("record", LargeBinary),  # the record of a living student, as `records.encode` writes it
+    Column("deleted_at", Timestamp),  # the `deleted_at` of the record in the GET response, or NULL
+    Column("record", LargeBinary),  # the record of a current student, as `records.encode` returns it
 )
 
 details = Table(  # the rows that the commit writes into the table `student_detail`
@@ -87,9 +88,10 @@ TABLES = _STAGE.sorted_tables
 
 
 def attach(connection: Connection, database: Path | None) -> set[Table]:
-    """Create an empty stage on the connection, and return the set of its tables that have rows, which is empty.
+    """Create an empty stage on the connection. Return an empty set, to which a `StageSession` adds the tables it fills.
 
-    `database` is the path beside which the stage's file is created; None on PostgreSQL.
+    On SQLite, `database` is the path of the database, and the stage's file is created in the same folder. On
+    PostgreSQL, `database` is None.
     """
     if database is not None:
         attach_scratch_file(connection, database.parent)
@@ -100,8 +102,8 @@ def attach(connection: Connection, database: Path | None) -> set[Table]:
 
 
 def clear(connection: Connection, filled: set[Table]) -> None:
-    """Empty the stage for another run: delete the rows of the tables in `filled`, and empty the set."""
-    # On PostgreSQL, the space of rows that are only deleted from a temporary table would never be reused.
+    """Delete the rows of the tables in `filled`, and empty this set, so that another run can use the stage."""
+    # On PostgreSQL, the tables are truncated, because the space of rows deleted from a temporary table is never reused.
     empty = "TRUNCATE pg_temp." if connection.dialect.name == "postgresql" else "DELETE FROM stage."
     with connection.begin():
         for table in filled:

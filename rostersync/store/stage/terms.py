@@ -1,4 +1,4 @@
-"""The words that the stage stores, or that name its statements."""
+"""Define the possible results of a GET request, and the possible reasons for removing a student."""
 
 from __future__ import annotations
 
@@ -6,28 +6,31 @@ from enum import StrEnum
 
 
 class Found(StrEnum):
-    """What GET answered last about an id. The stage's table `answers` stores it."""
+    """The result of the last GET request for a student. The stage's table `answers` stores this result."""
 
     ALIVE = "alive"
     GONE = "gone"
     UNCLEAR = "unclear"
-    """GET proved neither life nor absence."""
+    """The response proves neither that the student exists nor that the student is gone."""
     DETAIL = "detail"
-    """GET was asked only for a detail, and has it. This proves nothing about the student."""
+    """The request was made only for a detail, and the response has the detail. This result is not used as proof."""
     UNANSWERED = "unanswered"
-    """GET was asked only for a detail or a record in quarantine, and has none. This proves nothing either."""
+    """The request was made only for a detail or a record in quarantine, but the response does not have it.
+
+    This result is not used as proof.
+    """
 
 
 class Reason(StrEnum):
-    """Why a student who is stored as living is a candidate for removal."""
+    """Why a current student in the replica is a candidate for removal."""
 
     LISTED = "listed"
-    """The deleted feed lists the student."""
+    """The deleted feed contains the student."""
     LEFT = "left"
-    """The deleted feed lists the student, and either no list has them or GET says that they are gone."""
+    """The deleted feed contains the student, and either no other list does or GET has reported the student as gone."""
     MARKED = "marked"
     """The student's list row has a `deleted_at`."""
     PROVED = "proved"
-    """GET says that the student is gone."""
+    """GET has reported that the student is gone."""
     UNSEEN = "unseen"
-    """No list has the student."""
+    """No list contains the student."""
