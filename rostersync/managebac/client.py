@@ -100,7 +100,7 @@ class ManageBac:
         address = _address(base_url)
         _check_settings(api_version, auth, timeout=timeout, retries=retries, concurrency=concurrency)
         if not token.reveal():
-            raise ConfigError(["token: expected a string that is not empty"])
+            raise ConfigError(["token: found none; expected a string"])
         self._address, self._token = address, token
         scope = scope or CancelScope(SystemClock())
         self.scope = scope.child(seconds=run_seconds)
