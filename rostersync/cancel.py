@@ -1,10 +1,11 @@
-"""Define `CancelScope`, which says when work must end, and notes that the work is still alive.
+"""Define `CancelScope`, which decides when work must end and records when the work was last active.
 
-The command line makes one scope for the process, and a signal cancels it. Code passes a scope to every function that
-waits or takes long. A part of the work that may end earlier, or later, gets a child of the scope.
+The command line creates one scope for the whole process, and cancels this scope when the process receives a signal to
+stop. Every function that waits or may take a long time has a scope as a parameter. If a part of the work has an earlier
+deadline, or may end a little later than the rest, this part gets a child of the scope.
 """
 
-# ruff: noqa: SLF001 - a scope reaches into its children, which are of the same class
+# ruff: noqa: SLF001 - a scope uses private attributes of its parent and children, which are scopes too
 
 from __future__ import annotations
 
@@ -20,31 +21,36 @@ if TYPE_CHECKING:
 
 
 class CancelScope:
-    """Says when work must end. That is when the scope was cancelled, or when its deadline has passed.
+    """Decides when work must end, which is when the scope is cancelled or when its deadline has passed.
 
     Several threads may use a scope at once.
     """
 
     def __init__(self, clock: Clock) -> None:
-        """Create a scope without a parent and without a deadline. It waits with `clock`, and so do its children."""
+        """Create a scope that has no parent and no deadline.
+
+        The scope and its children use `clock` to measure time and to wait.
+        """
         self.clock = clock
         self._parent: CancelScope | None = None
         self._children: set[weakref.ref[CancelScope]] = set()  # a WeakSet could change while it is read
         self._lock = threading.Lock()
         self._grace = 0.0
-        self._ends_at = math.inf  # by clock.monotonic(); inf until the scope is cancelled
+        self._ends_at = math.inf  # by clock.monotonic(), or inf if the scope has not been cancelled
         self._signal = 0
-        self._changed = threading.Event()  # is set, and replaced by a new event, when `_ends_at` changes
+        self._changed = threading.Event()  # when `_ends_at` changes, we set this event and replace it
         self._seconds = self._deadline = math.inf
         self._alive_at = clock.monotonic()
 
     def child(self, *, grace: float = 0.0, seconds: float = math.inf) -> CancelScope:
-        """Return a scope that ends when this scope ends, and that may also be cancelled alone.
+        """Return a new scope that ends when this scope ends. The new scope can also be cancelled separately.
 
         Args:
-            grace: If this scope ends, the child ends this many seconds later, so that its work can be completed.
+            grace: The child ends this many seconds after this scope ends, so that the child's work can be completed.
                 Default: 0.
-            seconds: The seconds from now to the child's deadline. The deadline of this scope also applies to the child.
+                Default: 0.
+            seconds: The number of seconds from now to the child's deadline. If the deadline of this scope is earlier,
+                the earlier deadline applies. Default: the child has only the deadline of this scope.
                 Default: no other deadline.
 
         """
@@ -53,16 +59,16 @@ class CancelScope:
         child._seconds, child._deadline = seconds, self.clock.monotonic() + seconds
         if self._deadline <= child._deadline:
             child._seconds, child._deadline = self._seconds, self._deadline
-        with self._lock:  # a cancellation is either complete by now, or it finds the child
+        with self._lock:  # without the lock, a cancellation in another thread might miss the new child
             child._ends_at, child._signal = self._ends_at + grace, self._signal
             self._children.add(weakref.ref(child, self._children.discard))
         return child
 
     def cancel(self, signal: int = 0) -> None:
-        """Make each call of `check` and `sleep` raise `Stopped(signal)`, in this scope and in all scopes below it.
+        """Make `check` and `sleep` raise `Stopped(signal)`, in this scope and in all of its descendants.
 
-        This also ends the calls of `sleep` that have begun. Do not call it from a signal handler, because it takes a
-        lock.
+        Calls of `sleep` that are already waiting raise `Stopped` as well. If a child has a `grace` period, the child
+        ends only after this period. Do not call this method from a signal handler, because the method acquires a lock.
         """
         self._end(self.clock.monotonic(), signal)
 
@@ -78,7 +84,10 @@ class CancelScope:
             child._end(at + child._grace, signal)
 
     def check(self) -> None:
-        """Note a sign of life. Raise `Stopped` if the scope has ended, or `OutOfTime` if its deadline has passed."""
+        """Record that the work is still active, and raise an error if the work must end.
+
+        Raises `Stopped` if the scope has ended, and `OutOfTime` if the deadline of the scope has passed.
+        """
         now = self.clock.monotonic()
         self._note_life(now)
         if now >= self._ends_at:
@@ -87,25 +96,32 @@ class CancelScope:
             raise self._out_of_time()
 
     def sleep(self, seconds: float) -> None:
-        """Wait. Raises `Stopped` as soon as the scope ends, and at once `OutOfTime` if the deadline comes first."""
+        """Wait for a number of seconds.
+
+        Raises `Stopped` as soon as the scope ends. If the deadline would pass during the wait, this raises `OutOfTime`
+        immediately, without waiting.
+        """
         self.check()
         until = self.clock.monotonic() + seconds
         if until >= self._deadline:
             raise self._out_of_time()
-        changed = self._changed  # we must read this before `_ends_at`: then no change is missed
+        changed = self._changed  # read this before `_ends_at`, because a change in between would be missed otherwise
         while self.clock.wait(changed, min(until, self._ends_at) - self.clock.monotonic()):
             changed = self._changed
         self.check()
 
     def remaining(self) -> float:
-        """Return the seconds until the deadline; inf if there is none. Raises `OutOfTime` if it has passed."""
+        """Return the number of seconds until the deadline, or inf if the scope has no deadline.
+
+        Raises `OutOfTime` if the deadline has passed.
+        """
         left = self._deadline - self.clock.monotonic()
         if left <= 0:
             raise self._out_of_time()
         return left
 
     def silent_for(self) -> float:
-        """Return the seconds since the last call of `check` or `sleep`, in this scope or in a scope below it."""
+        """Return the number of seconds since `check` or `sleep` was last called in this scope or in a descendant."""
         return self.clock.monotonic() - self._alive_at
 
     def _note_life(self, now: float) -> None:

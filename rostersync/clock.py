@@ -1,6 +1,7 @@
-"""Provide the time.
+"""Provide the current time, and convert times.
 
-All other modules get the time from here. A `datetime` is always aware and in UTC. `cancel` says when work must end.
+All other modules get the time from this module, so that tests can replace the clock. The program represents each time
+as a `datetime` that is aware and in UTC.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ if TYPE_CHECKING:
 
 
 class Clock(Protocol):
-    """The interface of the clock. Tests have their own implementation."""
+    """The interface of a clock. Tests use their own implementation."""
 
     def now(self) -> datetime:
-        """Return the current time in UTC. It may jump in either direction when the machine's clock is set."""
+        """Return the current time in UTC. The time may jump in either direction when the machine's clock is set."""
         ...
 
     def monotonic(self) -> float:
-        """Return a number of seconds that never decreases, for durations and deadlines."""
+        """Return the reading, in seconds, of a clock that never goes backwards. Use it for durations and deadlines."""
         ...
 
     def wait(self, event: Event, seconds: float) -> bool:
-        """Wait until `event` is set, for at most `seconds`. Return whether it is set."""
+        """Wait until `event` is set, but at most `seconds` seconds. Return whether the event is set."""
         ...
 
 
 class SystemClock:
-    """The machine's clocks."""
+    """The clock of the machine, for normal use outside of tests."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -43,20 +44,21 @@ class SystemClock:
 
 
 def to_milliseconds(moment: datetime) -> datetime:
-    """Return `moment` in UTC, truncated to milliseconds. Every stored time has this precision."""
+    """Return `moment` in UTC, truncated to milliseconds. All times in the database have this precision."""
     moment = moment.astimezone(UTC)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 def to_text(moment: datetime) -> str:
-    """Return a time as `YYYY-MM-DDTHH:MM:SS.mmmZ`, the format in requests, in SQLite and in JSON."""
+    """Return a time as `YYYY-MM-DDTHH:MM:SS.mmmZ`. This format is used in requests, in SQLite and in JSON output."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def from_text(text: str) -> datetime:
-    """Return the time that an ISO 8601 string with an offset (`Z` or numeric) means, in UTC and in milliseconds.
+    """Return the time in an ISO 8601 string that has an offset from UTC (`Z` or a number).
 
-    Raises `ValueError` for any other string: for example, a time without an offset, a date, or the name of a zone.
+    The result is in UTC, and truncated to milliseconds. Raises `ValueError` for any other string, for example for a
+    date, or for a time that has no offset or only the name of a time zone.
     """
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
@@ -68,7 +70,10 @@ def from_text(text: str) -> datetime:
 
 
 def to_epoch_ms(moment: datetime) -> int:
-    """Return the milliseconds from 1970 to `moment`, rounded down. Comparing these numbers is cheap."""
+    """Return the number of milliseconds from the start of 1970 to `moment`, rounded down.
+
+    These numbers can be compared faster than `datetime` objects.
+    """
     return (moment - EPOCH) // _MILLISECOND
 
 

@@ -1,8 +1,8 @@
 """Provide a thread pool that does not keep the process alive.
 
-The standard library's `ThreadPoolExecutor` joins its threads when the interpreter exits, so a single DNS look-up that
-hangs would keep the process alive. The threads of this pool are daemon threads: they end with the process. All pools
-of the program are of this class.
+The standard library's `ThreadPoolExecutor` waits for its threads when the interpreter exits, so a single DNS look-up
+that hangs would keep the process alive. The threads of this pool are daemon threads, which end when the process ends.
+The program uses this class for all of its thread pools.
 """
 
 from __future__ import annotations
@@ -25,21 +25,23 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 STOP_CHECK_S = 0.1
-"""Seconds to wait at a time before checking again whether the process was asked to end."""
+"""The number of seconds between two checks of whether the process was asked to end."""
 
 SHUTDOWN_S = 3.5
-"""Seconds that running jobs have to finish, once the process was asked to end."""
+"""The number of seconds that running jobs have to finish after the process was asked to end."""
 
 
 class DaemonExecutor(Executor):
-    """An executor that runs jobs in daemon threads, at most `size` at a time (None: any number).
+    """An executor that runs jobs in daemon threads.
 
-    Further jobs wait in a queue. A job that finds no idle thread starts a new one, up to the limit. The threads are
-    kept for later jobs. They end after a shutdown, or when nothing refers to the pool any more.
+    At most `size` jobs run at the same time, or any number of jobs if `size` is None. All other jobs wait in a queue.
+    If a job is submitted while no thread is idle, the executor starts a new thread, unless it already has `size`
+    threads. Threads are reused for later jobs. The threads end after a shutdown, or when nothing refers to the executor
+    any more.
     """
 
     def __init__(self, name: str, size: int | None = None) -> None:
-        """Create a pool without threads. Each thread will be called `name`, followed by a number."""
+        """Create an executor that has no threads yet. Each thread gets a name that consists of `name` and a number."""
         self._name = name
         self._size = math.inf if size is None else size
         self._threads = 0
@@ -51,7 +53,10 @@ class DaemonExecutor(Executor):
         self._lock = threading.Lock()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Schedule a call of `fn`, and return the future of its result. Raises `RuntimeError` after a shutdown."""
+        """Schedule a call of `fn`, and return a future for the result of the call.
+
+        Raises `RuntimeError` after a shutdown.
+        """
         future: Future[T] = Future()
         with self._lock:
             if not self._end.alive:
@@ -66,7 +71,7 @@ class DaemonExecutor(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Accept no more jobs. The threads end after the last job. For the parameters, see `Executor.shutdown`."""
+        """Stop accepting jobs. The threads end after the last job. `Executor.shutdown` describes the parameters."""
         with self._lock:
             self._end()
         if cancel_futures:
@@ -76,7 +81,10 @@ class DaemonExecutor(Executor):
             self.join()
 
     def join(self, seconds: float | None = None) -> bool:
-        """Wait for all jobs, for at most `seconds` (None: without limit). Return whether all are done."""
+        """Wait until all jobs are done, but at most `seconds` seconds. Return whether all jobs are done.
+
+        If `seconds` is None, there is no limit.
+        """
         return not wait(self._open.copy(), seconds).not_done
 
 
@@ -84,32 +92,33 @@ _Jobs: TypeAlias = "SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]"
 
 
 def _work(jobs: _Jobs, idle: threading.Semaphore) -> None:
-    """Run jobs until the pool ends.
+    """Run jobs in a thread until the executor has been shut down.
 
-    A thread has no reference to its pool. Otherwise the pool could not end when nothing else refers to it.
+    This function gets no reference to the executor, because the reference would keep an executor alive that nothing
+    else uses.
     """
     while (job := jobs.get()) is not None:
         publish = _carry_out(*job)
-        idle.release()  # before `publish`, so that a caller who gets the result finds this thread idle for its next job
+        idle.release()  # before `publish`, so that this thread is idle when the caller gets the result
         publish()
-        del job, publish  # while the thread waits for the next job, it must not keep this one's objects alive
-    jobs.put(None)  # ends the next thread
+        del job, publish  # otherwise the objects of this job would stay in memory until the next job
+    jobs.put(None)  # makes the next thread end
 
 
 def _carry_out(future: Future[T], call: Callable[[], T]) -> Callable[[], None]:
-    """Run the job, unless it was cancelled. Return a function that passes the result to the future."""
+    """Run a job unless it was cancelled. Return a function that stores the result in the future."""
     if not future.set_running_or_notify_cancel():
         return lambda: None
     try:
         return partial(future.set_result, call())
-    except BaseException as error:  # noqa: BLE001 - the caller that waits for the future gets every exception
+    except BaseException as error:  # noqa: BLE001 - the future passes every exception to the caller that waits for it
         return partial(future.set_exception, error)
 
 
 def wait_for(futures: Collection[Future[Any]], scope: CancelScope) -> None:
-    """Wait until all futures are done. Their errors do not matter here.
+    """Wait until all futures are done. This does not raise the exceptions of the futures.
 
-    Raises `Stopped` within `STOP_CHECK_S` after the scope ends, and `OutOfTime` if its deadline passes.
+    Raises `Stopped` within `STOP_CHECK_S` seconds after the scope ends, and `OutOfTime` if the scope's deadline passes.
     """
     for future in futures:
         while not future.done():

@@ -1,4 +1,4 @@
-"""Provide a client for ManageBac's student endpoints. It can be used without the rest of rostersync.
+"""Provide a client for ManageBac's student endpoints. The client can be used without the rest of rostersync.
 
     from rostersync.managebac import ManageBac
 
@@ -7,13 +7,14 @@
             print(student.id, student.last_name)
         api.students.update(20540004, city="Ljubljana", nickname=None)
 
-The public API is what `__all__` lists; docs/client.md explains it. Apart from the simulator, only this package knows
-the API's endpoints.
+The names in `__all__` are the public API, which docs/client.md explains. Only this package and the simulator know the
+API's endpoints.
 
-The modules, from the client down: `client` and `students` have the public classes, and `reader` has the class for a
-sync. `endpoints` makes the calls. `fields`, `avatar` and `picture` prepare the data of a write. `answers`, `records`,
-`values` and `parts` decode responses. `transport` retries requests, `limits` limits their rate, and `ordered_map` makes
-several at once. `wire`, `connections` and `network` send them.
+These are the modules, from the highest layer to the lowest. `client` and `students` define the public classes, and
+`reader` defines the class that a sync uses. `endpoints` calls the API's endpoints. `fields`, `avatar` and `picture`
+prepare the data that is written. In the package `decoding`, the modules `answers`, `records`, `values` and `parts`
+decode responses. In the package `wire`, `transport` repeats failed requests, `limits` limits the rate of requests, and
+`ordered_map` makes several requests at the same time. `http`, `connections` and `network` send a single request.
 """
 
 from __future__ import annotations

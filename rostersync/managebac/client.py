@@ -1,4 +1,4 @@
-"""Define `ManageBac`, the client of one school. Scripts, the command line and the sync all use it."""
+"""Define `ManageBac`, the client for one school. Scripts, the command line and the sync all use this client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class ManageBac:
-    """The API of one school.
+    """A client for the API of one school.
 
     Several threads may share a client. Close it after use, or use it in a `with` statement.
 
@@ -37,9 +37,10 @@ class ManageBac:
             for student in api.students.list(status="enrolled"):
                 print(student.id, student.last_name)
 
-    A request is repeated, after growing waits, if it fails in a way that may be temporary: with a 429, a 5xx, a broken
-    connection, a timeout, or a response that is not the API's. Writes are repeated only if that is safe: see
-    `Students`. After a 429, the client slows down to 80 % of the rate that the response named.
+    If a request fails for a reason that may be temporary, the client waits and repeats the request. Such reasons are a
+    429, a 5xx, a broken connection, a timeout, and a response that is not in the API's format. Each further wait is
+    longer on average. Writes are repeated only if that is safe, as `Students` explains. For an hour after a 429, the
+    client sends requests at no more than 80 % of the rate limit in that response.
 
     The client prints nothing. It logs nothing unless the application configures the logger `rostersync`, and it never
     logs the token or personal data.
@@ -62,36 +63,39 @@ class ManageBac:
         wire: Wire | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        """Create a client. This sends nothing.
+        """Create a client. No request is sent yet.
 
-        The last four parameters are for programs that have several clients, and for tests.
+        The last four parameters are for tests, and for programs that use several clients.
 
         Args:
-            base_url: The API's host in the school's region, such as "https://api.managebac.com". This is not the
-                address at which people log in. Plain http is allowed for this machine only, because the token is sent.
+            base_url: The address of the API in the school's region, such as "https://api.managebac.com". This is not
+                the address at which users log in. An address with plain http is allowed only for this machine, because
+                the token would be sent without encryption.
             token: The API token. An administrator creates it in ManageBac under Settings > Develop > API Manager.
             api_version: The version of the API, such as "v2p1" (the default) or "v2p3".
-            auth: How the token is sent: in the header `auth-token` ("header", the default), or in the query as
-                `auth_token` ("parameter").
-            timeout: The seconds that one request may take, including its response; more than 0. Default: 30.
-            retries: How often one request may be repeated after it fails, from 0. Default: 5.
-            concurrency: How many requests may be in flight at once, from 1. With a `limiter`, this is the number for
-                one list, and the limiter limits all requests. Default: 4.
-            run_seconds: The seconds from now after which all calls raise `OutOfTime`. Default: no limit.
-            proxy_from_env: Whether to use the proxy that the environment names. It is never used for loopback
-                addresses. Default: False.
-            scope: Ends all calls when it is cancelled, and has the client's clock. Default: a scope that nothing
-                cancels, with the machine's clocks.
-            limiter: The limiter of the host. Clients of the same host should share one. Default: one for this client.
-            wire: What sends requests in place of the network. `close` does not close it. Default: HTTP.
-            rng: The source of randomness for the waits between retries. Default: a new `random.Random`.
+            auth: If this is "header", the token is sent in the header `auth-token`. If this is "parameter", the token
+                is sent as the query parameter `auth_token`. Default: "header".
+            timeout: The number of seconds that one request and its response may take, more than 0. Default: 30.
+            retries: How many times a failed request may be repeated, at least 0. Default: 5.
+            concurrency: How many requests may be in flight at once, at least 1. If you pass a `limiter`, this number
+                applies only to the pages of one list, and the limiter applies to all requests together. Default: 4.
+            run_seconds: All calls raise `OutOfTime` when this number of seconds has passed since the client was
+                created. Default: no limit.
+            proxy_from_env: Whether to use the proxy that environment variables define. The proxy is never used for
+                loopback addresses. Default: False.
+            scope: A scope that ends all calls of the client when the scope is cancelled. The client also uses the clock
+                of this scope. Default: a scope that is never cancelled, with the clock of the machine.
+            limiter: The rate limiter for the host. Clients of the same host should share one limiter. Default: a new
+                limiter for this client.
+            wire: An object that sends the requests, such as a replacement for the network in a test. `close` does not
+                close this object. Default: an object that sends the requests over HTTP.
+            rng: The random number generator that varies the waits between retries. Default: a new `random.Random`.
 
         Raises:
-            ConfigError: The address, the token or another parameter cannot be used, or the certificates that the
-                environment names cannot be read.
+            ConfigError: One of the parameters is not valid, or the certificates to trust cannot be read.
 
         """
-        if not isinstance(token, Secret):  # from here on, no local variable has the token: error trackers send them
+        if not isinstance(token, Secret):  # error trackers send local variables, so none may contain the token
             token = Secret(token if isinstance(token, str) else "")
         address = _address(base_url)
         _check_settings(api_version, auth, timeout=timeout, retries=retries, concurrency=concurrency)
@@ -100,7 +104,7 @@ class ManageBac:
         self._address, self._token = address, token
         scope = scope or CancelScope(SystemClock())
         self.scope = scope.child(seconds=run_seconds)
-        """Ends the calls. Its deadline is `run_seconds` after the client was made."""
+        """The scope of all calls. The deadline of this scope is `run_seconds` seconds after the client was created."""
         self._shares_limiter = limiter is not None
         self._limiter = limiter = limiter or HostLimiter(concurrency, scope.clock)
         self.ordered_map = OrderedMap(concurrency, limiter.pages)
@@ -114,26 +118,29 @@ class ManageBac:
         )
         self.endpoints = Endpoints(self._transport, api_version)
         self.students = Students(self.endpoints, self.ordered_map, self.scope)
-        """The students of the school, with a method for each endpoint."""
+        """The students of the school. This object has a method for each endpoint."""
 
     @property
     def requests(self) -> int:
-        """The number of requests sent so far, including repeated ones."""
+        """The number of requests sent so far, including repeated requests."""
         return self._transport.counter.requests
 
     @property
     def retries(self) -> int:
-        """The number of requests sent so far that repeated another request."""
+        """The number of requests sent so far that repeated a failed request."""
         return self._transport.counter.retries
 
     def fingerprint(self, salt: bytes) -> bytes:
-        """Return a digest that shows whether two clients have the same address and token. It reveals neither.
+        """Return a digest of the client's address and token, which reveals neither of them.
+
+        Two clients that have the same address and token also have the same digest.
 
         Args:
-            salt: The key of the digest, at most 64 bytes. Only digests with the same salt can be compared.
+            salt: The key of the digest, at most 64 bytes. Digests can be compared only if they were made with the same
+                salt.
 
         Returns:
-            16 bytes.
+            The digest, which has 16 bytes.
 
         """
         digest = hashlib.blake2b(digest_size=16, key=salt)
@@ -141,9 +148,9 @@ class ManageBac:
         return digest.digest()
 
     def close(self) -> None:
-        """Close idle connections and let the client's threads end. May be called twice.
+        """Close idle connections, and let the client's threads end. You may call this method twice.
 
-        A limiter that was passed in, and its threads, are not closed.
+        If a limiter was passed to the client, this does not close the limiter or end its threads.
         """
         if isinstance(self._wire, RequestsWire):
             self._wire.close()

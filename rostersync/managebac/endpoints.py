@@ -1,7 +1,7 @@
-"""Call the eight student endpoints: make each request, and read its response.
+"""Call the API's eight student endpoints. Each call sends a request and reads the response.
 
-This follows the vendor's Students page about v2p1. If that page says nothing, it follows the OpenAPI document of v2p3,
-which is newer. docs/managebac-api.md lists what is documented and what is not.
+This module follows the vendor's Students page, which describes v2p1. If that page does not answer a question, this
+module follows the newer OpenAPI document of v2p3. docs/managebac-api.md lists what is documented and what is not.
 """
 
 from __future__ import annotations
@@ -32,44 +32,49 @@ if TYPE_CHECKING:
 JSON = "application/json"
 
 SPARE_ROWS = 20
-"""How many rows a page may have beyond the number that was requested or that its meta says.
+"""How many rows a page may have in addition to the number that was requested or that its meta contains.
 
-Some serializers repeat rows.
+We accept these additional rows because some servers repeat rows on a page.
 """
 
 _MAY_BE_TOO_MANY = {400, 422, None}
-"""The statuses that may mean that we requested too many rows. None means that the response was too large."""
+"""The statuses of errors that may mean that we requested too many rows.
+
+None is the status of the error that is raised if a response is too large.
+"""
 
 log = get_logger(__name__)
 
 
 class Endpoints:
-    """The endpoints of one API version, over one transport.
+    """Calls the endpoints of one version of the API. All requests are sent through one transport.
 
-    Each method raises `ApiError` and `Stopped`, as `Transport.request` does. `key` is always a student's id, and
-    `scope` ends the request.
+    Every method that sends a request may raise `ApiError` or `Stopped`, as `Transport.request` explains. In all
+    methods, `key` is the id of a student, and the request ends when `scope` ends.
     """
 
     safe_per_page = 100
-    """The number of rows to request if the server does not accept more. It is v2p3's default."""
+    """The number of rows to request if the server does not accept more rows. This is the default of v2p3."""
 
     def __init__(self, transport: Transport, api_version: str) -> None:
         self._transport = transport
         self._path = f"/{api_version}/students"
         self.most_per_page = MOST_ROWS
-        """The most rows to request. It becomes `safe_per_page` when a request for fewer rows has helped."""
+        """The maximum number of rows to request. It is lowered if a request has succeeded only with fewer rows."""
 
     def page(self, query: Query, number: int, per_page: int, scope: CancelScope) -> Page | None:
-        """GET a page of a list. Return None if `number` is above 1 and the page is empty or missing (404 or 410).
+        """Request a page of a list. Return None if `number` is above 1 and the page is empty or does not exist.
 
-        If page 1 is refused or too large, this requests it once more with `safe_per_page`. If that helps, all lists are
-        requested in this way from then on. The caller must request a list's other pages with the `asked` of page 1.
+        A page does not exist if the response is a 404 or 410. If the server refuses page 1, or if page 1 is too large,
+        this method requests page 1 once more with `safe_per_page` rows. If that request succeeds, all lists are
+        requested with at most `safe_per_page` rows from then on. To request the other pages of a list, the caller must
+        pass the attribute `asked` of page 1 as `per_page`.
 
         Args:
             query: The filters of the list.
-            number: The number of the page, from 1.
-            per_page: The number of rows to request, from 1.
-            scope: Ends the request.
+            number: The number of the page, counted from 1.
+            per_page: The number of rows to request, at least 1.
+            scope: A scope that ends the request when the scope ends.
 
         """
         if number > 1:
@@ -93,7 +98,7 @@ class Endpoints:
         return self._transport.request(call, read, scope, absent_ok=number > 1)
 
     def get(self, key: int, scope: CancelScope) -> Row | Gone:
-        """GET a student. Return `Gone` for the API's own 404 or 410."""
+        """Request one student by id. Return `Gone` if the API itself responds with 404 or 410."""
         return self._transport.request(Call(self._one(key)), partial(_read_student, key=key), scope, absent_ok=True)
 
     def no_such_student(self, key: int) -> NotFound:
@@ -103,29 +108,32 @@ class Endpoints:
         return error
 
     def create(self, student: Mapping[str, Any], options: Mapping[str, Any], scope: CancelScope) -> Student:
-        """POST a new student. Return the student in the response, in which fields may be missing."""
+        """Create a student with POST. Return the student from the response, which may lack some fields."""
         document = {"student": student, **({"options": options} if options else {})}
         return self._transport.request(_write("POST", self._path, document), _read_written, scope)
 
     def update(self, key: int, student: Mapping[str, Any], scope: CancelScope) -> Student:
-        """PATCH some fields of a student. Return the student in the response, in which fields may be missing."""
+        """Change some fields of a student with PATCH. Return the student from the response, which may lack fields."""
         call = _write("PATCH", self._one(key), {"student": student})
         return self._transport.request(call, partial(_read_written, key=key), scope, absent_ok=True)
 
     def archive(self, key: int, date: Mapping[str, str], scope: CancelScope) -> None:
-        """PUT a student into the archive. `date` has either `withdrawn_on` or `graduated_on`, and is the whole body."""
+        """Archive a student with PUT.
+
+        `date` contains either `withdrawn_on` or `graduated_on`, and is sent as the whole body.
+        """
         self._do(_write("PUT", f"{self._one(key)}/archive", date), key, scope)
 
     def unarchive(self, key: int, scope: CancelScope) -> None:
-        """PUT a student out of the archive."""
+        """Take a student out of the archive with PUT."""
         self._do(Call(f"{self._one(key)}/unarchive", method="PUT"), key, scope)
 
     def set_avatar(self, key: int, body: bytes, content_type: str, scope: CancelScope) -> None:
-        """PUT a student's avatar."""
+        """Set a student's avatar with PUT."""
         self._do(Call(f"{self._one(key)}/avatar", method="PUT", body=body, content_type=content_type), key, scope)
 
     def delete_avatar(self, key: int, scope: CancelScope) -> None:
-        """DELETE a student's avatar."""
+        """Delete a student's avatar with DELETE."""
         self._do(Call(f"{self._one(key)}/avatar", method="DELETE"), key, scope)
 
     def _one(self, key: int) -> str:
@@ -140,7 +148,10 @@ def _write(method: str, path: str, document: Mapping[str, Any]) -> Call:
 
 
 def _parameters(query: Query, number: int, per_page: int) -> tuple[tuple[str, str], ...]:
-    """Return the parameters of the query, with the names on the vendor's Students page. Names of lists end in `[]`."""
+    """Return the query parameters of a request, with the names that the vendor's Students page documents.
+
+    The name of a parameter ends in `[]` if the parameter is a list.
+    """
     pairs: list[tuple[str, str | None]] = [
         *(("ids[]", str(key)) for key in query.ids),
         ("archived", None if query.archived is None else str(int(query.archived))),
@@ -171,7 +182,7 @@ def _read_page(reply: Reply, number: int, per_page: int, *, of_deleted: bool, sc
     if len(page.listed) > most + SPARE_ROWS:
         raise Malformed(f"{len(page.listed):,} records on a page of {most:,}")
     if number == 1 and page.others and per_page > Endpoints.safe_per_page and len(reply.body) > MAX_BYTES / 2:
-        raise TooLarge("the first page is so large that a later page may exceed the limit")
+        raise TooLarge("the first page is so large that a later page may exceed the limit on the size of a response")
     return page if page.listed or number == 1 else None
 
 
@@ -182,7 +193,7 @@ def _read_student(reply: Reply, key: int) -> Row | Gone:
         raise NotFound(f"a {reply.status} without the API's error message does not prove that the student is gone")
     row = decode_single(reply.body, unwrapped=True)
     if row.id != key:
-        raise Malformed("the answer for one student is about another")
+        raise Malformed("the answer is about a different student from the one who was requested")
     return row
 
 
@@ -192,7 +203,7 @@ def _read_written(reply: Reply, key: int | None = None) -> Student:
     if isinstance(row, Rejected):
         raise Malformed(f"the student in the answer cannot be read: {row.reason}")
     if key is not None and row.id != key:
-        raise Malformed("the answer for one student is about another")
+        raise Malformed("the answer is about a different student from the one who was requested")
     return row
 
 
@@ -208,12 +219,15 @@ def _require_found(reply: Reply, key: int | None) -> None:
 
 
 def _no_such_student(key: int | None, status: int | None) -> NotFound:
-    hint = "the student may have been deleted, or belong to another school; or base_url or api_version is wrong"
+    hint = "the student may have been deleted or may belong to another school; also check base_url and api_version"
     return NotFound(f"there is no student {key}", hint, status=status)
 
 
 def moment_of(reply: Reply) -> Moment:
-    """Return the earliest times at which the server can have made the reply, on our clock and on the server's."""
+    """Return the earliest time at which the server can have made the reply.
+
+    The result contains this time according to our clock, and according to the server's clock.
+    """
     stamped = server_time(reply)
     try:
         server = stamped and stamped - timedelta(seconds=reply.duration + 1)

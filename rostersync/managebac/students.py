@@ -1,6 +1,6 @@
 """Define `Students`, which has a typed method for each of the eight student endpoints, and `StudentList`.
 
-This module checks arguments before anything is sent. `endpoints` makes the calls.
+This module checks the arguments before a request is sent. The module `endpoints` sends the requests.
 """
 
 from __future__ import annotations
@@ -31,20 +31,22 @@ Status = Literal["enrolled", "withdrawn", "graduated"]
 
 STATUSES: tuple[Status, ...] = ("enrolled", "withdrawn", "graduated")
 MOST_UNREADABLE = 1_000
-"""If a list has more unreadable records, iterating raises `Malformed`, because the API itself must have changed."""
+"""The maximum number of unreadable records in a list. If a list has more, iterating over the list raises `Malformed`,
+because the format of the API has probably changed."""
 
-MOST_PER_PAGE = 200  # the maximum of v2p3; the vendor's page about v2p1 names none
+MOST_PER_PAGE = 200  # the maximum of v2p3; the documents of v2p1 do not mention a maximum
 
 
 class StudentList(Iterator[Student]):
-    """An iterator over the students that match a query, in the API's order, which is not documented.
+    """An iterator over the students who match a query. The students are in the API's order, which is not documented.
 
-    You can iterate over it once, and in one thread at a time. It requests pages when they are needed, and a few pages
-    ahead. It skips records that cannot be read: it logs their ids, and keeps them in `unreadable`. If there are more
-    than 1,000 of them, it raises `Malformed`. Iterating and the properties also raise the errors of `Students`.
+    You can iterate over a list only once, and only one thread may use the list at a time. The list requests pages when
+    they are needed, and also requests a few pages in advance. If a record cannot be read, the list skips the record,
+    logs its id, and adds the record to `unreadable`. If more than 1,000 records cannot be read, the iteration raises
+    `Malformed`. Both the iteration and the properties may raise the errors that `Students` describes.
 
-    If students change during the iteration, they can move to another page. Then the list may miss a student or show one
-    twice. A sync guards against this, but a list does not.
+    If students are changed during the iteration, a student may move to another page. The iteration may then miss a
+    student, or return a student twice. A sync guards against this problem, but a `StudentList` does not.
     """
 
     def __init__(
@@ -66,32 +68,33 @@ class StudentList(Iterator[Student]):
         self._read: Page | None = None
         self._students = self._all()
         self.unreadable: list[Rejected] = []
-        """The records so far that could not be read, each with its id (None if that is unreadable) and the reason."""
+        """The records that could not be read so far. Each has the reason, and the id of the record if the id is
+        readable."""
 
     def __next__(self) -> Student:
         return next(self._students)
 
     @property
     def total_count(self) -> int:
-        """The number of students on all pages. If no page has been read yet, this requests one."""
+        """The number of students on all pages. If no page has been read yet, a page is requested."""
         return self._first().total_count
 
     @property
     def total_pages(self) -> int:
-        """The number of pages. This may request a page."""
+        """The number of pages. A page may be requested to find this number."""
         return self._counted("total_pages")
 
     @property
     def per_page(self) -> int:
-        """The number of students on a page, which may be fewer than requested. This may request a page."""
+        """The number of students on a page, which may be smaller than you requested. A page may be requested."""
         return self._counted("per_page")
 
     def _counted(self, name: Literal["total_pages", "per_page"]) -> int:
-        """Return a count from the page that was read, or from the first page if that page lacks the count."""
+        """Return a count from the page that was read. If that page lacks the count, return the count from page 1."""
         counted: int | None = getattr(self._first(), name)
         if counted is None:
             counted = getattr(self._first_of_all(), name)
-        assert counted is not None, "a first page has every count"
+        assert counted is not None, "page 1 has every count"
         return counted
 
     def _first(self) -> Page:
@@ -99,14 +102,14 @@ class StudentList(Iterator[Student]):
             number = self._page or 1
             self._asked = min(self._asked, self._endpoints.most_per_page)
             page = self._endpoints.page(self._query, number, self._asked, self._scope)
-            # A page beyond the end is None, because its format is not documented. The first page has the counts.
+            # `page` is None if the number is beyond the end of the list. We then read the counts from page 1.
             self._read = page or self._first_of_all()
             self._asked = self._read.asked
         return self._read
 
     def _first_of_all(self) -> Page:
         page = self._endpoints.page(self._query, 1, self._asked, self._scope)
-        assert page is not None, "a first page is there, or an error"
+        assert page is not None, "page 1 exists, because an error would have been raised otherwise"
         return page
 
     def _all(self) -> Iterator[Student]:
@@ -133,24 +136,26 @@ class StudentList(Iterator[Student]):
 
 
 class Students:
-    """The students of one school. `ManageBac.students` is the instance to use.
+    """The students of one school. Use the instance `ManageBac.students` instead of creating your own.
 
-    All methods raise subclasses of `ApiError` (see `rostersync.errors`), which never contain the token:
+    All methods may raise the following subclasses of `ApiError`, which `rostersync.errors` defines. The errors never
+    contain the token.
 
-    * `Invalid`: an argument is wrong. If rostersync finds this, it sends nothing.
-    * `AccessDenied`: the token is not valid, or lacks the permission.
-    * `NotFound`: the API does not know the student, who may have been deleted.
-    * `RateLimited`, `Unreachable`, `TimedOut`, `ServerFailed`, `Malformed`: the last retry failed in this way.
-    * `TooLarge`, `Refused`, `Redirected`: the response is too large, another 4xx, or a 3xx.
-    * `OutOfTime`: the client's `run_seconds` are over.
-    * `OutcomeUnknown`: a write may or may not have been carried out.
+    * `Invalid`: an argument is not valid. If rostersync finds the mistake itself, no request is sent.
+    * `AccessDenied`: the token is not valid, or does not have the necessary permission.
+    * `NotFound`: the API does not find the student. The student may have been deleted.
+    * `RateLimited`, `Unreachable`, `TimedOut`, `ServerFailed`, `Malformed`: the last retry failed for this reason.
+    * `TooLarge`, `Refused`, `Redirected`: the response is too large, has another 4xx status, or is a redirect (3xx).
+    * `OutOfTime`: the time limit that was passed to the client as `run_seconds` is over.
+    * `OutcomeUnknown`: the server may or may not have carried out a write.
 
-    **A write is repeated only if it was certainly not carried out:** nothing of it was sent, or the response was a 429.
-    If the response is lost, is a 5xx, is too large, or is not in the API's format, the method raises `OutcomeUnknown`.
-    Then look at the student before you write again.
+    **A write is repeated only if the server has certainly not carried it out.** This is the case if no part of the
+    request was sent, or if the response was a 429. If the response to a write is lost, is a 5xx, is too large, or is
+    not in the API's format, the method raises `OutcomeUnknown`. In this case, look at the student before you repeat the
+    write.
 
-    The token needs an administrator's permissions for writes (Students page). Users who are administrators themselves
-    cannot be changed through the API (developer notes).
+    According to the vendor's Students page, the token needs the permissions of an administrator for writes. According
+    to the developer notes, users who are administrators cannot be changed through the API.
     """
 
     def __init__(self, endpoints: Endpoints, ordered_map: OrderedMap, scope: CancelScope) -> None:
@@ -172,11 +177,11 @@ class Students:
         page: int | None = None,
         per_page: int = MOST_PER_PAGE,
     ) -> StudentList:
-        """Return an iterator over the students that match all filters.
+        """Return an iterator over the students who match all filters.
 
-        Without filters, it returns all students, including archived ones but not deleted ones. The vendor's Students
-        page documents the filters. It does not say what v2p1 does with a filter that it does not support. Public
-        clients suggest that it ignores the filter and returns all students.
+        If no filter is set, the iterator returns all students, including archived students, but no deleted students.
+        The vendor's Students page documents the filters, but does not say what v2p1 does with a filter that it does not
+        support. Other public clients suggest that v2p1 ignores such a filter, and returns all students.
 
         ::
 
@@ -184,26 +189,33 @@ class Students:
             print(graduates.total_count, [student.email for student in graduates])
 
         Args:
-            ids: Only students with these ids. They are sent in the address, so pass a few hundred at most.
-            archived: True for archived students only, False for the others only. None: both.
-            status: "enrolled", "withdrawn" or "graduated". None: any status.
-            modified_since: Only students modified since this time, which must have a time zone. v2p3 includes the time
-                itself; v2p1 does not document this. A deletion is not a modification.
-            deleted_since: Only students deleted since this time, which must have a time zone. The fields
-                of these records are not documented: rely on `id` only.
-            year_group_ids: Only students of these year groups.
-            homeroom_advisor_ids: Only students of these homeroom advisors.
-            q: Only students whose name, e-mail address or student_id matches. None or "": no search.
-            page: Only the students on this page, from 1. None: all pages.
-            per_page: How many students to request at a time, from 1 to 200, which is the default and v2p3's maximum.
-                The server may put fewer on a page. If it refuses page 1 with more than 100, or page 1 is too large,
-                the client requests it with 100, and uses 100 from then on if that helps.
+            ids: Return only students with these ids. The ids become part of the request's address, so pass at most a
+                few hundred.
+            archived: If True, return only archived students. If False, return only students who are not archived. If
+                None, return both.
+            status: Return only students with this status, which is "enrolled", "withdrawn" or "graduated". If None,
+                return students with any status.
+            modified_since: Return only students who were modified since this time, which must have a time zone. In
+                v2p3, the result includes students who were modified exactly at this time. For v2p1, this is not
+                documented. A deletion does not count as a modification.
+            deleted_since: Return only students who were deleted since this time, which must have a time zone. The
+                fields of these records are not documented, so rely only on `id`.
+            year_group_ids: Return only students in these year groups.
+            homeroom_advisor_ids: Return only students who have one of these homeroom advisors.
+            q: Return only students with a name, an e-mail address or a student_id that matches this text. None and ""
+                mean no search.
+            page: Return only the students on this page, counted from 1. If None, return the students on all pages.
+            per_page: How many students to request at a time, from 1 to 200. The default is 200, which is the maximum of
+                v2p3. The server may return fewer students on each page. If you request more than 100 students and the
+                server refuses page 1, or page 1 is too large, the client requests page 1 again with 100 students. If
+                that works, the client requests at most 100 students at a time from then on.
 
         Returns:
-            The iterator. The first request is sent when you iterate over it or read one of its counts.
+            The iterator. It sends the first request when you iterate over it, or when you read one of its counts.
 
         Raises:
-            Invalid: A filter is wrong. An empty list of ids is wrong, too, because it would not filter anything.
+            Invalid: A filter is not valid. An empty list of ids is not valid either, because it would not filter
+                anything.
 
         """
         query = Query(
@@ -222,20 +234,20 @@ class Students:
     def get(self, key: int, /) -> Student:
         """Return one student, who may be archived.
 
-        For the id of a deleted student the API probably responds with 404, which raises `NotFound`. If it responds
-        with a record instead, `deleted_at` is set in the record. ::
+        If the student has been deleted, the API probably responds with 404, and this method raises `NotFound`. If the
+        API returns a record instead, `deleted_at` is set in this record. ::
 
             api.students.get(2054).homeroom_advisor_id
 
         Args:
-            key: The student's id in ManageBac, from 1. This is not the school's own `student_id`.
+            key: The student's id in ManageBac, which is a positive integer. This is not the school's own `student_id`.
 
         Returns:
-            The student, with a status: the served one, or one that is derived from `archived` and the dates.
+            The student. If the API does not return a status, the status is derived from `archived` and the dates.
 
         Raises:
-            Malformed: The record cannot be read.
-            NotFound: The API knows no student with this id.
+            Malformed: The student's record cannot be read.
+            NotFound: The API does not find a student with this id.
 
         """
         check_id(key)
@@ -249,24 +261,25 @@ class Students:
     def create(self, *, send_welcome_email: bool | None = None, **fields: Unpack[StudentFields]) -> Student:
         """Create a student.
 
-        **ManageBac may send a welcome mail to the student.** v2p3's schema says that it does so unless a `password` is
-        given. The endpoint's description says that it does so only if `send_welcome_email` asks for it. ::
+        **ManageBac may send a welcome e-mail to the student.** According to the schema of v2p3, ManageBac sends the
+        e-mail unless a `password` is given. According to the description of the endpoint, ManageBac sends the e-mail
+        only if `send_welcome_email` is true. ::
 
             api.students.create(email="fizz.marrowgate@example.invalid", last_name="Marrowgate", first_name="Fizz")
 
         Args:
-            send_welcome_email: Whether ManageBac should send the welcome mail. Only v2p3 documents this option. None,
-                the default, does not send the option.
-            fields: The fields of the student: see `StudentFields`. `email` and `last_name` are required. Fields that
-                are None are not sent.
+            send_welcome_email: Whether ManageBac should send the welcome e-mail. Only v2p3 documents this option. If
+                None, which is the default, the option is not sent.
+            fields: The fields of the student, which `StudentFields` lists. `email` and `last_name` are required. Fields
+                with the value None are not sent.
 
         Returns:
-            The student in the response. Its `id` is set, but other fields may be missing.
+            The student from the response. The `id` is set, but other fields may be missing.
 
         Raises:
-            Invalid: A field is missing, unknown, read-only or of the wrong type, or the API refused it.
-            OutcomeUnknown: The student may or may not exist now. Search for the e-mail address with `list(q=...)`
-                before you try again.
+            Invalid: A field is missing, unknown, read-only or of the wrong type, or the API refused a field.
+            OutcomeUnknown: The student may or may not have been created. Search for the e-mail address with
+                `list(q=...)` before you try again.
 
         """
         if not _is_flag(send_welcome_email):
@@ -277,22 +290,25 @@ class Students:
     def update(self, key: int, /, **fields: Unpack[StudentFields]) -> Student:
         """Change some fields of a student.
 
-        The server may silently ignore a field that it does not let you change. Use `get` afterwards to check. A new
-        `year_group_id` moves the student; the API responds with 404 to the id of a legacy PYP year group (v2p3). If
-        `parent_ids` contains an unknown user, the whole call fails (developer notes). ::
+        The server may silently ignore a change to a field that you are not allowed to change, so use `get` afterwards
+        to check the result. A new `year_group_id` moves the student to another year group. According to the documents
+        of v2p3, the API responds with 404 if this is a legacy PYP year group. According to the developer notes, the
+        whole call fails if `parent_ids` contains an unknown user. ::
 
             api.students.update(2054, city="Ljubljana", nickname=None)
 
         Args:
-            key: The student's id in ManageBac, from 1.
-            fields: The fields to change: see `StudentFields`. None clears a field. Other fields are not changed.
+            key: The student's id in ManageBac, which is a positive integer.
+            fields: The fields to change, which `StudentFields` lists. None clears a field. Fields that you do not pass
+                are not changed.
 
         Returns:
-            The student in the response. Its `id` is set, but other fields may be missing.
+            The student from the response. The `id` is set, but other fields may be missing.
 
         Raises:
-            Invalid: No field is given, a field is unknown, read-only or of the wrong type, or the API refused a field.
-            OutcomeUnknown: The change may or may not have been carried out.
+            Invalid: No field is given, or a field is unknown, read-only or of the wrong type, or the API refused a
+                field.
+            OutcomeUnknown: The student may or may not have been changed.
 
         """
         check_id(key)
@@ -303,19 +319,21 @@ class Students:
     ) -> None:
         """Archive a student who has withdrawn or graduated.
 
-        Archiving takes the student out of classes, groups and the year group (Students page). In the web interface, it
-        also archives parents who have no other child at the school (help centre). ::
+        According to the vendor's Students page, archiving removes the student from classes, groups and the year group.
+        According to the help centre, archiving a student in the web interface also archives parents who have no other
+        child at the school. ::
 
             api.students.archive(2054, graduated_on="2026-06-19")
 
         Args:
-            key: The student's id in ManageBac, from 1.
+            key: The student's id in ManageBac, which is a positive integer.
             withdrawn_on: The day of withdrawal, as a date or as a string such as "2026-06-19".
-            graduated_on: The day of graduation, in the same form. Pass exactly one of the two dates.
+            graduated_on: The day of graduation, as a date or as a string such as "2026-06-19". Pass exactly one of the
+                two dates.
 
         Raises:
-            Invalid: There is not exactly one date, or it is not a date, or the API refused it.
-            OutcomeUnknown: The student may or may not be archived now.
+            Invalid: Both dates or neither are given, the given date is not valid, or the API refused the date.
+            OutcomeUnknown: The student may or may not have been archived.
 
         """
         check_id(key)
@@ -326,17 +344,17 @@ class Students:
         """Take a student out of the archive.
 
         The vendor's documents contradict each other about the effect, so look at the student afterwards. The Students
-        page of v2p1 says that classes and groups are restored. v2p3 says that they are not, that both dates are
-        cleared, and that the student can be enrolled again. The help centre says that you must set the year group by
-        hand. ::
+        page of v2p1 says that classes and groups are restored. The document of v2p3 says that classes and groups are
+        not restored, that both dates are cleared, and that the student can be enrolled again. The help centre says that
+        you must set the year group yourself. ::
 
             api.students.unarchive(2054)
 
         Args:
-            key: The student's id in ManageBac, from 1.
+            key: The student's id in ManageBac, which is a positive integer.
 
         Raises:
-            OutcomeUnknown: The student may or may not be unarchived now.
+            OutcomeUnknown: The student may or may not have been taken out of the archive.
 
         """
         check_id(key)
@@ -347,19 +365,21 @@ class Students:
     ) -> None:
         """Set a student's picture.
 
-        Metadata of a file, such as the place where a photo was taken, is not sent. Only a JPEG's orientation stays. ::
+        The metadata of an image file, such as the place where a photo was taken, is not sent. Only the orientation of a
+        JPEG image is sent. ::
 
             api.students.set_avatar(2054, file="portrait.jpg")
 
         Args:
-            key: The student's id in ManageBac, from 1.
+            key: The student's id in ManageBac, which is a positive integer.
             url: The http or https address of the picture, which ManageBac must be able to reach.
-            file: The path or the content of a PNG, JPEG, GIF or WebP image of at most 10 MiB. This is our own limit,
-                because the vendor documents none. Pass either `url` or `file`.
+            file: The path or the content of a PNG, JPEG, GIF or WebP image of at most 10 MiB. This limit is our own,
+                because the vendor does not document a limit. Pass either `url` or `file`, but not both.
 
         Raises:
-            Invalid: There is not exactly one of `url` and `file`, or it cannot be used, or the API refused it.
-            OutcomeUnknown: The picture may or may not be set now.
+            Invalid: Both or neither of `url` and `file` are given, the picture cannot be used, or the API refused the
+                picture.
+            OutcomeUnknown: The picture may or may not have been set.
 
         """
         check_id(key)
@@ -373,10 +393,10 @@ class Students:
             api.students.delete_avatar(2054)
 
         Args:
-            key: The student's id in ManageBac, from 1.
+            key: The student's id in ManageBac, which is a positive integer.
 
         Raises:
-            OutcomeUnknown: The picture may or may not be deleted now.
+            OutcomeUnknown: The picture may or may not have been deleted.
 
         """
         check_id(key)
@@ -384,9 +404,10 @@ class Students:
 
 
 def _ids(name: str, ids: Iterable[int] | None) -> builtins.tuple[int, ...]:
-    """Return the ids of a filter, or () for None.
+    """Return the ids of a filter as a tuple, which is empty if `ids` is None.
 
-    Raises `Invalid` if `ids` is empty, because the API would then list all students, or if any value is not an id.
+    Raises `Invalid` if `ids` is not None but contains no ids, because the API would then list all students. Also raises
+    `Invalid` if a value cannot be an id.
     """
     if ids is None:
         return ()

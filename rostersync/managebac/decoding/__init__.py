@@ -1,1 +1,1 @@
-"""Decode ManageBac's JSON: values, records, and whole responses."""
+"""Decode ManageBac's JSON responses, the records in them, and the values in a record."""

@@ -1,7 +1,7 @@
 """Decode the bodies of the API's responses: pages of a list, single students, and errors.
 
-To save memory, no response is decoded as a whole (see `parts`). The rows of a page stay JSON text. Each is decoded only
-when it is used.
+To save memory, we never decode a response as a whole, as `parts` explains. The rows of a page are kept as JSON text,
+and each row is decoded only when it is used.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ if TYPE_CHECKING:
     from rostersync.records import Moment, Row
 
 MOST_ROWS = 1_000
-"""The most rows that we accept on a page. v2p3 documents at most 200."""
+"""The maximum number of rows that we accept on a page. The documented maximum of v2p3 is 200."""
 MOST_PAGES = 10_000
-"""The most pages that we accept for a list. With 100 students on each, this is a million students."""
+"""The maximum number of pages that we accept in a list. With 100 students on each page, the maximum is a million
+students."""
 
 _META = ("current_page", "total_pages", "per_page")
-_LONGEST_MESSAGE = 500  # characters of one error message
-_MOST_MESSAGES = 100  # fields in an error response, and messages about each
+_LONGEST_MESSAGE = 500  # the maximum number of characters that we keep of one error message
+_MOST_MESSAGES = 100  # the maximum number of fields in an error response, and of messages for each field
 
 _PAGE = Members("meta", "students")
 _ANSWER = Members("student", "id", "error", "errors", "allowed_params")
@@ -51,29 +52,32 @@ def decode_page(
 ) -> Page:
     """Return a page of a list, including the records that cannot be decoded.
 
-    The meta must have a `total_count`. If the meta of a first page lacks the other counts, we compute them from the
-    number of rows. We do not compute them from `asked`, because a server may silently put fewer rows on a page, and we
-    would then miss the rest of the list. For the same reason, we replace a `total_pages` that the server may have
-    computed from `asked`.
+    The page's meta must contain `total_count`. If the meta of page 1 lacks other counts, we compute them from the
+    number of rows on the page. We do not compute them from `asked`, because a server may silently put fewer rows on a
+    page, and we would then miss the rest of the list. For the same reason, we replace a `total_pages` that the server
+    may have computed from `asked`.
 
-    A page may have more rows than its `total_count`, if a student was created after the server counted. `sync.lists`
-    decides what that means.
+    A page may have more rows than its `total_count` if a student was created after the server had counted the students.
+    The module `sync.lists` handles this case.
 
     Args:
         body: The body of the response.
-        number: The number of the page, from 1.
-        moment: When the response was made.
-        check: A function to call at the start, and before slow work on a record that is not as documented. It may raise
-            an exception to end the work. Default: a function that does nothing.
-        asked: The number of rows that the request asked for. Default: `MOST_ROWS`.
-        of_deleted: Whether this is a list of deleted students, in which a record may be only the id. Default: False.
+        number: The number of the page, counted from 1.
+        moment: The time at which the server created the response.
+        check: A function that is called at the start, and before slow work on a record that does not have the
+            documented format. The function may raise an exception to end the work. Default: a function that does
+            nothing.
+        asked: The number of rows that was requested. Default: `MOST_ROWS`.
+        of_deleted: Whether this is a list of deleted students, in which a record may consist of an id only. Default:
+            False.
 
     Returns:
-        The page. Its rows are decoded when they are used.
+        The page. Each row of the page is decoded when it is used.
 
     Raises:
-        Malformed: The body is not a list of students with a usable meta, or it has more than `MOST_ROWS` rows or counts
-            more than `MOST_PAGES` pages, or it is a first page without rows although its meta counts students.
+        Malformed: The body is not a list of students, its meta is not usable, it has more than `MOST_ROWS` rows, or its
+            meta says that the list has more than `MOST_PAGES` pages. This is also raised if page 1 has no rows,
+            although its `total_count` is not 0.
 
     """
     check()
@@ -81,7 +85,7 @@ def decode_page(
     heads, listed, meta = plain or _any_page(body, check, of_deleted=of_deleted)
     total_count, counts = _counts(meta)
     if not listed and number == 1 and total_count > 0:
-        raise Malformed("the first page is empty, but its meta counts students")
+        raise Malformed("the first page is empty, although its total_count is not 0")
     total_pages, per_page = counts["total_pages"], counts["per_page"]
     if number == 1:
         distinct = len({row.key for row in listed})
@@ -89,7 +93,7 @@ def decode_page(
         if total_pages is None or total_pages == -(-total_count // asked):
             total_pages = -(-total_count // max(distinct, 1))
     if total_pages is not None and total_pages > MOST_PAGES:
-        message = f"its meta counts {total_pages:,} pages, but at most {MOST_PAGES:,} are accepted"
+        message = f"the list has {total_pages:,} pages, but rostersync accepts at most {MOST_PAGES:,} pages"
         raise Malformed(message, "check base_url; if the school is really that large, choose a larger sync.per_page")
     assumes_utc = any(assumed for _, _, assumed in heads)
     digest = None if of_deleted else page_digest(heads)
@@ -97,18 +101,18 @@ def decode_page(
 
 
 def page_digest(heads: Sequence[KeyAndStamp]) -> bytes | None:
-    """Return a digest of a page's ids and timestamps, in order. None if any id or timestamp is missing."""
+    """Return a digest of a page's ids and timestamps, in order, or None if any id or timestamp is missing."""
     if not all(key and stamp for key, stamp, _ in heads):
         return None
     return hashlib.blake2b(msgspec.json.encode(heads), digest_size=16).digest()
 
 
 _PageParts = tuple[list[KeyAndStamp], Sequence[ListedRow], bytes]
-"""The ids and timestamps of a page's records, its rows, and the JSON text of its meta."""
+"""The ids and timestamps of a page's records, the rows of the page, and the JSON text of the page's meta."""
 
 
 def _any_page(body: bytes, check: Callable[[], None], *, of_deleted: bool) -> _PageParts:
-    """Return the parts of a page. This is the general way, for all kinds of records.
+    """Return the parts of a page. This function works for all kinds of records, but it is slow.
 
     Raises `Malformed` if the body has no list of students.
     """
@@ -126,10 +130,10 @@ def _any_page(body: bytes, check: Callable[[], None], *, of_deleted: bool) -> _P
 
 
 class _PlainPage(msgspec.Struct):
-    """A page on which all records are as documented.
+    """A page on which all records have the documented format.
 
-    msgspec compares the length of `students` with the maximum only after it has decoded the whole list. A response of
-    2 MB can have 220,000 such records. They take 14 MB for 25 ms.
+    msgspec compares the length of `students` with the maximum only after it has decoded the whole list. In the worst
+    case, a response of 2 MB contains 220,000 records, which take 14 MB of memory for 25 ms.
     """
 
     students: Annotated[list[PlainHead], msgspec.Meta(max_length=MOST_ROWS)]
@@ -137,7 +141,7 @@ class _PlainPage(msgspec.Struct):
 
 
 class _PlainPageText(msgspec.Struct):
-    """The same page with its records as text."""
+    """The same page as `_PlainPage`, but with the records as JSON text."""
 
     students: list[msgspec.Raw]
 
@@ -147,9 +151,9 @@ _PLAIN_PAGE_TEXT = msgspec.json.Decoder(_PlainPageText)
 
 
 def _plain_page(body: bytes, check: Callable[[], None]) -> _PageParts | None:
-    """Return the parts of a page if all of its records are as documented and not too many; otherwise None.
+    """Return the parts of a page if its records have the documented format and are not too many, or None otherwise.
 
-    This takes a fraction of the time of `_any_page`.
+    This function takes only a fraction of the time that `_any_page` takes.
     """
     try:
         page = _PLAIN_PAGE.decode(body)
@@ -162,7 +166,10 @@ def _plain_page(body: bytes, check: Callable[[], None]) -> _PageParts | None:
 
 
 class _PlainRows(Sequence[ListedRow]):
-    """The rows of a page whose records are all as documented. Iterating cuts them out of the page's text."""
+    """The rows of a page on which all records have the documented format.
+
+    An iteration over the rows cuts them out of the text of the page.
+    """
 
     def __init__(self, page: bytes, heads: Sequence[KeyAndStamp], check: Callable[[], None]) -> None:
         self._page, self._heads, self._check = page, heads, check
@@ -179,12 +186,18 @@ class _PlainRows(Sequence[ListedRow]):
 
 
 def _as_record(element: bytes) -> bytes:
-    """Return an element of a list of deleted students as a record. A bare id becomes an object with this id."""
+    """Return an element of a list of deleted students as a record.
+
+    If the element is only an id, the record is an object with this id.
+    """
     return element if element[:1] == b"{" else b'{"id":%b}' % element
 
 
 def _counts(part: bytes) -> tuple[int, dict[str, int | None]]:
-    """Return the `total_count` of a meta, and its other counts by name. A missing other count is None."""
+    """Return the `total_count` from a page's meta, and the other counts by name.
+
+    Raises `Malformed` if `total_count` is missing. The other counts are None if they are missing.
+    """
     try:
         meta = value(part)
     except UnusableError as error:
@@ -203,10 +216,10 @@ def _count(key: str, served: Any) -> int:
 
 
 def _listed(rows: Sequence[bytes], heads: Sequence[KeyAndStamp], check: Callable[[], None]) -> Iterator[ListedRow]:
-    """Yield the rows of a page. Only records without a readable id are decoded now.
+    """Yield the rows of a page. Only records without a readable id are decoded immediately.
 
-    If several of them are equal, they get different digests, so that each counts as a row. `heads` has what
-    `key_and_stamp` returned for each row.
+    If several records without a readable id are equal, each gets a different digest, so that each counts as a separate
+    row. `heads` contains the result of `key_and_stamp` for each row.
     """
     copies: Counter[bytes] = Counter()
     for text, (key, updated_at, _) in zip(rows, heads, strict=True):
@@ -226,9 +239,10 @@ def _same(row: Row) -> Row:
 
 
 def decode_single(body: bytes, *, unwrapped: bool = False) -> Row:
-    """Return the record in a response about one student. Raises `Malformed` if it has none.
+    """Return the record in a response about one student. Raises `Malformed` if the response contains no record.
 
-    With `unwrapped`, the response itself may be the record: it has an integer `id`, but no `student` and no error.
+    If `unwrapped` is True, the response itself may be the record. A response is a record if it has an integer `id`, but
+    neither a `student` nor an error.
     """
     members = _members(body)
     record = members.get("student", b"")
@@ -248,7 +262,10 @@ def is_error(body: bytes) -> bool:
 
 
 def says_done(body: bytes) -> bool:
-    """Return whether `body` is a successful response to a write without a record: empty, or an object without error."""
+    """Return whether `body` reports that a write succeeded.
+
+    The body of a successful response without a record is empty, or is a JSON object without an error.
+    """
     try:
         return not body.strip() or {"error", "errors"}.isdisjoint(_members(body))
     except Malformed:
@@ -270,10 +287,11 @@ def _unreadable(error: ValueError) -> Malformed:
 
 
 def field_messages(body: bytes) -> dict[str, tuple[str, ...]]:
-    """Return the messages of an error response by field. The key `base` has the messages about no single field.
+    """Return the messages in an error response, by the name of the field.
 
-    The vendor documents `errors` with lists of messages by field. It documents `error` with a message or with such
-    lists. If a field is not permitted, `allowed_params` lists the others. The result is empty for any other body.
+    Messages that do not concern a single field have the key `base`. According to the vendor, `errors` contains lists of
+    messages by field, and `error` contains either one message or lists of messages by field. If a request contains a
+    field that is not permitted, `allowed_params` lists the permitted fields. For any other body, the result is empty.
     """
     try:
         answer = _members(body)
@@ -302,7 +320,10 @@ def _texts(served: Any) -> tuple[str, ...]:
 
 
 def _printable(served: Any) -> str:
-    """Return a message of the server for people to read: without control characters, and not too long."""
+    """Return a message from the server that can be shown to people.
+
+    Characters that are not printable become spaces, and a long message is cut.
+    """
     try:
         text = str(served)[:_LONGEST_MESSAGE]
     except RecursionError:

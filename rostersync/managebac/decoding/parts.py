@@ -1,8 +1,8 @@
-"""Cut a JSON document into parts of text, so that a large or hostile response cannot exhaust our memory or stack.
+"""Cut a JSON document into parts that are text, so that a large or hostile response cannot exhaust our memory or stack.
 
-A decoded value can take thirty times the memory of its text: `[],[],[]` is an example. A decoder can also fail on deep
-nesting. So we cut out only the members of a response that we need, as text, and skip the others. Then we decode the
-parts one at a time. A part that is larger than `LARGEST` bytes is not decoded.
+A decoded value can take thirty times as much memory as its text, for example if the text is `[],[],[]`. A decoder can
+also fail if values are nested deeply. So we cut out only those members of a response that we need, as text, and skip
+all other members. Then we decode the parts one at a time. Parts that are larger than `LARGEST` bytes are not decoded.
 """
 
 from __future__ import annotations
@@ -18,32 +18,39 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LARGEST = 64 * 2**10
-"""The most bytes of a part that we decode. A documented record has 1 to 2 kB. Thirty times as much is enough for a
-school's own fields. A larger limit would let a hostile server fill the database, because we store every version."""
+"""The maximum size of a part that we decode, in bytes.
 
-_MANY_COMMAS = 100_000
-"""If an array has more commas, `elements` looks at its first elements only.
-
-An array of 2 MB can have a million elements, and to decode it as a whole would take 95 MB. A page of 200 documented
-records has about 12,000 commas.
+A record in the documented format has 1 to 2 kB. A maximum of thirty times this size leaves enough space for a school's
+own fields. If the maximum were larger, a hostile server could fill the database, because we store every version of a
+record.
 """
 
-LONGEST_INTEGER = 20  # characters; an integer of 64 bits is not longer
+_MANY_COMMAS = 100_000
+"""If an array has more commas than this, `elements` reads only the first elements of the array.
+
+An array of 2 MB can have a million elements, and decoding it as a whole would take 95 MB of memory. A page of 200
+records in the documented format has about 12,000 commas.
+"""
+
+LONGEST_INTEGER = 20  # characters, which is enough for each integer of 64 bits
 _BLANK = b" \t\r\n"
 _COMMA = ord(",")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-# The quantifiers are possessive. Otherwise a string without a closing quote would be scanned again from each quote.
+# The quantifiers are possessive. Otherwise, if a closing quote is missing, the text would be scanned again from each
+# quote.
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?'
 _TOKEN = re.compile(_STRING + rb"|[\[\]{},]", re.DOTALL)
 _KEY = re.compile(rb"\s*(" + _STRING + rb")\s*:", re.DOTALL)
 
 
 class Numeral(float):
-    """A JSON number that keeps the text that it was read from, because as text, `1.10` differs from `1.1`.
+    """A JSON number that also keeps its original text.
 
-    Numbers with a fraction or an exponent are read as this class. The lenient decoder also uses it for integers of more
-    than `LONGEST_INTEGER` characters.
+    Text fields need the original text, because `1.10` and `1.1` are different texts.
+
+    Numbers with a fraction or an exponent are decoded to this class. The lenient decoder also uses this class for
+    integers with more than `LONGEST_INTEGER` characters.
     """
 
     __slots__ = ("text",)
@@ -57,18 +64,18 @@ class Numeral(float):
 
 
 class UnusableError(ValueError):
-    """A part cannot be decoded. The message says why, but contains nothing of the part."""
+    """Raised if a part cannot be decoded. The message gives the reason, but contains nothing from the part itself."""
 
 
 class NotJsonError(UnusableError):
-    """A part is not valid JSON."""
+    """Raised if a part is not valid JSON."""
 
 
 def value(part: bytes) -> Any:
     """Return the decoded value of a part.
 
-    This is lenient: it accepts bytes that are not valid UTF-8, lone surrogates, and NaN. The caller can then reject the
-    record with a message that names the field.
+    Decoding is lenient, so invalid UTF-8, lone surrogates and NaN are accepted. The caller can then reject the record
+    with a message that contains the name of the field.
 
     Raises `UnusableError` if the part is too large, too deeply nested, or not valid JSON (`NotJsonError`).
     """
@@ -96,7 +103,7 @@ _LENIENT = json.JSONDecoder(parse_float=Numeral, parse_int=_numeral_if_long, str
 
 
 class Members:
-    """Cuts the members with certain names out of JSON objects."""
+    """Extracts the members with certain names from JSON objects, as text."""
 
     def __init__(self, *names: str) -> None:
         fields = [(name, msgspec.Raw, None) for name in names]
@@ -104,9 +111,9 @@ class Members:
         self._names = {f'"{name}"'.encode(): name for name in names}
 
     def of(self, document: bytes) -> dict[str, bytes]:
-        """Return the wanted members that the document has, as text.
+        """Return those of the wanted members that exist in the document, as text.
 
-        Raises `ValueError` if the document is not an object or not complete.
+        Raises `ValueError` if the document is not an object, or if it is incomplete.
         """
         try:
             found = msgspec.structs.asdict(self._decoder.decode(document))
@@ -147,7 +154,7 @@ def elements(array: bytes, most: int) -> list[bytes]:
 
 
 def _elements_quickly(array: bytes) -> list[bytes] | None:
-    """Return all elements of an array. None if it is not valid JSON, or has so many elements that memory matters."""
+    """Return all elements of an array, or None if it is not valid JSON or would take too much memory."""
     if array.count(b",") > _MANY_COMMAS:
         return None
     try:
@@ -168,8 +175,9 @@ def _require_json(part: bytes) -> None:
 def split(container: bytes) -> Iterator[bytes]:
     """Yield the elements of an array, or the members of an object, as text.
 
-    This cuts only at the commas of the container itself, and does not check the parts. It is slow, but deep nesting and
-    size cost no memory. Raises `ValueError` if the container does not end exactly at the end of the text.
+    The container is cut only at its own commas, not at the commas of nested values, and the parts are not checked. This
+    is slow, but it takes no memory for deep nesting or for many elements. Raises `ValueError` if the container is
+    incomplete, or if more text follows the container.
     """
     depth, start = 0, 1
     for token in _TOKEN.finditer(container):
@@ -177,7 +185,7 @@ def split(container: bytes) -> Iterator[bytes]:
         depth += (mark in b"[{") - (mark in b"]}")
         if depth == 0 or (depth == 1 and mark == _COMMA):
             part = container[start : token.start()].strip(_BLANK)
-            if part or depth or start > 1:  # an empty container has no part
+            if part or depth or start > 1:  # an empty container has no parts
                 yield part
             start = token.end()
         if depth == 0:

@@ -1,10 +1,12 @@
-"""Decode the API's records of students into `Student`, or into `Rejected` if that is not possible.
+"""Decode the API's student records into `Student`, or into `Rejected` if a record cannot be decoded.
 
-Decoding is lenient. It accepts the variations that the API is known or suspected to have: integers as strings, booleans
-as numbers, timestamps with any offset, and null for a missing value. A field that cannot hold its value is left empty,
-and the value is kept in `extra`. A record is rejected if it has no valid id, if it has more than `_MOST_ODD` such
-values, if one of them could change the student's status, or if it has a value that the databases cannot store. This
-does not affect other records. The reason names fields and kinds of JSON values, but never contains a value.
+Decoding is lenient. It accepts the variations that the API is known or suspected to have, such as integers as strings,
+booleans as numbers, timestamps with any offset, and null for a missing value. If a value has the wrong type for its
+field, the field is left empty, and the value is kept in `extra`. Such a value is called an odd value.
+
+A record is rejected if it has no valid id, if it has more than `_MOST_ODD` odd values, if an odd value could change the
+student's status, or if it has a value that the databases cannot store. A rejected record does not affect other records.
+The reason for a rejection contains names of fields and kinds of JSON values, but never a value itself.
 """
 
 from __future__ import annotations
@@ -37,13 +39,16 @@ if TYPE_CHECKING:
     from rostersync.records import Row
 
 KeyAndStamp = tuple[int | None, datetime | None, bool]
-"""What we know of a row before it is decoded: its id (None if it is missing or invalid), the timestamp that decides
-which of two rows is newer (see `ListedRow`), and whether its `updated_at` lacks an offset from UTC."""
+"""What we know about a row before it is decoded.
+
+This is the id (None if it is missing or invalid), the timestamp that decides which of two rows is newer (see
+`ListedRow`), and whether `updated_at` lacks an offset from UTC.
+"""
 
 _Sorted = tuple[dict[str, Any], dict[str, str], dict[str, WrongShapeError], dict[str, Any]]
 
 _MOST_ODD = 3
-"""The most values of a record that may be odd. A value is odd if it is of a kind that its field cannot hold."""
+"""The maximum number of odd values in a record. A value is odd if it has the wrong type for its field."""
 
 _UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -51,7 +56,7 @@ _UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Head(msgspec.Struct):
-    """The three members of a record that we read before decoding it. They may be of any JSON kind."""
+    """The three members of a record that we read before decoding it. Each member may be any kind of JSON value."""
 
     id: Any = None
     updated_at: Any = None
@@ -59,7 +64,7 @@ class Head(msgspec.Struct):
 
 
 class PlainHead(msgspec.Struct):
-    """The head of a record that is as the vendor documents it, of a student who is not deleted."""
+    """The head of a record that has the documented format and describes a student who is not deleted."""
 
     id: Annotated[int, msgspec.Meta(ge=1, le=LARGEST_ID)]
     updated_at: Timestamp = None
@@ -69,7 +74,7 @@ class PlainHead(msgspec.Struct):
 def key_and_stamp(record: bytes, check: Callable[[], None]) -> KeyAndStamp:
     """Return the id and timestamp of a record (see `KeyAndStamp`) without decoding it.
 
-    `check` is called before the slow way, which is needed if the record is not as documented.
+    If the record does not have the documented format, reading it takes longer, and `check` is called first.
     """
     try:
         plain = _PLAIN_HEAD.decode(record)
@@ -83,7 +88,7 @@ def key_and_stamp(record: bytes, check: Callable[[], None]) -> KeyAndStamp:
 
 
 def head_of(record: bytes) -> Head:
-    """Return the head of a record. If the record is not an object, all members are None."""
+    """Return the head of a record. If the record is not a JSON object, all members of the head are None."""
     try:
         members = _HEAD.of(record)
     except ValueError:
@@ -95,7 +100,7 @@ def _value_or_list(part: bytes) -> Any:
     try:
         return value(part)
     except UnusableError:
-        return []  # a value that is present, but valid for none of the three members
+        return []  # this means that there is a value, but it is not valid for any of the three members
 
 
 def readable_id(head: Head) -> int | None:
@@ -107,7 +112,10 @@ def readable_id(head: Head) -> int | None:
 
 
 def stamp(head: Head) -> datetime | None:
-    """Return the timestamp that decides which of two rows is newer (see `ListedRow.updated_at`)."""
+    """Return the timestamp that decides which of two rows is newer (see `ListedRow.updated_at`).
+
+    Returns None if the record is of a deleted student, or if the timestamp cannot be read.
+    """
     if head.deleted_at is not None:
         return None
     try:
@@ -122,8 +130,9 @@ def stamp(head: Head) -> datetime | None:
 def decode_record(text: bytes, check: Callable[[], None] = lambda: None) -> Row:
     """Decode a record from JSON text. Return the student, or the reason why the record was rejected.
 
-    If the record cannot be decoded, only its head is read. The result then has the id, and a deletion stays a deletion.
-    `check` is called before the slow way, which is needed if the record is not as documented.
+    If the record cannot be decoded, we read only its head. The result then has the id, and a deleted student is still
+    reported as deleted. If the record does not have the documented format, decoding takes longer, and `check` is called
+    first.
     """
     if student := _decode_documented(text):
         return student
@@ -142,13 +151,14 @@ def _refuse(text: bytes, reason: str) -> Row:
 
 
 def decode_student(record: Any) -> Row:
-    """Return the student that a JSON value describes, or the reason why the value was rejected.
+    """Return the student that a decoded JSON value describes, or the reason why the value was rejected.
 
-    * null counts as missing, and a `password` is dropped.
-    * If a date or timestamp cannot be read, its field is None, and the text is kept in `extra`.
-    * An odd value is treated in the same way. A record may have at most `_MOST_ODD` of them.
-    * A `deleted_at` that cannot be read still means that the student is deleted. We then use the time of the last
-      update, or of the creation, or 1970.
+    * If the value of a field is null, the field counts as missing. A `password` is discarded.
+    * If a date or timestamp cannot be read, the field is None, and the original text is kept in `extra`.
+    * If a value is odd, the field is left empty, and the value is kept in `extra`. A record may have at most
+      `_MOST_ODD` odd values.
+    * If `deleted_at` cannot be read, the student still counts as deleted. We then use the time of the last update as
+      the time of the deletion, or the time of the creation, or 1970.
     """
     if not isinstance(record, dict):
         return _reject(None, record, f"the record: expected an object, found {kind_of(record)}")
@@ -163,9 +173,10 @@ def decode_student(record: Any) -> Row:
 
 
 def _decode_documented(text: bytes) -> Student | None:
-    """Return the student of a record that is exactly as the vendor documents it, or None for any other record.
+    """Return the student from a record that has exactly the documented format, or None for any other record.
 
-    `decode_student` would return the same student, but takes ten times as long. Here, msgspec does all the work.
+    `decode_student` would return the same student, but it takes ten times as long. In this function, msgspec does all
+    the work.
     """
     if len(text) > LARGEST or _NUL in text:
         return None
@@ -179,12 +190,12 @@ def _decode_documented(text: bytes) -> Student | None:
 
 
 def is_plain(moment: datetime | None) -> bool:
-    """Return whether a time needs no conversion: it is None, or in UTC and in whole milliseconds."""
+    """Return whether a time needs no conversion, because it is None, or is in UTC and in whole milliseconds."""
     return moment is None or (moment.tzinfo is UTC and moment.microsecond % 1000 == 0)
 
 
 def _deleted(key: int, record: dict[str, Any]) -> Student | None:
-    """Return a student with only the id and `deleted_at`. None if the record is not of a deleted student."""
+    """Return a student with only the id and `deleted_at`, or None if the record does not describe a deleted student."""
     try:
         deleted = _student(key, {"deleted_at": record.get("deleted_at")})
     except WrongShapeError:
@@ -202,15 +213,15 @@ def _student(key: int, record: dict[str, Any]) -> Student:
 
 
 def _sorted(record: dict[str, Any]) -> _Sorted:
-    """Sort the values of a record.
+    """Sort the values of a record into four dictionaries.
 
     Raises `WrongShapeError` if a database could not store one of the values.
 
     Returns:
-        1. the values of the fields that could be read
-        2. the text of dates and timestamps that could not be read, by field
-        3. the errors about odd values, by field
-        4. the values for `extra`: unknown keys and odd values
+        1. the values of those fields that could be read
+        2. the original text of dates and timestamps that could not be read, by the name of the field
+        3. the errors about odd values, by the name of the field
+        4. the values for `extra`, which are the values of unknown keys and the odd values
 
     """
     typed: dict[str, Any] = {}
@@ -242,9 +253,9 @@ def _sorted(record: dict[str, Any]) -> _Sorted:
 def _require_few(odd: dict[str, WrongShapeError], readable: dict[str, Any]) -> None:
     """Raise `WrongShapeError` if a record has too many odd values, or an odd value that could change its status.
 
-    The first status field with a usable value decides the status (see `derive_status`). If that field or one before it
-    is odd, we reject the record. Otherwise a student who has left might be shown as enrolled. The same is true for an
-    odd `deleted_at`.
+    The first status field that has a usable value decides the status (see `derive_status`). If an earlier status field
+    has an odd value, we reject the record, because a student who has left might otherwise be shown as enrolled. For the
+    same reason, we reject a record with an odd `deleted_at`.
     """
     for name in ("deleted_at", *_STATUS_FIELDS):
         if name in odd:
@@ -257,7 +268,7 @@ def _require_few(odd: dict[str, WrongShapeError], readable: dict[str, Any]) -> N
 
 
 def _decides(name: str, value: Any) -> bool:
-    """Return whether a value of a status field decides the status, so that later fields do not matter."""
+    """Return whether the value of a status field decides the status, so that later status fields do not matter."""
     return value is False if name == "archived" else bool(str(value or "").strip())
 
 
@@ -269,7 +280,7 @@ def _reject(key: int | None, record: Any, reason: str) -> Rejected:
     return Rejected(key, hashlib.blake2b(canonical.encode(), digest_size=16).digest(), reason)
 
 
-# The id has its own reader. A password is write-only: if the API ever serves one, we do not keep it.
+# The id is decoded separately. A password can only be written, so if the API ever returns a password, we discard it.
 _NOT_KEPT = frozenset({"id", "password"})
 
 _HEAD = Members(*Head.__struct_fields__)

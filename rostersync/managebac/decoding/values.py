@@ -1,7 +1,7 @@
-"""Decode single JSON values of a record, leniently, by the kind of their field.
+"""Decode single JSON values from a record, depending on the kind of the field. Decoding is lenient.
 
-A value that cannot be understood or stored raises an error. The message names the kind of the value, but never contains
-the value itself.
+If a value cannot be read or cannot be stored, an error is raised. The error message contains the kind of the value, but
+never the value itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rostersync.records import FIELDS, LARGEST_ID, Kind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_DEEPEST = 64  # levels of nesting in the value of an unknown key, so that every program can read it from the database
+_DEEPEST = 64  # the maximum levels of nesting in a value of an unknown key; some programs cannot read deeper nesting
 
 _WITHOUT_OFFSET = re.compile(r"[0-9W-]{7,10}[Tt ][0-9:.,]+")
 
@@ -26,11 +26,11 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 class WrongShapeError(ValueError):
-    """A value that its field cannot hold, or that no database can store. The message says what is wrong with it."""
+    """Raised if a value has the wrong type for its field, or if no database can store the value."""
 
 
 class UnreadableError(ValueError):
-    """A string or number that cannot be read as the date or timestamp that its field needs."""
+    """Raised if the value of a date or timestamp field is a string or number that is not a date or timestamp."""
 
 
 def read_id(value: Any) -> int:
@@ -87,9 +87,12 @@ def _boolean(value: Any) -> bool:
 
 
 def read_timestamp(value: Any) -> datetime:
-    """Return a time. It is in UTC if it ends in ` UTC`, as Ruby prints it, or if it has no offset.
+    """Return the time in a string.
 
-    Raises `UnreadableError` if a string or number is not a time, and `WrongShapeError` for a value of any other kind.
+    The time is in UTC if the string has no offset, or if it ends in ` UTC`, which is Ruby's format.
+
+    Raises `UnreadableError` if the value is a string or number that is not a time, and `WrongShapeError` if the value
+    has any other type.
     """
     if type(value) is not str:
         raise _unreadable("a timestamp", value)
@@ -115,7 +118,7 @@ def _date(value: Any) -> date:
 
 
 def _deleted_at(value: Any) -> datetime | None:
-    """Return the time of a deletion, or None for an empty string, which some serializers write instead of null."""
+    """Return the time of a deletion, or None for an empty string, which some servers send instead of null."""
     return None if isinstance(value, str) and not value.strip() else read_timestamp(value)
 
 
@@ -134,7 +137,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def read_unknown(value: Any, depth: int) -> Any:
-    """Return the value of an unknown key as it was served. Raises `WrongShapeError` if a database cannot store it."""
+    """Return the value of an unknown key for `extra`. Raises `WrongShapeError` if a database cannot store the value."""
     kind = type(value)
     if kind is str:
         return read_text(value)
@@ -150,7 +153,10 @@ def read_unknown(value: Any, depth: int) -> Any:
 
 
 def _number(value: Any) -> int | float:
-    """Return an integer or a finite float. A number that is too large for a float is too large for some database."""
+    """Return an integer or a finite float.
+
+    Raises `WrongShapeError` if the number is too large for a float, because some databases could not store the number.
+    """
     try:
         number = float(value)
     except OverflowError:
@@ -161,10 +167,10 @@ def _number(value: Any) -> int | float:
 
 
 def count(served: Any) -> int:
-    """Return a count from the meta of a list. Raises `ValueError` if the value is not an integer from 0."""
+    """Return a count from the meta of a list. Raises `ValueError` if the value is not an integer or is less than 0."""
     number = _integer(served)
     if number < 0:
-        raise WrongShapeError("expected a number from 0")
+        raise WrongShapeError("expected an integer of at least 0")
     return number
 
 
@@ -175,7 +181,8 @@ def _wrong(expected: str, value: Any) -> WrongShapeError:
 def _unreadable(expected: str, value: Any) -> ValueError:
     """Return the error to raise if `value` is not a date or timestamp.
 
-    `UnreadableError` means that the record keeps the string or number as it is. Values of other kinds are wrong.
+    For a string or number, the error is `UnreadableError`, which means that the record keeps the value as it is. For a
+    value of any other type, the error is `WrongShapeError`.
     """
     return UnreadableError() if type(value) in {str, int, float, Numeral} else _wrong(expected, value)
 

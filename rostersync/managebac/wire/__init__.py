@@ -1,1 +1,1 @@
-"""Send requests to ManageBac: connections, limits, retries, and errors."""
+"""Send requests to ManageBac. This package manages connections, rate limits, retries, and errors."""

@@ -1,7 +1,8 @@
-"""Provide HTTP connections that another thread can end at any time, even while their own thread waits for bytes.
+"""Provide HTTP connections that another thread can end at any time, even while their own thread waits for data.
 
-A timeout of the HTTP library limits each wait for bytes, but not their sum. A waiting thread can be woken only if its
-connection is shut down. So each connection passes its socket to the current exchange of its thread.
+The HTTP library's timeout limits each wait for data, but not the sum of all waits. If a thread is waiting, we can wake
+it only by shutting down its connection. So each connection passes its socket to the exchange that its thread is
+carrying out.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 class Exchange:
     """One request and its response. Another thread may end it at any time.
 
-    Use it as a context manager in the thread that sends the request. `secret` is a part of the query, which is added
-    only when the request line is written. The upper layers of the HTTP library never get it, because they log addresses
-    and repeat them in errors.
+    Use an exchange as a context manager in the thread that sends the request. `secret` is a part of the query that is
+    added only when the request line is written. The upper layers of the HTTP library never get this secret, because
+    they write addresses to logs and repeat addresses in errors.
     """
 
     def __init__(self, secret: Secret | None = None) -> None:
@@ -39,7 +40,8 @@ class Exchange:
         self._handle: socket.socket | None = None
         self._ended = False
         self.sent = False
-        """Whether any part of the request may have been sent. If `end` is called before that, nothing will be sent."""
+        """Whether any part of the request may have been sent. If `end` is called while this is False, nothing will be
+        sent."""
 
     def __enter__(self) -> None:
         _thread.exchange = self
@@ -50,13 +52,14 @@ class Exchange:
             self._release()
 
     def target(self, url: str) -> str:
-        """Return the target of the request line: `url`, with the secret if there is one."""
+        """Return the target for the request line, which is `url`, followed by the secret if there is one."""
         return f"{url}{'&' if '?' in url else '?'}{self._secret.reveal()}" if self._secret else url
 
     def uses(self, connection: socket.socket) -> None:
-        """Keep a duplicate of the connection's file descriptor for `end`.
+        """Duplicate the connection's file descriptor, so that `end` can shut down the connection.
 
-        The library may close its own descriptor, and the system may then reuse the number for another connection.
+        We do not use the library's own descriptor, because the library may close it, and the system may then use the
+        same number for another connection.
         """
         with self._lock:
             self._release()
@@ -65,21 +68,21 @@ class Exchange:
                 self._shut()
 
     def begin_to_send(self) -> None:
-        """Note that the request is being sent now. Raises `OSError` if the exchange was ended before."""
+        """Record that the request is being sent now. Raises `OSError` if the exchange has already been ended."""
         with self._lock:
             if self._ended and not self.sent:
-                raise ConnectionAbortedError(errno.ECONNABORTED, "ended before anything was sent")
+                raise ConnectionAbortedError(errno.ECONNABORTED, "the exchange was ended before anything was sent")
             self.sent = True
 
     def end(self) -> None:
-        """End the exchange. This has no effect if it is already complete."""
+        """End the exchange. This has no effect if the exchange is already complete."""
         with self._lock:
             self._ended = True
             self._shut()
 
     def _shut(self) -> None:
         if self._handle is not None:
-            with suppress(OSError):  # the server has already closed the connection
+            with suppress(OSError):  # this happens if the server has already closed the connection
                 self._handle.shutdown(socket.SHUT_RDWR)
 
     def _release(self) -> None:
@@ -96,10 +99,10 @@ _thread = _ThreadLocal()
 
 
 class _LogFilter(logging.Filter):
-    """Filter the library's log messages about our exchanges: keep warnings and errors, and remove their values.
+    """Reduces the library's log messages about our exchanges to warnings and errors, and removes the values in them.
 
-    The library logs queries, which may name people. It also logs headers that it cannot read, and a server may repeat
-    the token in a header.
+    The library logs queries, which may contain names of people. It also logs headers that it cannot parse, and a server
+    may repeat the token in such a header.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -114,7 +117,7 @@ for _name in ("connection", "connectionpool", "util.retry"):
 
 
 class _Connection(HTTPConnection):
-    """A connection that passes its socket to the exchange of its thread, even before the TLS handshake."""
+    """A connection that passes its socket to the exchange of its thread before the TLS handshake begins."""
 
     def _new_conn(self) -> socket.socket:
         connection = super()._new_conn()
@@ -123,7 +126,7 @@ class _Connection(HTTPConnection):
         return connection
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        if _thread.exchange is not None and self.sock is not None:  # kept open since an earlier exchange
+        if _thread.exchange is not None and self.sock is not None:  # the connection was kept open for reuse
             _thread.exchange.uses(self.sock)
         super().request(*args, **kwargs)
 
@@ -132,7 +135,7 @@ class _Connection(HTTPConnection):
         super().putrequest(method, target, *args, **kwargs)
 
     def send(self, data: Any) -> None:
-        if self.sock is None:  # connect before `begin_to_send`, so that a failed connection counts as nothing sent
+        if self.sock is None:  # connect before `begin_to_send`, so that nothing counts as sent if the connection fails
             self.connect()
         if _thread.exchange is not None:
             _thread.exchange.begin_to_send()
@@ -140,7 +143,7 @@ class _Connection(HTTPConnection):
 
 
 class _SecureConnection(_Connection, HTTPSConnection):
-    """The same as `_Connection`, over TLS."""
+    """A connection like `_Connection`, but with TLS."""
 
 
 class _Pool(HTTPConnectionPool):
@@ -152,14 +155,15 @@ class _SecurePool(HTTPSConnectionPool):
 
 
 class Adapter(HTTPAdapter):
-    """The `requests` adapter, with connections that can be ended. Several threads may share it.
+    """An adapter for `requests`, with connections that can be ended. Several threads may share an adapter.
 
-    It uses only the given TLS context. The library's own context would log its keys if SSLKEYLOGFILE is set.
+    The adapter uses only the given TLS context. The library's own context would write the TLS keys to a file if the
+    environment variable SSLKEYLOGFILE is set.
     """
 
     def __init__(self, tls: ssl.SSLContext | None) -> None:
         self._tls = tls
-        # The library must not retry, because the message of its error would then contain the query.
+        # The library must not repeat requests, because the message of the final error would contain the query.
         super().__init__(pool_connections=2, pool_maxsize=32, max_retries=urllib3.Retry(total=False))
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -174,7 +178,10 @@ class Adapter(HTTPAdapter):
         return manager
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """Do nothing, because the TLS context checks certificates. The library would also trust its own bundle."""
+        """Do nothing, because the TLS context checks certificates.
+
+        The library's own method would also trust the certificates that come with the library.
+        """
 
 
 def _use_own_pools(manager: urllib3.PoolManager) -> None:

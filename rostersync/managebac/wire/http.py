@@ -1,6 +1,6 @@
 """Send one HTTP request to the API's host and return the reply, within limits on time and size.
 
-This module knows nothing about students, and never retries. It is the only module that passes the token to an HTTP
+This module has no knowledge of students, and never repeats a request. No other module passes the token to an HTTP
 library.
 """
 
@@ -43,34 +43,37 @@ if TYPE_CHECKING:
     from rostersync.cancel import CancelScope
 
 MAX_BYTES = 2 * 2**20
-"""The most bytes of one response after decompression. A page of 200 students, v2p3's maximum, has about 250 kB.
+"""The maximum size of a response after decompression, in bytes. A page of 200 students has about 250 kB.
 
-The records of a response may take thirty times this memory while they are staged, and four responses may be in flight.
+The maximum of v2p3 is 200 students on a page. The records of a response may take thirty times as much memory while they
+are staged, and four responses may be in flight at once.
 """
 
 MAX_ERROR_BYTES = 64 * 2**10
-"""The most bytes that we read of an error response. The API's own errors are shorter."""
+"""The maximum number of bytes that we read from an error response. The API's own error responses are shorter."""
 
 _CHUNK = 2**16
 
 log = get_logger(__name__)
 
 Auth = Literal["header", "parameter"]
-"""How the token is sent: in the header `auth-token` ("header"), or in the query as `auth_token` ("parameter")."""
+"""The ways to send the token: "header" means in the header `auth-token`, "parameter" in the query as `auth_token`."""
 
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": f"rostersync/{__version__}"}
 
 ABSENT = frozenset({404, 410})
 """The statuses that may mean that something does not exist, or no longer exists."""
 
-_READ = ABSENT | {200, 201, 400, 422}  # the bodies of other responses are not needed
+_READ = ABSENT | {200, 201, 400, 422}  # we do not need the bodies of other responses
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request: the path from the root of the host, the parameters of the query in order, and the body of a write.
+    """A request to the API.
 
-    Its `repr` shows neither the query nor the body, because they may name people.
+    `path` is the path from the root of the host. `query` contains the parameters of the query in order. `body` is the
+    body of a write. The `repr` of a call contains neither the query nor the body, because both may contain names of
+    people.
     """
 
     path: str
@@ -81,7 +84,7 @@ class Call:
 
     @property
     def reads(self) -> bool:
-        """Whether the request changes nothing. If so, it can always be sent again."""
+        """Whether the request only reads data, which means that the request can always be repeated."""
         return self.method == "GET"
 
     def __str__(self) -> str:
@@ -92,8 +95,9 @@ class Call:
 class Reply:
     """The response to a call.
 
-    `body` is decompressed. It is empty if the status alone is enough, and cut off if it is a long error. `sent_at` is
-    the time (UTC) by our clock when the request was sent. `duration` is the seconds until the body was complete.
+    `body` is decompressed. It is empty if only the status matters, and is cut off if it is a long error message.
+    `sent_at` is the time in UTC, by our clock, when the request was sent. `duration` is the number of seconds from then
+    until the body was complete.
     """
 
     status: int
@@ -103,29 +107,31 @@ class Reply:
     duration: float
 
     def header(self, name: str) -> str | None:
-        """Return the value of a header, or None. Upper and lower case do not matter."""
+        """Return the value of a header, or None if the header is missing. The name may be in upper or lower case."""
         wanted = name.lower()
         return next((value for key, value in self.headers.items() if key.lower() == wanted), None)
 
 
 class Wire(Protocol):
-    """The interface of what sends a call and returns the reply. Tests have their own implementation."""
+    """The interface of a class that sends a call and returns the reply. Tests use their own implementation."""
 
     def send(self, call: Call, timeout: float, scope: CancelScope) -> Reply:
-        """Send `call`, and return the reply with any status. The whole exchange may take `timeout` seconds.
+        """Send `call`, and return the reply, which may have any status.
 
-        Raises `Unreachable`, `TimedOut`, `Malformed` (the body cannot be decompressed), `TooLarge` and `Stopped`. The
-        attribute `sent` of an `ApiError` says whether any part of the request may have reached the server.
+        The whole exchange may take at most `timeout` seconds. Raises `Unreachable`, `TimedOut`, `TooLarge`, `Stopped`,
+        and `Malformed` if the body cannot be decompressed. If an `ApiError` is raised, its attribute `sent` says
+        whether any part of the request may have reached the server.
         """
         ...
 
 
 class RequestsWire:
-    """Sends calls to one host over HTTP, with the library `requests`. It keeps connections open.
+    """Sends calls to one host over HTTP with the library `requests`, and keeps connections open for later calls.
 
-    Any number of threads may use it at once. It does not follow redirects, keep cookies or read ~/.netrc, so it sends
-    only this token, and only to `base_url`. `network.py` decides which environment variables matter. Between exchanges,
-    only a `Secret` holds the token, so showing the attributes of this object does not reveal it.
+    Any number of threads may use this object at once. It does not follow redirects, keep cookies or read ~/.netrc. So
+    it sends no other credentials than the token, and sends the token only to `base_url`. The module `network` decides
+    which environment variables matter. Between exchanges, only a `Secret` contains the token, so printing the
+    attributes of this object does not reveal the token.
     """
 
     def __init__(
@@ -138,18 +144,19 @@ class RequestsWire:
         max_bytes: int = MAX_BYTES,
         proxy_from_env: bool = False,
     ) -> None:
-        """Prepare the wire. This sends nothing.
+        """Create the object. No request is sent yet.
 
         Args:
-            base_url: The scheme and host of the API.
+            base_url: The scheme and the host of the API, such as "https://api.managebac.com".
             token: The API token.
-            threads: The executor for the exchanges. Do not limit its threads, because an exchange may hang.
-            auth: How to send the token. "header" is the default. With "parameter", no header contains it.
-            max_bytes: The most bytes of a response after decompression. Default: `MAX_BYTES`.
-            proxy_from_env: Whether to use the proxy that the environment names. Default: False.
+            threads: The executor that runs the exchanges. It must not limit the number of its threads, because an
+                exchange may hang.
+            auth: How to send the token, in the header or as a parameter of the query. Default: "header".
+            max_bytes: The maximum size of a response after decompression, in bytes. Default: `MAX_BYTES`.
+            proxy_from_env: Whether to use the proxy that environment variables define. Default: False.
 
         Raises:
-            ConfigError: No HTTP header can contain the token, or the certificates cannot be read.
+            ConfigError: The token cannot be sent in an HTTP header, or the certificates cannot be read.
 
         """
         self._base = base_url.rstrip("/")
@@ -167,7 +174,7 @@ class RequestsWire:
         clock = scope.clock
         sent_at, started = clock.now(), clock.monotonic()
         exchange = Exchange(self._parameter)
-        # We use another thread, because a DNS look-up cannot be interrupted. We can only stop waiting for it.
+        # The exchange runs in another thread, because a DNS look-up cannot be interrupted. We can only stop waiting.
         future = self._threads.submit(self._exchange, exchange, call, timeout)
         try:
             wait_for([future], scope.child(seconds=timeout))
@@ -193,15 +200,18 @@ class RequestsWire:
         self._adapter.close()
 
     def _exchange(self, exchange: Exchange, call: Call, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
-        """Carry out an exchange. Its errors do not refer to the library's error, or to frames with the request."""
+        """Carry out an exchange. If it fails, raise one of our own errors.
+
+        Our error has no reference to the library's error or to its stack frames, because they may contain the request.
+        """
         try:
             return self._carry_out(exchange, call, timeout)
         except TooLarge as error:
             failure: ApiError = error.with_traceback(None)
-        except Exception as error:  # noqa: BLE001 - the libraries let some errors pass that are not their own
+        except Exception as error:  # noqa: BLE001 - some errors that the libraries raise are not of their own classes
             log.debug("exchange_failed", errors=[type(one).__name__ for one in _causes(error)])
             failure = _explained(error, self._host, timeout)
-        raise failure  # outside of the `except` block, so that the library's error does not become its context
+        raise failure  # outside of the `except` block, so that the context of our error is not the library's error
 
     def _carry_out(self, exchange: Exchange, call: Call, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
         request = requests.PreparedRequest()
@@ -221,19 +231,22 @@ class RequestsWire:
                 return response.status_code, self._headers(response), self._body(response)
 
     def _headers(self, response: requests.Response) -> Mapping[str, str]:
-        """Return the headers with the token removed: a server may repeat it, and an error shows a redirect's host."""
+        """Return the headers with the token replaced by `***`.
+
+        A server may repeat the token in a header, and one of our error messages contains the host from such a header.
+        """
         token = _token_pattern(self._token)
         return {name: token.sub("***", value) for name, value in response.headers.items()}
 
     def _body(self, response: requests.Response) -> bytes:
-        """Return the decompressed body. For an error, return only its beginning, without the token.
+        """Return the decompressed body. For an error, return only the beginning of the body, without the token.
 
-        Raises `TooLarge` as soon as the body exceeds the limit, so that it does not fill the memory.
+        Raises `TooLarge` as soon as the body exceeds the limit, so that a large body cannot fill the memory.
         """
         if response.status_code not in _READ:
             return b""
         is_error = response.status_code >= HTTPStatus.BAD_REQUEST
-        body = bytearray()  # not a list of chunks, because a server may send a million small ones
+        body = bytearray()  # we do not keep a list of chunks, because a server may send a million small chunks
         for chunk in response.raw.stream(_CHUNK, decode_content=True):
             body += chunk
             if is_error and len(body) > MAX_ERROR_BYTES:
@@ -247,7 +260,7 @@ class RequestsWire:
 
 
 def _token_pattern(token: Secret) -> re.Pattern[str]:
-    """Return a pattern that finds the token, even if its characters are escaped as in an address or in JSON."""
+    """Return a pattern that finds the token, even if characters are escaped as in an address or in JSON."""
     characters = (rf"(?:\\?{re.escape(one)}|(?:%|\\u00){ord(one):02x})" for one in token.reveal())
     return re.compile("".join(characters), re.IGNORECASE)
 
@@ -255,21 +268,21 @@ def _token_pattern(token: Secret) -> re.Pattern[str]:
 def _require_sendable(token: Secret) -> None:
     if not re.fullmatch(r"[\x21-\x7e]+", token.reveal()):
         raise ConfigError(
-            ["the API token is empty, or contains spaces or other characters that an HTTP header cannot carry"],
+            ["the API token is empty, or contains spaces or other characters that are not allowed in an HTTP header"],
             "copy the token again from ManageBac: Settings > Develop > API Manager",
         )
 
 
 def _explained(error: Exception, host: str, timeout: float) -> ApiError:
-    """Return our error for a library's error. Its message does not require knowing the library."""
+    """Return our error for an error from a library. The message can be understood without knowing the library."""
     failed = f"connection to {host} failed"
     if isinstance(error, NameResolutionError):
         return Unreachable(f"{failed} (DNS: no such name)", f"check base_url, and the DNS of this machine; {_PROXY}")
     timed_out = isinstance(error, (requests.Timeout, ReadTimeoutError, ConnectTimeoutError))
-    if timed_out and not isinstance(error, NewConnectionError):  # a refused connection may be both
+    if timed_out and not isinstance(error, NewConnectionError):  # if a connection is refused, the error may be both
         return _too_late(host, timeout)
     if isinstance(error, (requests.exceptions.SSLError, SSLError)):
-        hint = "check the date of this machine; behind an inspecting proxy set REQUESTS_CA_BUNDLE to its certificate"
+        hint = "check the date of this machine; if a proxy inspects TLS, set REQUESTS_CA_BUNDLE to its certificate"
         return Unreachable(f"{failed} (TLS)", hint)
     if isinstance(error, requests.exceptions.ProxyError):
         return Unreachable(f"{failed} (proxy)", "check HTTPS_PROXY and NO_PROXY")
@@ -281,23 +294,26 @@ def _explained(error: Exception, host: str, timeout: float) -> ApiError:
 
 
 def _how_it_failed(error: Exception) -> str:
-    """Return how a connection failed. The libraries wrap the system's error in their own errors."""
+    """Return a short description of how a connection failed.
+
+    The libraries wrap the system's error in their own errors, so we look for the system's error among the causes.
+    """
     for cause in _causes(error):
         if isinstance(cause, (IncompleteRead, RemoteDisconnected)):
             return "cut off"
         if isinstance(cause, OSError) and cause.errno:
             return _ENDINGS.get(cause.errno) or os.strerror(cause.errno).lower()
-    return "cut off" if isinstance(error, ProtocolError) else "not valid HTTP"  # the body's errors are `ProtocolError`
+    return "cut off" if isinstance(error, ProtocolError) else "not valid HTTP"  # `ProtocolError` concerns the body
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, its cause or context, and so on."""
+    """Yield an error, then the cause or context of this error, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
-_PROXY = "behind a proxy set network.proxy_from_env = true"
+_PROXY = "if this machine needs a proxy, set network.proxy_from_env = true"
 
 _ENDINGS = {errno.ECONNREFUSED: "refused", errno.ECONNRESET: "reset", errno.EPIPE: "reset"}
 

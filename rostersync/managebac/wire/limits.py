@@ -1,7 +1,7 @@
-"""Limit how fast we send requests to a host, and read from a 429 how long to wait.
+"""Limit the rate of requests to a host, and read from a 429 response how long to wait.
 
-The vendor counts requests by IP address, over all endpoints. So there is one limiter for each host, and all sources of
-the process share it.
+The vendor's rate limit applies to all requests from one IP address, and to all endpoints together. So each host has one
+limiter, which all sources of the process share.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 LONGEST_WAIT = 300.0  # seconds; if a 429 asks us to wait longer, we try again after this time
 
-_SHARE = 0.8  # of the rate that a 429 names, because other programs at the school's IP address may send requests too
-_PACED_FOR = 3600.0  # seconds after a 429
-_SMALLEST_EPOCH = 10**8  # a smaller number means seconds from now, because as an epoch it would be in 1973 or earlier
-_SMALLEST_EPOCH_MS = 10**11  # from this number on, an epoch is in milliseconds
+_SHARE = 0.8  # we use this part of the rate limit, because other programs at the IP address may send requests too
+_PACED_FOR = 3600.0  # after a 429, the rate is limited for this number of seconds
+_SMALLEST_EPOCH = 10**8  # a smaller number is a number of seconds to wait, because as an epoch it would be before 1974
+_SMALLEST_EPOCH_MS = 10**11  # an epoch that is not smaller than this is in milliseconds
 
 
 def server_time(reply: Reply) -> datetime | None:
-    """Return the reply's `Date` in UTC, or None if it is missing or unreadable."""
+    """Return the time in the reply's `Date` header, in UTC, or None if the header is missing or cannot be read."""
     try:
         return _in_utc(parsedate_to_datetime(reply.header("Date") or ""))
     except (ValueError, OverflowError):
@@ -40,10 +40,11 @@ def server_time(reply: Reply) -> datetime | None:
 
 
 def advised_wait(reply: Reply) -> float | None:
-    """Return how many seconds a 429 asks us to wait: the longer of Retry-After and X-RateLimit-Reset, at most 300.
+    """Return the number of seconds that a 429 response asks us to wait, at most `LONGEST_WAIT`.
 
-    A time in these headers is compared with the response's own `Date`, because our clock may differ. Returns None if
-    neither header can be read, or if the time has passed.
+    If Retry-After and X-RateLimit-Reset differ, the longer wait applies. If one of these headers contains a time, we
+    compare it with the `Date` header of the same response, because our clock may differ from the server's. Returns None
+    if neither header can be read, or if the time in them has passed.
     """
     now = server_time(reply) or reply.sent_at + timedelta(seconds=reply.duration)
     advice = (_seconds_until(reply.header(name), now) for name in ("Retry-After", "X-RateLimit-Reset"))
@@ -54,8 +55,8 @@ def advised_wait(reply: Reply) -> float | None:
 def _seconds_until(text: str | None, now: datetime) -> float | None:
     """Return the seconds from `now` to the time in a header, or None if the header cannot be read.
 
-    The header may be a number of seconds, an epoch in seconds or milliseconds, an HTTP date, or ISO 8601, which is UTC
-    if it has no offset. ManageBac probably sends `2026-03-01 07:30:15 UTC`.
+    The header may contain a number of seconds, an epoch in seconds or milliseconds, an HTTP date, or a time in ISO
+    8601. If the time has no offset, it is in UTC. ManageBac probably sends `2026-03-01 07:30:15 UTC`.
     """
     text = (text or "").strip()
     try:
@@ -80,7 +81,7 @@ def _moment(text: str) -> datetime | None:
 
 
 def _from_iso(text: str) -> datetime:
-    """Return a time from ISO 8601, or from one of the two formats in which Ruby prints it: `... UTC`, `... +0000`."""
+    """Return a time from text in ISO 8601, or in one of Ruby's two formats, which end in ` UTC` or ` +0000`."""
     return datetime.fromisoformat(re.sub(r" (?=[+-]\d{4}$)", "", text.removesuffix(" UTC")))
 
 
@@ -89,32 +90,32 @@ def _in_utc(moment: datetime) -> datetime:
 
 
 class HostLimiter:
-    """The limits for one host, which clients and threads share: requests in flight, and requests per second.
+    """Limits the requests in flight and the requests per second for one host. Clients and threads share a limiter.
 
-    There are at most `concurrency` requests in flight. The rate is not limited until the first 429 that names one.
-    Then, for an hour, requests are spread evenly over time at 80 % of that rate.
+    At most `concurrency` requests are in flight at once. The rate is not limited until a 429 response contains a rate
+    limit. Then, for an hour, requests are spread evenly over time at 80 % of that limit.
     """
 
     def __init__(self, concurrency: int, clock: Clock) -> None:
         self.pages = DaemonExecutor("page", concurrency)
-        """The threads that fetch pages for all clients. More than `concurrency` of them would only wait."""
+        """The executor that fetches pages for all clients. More than `concurrency` threads would only wait."""
         self.exchanges = DaemonExecutor("exchange")
-        """The threads of single exchanges. Their number is not limited, because an exchange may hang."""
+        """The executor for single exchanges. The number of its threads is not limited, because an exchange may hang."""
         self._clock = clock
         self._free = threading.Semaphore(concurrency)
         self._lock = threading.Lock()
-        self._next = float("-inf")  # when the next request may start, by clock.monotonic()
+        self._next = float("-inf")  # the time when the next request may start, by clock.monotonic()
         self._interval = 0.0
         self._paced_until = float("-inf")
 
     def close(self) -> None:
-        """Let the threads end after their last job."""
+        """Let the threads of both executors end after their last job."""
         self.pages.shutdown(wait=False)
         self.exchanges.shutdown(wait=False)
 
     @contextmanager
     def slot(self, scope: CancelScope) -> Iterator[None]:
-        """Wait until a request may start, and count it as in flight inside the `with` block.
+        """Wait until a request may start, and count the request as in flight inside the `with` block.
 
         Raises `Stopped`, or `OutOfTime` if the wait would exceed the scope's deadline.
         """
@@ -128,9 +129,10 @@ class HostLimiter:
             self._free.release()
 
     def slow_down(self, limit: str | None, period: str | None) -> None:
-        """For an hour, limit the rate to 80 % of `limit` requests in `period` seconds.
+        """Limit the rate to 80 % of `limit` requests in `period` seconds, for an hour.
 
-        These are the headers of a 429. This does nothing if one of them is missing or is not a positive number.
+        The two values come from the headers of a 429 response. If one of them is missing or is not a positive number,
+        this method does nothing.
         """
         rate = _positive(limit) / _positive(period) if _positive(limit) and _positive(period) else 0.0
         if rate > 0:
@@ -139,12 +141,12 @@ class HostLimiter:
                 self._paced_until = self._clock.monotonic() + _PACED_FOR
 
     def pause(self, seconds: float) -> None:
-        """Let no request start in the next `seconds`."""
+        """Do not let any request start during the next `seconds` seconds."""
         with self._lock:
             self._next = max(self._next, self._clock.monotonic() + seconds)
 
     def _turn(self) -> float:
-        """Return 0 and count the request if it may start now. Otherwise return the seconds to wait before retrying."""
+        """Return 0 if the request may start now, and count it. Otherwise return the number of seconds to wait."""
         with self._lock:
             now = self._clock.monotonic()
             if now < self._next:
@@ -155,7 +157,7 @@ class HostLimiter:
 
 
 class HostLimiters:
-    """The limiters of a process, with one for each host."""
+    """The limiters of the whole process. Each host has one limiter."""
 
     def __init__(self, concurrency: int, clock: Clock) -> None:
         self._concurrency, self._clock = concurrency, clock
@@ -163,11 +165,11 @@ class HostLimiters:
         self._lock = threading.Lock()
 
     def keep(self, hosts: Collection[str], concurrency: int) -> None:
-        """Keep the limiters of `hosts`, with the rates that they have learned, and drop the others.
+        """Keep the limiters of `hosts` with their current rate limits, and drop all other limiters.
 
-        If `concurrency` differs from before, this drops all limiters. A host then gets a new one, which does not limit
-        the rate before the next 429. Clients continue to use a limiter that was dropped. Its threads end when the last
-        of these clients is gone.
+        If `concurrency` has changed, this drops all limiters. Each host then gets a new limiter, which does not limit
+        the rate until the next 429. If a client already has a limiter that was dropped, the client continues to use it.
+        The threads of this limiter end when no client uses it any more.
         """
         with self._lock:
             if concurrency != self._concurrency:
@@ -177,7 +179,7 @@ class HostLimiters:
                 del self._limiters[host]
 
     def of(self, host: str) -> HostLimiter:
-        """Return the limiter of `host`. All callers get the same one."""
+        """Return the limiter for `host`. All callers get the same limiter."""
         host = host.lower()
         with self._lock:
             if host not in self._limiters:

@@ -1,4 +1,4 @@
-"""Make several requests at once, and return the results in order."""
+"""Make several requests at once, and return their results in order."""
 
 from __future__ import annotations
 
@@ -19,18 +19,22 @@ Item = TypeVar("Item")
 
 
 class OrderedMap:
-    """Like `map`, but with up to `width` calls at once. If `width` is 1, the caller's thread makes the calls."""
+    """Works like `map`, but makes up to `width` calls at once.
+
+    If `width` is 1, the caller's thread makes the calls.
+    """
 
     def __init__(self, width: int, pool: Executor) -> None:
-        """Use `pool` for the calls. Several maps may share a pool."""
+        """Create a map that makes its calls in the executor `pool`. Several maps may share an executor."""
         self._width = width
         self._pool = pool
 
     def each(self, work: Callable[[Item, CancelScope], T], items: Iterable[Item], scope: CancelScope) -> Iterator[T]:
-        """Yield `work(item, calls)` for each item, in order. At most `width` calls are started ahead of the results.
+        """Yield the result of `work(item, calls)` for each item, in order. Up to `width` calls are started in advance.
 
-        `calls` is a child of `scope`. It is cancelled if the caller stops iterating, so that the running calls end. If
-        `work` raises an exception for an item, this raises it in place of that item's result.
+        `calls` is a child of `scope`. If the caller stops iterating, `calls` is cancelled, so that the running calls
+        end. If `work` raises an exception for an item, this method raises the exception when the result of this item is
+        due.
         """
         if self._width == 1:
             yield from (work(item, scope) for item in items)

@@ -1,6 +1,6 @@
-"""Send a call, retry it if that is safe and may help, and turn failed responses into errors.
+"""Send a call, repeat it if that is safe and may help, and turn failed responses into errors.
 
-`http` below it sends one request, and `limits` decides when.
+The module `http` sends a single request, and the module `limits` decides when a request may start.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 _LONGEST_BACKOFF = 60.0  # seconds
 
-# Only these parameters of a query are logged. Others may contain a search text, or may be long.
+# Only these parameters of a query are logged. Other parameters may contain the name of a person, or may be long.
 _LOGGED = ("page", "per_page", "modified_since", "deleted_since")
 
 _DONE = frozenset({HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CONTENT})
@@ -55,10 +55,10 @@ log = get_logger(__name__)
 
 
 class RetryPolicy(msgspec.Struct, frozen=True):
-    """How long to wait for a response, and how often to retry.
+    """Defines how long to wait for a response, and how many times to repeat a request.
 
-    `timeout` is the seconds that one request may take, including the body of its response. `retries` is how often one
-    request may be repeated.
+    `timeout` is the number of seconds that one request may take, including the body of its response. `retries` is the
+    maximum number of times that one request may be repeated.
     """
 
     timeout: float = 30.0
@@ -66,7 +66,7 @@ class RetryPolicy(msgspec.Struct, frozen=True):
 
 
 class RequestCounter:
-    """Counts the requests and retries of a client. Several threads may use it at once."""
+    """Counts the requests and retries of a client. Several threads may use a counter at once."""
 
     def __init__(self) -> None:
         self.requests = 0
@@ -80,7 +80,10 @@ class RequestCounter:
 
 
 class Transport:
-    """Sends calls to one host within its limits, and retries them. Several threads may use it at once."""
+    """Sends calls to one host within its limits, and repeats failed calls.
+
+    Several threads may use a transport at once.
+    """
 
     def __init__(
         self,
@@ -96,23 +99,25 @@ class Transport:
         self._host = host
         self._limiter = limiter
         self._policy = policy
-        self._rng = rng or random.Random()  # noqa: S311 - spreads waits, keeps no secret
+        self._rng = rng or random.Random()  # noqa: S311 - used only to vary the waits, not for secrets
 
     def request(self, call: Call, read: Callable[[Reply], T], scope: CancelScope, *, absent_ok: bool = False) -> T:
-        """Send `call`, and return what `read` returns for the response.
+        """Send `call`, pass the response to `read`, and return the result of `read`.
 
-        Failures that may be temporary are retried, including a `Malformed` that `read` raises. A write is retried only
-        if it was certainly not carried out, because nothing of it was sent or the response was a 429.
+        The call is repeated if it fails for a reason that may be temporary. If `read` raises `Malformed`, this also
+        counts as such a reason. A write is repeated only if the server has certainly not carried it out, because no
+        part of the write was sent or the response was a 429.
 
         Args:
             call: The request to send.
             read: A function that reads a successful response (200, 201 or 204).
-            scope: Ends the attempts and the waits between them.
-            absent_ok: Whether `read` also accepts a 404 or 410. Default: False, so that these raise an error.
+            scope: A scope that ends the attempts and the waits between them.
+            absent_ok: Whether `read` also accepts a 404 or 410. Default: False, which means that a 404 or 410 is an
+                error.
 
         Raises:
             OutcomeUnknown: A write failed, but the server may have carried it out.
-            OutOfTime: The scope's deadline has passed, or the wait before a retry would exceed it.
+            OutOfTime: The scope's deadline has passed, or would pass during the wait before a retry.
             ApiError: The last attempt failed with this error.
             Stopped: The scope was cancelled.
 
@@ -150,23 +155,29 @@ class Transport:
             page = dict(call.query).get("page")
             where = f"{self._host}{call.path}" + (f", page {page}" if page else "")
             if reply.body.lstrip()[:1] == b"<":
-                hint = "check base_url; a proxy or maintenance page may be answering instead"
+                hint = "check base_url; a proxy or a maintenance page may have answered instead"
                 raise Malformed(f"{where}: a web page instead of data", hint) from error
             raise Malformed(f"{where}: {error.message}", error.hint or TRY_AGAIN_LATER) from error
 
     def _ease_off(self, reply: Reply, attempt: int) -> None:
-        """Make all callers of this host wait for as long as the 429 asks, and limit their rate from now on."""
+        """Make all callers of this host wait as long as the 429 response asks, and then limit their rate."""
         self._limiter.slow_down(reply.header("X-RateLimit-Limit"), reply.header("X-RateLimit-Period"))
         advice = advised_wait(reply)
         self._limiter.pause(self._backoff(attempt) if advice is None else advice + self._rng.uniform(0.1, 1.0))
 
     def _backoff(self, attempt: int) -> float:
-        """Return a random wait between 0 and 1, 2, 4, ... seconds, so that clients do not retry at the same time."""
+        """Return a random number of seconds to wait, so that clients do not retry at the same time.
+
+        The maximum is 1 second for the first retry, then 2, 4, and so on, up to `_LONGEST_BACKOFF`.
+        """
         return self._rng.uniform(0, min(_LONGEST_BACKOFF, 2.0**attempt))
 
 
 def refusal(reply: Reply, host: str, call: Call) -> ApiError:
-    """Return the error for the status of a reply. Its message does not repeat the API's text, which may name people."""
+    """Return the error for a reply with a failure status.
+
+    The message of the error does not repeat the API's own message, which may contain names of people.
+    """
     error = _refusal(reply, host, call)
     error.status = reply.status
     return error
@@ -194,7 +205,7 @@ def _refusal(reply: Reply, host: str, call: Call) -> ApiError:
 
 
 def _leaves_doubt(call: Call, error: ApiError) -> bool:
-    """Return whether a write may have been carried out although this error was raised."""
+    """Return whether the server may have carried out a write although this error was raised."""
     if call.reads or not error.sent or isinstance(error, RateLimited):
         return False
     return error.worth_retrying or isinstance(error, TooLarge)
@@ -208,7 +219,7 @@ def _outcome_unknown(call: Call, error: ApiError, host: str) -> OutcomeUnknown:
 
 
 def _target(reply: Reply, host: str) -> str:
-    """Return the host of a redirect's target, or "another address" if it has no host that is safe to show."""
+    """Return the host of a redirect's target, or "another address" if the host is missing or is not safe to show."""
     try:
         target = urlsplit(urljoin(f"https://{host}/", reply.header("Location") or "")).hostname or ""
     except ValueError:
@@ -227,8 +238,8 @@ _REFUSALS: dict[int, tuple[type[ApiError], str, str]] = {
         Unauthorized,
         "rejected the token",
         (
-            "make a new one in ManageBac (Settings > Develop > API Manager), and put it where the configuration says; "
-            "then, for a service: systemctl reload rostersync"
+            "create a new token in ManageBac (Settings > Develop > API Manager), and store it where the configuration "
+            "expects it; if rostersync runs as a service, then run: systemctl reload rostersync"
         ),
     ),
     403: (
@@ -240,6 +251,6 @@ _REFUSALS: dict[int, tuple[type[ApiError], str, str]] = {
     429: (
         RateLimited,
         "keeps rate-limiting us",
-        "choose a longer schedule.incremental, or find out what else at this IP address uses the API",
+        "choose a longer schedule.incremental, or find out which other programs at this IP address use the API",
     ),
 }
