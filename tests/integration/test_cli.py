@@ -359,7 +359,7 @@ def test_db_check_tells_how_tables_differ_that_somebody_changed(site: Site) -> N
     assert result.exit_code == 1
     lines = result.stderr.splitlines()
     assert all("; remedy: " in line for line in lines)
-    for what in ("audit_log is missing", "quarantine.remark is not one", "ix_run_newest of run is missing"):
+    for what in ("audit_log is missing", "quarantine.remark does not belong", "ix_run_newest of run is missing"):
         assert [line for line in lines if what in line]
 
 
