@@ -300,7 +300,7 @@ def check(folder: Path, url: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("mode", "says"), [("require", "any server"), ("verify-ca", "any server"), ("disable", "plain")]
+    ("mode", "says"), [("require", "any machine"), ("verify-ca", "any machine"), ("disable", "plain")]
 )
 def test_check_warns_of_a_weaker_mode(fake: FakeServer, tmp_path: Path, mode: str, says: str) -> None:
     _, output = check(tmp_path, url_of(fake.port, f"sslmode={mode}"))

@@ -7,7 +7,7 @@ a column of a view is removed or renamed, or its type changes, the upgrade drops
 same owner and grants. If another object depends on a view that must be dropped, the upgrade stops and is rolled back.
 
 If an upgrade must remove PostgreSQL's statistics (see `column_statistics`), it first redefines the views so that they
-read no table. Objects that depend on a redefined view also remain.
+read no table. Redefining a view does not affect objects that depend on the view.
 
 Otherwise, the views still read the tables during the migrations. Neither SQLite nor PostgreSQL can drop a column that a
 view reads, or change the column's type. So a migration that changes such a column must first call
@@ -244,9 +244,10 @@ def _form(connection: Connection, name: str) -> _Form | None:
 
 
 def _built(connection: Connection, view: View) -> _Form:
-    """Return the definition that `view` will have. For this purpose, create the view under another name, and roll back.
+    """Return the definition that `view` will have after the upgrade.
 
-    PostgreSQL formats the new and the stored definition in the same way, so the two differ only if the views differ.
+    This function creates the view under another name, reads its definition, and rolls back. PostgreSQL formats the new
+    and the stored definition in the same way, so the two differ only if the views differ.
     """
     with connection.begin_nested() as trial:
         run_verbatim(connection, f"CREATE TEMPORARY VIEW {_TRIAL} {BARRIER} AS {view.query('postgresql')}")

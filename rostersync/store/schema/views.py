@@ -117,7 +117,7 @@ _VERSION = f"source, id, valid_from, {{valid_to}} AS valid_to, op, {_STUDENT}, c
 
 _HEALTH = (
     SOURCE,
-    ("last_success_at", "When the latest successful or held run ended (UTC), ignoring refreshes and future times"),
+    ("last_success_at", "End of the latest successful or held run (UTC), ignoring refreshes and times in the future"),
     ("age_seconds", "Number of seconds since last_success_at"),
     ("last_state", "State of the newest run, ignoring refreshes"),
     ("last_run_id", "The newest run, ignoring refreshes"),
@@ -182,7 +182,7 @@ SYNC_HEALTH = _view(
 )
 
 BARRIER = "WITH (security_barrier)"
-"""This option stops PostgreSQL from passing rows that the view excludes to a function written by a reader."""
+"""This option stops PostgreSQL from calling a reader's function with rows that the view excludes."""
 
 VIEWS = (
     _view(
