@@ -26,11 +26,11 @@ class Outcome(enum.StrEnum):
     """The possible results of an action in the audit log."""
 
     SENDING = "sending"
-    """The action was about to start. If this outcome remains, the process ended before it could record the result."""
+    """The action has not ended yet. If this outcome never changes, the process died before it recorded the result."""
     DONE = "done"
     """The action was carried out."""
     NOT_TAKEN = "not_taken"
-    """Only a part of the action was carried out. For example, ManageBac left some of the fields as they were."""
+    """Only part of the action was carried out. For example, ManageBac changed only some of the fields."""
     REFUSED = "refused"
     """The action was not carried out."""
     UNKNOWN = "unknown"
@@ -41,7 +41,8 @@ class Entry(msgspec.Struct, frozen=True):
     """An action of a user. `source` is the name of the source that the action concerns, or `*` for the whole database.
 
     `verb` is the kind of action. `ids` are the ids of the students concerned. `fields` are the names of the fields that
-    the action sets or exports, or for a grant the names of the role and its views. `counts` are figures by name.
+    the action sets or exports, or for a grant the names of the role and its views. `counts` maps the name of each
+    figure to its value.
     """
 
     source: str

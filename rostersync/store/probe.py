@@ -36,7 +36,7 @@ _IS_MINE = text(
 
 
 def level(url: str) -> Level:
-    """Return whether the schema at `url` is empty, older or newer than this version's, or current.
+    """Return whether the database at `url` is empty, or has an older schema, this version's schema, or a newer schema.
 
     A missing file counts as an empty database. Raises `DatabaseUnreachable`, or `StoreError` if the database contains
     the tables of another program.
@@ -86,7 +86,7 @@ def preview_upgrade(url: str) -> tuple[str, list[Step], list[str]]:
 
 
 def differences(url: str) -> list[Drift]:
-    """Return the differences between the tables and views and this version's schema.
+    """Return how the database's tables and views differ from this version's schema.
 
     Raises the errors of `drift.drift`.
     """
@@ -94,7 +94,7 @@ def differences(url: str) -> list[Drift]:
 
 
 def miscounted(url: str) -> list[str]:
-    """Return a line for each stored number of students that differs from the real number; see `head_count`."""
+    """Return a line for each stored number of students that differs from the actual number; see `head_count`."""
     with open_engine(url, read_only=True).connect() as connection, connection.begin():
         return head_count.differences(connection)
 
@@ -102,11 +102,12 @@ def miscounted(url: str) -> list[str]:
 def keeps_sessions(url: str) -> bool:
     """Return whether a lock in a PostgreSQL session remains after a transaction.
 
-    If the lock ends with the transaction, a source could have two writers.
+    If the lock ended with the transaction, a source could have two writers.
 
     If a pooler in transaction mode is in use, the result is False, because each transaction may get another session.
     """
-    engine = open_engine(url).execution_options(begin="write")  # a pooler keeps the session during a transaction
+    # Use transactions instead of autocommit, because a pooler never changes the session within a transaction.
+    engine = open_engine(url).execution_options(begin="write")
     with engine.connect() as first, engine.connect() as second:
         return is_one_session(first, second)
 
@@ -114,7 +115,7 @@ def keeps_sessions(url: str) -> bool:
 def is_one_session(first: Connection, second: Connection) -> bool:
     """Return whether all transactions of `first` use the same session.
 
-    `second` begins a transaction between two transactions of `first`, because a pooler may then give it the session of
+    `second` begins a transaction between two transactions of `first`, so that a pooler may give `second` the session of
     `first`.
     """
     key = {"key": advisory_key(f"check {uuid.uuid4()}")}
@@ -122,7 +123,7 @@ def is_one_session(first: Connection, second: Connection) -> bool:
         session = first.scalar(_PID)
         first.execute(_LOCK, key)
     with second.begin():
-        if second.scalar(_PID) == session:  # `first` would wait for the end of this transaction
+        if second.scalar(_PID) == session:  # otherwise, `first` would wait for this transaction to end
             second.execute(_UNLOCK, key)
             return False
         with first.begin():

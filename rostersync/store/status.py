@@ -45,11 +45,11 @@ class Health(msgspec.Struct, frozen=True):
     history_starts_at: datetime | None
     deleted_feed_ignored: bool
     details_waiting: int
-    """The number of details that must still be read. If lists serve every key that GET serves, the number is 0."""
+    """The number of details that must still be read. If lists return every key that GET returns, the number is 0."""
     holder: str | None
-    """The last process that took the lock, if it has not released the lock.
+    """The process that took the lock most recently, or None if it has released the lock.
 
-    `Store.is_held` checks whether it still runs.
+    `Store.is_held` checks whether the lock is still held.
     """
 
 
@@ -72,8 +72,8 @@ SELECT h.source, h.last_success_at, h.age_seconds, h.last_state, h.last_run_id,
 
 def _health_query(dialect: str) -> Any:
     # We use the view's query instead of the view, so that PostgreSQL does not look up the view's name in another
-    # schema. Subqueries find the last run. With a join instead, PostgreSQL might read all runs, because it does not
-    # know that there are only a few sources.
+    # schema. We find the last run of each source with subqueries. If the query used a join, PostgreSQL might read all
+    # runs, because it does not know that there are only a few sources.
     sqlite = dialect == "sqlite"
     detail_keys = "json_array_length(s.keys, '$.detail')" if sqlite else "jsonb_array_length(s.keys -> 'detail')"
     return text(_WITH_SOURCE.format(health=SYNC_HEALTH.query(dialect), detail_keys=detail_keys)).columns(
@@ -104,7 +104,7 @@ class HeldStudent(msgspec.Struct, frozen=True):
     """A student who will be removed only if the removal is approved. This object contains personal data.
 
     `known_since` is the end of the earliest run that has the student in an open plan. `deleted_at` is the time of the
-    deletion if it is known from ManageBac.
+    deletion if ManageBac reports it, and otherwise None.
     """
 
     id: int

@@ -56,13 +56,13 @@ class Store:
             clock: The clock that returns the time at which a lock is taken.
             create: Whether to set up a database that is missing or empty, and to upgrade a SQLite database with an
                 older schema. Default: False.
-            auto_upgrade: Whether to upgrade a PostgreSQL database too if `create` is True. Default: False.
+            auto_upgrade: Whether `create` also upgrades a PostgreSQL database with an older schema. Default: False.
             keep_sessions: Whether to keep PostgreSQL sessions for reuse, as in `open_engine`. If True, the caller must
                 call `close`. Default: False.
 
         Raises:
-            NoDatabase: The database is missing or empty and `create` is False.
-            SchemaOutdated: The database has an older schema, which this call may not upgrade.
+            NoDatabase: The database is missing or empty, and `create` is False.
+            SchemaOutdated: The database has an older schema, and this call is not allowed to upgrade it.
             SchemaTooNew: A later version of rostersync wrote the schema.
             DatabaseUnreachable: The database cannot be used, or its file cannot be made private.
             ConfigError: The connection to the server would not be protected; see the module `tls`.
@@ -108,13 +108,15 @@ class Store:
 
     @contextmanager
     def lease(self, source: str, purpose: str, *, held: bool = False) -> Iterator[Lease]:
-        """Yield the right to write `source`. Raises `LockHeld` if another process has this right.
+        """Yield a lease, which is the right to write to `source`.
+
+        Raises `LockHeld` if another process has locked the source.
 
         Args:
             source: The name of the source.
             purpose: What the process does, such as "rostersync run". Other processes show this text to their users.
-            held: Whether this process already has the lock, and keeps the lock afterwards; see `held_locks`. Default:
-                False.
+            held: Whether this process already has the lock, and keeps the lock when the lease ends; see `held_locks`.
+                Default: False.
 
         """
         lease = lock.acquire(self.engine, self.path, source, self.clock, purpose, held=held)
@@ -133,12 +135,12 @@ class Store:
             return lock.is_held(connection, self.path, source)
 
     def stage(self, connection: Connection, source: str) -> Stage:
-        """Return an empty stage on `connection`, for one run at a time.
+        """Return an empty stage on `connection`, which only one run at a time may use.
 
         When the connection ends, the stage is deleted.
         """
-        # The pool may reuse a session, which then still has the stage of an earlier run. `info` exists as long as the
-        # session.
+        # The pool may reuse a session, which then still has the stage of an earlier run. `info` exists for as long as
+        # the session does.
         filled = connection.info.get("filled_stage_tables")
         if filled is None:
             filled = connection.info["filled_stage_tables"] = stage.attach(connection, self.path)

@@ -256,4 +256,4 @@ def test_a_sync_beside_a_daemon_whose_server_refuses_writes_ends_with_the_reason
         for process in (caller, start("sync")):  # one whose run cannot be committed, and one that cannot ask for a run
             _, err = process.communicate(timeout=60)
             assert process.returncode == 1
-            assert "in a read-only transaction\nhint: it may be a standby" in err
+            assert "in a read-only transaction\nhint: the server may be a standby" in err

@@ -385,7 +385,7 @@ def test_a_file_of_another_program_is_refused(site: Site, request: Any) -> None:
     with open_engine(url, create=True).connect().execution_options(begin="write") as connection, connection.begin():
         connection.exec_driver_sql("CREATE TABLE student_of_somebody (id INTEGER)")
     file = dumped_by_hand(url, site.folder / "foreign.dump")
-    assert f"{file} is not a backup of rostersync\n" in refused(site, file)
+    assert f"{file} is not a rostersync backup\n" in refused(site, file)
 
 
 @pytest.mark.parametrize("text", ["", "a letter to the parents\n" * 1000])
@@ -400,7 +400,7 @@ def test_a_backup_of_the_other_database_is_refused(on_sqlite: Site, postgres_url
     on_sqlite.ok("sync")
     dump = backed_up(on_sqlite)
     on_sqlite.configure()
-    assert f"{dump} is not a backup of an SQLite database\n" in refused(on_sqlite, dump)
+    assert f"{dump} is not a backup of a SQLite database\n" in refused(on_sqlite, dump)
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])

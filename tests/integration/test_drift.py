@@ -163,7 +163,7 @@ def test_a_view_of_ours_in_another_schema_is_left_over(postgres_url: str, clock:
     Store(postgres_url, clock, create=True).close()
     [line] = spoilt(postgres_url, "CREATE SCHEMA elsewhere", "CREATE VIEW elsewhere.sync_run AS SELECT 1 AS run_id")
     difference, remedy = line.split("; ")
-    assert difference.startswith("the view elsewhere.sync_run is not used any more")
+    assert difference.startswith("the view elsewhere.sync_run is no longer used")
     assert repaired(postgres_url, remedy)
 
 

@@ -262,7 +262,7 @@ def test_a_method_that_the_url_names_stays_and_check_warns_of_a_weaker_one(
     url = authenticate(on_loopback, "md5", "md5") + "&require_auth=md5"
     assert uses_tls(url) is False
     warning = "warn  database: require_auth=md5: any user of this machine who listens there first gets"
-    assert f"{warning} the students, and perhaps the password" in check(tmp_path, url)[1]
+    assert f"{warning} the student data, and perhaps the password" in check(tmp_path, url)[1]
     url = authenticate(on_loopback, "scram-sha-256", "scram-sha-256")
     assert "warn  database: " not in check(tmp_path, url)[1]
 
@@ -300,7 +300,7 @@ def check(folder: Path, url: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("mode", "says"), [("require", "any server"), ("verify-ca", "any server"), ("disable", "plain")]
+    ("mode", "says"), [("require", "any machine"), ("verify-ca", "any machine"), ("disable", "plain")]
 )
 def test_check_warns_of_a_weaker_mode(fake: FakeServer, tmp_path: Path, mode: str, says: str) -> None:
     _, output = check(tmp_path, url_of(fake.port, f"sslmode={mode}"))

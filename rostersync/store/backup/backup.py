@@ -1,6 +1,6 @@
-"""Write a backup while other processes use the database, and replace the content of a database by a backup.
+"""Write a backup while other processes use the database, and replace the content of a database with a backup.
 
-A restore is atomic. If it fails or the process is killed at any point, the database is the same as before.
+A restore is atomic. If the restore fails or the process is killed at any point, the database is the same as before.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Backup(Protocol):
         ...
 
     def restore(self, sources: Iterable[str], progress: ProgressCallback) -> list[str]:
-        """Replace the content of the database by this backup, and return notes for the user, one for each line.
+        """Replace the content of the database with this backup, and return notes for the user, one per line.
 
         `sources` are the names of the configured sources, which are locked during the restore. Raises `StoreError` and
         changes nothing if another process uses the database, if objects of other programs would be lost, or if the
@@ -40,7 +40,7 @@ class Backup(Protocol):
 
 
 def write(url: str, file: BinaryIO, scope: CancelScope, progress: ProgressCallback) -> None:
-    """Write a backup of the database at `url` into an empty file. Raises `StoreError` if this fails."""
+    """Write a backup of the database at `url` into an empty file. Raises `StoreError` if writing the backup fails."""
     module = sqlite_backup if sqlite_path(url) else postgresql_backup
     module.write(url, file, _stoppable(scope, progress))
 
@@ -49,7 +49,7 @@ def write(url: str, file: BinaryIO, scope: CancelScope, progress: ProgressCallba
 def opened(url: str, file: BinaryIO, scope: CancelScope, progress: ProgressCallback) -> Iterator[Backup]:
     """Open and check the backup in `file`, and yield an object that can restore it into the database at `url`.
 
-    Raises `StoreError` if the file is damaged or is not a backup of rostersync, and `SchemaTooNew` if a later version
+    Raises `StoreError` if the file is damaged or is not a rostersync backup, and `SchemaTooNew` if a later version
     wrote the backup.
     """
     module = sqlite_backup if sqlite_path(url) else postgresql_backup

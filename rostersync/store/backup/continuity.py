@@ -1,4 +1,4 @@
-"""Keep ids and fence numbers from becoming smaller in a restore, and other processes from writing meanwhile.
+"""Make sure that a restore never lowers ids or fence numbers, and that no other process writes during the restore.
 
 Hooks and scripts use run ids as keys, so the id of a run must never be used for another run. If a fence number became
 smaller, a process that had lost its lock before the restore could commit again.
@@ -30,7 +30,7 @@ _NUMBERED = {"run": "run_id", "run_request": "request_id", "audit": "audit_id"}
 """The tables in which the database assigns the ids, with the name of the id column."""
 
 SEQUENCES = {f"{table}_{column}_seq": table for table, column in _NUMBERED.items()}
-"""The PostgreSQL sequences that generate the ids, with the name of the table."""
+"""The PostgreSQL sequences that generate the ids, each with the name of its table."""
 
 _LAST_VALUES = text("""
 SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = :place AND sequencename = ANY(:names)
@@ -70,7 +70,7 @@ def used(connection: Connection) -> Used:
         asked = {"place": place.rstrip("."), "names": list(SEQUENCES)}
         ids = {SEQUENCES[name]: number or 0 for name, number in connection.execute(_LAST_VALUES, asked)}
     fences = connection.exec_driver_sql(f"SELECT name, fence FROM {place}source")  # noqa: S608 - our own text
-    return Used(ids, {name: fence for name, fence in fences})  # noqa: C416 - rows, for the types
+    return Used(ids, {name: fence for name, fence in fences})  # noqa: C416 - unpacks the rows for the type checker
 
 
 def _sqlite_ids(connection: Connection) -> dict[str, int]:
@@ -120,12 +120,12 @@ def _require_no_daemon(connection: Connection, now: datetime) -> None:
     if known and (active := daemons.alive(connection, now)):
         message = f"a daemon uses the database: {', '.join(row.name for row in active)}"
         seconds = int(daemons.ALIVE_FOR.total_seconds())
-        hint = f"stop it first: systemctl stop rostersync; if it was killed, restore again after {seconds} s"
+        hint = f"stop it first: systemctl stop rostersync; if it was killed, wait {seconds} s and restore again"
         raise StoreError(message, hint)
 
 
 def go_on(connection: Connection, before: Used) -> None:
-    """Make new ids and fence numbers higher than all in the restored database and in `before`.
+    """Make sure that new ids and fence numbers are higher than any in the restored database or in `before`.
 
     `before` contains the ids and fence numbers that were used before the restore. The restored database must have this
     version's schema. The rows of daemons are deleted, and open requests are withdrawn, because the processes that

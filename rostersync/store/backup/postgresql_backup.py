@@ -2,10 +2,10 @@
 
 A backup is a dump of our tables and views in `pg_dump`'s custom format.
 
-A dump of the whole database that an administrator has made can be restored too. The dump may have any schema revision
-that this version knows. A restore reads only our tables from the dump, with their keys, indexes and ids. `pg_restore`
-writes the tables as SQL, and our own connection executes this SQL, so that one transaction replaces and upgrades the
-tables. The views in the dump are not restored, because this version creates its own views.
+A dump of the whole database, made by an administrator, can also be restored. The dump may have any schema revision that
+this version knows. A restore reads only our tables from the dump, with their keys, indexes and ids. `pg_restore` writes
+the tables as SQL, and our own connection executes this SQL, so that one transaction replaces and upgrades the tables.
+The views in the dump are not restored, because this version creates its own views.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _ENTRY = re.compile(
 )
 _GRANT = re.compile(r"GRANT .* TO (.+?)(?: WITH GRANT OPTION)?;")
 _OF_PSQL = (b"--", b"\\", b"SET ", b"SELECT pg_catalog.set_config(")
-"""The beginnings of lines that are commands for psql, or that would change the settings of our session.
+"""Lines with these prefixes are commands for psql, or would change the settings of our session.
 
 An older server does not know some of these settings.
 """
@@ -148,7 +148,7 @@ class PostgresqlBackup:
 
     @contextmanager
     def _sql(self, entries: list[_Entry]) -> Iterator[IO[bytes]]:
-        """Yield the entries as SQL statements. The rows of a table follow after its COPY statement."""
+        """Yield the entries as SQL statements. The rows of a table follow its COPY statement."""
         with tempfile.NamedTemporaryFile("w", encoding="utf-8") as chosen:
             chosen.writelines(f"{entry.line}\n" for entry in entries)
             chosen.flush()
@@ -156,7 +156,7 @@ class PostgresqlBackup:
                 yield output
 
     def restore(self, sources: Iterable[str], progress: ProgressCallback) -> list[str]:
-        """Replace our tables by the tables in the backup, as described in `Backup.restore`."""
+        """Replace our tables with the tables in the backup, as described in `Backup.restore`."""
         engine = open_engine(self._url)
         with (
             engine.connect() as session,  # this session has the locks of the sources
@@ -214,7 +214,7 @@ class PostgresqlBackup:
             cursor.execute("SET client_encoding = 'UTF8'")
 
     def _grant(self, connection: Connection) -> list[str]:
-        """Execute the dump's grants on the views. Return a note about the roles that do not exist here."""
+        """Execute the dump's grants on the views. Return a note about the roles that do not exist on this server."""
         with self._sql(self._grants) as output:
             statements = [found for line in output if (found := _GRANT.match(line.decode()))]
         missing = set()
@@ -228,7 +228,7 @@ class PostgresqlBackup:
         if not missing:
             return []
         roles = ", ".join(sorted(missing))
-        hint = "create them, then: grant-reader"
+        hint = "create them, then run: grant-reader"
         return [f"these roles have read access in the backup, but do not exist here: {roles}; {hint}"]
 
 
@@ -243,8 +243,8 @@ def _place_of_tables(entries: list[_Entry]) -> str:
 def _stored_tables(connection: Connection, level: Level) -> dict[str, str]:
     """Return the tables that a restore replaces, as a dict from the full name to the name without the schema.
 
-    If a later version wrote the database, the restore replaces all tables in our schema, because this version may not
-    know all of them.
+    If a later version of rostersync wrote the schema, the restore replaces all tables in our schema, because this
+    version may not know all of them.
     """
     places = {"tables": SCHEMA, "views": OF_VIEWS, "earlier": own_schema.earlier_tables(connection)}
     known = {"all": level is Level.NEWER, "ours": list(_TABLES)}

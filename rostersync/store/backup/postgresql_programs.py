@@ -53,10 +53,10 @@ def _environment() -> dict[str, str]:
 def way_to_server(url: str) -> tuple[dict[str, str], list[str]]:
     """Return the environment and the arguments that make a program connect to `url` in the same way as our engine.
 
-    If the server must prove its identity by authentication, we pass `require_auth` as an argument. A libpq before
-    version 16 would ignore the environment variable for this setting, and connect without the proof. With the argument,
-    an old libpq refuses to connect, because it does not know `require_auth`. Raises `ConfigError` in the same cases as
-    `tls.parameters`.
+    If the server must prove its identity by authentication, we pass `require_auth` as an argument. libpq versions
+    before 16 would ignore the environment variable for `require_auth`, and connect without requiring proof. If
+    `require_auth` is passed as an argument, an old libpq refuses to connect, because it does not know this parameter.
+    Raises `ConfigError` in the same cases as `tls.parameters`.
     """
     from psycopg import pq  # noqa: PLC0415 - installed for PostgreSQL only
 
@@ -74,7 +74,7 @@ def running(command: list[str], failure: str, **options: Any) -> Iterator[subpro
     """Start a program, run the block, and wait until the program ends. If the block raises an error, kill the program.
 
     Raises `StoreError` if the program fails. The message contains `failure`, the program's name, and the first line of
-    the program's error output. If this output is empty, the message contains the exit status instead.
+    the program's error output. If the program's error output is empty, the message contains the exit status instead.
     """
     with tempfile.TemporaryFile() as errors:
         options = {"stdin": subprocess.DEVNULL, "env": _environment(), **options}

@@ -89,7 +89,10 @@ def opened(url: str, file: BinaryIO, clock: Clock, progress: ProgressCallback) -
 
 @contextmanager
 def _scratch(beside: Path) -> Iterator[Path]:
-    """Yield a new private folder in the folder `beside`. Delete such folders of processes that were killed."""
+    """Yield a new private folder inside the folder `beside`.
+
+    Also delete the private folders that killed processes have left behind.
+    """
     for left in beside.glob(f"{_SCRATCH}*"):
         with suppress(OSError), _locked(left):
             shutil.rmtree(left)
@@ -107,7 +110,7 @@ def _scratch(beside: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder, which marks the folder as used. Raises `OSError` if another process has the lock."""
+    """Hold a lock on a folder, to mark the folder as being in use. Raises `OSError` if another process has the lock."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,7 +136,7 @@ class SqliteBackup:
             self.description = f"schema {revision}, {continuity.described(connection)}"
 
     def restore(self, sources: Iterable[str], progress: ProgressCallback) -> list[str]:
-        """Replace the content of the database by this backup, as described in `Backup.restore`."""
+        """Replace the content of the database with this backup, as described in `Backup.restore`."""
         revisions.upgrade(_engine(self._copy))
         if not database_exists(self._path) or _damage(self._path):
             return self._replace(sources)
@@ -178,7 +181,7 @@ class SqliteBackup:
         if live is not None:
             with live.begin():
                 used = continuity.used(live)
-                if revisions.level(live) is not Level.NEWER:  # otherwise, a later version may have created them
+                if revisions.level(live) is not Level.NEWER:  # in a newer schema, an unknown object may be ours
                     others = _objects(live)
         with _engine(self._copy).connect() as connection, writing(connection):
             continuity.go_on(connection, used)
@@ -192,7 +195,7 @@ def _objects(connection: Connection) -> dict[tuple[str, str], str]:
 
 
 def _keep(connection: Connection, others: dict[tuple[str, str], str]) -> None:
-    """Create the views of other users again. Raise `StoreError` if `others` contains a table or a trigger."""
+    """Recreate the views of other users. Raise `StoreError` if `others` contains a table or a trigger."""
     if lost := [f"{kind} {name}" for kind, name in others if kind != "view"]:
         message = f"the restore would delete objects of other programs from the database: {', '.join(sorted(lost))}"
         raise StoreError(message, "nothing was changed; copy them elsewhere, drop them, and restore again")
@@ -230,12 +233,12 @@ def _pages(what: str, progress: ProgressCallback) -> Callable[[int, int, int], N
 def _require_whole(file: BinaryIO) -> None:
     """Raise `StoreError` if a file is not a SQLite database, or is shorter than its header says.
 
-    SQLite itself would not notice, but read the missing part as zeros.
+    SQLite itself would not notice that the file is truncated, and would read the missing part as zeros.
     """
     header = file.read(_HEADER.size)
     file.seek(0)
     if not header.startswith(b"SQLite format 3\0") or len(header) < _HEADER.size:
-        raise StoreError(f"{file.name} is not a backup of an SQLite database", "nothing was changed")
+        raise StoreError(f"{file.name} is not a backup of a SQLite database", "nothing was changed")
     page, pages = _HEADER.unpack(header)
     wanted, found = pages * (65536 if page == 1 else page), os.fstat(file.fileno()).st_size
     if found < wanted:
@@ -259,7 +262,7 @@ def _damage(path: Path) -> str:
 
 
 def _fit_pages(copy: sqlite3.Connection, target: Any) -> None:
-    """Change the page size of the copy to the page size of the target, which SQLite's backup cannot change."""
+    """Give the copy the page size of the target, because SQLite's backup cannot change the page size of the target."""
     [size] = target.execute("PRAGMA page_size").fetchone()
     if copy.execute("PRAGMA page_size").fetchone() != (size,):
         for statement in ("PRAGMA journal_mode = DELETE", f"PRAGMA page_size = {size}", "VACUUM"):

@@ -1,8 +1,8 @@
-"""Explain why a connection to PostgreSQL failed, and how to fix that.
+"""Explain why a connection to PostgreSQL failed, and how to fix the problem.
 
-The error of a failed connection has no SQLSTATE, so we have to recognise the error by its message. The messages of
-libpq are in English, and the messages of the server are in the server's language. We show a message that we do not
-recognise without changes, because it contains only the host, the role and the database, and never a row.
+A connection error has no SQLSTATE, so we have to recognise the error from its message. The messages of libpq are in
+English, and the messages of the server are in the server's language. If we do not recognise a message, we show it
+unchanged, because it contains only the host, the role and the database, and never a row.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ _CERTIFICATE = (
     "sslrootcert=FILE to the url"
 )
 _PROOF = (
-    "a server on loopback must prove by scram-sha-256 that it knows the password; if this server is yours, set "
-    "password_encryption = 'scram-sha-256', set the role's password again, and use scram-sha-256 in pg_hba.conf; or "
-    "connect by its socket; if it needs no password (trust), remove the password from database.url or ~/.pgpass"
+    "a server on loopback must prove with scram-sha-256 that it knows the password; if this server is yours, set "
+    "password_encryption = 'scram-sha-256', set the role's password again, and use scram-sha-256 in pg_hba.conf, or "
+    "connect through the server's socket; if the server needs no password (trust), remove the password from "
+    "database.url or ~/.pgpass"
 )
 _IS_IT_RUNNING = (
     "is the server running? see: systemctl status postgresql; if it is, check the host (or the socket's folder) and "
@@ -74,9 +75,9 @@ def no_connection(text: str, place: str, role: str | None) -> DatabaseUnreachabl
 
 
 def _where_and_why(line: str) -> str:
-    """Return a line of a libpq error message without its first words.
+    """Return a line of a libpq error message without the prefix that announces the failure.
 
-    The line contains the socket, or the host and the port, which the url may not contain.
+    The line contains the socket, or the host and the port, which might not be in the url.
     """
     return re.sub(r"^connection (?:failed|is bad): ", "", line.strip())
 

@@ -37,8 +37,8 @@ BUSY_TIMEOUT_S = 30
 _CONNECTION_ERRORS = {"OperationalError", "InterfaceError", "ConnectionTimeout"}
 
 # Register an adapter for None that returns None, for the whole process. Otherwise the driver would search for an
-# adapter each time it binds a NULL, and this takes nearly as long as the rest of a student's row. As the adapter we use
-# a method of `dict`, which is faster than a Python function.
+# adapter each time it binds a NULL, which would take nearly as long as binding all other values of a student's row. We
+# use a method of `dict` as the adapter, because it is faster than a Python function.
 _STAYS_NULL: dict[None, None] = {}
 sqlite3.register_adapter(type(None), _STAYS_NULL.get)
 
@@ -99,7 +99,7 @@ def _postgres_engine(url: str, *, keep_sessions: bool) -> Engine:
 
 
 def _shown(url: URL) -> str:
-    """Return a URL without its password and its query, for messages. The query may contain a password too."""
+    """Return a URL for messages, without its password and its query string, which may also contain a password."""
     return url.set(query={}).render_as_string(hide_password=True)
 
 
@@ -107,9 +107,10 @@ def _set_session(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> No
     """Apply our settings to a new session. Our settings override the settings of the role, the database and the URL.
 
     - The search path says in which schemas PostgreSQL looks up names (see `own_schema`).
-    - The time zone is UTC, because in another time zone we could not read the first and the last day of the calendar.
-    - PostgreSQL plans each execution of a statement again. If it used a plan that it made while the stage was empty, a
-      statement on a full stage could take hours.
+    - The time zone is UTC, because in another time zone Python could not represent times on the first or last day of
+      its date range.
+    - PostgreSQL plans a statement anew each time it is executed. If PostgreSQL reused a plan that was made while the
+      stage was empty, a statement on a full stage could take hours.
     - A lock timeout limits how long we wait for other sessions. If a client disappears and the server does not notice,
       its session can keep its locks for hours.
     """
@@ -144,7 +145,8 @@ def _sqlite_engine(location: str, path: Path | None, *, read_only: bool) -> Engi
 
     engine = create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
     event.listen(engine, "begin", _begin_sqlite)
-    _translate_errors(engine, place)  # before the listener below: its first pragma fails if the file is not a database
+    # Register this listener before the next one, whose first pragma fails if the file is not a database.
+    _translate_errors(engine, place)
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
@@ -164,9 +166,9 @@ def _sqlite_engine(location: str, path: Path | None, *, read_only: bool) -> Engi
 
 @contextmanager
 def writing(connection: Connection) -> Iterator[None]:
-    """Open a transaction that can write the database's tables.
+    """Open a transaction that can write to the database's tables.
 
-    Writing to the stage does not need such a transaction.
+    Writing only to the stage does not require this function.
     """
     before = connection.get_execution_options().get("begin", "read")
     connection.execution_options(begin="write")
@@ -210,7 +212,7 @@ def _require_same(made: os.stat_result, path: Path) -> None:
     except FileNotFoundError:
         same = False
     if not same:
-        hint = "find out which other program writes this folder, and let only rostersync's user write it"
+        hint = "find out which other program writes to this folder, and let only rostersync's user write to it"
         raise DatabaseUnreachable(f"the stage file {path} was replaced while it was opened", hint)
 
 
@@ -224,10 +226,12 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _begin_postgres(connection: Connection) -> None:
-    """If the caller will write, let the first statement begin a transaction. Otherwise use autocommit.
+    """If the caller will write, turn autocommit off, so that the first statement begins a transaction.
 
-    With autocommit, each statement sees everything that was committed before it. A transaction with this isolation
-    level behaves in the same way, but needs three messages to the server instead of one.
+    Otherwise turn autocommit on.
+
+    With autocommit, each statement sees everything that was committed before it. In a transaction at the level READ
+    COMMITTED, each statement would see the same rows, but would need three messages to the server instead of one.
     """
     driver: Any = connection.connection.driver_connection
     alone = connection.get_execution_options().get("begin") != "write"
@@ -256,9 +260,9 @@ def past_sqlalchemy(connection: Connection, place: str = "") -> Iterator[Any]:
 
 
 def translate_error(error: BaseException, place: str) -> StoreError:
-    """Convert an error of the driver to an error of rostersync.
+    """Convert a driver error into a rostersync error.
 
-    The message of the result contains nothing that could quote a row.
+    The message of the rostersync error never contains data from a row.
     """
     cause = getattr(error, "orig", None) or error
     if isinstance(cause, sqlite3.Error):
@@ -274,13 +278,13 @@ def _translate_postgres(cause: Any, state: str, place: str) -> StoreError:
     if state.startswith(("08", "57P", "28", "3D")):
         return DatabaseUnreachable(f"cannot use {place}: {_primary(cause)}", "check database.url and the server's log")
     if state == "55P03":
-        hint = "look in pg_stat_activity for a session that hangs, and end it"
+        hint = "look for a hung session in pg_stat_activity, and end it"
         return LockTimedOut(f"{place}: another session has kept a lock for {BUSY_TIMEOUT_S} s", hint)
     if state == "25006":
-        hint = "it may be a standby, or default_transaction_read_only is set; name a server that can be written"
+        hint = "the server may be a standby, or default_transaction_read_only is set; use a server that accepts writes"
         return StoreError(f"{place} refused: {_primary(cause)}", hint)
     if state.startswith("53"):
-        return StoreError(f"{place} refused: {_primary(cause)}", "see the server's disk, memory, and log")
+        return StoreError(f"{place} refused: {_primary(cause)}", "check the server's disk, memory and log")
     if state == "42501":
         return StoreError(
             f"{place} refused: {_primary(cause)}", "grant the role the privileges it needs on this schema"
@@ -298,8 +302,8 @@ def _primary(cause: Any) -> str:
 
 
 def _translate_sqlite(cause: sqlite3.Error, place: str) -> StoreError:
-    # An error with a code comes from SQLite itself. Other errors come from Python's module sqlite3, and their message
-    # may quote a value that the module cannot decode.
+    # An error with a code comes from SQLite itself. Other errors come from Python's `sqlite3` module, and their
+    # messages may quote a value that the module cannot decode.
     own = hasattr(cause, "sqlite_errorcode") and not isinstance(cause, sqlite3.IntegrityError)
     said = str(cause) if own else type(cause).__name__
     if getattr(cause, "sqlite_errorname", "") == "SQLITE_IOERR_SHMSIZE":
@@ -323,6 +327,6 @@ def _translate_sqlite(cause: sqlite3.Error, place: str) -> StoreError:
 def run_verbatim(connection: Connection, statement: str) -> None:
     """Execute a statement without parameters, and without looking for placeholders in it.
 
-    A name in the statement may contain the characters of a placeholder.
+    A name in the statement may contain characters that look like a placeholder.
     """
     connection.exec_driver_sql(statement, execution_options={"no_parameters": True})

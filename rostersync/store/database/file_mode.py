@@ -1,4 +1,4 @@
-"""Make a SQLite database readable by its owner only, because anybody who can read the file can read all students."""
+"""Make a SQLite database readable by its owner only, because anyone who can read it can read all student data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def keep_private(database: Path) -> None:
 
 
 def _narrow(path: Path) -> None:
-    """Restrict the mode of a file to its owner, without opening the file.
+    """Change the mode of a file so that only its owner has access, without opening the file.
 
     If we opened and closed the file, the locks that SQLite has on the file would end.
     """

@@ -1,15 +1,15 @@
 """Open only plain files, and check that a SQLite database and its journals are plain files.
 
-A user who can write to a folder can replace a file that we use in this folder by a link, a pipe or a device.
+A user who can write to a folder can replace a file that we use there with a link, a pipe or a device.
 
 * If we open a file ourselves, such as a lock file, we do not follow a link, and we check the open file before we use
   it.
 * SQLite opens the database and its journals by their paths, so we check these paths just before SQLite opens them.
 
-In the second case, a user can still replace the file between the check and the opening. SQLite would then follow a link
-that replaces the database, but not a link that replaces a journal. Such a link does not help an attacker, because our
-process has no more rights than the owner of the folder. If root runs a command, the command first switches to that
-owner (`cli/ownership.py`).
+When SQLite opens a file, a user can still replace the file between the check and the opening. In that case, SQLite
+would follow a link in place of the database, but not a link in place of a journal. A link in place of the database does
+not help an attacker, because our process has no more rights than the owner of the folder. If root runs a command, the
+command first switches to the folder's owner (`cli/ownership.py`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ _KINDS = {
 
 
 class NotPlain(OSError):
-    """A path leads to something other than a plain file with only one name. The attribute `strerror` describes it."""
+    """The path leads to something other than a plain file, or the file has several hard links.
+
+    The attribute `strerror` describes what is at the path.
+    """
 
     HINT = "find out who put it there, and move it away"
 
@@ -48,10 +51,10 @@ class NotPlain(OSError):
 def open_plain(path: Path, flags: int) -> int:
     """Open the plain file at `path`, and return its file descriptor.
 
-    A file that is created gets the mode 0600.
+    A newly created file has the mode 0600.
 
-    This function never waits, and never follows a link in the last part of the path. It raises `NotPlain` if the file
-    is not a plain file, and the same `OSError` as `os.open`.
+    This function never waits, and never follows a link in the last part of the path. Raises `NotPlain` if the file is
+    not a plain file. If the file cannot be opened for another reason, raises the `OSError` of `os.open`.
     """
     try:
         handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
@@ -75,7 +78,7 @@ def copy(source: IO[bytes], target: BinaryIO, report: Callable[[int], None]) -> 
     try:
         while chunk := source.read(_CHUNK):
             done += len(chunk)
-            while chunk:  # if the disk becomes full, it may accept only a part of the chunk
+            while chunk:  # if the disk fills up, a write may accept only part of the chunk
                 chunk = chunk[target.write(chunk) :]
             report(done)
         os.fsync(target.fileno())
@@ -88,7 +91,8 @@ def is_plain(path: Path) -> bool:
     """Return whether there is a plain file at `path`. Return False if the path does not exist.
 
     The file is not opened, because closing a descriptor of a database file ends the locks that SQLite has on the file
-    in this process. Raises `NotPlain` if another kind of file is at `path`, and the same `OSError` as `os.lstat`.
+    in this process. Raises `NotPlain` if another kind of file is at `path`. If the path cannot be examined, raises the
+    `OSError` of `os.lstat`.
     """
     try:
         _require_plain(os.lstat(path))

@@ -1,4 +1,4 @@
-"""Find the name of this process, and the name of the process that holds a lock while we wait for the lock."""
+"""Return the name of this process, and find out which process holds a lock that we are waiting for."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def this_process(purpose: str) -> str:
 def naming_holders(connection: Connection, patience: float) -> Iterator[None]:
     """If waiting for a PostgreSQL lock times out, add the sessions that held the lock to the `LockTimedOut` error.
 
-    The server knows the holders only while our session waits. So a thread with another session asks for the holders
-    after each third of `patience`, which is the number of seconds that a session waits for a lock. For a shorter
-    transaction, the only cost is starting the thread.
+    The server can tell us the holders only while our session is waiting for the lock. So a thread with its own session
+    asks for the holders three times during `patience`, which is the number of seconds that a session waits for a lock.
+    If the transaction ends before the first of these times, the only cost is starting the thread.
     """
     if connection.dialect.name != "postgresql":
         yield
@@ -75,8 +75,8 @@ def _session(holder: Row[Any]) -> str:
 def sqlite_writer(database: Path) -> str:
     """Return the name of the process that holds the write lock of a SQLite file, or "" if the process is unknown.
 
-    This function reads /proc. In the systemd service it always returns "", because the unit hides other processes in
-    /proc.
+    This function reads /proc. In the systemd service, this function always returns "", because the unit makes other
+    processes invisible in /proc.
     """
     try:
         shared = Path(f"{database}-shm").stat()

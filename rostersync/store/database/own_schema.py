@@ -81,7 +81,7 @@ def check(connection: Connection) -> None:
     """Raise `StoreError` if the schema belongs to another role, or if another role can create objects in the schema."""
     found = connection.execute(_FOUND).one_or_none()
     if found and not found.is_ours:
-        hint = "let an administrator rename or drop that schema, or connect as that role"
+        hint = "let an administrator rename or drop the schema, or set database.url to connect as the schema's owner"
         message = f"the schema {SCHEMA} belongs to the role {found.owner}, which can create objects in it"
         raise StoreError(message, hint)
     if found and found.others:
@@ -93,7 +93,8 @@ def check(connection: Connection) -> None:
 def prepare(connection: Connection) -> None:
     """Create the schema if it is missing. Raises `StoreError` in the same cases as `require_privileges`."""
     require_privileges(connection)
-    if connection.execute(_PRIVILEGES).one().is_missing:  # CREATE SCHEMA IF NOT EXISTS needs the privilege in any case
+    # CREATE SCHEMA IF NOT EXISTS would require the privilege to create schemas even if the schema exists.
+    if connection.execute(_PRIVILEGES).one().is_missing:
         connection.exec_driver_sql(f"CREATE SCHEMA {SCHEMA}")
 
 
@@ -119,7 +120,7 @@ def require_privileges(connection: Connection) -> None:
 def require_names(connection: Connection, views: list[str]) -> None:
     """Raise `StoreError` if a name in `views` is already the name of an object that is not our view.
 
-    Users who read that object would think that it is our view.
+    Users who query an object with the name of our view would think that it is our view.
     """
     if taken := list(connection.execute(_TAKEN, {"names": views}).scalars()):
         hint = "let an administrator drop or rename the objects that do not belong to rostersync"
@@ -136,7 +137,7 @@ def move_tables(connection: Connection) -> None:
 
 
 def are_ours(tables: Iterable[str]) -> bool:
-    """Return whether `tables` contains the names of all tables of the first version, and so belongs to rostersync."""
+    """Return whether `tables` contains all table names of the first version, which means that the tables are ours."""
     return _OF_FIRST.issubset(tables)
 
 

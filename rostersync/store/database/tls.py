@@ -1,22 +1,22 @@
 """Protect the connection to a PostgreSQL server. The server must prove its identity by TLS or SCRAM.
 
-Only the url in the configuration can choose a weaker protection.
+Only the url in the configuration can select weaker protection.
 
 **A server on another machine.** We use `sslmode=verify-full` and the certificate authorities that the system trusts. In
-libpq, `sslrootcert=system` means these authorities, but we pass the path of the system's bundle instead, for two
-reasons. First, a libpq before version 16 does not know the value `system`. Second, the libpq of psycopg[binary] has its
-own OpenSSL, which looks for the bundle in a folder that does not exist on any system. If the url does not set
-`sslmode`, we set it, and for `verify-full` we also set `sslrootcert`. So neither the environment (PGSSLMODE,
-PGSSLROOTCERT) nor a service file can weaken the protection.
+libpq, `sslrootcert=system` selects the system's certificate authorities, but we pass the path of the system's
+certificate bundle instead, for two reasons. First, libpq versions before 16 do not know the value `system`. Second, the
+libpq in psycopg[binary] comes with its own OpenSSL, which looks for the certificate bundle in a folder that does not
+exist on any system. If the url does not set `sslmode`, we set it, and for `verify-full` we also set `sslrootcert`. So
+neither the environment (PGSSLMODE, PGSSLROOTCERT) nor a service file can weaken the protection.
 
 **A local server.** A server is local if every host in the lists `host` and `hostaddr` is a socket, `localhost` or a
 loopback address. If the url does not contain a host, the variables PGHOST and PGHOSTADDR are used. If a service file is
 in use, the server is not considered local, because the service file may contain any host.
 
 While the server is down, any user of this machine can listen on a loopback address. So on loopback we use a password
-only with SCRAM. In SCRAM, the server proves that it knows the password too, and never receives the password. If libpq
-has no password, the server proves nothing. For a socket we add nothing to libpq's rules, because only the server's
-account can write to the socket's folder.
+only with SCRAM. With SCRAM, the server also proves that it knows the password, and never receives the password itself.
+If libpq has no password, the server does not have to prove anything. For a socket, we require nothing beyond libpq's
+defaults, because only the server's account can write to the socket's folder.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ _BUNDLES = (
     "/etc/ssl/cert.pem",  # macOS, BSD
 )
 _WEAKER = {
-    "disable": "students and password are sent in plain text, and any server may answer in its place",
-    "require": "the connection is encrypted, but any server may answer in its place, and gets the password",
-    "verify-ca": "any server with a certificate of the same authority may answer in its place",
+    "disable": "student data and the password are sent in plain text, and any machine can pose as the server",
+    "require": "the connection is encrypted, but any machine can pose as the server and receive the password",
+    "verify-ca": "any machine with a certificate from the server's authority can pose as the server",
 }
 _PROOF = "scram-sha-256"
 _FIRST_WITH_SYSTEM = _FIRST_WITH_REQUIRE_AUTH = 160000
-_USE_SOCKET = "connect by the server's socket, with ?host=/run/postgresql in the url (docs/operations.md)"
+_USE_SOCKET = "connect through the server's socket, with ?host=/run/postgresql in the url (docs/operations.md)"
 
 
 def parameters(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -76,7 +76,7 @@ def parameters(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ
             "remove sslmode from the url, so that the server must prove its identity; or, if no one else can use the "
             "network, set sslmode=disable"
         )
-        raise ConfigError([f"database.url: sslmode={mode} may send students and password in plain text"], hint)
+        raise ConfigError([f"database.url: sslmode={mode} may send student data and the password in plain text"], hint)
     added = {} if "sslmode" in given else {"sslmode": _VERIFIED}
     if mode == _VERIFIED and given.get("sslrootcert", "system") == "system":
         added["sslrootcert"] = _system_authorities()
@@ -136,7 +136,7 @@ def _others_may_listen(given: Mapping[str, Any], environ: Mapping[str, str]) -> 
 
 
 def _has_password(given: Mapping[str, Any], environ: Mapping[str, str]) -> bool:
-    """Return whether libpq may find a password. An existing password file counts, even if none of its lines applies."""
+    """Return whether libpq may find a password. If a password file exists, we assume that one of its lines applies."""
     if given.get("password") or given.get("passfile") or environ.get("PGPASSWORD") or environ.get("PGPASSFILE"):
         return True
     try:
@@ -159,7 +159,7 @@ def _weakness_on_loopback(given: Mapping[str, Any], environ: Mapping[str, str]) 
     if method == _PROOF:
         return None
     how = f"require_auth={method}" if method else "a loopback address without a password"
-    given_away = "the students, and perhaps the password" if method else "the students"
+    given_away = "the student data, and perhaps the password" if method else "the student data"
     return f"{how}: any user of this machine who listens there first gets {given_away}", _USE_SOCKET
 
 
@@ -170,7 +170,10 @@ def _system_authorities() -> str:
         return bundle
     if pq.version() >= _FIRST_WITH_SYSTEM:
         return "system"
-    hint = "install ca-certificates, or add sslrootcert=FILE to the url, with the certificate of the server's authority"
+    hint = (
+        "install ca-certificates, or add sslrootcert=FILE to the url, where FILE contains the certificate of the "
+        "authority that signed the server's certificate"
+    )
     raise ConfigError(["database.url: found no certificates to verify the server with"], hint)
 
 

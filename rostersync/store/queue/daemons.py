@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 ALIVE_FOR = timedelta(seconds=60)
-"""A daemon counts as gone if its row is older than this. The process or the machine was probably killed."""
+"""A daemon counts as gone if it has not updated its row for this long. The daemon or its machine probably crashed."""
 
 
 class Watch(msgspec.Struct, frozen=True):
-    """What a daemon does about one source: whether it is a standby, and when each kind of run is next due."""
+    """What a daemon is doing for one source: whether it is a standby, and when each kind of run is next due."""
 
     standby: bool = False
     next_runs: Mapping[RunKind, datetime] = msgspec.field(default_factory=dict)

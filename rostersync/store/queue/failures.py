@@ -55,8 +55,9 @@ def failures_file(url: str, environ: Mapping[str, str] = os.environ) -> Path | N
 def write_failures(path: Path, failures: Iterable[Failure]) -> None:
     """Write the current failures, or delete the file if `failures` is empty.
 
-    Only the owner of the file can read the file. The file is overwritten, because there may be no space for a second
-    file on a full disk. This function never raises `OSError`, because the log contains the failures as well.
+    Only the owner of the file can read the file. The file is overwritten in place, because a full disk may have no
+    space for a second file. This function never raises `OSError`, because even if the file cannot be written, the
+    failures are in the log.
     """
     rows = [{"source": f.source, "at": to_text(f.at), "error": f.error, "hint": f.hint} for f in failures]
     with suppress(OSError):

@@ -1,10 +1,10 @@
-"""Make sure that only one process at a time writes a source, by a lock and a fence number.
+"""Use a lock and a fence number to make sure that only one process at a time writes to a source.
 
 On SQLite, the lock is an advisory lock on a file beside the database. On PostgreSQL, the lock is an advisory lock of
 the session, so the URL must point to the server itself or to a pooler in session mode. On both databases, the lock ends
 when the process that holds it ends. A process can lose a lock without noticing, for example because the connection died
 or the file is on a network disk. Therefore each new holder increases the source's fence number. Every commit begins
-with a conditional UPDATE, which succeeds only if the number has not changed.
+with a conditional UPDATE, which succeeds only if the fence number has not changed.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class _SessionLock:
                 raise BlockingIOError
 
     def is_held(self) -> bool:
-        return True  # the lock ends only with the session, which `HeldLocks.require` checks
+        return True  # the lock ends only when the session does, and `HeldLocks.require` checks the session
 
     def unlock(self) -> None:
         with self._connection.begin():
@@ -111,13 +111,13 @@ class _SessionLock:
 
 
 class Lease:
-    """The right to write one source, with the database connection to use for it.
+    """The right to write to one source, with the database connection to use for the source.
 
     Between calls of the store's functions, no transaction is open on the connection.
     """
 
     def __init__(self, connection: Connection, source: str, fence: int, lock: _Lock | None) -> None:
-        """`lock` is released together with the lease. It is None if a `HeldLocks` object has the lock."""
+        """`lock` is released together with the lease. `lock` is None if a `HeldLocks` object has the lock."""
         self.connection = connection
         self.source = source
         self.fence = fence
@@ -125,9 +125,9 @@ class Lease:
         self._mine: dict[str, Any] = {"of": source, "mine": fence}
 
     def pass_fence(self) -> None:
-        """Raise `LockLost` if another process has become the writer since.
+        """Raise `LockLost` if another process has become the writer since this lease began.
 
-        Call this first in each writing transaction.
+        Call this first in each transaction that writes.
         """
         if self.connection.execute(_PASS_FENCE, self._mine).rowcount != 1:
             message = f"source {self.source}: another process has taken over as its writer"
@@ -163,8 +163,8 @@ def acquire(
 ) -> Lease:
     """Become the writer of `source`. Raises `LockHeld` with the name of the holder if the source is locked.
 
-    `database` is the SQLite file, or None on PostgreSQL. If `held` is True, this process already has the lock in a
-    `HeldLocks`.
+    `database` is the SQLite file, or None on PostgreSQL. If `held` is True, a `HeldLocks` object of this process
+    already has the lock.
     """
     connection = engine.connect()
     try:
@@ -196,7 +196,7 @@ def _take(connection: Connection | None, database: Path | None, source: str) -> 
 
 @contextmanager
 def all_taken(connection: Connection | None, database: Path | None, sources: Iterable[str]) -> Iterator[None]:
-    """Lock the sources, so that no other process can write them.
+    """Lock the sources, so that no other process can write to them.
 
     On PostgreSQL, the locks last as long as the session of `connection`. On SQLite, `connection` is only used to find
     the name of a holder, and is None if the database cannot be read. Raises `LockHeld` if a source is locked by another
@@ -209,14 +209,14 @@ def all_taken(connection: Connection | None, database: Path | None, sources: Ite
 
 
 class HeldLocks:
-    """The locks that a daemon holds as long as it runs. On PostgreSQL, one session has all these locks.
+    """The locks that a daemon holds for as long as it runs. On PostgreSQL, one session has all these locks.
 
-    Only one thread may use this object. The locks end when the session or the process ends. `require` drops the locks
+    Only one thread may use this object. The locks end when the session or the process ends. `require` forgets the locks
     that were lost.
     """
 
     def __init__(self, engine: Engine, database: Path | None, clock: Clock, purpose: str) -> None:
-        """Create an object that holds no lock yet. Other processes see `purpose` as a part of the holder's name."""
+        """Create an object that holds no lock yet. Other processes see `purpose` as part of the holder's name."""
         self._engine, self._database, self._clock, self._purpose = engine, database, clock, purpose
         self._session: Connection | None = None
         self._locks: dict[str, tuple[_Lock, int]] = {}
@@ -249,7 +249,8 @@ class HeldLocks:
     def take(self, source: str) -> None:
         """Lock `source`.
 
-        Raises `LockHeld` with the name of the holder if another process has the lock, or `StoreError`.
+        Raises `LockHeld` with the name of the holder if another process has the lock, and `StoreError` if locking
+        fails.
         """
         with self.connection() as connection:
             lock = _take(connection, self._database, source)
@@ -262,7 +263,7 @@ class HeldLocks:
                 raise
 
     def require(self) -> None:
-        """Drop the locks that were lost because the session has ended or a lock file was replaced.
+        """Forget the locks that were lost because the session ended or because a lock file was replaced.
 
         Raises `DatabaseUnreachable` if the session has ended.
         """
@@ -294,9 +295,9 @@ class HeldLocks:
 def lock_path(database: Path, source: str) -> Path:
     """Return the path of the lock file of `source`, which is beside the SQLite file `database`.
 
-    The name of a configured source can always be part of a file name. If another program has written the source into
-    the database, its name may contain other characters. In this case, the file name contains a hash of the source's
-    name.
+    The name of a configured source can always be part of a file name. A name that another program has written into the
+    database may contain characters that do not belong in a file name. For a name with these characters, the file name
+    contains a hash of the source's name.
     """
     fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", source)
     name = source if fits else hashlib.blake2b(source.encode(), digest_size=16).hexdigest()
@@ -326,9 +327,10 @@ def is_held(connection: Connection, database: Path | None, source: str) -> bool:
 
 
 def _file_is_locked(path: Path) -> bool:
-    """Return whether another process has locked a file. To find out, try to take a shared lock for a moment.
+    """Return whether another process has locked a file.
 
-    If a writer tries to lock the file at that moment, it fails, and tries again.
+    To find out whether the file is locked, try briefly to take a shared lock. A writer that tries to lock the file at
+    the same moment fails, and tries again.
     """
     try:
         fd = open_plain(path, os.O_RDONLY)

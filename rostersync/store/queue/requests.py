@@ -64,7 +64,8 @@ def _taking(*, refresh: bool) -> Any:
     """Return the statement that takes the oldest open request: for a refresh if `refresh` is True, otherwise for a run.
 
     If another process is joining the request, the statement waits, and then also returns the ids that the other process
-    has added. No process can join a request that was already taken, so no student of a refresh is lost.
+    has added. No process can join a request that has already been taken, so every student added to a refresh is
+    fetched.
     """
     mine = _request.request_id == bindparam("number", type_=BigInteger)
     may_be_taken = or_(_request.state == "taken", _NOT_EXPIRED, mine)
@@ -134,7 +135,10 @@ def file(connection: Connection, request: RunRequest, now: datetime) -> int:
 
 
 def _join(connection: Connection, request: RunRequest, now: datetime, expires_at: datetime | None) -> int | None:
-    """Join the pending request of the same source and kind. Return its number, or None if no request is pending."""
+    """Join the pending request of the same source and kind.
+
+    Return the number of this request, or None if no request is pending.
+    """
     found = _pending(connection, request, now)
     if found is None:
         return None
@@ -154,10 +158,10 @@ def take(lease: Lease, now: datetime, mine: int, *, refresh: bool = False) -> Ru
 
     Returns None if no such request is open.
 
-    A request in the state `taken` is taken again. Because this process has the lock, the process that took the request
-    before must have died. The request `mine`, which this process has filed itself, is taken even if it expired while
-    earlier requests were executed. If another program has written a request of an unknown kind, the request is marked
-    as failed.
+    A request that is already in the state `taken` can be taken again. Because this process has the lock, the process
+    that took the request earlier must have died. The request `mine`, which this process has filed itself, is taken even
+    if it expired while earlier requests were executed. If another program has written a request of an unknown kind, the
+    request is marked as failed.
     """
     taking = _TAKE_REFRESH if refresh else _TAKE_RUN
     with writing(lease.connection):
@@ -186,7 +190,7 @@ def note_progress(connection: Connection, request_id: int, reads: str, done: int
 
 
 def touch(connection: Connection, request_id: int) -> None:
-    """Check that the database can be written, by a write that changes nothing.
+    """Check that the database is writable, using a write that changes nothing.
 
     Raises `StoreError` if the write fails.
     """
@@ -197,7 +201,7 @@ def touch(connection: Connection, request_id: int) -> None:
 
 
 def open_requests(connection: Connection, now: datetime) -> list[OpenRequest]:
-    """Return the taken and the pending requests of all sources, oldest first, without the expired ones."""
+    """Return the taken and pending requests of all sources, oldest first, excluding expired requests."""
     with connection.begin():
         rows = connection.execute(_OPEN, {"now": now}).mappings()
         return [OpenRequest(**row) for row in rows]
@@ -206,9 +210,9 @@ def open_requests(connection: Connection, now: datetime) -> list[OpenRequest]:
 def leave(connection: Connection, request_id: int, *, taken: bool) -> bool:
     """Stop waiting for a request. Return False if the state of the request does not allow this.
 
-    When its last waiter leaves, the request is withdrawn. A waiter can leave a request that a process has taken only if
-    `taken` is True. That process still closes the request after the run. If that process ends during the run, the next
-    holder of the lock takes the request again for the remaining waiters.
+    When the last waiter leaves, the request is withdrawn. If a process has already taken the request, a waiter can
+    leave only if `taken` is True. The process that took the request still closes it after the run. If the process ends
+    during the run, the next holder of the lock takes the request again for the remaining waiters.
     """
     leavable = ("pending", "taken") if taken else ("pending",)
     left = connection.execute(

@@ -1,9 +1,9 @@
-"""Keep PostgreSQL from gathering statistics of students' columns, except for the columns that its query plans need.
+"""Keep PostgreSQL from gathering statistics on columns with student data, unless its query plans need them.
 
 Statistics contain values, such as the most common last names and the bounds of a histogram. The statistics remain after
 the rows are deleted. EXPLAIN prints estimates that are based on the statistics. So a user who can read only some rows
 through a view might learn something about the other rows. Therefore, in a table with personal data every column has the
-statistics target 0, except the columns in `KEPT`. A column that a later version adds gets the target 0 as well.
+statistics target 0, except the columns in `KEPT`. A column added by a later version also gets the statistics target 0.
 
 The other tables do not contain the values of a student's fields. The column `quarantine.reason` and the table `run`
 contain names of fields, ids and counts. The table `audit` contains ids, names of fields, and the accounts of the people
@@ -28,13 +28,13 @@ _PERSONAL = (student.name, student_version.name, student_detail.name)
 KEPT = {"source", "id", "valid_from", "valid_to", "run_id", "deleted_at", "waiting_since", "status"}
 """The columns that have statistics.
 
-These are the keys of joins, the time and the run of a version, the columns that queries compare with NULL, and the
-status.
+`KEPT` contains the keys of joins, the time and the run of a version, the columns that queries compare with NULL, and
+the status.
 
-The view `enrolled_student` selects one status. If the column had no statistics, PostgreSQL would expect one row instead
-of thousands. A report that joined the view with itself then took 13 s on 20,000 students instead of 0.02 s. The
-statistics of the status reveal only how many students have each status, because there are few statuses and many
-students share each of them.
+The view `enrolled_student` selects the students with one particular status. If the column `status` had no statistics,
+PostgreSQL would expect one row instead of thousands. Without these statistics, a report that joined the view with
+itself took 13 s on 20,000 students instead of 0.02 s. The statistics on the column reveal only how many students have
+each status, because there are few statuses and many students share each status.
 """
 
 _OURS = {"schema": SCHEMA, "tables": list(_PERSONAL), "kept": sorted(KEPT)}
@@ -65,7 +65,7 @@ def are_gathered(connection: Connection) -> bool:
 
 
 def withhold(connection: Connection) -> None:
-    """Keep PostgreSQL from gathering statistics of columns outside `KEPT`, and remove any existing statistics of them.
+    """Keep PostgreSQL from gathering statistics on columns outside `KEPT`, and remove the existing statistics on them.
 
     Setting the type of a column removes the column's statistics, and needs no superuser rights. The new type equals the
     old type, so PostgreSQL does not rewrite the table. Call this function in the transaction of an upgrade.

@@ -1,8 +1,9 @@
 """Report the differences between the database's tables, keys, indexes and views and the schema of this version.
 
 For the comparison, we create this version's tables: in memory for SQLite, and as temporary tables for PostgreSQL, in a
-transaction that is rolled back. Then one query describes the existing tables and the new tables, so both descriptions
-have the same format. The queries in this module must not count rows, because a daemon does this check at each start.
+transaction that is rolled back. This way, one query describes both the existing tables and the new tables, so both
+descriptions have the same format. The queries in this module must not count rows, because a daemon runs them each time
+it starts.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ class Drift(NamedTuple):
 
 
 class _Item(NamedTuple):
-    """A table, a view, or a column, key or index of a table. Messages use the word `kind`, for example "index"."""
+    """A table, a view, or a column, key or index of a table.
+
+    Messages use the value of `kind`, for example "index", as the word for the item.
+    """
 
     kind: str
     table: str
@@ -130,7 +134,7 @@ def drift(engine: Engine) -> list[Drift]:
 
     There are no differences unless the schema was changed without rostersync.
 
-    Raises `NoDatabase`, `SchemaOutdated` or `SchemaTooNew` unless the database has a schema of this version's revision.
+    Raises `NoDatabase`, `SchemaOutdated` or `SchemaTooNew` unless the database's schema has this version's revision.
     """
     if engine.dialect.name == "sqlite":
         with engine.connect() as connection, connection.begin():
@@ -170,10 +174,10 @@ def _expected_by_postgresql(connection: Connection) -> _Shape:
 
 
 def _restored_views(connection: Connection) -> _Shape:
-    """Return the form that the views have after a dump is restored.
+    """Return the definitions that the views have after a dump is restored.
 
-    A restore makes the server parse a definition that the server itself has written. The second parsing moves some
-    parentheses.
+    A restore makes the server parse a definition that the server itself has written. When PostgreSQL parses the
+    definition a second time, it moves some of the parentheses.
     """
     written = connection.execute(_WRITTEN_VIEWS, {"names": _VIEW_NAMES})
     script = "; ".join(f"CREATE OR REPLACE TEMPORARY VIEW {name} {BARRIER} AS {query}" for name, query in written)
@@ -195,7 +199,7 @@ def _differences(connection: Connection, stored: _Shape, expected: _Shape) -> li
 
 
 def _views(connection: Connection, stored: _Shape, expected: _Shape) -> list[Drift]:
-    """Return the differences between the stored and the expected views, and remove the views from both shapes."""
+    """Return the differences between the stored and the expected views, and remove the views from both arguments."""
     found = []
     for view in VIEWS:
         item, table = _Item("view", view.name, view.name), _Item("table", view.name, view.name)
@@ -214,11 +218,11 @@ def _views(connection: Connection, stored: _Shape, expected: _Shape) -> list[Dri
 def _left_over(connection: Connection) -> list[Drift]:
     """Return our views that are in the wrong schema, and the tables of an early version.
 
-    Restoring an older dump can leave such views and tables behind.
+    Restoring an older dump can leave views and tables of an earlier version behind.
     """
     found = []
     for name in connection.execute(_ELSEWHERE, {"names": _VIEW_NAMES, "tables": SCHEMA, "views": OF_VIEWS}).scalars():
-        what = f"the view {name} is not used any more, because this version has its views in the schema {OF_VIEWS}"
+        what = f"the view {name} is no longer used, because this version keeps its views in the schema {OF_VIEWS}"
         found.append(Drift(what, f"DROP VIEW {name}"))
     if tables := own_schema.earlier_tables(connection):
         names = ", ".join(f"{OF_VIEWS}.{table}" for table in tables)
@@ -232,7 +236,7 @@ def _tables(connection: Connection, stored: _Shape, expected: _Shape) -> list[Dr
     for item in sorted(stored.keys() | expected.keys()):
         whole = _Item("table", item.table, item.table)
         if whole not in expected:
-            continue  # a view or table of another program, which does no harm
+            continue  # a view or table of another program, which is harmless
         if item != whole and whole not in stored:
             continue  # the whole table is missing, which is reported only once
         is_, should = stored.get(item), expected.get(item)
@@ -264,7 +268,7 @@ def _remedy(connection: Connection, item: _Item, is_: str | None, should: str | 
     add = [_constraint(connection, item)] if should is not None else []
     statements = "; ".join([*drop, *add])
     if item.kind == "primary key":
-        return f"{RESTORE}; or delete the rows that are stored twice, and: {statements}"
+        return f"{RESTORE}; or delete the duplicate rows, and: {statements}"
     return statements
 
 

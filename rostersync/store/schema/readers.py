@@ -92,7 +92,7 @@ def grant(connection: Connection, role: str, views: Sequence[str] = ()) -> list[
     for view in views or NAMES:
         run_verbatim(connection, f"GRANT SELECT ON {OF_VIEWS}.{view} TO {quoted}")
     if ways := list(connection.execute(_REACH_TABLES, {"role": role, "schema": SCHEMA}).scalars()):
-        hint = "remove these rights from the role, or create another role for the reports"
+        hint = "revoke these privileges from the role, or create another role for the reports"
         raise ConfigError([f"role {role}: can reach the tables as {', '.join(ways)}"], hint)
     _let_in(connection, role)
     return readable(connection, role)

@@ -35,7 +35,7 @@ _LOCK = 0x726F7374_0000  # key of the lock that lets one process at a time set u
 
 
 class Level(enum.Enum):
-    """Whether the database's schema is empty, older or newer than this version's schema, or current."""
+    """Whether the database is empty, or has an older schema, this version's schema, or a newer schema."""
 
     EMPTY = "empty"
     OLDER = "older"
@@ -44,7 +44,7 @@ class Level(enum.Enum):
 
 
 def revision(connection: Connection) -> str | None:
-    """Return the revision of the database's schema, or None if the database has no schema of rostersync."""
+    """Return the revision of the database's schema, or None if the database has no rostersync tables."""
     query = "SELECT version_num FROM alembic_version"
     if not inspect(connection).has_table("alembic_version"):
         if connection.dialect.name == "sqlite" or not own_schema.earlier_tables(connection):
@@ -54,7 +54,7 @@ def revision(connection: Connection) -> str | None:
 
 
 def level(connection: Connection) -> Level:
-    """Return whether the database's schema is empty, older or newer than this version's schema, or current.
+    """Return whether the database is empty, or has an older schema, this version's schema, or a newer schema.
 
     Raises `StoreError` if the database contains another program's tables, or on PostgreSQL if another role owns the
     schema of our tables or may create objects in it.
@@ -102,7 +102,7 @@ def require_known(found: str | None, what: str) -> str:
     `what`.
     """
     if found is None:
-        raise StoreError(f"{what} is not a backup of rostersync", "nothing was changed")
+        raise StoreError(f"{what} is not a rostersync backup", "nothing was changed")
     if found not in REVISIONS:
         raise SchemaTooNew(f"{what} has schema {found}, from a later version", "install that version or a later one")
     return found
@@ -142,9 +142,9 @@ def upgrade(engine: Engine) -> str | None:
 
 @contextmanager
 def upgrading(engine: Engine) -> Iterator[tuple[Connection, Level]]:
-    """Yield a connection on which the caller must upgrade the tables, and the level that the tables have so far.
+    """Yield a connection on which the caller must upgrade the tables, and the level of the tables before the upgrade.
 
-    The context is one transaction. At the end of the transaction, the views are upgraded to this version's form.
+    The context is one transaction. At the end of the transaction, the views are upgraded to this version's definitions.
 
     Raises `SchemaTooNew` if a later version wrote the schema. Raises `StoreError` if another object depends on a view
     that must be dropped, or if our PostgreSQL role lacks a privilege.
@@ -210,7 +210,7 @@ def alembic_config(connection: Connection) -> Config:
 def migrations_folder() -> Path:
     """Return the folder of the migrations.
 
-    An installed package contains the folder. In a checkout, the folder is at the top.
+    An installed package contains the folder. In a source checkout, the folder is at the top level of the repository.
     """
     package = Path(__file__).resolve().parents[2]
     inside = package / "migrations"

@@ -36,7 +36,7 @@ TIMESTAMP = Timestamp()
 def milliseconds(moment: datetime | None) -> int | None:
     """Return a time in milliseconds since 1970, or None if `moment` is None.
 
-    The stage stores `updated_at` in this form.
+    The stage stores `updated_at` in milliseconds since 1970.
     """
     return None if moment is None else to_epoch_ms(moment)
 
@@ -69,7 +69,7 @@ _STATUS, _EXTRA = NAMES.index("status"), NAMES.index("extra")
 _SECONDS, _MILLISECONDS = (
     len("2026-03-01T07:30:15"),
     len("2026-03-01T07:30:15.000"),
-)  # msgspec writes either no fraction of a second or six digits of it
+)  # msgspec writes the fraction of a second with six digits, or omits it
 
 
 @lru_cache(maxsize=100)
@@ -80,7 +80,7 @@ def _insert(dialect: str, place: str, names: tuple[str, ...]) -> str:
 
 
 def insert_all(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert new rows into a table by one statement.
+    """Insert new rows into a table with one statement.
 
     Args:
         connection: A connection with an open transaction.

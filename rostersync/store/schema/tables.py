@@ -1,7 +1,7 @@
 """Define the tables. Other programs must use the views instead, because any migration may change a table.
 
 The table `student` has one row for each student, with the newest version of the student's record. A deleted student has
-a row too. The columns `valid_from`, `op`, `changed_fields` and `run_id` describe that version. The table
+a row too. The columns `valid_from`, `op`, `changed_fields` and `run_id` describe the newest version. The table
 `student_version` contains only superseded versions, so the first load writes no rows to it.
 
 We use the plain tables of SQLAlchemy Core, because importing the ORM would take a sixth of a small command's running
@@ -53,10 +53,10 @@ class PlanState(StrEnum):
 
 
 class DeletionSource(StrEnum):
-    """The kind of evidence that a student has left."""
+    """How a run found out that a student is no longer at the school."""
 
     STREAM = "stream"
-    """The deleted feed, a `deleted_at`, or GET."""
+    """The student was in the deleted feed or had a `deleted_at`, or the response to GET showed the deletion."""
     SWEEP = "sweep"
     """The student is missing from the roster of a full run."""
 
@@ -100,8 +100,8 @@ def _of_source() -> ForeignKeyConstraint:
 
     On PostgreSQL, each insert would take four times as long, because PostgreSQL would look up the source of each row.
     The database is consistent without the foreign key: a run's transaction locks the row of its source before it writes
-    students, and `source forget` deletes the source and its students in one transaction. On SQLite the check is cheap,
-    and SQLite would have to rebuild the table to remove the foreign key.
+    students, and `source forget` deletes the source and its students in one transaction. On SQLite we keep the foreign
+    key, because the check is cheap, and because SQLite would have to rebuild the table to remove the key.
     """
     only = "sqlite"
     return ForeignKeyConstraint(["source"], ["source.name"], info={"only": only}).ddl_if(dialect=only)
@@ -127,7 +127,8 @@ def _create_index(create: CreateIndex, compiler: Any, **options: Any) -> str:
     return f"{statement} WHERE {compiler.sql_compiler.process(rows, include_table=False)}"
 
 
-# A source is a school. The row says how far the school's feeds were read, and which process has the lock.
+# A source is a school. The row of a source records how far the school's feeds have been read, and which process has the
+# lock.
 source = Table(
     "source",
     metadata,
@@ -143,8 +144,8 @@ source = Table(
     Column("deleted_feed_ignored", Boolean, nullable=False, default=False),  # the feed ignored its filter last time
     Column("unknown_keys", Json, nullable=False, default=list),  # salted hashes of the keys that were reported
     Column("salt", LargeBinary),
-    Column("fingerprint", LargeBinary),  # salted hash of token and base_url; a new one may mean another school
-    Column("keys", Json),  # `projections.Keys`: the keys that lists and GET serve; NULL if unknown
+    Column("fingerprint", LargeBinary),  # salted hash of token and base_url; another hash may mean another school
+    Column("keys", Json),  # `projections.Keys`: the keys that lists and GET return; NULL if unknown
     _head_count("living"),  # the numbers of students, which `head_count` explains
     _head_count("enrolled"),
     _head_count("deleted"),
@@ -177,16 +178,16 @@ run = Table(
     Column("modified_watermark", Timestamp),
     Column("deleted_watermark", Timestamp),
     Column("error", Text),
-    _figure("guarded"),  # the unapproved removals, which the guard adds up over 24 hours
+    _figure("guarded"),  # the unapproved removals of this run; the guard totals them over 24 hours
     Column("notices", Json, nullable=False, default=list),  # remarks in the report: ids, counts and names of fields
-    Column("plan", Text),  # see `PlanState`; NULL if the run held no removals
+    Column("plan", Text),  # see `PlanState`; NULL if the run did not hold back any removals
     sqlite_autoincrement=True,
 )
 
 # The table will have millions of rows. So there is a partial index for each query that a run, a daemon or the command
-# `status` makes, and this index contains only the rows that the query may return. The view `sync_health` uses the first
-# two conditions. Each condition excludes refreshes in a different way. If both conditions did this in the same way,
-# SQLite would search the index `ix_run_newest` for the newest success.
+# `status` makes, and this index contains only the rows that the query may return. The view `sync_health` uses the
+# indexes `ix_run_newest` and `ix_run_success`. The conditions of these two indexes exclude refreshes in different ways.
+# If both conditions excluded refreshes in the same way, SQLite would search `ix_run_newest` for the newest success.
 _COUNTS = run.c.kind.in_([literal_column("'incremental'"), literal_column("'full'")])
 _IS_SUCCESS = and_(
     run.c.kind != literal_column("'refresh'"),
@@ -234,13 +235,13 @@ run_request = Table(
 REQUEST_IS_OPEN = run_request.c.state.in_([literal_column("'pending'"), literal_column("'taken'")])
 _partial_index("ix_run_request_open", run_request.c.state, run_request.c.source, rows=REQUEST_IS_OPEN)
 
-# A running daemon. Every few seconds, the daemon updates its row. When it ends, it deletes the row.
+# A running daemon. Every few seconds, the daemon updates its row. When the daemon ends, it deletes its row.
 daemon = Table(
     "daemon",
     metadata,
     Column("name", Text, primary_key=True),  # host and process id, as in the column `holder` of a source
     Column("seen_at", Timestamp, nullable=False),
-    Column("sources", Json, nullable=False),  # by source: `standby`, and `next`, the next slot by kind of run
+    Column("sources", Json, nullable=False),  # a `daemons.Watch` for each source
 )
 
 # An entry of the audit log. `source` is not a foreign key, because the entry must remain when the source is forgotten.
@@ -288,8 +289,8 @@ student = Table(
     _of_source(),
 )
 
-# The detail of a current student is the part of the record that only GET serves. If the lists of a source contain every
-# key, the source has no rows in this table.
+# The detail of a current student is the part of the record that GET returns and lists do not. If the lists of a source
+# contain every key, the source has no rows in the table `student_detail`.
 student_detail = Table(
     "student_detail",
     metadata,
@@ -299,7 +300,7 @@ student_detail = Table(
     Column("updated_ms", BigInteger),  # the `updated_at` of the detail, in milliseconds since 1970
     Column("settled", Boolean, nullable=False),  # True if no later change can have the same `updated_at`
     Column("read_at", Timestamp),
-    Column("waiting_since", Timestamp),  # since when the detail has to be read again; NULL if this is not needed
+    Column("waiting_since", Timestamp),  # since this time, the detail must be read again; NULL if the detail is current
     _of_source(),
 )
 

@@ -1,19 +1,20 @@
-"""Upgrade the views to this version's form, in the same transaction as the tables.
+"""Upgrade the views to this version's definitions, in the same transaction as the tables.
 
 To change a view, edit the module `views` and add a migration. If no table changes, the migration is empty. On
-PostgreSQL, an upgrade does not touch a view if its definition has not changed. If a view only has new columns at its
-end, the upgrade replaces the view. In both cases, objects that depend on the view remain. If a column of a view is
-removed, renamed or gets another type, the upgrade drops the view and creates it again, with the same owner and grants.
-If another object depends on a view that must be dropped, the upgrade stops and is rolled back.
+PostgreSQL, an upgrade does not touch a view if its definition has not changed. If the only change to a view is new
+columns at its end, the upgrade replaces the view. Replacing a view does not affect objects that depend on the view. If
+a column of a view is removed or renamed, or its type changes, the upgrade drops the view and creates it again, with the
+same owner and grants. If another object depends on a view that must be dropped, the upgrade stops and is rolled back.
 
 If an upgrade must remove PostgreSQL's statistics (see `column_statistics`), it first redefines the views so that they
-read no table. Objects that depend on the views remain in this case too.
+read no table. Redefining a view does not affect objects that depend on the view.
 
-In all other cases the views exist during the migrations. Neither database can drop a column that a view reads, or
-change its type. So a migration that does this must first call `drop_views(op.get_bind(), "sync_run", ...)` with every
-view that reads the column. Before a batch operation on SQLite, it must drop every view that reads the table. A
-migration that removes a view from the contract must call `drop_views` too. On SQLite, all views are dropped and created
-again after the migrations, because SQLite has no grants, and dropping a view there does not affect other views.
+Otherwise, the views still read the tables during the migrations. Neither SQLite nor PostgreSQL can drop a column that a
+view reads, or change the column's type. So a migration that changes such a column must first call
+`drop_views(op.get_bind(), "sync_run", ...)` with every view that reads the column. Before a batch operation on SQLite,
+the migration must drop every view that reads the table. A migration that removes a view from the contract must also
+call `drop_views`. On SQLite, all views are dropped and created again after the migrations, because SQLite has no
+grants, and dropping a view there does not affect other views.
 """
 
 from __future__ import annotations
@@ -90,8 +91,9 @@ _COLUMNS = text("""
 SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped
 """)
 
-# The query replaces a rule by the view that the rule implements. The query also follows a view's row type, because
-# objects that use the type depend on the view. The parts of a table, such as its indexes, are not in the result.
+# PostgreSQL implements a view with a rewrite rule. The result contains the view in place of its rule. The query also
+# follows a view's row type, because objects that use the type depend on the view. The parts of a table, such as its
+# indexes, are not in the result.
 _DEPENDENTS = text("""
 WITH RECURSIVE leaving (classid, objid) AS (
   SELECT 'pg_class'::regclass::oid, to_regclass(name)::oid FROM unnest(CAST(:names AS text[])) name
@@ -118,7 +120,7 @@ _TRIAL = "pg_temp.rostersync_trial"
 def upgraded_views(connection: Connection, *, detached: bool = False) -> AbstractContextManager[None]:
     """Return a context for migrations.
 
-    At its end, the views match `VIEWS` and have the same owners and grants as before.
+    At the end of the context, the views match `VIEWS` and have the same owners and grants as before.
 
     If `detached` is True, the views on PostgreSQL read no table inside the context, so the caller can drop and create
     tables. Raises `StoreError` if another object depends on a view that must be dropped.
@@ -151,7 +153,7 @@ def _on_postgresql(connection: Connection, *, detached: bool) -> Iterator[None]:
 
 
 def changed_views(connection: Connection) -> list[str]:
-    """Return the names of the views that an upgrade may replace, as far as we know before the migrations."""
+    """Return the names of the views that an upgrade may have to change. Call this before the migrations."""
     if connection.dialect.name == "sqlite":
         return []
     return [placed(view) for view in VIEWS if _may_change(connection, view)]
@@ -174,11 +176,15 @@ def drop_views(connection: Connection, *names: str) -> None:
 def require_no_dependents(connection: Connection, names: list[str], what: str) -> None:
     """Raise `StoreError` if another object depends on one of `names`.
 
-    `names` are the names of views or tables, each with its schema. The error message refers to all of them as `what`.
+    `names` are the names of views or tables, each with its schema. The error message refers to these views or tables as
+    `what`.
     """
     if found := list(connection.execute(_DEPENDENTS, {"names": names}).scalars()):
         message = f"this command must drop and recreate {what}, on which other objects depend: {', '.join(found)}"
-        hint = "nothing was changed; save their definitions, drop them, run it again, and create them again"
+        hint = (
+            "nothing was changed; save the definitions of these objects, drop the objects, run the command again, and "
+            "then recreate the objects"
+        )
         raise StoreError(message, hint)
 
 
@@ -191,11 +197,11 @@ def _may_change(connection: Connection, view: View) -> bool:
 
 
 def _lock(connection: Connection, view: View, access: Access) -> None:
-    """Lock a view, but not the tables that it reads. New readers of the view then wait.
+    """Lock a view, but not the tables that it reads. New readers of the view then wait for the lock.
 
-    A reader first locks the view and then the tables. If the upgrade locked them in the opposite order, a deadlock with
-    a reader would be possible. The SQL command LOCK would lock the tables too. Instead, we set the owner of the view to
-    its present owner, which locks only the view and changes nothing.
+    A reader first locks the view and then the tables. If the upgrade locked the tables before the views, it could
+    deadlock with a reader. The SQL command LOCK would lock the tables too. Instead of using LOCK, we set the owner of
+    the view to its present owner, which locks only the view and changes nothing.
     """
     run_verbatim(connection, f"ALTER VIEW {placed(view)} OWNER TO {access.owner}")
 
@@ -238,9 +244,10 @@ def _form(connection: Connection, name: str) -> _Form | None:
 
 
 def _built(connection: Connection, view: View) -> _Form:
-    """Return the form that `view` will have. To find out, create the view under another name, and roll back.
+    """Return the definition that `view` will have after the upgrade.
 
-    PostgreSQL formats this form and the stored form in the same way, so they differ only if the views differ.
+    This function creates the view under another name, reads its definition, and rolls back. PostgreSQL formats the new
+    and the stored definition in the same way, so the two differ only if the views differ.
     """
     with connection.begin_nested() as trial:
         run_verbatim(connection, f"CREATE TEMPORARY VIEW {_TRIAL} {BARRIER} AS {view.query('postgresql')}")

@@ -57,7 +57,7 @@ def _elements(view: str, column: str, field: str, description: str) -> View:
     cast = "CAST(e.value AS bigint)" if column == "parent_id" else "e.value"
     return _view(
         view,
-        f"The elements of `{field}`: one row for each current student and element",
+        f"One row for each element of the `{field}` of each current student",
         (SOURCE, ID, (column, description)),
         select.format(element="e.value", each=f"json_each(s.{field})"),
         select.format(element=cast, each=f"jsonb_array_elements_text(s.{field})"),
@@ -72,16 +72,19 @@ _CURRENT = (
 _FIGURES = (
     (
         "fetched",
-        "Number of different students received, except in the deleted feed. Sum of the next six figures",
+        (
+            "Number of distinct students received, not counting the deleted feed. Sum of the columns from inserted to "
+            "ignored"
+        ),
     ),
     ("inserted", "Students who were added to the replica"),
     ("updated", "Current students with a changed record"),
     ("unchanged", "Students with an unchanged record"),
     ("restored", "Students who had been deleted and are current again"),
     ("quarantined", "Records that could not be decoded"),
-    ("ignored", "Students who appeared in a list, but are deleted according to their row or the response to GET"),
+    ("ignored", "Students who appeared in a list, but whose row or response to GET says that they are deleted"),
     ("deleted", "Students who were marked as deleted (tombstones)"),
-    ("stale", "Students who were fetched again because the row received first was older than the stored one"),
+    ("stale", "Students who were fetched again because the first row received was older than the stored row"),
     ("removals_held", "Removals that need approval before they are carried out"),
     ("requests", "Number of requests sent to the API, including retries"),
     ("retries", "Number of requests that repeated a failed request"),
@@ -95,7 +98,7 @@ _RUN = (
     ("duration_s", "Duration in seconds"),
     ("modified_watermark", "Modifications up to this time had been read when the run ended (UTC)"),
     ("deleted_watermark", "Deletions up to this time had been read when the run ended (UTC)"),
-    ("error", "Why the run failed, is incomplete, or held removals"),
+    ("error", "Why the run failed, was incomplete, or held back removals"),
     ("started_at", "When the run started (UTC)"),
     ("finished_at", "When the run ended (UTC)"),
 )
@@ -114,7 +117,7 @@ _VERSION = f"source, id, valid_from, {{valid_to}} AS valid_to, op, {_STUDENT}, c
 
 _HEALTH = (
     SOURCE,
-    ("last_success_at", "When the latest succeeded or held run ended (UTC). Refreshes and future times are ignored"),
+    ("last_success_at", "End of the latest successful or held run (UTC), ignoring refreshes and times in the future"),
     ("age_seconds", "Number of seconds since last_success_at"),
     ("last_state", "State of the newest run, ignoring refreshes"),
     ("last_run_id", "The newest run, ignoring refreshes"),
@@ -124,26 +127,26 @@ _HEALTH = (
     ("quarantined", "Number of records in quarantine"),
     ("modified_watermark", "Modifications up to this time have been read (UTC)"),
     ("deleted_watermark", "Deletions up to this time have been read (UTC)"),
-    ("last_clean_full_at", "When a full run last read a clean roster and left no student unclear or held (UTC)"),
+    ("last_clean_full_at", "When a full run last read a clean roster and left no student undecided or held (UTC)"),
     ("history_starts_at", "The history is complete from this time on (UTC)"),
 )
 _AUDIT = (
     ("source", "Name of the source, or * if the action concerned the whole database"),
     ("at", "When the action started (UTC)"),
     ("who", "Operating system account of the user"),
-    ("host", "Name of the machine that the action was done on"),
+    ("host", "Name of the machine on which the action was performed"),
     ("verb", "The kind of action"),
     ("ids", "JSON array of the ids of the students concerned"),
     ("fields", "JSON array of names, never values: the fields set or exported, or the role and its granted views"),
     ("counts", "JSON object with figures about the action; it may be empty"),
     ("outcome", "done, not_taken (applied only in part), refused, unknown, or sending (the process ended too early)"),
 )
-# The query ignores refreshes, because a refresh reads only a few students. The query also ignores a run that ended more
-# than one minute in the future, because the clock was wrong when the run ended. The minute allows for a difference
-# between the clock of the database server and the clock of the process that wrote the run. The two partial indexes of
-# `run` find the newest run and the newest success. BETWEEN and the ORDER BY on the source make PostgreSQL use these
-# indexes. If the query used `=`, PostgreSQL might scan the primary key instead and read every run that the query
-# ignores.
+# The query ignores refreshes, because a refresh reads only a few students. The query also ignores a run whose recorded
+# end is more than one minute in the future, because the clock was wrong when that end was recorded. The margin of one
+# minute allows for a difference between the clocks of the database server and of the process that recorded the run. The
+# two partial indexes of `run` find the newest run and the newest success. BETWEEN and the ORDER BY on the source make
+# PostgreSQL use these indexes. If the query used `=`, PostgreSQL might scan the primary key rather than one of these
+# indexes, and read every run that the query ignores.
 _HEALTH_QUERY = """
 SELECT h.source, h.last_success_at, {age} AS age_seconds,
        (SELECT r.state FROM run r WHERE r.run_id = h.last_run_id) AS last_state, h.last_run_id, h.held_run_id,
@@ -165,7 +168,7 @@ SELECT h.source, h.last_success_at, {age} AS age_seconds,
 
 SYNC_HEALTH = _view(
     "sync_health",
-    "One row for each source, which says how fresh the replica is",
+    "One row for each source, showing how fresh the replica is",
     _HEALTH,
     _HEALTH_QUERY.format(
         age="max(0, CAST((julianday('now') - julianday(h.last_success_at)) * 86400 AS INTEGER))",
@@ -179,7 +182,7 @@ SYNC_HEALTH = _view(
 )
 
 BARRIER = "WITH (security_barrier)"
-"""This option prevents PostgreSQL from calling a function that a reader wrote with rows that the view excludes."""
+"""This option stops PostgreSQL from calling a reader's function with rows that the view excludes."""
 
 VIEWS = (
     _view(
@@ -200,7 +203,7 @@ VIEWS = (
         (
             SOURCE,
             ID,
-            ("deleted_at", "When ManageBac deleted the student, or if this is unknown, when a run noticed it (UTC)"),
+            ("deleted_at", "When ManageBac deleted the student or, if unknown, when a run noticed the deletion (UTC)"),
             ("deletion_source", "sweep (missing from the roster of a full run) or stream (found in another way)"),
             *STUDENT,
             *SEEN,
@@ -233,7 +236,8 @@ VIEWS = (
 def create_view(connection: Connection, view: View) -> None:
     """Create a view.
 
-    On PostgreSQL, an existing view of the same name is replaced. The new view must begin with the same columns.
+    On PostgreSQL, an existing view of the same name is replaced. The new view must begin with the columns of the
+    existing view.
     """
     dialect = connection.dialect.name
     create = f"CREATE VIEW {view.name}" if dialect == "sqlite" else f"CREATE OR REPLACE VIEW {placed(view)} {BARRIER}"
