@@ -75,7 +75,11 @@ class Recorder:
 
     @contextmanager
     def recorded(self, entry: Entry, *, failed: Outcome = Outcome.REFUSED) -> Iterator[Recording]:
-        """Record the action inside the block. If a `RostersyncError` ends the block, the outcome is `failed`."""
+        """Record the action inside the block. If a `RostersyncError` ends the block, the outcome is `failed`.
+
+        If any other exception ends the block, such as `Stopped`, it is not known how far the action went. Then the
+        entry keeps the outcome `sending`, as after a crash.
+        """
         recording = self.begin(entry)
         try:
             yield recording
