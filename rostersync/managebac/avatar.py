@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import msgspec
 from urllib3.filepost import encode_multipart_formdata
 
-from rostersync.managebac.endpoints import JSON
 from rostersync.managebac.fields import invalid
 from rostersync.managebac.picture import without_metadata
+from rostersync.managebac.wire.http import JSON_TYPE
 from rostersync.words import HARMFUL
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _remote(url: str) -> tuple[bytes, str]:
         usable = False
     if not usable:
         raise invalid({"url": ("must be an address such as https://example.org/portrait.jpg",)})
-    return msgspec.json.encode({"avatar": {"remote_file_url": url}}), JSON
+    return msgspec.json.encode({"avatar": {"remote_file_url": url}}), JSON_TYPE
 
 
 def _read(path: Path) -> bytes:

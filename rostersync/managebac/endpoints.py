@@ -16,7 +16,7 @@ from rostersync.clock import to_text
 from rostersync.errors import Malformed, NotFound, Refused, TooLarge
 from rostersync.logger import get_logger
 from rostersync.managebac.decoding.answers import MOST_ROWS, decode_page, decode_single, is_error, says_done
-from rostersync.managebac.wire.http import ABSENT, MAX_BYTES, Call
+from rostersync.managebac.wire.http import ABSENT, JSON_TYPE, MAX_BYTES, Call
 from rostersync.managebac.wire.limits import server_time
 from rostersync.records import Gone, Moment, Rejected, Student
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from rostersync.managebac.wire.http import Reply
     from rostersync.managebac.wire.transport import Transport
     from rostersync.records import Page, Query, Row
-
-JSON = "application/json"
 
 SPARE_ROWS = 20
 """How many rows a page may have in addition to the number that was requested or that its meta contains.
@@ -144,7 +142,7 @@ class Endpoints:
 
 
 def _write(method: str, path: str, document: Mapping[str, Any]) -> Call:
-    return Call(path, method=method, body=msgspec.json.encode(document), content_type=JSON)
+    return Call(path, method=method, body=msgspec.json.encode(document), content_type=JSON_TYPE)
 
 
 def _parameters(query: Query, number: int, per_page: int) -> tuple[tuple[str, str], ...]:

@@ -47,6 +47,9 @@ class StudentList(Iterator[Student]):
 
     If students are changed during the iteration, a student may move to another page. The iteration may then miss a
     student, or return a student twice. A sync guards against this problem, but a `StudentList` does not.
+
+    An error ends the iteration. If you catch the error, do not continue with the same list, because the list then
+    appears to be complete although it is not.
     """
 
     def __init__(
@@ -148,6 +151,8 @@ class Students:
     * `TooLarge`, `Refused`, `Redirected`: the response is too large, has another 4xx status, or is a redirect (3xx).
     * `OutOfTime`: the time limit that was passed to the client as `run_seconds` is over.
     * `OutcomeUnknown`: the server may or may not have carried out a write.
+
+    If the scope that was passed to the client is cancelled, all methods raise `Stopped`, which is not an `ApiError`.
 
     **A write is repeated only if the server has certainly not carried it out.** This is the case if no part of the
     request was sent, or if the response was a 429. If the response to a write is lost, is a 5xx, is too large, or is

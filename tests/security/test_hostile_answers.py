@@ -178,7 +178,7 @@ def test_no_page_has_more_than_a_thousand_rows_whatever_its_meta_says(clock: Man
 
 def test_no_list_has_more_than_ten_thousand_pages() -> None:
     assert decode_page(listing(1, total_pages=MOST_PAGES), 1, MOMENT).total_pages == MOST_PAGES
-    with pytest.raises(Malformed, match="10,001 pages, but at most 10,000 are accepted"):
+    with pytest.raises(Malformed, match="10,001 pages, but rostersync accepts at most 10,000"):
         decode_page(listing(1, total_pages=MOST_PAGES + 1), 1, MOMENT)
 
 

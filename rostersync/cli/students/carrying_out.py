@@ -20,7 +20,7 @@ from rostersync.cli.students.reading import as_json_object
 from rostersync.cli.students.source import chosen_source
 from rostersync.errors import ApiError, ConfigError, Invalid, NoDatabase, RostersyncError, Stopped
 from rostersync.managebac import ManageBac
-from rostersync.managebac.endpoints import JSON
+from rostersync.managebac.wire.http import JSON_TYPE
 from rostersync.report import RunState
 from rostersync.runs import wiring
 from rostersync.store.audit import Outcome
@@ -198,7 +198,7 @@ def _shown_body(call: Call) -> Any:
     """
     if not call.body:
         return None
-    if call.content_type != JSON:
+    if call.content_type != JSON_TYPE:
         return f"({len(call.body):,} bytes)"
     body = msgspec.json.decode(call.body)
     student = body.get("student", {})

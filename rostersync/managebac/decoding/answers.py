@@ -88,16 +88,26 @@ def decode_page(
         raise Malformed("the first page is empty, although its total_count is not 0")
     total_pages, per_page = counts["total_pages"], counts["per_page"]
     if number == 1:
-        distinct = len({row.key for row in listed})
-        per_page = distinct if per_page is None else per_page
-        if total_pages is None or total_pages == -(-total_count // asked):
-            total_pages = -(-total_count // max(distinct, 1))
+        total_pages, per_page = _first_counts(total_pages, per_page, total_count, asked, listed)
     if total_pages is not None and total_pages > MOST_PAGES:
         message = f"the list has {total_pages:,} pages, but rostersync accepts at most {MOST_PAGES:,} pages"
         raise Malformed(message, "check base_url; if the school is really that large, choose a larger sync.per_page")
     assumes_utc = any(assumed for _, _, assumed in heads)
     digest = None if of_deleted else page_digest(heads)
     return Page(number, listed, total_count, total_pages, per_page, moment, assumes_utc, asked, digest)
+
+
+def _first_counts(
+    total_pages: int | None, per_page: int | None, total_count: int, asked: int, listed: Sequence[ListedRow]
+) -> tuple[int, int]:
+    """Return the `total_pages` and `per_page` of a list, as its first page shows them.
+
+    For example, 250 students and 200 requested rows give 2 pages. If the server in fact returns 100 rows, there are 3.
+    """
+    distinct = len({row.key for row in listed})
+    if total_pages is None or total_pages == -(-total_count // asked):
+        total_pages = -(-total_count // max(distinct, 1))
+    return total_pages, distinct if per_page is None else per_page
 
 
 def page_digest(heads: Sequence[KeyAndStamp]) -> bytes | None:
@@ -242,7 +252,8 @@ def decode_single(body: bytes, *, unwrapped: bool = False) -> Row:
     """Return the record in a response about one student. Raises `Malformed` if the response contains no record.
 
     If `unwrapped` is True, the response itself may be the record. A response is a record if it has an integer `id`, but
-    neither a `student` nor an error.
+    neither a `student` nor an error. Here the `id` must be a JSON number, because a response that we do not know should
+    not be taken for a record.
     """
     members = _members(body)
     record = members.get("student", b"")

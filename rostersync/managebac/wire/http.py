@@ -59,7 +59,9 @@ log = get_logger(__name__)
 Auth = Literal["header", "parameter"]
 """The ways to send the token: "header" means in the header `auth-token`, "parameter" in the query as `auth_token`."""
 
-_HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": f"rostersync/{__version__}"}
+JSON_TYPE = "application/json"
+
+_HEADERS = {"Accept": JSON_TYPE, "Accept-Encoding": "gzip", "User-Agent": f"rostersync/{__version__}"}
 
 ABSENT = frozenset({404, 410})
 """The statuses that may mean that something does not exist, or no longer exists."""
@@ -180,7 +182,7 @@ class RequestsWire:
             wait_for([future], scope.child(seconds=timeout))
             status, headers, body = future.result()
         except OutOfTime:
-            exchange.end()
+            exchange.end()  # before we read `sent`, because nothing is sent after that
             error = _too_late(self._host, timeout)
             error.sent = exchange.sent
             raise error from None

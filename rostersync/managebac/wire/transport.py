@@ -108,6 +108,9 @@ class Transport:
         counts as such a reason. A write is repeated only if the server has certainly not carried it out, because no
         part of the write was sent or the response was a 429.
 
+        The attribute `worth_retrying` of an error's class says whether the reason may be temporary (see `errors`). A
+        429 does not wait here: the limiter lets all callers of the host wait.
+
         Args:
             call: The request to send.
             read: A function that reads a successful response (200, 201 or 204).
