@@ -15,6 +15,9 @@ view reads, or change the column's type. So a migration that changes such a colu
 the migration must drop every view that reads the table. A migration that removes a view from the contract must also
 call `drop_views`. On SQLite, all views are dropped and created again after the migrations, because SQLite has no
 grants, and dropping a view there does not affect other views.
+
+Each migration has a constant `locks_readers`. It is True if the migration locks a table that a view reads, or drops a
+view. Then readers of the PostgreSQL views must wait until the upgrade ends.
 """
 
 from __future__ import annotations
