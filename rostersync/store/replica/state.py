@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 GUARD_WINDOW = timedelta(hours=24)
 
 MAX_REPORTED_KEYS = 1_000
-"""The largest number of unknown keys that are reported for a source."""
+"""Once this many unknown keys of a source have been reported, further unknown keys are not reported."""
 
 # Each statement is built only once, because building a statement takes longer than executing it.
 

@@ -206,8 +206,8 @@ class StagedDetails:
     def due(self, limit: int, *, needed: bool, read_before: datetime) -> list[int]:
         """Return the ids of students whom the run should request by GET, in order of priority.
 
-        The students who have waited longest for a detail come first. New students and students whose list row is newer
-        than their detail come next. Students whose detail was read too long ago come last.
+        The students who have been waiting longest for a detail come first. New students and students whose list row is
+        newer than their detail come next. Students whose detail was read too long ago come last.
 
         Args:
             limit: The largest number of ids to return.
