@@ -1,7 +1,7 @@
 """Define the types for the data from the API, such as students, rejected records and pages of a list.
 
 The annotations of `Student` are the only place that lists a student's fields. The columns, the views, the content hash,
-the CSV output and the data dictionary are generated from these annotations, in the same order.
+the CSV output and the data dictionary are generated from these annotations, in the order in which `Student` lists them.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ Texts = tuple[str, ...] | None
 Integers = tuple[Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)], ...] | None
 
 
-# `Student` decodes both the API's records and our own JSON. So in JSON, `extra` needs a name that the API does not use
-# as a key. Do not change this name, because the stored details of students contain it, and content hashes depend on it.
-# If it changed, stored details could not be read, and the next full run would write all students with unknown keys.
+# A `Student` can be decoded from both the API's records and our own JSON. In JSON, the field `extra` therefore needs a
+# name that the API does not use as a key. Do not change the JSON name of `extra`, because stored details contain it,
+# and content hashes depend on it. If the name changed, stored details could not be read, and the next full run would
+# rewrite every student who has unknown keys.
 _EXTRA_IN_JSON = "\ue000extra"
 
 
 class Student(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One student as served by the API.
 
-    Only `id` is always set. Any other field is None if the API served null or left the key out. Timestamps have the
-    time zone UTC and whole milliseconds. `status` is the status that the API served. If the API served no status,
+    `id` is always set. Every field other than `id` is None if the API served null or omitted the key. Timestamps have
+    the time zone UTC and whole milliseconds. `status` is the status that the API served. If the API served no status,
     `with_status` derives one.
     """
 
@@ -95,7 +96,7 @@ class Student(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     extra: Annotated[dict[str, Any], "Keys that rostersync does not know, and values that a field cannot hold"] = (
         msgspec.field(name=_EXTRA_IN_JSON, default_factory=dict)
     )
-    deleted_at: Timestamp = None  # not a field of the roster; if it is set, the student is deleted
+    deleted_at: Timestamp = None  # not a field of the roster; set only if the student is deleted
 
 
 class Kind(enum.Enum):
@@ -119,11 +120,14 @@ _KINDS: dict[Any, Kind] = {
     Texts: Kind.TEXTS,
     Integers: Kind.INTEGERS,
 }
-"""The kind of a field by its annotation in `Student`."""
+"""A dictionary that maps each annotation in `Student` to the kind of the field."""
 
 
 class Field(msgspec.Struct, frozen=True):
-    """The name, kind and description of a field of `Student`. `id`, `extra` and `deleted_at` have no `Field`."""
+    """The name, kind and description of a field of `Student`.
+
+    The fields `id`, `extra` and `deleted_at` are not described by a `Field`.
+    """
 
     name: str
     kind: Kind
@@ -140,8 +144,8 @@ def _fields() -> Iterator[Field]:
 FIELDS = tuple(_fields())
 FIELD_NAMES = tuple(field.name for field in FIELDS)
 
-# These fields may change although nothing else about the student has changed. If only these fields differ, the sync
-# updates the student's row, but adds no version to the history.
+# Volatile fields can change even if nothing else about the student changes. If only volatile fields differ, the sync
+# updates the student's row but adds no version to the history.
 VOLATILE = frozenset({"updated_at", "last_accessed_at", "photo_url"})
 _LASTING = tuple(name for name in FIELD_NAMES if name not in VOLATILE)
 
@@ -172,11 +176,11 @@ def row_key(row: Row) -> int:
 
 
 class Moment(msgspec.Struct, frozen=True):
-    """The earliest time at which the server can have made a response, by our clock and by the server's clock.
+    """The earliest time at which the server could have produced a response, by both our clock and the server's.
 
-    `local` is the time by our clock when we sent the request. `server` is the response's `Date`, minus the duration of
-    the request, minus one second because the header has only whole seconds. `server` is None if the response has no
-    usable `Date`.
+    `local` is the time on our clock when the request was sent. `server` is the response's `Date` header, minus the
+    duration of the request and minus one more second, because the header has only whole seconds. `server` is None if
+    the response has no usable `Date`.
     """
 
     local: datetime
@@ -184,7 +188,7 @@ class Moment(msgspec.Struct, frozen=True):
 
     @property
     def start(self) -> datetime | None:
-        """The earlier of the two times, because either clock may be wrong. None if `server` is None."""
+        """The earlier of `local` and `server`, because either clock may be wrong. None if `server` is None."""
         return self.server and min(self.local, self.server)
 
 
@@ -192,8 +196,8 @@ class ListedRow(msgspec.Struct, frozen=True):
     """A row of a page. The row is not decoded yet.
 
     `key` identifies the row (see `row_key`). `updated_at` is None if the value is missing or unreadable. `updated_at`
-    is also None if the row has a `deleted_at`, because a deletion does not change `updated_at`. `decode` returns the
-    decoded record.
+    is also None for a row with a `deleted_at`, because deleting a student does not change the student's `updated_at`.
+    `decode` returns the decoded record.
     """
 
     key: int
@@ -202,13 +206,14 @@ class ListedRow(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """One page of a list, with the counts from its meta.
+    """One page of a list, with the counts from the page's `meta` object.
 
-    On a page other than the first, `total_pages` and `per_page` are None if the page's meta lacks them. `moment` is the
-    time of the response. `assumes_utc` is true if a row has an `updated_at` without an offset, which we read as UTC.
-    `asked` is the number of rows that the client requested. The list's other pages must be requested with the same
-    number. Two pages have the same `digest` if they list the same students in the same order, each with the same
-    `updated_at`. `digest` is None for a list of deleted students, and if a row lacks an id or an `updated_at`.
+    On pages other than the first, `total_pages` and `per_page` are None if the page's `meta` object does not contain
+    them. `moment` is the time of the response. `assumes_utc` is true if a row has an `updated_at` without an offset,
+    which we read as UTC. `asked` is the number of rows that the client requested. The client must request the same
+    number of rows for each other page of the list. Two pages have the same `digest` if they list the same students in
+    the same order, each with the same `updated_at`. `digest` is None for a list of deleted students, or if any row
+    lacks an id or an `updated_at`.
     """
 
     number: int
@@ -223,17 +228,20 @@ class Page(msgspec.Struct, frozen=True):
 
     @property
     def others(self) -> range:
-        """The numbers of the list's other pages. Use this property only on the first page."""
+        """The numbers of the list's pages after the first. Use this property only on the first page."""
         return range(2, (self.total_pages or 0) + 1)
 
     def contradicts(self, other: Page) -> bool:
-        """Return whether the two pages differ in `total_count` or `per_page`. A missing `per_page` counts as equal."""
+        """Return whether the two pages differ in `total_count` or `per_page`.
+
+        A missing `per_page` is considered equal to any value.
+        """
         sizes = {self.per_page, other.per_page} - {None}
         return self.total_count != other.total_count or len(sizes) > 1
 
     @property
     def whole(self) -> bool:
-        """Whether the page contains the whole list, which means that it has `total_count` rows without duplicates."""
+        """Whether the page contains the whole list, that is, exactly `total_count` rows without duplicates."""
         return len({row.key for row in self.listed}) == len(self.listed) == self.total_count
 
     @property
@@ -272,7 +280,7 @@ Answer = Student | Rejected | Gone | Unclear
 
 
 def is_alive(answer: Answer) -> TypeGuard[Student | Rejected]:
-    """Return whether an answer is the record of a student who is not deleted. The record may be undecodable."""
+    """Return whether an answer contains a student who is not deleted, even if the record is undecodable."""
     return isinstance(answer, Rejected) or (isinstance(answer, Student) and answer.deleted_at is None)
 
 
@@ -290,7 +298,7 @@ def derive_status(status: Any, archived: Any, graduated_on: Any, withdrawn_on: A
 
     Returns:
         The status that the API served, or else "enrolled", "graduated", "withdrawn" or "archived". A student is
-            "archived" if `archived` is true and both dates are None.
+            "archived" if `archived` is true and there is neither a day of graduation nor a day of withdrawal.
 
     """
     if status:
@@ -318,10 +326,10 @@ def status_of(student: Student) -> str:
 
 
 def _date_or_text(student: Student, name: str) -> Any:
-    """Return the value of a date field.
+    """Return the value of a date field, or the value in `extra` if the API served an unreadable date.
 
-    If the date is unreadable, return the value in `extra`, because an unreadable date of graduation still means that
-    the student has graduated. Return None if the value is empty or missing.
+    The unreadable value is returned because even an unreadable date of graduation means that the student has graduated.
+    Return None if the value is empty or missing.
     """
     unreadable = student.extra.get(name)
     return getattr(student, name) or (None if isinstance(unreadable, str) and not unreadable.strip() else unreadable)
@@ -333,7 +341,7 @@ def encode(student: Student) -> bytes:
 
 
 def decode(encoded: bytes) -> Student:
-    """Return the student from a JSON record that `encode` returned or the API served.
+    """Decode a student from a JSON record, which comes either from `encode` or from the API.
 
     Raises `ValueError` if a key is not a field of `Student`, or if a value does not have the type of its field.
     """
@@ -353,20 +361,27 @@ def content_hash(encoded: bytes) -> bytes:
 
 
 def _canonical(value: Any) -> bytes:
-    """Return the canonical JSON of a value. In this JSON, true and 1 differ, although they are equal in Python."""
+    """Return the canonical JSON of a value.
+
+    In canonical JSON, true and 1 are different, although they are equal in Python.
+    """
     return msgspec.json.encode(value, order="deterministic")
 
 
 def changed_fields(old: Student, new: Student) -> tuple[str, ...]:
-    """Return the names of the fields that differ, in the order of `Student`. Volatile fields are left out."""
+    """Return the names of the fields that differ, in the order of `Student`.
+
+    The names of volatile fields are never returned.
+    """
     names = tuple(name for name in _LASTING if getattr(old, name) != getattr(new, name))
     return (*names, "extra") if _canonical(old.extra) != _canonical(new.extra) else names
 
 
 def json_value(value: Any) -> Any:
-    """Convert `value` for JSON. A time becomes a string in the format of `to_text`, and a date becomes `YYYY-MM-DD`.
+    """Convert `value` for JSON.
 
-    A tuple becomes a list.
+    A time becomes a string in the format of `to_text`, and a date becomes a string in the format `YYYY-MM-DD`. A tuple
+    becomes a list.
     """
     if isinstance(value, datetime):
         return to_text(value)

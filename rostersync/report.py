@@ -1,7 +1,7 @@
 """Define the request for a run, the report of a run, and the result of `verify`.
 
-The `--json` output and the view `sync_run` use the same names. Other programs depend on these names, so do not rename
-them.
+The `--json` output and the view `sync_run` use the names of the fields in this module. Other programs depend on the
+names of these fields, so do not rename the fields.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 ProgressCallback = Callable[[str, int, int], None]
-"""A function that a run calls with the name of a list, the number of rows read so far, and the total number of rows."""
+"""A function that a run calls to report its progress.
+
+The arguments are the name of the list, the number of rows read so far, and the total number of rows.
+"""
 
 
 def ignore_progress(_what: str, _done: int, _total: int) -> None:
@@ -34,9 +37,15 @@ class RunKind(enum.StrEnum):
     INCREMENTAL = "incremental"
     FULL = "full"
     GROWTH = "growth"
-    """A full run that may insert any number of students. Only requests have this kind. The run's kind is `full`."""
+    """A full run without a limit on the number of new students.
+
+    This kind occurs only in requests, and the run that executes the request has the kind `full`.
+    """
     REFRESH = "refresh"
-    """A run that reads single students after a write. Such a run does not make the replica fresh."""
+    """A run that reads single students after they were written to ManageBac.
+
+    A refresh does not count as a sync when the freshness of the replica is determined.
+    """
 
 
 class RunState(enum.StrEnum):
@@ -50,17 +59,20 @@ class RunState(enum.StrEnum):
 
     @property
     def exit_status(self) -> int:
-        """The exit status of a command that executed only this run. For a dry run, use `RunReport.exit_status`."""
+        """The exit status of a command if it executed only one run, which ended in this state.
+
+        For the exit status of a dry run, use `RunReport.exit_status`.
+        """
         return {"failed": 1, "incomplete": 1, "held": 3}.get(self.value, 0)
 
 
 class RunRequest(msgspec.Struct, frozen=True):
     """A request to execute a run.
 
-    If `approves` is not None, it is the id of a held run, and the new run carries out the held removals. If no process
-    executes the request within `wait`, the request expires. If `wait` is None, the request never expires. `ids` are the
-    ids of the students to refresh. `request_id` is the request's number in the database, or 0 if the request is not
-    stored yet.
+    If `approves` is not None, it is the id of a held run whose removals the new run carries out. If no process executes
+    the request within `wait`, the request expires. If `wait` is None, the request never expires. `ids` are the ids of
+    the students to refresh. `request_id` is the request's number in the database, or 0 if the request is not stored
+    yet.
     """
 
     source: str
@@ -72,14 +84,17 @@ class RunRequest(msgspec.Struct, frozen=True):
 
 
 class Watermarks(msgspec.Struct, frozen=True):
-    """Runs have read all changes in a feed up to the feed's watermark. None means that no run has read the feed."""
+    """Runs have read all changes in a feed up to the feed's watermark.
+
+    A watermark is None if no run has read the feed yet.
+    """
 
     modified: datetime | None = None
     deleted: datetime | None = None
 
 
 class SourceState(msgspec.Struct, frozen=True):
-    """Facts about a source that the database stores from one run to the next. All times are in UTC."""
+    """Facts about a source that the database keeps between runs. All times are in UTC."""
 
     watermarks: Watermarks = Watermarks()
     last_clean_modified_at: datetime | None = None
@@ -98,9 +113,9 @@ class Received(msgspec.Struct, frozen=True):
     """How many distinct records a run received.
 
     `undecodable` counts the records that cannot be decoded, and `without_id` counts the records without a readable id.
-    `news` counts all records, and `undecodable_news` counts all undecodable records, but neither number includes the
-    students who were in quarantine before the run. Another bad record from a student in quarantine does not suggest
-    that the API has changed.
+    `news` counts the records, and `undecodable_news` counts the undecodable records, of students who were not in
+    quarantine before the run. A further bad record of a student who is already in quarantine does not suggest that the
+    API has changed.
     """
 
     news: int = 0
@@ -112,8 +127,8 @@ class Received(msgspec.Struct, frozen=True):
 class UnclearCounts(msgspec.Struct, frozen=True):
     """The number of GET requests for single ids that returned neither a student nor a 404.
 
-    `received` is the number of these ids that were in a student list. `in_deleted_feed` is the number of these ids that
-    were in the deleted feed.
+    `received` is the number of requested ids that were in a list of students. `in_deleted_feed` is the number of
+    requested ids that were in the deleted feed.
     """
 
     total: int = 0
@@ -124,14 +139,14 @@ class UnclearCounts(msgspec.Struct, frozen=True):
 class Counts(msgspec.Struct, frozen=True):
     """The numbers of students that a run inserted, updated, and so on.
 
-    `fetched` counts the distinct students that the run received, except from the deleted feed. `fetched` is the sum of
-    the six counts from `inserted` to `ignored`:
+    `fetched` is the number of distinct students that the run received, not counting the deleted feed. `fetched` is the
+    sum of `inserted`, `updated`, `unchanged`, `restored`, `quarantined` and `ignored`:
 
-    * `unchanged` includes a student if the response to GET does not show whether the student exists.
-    * `ignored` counts the students whom a list contains although they are deleted according to their row or to GET.
+    * `unchanged` also counts students for whom the GET response did not show whether they exist.
+    * `ignored` counts the students who are in a list although their row or GET says that they are deleted.
 
-    `deleted`, `stale` and `removals_held` are not part of the sum. `stale` counts the students that the run requested
-    again, because the received row was older than the stored row.
+    `deleted`, `stale` and `removals_held` are not included in `fetched`. `stale` is the number of students that the run
+    requested again because the received row was older than the stored row.
     """
 
     fetched: int = 0
@@ -153,11 +168,11 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class RunOutcome(msgspec.Struct, frozen=True):
-    """How a run ends, and what it changes about its source. `rostersync.sync.outcome` decides it.
+    """The outcome of a run, and its effect on the stored state of its source.
 
-    `source` is what is known about the source after the run. `error` says why the run is not a success, `hint` says
-    what to do about it, and `notices` are further messages. `was_denied` is true if the run failed because the API
-    refused the token (401 or 403).
+    The module `rostersync.sync.outcome` determines the outcome. `source` is the state of the source after the run.
+    `error` says why the run did not succeed, `hint` says what to do about it, and `notices` contains further messages.
+    `was_denied` is true if the run failed because the API refused the token with the status 401 or 403.
     """
 
     kind: RunKind
@@ -168,21 +183,27 @@ class RunOutcome(msgspec.Struct, frozen=True):
     notices: tuple[str, ...] = ()
     was_denied: bool = False
     guarded: int = 0
-    """The number of this run's removals that no approval covers."""
+    """The number of removals that this run carries out without an approval."""
     holds: bool = False
-    """Whether the removals in the stage wait for approval as a new plan, unless an approved plan covers them."""
+    """Whether the run holds all removals that no approved plan contains.
+
+    The held removals form a new plan, which waits for approval.
+    """
     closes_plans: frozenset[RunKind] = frozenset()
-    """This run closes the open plans of held runs of these kinds, because it makes them pointless."""
+    """The kinds of held runs whose open plans this run closes, because this run has made these plans obsolete."""
     swept: bool = False
-    """Whether the run has swept. If so, records without an id that it did not see leave the quarantine."""
+    """Whether the run has completed a sweep.
+
+    After a sweep, records without an id leave the quarantine unless the run has received them again.
+    """
 
 
 class RunReport(msgspec.Struct, frozen=True):
     """The report of a finished run of one source.
 
-    `run_id` is None if the run is not stored yet, and for a dry run. If the run did not succeed, `error` is the reason.
-    `notices` are further messages. `was_denied` is true if the run failed because the API refused the token (401 or
-    403). The database does not store `was_denied`.
+    `run_id` is None for a dry run, or if the run is not stored yet. If the run did not succeed, `error` is the reason.
+    `notices` contains further messages. `was_denied` is true if the run failed because the API refused the token with
+    the status 401 or 403. The database does not store `was_denied`.
     """
 
     run_id: int | None
@@ -238,7 +259,7 @@ class Verification(msgspec.Struct):
     """The result of comparing the replica of a source with ManageBac.
 
     `found` is the number of all differences. `differences` contains at most the first 1,000 differences. `pending` is
-    the number of changes that do not count as differences, because the next incremental run will apply these changes,
+    the number of changes that are not counted as differences, either because the next incremental run will apply them,
     or because a run has applied them since the comparison began. If some students could not be compared, `error` is the
     reason.
     """

@@ -22,7 +22,7 @@ Fetching rows in chunks limits the use of memory, and allows requests to the API
 """
 
 SOURCE = bindparam("run_source", type_=Text)
-"""The parameter for the name of the run's source. `StageSession` sets this parameter."""
+"""The parameter for the name of the run's source. `StageSession` sets the parameter `run_source`."""
 
 LAST = bindparam("last", type_=BigInteger)
 """The parameter for the last id of the previous chunk."""
@@ -41,12 +41,12 @@ class _Ids(TypeDecorator[list[int]]):
         return value if dialect.name == "postgresql" else msgspec.json.encode(value).decode()
 
 
-class among_ids(FunctionElement[bool]):  # noqa: N801 - it is called like a function
-    """The SQL condition that an id is in a list. A single parameter, `ids`, passes the whole list.
+class among_ids(FunctionElement[bool]):  # noqa: N801 - the class is used like a function
+    """The SQL condition that is true if an id is in a list. All ids are passed as a single parameter, `ids`.
 
-    SQLAlchemy's `in_` would create one parameter for each id, and a different statement for each number of ids. If we
-    used `in_`, looking up 20,000 students in chunks of 500 ids would take 32 ms instead of 24 ms on SQLite, and 104 ms
-    instead of 44 ms on PostgreSQL.
+    SQLAlchemy's `in_` would create one parameter per id, and therefore a different statement for each number of ids. If
+    we used `in_`, looking up 20,000 students in chunks of 500 ids would take 32 ms instead of 24 ms on SQLite, and 104
+    ms instead of 44 ms on PostgreSQL.
     """
 
     inherit_cache = True
@@ -58,7 +58,7 @@ class among_ids(FunctionElement[bool]):  # noqa: N801 - it is called like a func
 @compiles(among_ids, "sqlite")
 def _among_ids_on_sqlite(element: among_ids, compiler: Any, **options: Any) -> str:
     key, ids = (compiler.process(part, **options) for part in element.clauses)
-    return f"{key} IN (SELECT value FROM json_each({ids}))"  # noqa: S608 - only a column and a parameter of ours
+    return f"{key} IN (SELECT value FROM json_each({ids}))"  # noqa: S608 - only our own column name and a parameter
 
 
 @compiles(among_ids, "postgresql")
@@ -68,7 +68,7 @@ def _among_ids_on_postgresql(element: among_ids, compiler: Any, **options: Any) 
 
 
 def chunk(ids: Select[Any]) -> Select[Any]:
-    """Return a query for the next `CHUNK` rows of the query `ids`, which are the rows with an id above `LAST`.
+    """Return a query for the next `CHUNK` rows of the query `ids`: those with an id greater than `LAST`.
 
     The first column of the query `ids` must be the id.
     """
@@ -77,7 +77,7 @@ def chunk(ids: Select[Any]) -> Select[Any]:
 
 
 def constant(word: StrEnum) -> ColumnElement[str]:
-    """Return an SQL expression that contains the word itself instead of a parameter."""
+    """Return an SQL expression that contains `word` as a literal rather than as a parameter."""
     return literal_column(f"'{word}'", Text)
 
 

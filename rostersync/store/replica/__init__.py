@@ -1,1 +1,1 @@
-"""Compare the stored students of a source with the stage, and commit a run in one transaction."""
+"""Compare a source's stored students with the stage, and commit the run in a single transaction."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rostersync.store.queue.lock import Lease
     from rostersync.store.stage import Stage
 
-# These statements are built only once, because building a statement takes longer than executing it.
+# Each statement is built only once, because building a statement takes longer than executing it.
 
 _OF: BindParameter[Any] = bindparam("of")
 
@@ -44,7 +44,7 @@ class RunResult(msgspec.Struct, frozen=True):
     outcome: RunOutcome
     request_id: int
     approves: int | None = None
-    """The id of the held run with the approved plan that this run carries out, or None if no plan was approved."""
+    """The id of the held run whose approved plan this run carries out, or None if no plan was approved."""
 
 
 def commit(lease: Lease, stage: Stage, result: RunResult) -> int:
@@ -64,7 +64,8 @@ def commit(lease: Lease, stage: Stage, result: RunResult) -> int:
                 _end_holds(connection, result, run_id)
             requests.close(connection, result.request_id, run_id)
     except DatabaseUnreachable:
-        # The server may have committed the transaction before the connection failed. If so, the run is recorded.
+        # The connection has failed, but the server may already have committed the transaction. If it has, the run is
+        # recorded, and the failure of the connection does not matter.
         if run_id is None or not _is_recorded(connection.engine, run_id, result.report):
             raise
     students.analyze(connection, result.report.counts)
@@ -72,11 +73,11 @@ def commit(lease: Lease, stage: Stage, result: RunResult) -> int:
 
 
 def _is_recorded(engine: Engine, run_id: int, report: RunReport) -> bool:
-    """Return whether a run was committed. Raises `StoreError` if the database fails again.
+    """Return whether a run was committed. Raises `StoreError` if the database fails a second time.
 
-    This function opens a new connection. The server may still be committing the transaction. Until the transaction
-    ends, it keeps the source's row locked, because it has checked the fence. So this function first waits until it can
-    lock that row.
+    This function opens a new connection. The server may still be committing the transaction. The transaction keeps the
+    source's row locked until it ends, because it has checked the fence. This function therefore waits until it can lock
+    the source's row.
     """
     mine = (_run.c.run_id == run_id) & (_run.c.source == report.source) & (_run.c.started_at == report.started_at)
     with engine.connect() as connection, writing(connection):
@@ -139,13 +140,13 @@ def _update_source(connection: Connection, source: str, result: RunResult) -> No
 
 
 def _as_json(keys: Keys) -> dict[str, Any]:
-    """Return the keys as values for JSON. The salt is left out, because it has its own column."""
+    """Return the keys in a form that can be encoded as JSON. The salt is left out, because it has its own column."""
     known: dict[str, Any] = msgspec.to_builtins(keys, order="deterministic")
     return {name: value for name, value in known.items() if name != "salt"}
 
 
 def _end_holds(connection: Connection, result: RunResult, run_id: int) -> None:
-    """Close the plans that this run has carried out or made obsolete, and delete the held removals in these plans."""
+    """Close the plans that this run has carried out or made obsolete, and delete their lists of held removals."""
     if result.approves is not None:
         _close_plans(connection, [result.approves], PlanState.APPROVED)
     if kinds := [str(kind) for kind in result.outcome.closes_plans]:

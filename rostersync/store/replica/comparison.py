@@ -39,7 +39,7 @@ _JOINED = (
 
 
 class Verdict(StrEnum):
-    """What a run does with a staged row. For each verdict, `Counts` has a field with the same name."""
+    """The action that a run takes for a staged row. For each verdict, `Counts` has a field with the same name."""
 
     QUARANTINED = "quarantined"
     IGNORED = "ignored"
@@ -89,7 +89,7 @@ _TWICE = _OURS.group_by(student.c.id).having(func.count() > 1).order_by(student.
 
 @cache
 def _differing() -> Select[Any]:
-    """Return a query for the current students with differences between the stored and the staged columns.
+    """Return a query for the current students whose stored and staged columns differ.
 
     The query is built when it is first used, because only `verify` needs it.
     """
@@ -111,23 +111,29 @@ class Comparison:
         return Counts(fetched=sum(verdicts.values()), **verdicts)
 
     def differing(self) -> Iterator[list[tuple[Student, Student]]]:
-        """Yield in chunks pairs of a stored record and a staged record that differ. Deleted students are left out."""
+        """Yield, in chunks, pairs of a stored and a staged record that differ.
+
+        Students who are deleted in the replica are skipped.
+        """
         for rows in self._session.chunks(_differing(), unless_empty=staged):
             yield [(student_of(row, 1), student_of(row, 1 + len(NAMES))) for row in rows]
 
     def missing(self) -> Iterator[list[int]]:
-        """Yield in chunks the ids of students who exist in ManageBac but are missing or deleted in the replica."""
+        """Yield, in chunks, the ids of students who exist in ManageBac but are missing or deleted in the replica."""
         return self._session.ids(_MISSING, unless_empty=staged)
 
     def stored_twice(self) -> list[int]:
-        """Return the ids that occur in more than one stored row. This only happens if the primary key was dropped."""
+        """Return the ids that occur in more than one stored row.
+
+        This can happen only if the primary key was dropped.
+        """
         return [row[0] for row in self._session.rows(_TWICE)]
 
     def pending(self, ids: Iterable[int], *, since: datetime, until: datetime, last_run: int) -> set[int]:
-        """Return only those `ids` that a run after `last_run` has written, or that the next incremental run will read.
+        """Return the subset of `ids` that a run after `last_run` has written, or the next incremental run will read.
 
-        The next incremental run will read a student if the staged `updated_at` is between `since` and `until`. It will
-        also read each current student who is in the deleted feed.
+        The next incremental run will read a student if the staged `updated_at` is between `since` and `until`. The next
+        incremental run will also read each current student who is in the deleted feed.
         """
         known = {"ids": list(ids), "since_ms": to_epoch_ms(since), "until_ms": to_epoch_ms(until), "last_run": last_run}
         reasons = ((_MODIFIED_BETWEEN, staged), (_LISTED_AMONG, deletions), (_WRITTEN_AFTER, None))

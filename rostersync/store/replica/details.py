@@ -32,10 +32,10 @@ _FACTS = ("record", "updated_ms", "settled", "read_at", "waiting_since")
 
 
 def let_wait(stage: Stage, after: SourceState, *, now: datetime) -> None:
-    """Mark the details that a later run must read again.
+    """Mark details so that a later run reads them again.
 
-    A detail must be read again if the student's list row is newer, or may be newer, and if GET has not returned the
-    student in this run. Call this function before the run's students are written.
+    A detail is marked if the student's list row is newer (or may be newer) and GET has not returned the student in this
+    run. Call this function before writing the run's students.
 
     Args:
         stage: The stage of the run. The run's transaction must be open on the stage's connection.
@@ -49,14 +49,14 @@ def let_wait(stage: Stage, after: SourceState, *, now: datetime) -> None:
 
 
 def apply(stage: Stage, after: SourceState, *, now: datetime) -> None:
-    """Write the details of a run to the database. Call this function after the run's students were written.
+    """Write the details of a run to the database. Call this function after writing the run's students.
 
     The parameters are the same as for `let_wait`.
     """
     needed = bool(after.keys.detail)
     session = stage.session
     if not needed and not after.has_details and session.is_empty(details):
-        return  # lists serve all keys, as is the case for nearly every school
+        return  # for this school, as for nearly every school, lists serve all keys
     parameters = {"run_source": session.source, "now": now, "needed": needed}
     for statement in (_DROP_GONE, _put(session.dialect), _DROP_UNUSED, _requeue(session.dialect)):
         session.connection.execute(statement, parameters)
@@ -74,7 +74,7 @@ def _put(dialect: str) -> Any:
     new = upsert(dialect, student_detail).from_select(["source", "id", *_FACTS], living)
     facts: dict[str, Any] = {name: new.excluded[name] for name in _FACTS}
     # If this run did not read the detail, the staged detail is a copy of the stored detail, perhaps with fewer keys.
-    # `let_wait` may have changed the stored `waiting_since` after the copy was made, so keep the stored value.
+    # `let_wait` may have changed `waiting_since` in the database since the copy was made, so keep the stored value.
     was_read = new.excluded.read_at.is_distinct_from(student_detail.c.read_at)
     facts["waiting_since"] = case((was_read, new.excluded.waiting_since), else_=student_detail.c.waiting_since)
     return new.on_conflict_do_update(index_elements=["source", "id"], set_=facts)
@@ -82,7 +82,7 @@ def _put(dialect: str) -> Any:
 
 @cache
 def _requeue(dialect: str) -> Any:
-    """Return the upsert that moves students to the end of the queue if their GET response was not usable."""
+    """Return the upsert that moves students whose GET response was unusable to the end of the queue."""
     asked = select(SOURCE, answers.c.id, false(), _NOW).where(found(Found.UNANSWERED), lives(answers.c.id))
     chosen = asked.where(or_(_NEEDED, _is_stored(answers.c.id)))
     new = upsert(dialect, student_detail).from_select(["source", "id", "settled", "waiting_since"], chosen)

@@ -1,8 +1,8 @@
-"""Maintain the head count of each source, which is the number of its current, enrolled and deleted students.
+"""Maintain each source's head count: the numbers of its current, enrolled and deleted students.
 
-The head count is stored in the source's row, and each run updates it in the run's transaction. So `sync_health`,
-`status` and the guard do not need to count students. Any other code that writes to the table `student` must also
-update the head count.
+The head count is stored in the source's row, and each run updates it in the run's transaction. Because of the head
+count, `sync_health`, `status` and the guard do not need to count students. Any other code that writes to the table
+`student` must also update the head count.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ _KEPT_AND_COUNTED = (
 
 @cache
 def _count_staged(dialect: str) -> Any:
-    """Return a query that counts the stored students who are also in the stage. The query looks up each student by id.
+    """Return a query that counts the stored students whose ids are also in the stage.
 
-    On PostgreSQL, the query uses an array of ids. If the query used a join, PostgreSQL would read all students, because
-    it assumes that a stage table without statistics is large.
+    The query looks up each student by id. On PostgreSQL, the query uses an array of ids. If the query used a join,
+    PostgreSQL would read all students, because it assumes that a stage table without statistics is large.
     """
     ids = union(select(staged.c.id), select(candidates.c.id))
     if dialect == "postgresql":
@@ -61,11 +61,11 @@ def _count_staged(dialect: str) -> Any:
 
 @contextmanager
 def kept(connection: Connection, report: RunReport) -> Iterator[None]:
-    """Update the head count of the run's source. The caller writes the students of the stage in the `with` block.
+    """Update the head count of the run's source.
 
-    After a full run, all students of the source are counted, which also corrects a wrong head count. For any other run,
-    only the students in the stage are counted, once before they are written and once afterwards. If a run does not
-    write any students, nothing is counted.
+    In the `with` block, the caller writes the staged students to the replica. After a full run, all students of the
+    source are counted, so a wrong head count is corrected. In any other run, only the students in the stage are
+    counted, both before and after they are written. If a run writes no students, the head count is not updated.
     """
     of, counts = {"run_source": report.source}, report.counts
     if report.kind is RunKind.FULL:
@@ -89,7 +89,7 @@ def _count(connection: Connection, query: Any, of: dict[str, str]) -> dict[str, 
 def differences(connection: Connection) -> list[str]:
     """Return a sentence for each source that has a wrong head count.
 
-    The sentence contains the stored head count and the correct numbers.
+    Each sentence contains the stored head count and the correct numbers.
     """
     found = []
     for name, *numbers in connection.execute(_KEPT_AND_COUNTED):

@@ -81,7 +81,7 @@ def _report(row: Any) -> RunReport:
 
 
 def open_hold(connection: Connection, run_id: int) -> Hold | None:
-    """Return the held run with the id `run_id`, or None if the run does not exist or its plan is not open."""
+    """Return the held run `run_id`, or None if there is no such run or its plan is not open."""
     with connection.begin():
         row = connection.execute(
             select(_run.c.source, _run.c.kind).where(_run.c.run_id == run_id, PLAN_IS_OPEN)
@@ -92,8 +92,8 @@ def open_hold(connection: Connection, run_id: int) -> Hold | None:
 def planned_removals(connection: Connection, run_id: int) -> list[tuple[int, str, datetime | None]]:
     """Return the removals in the plan of a run.
 
-    Each removal has the student's id, the deletion source, and the time of the deletion. The time is None if it is
-    unknown.
+    Each removal has the student's id, the deletion source, and the time of the deletion. The time of the deletion is
+    None if it is unknown.
     """
     with connection.begin():
         rows = connection.execute(
@@ -105,9 +105,9 @@ def planned_removals(connection: Connection, run_id: int) -> list[tuple[int, str
 
 
 def held_students(connection: Connection, source: str) -> list[int]:
-    """Return the ids of the current students who are in the open plans of a source's incremental runs.
+    """Return the ids of current students whose removal is part of an open plan of one of the source's incremental runs.
 
-    Students who are candidates for removal in the stage are left out.
+    Students who are candidates for removal in the current run are left out.
     """
     with connection.begin():
         return list(connection.scalars(_HELD_STUDENTS, {"of": source}))

@@ -1,4 +1,4 @@
-"""Read the stored state, students and quarantine of a source before a run."""
+"""Read the state, the stored students and the quarantine of a source before a run."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 GUARD_WINDOW = timedelta(hours=24)
 
 MAX_REPORTED_KEYS = 1_000
-"""After this many unknown keys of a source have been reported, no further unknown keys are reported."""
+"""Once this many unknown keys of a source have been reported, further unknown keys are not reported."""
 
-# These statements are built only once, because building a statement takes longer than executing it.
+# Each statement is built only once, because building a statement takes longer than executing it.
 
 _OF: BindParameter[Any] = bindparam("of")
 _LIVING = and_(student.c.source == _OF, student.c.deleted_at.is_(None))
@@ -74,7 +74,7 @@ def with_digests(known: tuple[str, ...], names: Iterable[str], salt: bytes) -> t
 
 
 def live_students(connection: Connection, source: str) -> int:
-    """Return the number of current students in the replica of a source."""
+    """Return the number of a source's current students in the replica."""
     with connection.begin():
         return int(connection.scalar(_COUNT_LIVING, {"of": source}) or 0)
 
@@ -82,7 +82,7 @@ def live_students(connection: Connection, source: str) -> int:
 def some_living(connection: Connection, source: str, limit: int) -> list[int]:
     """Return the ids of at most `limit` current students.
 
-    The students are chosen in the order of their content hashes, which is almost the same as a random choice.
+    The students are chosen in the order of their content hashes, which is practically random.
     """
     with connection.begin():
         return list(connection.scalars(_SOME_LIVING, {"of": source, "at_most": limit}))
@@ -91,8 +91,9 @@ def some_living(connection: Connection, source: str, limit: int) -> list[int]:
 def recent_removals(connection: Connection, source: str, now: datetime) -> int:
     """Return the number of unapproved removals in the last 24 hours.
 
-    A run that ended up to 24 hours after `now` also counts, because our clock may have been set back since then. A run
-    that ended even later does not count, because our clock must have been wrong at the end of that run.
+    A run that seems to have ended up to 24 hours after `now` also counts, because our clock may have been set back
+    since the run ended. A run that seems to have ended more than 24 hours after `now` does not count, because our clock
+    must have been wrong when it ended.
     """
     near = {"earliest": now - GUARD_WINDOW, "latest": now + GUARD_WINDOW}
     with connection.begin():
@@ -102,7 +103,7 @@ def recent_removals(connection: Connection, source: str, now: datetime) -> int:
 def quarantined(connection: Connection, source: str, limit: int) -> list[int]:
     """Return the ids of at most `limit` students in quarantine whom this run has not received.
 
-    Students who have not been received for the longest time come first.
+    The students who were last received longest ago come first.
     """
     with connection.begin():
         return list(connection.scalars(_QUARANTINED, {"of": source, "at_most": limit}))

@@ -1,7 +1,7 @@
 """Write the students of a run from the stage to the replica, inside the run's transaction.
 
-New students are copied from the stage. If a student has changed, the stored row is copied to the superseded versions,
-and is then replaced by the staged row. The statements are built only once, and use the parameters `run_source`,
+New students are copied from the stage. If a student has changed, the stored row is copied to the table of superseded
+versions and then replaced by the staged row. The statements are built only once, and use the parameters `run_source`,
 `this_run` and `now`. docs/reference/statements.md shows the SQL.
 """
 
@@ -75,8 +75,8 @@ _INSERT = insert(student).from_select(
     [*_FACTS_OF_NEW, *_RECEIVED],
     select(*_FACTS_OF_NEW.values(), *_RECEIVED.values()).select_from(_STAGED).where(among_ids(staged.c.id)),
 )
-# The received record replaces the whole stored record, and the two are not merged. So if ManageBac no longer serves a
-# field, the stored field becomes NULL.
+# The received record replaces the stored record entirely, and the two are not merged. If ManageBac stops serving a
+# field, the stored field therefore becomes NULL.
 _REPLACE = (
     update(student)
     .where(_MINE, student.c.id == staged.c.id, staged.c.id == records.c.id, among_ids(staged.c.id))
@@ -89,12 +89,12 @@ _DECODED = exists().where(staged.c.id == quarantine.c.id, staged.c.rejected.is_(
 _GONE = exists().where(answers.c.id == quarantine.c.id, found(Found.GONE))
 _STORED = exists().where(_MINE, student.c.id == quarantine.c.id, student.c.deleted_at.is_(None))
 _RELEASE_QUARANTINED = delete(quarantine).where(
-    # If the removal of a student is held, the student is still a current student, so the record stays in quarantine.
+    # If a student's removal is held, the student remains current, so the student's record stays in quarantine.
     quarantine.c.source == SOURCE,
     or_(_DECODED, and_(_GONE, ~_STORED)),
 )
 _ASKED_IN_VAIN = exists().where(answers.c.id == quarantine.c.id, found(Found.UNANSWERED))
-_REQUEUE_UNANSWERED = (  # moves these records to the end of the queue, so the next run requests other records first
+_REQUEUE_UNANSWERED = (  # moves unanswered records to the end of the queue, so the next run requests others first
     update(quarantine).where(quarantine.c.source == SOURCE, _ASKED_IN_VAIN).values(last_seen_at=_NOW)
 )
 _RELEASE_THOSE_WITHOUT_ID = delete(quarantine).where(
@@ -105,9 +105,9 @@ _RELEASE_THOSE_WITHOUT_ID = delete(quarantine).where(
 def apply(connection: Connection, source: str, counts: Counts, *, run_id: int, now: datetime) -> None:
     """Apply the stage's verdicts and removals to the replica. Call this function inside the run's transaction.
 
-    `counts` contains the number of students for each verdict, and a statement is skipped if its number is 0. A new
-    version of a student begins at `now`. But if our clock was set back, the new version begins one millisecond after
-    the beginning of the previous version.
+    `counts` contains the number of students for each verdict, and the statements for verdicts with the number 0 are
+    skipped. A new version of a student begins at `now`. If our clock was set back, the new version instead begins one
+    millisecond after the previous version began.
     """
     changes = _RunChanges(connection, {"run_source": source, "this_run": run_id, "now": now})
     if counts.updated or counts.restored:
@@ -125,7 +125,7 @@ def apply(connection: Connection, source: str, counts: Counts, *, run_id: int, n
 def release_those_without_id(connection: Connection, source: str) -> None:
     """Delete from the quarantine all records without an id that this run did not receive.
 
-    Call this function only after a sweep.
+    Call this function only after the run has completed a sweep.
     """
     connection.execute(_RELEASE_THOSE_WITHOUT_ID, {"run_source": source})
 
@@ -133,11 +133,11 @@ def release_those_without_id(connection: Connection, source: str) -> None:
 def analyze(connection: Connection, counts: Counts) -> None:
     """Analyse the table of students on PostgreSQL if a run has inserted many students.
 
-    While the table has no statistics, PostgreSQL reads all students to find a few of them. The server analyses the
-    table by itself, but perhaps only after several runs. Only one session at a time can analyse a table. So call this
-    function after the run's transaction. Otherwise the first runs of several sources would wait for each other.
-    For the same reason, nothing is done if another session is analysing the table. A `StoreError` is ignored, because
-    the run is already committed.
+    As long as the table has no statistics, PostgreSQL scans all students even to find a few. The server analyses the
+    table automatically, but perhaps only after several runs. Only one session at a time can analyse a table. If this
+    function were called inside the run's transaction, several sources that sync for the first time would wait for each
+    other. Therefore, call this function only after the transaction has ended. To avoid waiting, the function does
+    nothing if another session is analysing the table. A `StoreError` is ignored, because the run is already committed.
     """
     if counts.inserted > CHUNK and connection.dialect.name == "postgresql":
         with suppress(StoreError), connection.begin():
@@ -157,7 +157,7 @@ class _RunChanges:
 
     @contextmanager
     def _chunks(self, query: Select[Any], number: int) -> Iterator[Iterator[Sequence[Any]]]:
-        """Execute a query that returns `number` rows, and provide an iterator over chunks of these rows.
+        """Execute a query whose result has `number` rows, and provide an iterator over the rows in chunks.
 
         If `number` is larger than `CHUNK`, the rows are fetched only when they are needed.
         """
@@ -168,15 +168,16 @@ class _RunChanges:
         """Insert the students who are not stored yet."""
         with self._chunks(_NEW, number) as chunks:
             for rows in chunks:
-                # The statement selects the new rows by their ids. If the SELECT inside the INSERT read the table
+                # The statement selects the rows of new students by id. If the SELECT inside the INSERT read the table
                 # `student`, SQLite would first copy all selected rows.
                 self.do(_INSERT, ids=[row.id for row in rows])
 
     def replace_changed(self, number: int) -> None:
-        """Replace the rows of changed and restored students, and keep the previous rows as superseded versions.
+        """Replace the rows of changed and restored students, and keep the previous rows in the history.
 
-        Every change is written to the student's row. But an update does not begin a new version if only volatile
-        fields have changed, such as the time of the last login (see `records.changed_fields`).
+        Every change, even to a volatile field, is written to the student's row. However, an update that changes only
+        volatile fields, such as the time of the last login, does not begin a new version (see
+        `records.changed_fields`).
         """
         with self._chunks(_CHANGED, number) as chunks:
             for rows in chunks:
@@ -201,7 +202,7 @@ class _RunChanges:
             self._connection.execute(_begin_version(self.dialect), versions)
 
     def make_tombstones(self) -> None:
-        """Turn the rows of the stage's candidates for removal into tombstones."""
+        """Turn the rows of all candidates for removal into tombstones."""
         supersede, tombstone = _remove(self.dialect)
         self.do(supersede)
         self.do(tombstone)
@@ -210,8 +211,8 @@ class _RunChanges:
 def _version_start(dialect: str) -> ColumnElement[Any]:
     """Return the SQL expression for the time when the new version of a stored student begins.
 
-    The new version begins at `now`. But if the stored version did not begin before `now`, the new version begins 1 ms
-    after the beginning of the stored version.
+    A student's new version normally begins at `now`. If the stored version began at `now` or later, the new version
+    begins 1 ms after the stored version began.
     """
     later = "strftime('%Y-%m-%dT%H:%M:%fZ', student.valid_from, '+0.001 seconds')"
     if dialect == "postgresql":
@@ -220,7 +221,7 @@ def _version_start(dialect: str) -> ColumnElement[Any]:
 
 
 def _supersede(dialect: str, stored: Any, which: ColumnElement[bool]) -> Any:
-    """Return the statement that copies stored rows to the superseded versions before the rows are changed."""
+    """Return the statement that copies stored rows to the table of superseded versions before the rows are changed."""
     begins = _version_start(dialect)
     columns = [column.name for column in student_version.c]
     values = (begins if name == "valid_to" else student.c[name] for name in columns)
@@ -247,8 +248,9 @@ def _begin_version(dialect: str) -> Any:
 def _remove(dialect: str) -> tuple[Any, Any]:
     """Return the two statements that remove students.
 
-    The first statement copies the students' rows to the superseded versions. The second statement turns the rows into
-    tombstones. A tombstone keeps the last known fields, because a row of the deleted feed may lack most fields.
+    The first statement copies the students' rows to the table of superseded versions. The second statement turns the
+    rows into tombstones. A tombstone keeps the last known fields, because a row of the deleted feed may lack most
+    fields.
     """
     given = select(answers.c.deleted_at).where(answers.c.id == candidates.c.id).scalar_subquery()
     facts = {

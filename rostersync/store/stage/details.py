@@ -1,10 +1,12 @@
 """Combine the list row, the GET response and the stored row of each student into one staged record.
 
-`rostersync.projections` explains how the records are combined. This module reads and writes the rows:
+`rostersync.projections` explains how the records are combined. The methods in this module read and
+write the rows:
 
 * `due` returns the students whom the run should request by GET.
-* `compare` and `support` use the GET responses to find out which keys lists serve and which keys GET serves.
-* `combine` replaces the staged record of each student who has a detail. A run calls it after all its GET requests.
+* `compare` and `support` determine from the GET responses which keys lists and GET serve.
+* `combine` replaces the staged record of each student who has a detail with the combined record. A run calls this
+  method after all its GET requests.
 
 The details are in the stage's table `details` until the run commits. docs/reference/statements.md shows the SQL of the
 queries.
@@ -50,22 +52,22 @@ _DETAIL_OF_STORED = and_(student_detail.c.source == student.c.source, student_de
 IS_NEWER: ColumnElement[bool] = or_(
     student_detail.c.updated_ms.is_distinct_from(staged.c.updated_ms),
     ~student_detail.c.settled,
-    # If a list row has no `updated_at`, it counts as newer whenever one of its fields has changed.
+    # A list row without an `updated_at` is considered newer if any of its fields has changed.
     and_(staged.c.updated_ms.is_(None), exists().where(STORED, student.c.content_hash != staged.c.content_hash)),
 )
-"""The SQL condition that a staged list row is newer than the stored detail, or that it may be newer."""
+"""The SQL condition that is true if a staged list row is newer than the stored detail, or may be newer."""
 
 IS_USED: ColumnElement[bool] = or_(student_detail.c.record.is_not(None), _NEEDED)
-"""The SQL condition that a stored detail is used.
+"""The SQL condition that is true if a stored detail is in use.
 
-A detail is used if it has keys, or if every student of the source needs a detail.
+A detail is in use if it has keys or if every student of the source needs a detail.
 """
 
 
 def _open(key: ColumnElement[int]) -> ColumnElement[bool]:
-    """Return the SQL condition that this run may still request a student by GET.
+    """Return the SQL condition that is true if this run may still request a student by GET.
 
-    The condition is true if the run has not requested the student yet, and has not staged the student's removal.
+    A run may request a student if it has neither requested the student nor staged the student's removal.
     """
     return and_(~_was_asked(key), ~exists().where(tables.candidates.c.id == key))
 
@@ -111,7 +113,8 @@ _REFRESHED = (
 _ASKED = select(answers.c.id).where(among_ids(answers.c.id))
 _NEWEST = select(func.max(staged.c.updated_ms))
 
-# The columns of the GET response, the list row, the stored student and the stored detail. Any of these may be missing.
+# The columns of the GET response, the list row, the stored student and the stored detail. Any of these four records may
+# be missing.
 _PARTS = (
     answers.c.record.label("answer"),
     answers.c.answer.label("kind"),
@@ -164,8 +167,8 @@ class _Parts(msgspec.Struct, frozen=True):
     def listed(self, keys: Keys) -> Student | None:
         """Return the student's list record, or None if the student has neither a list row nor a stored record.
 
-        Normally, the list record is the list row that this run has received. If the list row is missing, or is older
-        than both the stored record and the GET response, the stored list record is returned instead.
+        Normally, the list record is the list row that this run has received. If there is no list row, or if it is older
+        than both the stored record and the GET response, the method returns the stored list record.
         """
         if self.stored is None:
             return self.row
@@ -194,7 +197,7 @@ class StagedDetails:
         return not self._session.is_empty(answers)
 
     def not_asked(self, ids: Sequence[int]) -> list[int]:
-        """Return only those `ids` that this run has not requested by GET."""
+        """Return the subset of `ids` that this run has not requested by GET yet."""
         asked = {row[0] for row in self._session.rows(_ASKED, unless_empty=answers, ids=list(ids))}
         return [key for key in ids if key not in asked]
 
@@ -203,14 +206,15 @@ class StagedDetails:
     def due(self, limit: int, *, needed: bool, read_before: datetime) -> list[int]:
         """Return the ids of students whom the run should request by GET, in order of priority.
 
-        The students who have waited longest for a detail come first. New students, and students with a list row that is
-        newer than their detail, come next. Students with an old detail come last.
+        The students who have been waiting longest for a detail come first. New students and students whose list row is
+        newer than their detail come next. Students whose detail was read too long ago come last.
 
         Args:
             limit: The largest number of ids to return.
-            needed: Whether every student of the source needs a detail. If this is false, a student is returned
-                only if the student waits for a detail, or has a stored detail with keys.
-            read_before: If every student needs a detail, details that were read before this time (UTC) are read again.
+            needed: Whether every student of the source needs a detail. If `needed` is false, the method returns only
+                students who wait for a detail or have a stored detail with keys.
+            read_before: If every student needs a detail, each detail that was last read before this time (UTC) is read
+                again.
 
         """
         ids: list[int] = []
@@ -222,10 +226,10 @@ class StagedDetails:
         return ids
 
     def of(self, ids: Sequence[int], *, needed: bool) -> list[int]:
-        """Return only those `ids` that the run should request by GET to read the students' details.
+        """Return the subset of `ids` whose details the run should request by GET.
 
-        These students have a staged list row. They also have a detail, or need one, but the run has not requested them
-        by GET yet.
+        A student is included if the student has a staged list row, has or needs a detail, and has not been requested by
+        GET in this run yet.
         """
         return [row[0] for row in self._session.rows(_REFRESHED, unless_empty=staged, ids=list(ids), needed=needed)]
 
@@ -238,9 +242,9 @@ class StagedDetails:
             names: The names of the keys to count.
 
         Returns:
-            A dictionary from each key to two numbers. The first number counts the students who have the key in their
-            detail. The second number counts the students who have the key in both their detail and their list row. If
-            no detail has a key, the key is not in the dictionary.
+            A dictionary that maps each key to two numbers. The first is the number of students who have the key in
+            their detail. The second is the number of students who have the key in both their detail and their list row.
+            The dictionary does not contain keys that occur in no detail.
 
         """
         found: dict[str, tuple[int, int]] = {}
@@ -254,11 +258,11 @@ class StagedDetails:
         return found
 
     def compare(self, keys: Keys) -> Keys:
-        """Compare each GET response with the student's list record, and return `keys` with the new findings.
+        """Compare each GET response with the student's list record, and return an updated copy of `keys`.
 
-        A GET response and a list record are compared only if neither is older than the other. Otherwise only the
-        response's keys are added to the keys that GET serves. If it is not known yet which keys lists serve, the method
-        returns `keys` unchanged.
+        A GET response and a list record are compared only if neither is older than the other. If one of the two is
+        older, the method only adds the keys of the response to the keys that GET serves. If it is not known yet which
+        keys lists serve, the method returns `keys` unchanged.
         """
         if keys.listed is None:
             return keys
@@ -275,16 +279,16 @@ class StagedDetails:
     # Combining -----------------------------------------------------------------------------------------------
 
     def combine(self, keys: Keys, *, settled_before: datetime | None, now: datetime, everybody: bool) -> None:
-        """Stage the combined record of each student whom GET has returned or who has a stored detail.
+        """Stage the combined record of each student whom GET has returned, or who has a stored detail.
 
         Args:
-            keys: Which keys lists serve and which keys GET serves.
-            settled_before: All changes up to this `updated_at` (UTC) were visible when GET responded. This is None if
-                no such time is known. A detail with a later `updated_at` is read again the next time that a list
-                contains the student, because another change may have the same `updated_at`.
-            now: The time (UTC) to store as the time when the details were read.
-            everybody: Whether to combine the records of all staged students who have a stored detail. If this is false,
-                students are skipped if GET has not returned them and their list row has not changed.
+            keys: The keys that lists serve and the keys that GET serves.
+            settled_before: When GET responded, every change with an `updated_at` up to this time (UTC) was visible.
+                None if this time is not known. A detail with a later `updated_at` is read again the next time a list
+                contains the student, because a second change may have the same `updated_at`.
+            now: The time (UTC) to record as the time at which the details were read.
+            everybody: Whether to combine the records of all staged students who have a stored detail. If `everybody` is
+                false, the method skips students whom GET has not returned and whose list row has not changed.
 
         """
         for parts in self._everybody(everybody=everybody):
@@ -293,7 +297,7 @@ class StagedDetails:
                 new = fetch(listed, parts.answer, keys, detail_only=parts.found.kind == Found.DETAIL)
                 self._put(parts, keys, new, _facts_of_answer(listed, parts.answer, settled_before, now))
             elif listed is not None and parts.detail is not None:
-                new = Records(listed, fetch(None, parts.detail, keys).detail)  # drops keys that lists now serve
+                new = Records(listed, fetch(None, parts.detail, keys).detail)  # this drops keys that lists now serve
                 self._put(parts, keys, new, _facts_as_stored(parts.found))
 
     def _put(self, parts: _Parts, keys: Keys, new: Records, facts: dict[str, Any]) -> None:
@@ -333,7 +337,10 @@ _PUT = {table: insert(table) for table in (staged, records, details)}
 
 
 def _facts_as_stored(found: Any) -> dict[str, Any]:
-    """Return the stored values of a detail's columns. The caller uses them if this run did not read the detail."""
+    """Return the stored values of a detail's columns.
+
+    The caller uses the stored values if this run did not read the detail.
+    """
     facts = {name: getattr(found, name) for name in ("settled", "read_at", "waiting_since")}
     return {"updated_ms": found.detail_ms, **facts}
 
@@ -341,7 +348,7 @@ def _facts_as_stored(found: Any) -> dict[str, Any]:
 def _facts_of_answer(
     listed: Student | None, answer: Student, settled_before: datetime | None, now: datetime
 ) -> dict[str, Any]:
-    """Return the values for the columns of a detail that this run has read.
+    """Return the column values for a detail that this run has read.
 
     If the list record is newer than the GET response, the detail is marked to be read again.
     """
@@ -359,8 +366,8 @@ def _stamp(listed: Student | None, answer: Student) -> datetime | None:
     """Return the `updated_at` to store with a detail.
 
     If neither the GET response nor the list record is older than the other, return the list record's `updated_at`,
-    because later list rows are compared with the stored value. If the list record has no `updated_at`, return None. In
-    all other cases, return the `updated_at` of the GET response.
+    because the stored value is compared with later list rows. If the list record has no `updated_at`, return None. In
+    all other cases, return the `updated_at` from the GET response.
     """
     if listed is not None and (listed.updated_at is None or are_of_one_time(listed, answer)):
         return listed.updated_at
@@ -370,7 +377,7 @@ def _stamp(listed: Student | None, answer: Student) -> datetime | None:
 def _list_row(found: Any, stored: Student | None) -> Student | None:
     """Return the staged list row as the API served it, or None if no list row is staged.
 
-    If a staged row has no row in the table `records`, it equals the stored record.
+    A staged row without an entry in the table `records` is identical to the stored record.
     """
     if found.row_id is not None:
         return replace(student_of(found, _FIRST_OF_ROW), status=found.served_status)

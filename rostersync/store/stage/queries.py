@@ -1,4 +1,4 @@
-"""Define the SQL statements that read and change the stage. Some of them also read the stored students.
+"""Define the SQL statements that read and change the stage. Some of the statements also read the stored students.
 
 Each statement is built only once, because building a statement takes longer than executing it. Some parameters are
 defined in `rostersync.store.database.statements`, and the methods of the stage pass the others.
@@ -42,17 +42,17 @@ STORED = and_(student.c.source == SOURCE, student.c.id == staged.c.id)
 
 
 def lives(key: ColumnElement[int]) -> ColumnElement[bool]:
-    """Return the SQL condition that the student `key` is in the replica and is not deleted."""
+    """Return the SQL condition that is true if the student `key` is in the replica and is not deleted."""
     return exists().where(LIVING, student.c.id == key)
 
 
 def found(*which: Found) -> ColumnElement[bool]:
-    """Return the SQL condition that the result of a staged GET request is one of `which`."""
+    """Return the SQL condition that is true if the staged result of a GET request is one of `which`."""
     return answers.c.answer.in_([constant(answer) for answer in which])
 
 
 def answered(key: ColumnElement[int], *which: Found) -> ColumnElement[bool]:
-    """Return the SQL condition that the staged result of GET for the id `key` is one of `which`."""
+    """Return the SQL condition that is true if the staged GET result for the id `key` is one of `which`."""
     return exists().where(answers.c.id == key, found(*which))
 
 
@@ -71,7 +71,7 @@ NOTE_BROUGHT = (
     .values(reading=_READING, page=_PAGE)
     .returning(staged.c.id, staged.c.updated_ms)
 )
-KEEP_PAGES = (  # the parameter `ids` contains page numbers
+KEEP_PAGES = (  # here the parameter `ids` contains page numbers, not ids
     update(staged).where(staged.c.reading == _READING - 1, among_ids(staged.c.page)).values(reading=_READING)
 )
 DROP = tuple(delete(table).where(among_ids(table.c.id)) for table in (staged, records))
@@ -95,7 +95,10 @@ RECEIVED = select(
 
 @cache
 def stage_deletion(dialect: str) -> Any:
-    """Return the upsert for a row of the deleted feed. If the new row has no `deleted_at`, keep the staged value."""
+    """Return the upsert for a row of the deleted feed.
+
+    If the new row has no `deleted_at`, keep the staged `deleted_at`.
+    """
     new = upsert(dialect, deletions)
     known = func.coalesce(new.excluded.deleted_at, deletions.c.deleted_at)
     return new.on_conflict_do_update(index_elements=["id"], set_={"reading": new.excluded.reading, "deleted_at": known})
@@ -153,18 +156,19 @@ COLLECTED_FROM = {
     Reason.MARKED: staged,
     Reason.PROVED: answers,
 }
-"""For each reason, the stage table from which the statement for this reason selects candidates.
+"""A dictionary that maps each reason to the table of the stage from which its candidates are selected.
 
-If this table is empty, the statement is skipped. `UNSEEN` has no entry, because its statement selects stored students.
+The statement for a reason is skipped if the reason's table is empty. `UNSEEN` has no entry, because its candidates come
+from the stored students and not from a table of the stage.
 """
 
 
 @cache
 def collect(dialect: str) -> dict[Reason, Any]:
-    """Return a dictionary from reasons to the statements that insert candidates for removal.
+    """Return a dictionary that maps each reason to the statement that inserts its candidates for removal.
 
     Each statement inserts the candidates for one reason, and selects only students who are in the replica and are not
-    deleted. A student is left out if GET has returned the student or if the response was unclear.
+    deleted. A student is not selected if GET has returned the student or if the GET response was unclear.
     """
     stream, sweep = constant(DeletionSource.STREAM), constant(DeletionSource.SWEEP)
     listed = select(deletions.c.id, stream, deletions.c.deleted_at)
@@ -183,7 +187,8 @@ def collect(dialect: str) -> dict[Reason, Any]:
     inserts = {}
     for why, query in queries.items():
         chosen = query.add_columns(text("false"))
-        # The query for `PROVED` reads `answers` itself, so `answered` would also match responses for other students.
+        # The query for `PROVED` reads `answers` directly, so `answered` would also match the responses for other
+        # students.
         if why is not Reason.PROVED:
             chosen = chosen.where(~answered(query.selected_columns[0], Found.ALIVE, Found.UNCLEAR))
         inserts[why] = upsert(dialect, candidates).from_select(columns, chosen).on_conflict_do_nothing()
@@ -195,10 +200,10 @@ def _which(planned: bool | None, proved: bool | None) -> tuple[ColumnElement[boo
     """Return the SQL conditions that select certain candidates for removal.
 
     Args:
-        planned: True to select the candidates in the approved plan, False to select the other candidates, or None to
-            select both.
-        proved: True to select the candidates who are gone according to GET, False to select the other candidates, or
-            None to select both.
+        planned: True to select only the candidates in the approved plan, False to select only candidates who are not in
+            the plan, or None to select all candidates.
+        proved: True to select only the candidates whom GET has reported as gone, False to select only candidates whom
+            GET has not reported as gone, or None to select all candidates.
 
     """
     gone = answered(candidates.c.id, Found.GONE)
@@ -220,7 +225,7 @@ def count_candidates(planned: bool | None) -> Select[Any]:
 
 @cache
 def put_planned(dialect: str) -> Any:
-    """Return the upsert that marks a candidate for removal as part of the approved plan."""
+    """Return the upsert that marks a candidate for removal as belonging to the approved plan."""
     return upsert(dialect, candidates).on_conflict_do_update(index_elements=["id"], set_={"planned": True})
 
 
@@ -234,9 +239,9 @@ def _not_in_question(key: ColumnElement[int]) -> ColumnElement[bool]:
 
 
 def _surest_first(key: ColumnElement[int]) -> ColumnElement[int]:
-    """Return an SQL sort key that puts the students who are most certain to exist first.
+    """Return an SQL sort key that puts first the students whose existence is most certain.
 
-    Students whom GET has returned come first. Students from a staged list come next, and all other students come
+    Students whom GET has returned come first. Students from a staged list come second, and all other students come
     last.
     """
     return case((answered(key, Found.ALIVE), 0), (exists().where(staged.c.id == key, ALIVE), 1), else_=2)

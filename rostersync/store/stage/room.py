@@ -15,7 +15,7 @@ MOST_BYTES = 2 << 30
 """The default limit on the number of bytes that a run may stage."""
 
 TIMES_THE_REPLICA = 10
-"""If the replica is large, the limit is raised to the replica's size times this number."""
+"""If the replica is large, the limit is raised to the size of the replica multiplied by `TIMES_THE_REPLICA`."""
 
 _ROW = 100  # the approximate size of a row in bytes, without its record
 
@@ -26,7 +26,10 @@ _REPLICA_BYTES = {
 
 
 class Room:
-    """Counts the bytes that a run stages. Replaced rows still count, because their space is not freed."""
+    """Counts the bytes that a run stages.
+
+    Replaced rows still count towards the limit, because their space is not freed.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -34,11 +37,15 @@ class Room:
         self.most_bytes = MOST_BYTES
         """The largest number of bytes that the run may stage.
 
-        If the run reaches this limit, `take` may raise the limit to the replica's size times `TIMES_THE_REPLICA`.
+        When the run exceeds the limit, `take` may raise the limit to the size of the replica multiplied by
+        `TIMES_THE_REPLICA`.
         """
 
     def take(self, rows: int, size: int = 0) -> None:
-        """Count `rows` more rows, with a total of `size` bytes. Raise `RunFailed` if the run stages too many bytes."""
+        """Add `rows` rows, with a total of `size` bytes, to the count.
+
+        Raise `RunFailed` if the run stages too many bytes.
+        """
         self._used += rows * _ROW + size
         if self._used <= self.most_bytes:
             return
@@ -46,7 +53,7 @@ class Room:
         self.most_bytes = max(self.most_bytes, TIMES_THE_REPLICA * self._replica_bytes())
         if self._used > self.most_bytes:
             message = f"ManageBac has sent more than {self.most_bytes >> 20:,} MiB of records in one run"
-            hint = "nothing was applied; if the school really is that large, raise sync.stage_mib"
+            hint = "no changes were applied; if the school really has this much data, increase sync.stage_mib"
             raise RunFailed(message, hint)
 
     def _replica_bytes(self) -> int:

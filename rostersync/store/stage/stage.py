@@ -1,4 +1,4 @@
-"""Store everything that a run reads in the stage, until the run commits.
+"""Keep everything that a run reads in the stage until the run commits.
 
 The stage stores the ids of a run's students in tables instead of in memory. Each method executes its statements in its
 own transactions, so no transaction is open while the run waits for the API. Separate transactions are safe here,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class StagedList:
-    """The staged rows of one list. The module `rostersync.sync.lists` adds the rows of each reading."""
+    """The staged rows of one list. The module `rostersync.sync.lists` adds rows each time it reads the list."""
 
     def __init__(self, session: StageSession, table: Table, room: Room) -> None:
         self._session = session
@@ -44,7 +44,7 @@ class StagedList:
         self._reading = 0
 
     def begin_reading(self) -> None:
-        """Begin another reading of the list. The rows from earlier readings are kept."""
+        """Begin a new reading of the list. Rows from earlier readings remain in the stage."""
         self._reading += 1
 
     def put(self, page: int, listed: Sequence[ListedRow]) -> None:
@@ -52,14 +52,14 @@ class StagedList:
         raise NotImplementedError
 
     def keep_pages(self, pages: list[int]) -> None:
-        """Record that these pages have the same rows in the current reading as in the previous reading."""
+        """Record that the rows of these pages have not changed since the previous reading."""
         if pages:
             self._session.execute(q.KEEP_PAGES, unless_empty=self._table, ids=pages, reading=self._reading)
 
     def drop_reading(self) -> None:
-        """Discard the current reading, because it has the same rows as the previous reading.
+        """Discard the current reading. The caller has found that the list has not changed since the previous reading.
 
-        The caller must not have staged any rows in the current reading.
+        The method must be called before any rows of the current reading are staged.
         """
         self._reading -= 1
 
@@ -68,7 +68,7 @@ class StagedList:
         return self._session.count(q.BROUGHT[self._table], unless_empty=self._table, reading=self._reading)
 
     def missed(self) -> int:
-        """Return the number of rows that were in the previous reading but are not in the current reading."""
+        """Return the number of rows that were found by the previous reading, but not by the current reading."""
         return self._session.count(q.BROUGHT[self._table], unless_empty=self._table, reading=self._reading - 1)
 
     def keep_this_reading(self) -> None:
@@ -83,9 +83,12 @@ class StagedStudents(StagedList):
     def __init__(self, session: StageSession, room: Room) -> None:
         super().__init__(session, tables.staged, room)
         self.in_full = True
-        """Whether to stage all records. If false, a record that equals the stored record is not added to `records`."""
+        """Whether to stage every record.
+
+        If `in_full` is false, a record equal to the stored record is not added to `records`.
+        """
         self.extra_keys: set[str] = set()
-        """The received keys that rostersync does not know. The set contains at most `MOST_KEYS` keys."""
+        """The received keys that rostersync does not know, up to a limit of `MOST_KEYS` keys."""
         self.odd_fields: dict[int, set[str]] = {}
         """A dictionary from student ids to the names of fields that received a value of the wrong type.
 
@@ -94,7 +97,10 @@ class StagedStudents(StagedList):
         self._fields_unseen = set(FIELD_NAMES)
 
     def put(self, page: int, listed: Sequence[ListedRow]) -> None:
-        """Stage the rows that are new or newer than the staged rows. For other rows, update the reading and page."""
+        """Stage the rows that are new or newer than the staged rows.
+
+        For a staged row that is not replaced, only the numbers of the reading and of the page are updated.
+        """
         rows = list(listed)
         ids = [row.key for row in rows]
         brought = (
@@ -107,7 +113,7 @@ class StagedStudents(StagedList):
         for row in rows:
             stamp = milliseconds(row.updated_at)
             staged = stamps.get(row.key)
-            if stamp is None or staged is None or stamp > staged:  # without timestamps, use the row received last
+            if stamp is None or staged is None or stamp > staged:  # without timestamps, the last row wins
                 stamps[row.key] = stamp
                 newest[row.key] = row
         if newest:
@@ -115,7 +121,7 @@ class StagedStudents(StagedList):
             self._replace(decoded, [key for key, _ in brought if key in newest], page)
 
     def put_rows(self, rows: Iterable[Row]) -> None:
-        """Stage rows that are not from a page of a list. These rows replace any staged rows with the same ids."""
+        """Stage rows that are not from a page of a list. The new rows replace any staged rows with the same ids."""
         by_key = {row_key(row): row for row in rows}
         self._replace(list(by_key.values()), list(by_key), None)
 
@@ -143,7 +149,7 @@ class StagedStudents(StagedList):
         return row.id, self._reading, page, None, deleted_at, milliseconds(row.updated_at), hashes[row.id]
 
     def _note_keys(self, rows: list[Student]) -> None:
-        """Record which keys these rows have, and which fields have a value of the wrong type."""
+        """Record which keys the given rows have, and which fields have a value of the wrong type."""
         columns = list(zip(*map(astuple, rows), strict=True))
         if not columns:
             return
@@ -164,7 +170,7 @@ class StagedStudents(StagedList):
 
     @property
     def keys(self) -> set[str]:
-        """The keys that occurred in this run in at least one row of a student who is not deleted."""
+        """The keys that this run has received in rows of students who are not deleted."""
         return {*FIELD_NAMES, *self.extra_keys}.difference(self._fields_unseen)
 
 
@@ -174,21 +180,27 @@ _MOST_ODD = 100_000
 
 
 class StagedDeletions(StagedList):
-    """The staged rows of the deleted feed. Only ids and `deleted_at` are staged, because a row may lack the rest."""
+    """The staged rows of the deleted feed.
 
-    def put(self, page: int, listed: Sequence[ListedRow]) -> None:  # noqa: ARG002 - the signature of StagedList
+    Only the `id` and `deleted_at` are staged, because a row may lack all other fields.
+    """
+
+    def put(self, page: int, listed: Sequence[ListedRow]) -> None:  # noqa: ARG002 - same signature as in StagedList
         """Stage the id and the `deleted_at` of each row."""
         values = [{"id": row.key, "reading": self._reading, "deleted_at": _deleted_at(row.decode())} for row in listed]
         self._room.take(len(values))
         self._session.insert(q.stage_deletion(self._session.dialect), values)
 
     def lack_ids(self) -> bool:
-        """Return whether a record in the feed has no readable id. If so, we cannot know which student was deleted."""
+        """Return whether any record in the deleted feed lacks a readable id.
+
+        If an id is missing, we cannot know which student was deleted.
+        """
         return self._session.count(q.DELETIONS_LACK_IDS, unless_empty=tables.deletions) > 0
 
 
 class Stage:
-    """Everything that one run has read from one source, and the run's candidates for removal."""
+    """Everything that a run has read from its source, together with the run's candidates for removal."""
 
     def __init__(self, session: StageSession) -> None:
         """Use the stage of `session`, which must be empty (see `tables.attach` and `tables.clear`)."""
@@ -198,7 +210,7 @@ class Stage:
         self.deletions = StagedDeletions(session, tables.deletions, self.room)
         self.details = StagedDetails(session, self.room)
         self.absence_unconfirmed = False
-        """Whether GET has reported that a student is gone, and has not returned a current student since then."""
+        """Whether GET has reported a student as gone and has not returned a current student since."""
         self._stale: set[int] = set()
 
     # What was received ---------------------------------------------------------------------------------------
@@ -215,8 +227,8 @@ class Stage:
         Args:
             key: The id of the requested student.
             answer: The response to the GET request.
-            in_quarantine: Whether the student is in quarantine. If this is true, an unclear response only moves the
-                student to the end of the queue for the next run. Default: False.
+            in_quarantine: Whether the student is in quarantine. If `in_quarantine` is true, the only effect of an
+                unclear response is that the student moves to the end of the queue for the next run. Default: False.
 
         """
         record = None
@@ -238,8 +250,8 @@ class Stage:
     def put_detail(self, key: int, answer: Answer) -> bool:
         """Stage the response to a GET request for a student's detail. Return whether the response has the detail.
 
-        If the response does not contain a current student, it proves nothing. In this case the staged student
-        does not change, and a later run requests the detail again.
+        A response without a current student does not prove that the student is gone. After such a response, the staged
+        student does not change, and a later run requests the detail again.
         """
         if is_alive(answer) and isinstance(answer, Student):
             self._note(key, Found.DETAIL, record=encode(answer))
@@ -253,19 +265,19 @@ class Stage:
         self.session.insert(q.put_answer(self.session.dialect), [values])
 
     def gone_ids(self) -> Iterator[list[int]]:
-        """Yield in chunks the ids of the students who are gone according to GET."""
+        """Yield, in chunks, the ids of the students whom GET has reported as gone."""
         return self.session.ids(q.GONE_IDS, unless_empty=tables.answers)
 
     def unclear(self) -> UnclearCounts:
-        """Count the requested ids that got an unclear response from GET."""
+        """Count the requested ids for which the GET response was unclear."""
         return UnclearCounts(*chain.from_iterable(self.session.rows(q.UNCLEAR, unless_empty=tables.answers)))
 
     def reject_absence_proofs(self, *, keep_plan: bool) -> None:
-        """Stop trusting the GET responses which say that a student is gone.
+        """Stop trusting the GET responses that report students as gone.
 
-        If such a student is not a candidate for removal, the response is treated as unclear, so the stored student does
-        not change. The caller must hold the candidates for removal. If `keep_plan` is false, the candidates in the
-        approved plan no longer count as planned, so these candidates are held as well.
+        If a student whom GET has reported as gone is not a candidate for removal, the response is treated as unclear,
+        and the stored student does not change. The caller must hold the removals of the candidates for approval. If
+        `keep_plan` is false, the candidates in the approved plan lose their approval, so their removals are held too.
         """
         self.session.execute(q.REJECT_OTHERS, unless_empty=tables.answers)
         if not keep_plan:
@@ -274,13 +286,13 @@ class Stage:
     # Students to request by GET ------------------------------------------------------------------------------
 
     def unproved_restores(self) -> Iterator[list[int]]:
-        """Yield in chunks the ids of students who are in a list but are stored as tombstones."""
+        """Yield, in chunks, the ids of students who are in a list but are stored as tombstones."""
         return self.session.ids(q.UNPROVED_RESTORES, unless_empty=tables.staged)
 
     def stale(self) -> Iterator[list[int]]:
-        """Yield in chunks the ids of students with a received row that is older than the stored row.
+        """Yield, in chunks, the ids of students whose received row is older than the stored row.
 
-        The property `stale_count` then includes these students.
+        The property `stale_count` includes each student that this method has yielded.
         """
         for rows in self.session.chunks(q.UNPROVED_STAMPS, unless_empty=tables.staged):
             ids = [key for key, received, stored in rows if received and stored and received < to_epoch_ms(stored)]
@@ -293,36 +305,36 @@ class Stage:
         return len(self._stale)
 
     def unproved_newcomers(self) -> Iterator[list[int]]:
-        """Yield in chunks the ids of students who are both in the deleted feed and in another list.
+        """Yield, in chunks, the ids of students who are in both the deleted feed and another list.
 
-        Students who are already current students in the replica are left out.
+        Students who are already current in the replica are skipped.
         """
         return self.session.ids(q.UNPROVED_NEWCOMERS, unless_empty=tables.deletions)
 
     # Candidates for removal ----------------------------------------------------------------------------------
 
     def collect_candidates(self, *reasons: Reason) -> None:
-        """Find the students who seem to have left for one of `reasons`, and add them to the candidates for removal."""
+        """For each reason, find the students who seem to have left, and add them to the candidates for removal."""
         collect = q.collect(self.session.dialect)
         for reason in reasons:
             if self.session.execute(collect[reason], unless_empty=q.COLLECTED_FROM.get(reason)):
                 with self.session.filling(tables.candidates):
-                    pass  # the rows are already inserted, but `filling` must record that the table has rows
+                    pass  # the rows are already inserted; this only lets `filling` record that the table has rows
 
     def add_plan(self, plan: Iterable[tuple[int, str, datetime | None]]) -> None:
-        """Add the students in an approved plan to the candidates for removal, unless they are already deleted."""
+        """Add the students in an approved plan, except those already deleted, to the candidates for removal."""
         values = [{"id": i, "deletion_source": s, "deleted_at": d, "planned": True} for i, s, d in plan]
         self.session.insert(q.put_planned(self.session.dialect), values)
         self.session.execute(q.DROP_UNSTORED, unless_empty=tables.candidates)
 
     def candidates(self, *, planned: bool | None = None, proved: bool | None = None) -> Iterator[list[int]]:
-        """Yield in chunks the ids of candidates for removal.
+        """Yield, in chunks, the ids of candidates for removal.
 
         Args:
-            planned: True to yield only the candidates in the approved plan, or False to yield only the other
-                candidates. Default: None, which means that all candidates are yielded.
-            proved: True to yield only the candidates who are gone according to GET, or False to yield only the other
-                candidates. Default: None, which means that all candidates are yielded.
+            planned: True to yield only the candidates in the approved plan, or False to yield only candidates who are
+                not in the plan. The default, None, yields all candidates.
+            proved: True to yield only the candidates whom GET has reported as gone, or False to yield only candidates
+                whom GET has not reported as gone. The default, None, yields all candidates.
 
         """
         return self.session.ids(q.list_candidates(planned, proved), unless_empty=tables.candidates)
@@ -332,9 +344,9 @@ class Stage:
         return self.session.count(q.count_candidates(planned), unless_empty=tables.candidates)
 
     def drop_disproved(self) -> None:
-        """Drop each candidate for removal if GET has returned the student, or if the response was unclear.
+        """Drop each candidate for removal whom GET has returned or for whom the GET response was unclear.
 
-        Candidates whom the run has not requested by GET are kept.
+        Students whom the run has not requested by GET remain candidates.
         """
         self.session.execute(q.DROP_DISPROVED, unless_empty=tables.candidates)
 
@@ -345,9 +357,10 @@ class Stage:
     def controls(self, limit: int) -> list[int]:
         """Return the ids of at most `limit` current students who can serve as controls.
 
-        Candidates for removal are left out. Students are also left out if GET has reported that they are gone, or if
-        the response was unclear. The students who are most certain to exist come first. If no student in the replica
-        can serve as a control, the method returns students whom the run has received from lists.
+        Candidates for removal are never returned as controls. Students cannot be controls either if GET has reported
+        them as gone or if the GET response was unclear. Students whose existence is most certain come first. If no
+        student in the replica is suitable as a control, the method returns students whom the run has received from
+        lists.
         """
         stored = self.session.rows(q.STORED_CONTROLS, at_most=limit)
         return [

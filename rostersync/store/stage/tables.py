@@ -28,7 +28,7 @@ staged = Table(
     "staged",
     _STAGE,
     Column("id", Key, primary_key=True, autoincrement=False),  # negative if the record has no readable id
-    Column("reading", Integer, nullable=False),  # the last reading of the list that contained the row
+    Column("reading", Integer, nullable=False),  # the last reading of the list in which the row occurred
     Column("page", Integer),  # the number of the page that contained the row, or NULL if the row is not from a page
     Column("rejected", Text),  # why the record cannot be decoded, or NULL if it can be decoded
     Column("deleted_at", Timestamp),
@@ -36,8 +36,8 @@ staged = Table(
     Column("content_hash", LargeBinary),
 )
 
-# The commit copies these rows to the replica. They have their own table, so that the rows of `staged` are
-# small, because each reading of a list rewrites the rows of `staged`.
+# The commit copies the rows of `records` to the replica. The records are not columns of `staged`, because each reading
+# of a list rewrites the rows of `staged`, so these rows should be small.
 records = Table(
     "records",
     _STAGE,
@@ -50,7 +50,7 @@ deletions = Table(
     "deletions",
     _STAGE,
     Column("id", Key, primary_key=True, autoincrement=False),  # negative if the record has no readable id
-    Column("reading", Integer, nullable=False),  # the last reading of the deleted feed that contained the row
+    Column("reading", Integer, nullable=False),  # the last reading of the deleted feed in which the row occurred
     Column("deleted_at", Timestamp),
 )
 
@@ -103,7 +103,8 @@ def attach(connection: Connection, database: Path | None) -> set[Table]:
 
 def clear(connection: Connection, filled: set[Table]) -> None:
     """Delete the rows of the tables in `filled`, and empty this set, so that another run can use the stage."""
-    # On PostgreSQL, the tables are truncated, because the space of rows deleted from a temporary table is never reused.
+    # On PostgreSQL, the tables are truncated, because the space freed by deleting rows from a temporary table is never
+    # reused.
     empty = "TRUNCATE pg_temp." if connection.dialect.name == "postgresql" else "DELETE FROM stage."
     with connection.begin():
         for table in filled:

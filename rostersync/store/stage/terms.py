@@ -6,18 +6,21 @@ from enum import StrEnum
 
 
 class Found(StrEnum):
-    """The result of the last GET request for a student. The stage's table `answers` stores this result."""
+    """The result of the last GET request for a student, which is stored in the stage's table `answers`."""
 
     ALIVE = "alive"
     GONE = "gone"
     UNCLEAR = "unclear"
     """The response proves neither that the student exists nor that the student is gone."""
     DETAIL = "detail"
-    """The request was made only for a detail, and the response has the detail. This result is not used as proof."""
-    UNANSWERED = "unanswered"
-    """The request was made only for a detail or a record in quarantine, but the response does not have it.
+    """The student was requested only for a detail, and the response contains the detail.
 
-    This result is not used as proof.
+    The response does not count as proof that the student exists.
+    """
+    UNANSWERED = "unanswered"
+    """The student was requested only for a detail or to clear the quarantine, but the response was not usable.
+
+    An unusable response proves neither that the student exists nor that the student is gone.
     """
 
 
@@ -27,7 +30,7 @@ class Reason(StrEnum):
     LISTED = "listed"
     """The deleted feed contains the student."""
     LEFT = "left"
-    """The deleted feed contains the student, and either no other list does or GET has reported the student as gone."""
+    """The student is in the deleted feed, and is either in no other list or reported as gone by GET."""
     MARKED = "marked"
     """The student's list row has a `deleted_at`."""
     PROVED = "proved"
