@@ -79,7 +79,7 @@ class Run:
         self._source = source
         self._connection = connection
         self._stage = stage
-        stage.room.most_bytes = policy.stage_bytes
+        stage.byte_limit.most_bytes = policy.stage_bytes
         self._api = api
         self._policy = policy
         self._clock = clock

@@ -58,7 +58,7 @@ def verify(
         read_until = state.watermarks.modified or state.last_clean_full_at
         if read_until is None:
             return Verification(source, error="the source was never read in full; run `rostersync sync` first")
-        stage.room.most_bytes = policy.stage_bytes
+        stage.byte_limit.most_bytes = policy.stage_bytes
         reader = ListReader(api, stage, policy.attempts, progress)
         try:
             roster = reader.students(Query(), api.first_page(Query()))

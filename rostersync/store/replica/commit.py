@@ -108,6 +108,11 @@ def _record_run(connection: Connection, result: RunResult) -> int:
 
 
 def _hold_or_apply(stage: Stage, result: RunResult, run_id: int) -> None:
+    """Write the plan of a run that holds removals, and then the students of the run.
+
+    After the first step, the remaining candidates are the removals to carry out. The order of the other steps matters:
+    see `details.let_wait` and `details.apply`.
+    """
     connection, report = stage.session.connection, result.report
     if result.outcome.holds:
         planned = select(text(str(run_id)), candidates.c.id, candidates.c.deletion_source, candidates.c.deleted_at)

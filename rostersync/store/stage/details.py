@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Select, Table
 
     from rostersync.projections import Keys
-    from rostersync.store.stage.room import Room
+    from rostersync.store.stage.byte_limit import ByteLimit
     from rostersync.store.stage.session import StageSession
 
 _NEEDED = bindparam("needed", type_=Boolean)
@@ -182,9 +182,9 @@ class _Parts(msgspec.Struct, frozen=True):
 class StagedDetails:
     """Reads and writes the details that one run has staged."""
 
-    def __init__(self, session: StageSession, room: Room) -> None:
+    def __init__(self, session: StageSession, limit: ByteLimit) -> None:
         self._session = session
-        self._room = room
+        self._limit = limit
 
     def newest(self) -> datetime | None:
         """Return the latest `updated_at` of the staged rows, or None if no staged row has an `updated_at`."""
@@ -312,7 +312,7 @@ class StagedDetails:
             records: {name: getattr(student, name) for name in NAMES},
             details: {"id": parts.key, "record": record, "renewed": renewed, **facts},
         }
-        self._room.take(len(rows), len(encode(student)) + len(record or b""))
+        self._limit.take(len(rows), len(encode(student)) + len(record or b""))
         with self._session.filling(*rows):
             for table, row in rows.items():
                 self._session.connection.execute(_DROP[table], {"key": parts.key})

@@ -111,7 +111,7 @@ DELETIONS_LACK_IDS = _count(deletions, deletions.c.id < 0)
 
 
 @cache
-def put_answer(dialect: str) -> Any:
+def insert_answer(dialect: str) -> Any:
     """Return the upsert that stages the result of GET for one id."""
     new = upsert(dialect, answers)
     answer = {name: new.excluded[name] for name in ("answer", "deleted_at", "record")}

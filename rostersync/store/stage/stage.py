@@ -19,8 +19,8 @@ from rostersync.report import Received, UnclearCounts
 from rostersync.store.schema.rows import TIMESTAMP, insert_all, milliseconds, values_of
 from rostersync.store.stage import queries as q
 from rostersync.store.stage import tables
+from rostersync.store.stage.byte_limit import ByteLimit
 from rostersync.store.stage.details import StagedDetails
-from rostersync.store.stage.room import Room
 from rostersync.store.stage.terms import Found
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 class StagedList:
     """The staged rows of one list. The module `rostersync.sync.lists` adds rows each time it reads the list."""
 
-    def __init__(self, session: StageSession, table: Table, room: Room) -> None:
+    def __init__(self, session: StageSession, table: Table, limit: ByteLimit) -> None:
         self._session = session
         self._table = table
-        self._room = room
+        self._limit = limit
         self._reading = 0
 
     def begin_reading(self) -> None:
@@ -80,8 +80,8 @@ class StagedList:
 class StagedStudents(StagedList):
     """The staged rows of the roster or of the modified feed."""
 
-    def __init__(self, session: StageSession, room: Room) -> None:
-        super().__init__(session, tables.staged, room)
+    def __init__(self, session: StageSession, limit: ByteLimit) -> None:
+        super().__init__(session, tables.staged, limit)
         self.in_full = True
         """Whether to stage every record.
 
@@ -128,7 +128,7 @@ class StagedStudents(StagedList):
     def _replace(self, rows: list[Row], known: list[int], page: int | None) -> None:
         students = [row for row in rows if isinstance(row, Student)]
         texts = list(map(encode, students))
-        self._room.take(len(rows), sum(map(len, texts)))
+        self._limit.take(len(rows), sum(map(len, texts)))
         hashes = {row.id: content_hash(text) for row, text in zip(students, texts, strict=True)}
         stored = {} if self.in_full else dict(self._session.rows(q.STORED_HASHES, ids=list(hashes)))
         changed = [values_of(row) for row in students if stored.get(row.id) != hashes[row.id]]
@@ -188,7 +188,7 @@ class StagedDeletions(StagedList):
     def put(self, page: int, listed: Sequence[ListedRow]) -> None:  # noqa: ARG002 - same signature as in StagedList
         """Stage the id and the `deleted_at` of each row."""
         values = [{"id": row.key, "reading": self._reading, "deleted_at": _deleted_at(row.decode())} for row in listed]
-        self._room.take(len(values))
+        self._limit.take(len(values))
         self._session.insert(q.stage_deletion(self._session.dialect), values)
 
     def lack_ids(self) -> bool:
@@ -205,10 +205,10 @@ class Stage:
     def __init__(self, session: StageSession) -> None:
         """Use the stage of `session`, which must be empty (see `tables.attach` and `tables.clear`)."""
         self.session = session
-        self.room = Room(session.connection)
-        self.students = StagedStudents(session, self.room)
-        self.deletions = StagedDeletions(session, tables.deletions, self.room)
-        self.details = StagedDetails(session, self.room)
+        self.byte_limit = ByteLimit(session.connection)
+        self.students = StagedStudents(session, self.byte_limit)
+        self.deletions = StagedDeletions(session, tables.deletions, self.byte_limit)
+        self.details = StagedDetails(session, self.byte_limit)
         self.absence_unconfirmed = False
         """Whether GET has reported a student as gone and has not returned a current student since."""
         self._stale: set[int] = set()
@@ -260,9 +260,9 @@ class Stage:
         return False
 
     def _note(self, key: int, found: Found, deleted_at: datetime | None = None, record: bytes | None = None) -> None:
-        self.room.take(1, len(record or b""))
+        self.byte_limit.take(1, len(record or b""))
         values = {"id": key, "answer": str(found), "deleted_at": deleted_at, "record": record}
-        self.session.insert(q.put_answer(self.session.dialect), [values])
+        self.session.insert(q.insert_answer(self.session.dialect), [values])
 
     def gone_ids(self) -> Iterator[list[int]]:
         """Yield, in chunks, the ids of the students whom GET has reported as gone."""

@@ -25,7 +25,7 @@ _REPLICA_BYTES = {
 }
 
 
-class Room:
+class ByteLimit:
     """Counts the bytes that a run stages.
 
     Replaced rows still count towards the limit, because their space is not freed.
