@@ -185,7 +185,10 @@ def _confirm(result: LineResult, listed: Student | None, sender: Sender, *, last
     write, write_result = result.task.write, result.write_result
     if write is None or write_result is None or listed is None or not result.accepted:
         return result
-    return _result(result.task, sender.confirm(write, write_result, listed, last=last))
+    try:
+        return _result(result.task, sender.confirm(write, write_result, listed, last=last))
+    except ApiError:  # this says nothing about the other students
+        return result
 
 
 def _result(task: Task, write_result: WriteResult) -> LineResult:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from school_site import Site, serve
 
-from rostersync.simulator import Switches
+from rostersync.simulator import Switches, faults
 from rostersync.writing import single
 
 if TYPE_CHECKING:
@@ -169,6 +169,16 @@ def test_a_field_that_the_list_omits_is_confirmed_by_get(site: Site, monkeypatch
     site.school.switches = Switches(lists_omit=("city",), ignored_fields=("city",))
     rows[0]["city"] = "Ptuj"
     assert site.json(*saved(site, rows))["counts"] == {"unchanged": 39, "not_taken": 1}
+
+
+def test_a_student_whom_get_does_not_serve_changes_no_other_result(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(single, "LOOKS", 2)
+    site.school.switches = Switches(lists_omit=("city",))
+    rows = exported(site)
+    for row in rows[:2]:
+        row["city"] = "Piran"
+    site.faults.add(faults.http_status(404), faults.on_student(int(rows[1]["id"])), times=None)
+    assert site.json(*saved(site, rows))["counts"] == {"unchanged": 38, "done": 1, "not_taken": 1}
 
 
 def test_a_field_that_get_omits_is_confirmed_by_the_list_after_a_single_write(
