@@ -75,7 +75,7 @@ class Recorder:
 
     @contextmanager
     def recorded(self, entry: Entry, *, failed: Outcome = Outcome.REFUSED) -> Iterator[Recording]:
-        """Record the action inside the block. If a `RostersyncError` ends the block, the outcome is `failed`."""
+        """Record the action of the block. If a `RostersyncError` ends the block, the outcome is `failed`."""
         recording = self.begin(entry)
         try:
             yield recording
