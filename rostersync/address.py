@@ -47,7 +47,7 @@ def split(url: str, expected: str) -> SplitResult:
         parts = urlsplit(url)
         _ = parts.port  # urlsplit parses the port only here
     except ValueError:
-        raise Wrong("an address that cannot be read", expected) from None  # urllib may repeat a password
+        raise Wrong("an address that cannot be parsed", expected) from None  # urllib may repeat a password
     return parts
 
 

@@ -1,9 +1,9 @@
 """Write values to the cells of a CSV file, and read them back.
 
 If an exported cell contains a formula, a spreadsheet program runs the formula with the rights of the user who opens the
-file. To make such a cell plain text, we put an apostrophe in front of it, as other programs do. Some spreadsheet
-programs use semicolons or tabs as separators, and split one of our cells into several. So each part after a semicolon
-or tab gets an apostrophe too, if it looks like a formula.
+file. To mark a cell that looks like a formula as plain text, we put an apostrophe in front of it, as other programs do.
+Some spreadsheet programs use semicolons or tabs as separators, and split one of our cells into several. For this
+reason, each part after a semicolon or tab that looks like a formula also gets an apostrophe.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from rostersync.words import clean
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# How a formula begins. The wide characters of East Asian keyboards are included. Spaces and quotes may come before the
-# sign, because some programs drop them. If an apostrophe already precedes a formula, we add a second apostrophe, so
-# that reading returns exactly what was written. A negative number also gets an apostrophe, because the next cell may
-# continue the formula in another dialect of CSV.
+# How a formula begins. The wide characters of East Asian keyboards are included. Spaces and quotes may precede the
+# character that starts a formula, because some programs drop them. If an apostrophe already precedes a formula, we add
+# a second apostrophe, so that reading returns exactly what was written. A negative number also gets an apostrophe,
+# because a program with other separators may read it and the next cell as one formula.
 _PLACE = r"(?:\A|(?<=[,;\t]))"
 _FORMULA = r"(?=(?:['\"]|[^\S\t])*[=+\-@＝＋－＠])"  # noqa: RUF001 - the wide characters are intended
 _UNGUARDED = re.compile(_PLACE + _FORMULA)
@@ -33,7 +33,7 @@ def guarded(text: str) -> str:
 
 
 def unguarded(text: str) -> str:
-    """Return `text` without the apostrophes that `guarded` has put into it."""
+    """Return `text` without the apostrophes that `guarded` added."""
     return _GUARD.sub("", text)
 
 
@@ -60,7 +60,7 @@ def as_cell(value: Any) -> Any:
 
 
 def shows(cell: str, value: Any) -> bool:
-    """Return whether `students list --csv` would print this cell for a JSON value, with or without --raw.
+    """Return whether `cell` is what `students list --csv`, with or without --raw, prints for the JSON value `value`.
 
     `cell` must not begin or end with spaces.
     """

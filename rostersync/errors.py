@@ -1,7 +1,7 @@
 """Define the errors that rostersync reports to users, and `Stopped`, which ends a process.
 
-The tree shows the classes. A number in parentheses is the exit status of a command that ends with the error. Without a
-number, the exit status is 1::
+The tree below shows the error classes. A number in parentheses is the exit status of a command that ends with the
+error. Errors without a number have the exit status 1::
 
     RostersyncError
         ConfigError               the configuration or the command line is wrong (2)
@@ -32,11 +32,11 @@ number, the exit status is 1::
             ReadOnly              a class of `rostersync.models` was about to write
             LockLost              another process took the source's lock during our run
             RequestFailed         another process took our request, and it produced no run
-        RunFailed                 the run cannot execute its request, or read data that it must not apply
+        RunFailed                 the run could not execute its request, or the data it read must not be applied
     Stopped                       the process was asked to end (128 + the signal's number)
 
 An error's message is the line that the user reads. The message says what failed, and names the object concerned. `hint`
-says what to do next. If a library raised the original exception, ``__cause__`` has that exception, which is logged only
+says what to do next. If a library raised the original exception, the exception is kept in ``__cause__`` and logged only
 at debug level. Exceptions from the HTTP library are dropped, because they contain the request and therefore the token.
 """
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 TRY_AGAIN_LATER = "try again later"
-"""The hint for temporary failures. The daemon replaces this hint, because the daemon tries again by itself."""
+"""The hint for temporary failures. The daemon replaces this hint, because it retries by itself."""
 
 
 class RostersyncError(Exception):
@@ -67,7 +67,7 @@ class RostersyncError(Exception):
 
 
 def unexpected(error: BaseException) -> RostersyncError:
-    """Return an error to report instead of an unexpected exception.
+    """Convert an unexpected exception to an error that can be reported.
 
     The error's message has only the exception's type, because the exception's message may contain personal data.
     """
@@ -113,12 +113,12 @@ class NotConfigured(ConfigError):
 
 
 class ApiError(RostersyncError):
-    """The API did not return what the client requested. Such an error is never treated as an empty list of students.
+    """The API did not return what the client requested.
 
-    `status` is the HTTP status of the response, or None if no response arrived. `request` is the method and the path of
-    the request, such as `PATCH /v2p1/students/2054`. The query is left out, because it may contain names of people.
-    `request` is empty if the error does not belong to a single request, for example because a value was refused before
-    anything was sent.
+    An API error is never treated as an empty list of students. `status` is the HTTP status of the response, or None if
+    no response arrived. `request` is the method and the path of the request, such as `PATCH /v2p1/students/2054`. The
+    query is left out, because it may contain names of people. `request` is empty if the error does not belong to a
+    single request, for example because a value was refused before anything was sent.
     """
 
     worth_retrying: ClassVar[bool] = False
@@ -128,14 +128,15 @@ class ApiError(RostersyncError):
         self.status = status
         self.request = ""
         self.sent = True
-        """Whether a part of the request may have left this machine. If not, even a write can be sent again.
+        """Whether any part of the request may have left this machine. If nothing was sent, even a write can be sent
+        again.
         """
 
 
 class AccessDenied(ApiError):
     """The token does not give access to this endpoint.
 
-    ManageBac does not document when it responds with 401 or with 403.
+    ManageBac does not document in which cases it responds with 401, and in which cases with 403.
 
     Catch this class rather than its subclasses, unless the difference matters.
     """
@@ -150,7 +151,7 @@ class Forbidden(AccessDenied):
 
 
 class NotFound(ApiError):
-    """404: the student does not exist. For a list, the status means that `base_url` or `api_version` is wrong."""
+    """404: the student does not exist. If a list request gets a 404, `base_url` or `api_version` is wrong."""
 
 
 class Refused(ApiError):
@@ -161,8 +162,8 @@ class Invalid(Refused):
     """An argument is invalid, such as an id, a filter of a list, or a value to write.
 
     If `status` is None, rostersync found the mistake and sent nothing. If `status` is 400 or 422, the API refused a
-    write. `fields` has the messages for each invalid field. The key `base` has the messages that do not concern a
-    single field.
+    write. `fields` maps each invalid field to its messages. The key `base` has the messages that do not belong to one
+    particular field.
     """
 
     def __init__(
@@ -179,7 +180,7 @@ class Redirected(ApiError):
 class Malformed(ApiError):
     """The response differs from the API's documentation.
 
-    For example, the response is HTML, incomplete JSON, or a list without meta.
+    Examples are a response that is HTML, incomplete JSON, or a list without meta.
     """
 
     worth_retrying = True
@@ -218,7 +219,7 @@ class OutOfTime(ApiError):
 
 
 class OutcomeUnknown(ApiError):
-    """A write was sent, and the API may or may not have carried it out. The client never repeats such a write."""
+    """The API may or may not have carried out a write that was sent. The client never repeats a write in doubt."""
 
 
 DECLINED = (Refused, Forbidden, NotFound, ServerFailed, Malformed, TooLarge)
@@ -259,7 +260,7 @@ class LockHeld(StoreError):
 
 
 class ReadOnly(StoreError):
-    """A flush of the mapped classes in `rostersync.models` would have written to the replica."""
+    """A flush of the mapped classes in `rostersync.models` tried to write to the replica."""
 
 
 class LockLost(StoreError):
@@ -267,10 +268,10 @@ class LockLost(StoreError):
 
 
 class RequestFailed(StoreError):
-    """The request for a run ended without a run.
+    """A run was requested, but the request ended without a run.
 
-    The process that took the request may have failed, and then the message is that process's error message. The request
-    may also have been withdrawn.
+    If the process that took the request failed, the message is that process's error message. Another possible cause is
+    that the request was withdrawn.
     """
 
 
@@ -278,4 +279,4 @@ class RequestFailed(StoreError):
 
 
 class RunFailed(RostersyncError):
-    """The run could not do what was requested, or it read data that is not safe to apply."""
+    """The run could not do what was requested, or the data that it read is not safe to apply."""

@@ -1,8 +1,8 @@
 """Provide the loggers of all modules, which wrap the standard logger `rostersync` and its children.
 
-By default, the loggers log nothing. The command line configures them with `rostersync.observe.log`. An application that
-uses rostersync as a library adds its own handlers, as for any library. This module does not change the application's
-configuration of structlog. structlog is imported only when the first event is logged.
+By default, the loggers log nothing. The command line configures the loggers with `rostersync.observe.log`. An
+application that uses rostersync as a library adds its own handlers, as it does for other libraries. This module does
+not change the application's configuration of structlog. structlog is imported only when the first event is logged.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Define mapped SQLAlchemy classes for reports in Python. Each reporting view has a class, and some tables too.
+"""Define mapped SQLAlchemy classes for reports in Python. Each reporting view has a class, and so do some tables.
 
-Prefer the views, because we keep their names and columns stable. Their classes work on any engine, such as
-`create_engine(url)`. The classes of tables need the engine that `open_engine` in `rostersync.store.database.engine`
-returns, because on PostgreSQL the tables are in another schema.
+Prefer the views, because we keep their names and columns stable. The classes of views work on any engine, such as
+`create_engine(url)`. The classes of tables work only with an engine from
+`rostersync.store.database.engine.open_engine`, because on PostgreSQL the tables are in another schema.
 
-All classes are read-only: a flush raises `ReadOnly`. The sync writes the tables without these classes. Commands do not
-import this module, because SQLAlchemy's mapper would slow down their start.
+All classes are read-only: a flush raises `ReadOnly`. The sync does not use these classes to write to the tables.
+Commands do not import this module, because SQLAlchemy's mapper would slow down their start.
 """
 
 from datetime import date, datetime
@@ -44,7 +44,7 @@ class Model(DeclarativeBase):
 @event.listens_for(Model, "before_delete", propagate=True)
 def _refuse(_mapper: Any, _connection: Any, target: Model) -> NoReturn:
     raise ReadOnly(
-        f"{type(target).__name__} is read-only: only a sync writes the replica."
+        f"{type(target).__name__} is read-only: only a sync writes to the replica."
         " To change a student, use rostersync.managebac.ManageBac (docs/client.md)"
     )
 
@@ -82,7 +82,10 @@ class _Key:
 
 
 class Fields:
-    """The fields of `rostersync.records.Student` except `id`, in the same order. A test compares the two lists."""
+    """The fields of `rostersync.records.Student` except `id`, in the same order.
+
+    A test checks that both classes have the same fields.
+    """
 
     email: Mapped[str | None]
     first_name: Mapped[str | None]
@@ -206,7 +209,7 @@ class SyncHealth(_OfView):
 class StudentHistory(_Key, _Version, Fields, _OfView):
     """A version of a student.
 
-    `valid_to` is the time when the next version replaced this version. The newest version has None.
+    `valid_to` is the time when the next version replaced this version. For the newest version, `valid_to` is None.
     """
 
     __tablename__ = "student_history"

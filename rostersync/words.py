@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 HARMFUL = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff"
 """Characters that control a terminal, end a line or change the direction of the surrounding text. Lone surrogates are
-included, because no encoding can write them. Joiners are not included, because some scripts need them.
+included, because no encoding can write them. Zero-width joiners are not included, because some scripts need them to
+form characters.
 """
 
 _BREAK = re.compile("[\t\n\v\f\r\x85\u2028\u2029]+")
@@ -21,7 +22,10 @@ _IN_TEXT = re.compile(f"[{HARMFUL}]")
 
 
 def clean(text: str) -> str:
-    """Return `text` as one line. Line breaks and tabs become a space. Every other harmful character becomes U+FFFD."""
+    """Return `text` as one line.
+
+    Consecutive line breaks and tabs become one space. Every other harmful character becomes U+FFFD.
+    """
     return _IN_TEXT.sub("�", _BREAK.sub(" ", text))
 
 
@@ -51,9 +55,9 @@ def ago(seconds: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """Return a duration in its two largest units, such as `3 h 20 min`. A float below 10 s has two decimals."""
+    """Return a duration in its two largest units, such as `3 h 20 min`. A float below 10 s has two decimal places."""
     if seconds < 60:  # noqa: PLR2004 - a minute has 60 seconds
-        in_full = isinstance(seconds, int) or seconds >= 10  # noqa: PLR2004 - from 10 s, fractions do not matter
+        in_full = isinstance(seconds, int) or seconds >= 10  # noqa: PLR2004 - from 10 s upwards, fractions do not matter
         return f"{seconds:.0f} s" if in_full else f"{seconds:.2f} s"
     minutes = int(seconds) // 60
     parts = ((minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min"))

@@ -56,7 +56,8 @@ def _findings(named: Path | None, scope: CancelScope, *, config_only: bool) -> I
         yield from failed("config", error)
         return
     start_log(config)
-    yield from examine_file(config, path)  # before `as_owner`, because the new user may be unable to read the file
+    # Examine the file before `as_owner` switches to another user, who may be unable to read the file.
+    yield from examine_file(config, path)
     if config_only:
         return
     try:

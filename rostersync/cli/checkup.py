@@ -33,7 +33,7 @@ _TIME_LIMIT = timedelta(seconds=30)
 class Finding(msgspec.Struct, frozen=True):
     """The result of one check. The check passed if `exit_status` is 0.
 
-    `warning` marks a passed check that needs attention.
+    `warning` marks a check that passed, but needs attention.
     """
 
     what: str
@@ -155,7 +155,7 @@ def _secret(source: Source) -> Iterator[Finding]:
 
 
 def _api(source: Source, students: StudentReader) -> Finding:
-    """Request a list with one student, and then that student by id, because rostersync needs both endpoints."""
+    """Request a list that is limited to one student, and then this student by id. Rostersync needs both endpoints."""
     what = f"source {source.name}"
     page = students.first_page(Query())
     key = next((row.id for row in page.rows if row.id is not None), None)
@@ -165,6 +165,8 @@ def _api(source: Source, students: StudentReader) -> Finding:
     try:
         students.get(key)
     except (Forbidden, Unauthorized) as error:
-        hint = "give the token permission to read single students, because removals cannot be confirmed otherwise"
-        return Finding(what, f"the token can list students, but not read a single one: {error.message}", hint, 1)
-    return Finding(what, f"{source.base_url}: {count(page.total_count, 'student')} listed, single-student lookup works")
+        hint = "give the token permission to read individual students, because removals cannot be confirmed otherwise"
+        said = f"the token can list students, but cannot read an individual student: {error.message}"
+        return Finding(what, said, hint, 1)
+    students_listed = f"{count(page.total_count, 'student')} listed"
+    return Finding(what, f"{source.base_url}: {students_listed}; requests for a single student work too")

@@ -66,9 +66,9 @@ def _show_preview(url: str) -> None:
                 waits = " Readers wait until the upgrade ends." if postgresql and step.locks_readers else ""
                 echo(f"  {step.revision}: {step.description}{waits}")
             if views:
-                echo(f"  views that would be replaced, so that their readers wait: {', '.join(views)}")
+                echo(f"  views that would be replaced, which makes their readers wait: {', '.join(views)}")
             if not postgresql:
-                echo("  no reader waits: SQLite shows them the old tables until the upgrade ends")
+                echo("  no reader waits: with SQLite, readers see the old tables until the upgrade ends")
 
 
 @command.command()
@@ -110,10 +110,10 @@ def _report_differences(session: Session) -> int:
 
 
 def _miscounted(url: str, *, known: bool) -> list[str]:
-    """Return a line for each head count that differs from the number of rows.
+    """Return a line for each head count that does not match the number of rows in its table.
 
-    If the query fails and other differences are `known`, return an empty list, because those differences are probably
-    the cause.
+    If the query fails and `known` is true, return an empty list, because the differences already found are probably the
+    cause.
     """
     try:
         return probe.miscounted(url)

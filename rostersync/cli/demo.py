@@ -47,14 +47,14 @@ token_file = "demo-token"
 _DONE = {
     "create": "{} enrolled",
     "update": "{} changed in some field",
-    "clear": "{} lost the value of a field",
+    "clear": "{} had a field cleared",
     "archive": "{} archived (withdrawn, graduated or without a reason)",
     "unarchive": "{} unarchived",
     "delete": "{} deleted",
     "restore": "{} restored after a deletion",
     "login": "{} logged in, which does not change the roster",
 }
-_SHARE_OF_A_DAY = 20  # on one day, one in 20 students changes
+_SHARE_OF_A_DAY = 20  # on any given day, one student in 20 changes
 
 
 @click.command()
@@ -88,7 +88,7 @@ def command(scope: CancelScope, /, *, students: int, seed: int, named: Path | No
 
 
 def _program() -> str:
-    """Return the command that runs rostersync from the current folder, even if it is not installed."""
+    """Return a command that starts rostersync in the current folder, even if rostersync is not installed."""
     if shutil.which("rostersync"):
         return "rostersync"
     here = Path.cwd()
@@ -124,7 +124,7 @@ def _sync(session: Session) -> RunReport:
 
 
 def _day(school: School, rng: random.Random, things: int) -> Counter[str]:
-    """Make a number of changes in the school. If no student is deleted afterwards, delete one."""
+    """Make `things` changes in the school. If there is no deleted student after these changes, delete one."""
     done = churn(school, rng, things)
     if not school.deleted() and (key := school.pick(rng, lambda version: version.living)):
         school.delete(key)
@@ -169,14 +169,14 @@ SELECT :t AS as_of, last_name, first_name, year_group_id, status
 
 
 def _ask(database: Path, before: RunReport, after: RunReport) -> None:
-    """Run queries that a school might run. Any program that can query SQLite can do the same."""
+    """Run queries that a school might run. Any program that can query SQLite can run these queries."""
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
         run = {"run": after.run_id}
         _answer(connection, "How many students are enrolled in each year group?", _YEAR_GROUPS, {})
         _answer(connection, "Who left today?", _LEFT, run)
         _answer(connection, "What are the most common nationalities?", _NATIONALITIES, {})
         if changed := connection.execute(_CHANGED, run).fetchone():
-            question = f"What was stored about student {changed[0]} before today, and what is now?"
+            question = f"Which values did student {changed[0]} have before today, and which values now?"
             times = [to_text(report.finished_at) for report in (before, after)]
             _answer(connection, question, _AS_OF, *({"id": changed[0], "t": time} for time in times))
 

@@ -46,7 +46,7 @@ def command(session: Session, role: str, views: tuple[str, ...]) -> None:
 
 
 def open_postgresql(session: Session, verb: str) -> Store:
-    """Open the configured database. Raise `ConfigError` if it is SQLite, which has no roles."""
+    """Open the configured database. Raise `ConfigError` if the database is SQLite, which has no roles."""
     if sqlite_path(session.config.database.url):
         hint = "to let other users read, use PostgreSQL, or give them a copy of the file"
         raise ConfigError([f"{verb}: database.url is an SQLite file, which has no roles"], hint)

@@ -1,4 +1,4 @@
-"""Report the state in the way of a Nagios plugin, with one line on standard output and an exit status."""
+"""Report the state as a Nagios plugin does, with one line on standard output and an exit status."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 
 
 class MonitoredCommand(click.Command):
-    """A command that reports an error as one line on standard output and exit status 3 if --nagios is given."""
+    """A command that, with --nagios, reports an error as one line on standard output and exits with status 3."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         nagios = "--nagios" in args

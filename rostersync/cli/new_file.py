@@ -1,8 +1,8 @@
 """Write a new file that appears under its name only when it is complete.
 
-If root starts a command, the command switches to another user before it writes the file's content. The other user may
-not be allowed to rename the file. So a second process keeps root's rights, and renames the file when the file is
-complete. If the command ends before the file is complete, even by SIGKILL, the second process deletes the file.
+A command that root starts switches to another user before it writes the content of the new file. This other user may
+lack permission to rename the file. A helper process therefore keeps root's rights, and renames the file once the file
+is complete. If the command ends before the file is complete, even by SIGKILL, the helper process deletes the file.
 """
 
 from __future__ import annotations
@@ -59,4 +59,4 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         yield file
         naming.communicate(b"whole")
     if naming.returncode:
-        raise RostersyncError(f"cannot give {part} the name {path}", "the backup was deleted; try again")
+        raise RostersyncError(f"cannot give {part} the name {path}", "the new backup was deleted; try again")

@@ -47,7 +47,7 @@ class Session(msgspec.Struct, frozen=True):
     def as_owner(self) -> Session:
         """Return a session that may use the database. If the process runs as root, it first becomes the service's user.
 
-        Root reads the tokens before the change of user. See `rostersync.cli.ownership.as_owner`.
+        Root reads the tokens before the process switches to this user. See `rostersync.cli.ownership.as_owner`.
         """
         return replace(self, config=as_owner(self.config))
 
@@ -69,7 +69,7 @@ class Session(msgspec.Struct, frozen=True):
 
 
 def unknown_source(name: str, known: Collection[str]) -> str:
-    """Return the error message for an unknown source name. If a known name is similar, the message suggests it."""
+    """Return the error message for an unknown source name. The message suggests a known name that is similar."""
     close = get_close_matches(name, known, n=1)
     meant = f"; did you mean {close[0]}?" if close else ""
     return f"{name}: no such source; known: {', '.join(known)}{meant}"
@@ -86,12 +86,18 @@ _config_option = click.option(
 
 
 def common_options(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of all commands: -v, -q and --config. The command receives --config as the argument `named`."""
+    """Add the options of all commands: -v, -q and --config.
+
+    The path that the user gives with --config is passed to the command as the argument `named`.
+    """
     return _config_option(verbosity_options(verb))
 
 
 def config_named(ctx: click.Context, named: Path | None) -> Path | None:
-    """Return the path given by --config, after or before the command's name. Return None if --config is missing."""
+    """Return the path given with --config, or None if --config was not given.
+
+    The option may come before or after the command's name.
+    """
     before = ctx.parent
     while named is None and before is not None:
         named, before = before.params.get("named"), before.parent

@@ -1,7 +1,7 @@
 """Print lines, tables, CSV, JSON documents, questions and progress bars.
 
 All modules of `cli` print through this module. The printed text may come from ManageBac, from the database or from a
-server's error message. So every function in this module replaces or escapes harmful characters, such as control
+server's error message. Every function in this module therefore replaces or escapes harmful characters, such as control
 characters. Output has colours on a terminal, and no colours if it goes to a pipe or a file.
 """
 
@@ -48,7 +48,7 @@ def mark(text: str, colour: str) -> Marked:
 
 
 def echo(*parts: str | Marked, err: bool = False) -> None:
-    """Join `parts` to one line, and print it to standard output. If `err` is true, print it to standard error."""
+    """Join `parts` into one line, and print the line to standard output, or to standard error if `err` is true."""
     click.echo("".join(map(_shown, parts)), err=err)
 
 
@@ -76,12 +76,15 @@ def ask_secret(question: str) -> str:
 
 
 def document(value: Any) -> None:
-    """Print a JSON document. Harmful characters in its strings are escaped."""
+    """Print a JSON document. Harmful characters in the document's strings are escaped."""
     click.echo(_json(value))
 
 
 def streamed_document(name: str, values: Iterable[Any]) -> None:
-    """Print the beginning of a JSON document and a list, value by value. `document_end` prints the rest."""
+    """Print the beginning of a JSON document, and then its list, one value at a time.
+
+    `document_end` prints the rest of the document.
+    """
     click.echo(f'{{\n  "{name}": [', nl=False)
     separator, end = "\n", "]"
     for value in values:
@@ -170,7 +173,7 @@ def progress() -> Iterator[Callable[[str], ProgressCallback]]:
         bars.MofNCompleteColumn(),
         bars.TimeRemainingColumn(),
     )
-    # Without `redirect_stdout=False`, lines that are printed meanwhile would go to standard error.
+    # `redirect_stdout` is False, because otherwise lines printed while the bar is shown would go to standard error.
     with bars.Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as shown:
 
         def progress_of(source: str) -> ProgressCallback:

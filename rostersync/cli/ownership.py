@@ -1,10 +1,12 @@
 """Switch from root to the service's user before a command uses the database or calls a hook.
 
 With SQLite, the service's user is the owner of the database's folder. If root wrote in another user's folder, that user
-could redirect the write by putting a link in place of a file, or by replacing a file between two steps. Also, the
-service could not use files that belong to root. With PostgreSQL, root becomes the user of the systemd unit, because a
-hook needs no more rights than that user has. So root first reads the files that only root may read: the configuration,
-the tokens, and files named on the command line. Then the process becomes the service's user permanently.
+could redirect the write by putting a link in place of a file, or by replacing a file between two steps. In addition,
+the service would be unable to use files that belong to root. With PostgreSQL, root becomes the user of the systemd
+unit, whose rights are enough for a hook.
+
+Root first reads the files that only root may read: the configuration, the tokens, and files named on the command line.
+Then the process becomes the service's user permanently.
 """
 
 from __future__ import annotations
@@ -52,11 +54,12 @@ class _User(msgspec.Struct, frozen=True):
 
 
 def as_owner(config: Config) -> Config:
-    """If this process runs as root, become the service's user. Return `config` with the tokens that root has read.
+    """If this process runs as root, become the service's user. Return a copy of `config` with the tokens.
 
-    The process remains root if root owns the SQLite database's folder, or if the service's user does not exist, as in a
-    container. Raises `DatabaseUnreachable` if the process cannot switch to that user, or if root owns the folder but
-    other users could change or replace it.
+    Root reads the tokens, because the service's user may be unable to read their files. The process remains root if
+    root owns the SQLite database's folder, or if the service's user does not exist, as in a container. Raises
+    `DatabaseUnreachable` if the process cannot switch to that user, or if root owns the folder but other users could
+    change or replace it.
     """
     if os.geteuid() != 0:
         return config
@@ -81,14 +84,17 @@ def _owner(folder: Path) -> _User | None:
     if found.st_uid != 0:
         return _User(found.st_uid, found.st_gid, f"the owner of {folder} (uid {found.st_uid})")
     if place := shared_place(folder):
-        message = f"{folder} is root's, and not safe: users other than root may write {place}"
+        message = f"{folder} belongs to root, but is not safe: users other than root can write to {place}"
         hint = f"chown {folder} to the service's user, or let only root write {place}"
         raise DatabaseUnreachable(message, hint)
     return None
 
 
 def _service() -> _User | None:
-    """Return the systemd unit's user, or None if that is root. If the user does not exist, log it and return None."""
+    """Return the systemd unit's user, or None if that user is root.
+
+    If the user does not exist, log a warning and return None.
+    """
     try:
         found = pwd.getpwnam(SERVICE_USER)
     except KeyError:

@@ -102,7 +102,7 @@ def _end(error: Exception) -> int:
             status = error.exit_status
         case Stopped():
             goes_on = "the run continues in another process: see `rostersync status`"
-            rest = goes_on if error.left_running else "nothing unfinished was applied"
+            rest = goes_on if error.left_running else "no partial results were applied"
             print_stderr(f"stopped by {signal_name(error.signal)}; {rest}", logging.INFO)
             status = 128 + error.signal
         case click.Abort():
@@ -110,7 +110,7 @@ def _end(error: Exception) -> int:
         case BrokenPipeError():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes standard output at exit
             status = _BROKEN_PIPE
-        case _:  # an unexpected error. Do not print its traceback, because it might contain the names of people.
+        case _:  # an unexpected error. Print no traceback, because a traceback might contain people's names.
             log.debug("unexpected", exc_info=error)
             print_stderr(
                 f'unexpected error: {type(error).__name__}; run again with logging.level = "debug" for details'
@@ -131,7 +131,7 @@ def _show_usage_error(error: click.ClickException) -> None:
 def signal_name(number: int) -> str:
     """Return the name of a signal, such as SIGINT.
 
-    Return "itself" for 0, which means that no signal stopped the process.
+    If `number` is 0, no signal stopped the process, and the function returns "itself".
     """
     return Signals(number).name if number else "itself"
 

@@ -79,7 +79,7 @@ def _print_error(error: RostersyncError, source: str) -> None:
 def _hint(report: RunReport, session: Session) -> str:
     if report.counts.removals_held and report.run_id is not None:
         see, approve = (session.command(f"{verb} {report.run_id}") for verb in ("runs show", "sync --approve"))
-        return f"see which students: {see}; if they are gone, approve: {approve}"
+        return f"see which students: {see}; if these students have really left, approve their removal: {approve}"
     if report.state is RunState.INCOMPLETE:
         return "the records that could be read were applied; the next run reads the rest"
     return report.hint
@@ -98,7 +98,7 @@ def _ending(report: RunReport) -> str:
 
 
 def _has_failed(report: RunReport) -> bool:
-    """Return whether a run failed. A dry run failed if it has the exit status of a failure and no figures."""
+    """Return whether a run failed. A dry run failed if its exit status means failure and all its counts are 0."""
     if report.state is RunState.DRY_RUN:
         return report.exit_status == RunState.FAILED.exit_status and report.counts == Counts()
     return report.state is RunState.FAILED
@@ -118,7 +118,7 @@ def figures(counts: Counts) -> str:
 
 
 def _other_figures(counts: Counts) -> list[str]:
-    """Return in words the counts of removed students, held removals and stale rows, if they are not 0."""
+    """Describe the counts of removed students, held removals and stale rows. Counts that are 0 are left out."""
     words = (
         (counts.deleted, f"{counts.deleted:,} removed"),
         (counts.removals_held, f"{count(counts.removals_held, 'removal')} held"),

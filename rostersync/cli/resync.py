@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def command(session: Session, names: tuple[str, ...], no_wait: bool, as_json: bool) -> int:
     """Read the whole roster again, like `sync --full`.
 
-    With --no-wait, the command only queues a request. The daemon carries it out, or the next command that syncs the
-    source does.
+    With --no-wait, the command only queues a request. The daemon, or the next command that syncs the source, carries
+    out the request.
     """
     sources = session.chosen(names)
     if not no_wait:
@@ -39,8 +39,8 @@ def command(session: Session, names: tuple[str, ...], no_wait: bool, as_json: bo
         document({"requests": queued})
         return 0
     for request in queued:
-        taken = "the process that holds this source carries it out; a daemon does so at once"
-        waits = "the next run of this source will carry it out (no run in progress)"
+        taken = "the process that holds this source carries out the request (at once, if the process is a daemon)"
+        waits = "no run is in progress; the next run of this source will carry out the request"
         note(f"{request['source']}: request {request['request_id']} queued; {taken if request['lock_held'] else waits}")
     return 0
 

@@ -1,4 +1,4 @@
-"""`rostersync runs`: list recent runs, or show one run and the removals that it holds."""
+"""`rostersync runs`: list recent runs, or show one run and its removals that wait for approval."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def _outcome(report: RunReport) -> str:
 # One run ---------------------------------------------------------------------------------------------------------
 
 _NOTICED: dict[str, str] = {
-    DeletionSource.STREAM: "the deleted feed lists the student",
+    DeletionSource.STREAM: "the feed of deleted students lists the student",
     DeletionSource.SWEEP: "the last full run did not find them",
 }
 _HELD_HEADERS = ("id", "last name", "first name", "known since", "deleted in ManageBac", "noticed")
 _CLOSED: dict[str, str] = {
-    PlanState.APPROVED: "nothing waits for approval: its removals were approved",
-    PlanState.SUPERSEDED: "nothing waits for approval: a later run has replaced this run's removals",
+    PlanState.APPROVED: "nothing is waiting for approval: this run's removals were approved",
+    PlanState.SUPERSEDED: "nothing is waiting for approval: a later run has replaced this run's removals",
 }
 
 
@@ -130,4 +130,4 @@ def _show(details: RunDetails, approval: str | None) -> None:
     ]
     table(_HELD_HEADERS, rows, folded=("known since", "deleted in ManageBac", "noticed"))
     echo()
-    echo(f"if these students are gone, approve: {approval}")
+    echo(f"if these students have really left, approve their removal: {approval}")

@@ -84,18 +84,18 @@ def _require_safe(path: Path) -> None:
         raise RostersyncError(f"{path} is {error.strerror}", NotPlain.HINT) from None
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
-        hint = f"make it: install -d -m 700 {folder}" if missing else _who_may(folder)
+        hint = f"create the folder: install -d -m 700 {folder}" if missing else _who_may(folder)
         raise RostersyncError(f"tokens_dir: cannot use {folder}: {error.strerror}", hint) from error
     if place:
         raise RostersyncError(f"tokens_dir: other users may write {place}", f"let only the owner of {place} write it")
 
 
 def _write(path: Path, value: Secret) -> None:
-    """Write the token to a new file, and then rename the file to `path`, so that `path` never has an incomplete token.
+    """Write the token to a new file, and rename that file to `path`, so that `path` never contains an incomplete token.
 
-    Only the owner can read the file, with two exceptions. If the folder's group is the service's group, this group can
-    read the file. If the folder's permissions exclude all users except its owner and group, its group can read the file
-    too. An example of such a folder is /etc/rostersync/tokens.
+    The file's owner can always read the file. The folder's group can read the file if the group has access to the
+    folder, and is either the service's group or the only group with access, as in /etc/rostersync/tokens. No other user
+    can read the file.
     """
     folder = path.parent.stat()
     shared = folder.st_mode & stat.S_IRWXG and (folder.st_gid == service_group() or not folder.st_mode & stat.S_IRWXO)
@@ -115,7 +115,7 @@ def _write(path: Path, value: Secret) -> None:
         raise
 
 
-# The condition of the unit ---------------------------------------------------------------------------------------
+# What the unit needs to start ------------------------------------------------------------------------------------
 
 
 @command.command("ready")

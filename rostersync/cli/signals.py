@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rostersync.cancel import CancelScope
 
 GRACE = 4.0
-"""After a signal, the process has this many seconds to stop by itself. Ending the process after that time is safe,
-because each run is applied as a whole or not at all.
+"""After a signal, the process has this many seconds to stop by itself. Ending the process after this grace period is
+safe, because each run is applied as a whole or not at all.
 """
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -26,9 +26,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def on_signals(scope: CancelScope, others: Mapping[int, Callable[[], None]] | None = None) -> Iterator[None]:
     """Cancel `scope` at the first SIGTERM or SIGINT. At the second signal, or after `GRACE` seconds, end the process.
 
-    The exit status is then 128 plus the signal's number. `others` maps further signals to functions that are called in
-    the thread that waits for signals. Outside the main thread, this function does nothing, because only the main thread
-    can set signal handlers.
+    If this function ends the process, the exit status is 128 plus the signal's number. `others` maps additional signals
+    to functions, which are called in the thread that waits for signals. Outside the main thread, this function does
+    nothing, because only the main thread can set signal handlers.
     """
     others = others or {}
     if threading.current_thread() is not threading.main_thread():
@@ -37,9 +37,9 @@ def on_signals(scope: CancelScope, others: Mapping[int, Callable[[], None]] | No
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     before = {number: signal.signal(number, _do_nothing) for number in (*_SIGNALS, *others)}
-    # The interpreter writes the signal's number to this socket at once. A handler in Python would run in the main
-    # thread. Such a handler would have to wait until that thread runs Python code again, and might need a lock that the
-    # thread holds.
+    # The interpreter writes the signal's number to this socket at once. A signal handler written in Python would run in
+    # the main thread. The handler would have to wait until the main thread runs Python code again, and might need a
+    # lock that the main thread holds.
     previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader, scope, others), name="signals", daemon=True).start()
     try:
@@ -52,7 +52,7 @@ def on_signals(scope: CancelScope, others: Mapping[int, Callable[[], None]] | No
 
 
 def _do_nothing(*_: object) -> None:
-    """Do nothing. A signal with this handler neither kills the process nor raises an exception."""
+    """Do nothing. A signal that has this handler neither kills the process nor raises an exception."""
 
 
 def _watch(reader: socket.socket, scope: CancelScope, others: Mapping[int, Callable[[], None]]) -> None:
@@ -70,7 +70,7 @@ def _watch(reader: socket.socket, scope: CancelScope, others: Mapping[int, Calla
 def _second(reader: socket.socket, first: bytes, others: Collection[int]) -> bytes:
     """Wait for the second signal and return it.
 
-    Return `first` after `GRACE` seconds, or b"" if the context ends before.
+    Return `first` if no second signal arrives within `GRACE` seconds, or b"" if the context ends earlier.
     """
     reader.settimeout(GRACE)
     try:

@@ -33,7 +33,8 @@ _FEEDS = ("full", "full_deleted_at", "stub", "ids", "ignored", "empty")
 _DEFAULT_SHARE = 0.1
 _TIMEOUT_S = 10
 
-# The faults for `--fault`, each with a function that selects the affected requests. None selects all requests.
+# The faults for `--fault`, each with a function that selects the affected requests. `None` as the function selects all
+# requests.
 _FAULTS: dict[str, tuple[Fault, Match | None]] = {
     "unavailable": (faults.http_status(503), None),
     "rate-limited": (faults.rate_limited(), None),
@@ -79,7 +80,7 @@ class _PlannedFault(click.ParamType[tuple[str, float]]):
         except ValueError:
             number = -1.0
         if not 0 <= number <= 1:
-            self.fail(f"{share!r} is not a share of the requests, from 0 to 1", param, ctx)
+            self.fail(f"{share!r} is not a fraction from 0 to 1", param, ctx)
         return name, number
 
 
@@ -144,7 +145,7 @@ class _Switch(click.ParamType[tuple[str, Any]]):
     type=click.Choice(_FEEDS),
     default="full",
     show_default=True,
-    help="What the deleted feed returns.",
+    help="What the feed of deleted students returns.",
 )
 @click.option(
     "--per-page-cap",
@@ -245,7 +246,7 @@ def _show_source(base_url: str, token: str, read_only_token: str) -> None:
         f'base_url = "{base_url}"',
         "allow_writes = true",
         "",
-        "# its token, which has the admin role, for the shell:",
+        "# the token of this source, which has the admin role, to paste into the shell:",
         f"export ROSTERSYNC_TOKEN={token}",
         "",
         "# a token without the admin role, which can read, but not write:",
@@ -263,7 +264,7 @@ def _random(seed: int) -> random.Random:
 
 
 def _faults(planned: tuple[tuple[str, float], ...], rng: random.Random) -> Faults:
-    """Return the faults to cause. Each fault affects its share of the requests as long as the simulator runs."""
+    """Return the faults to simulate. Each fault affects its share of the requests until the simulator stops."""
     chosen = Faults()
     for name, share in planned:
         fault, match = _FAULTS[name]

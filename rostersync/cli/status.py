@@ -100,8 +100,8 @@ class _Source(msgspec.Struct, frozen=True):
     holder: str | None
     """The process that holds the source's lock now."""
     daemons: dict[str, Watch]
-    """The daemons that are responsible for this source, by name. One of them may hold the source, and the others are
-    standing by.
+    """The daemons that are responsible for this source, by name. One of these daemons may hold the source, and the
+    other daemons are standing by.
     """
     requests: tuple[OpenRequest, ...]
     failure: Failure | None
@@ -148,9 +148,9 @@ def _chosen(sources: list[_Source], globs: tuple[str, ...]) -> list[_Source]:
 def _sources(session: Session, max_age: timedelta | None = None) -> list[_Source]:
     """Return the configured sources in their order, followed by the sources that only the database knows.
 
-    A source is stale if its last success is older than `max_age`. If `max_age` is None, the schedule decides. Raises
-    `StoreError` if the database cannot be used. If the daemon has failed too, its failure is printed first, because
-    both may have the same cause.
+    A source is stale if its last success is older than `max_age`. If `max_age` is None, the limit depends on the
+    schedule. Raises `StoreError` if the database cannot be used. If the daemon has failed too, its failure is printed
+    first, because both may have the same cause.
     """
     failures = {failure.source: failure for failure in read_failures(failures_file(session.config.database.url))}
     try:
@@ -281,7 +281,7 @@ def _show_summary(sources: list[_Source]) -> None:
 
 
 def _wrong(sources: list[_Source]) -> dict[str, list[str]]:
-    """Return the names of the sources that are stale, were never synced or are in trouble, grouped by these words."""
+    """Return the names of the sources that need attention, under the keys `stale`, `never synced` and `in trouble`."""
     late = {word: [source.name for source in sources if source.freshness == word] for word in (_STALE, _NEVER)}
     return late | {"in trouble": [source.name for source in sources if source.is_troubled]}
 
@@ -338,12 +338,13 @@ def _show_figures(row: Health, *, stale: bool) -> None:
 
 
 def _show_last_run(row: Health) -> None:
-    """Print the last run's error and notices. If the run's success does not count, print the reason."""
+    """Print the last run's error and notices. If the run's success is ignored, print the reason."""
     show_reasons(row.last_error, row.last_notices or ())
     succeeded = row.last_state in {RunState.SUCCEEDED, RunState.HELD}
     if succeeded and row.last_finished_at != row.last_success_at:
-        advice = f" ({moment(row.last_finished_at)}), so it does not count: check the clock of this machine"
-        echo(f"  run {row.last_run_id} ended ", mark("in the future", "yellow"), advice)
+        advice = "so the run does not count as a success: check the clock of this machine"
+        when = f" ({moment(row.last_finished_at)}), {advice}"
+        echo(f"  run {row.last_run_id} ended ", mark("in the future", "yellow"), when)
 
 
 def _show_troubles(row: Health, session: Session) -> None:
@@ -355,6 +356,6 @@ def _show_troubles(row: Health, session: Session) -> None:
     if row.details_waiting:
         waiting = count(row.details_waiting, "student")
         reason, most = "ManageBac's lists lack some fields", "each run requests up to sync.details_per_run"
-        echo(f"  {waiting} still to be requested singly, because {reason}; {most}")
+        echo(f"  {waiting} still to be requested one by one, because {reason}; {most}")
     if row.deleted_feed_ignored:
         echo("  the API does not report deletions: only full runs find them")

@@ -132,7 +132,10 @@ def _in_other_hands(session: Session, names: Iterable[str]) -> set[str]:
 
 
 def _run(session: Session, without_token: Collection[str]) -> Callable[[RunRequest, ProgressCallback], RunReport]:
-    """Return a function that does one run. Another process must execute the runs of sources without a token."""
+    """Return a function that does one run.
+
+    This process has no token for the sources in `without_token`, so only another process can execute their runs.
+    """
     store = open_store(session.config, session.clock, create=True)
     sync_executor = wiring.executor(session.config, store, "rostersync sync")
 

@@ -1,6 +1,7 @@
 """The options -v and -q, which set how much a command prints and logs.
 
-The user may give them before or after the command's name. The options are added up, so one -q cancels one -v.
+The user may give these options before or after the command's name. The options are cumulative, so one -q cancels one
+-v.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _LEVELS = ("debug", "info", "warning", "error")
 
 
 def verbosity_options(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Add -v and -q to a command. The command itself does not receive them."""
+    """Add -v and -q to a command. These options are not passed to the command's function."""
     verbose = click.option(
         "-v",
         "--verbose",

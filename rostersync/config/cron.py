@@ -1,4 +1,4 @@
-"""Read cron lines with five fields, like cron(8). If a line is invalid, the error explains the mistake."""
+"""Read cron lines with five fields, as cron(8) does. If a line is invalid, the error explains the mistake."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class _Part(msgspec.Struct, frozen=True):
     def wrong(self, item: str, why: str = "", better: str = "") -> Wrong:
         """Return the error for an invalid item of this field.
 
-        `why` adds a reason to the message. `better` describes what to write instead. If `better` is empty,
-        the message contains the bounds and examples of the field.
+        `why` adds a reason to the message. `better` describes what to write instead. Without `better`, the message
+        gives the field's bounds and examples.
         """
         names = f" or {self.names[0]} to {self.names[-1]}" if self.names else ""
         expected = f"{self.low} to {self.high}{names}, such as {self.examples}"
@@ -60,7 +60,7 @@ _NICKNAMES = {
 
 
 def is_meant_as_cron(text: str) -> bool:
-    """Return whether a string looks like a cron line rather than an interval. The cron line may be invalid."""
+    """Return whether a string looks like a cron line rather than an interval. The cron line need not be valid."""
     return len(text.split()) > 1 or text.startswith("@")
 
 
@@ -104,7 +104,7 @@ class Cron(msgspec.Struct, frozen=True):
             meant = _NICKNAMES.get(fields[0])
             raise Wrong(_shown(fields[0]), f'{_FIVE} "{meant}"' if meant else _OR_INTERVAL)
         if len(fields) == len(_PARTS) + 1:
-            raise Wrong("six fields, as if the first were seconds", f'{_FIVE} "{" ".join(fields[1:])}"')
+            raise Wrong("six fields (the first one would be the seconds)", f'{_FIVE} "{" ".join(fields[1:])}"')
         if len(fields) != len(_PARTS):
             raise Wrong("one field" if len(fields) == 1 else f"{len(fields)} fields", _OR_INTERVAL)
 
@@ -174,7 +174,7 @@ def _unreadable(item: str, part: _Part) -> Wrong:
 
 
 def _shown(text: str) -> str:
-    """Return a part of the cron line for an error message. If the part may be a token, it is not shown."""
+    """Quote a part of the cron line for an error message. If `text` may be a token, only its type is named."""
     if not text:
         return "nothing"
     return "a string" if may_be_a_token(text.lstrip("@")) else repr(text[:20])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PLACES = (Path("config.toml"), Path("/etc/rostersync/config.toml"))
 _REGIONS = (
-    "it is the API of your region: https://api.managebac.com (international), https://api.managebac.cn (China), "
+    "use your region's API address: https://api.managebac.com (international), https://api.managebac.cn (China), "
     "https://api.us.managebac.com or https://api.managebac.us (United States)"
 )
 _INIT = "run `rostersync init` to write one, or name it with --config"
@@ -32,9 +32,9 @@ _INIT = "run `rostersync init` to write one, or name it with --config"
 def find_config(explicit: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
     """Return `explicit` if it is given, else $ROSTERSYNC_CONFIG if it is set, else the first of `PLACES` that exists.
 
-    A file that the user chose is returned even if the file does not exist, so that no other file is read instead.
-    Raises `NotConfigured` if no file is found. Raises `ConfigError` if the file is in the current folder and another
-    user may have written it, because the user did not choose that file.
+    If the user chose a file, its path is returned even if the file does not exist, so that no other file is read
+    instead. Raises `NotConfigured` if no file is found. Raises `ConfigError` if the file is in the current folder and
+    another user may have written it, because the user did not choose that file.
     """
     if explicit is not None:
         return explicit
@@ -51,7 +51,8 @@ def _require_trust(place: Path) -> None:
     if place.is_absolute():  # the configuration in /etc, which only root can write
         return
     if reason := why_not_trusted(place):
-        raise ConfigError([f"./{place} is not used: {reason}"], f"if it is the right file, name it: -c ./{place}")
+        hint = f"if this is the right file, use the option -c ./{place}"
+        raise ConfigError([f"./{place} is not used: {reason}"], hint)
 
 
 def exposed_password(path: Path) -> str | None:
@@ -64,14 +65,14 @@ def exposed_password(path: Path) -> str | None:
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
-    """Return the configuration in a file.
+    """Return the configuration that is read from a file.
 
     Args:
-        path: the path of the file. A relative path inside the file starts from the file's folder.
+        path: the path of the file. Relative paths in the file are relative to the file's folder.
         environ: the variables for `${NAME}` in `database.url`. By default, the environment variables of this process.
 
     Returns:
-        The checked configuration. The tokens have not been read.
+        The checked configuration. The tokens have not been read yet.
 
     Raises:
         NotConfigured: the file does not exist.
@@ -129,7 +130,7 @@ def _name(table: Mapping[str, Any], index: int) -> str:
 
 
 def _tables(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the tables of the sources. If `sources` is not a list of tables, return an empty list."""
+    """Return the [[sources]] tables of the file. If `sources` is not a list of tables, return an empty list."""
     listed = raw.get("sources")
     return listed if isinstance(listed, list) and all(isinstance(source, dict) for source in listed) else []
 
@@ -137,8 +138,8 @@ def _tables(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _between_settings(raw: Mapping[str, Any], wrong: set[Key], context: ConfigContext) -> list[str]:
     """Return a line for each broken rule that concerns several settings.
 
-    The settings in `wrong`, which already have a mistake, are left out of the check. With these lines, one error can
-    report all mistakes of the file.
+    The settings in `wrong`, which already have a mistake, are left out of the check. The function does not raise an
+    error, so that one error can report all mistakes in the file.
     """
     lines = []
     for section, field in Config.model_fields.items():

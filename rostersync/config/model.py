@@ -1,6 +1,8 @@
-"""Define the settings, with their types, bounds and defaults. Only `Source` reads files, to get tokens.
+"""Define the settings, with their types, bounds and defaults.
 
-In error messages, the description of a field follows the word "expected", so write each description to fit there.
+Only the class `Source` reads files, because a file may contain a token.
+
+In error messages, a field's description follows the word "expected", so word the description to fit after it.
 """
 
 from __future__ import annotations
@@ -36,7 +38,10 @@ from rostersync.secret import Secret  # noqa: TC001 - the same
 
 
 class ConfigContext(msgspec.Struct, frozen=True):
-    """The folder that relative paths in the configuration file start from, and the environment variables."""
+    """The context of a configuration file.
+
+    Relative paths in the file start at `folder`. Variables in the file get their values from `environ`.
+    """
 
     folder: Path = msgspec.field(default_factory=Path.cwd)
     environ: Mapping[str, str] = msgspec.field(default_factory=lambda: os.environ)
@@ -140,7 +145,8 @@ def _lasting(default: str, low: str, high: str) -> Any:
 
 
 def _slots(default: str) -> Any:
-    return Field(_slot(default), description='an interval from "1s", such as "1h", or a cron line such as "0 2 * * *"')
+    expected = 'an interval of at least "1s", such as "1h", or a cron line such as "0 2 * * *"'
+    return Field(_slot(default), description=expected)
 
 
 def _flag() -> Any:
@@ -151,7 +157,10 @@ def _flag() -> Any:
 
 
 class Section(BaseModel):
-    """A table of the configuration file. It is immutable, refuses unknown keys and does not convert between types."""
+    """A table of the configuration file.
+
+    A table is immutable, refuses unknown keys and does not convert between types.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
@@ -208,8 +217,8 @@ class Source(Section):
         """Return the token. If `with_token` has not read the token before, read it now.
 
         Args:
-            environ: the environment variables, because one of them may contain the token. The default is the
-                environment of this process.
+            environ: the environment variables, which are searched for the token if no file contains it. The default is
+                the environment of this process.
 
         Returns:
             The token, as a `Secret` that does not show its value.
@@ -307,7 +316,7 @@ class Alerts(Section):
 
 
 class Hooks(Section):
-    """The command to call after runs. Its arguments may contain another program's secret, so they are never printed."""
+    """The command to call after runs. Its arguments may contain secrets, so the arguments are never printed."""
 
     after_run: Annotated[Texts, AfterValidator(_command)] = Field(
         default=(), repr=False, description='a list of strings: a command and its arguments, such as ["./notify.sh"]'
@@ -316,7 +325,7 @@ class Hooks(Section):
 
 
 class Config(Section):
-    """The whole configuration file. `rostersync.config.load` returns it."""
+    """The whole configuration file. `rostersync.config.load` returns an instance of this class."""
 
     tokens_dir: Folder = Field(default=None, description="the path of a folder")
     database: Database  # always present, because `load` adds an empty table if the file has no [database]

@@ -49,7 +49,7 @@ def _as_toml(value: Any) -> str:
     return {(): "[]", "": '""'}.get(value, str(value))
 
 
-# Between settings ------------------------------------------------------------------------------------------------
+# Rules across settings -------------------------------------------------------------------------------------------
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -83,7 +83,7 @@ def broken_rules(section: str, table: BaseModel, wrong: set[str]) -> list[str]:
 def between_sources(sources: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return an error line for each source that has both token_env and token_file, and for each duplicate name.
 
-    `sources` are the tables as they are in the file.
+    `sources` has the tables as they are in the file.
     """
     both = [index for index, source in enumerate(sources) if "token_env" in source and "token_file" in source]
     lines = [f"sources[{index}]: found both token_env and token_file; expected one of them" for index in both]
@@ -147,7 +147,7 @@ def _about_tokens(config: Config) -> list[str]:
     shared = [source for source in config.sources if source.token_file is None]
     uses = Counter((source.token_env or DEFAULT_VARIABLE, source.base_url) for source in shared if source.token_env)
     lines = [
-        f"sources: {count} of them use the same token_env, so they read the same school"
+        f"sources: {count} of them use the same token_env, so they read from the same school"
         for count in uses.values()
         if count > 1
     ]
@@ -155,6 +155,6 @@ def _about_tokens(config: Config) -> list[str]:
     if len(unnamed) > 1:
         lines.append(
             f"sources {', '.join(unnamed)}: no token_env, token_file or tokens_dir; they all use {DEFAULT_VARIABLE}, "
-            "so they read the same school"
+            "so they read from the same school"
         )
     return lines

@@ -11,7 +11,7 @@ _DURATION = re.compile(r"(?:(\d{1,5})d)?(?:(\d{1,6})h)?(?:(\d{1,7})m)?(?:(\d{1,9
 def parse_duration(text: str) -> timedelta:
     """Return the duration for a string such as `7d`, `1h30m` or `90s`. The units must be in the order d, h, m, s.
 
-    Raises `ValueError` if `text` is not such a duration.
+    Raises `ValueError` if `text` is not a valid duration.
     """
     match = _DURATION.fullmatch(text)
     if not match or not text:

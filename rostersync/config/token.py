@@ -27,14 +27,15 @@ def find_token(
 ) -> Secret:
     """Return the token of a source.
 
-    If the source has a `token_file` or a `token_env`, only that place is read. Otherwise the token's file in `folder`
-    is read. If that file does not exist, the variable ROSTERSYNC_TOKEN is read.
+    If the source has a `token_file` or a `token_env`, only that place is read. If the source has neither, the token's
+    file in `folder` is read. If there is no file for the token in `folder`, the variable ROSTERSYNC_TOKEN is read.
 
     Args:
         source: the source's name.
         file: the source's setting `token_file`, or None.
         variable: the source's setting `token_env`, or None.
-        folder: the setting `tokens_dir`, or None. The file NAME-token in this folder contains the token of source NAME.
+        folder: the setting `tokens_dir`, or None. The file NAME-token in this folder contains the token of the source
+            NAME.
         environ: the environment variables.
 
     Returns:
@@ -66,7 +67,7 @@ def token_path(folder: Path, source: str) -> Path:
 
 def _from_environment(name: str, environ: Mapping[str, str], key: str) -> Secret:
     if not environ.get(name):
-        # Do not repeat a name with lower-case letters, because it may be a token that was pasted by mistake.
+        # Do not show a name that contains lower-case letters, because it may be a token that was pasted by mistake.
         shown = name if name.isupper() else "that token_env names"
         hint = "set it, or name another place: token_file, token_env or tokens_dir (never put the token itself there)"
         raise NotConfigured([f"{key}: the environment variable {shown} is not set, or is empty"], hint)
@@ -94,7 +95,9 @@ def token_from_file(path: Path, key: str) -> Secret:
 
 
 def exposure(path: Path) -> str | None:
-    """Return the mode of a file if other users can read it. Return None if they cannot, or if the file does not exist.
+    """Return the mode of a file if users other than its owner can read it. Otherwise return None.
+
+    If the file does not exist, return None too.
 
     The service's group is allowed to read the file, because only the service's own user is a member of this group.
     """

@@ -1,4 +1,4 @@
-"""Check whether users other than this user and root may have written or replaced a file."""
+"""Check whether anyone except this user and root could have written or replaced a file."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ def why_not_trusted(path: Path) -> str:
 def shared_place(path: Path) -> Path | None:
     """Return the first place where another user could change or replace `path`, or None if there is no such place.
 
-    The places are `path` itself and all folders above it. If one of them is a symbolic link, the link's target and all
-    folders above the target are checked too.
+    The function checks `path` itself and all folders above `path`. If one of these is a symbolic link, the function
+    also checks the link's target and all folders above the target.
     """
     path = path.absolute()
     for place, status in _way_to(path):
-        # A folder with the sticky bit, such as /tmp, is safe above `path`, because users cannot rename or delete
-        # another user's files in it. Such a folder is not safe as `path` itself, because any user can add files to it.
+        # A folder with the sticky bit, such as /tmp, is safe as a parent of `path`, because users cannot rename or
+        # delete another user's files in this folder. `path` itself must not be a sticky folder, because any user can
+        # add files to a sticky folder.
         if place != path and status.st_mode & stat.S_ISVTX and status.st_uid in {0, os.geteuid()}:
             continue
         if _reason(place, status):
@@ -76,9 +77,9 @@ def _reason(place: Path, status: os.stat_result) -> str:
     if status.st_mode & stat.S_IWOTH:
         return "can be changed by every user"
     if status.st_mode & stat.S_IWGRP and status.st_gid != _primary_group(status.st_uid):
-        return "can be changed by a group that is not its owner's own"
-    if status.st_mode & stat.S_IWGRP and _has_access_list(place):  # an access list uses these bits as its mask
-        return "can be changed by users that its access list names"
+        return "can be changed by a group other than its owner's private group"
+    if status.st_mode & stat.S_IWGRP and _has_access_list(place):  # the group bits are the list's mask
+        return "can be changed by users named in its access list"
     return ""
 
 

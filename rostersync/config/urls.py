@@ -24,7 +24,7 @@ def mask_url(url: str) -> str:
 
 
 def holds_password(url: str) -> bool:
-    """Return whether a database URL from the configuration contains a password. A `${NAME}` variable does not count."""
+    """Return whether a database URL from the configuration contains a password. A `${VARIABLE}` is not a password."""
     scheme, _, rest = _VARIABLE.sub("", url).partition("://")
     if not scheme.startswith("postgresql"):
         return False
@@ -33,7 +33,7 @@ def holds_password(url: str) -> bool:
 
 
 def database_url(text: str, folder: Path, environ: Mapping[str, str]) -> str:
-    """Return the SQLAlchemy URL for `text`. Variables are replaced, and a relative path starts from `folder`.
+    """Return the SQLAlchemy URL for `text`. Variables are expanded, and a relative path is relative to `folder`.
 
     Raises `Wrong` if a variable is not set, if the driver is unknown or not installed, if the database would be in
     memory, or if the URL is otherwise invalid.
@@ -62,7 +62,7 @@ def _sqlite(rest: str, folder: Path) -> str:
             "a database in memory, which would be lost when the process ends", 'a file, such as "sqlite:///roster.db"'
         )
     if not rest.startswith("/") or "?" in rest or path.startswith("file:"):
-        raise Wrong("an SQLite URL with a host or options", 'a file alone, such as "sqlite:///roster.db"')
+        raise Wrong("an SQLite URL with a host or options", 'only a file path, such as "sqlite:///roster.db"')
     return f"sqlite:///{quote(str(folder.absolute() / path))}"
 
 
@@ -70,7 +70,8 @@ def _postgresql(rest: str) -> str:
     before, _, _ = rest.rpartition("@")
     if re.search(r"[@/?#]", before):
         raise Wrong(
-            "a password with a special character", "a percent-encoded one (@ is %40, / is %2F, ? is %3F, # is %23)"
+            "a password with a special character",
+            "the character percent-encoded (@ is %40, / is %2F, ? is %3F, # is %23)",
         )
     split(f"postgresql://{rest}", 'an address such as "postgresql+psycopg://USER@HOST/DATABASE"')
     if find_spec("psycopg") is None:

@@ -2,10 +2,10 @@
 
 In systemd's journal, each line has a priority.
 
-No log contains a token or personal data, at any level. First, our code logs only ids and counts. Second, this module
-removes values that may be logged by mistake. This module replaces an object with the name of the object's type, removes
-values from the messages of libraries, and drops the text of exceptions that are not our own. At the end, this module
-replaces known secrets.
+No log contains a token or personal data, at any level. As a first safeguard, our code logs only ids and counts. As a
+second safeguard, this module removes values that may have been logged by mistake. This module replaces an object with
+the name of the object's type, removes values from the messages of libraries, and drops the text of exceptions that are
+not our own. As a last step, this module masks known secrets in the finished line.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
-# These libraries may log events below the level warning if `logging.level` is the given level or a lower one. Other
-# libraries may not log such events, because their messages may contain addresses or values.
+# The highest `logging.level` at which each of these libraries may log events below the level warning. Other libraries
+# are not allowed to log events below warning, because their messages may contain addresses or values.
 _TALKATIVE = {"alembic.runtime.migration": logging.INFO, "apscheduler": logging.DEBUG}
 
 
@@ -43,7 +43,7 @@ def configure(
     stream: TextIO | None = None,
     redact: tuple[str, ...] = (),
 ) -> None:
-    """Send all logs to a stream. A further call replaces the settings of an earlier call. Times are in UTC.
+    """Send all logs to a stream. A later call replaces the settings of an earlier call. Times are in UTC.
 
     Args:
         level: The lowest level to log: debug, info, warning or error.
@@ -100,8 +100,8 @@ class _Formatter(logging.Formatter):
 class _Handler(logging.StreamHandler[TextIO]):
     """The handler that this module installs. `_install` recognises the handler by its class.
 
-    The handler ignores its own errors, because a full disk must not end a run, and because the default reaction would
-    print the raw record.
+    The handler ignores its own errors, because a full disk must not end a run, and because the default error handling
+    would print the raw record.
     """
 
     def __init__(self, stream: TextIO, lowest: int) -> None:
@@ -125,9 +125,9 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 def _with_our_level(record: logging.LogRecord) -> logging.LogRecord:
-    """Lower the level of a record to debug if it is a record from alembic that does not help an administrator."""
+    """Lower the level of alembic's records to debug if they are of no use to an administrator."""
     if record.name == "alembic.runtime.migration" and not record.msg.startswith("Running"):
-        return _changed(record, levelno=logging.DEBUG, levelname="DEBUG")  # the record describes the database
+        return _changed(record, levelno=logging.DEBUG, levelname="DEBUG")  # it describes the kind of database
     return record
 
 
@@ -162,8 +162,8 @@ def _renderer(format_: str, stream: TextIO) -> Processor:
 def _without_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Remove the values from a library's message, because they may be parts of an address or a response.
 
-    Messages from the libraries in `_TALKATIVE` keep their values. Query strings are removed from all messages, because
-    they may contain the names of students.
+    Values are not removed from the messages of the libraries in `_TALKATIVE`. Query strings are removed from all
+    messages, because they may contain the names of students.
     """
     record = event["_record"]
     message = event["event"] if record.name.startswith(tuple(_TALKATIVE)) else record.msg
@@ -188,7 +188,7 @@ def _plain(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 def _as_plain(value: Any) -> Any:
     """Convert a value to something that JSON can represent: a number, a string or a list.
 
-    Any other object may describe a person, so only the name of its type is returned.
+    Any other object may contain personal data, so only the name of its type is returned.
     """
     if value is None or isinstance(value, str | int | float):
         return value

@@ -27,7 +27,7 @@ class Journal(SysLogHandler):
     socket: Any  # missing from the type stubs
 
     def __init__(self) -> None:
-        """Connect to the socket. Raises `OSError` if nothing listens there."""
+        """Connect to the socket. Raises `OSError` if no process listens on the socket."""
         super().__init__(SOCKET, facility=SysLogHandler.LOG_AUTHPRIV)
         self.socket.settimeout(_PATIENCE_S)  # a journal that does not respond is treated as missing
         self.ident = "rostersync: "

@@ -192,7 +192,7 @@ def test_a_signal_ends_a_sync_within_five_seconds_with_128_and_its_number_and_no
     seconds, told = end(process, number)
     assert process.returncode == 128 + number
     assert seconds < 5
-    assert told == f"stopped by {signal.Signals(number).name}; nothing unfinished was applied\n"
+    assert told == f"stopped by {signal.Signals(number).name}; no partial results were applied\n"
     assert finished_runs(site) == 0
     site.faults.clear()
     assert "run 1 succeeded" in site.ok("sync")

@@ -219,7 +219,7 @@ def test_an_email_that_stays_needs_no_permission_whatever_its_case(site: Site) -
 
 def test_allow_column_goes_with_a_file_and_knows_two_names(site: Site) -> None:
     one = ("students", "update", "20540001", "--set", "city=Piran", "--yes")
-    assert "--allow-column goes with --from-csv" in site.run(*one, "--allow-column", "email").stderr
+    assert "--allow-column can only be used with --from-csv" in site.run(*one, "--allow-column", "email").stderr
     assert site.run(*saved(site, exported(site)), "--allow-column", "city").exit_code == 2
 
 

@@ -187,7 +187,7 @@ def test_a_result_never_takes_the_place_of_the_csv_or_of_another_file_and_an_ear
     other = quick_site.folder / "notes.txt"
     other.write_text("precious")
     result = quick_site.run("students", "update", "--from-csv", file, "--yes", "--result", str(other))
-    assert (result.exit_code, "that file exists, and is not a result file" in result.stderr) == (2, True)
+    assert (result.exit_code, "the file already exists and is not a result file" in result.stderr) == (2, True)
     assert (other.read_text(), writes(quick_site)) == ("precious", [])
     quick_site.ok("students", "update", "--from-csv", file, "--yes")
     quick_site.ok("students", "update", "--from-csv", file, "--yes")

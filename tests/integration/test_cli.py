@@ -172,7 +172,7 @@ def test_resync_without_waiting_leaves_a_request_for_the_next_run_and_tells_whet
     site: Site,
 ) -> None:
     site.ok("sync")
-    queued = "main: request 2 queued; the next run of this source will carry it out (no run in progress)\n"
+    queued = "main: request 2 queued; no run is in progress; the next run of this source will carry out the request\n"
     assert site.ok("resync", "--no-wait") == queued
     with Store(site.database_url, SystemClock()).lease("main", "another program"):
         assert site.json("resync", "--no-wait")["requests"][0]["lock_held"] is True
@@ -269,7 +269,7 @@ def test_check_tells_each_thing_that_fails_with_its_fix(site: Site) -> None:
     site.faults.add(faults.forbidden(), faults.on_student(), times=None)
     result = site.run("check")
     assert result.exit_code == 1
-    assert "can list students, but not read a single one" in result.stdout
+    assert "can list students, but cannot read an individual student" in result.stdout
     assert "give the token permission" in result.stdout
 
 

@@ -150,7 +150,7 @@ def test_a_folder_that_others_may_write_is_refused(host: Host) -> None:
 
 def test_a_folder_that_is_not_there_is_told_with_what_makes_it(host: Host) -> None:
     host.tokens.rmdir()
-    assert f"make it: install -d -m 700 {host.tokens}" in host.store(status=1)
+    assert f"create the folder: install -d -m 700 {host.tokens}" in host.store(status=1)
 
 
 def test_a_user_who_may_not_enter_the_folder_is_told_who_may(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

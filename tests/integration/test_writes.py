@@ -204,7 +204,7 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     (("students", "list", "--status", "enroled"), "'enroled' is not one of"),
     ((*UPDATE, "--set", "city=x", "--set", "city=y"), "city is set twice"),
     ((*UPDATE, "--set", "citty=x", "--set", "graduating_year=soon"), "graduating_year must be a whole number"),
-    ((*UPDATE, "--expect", "3"), "--expect and --result go with --from-csv"),
+    ((*UPDATE, "--expect", "3"), "--expect and --result can only be used with --from-csv"),
     ((*UPDATE, "--from-csv", "x.csv"), "--from-csv reads everything from the file"),
 ]
 
@@ -294,7 +294,7 @@ def test_a_field_that_was_not_taken_is_named_and_fails_the_command(quick_site: S
     key = somebody(quick_site)
     result = quick_site.run("students", "update", str(key), "--set", "city=Piran", "--set", "state=7", "--yes")
     assert result.exit_code == 1
-    assert f"student {key}: ManageBac accepted it, but did not take city" in result.stderr
+    assert f"student {key}: ManageBac accepted the write, but did not apply city" in result.stderr
     assert audit(quick_site) == [("update", [key], ["city", "state"], "not_taken")]
     assert replica(quick_site, key).state == "7"
 

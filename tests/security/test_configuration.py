@@ -69,7 +69,7 @@ def test_one_that_another_group_may_write_is_refused(site: Site, what: str) -> N
     path = getattr(site, what)
     os.chown(path, -1, NOBODY)
     path.chmod(0o775)
-    assert_refused(site, "can be changed by a group that is not its owner's own")
+    assert_refused(site, "can be changed by a group other than its owner's private group")
 
 
 @pytest.mark.parametrize("what", ["folder", "path"])
@@ -79,7 +79,7 @@ def test_one_that_an_access_list_lets_others_write_is_refused(site: Site, what: 
     os.chown(path, -1, own_group())
     let_another_user_write(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o775
-    assert_refused(site, "can be changed by users that its access list names")
+    assert_refused(site, "can be changed by users named in its access list")
 
 
 def test_one_that_an_access_list_lets_others_only_read_is_found(site: Site) -> None:
@@ -129,7 +129,7 @@ def assert_refused(site: Site, reason: str) -> None:
     mistake, hint = result.stderr.splitlines()
     assert mistake.startswith("./config.toml is not used: ")
     assert reason in mistake
-    assert hint == "hint: if it is the right file, name it: -c ./config.toml"
+    assert hint == "hint: if this is the right file, use the option -c ./config.toml"
     assert not site.has_database() or "drop" in reason
 
 

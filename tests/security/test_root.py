@@ -206,8 +206,9 @@ def test_root_makes_nothing_in_a_folder_of_root_that_others_may_write(site: Site
     state(site).chmod(mode)
     result = site.run("sync")
     assert result.exit_code == 1
-    assert f"{state(site)} is root's, and not safe: users other than root may write {state(site)}" in result.stderr
-    assert f"database: {state(site)} is root's" in site.run("check").stdout
+    unsafe = f"{state(site)} belongs to root, but is not safe"
+    assert f"{unsafe}: users other than root can write to {state(site)}" in result.stderr
+    assert f"database: {unsafe}" in site.run("check").stdout
     assert not list(state(site).iterdir())
 
 

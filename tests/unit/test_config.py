@@ -630,7 +630,7 @@ def test_what_is_no_cron_line_or_never_comes_is_refused(folder: Path, line: str)
         ),
         (
             "0 0 2 * * *",
-            "found six fields, as if the first were seconds; expected five fields (minute, hour, day of the month, ",
+            "found six fields (the first one would be the seconds); expected five fields (minute, hour, ",
         ),
         (
             "0 0 2 * * *",

@@ -191,7 +191,7 @@ def test_a_rate_that_is_none_is_an_error(text: str) -> None:
     [
         ("avalanche", "'avalanche' is not a fault; known: unavailable, rate-limited, reset, slow, cut-off, html, "),
         ("", "'' is not a fault; known: "),
-        ("slow=2", "'2' is not a share of the requests, from 0 to 1"),
+        ("slow=2", "'2' is not a fraction from 0 to 1"),
         ("slow=nan", "'nan' is not a share"),
         ("slow=half", "'half' is not a share"),
         ("slow=", "'' is not a share"),

@@ -42,8 +42,8 @@ MANY_PERCENT = 5
 """The user must also confirm the number of lines if it exceeds this percentage of the school's students."""
 
 GUARDED = ("email", "password")
-"""Columns that a bulk update changes only with --allow-column, because a forged file could take over accounts with
-them.
+"""Columns that a bulk update changes only with --allow-column, because a forged file could use them to take over
+accounts.
 """
 
 _MOST_SHOWN = 20  # the largest number of failed lines printed on standard error; the result file has all lines
@@ -70,7 +70,10 @@ class Many(msgspec.Struct, frozen=True):
 
 
 def options(verb: Callable[..., int]) -> Callable[..., Any]:
-    """Add the options of a bulk write to a command. The command receives them as `many`, or None without --from-csv."""
+    """Add the options of a bulk write to a command.
+
+    The command receives these options as `many`, which is None without --from-csv.
+    """
 
     @click.option(
         "--from-csv",
@@ -94,7 +97,7 @@ def options(verb: Callable[..., int]) -> Callable[..., Any]:
     @functools.wraps(verb)
     def command(*args: Any, csv_file: Path | None, expect: int | None, result: Path | None, **given: Any) -> int:
         if csv_file is None and (expect or result):
-            raise click.UsageError("--expect and --result go with --from-csv")
+            raise click.UsageError("--expect and --result can only be used with --from-csv")
         many = None if csv_file is None else Many(csv_file, expect, result)
         return verb(*args, many=many, **given)
 
@@ -111,7 +114,7 @@ def carry_out(
 ) -> int:
     """Carry out the lines of a CSV file, and return the exit status.
 
-    `allowed` are the guarded columns that may change.
+    `allowed` names the guarded columns that may change.
     """
     source, session, path = options.source, options.session, many.csv_file
     file = bulk_file.read(path, verb)
@@ -176,7 +179,7 @@ def _send(options: WriteOptions, many: Many, tasks: Sequence[Task]) -> int:
 
 
 def _noted(work: Bulk, tasks: Sequence[Task], file: IO[str]) -> list[LineResult]:
-    """Carry out the tasks. Write each result to the file at once. Finally, rewrite the file with the final results."""
+    """Carry out the tasks. Write each result to the file at once, and rewrite the file with the final results."""
 
     def note(result: LineResult) -> None:
         write_csv_line(file, _row(result))
@@ -207,7 +210,7 @@ def _check_target(target: Path, path: Path) -> None:
     except OSError as error:
         raise _not_writable(target, error) from error
     if not ours:
-        what = "that is the CSV itself" if target.samefile(path) else "that file exists, and is not a result file"
+        what = "that is the CSV itself" if target.samefile(path) else "the file already exists and is not a result file"
         raise ConfigError([f"--result {target}: {what}"], "name another file with --result")
 
 
@@ -228,7 +231,7 @@ def _created(target: Path) -> Iterator[IO[str]]:
         write_csv_line(file, _COLUMNS)
         yield file
     finally:
-        with suppress(OSError):  # for example, the disk is full, which `_noted` has reported
+        with suppress(OSError):  # for example, if the disk is full; `_noted` has already reported the error
             file.close()
 
 
@@ -252,7 +255,9 @@ def _row(result: LineResult) -> tuple[Any, ...]:
 
 
 def _confirm(options: WriteOptions, api: ManageBac, verb: str, tasks: Sequence[Task], *, counted: bool) -> None:
-    """Ask the user before anything is sent. For many lines without --expect, the user must type the number of lines.
+    """Ask the user for confirmation before anything is sent.
+
+    If the file has many lines and --expect is not given, the user must type the number of lines.
 
     Raises `ConfigError` if there is no terminal to ask on.
     """

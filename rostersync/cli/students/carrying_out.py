@@ -1,6 +1,6 @@
-"""Carry out a write command.
+"""Carry out a write command: ask the user, send the write, report the result and update the replica.
 
-This means to check permissions, ask the user, send the write, report the result and update the replica.
+Before a command asks the user, it checks that the configuration allows writes.
 """
 
 from __future__ import annotations
@@ -45,18 +45,19 @@ _WARNINGS = {
         "Parents who have no other child at the school may be archived too."
     ),
     "unarchive": (
-        "ManageBac does not document what else this restores, so check the student's classes and year group afterwards."
+        "ManageBac does not document what else unarchiving restores, "
+        "so check the student's classes and year group afterwards."
     ),
 }
 """The warnings about side effects that are printed before a write, for each verb."""
 
 REPRIEVE_S = 2.0
 """After a signal to stop, a command has this many seconds to finish the current line and to refresh the replica. This
-time must be shorter than `rostersync.cli.signals.GRACE`, because the process is killed after that.
+timeout must be shorter than `rostersync.cli.signals.GRACE`, after which the process is killed.
 """
 
 PATIENCE = timedelta(seconds=10)
-"""If another process must store a command's writes in the replica, the command waits this long for it."""
+"""How long a command waits for another process to store the command's writes in the replica."""
 
 
 class WriteOptions(msgspec.Struct, frozen=True):
@@ -137,7 +138,7 @@ def _question(write: Write, source: Source) -> str:
 
 
 class _NotSent(Exception):
-    """Raised instead of sending a request. The caller takes the request from the exception."""
+    """Raised by `_Showcase` with the request that the client would have sent."""
 
     def __init__(self, call: Call) -> None:
         super().__init__()
@@ -145,7 +146,7 @@ class _NotSent(Exception):
 
 
 class _Showcase:
-    """A replacement for the HTTP layer that raises `_NotSent` with the request, instead of sending it."""
+    """A replacement for the HTTP layer that sends nothing. It raises `_NotSent` with the request."""
 
     def send(self, call: Call, timeout: float, scope: CancelScope) -> Reply:  # noqa: ARG002 - the protocol's signature
         raise _NotSent(call)
@@ -192,7 +193,7 @@ def _as_lines(source: Source, call: Call) -> list[str]:
 
 
 def _shown_body(call: Call) -> Any:
-    """Return the body as a JSON value, in which a password is masked.
+    """Return the body as a JSON value, with any password masked.
 
     If the body is a file, return its size as a string.
     """
@@ -209,7 +210,7 @@ def _shown_body(call: Call) -> Any:
 
 
 def open_replica(session: Session) -> Store | None:
-    """Open the database. If it does not exist, return None, and do not create a database. Raises `StoreError`."""
+    """Open the database. If the database does not exist, return None and do not create it. Raises `StoreError`."""
     try:
         return open_store(session.config, session.clock, create=False)
     except NoDatabase:
@@ -217,10 +218,10 @@ def open_replica(session: Session) -> Store | None:
 
 
 def refresh(session: Session, source: Source, store: Store | None, keys: Sequence[int], scope: CancelScope) -> None:
-    """Read the written students again into the replica. If only a later run can update the replica, print a warning.
+    """Fetch the students that were just written, and update them in the replica.
 
-    If `scope` ends, the refresh remains in the database as a request. The next process that syncs the source executes
-    it.
+    If only a later run can update the replica, print a warning. If `scope` is cancelled, the refresh remains in the
+    database as a queued request, which the next process that syncs the source executes.
     """
     if store is None:
         print_stderr("there is no database yet: only the system's journal has a record of this write", logging.WARNING)
@@ -258,7 +259,7 @@ def _print_result(options: WriteOptions, source: Source, write: Write, result: W
             }
         )
     elif result.outcome is Outcome.DONE:
-        # Print the line for a new student even with -q, because the user cannot learn the student's id in another way.
+        # Print the line for a new student even with -q, because the user has no other way to learn the student's id.
         say = echo if write.verb == "create" else note
         say(f"{source.name}: student {result.key}: {_PAST[write.verb]}")
     _explain(write, result)
@@ -282,7 +283,8 @@ def _explain(write: Write, result: WriteResult) -> None:
                 for name, texts in error.fields.items():
                     print_stderr(f"{name}: {', '.join(texts)}")
         case Outcome.NOT_TAKEN:
-            print_stderr(f"student {result.key}: ManageBac accepted it, but did not take {', '.join(result.not_taken)}")
+            not_taken = ", ".join(result.not_taken)
+            print_stderr(f"student {result.key}: ManageBac accepted the write, but did not apply {not_taken}")
             print_stderr("hint: the token's permissions, or ManageBac's own rules, may exclude these fields")
         case Outcome.UNKNOWN:
             reason = error.message if isinstance(error, ApiError) else "the answer was lost"

@@ -63,7 +63,7 @@ NAMES = ("id", *FIELD_NAMES, "extra", "deleted_at")
     multiple=True,
     help="List only students of the homeroom advisor with this id; may be repeated.",
 )
-@click.option("--q", help="List only students whom the API's text search finds.")
+@click.option("--q", help="List only students who match this text in the API's search.")
 @click.option("--fields", "fields", metavar="NAME,...", help="Print only these fields, in this order.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, with all fields unless --fields is given.")
 @click.option("--raw", is_flag=True, help="With --csv, do not put an apostrophe before values that look like formulas.")
@@ -128,7 +128,8 @@ def list_students(
 def _recorded(session: Session, entry: Entry) -> Iterator[Recording | None]:
     """Record an export in the audit log, and yield the recording.
 
-    If the export cannot be recorded, print a warning and yield None. The students are exported anyway.
+    If the export cannot be recorded, print a warning and yield None, so that the students are exported without a
+    record.
     """
     from rostersync.recording import Recorder  # noqa: PLC0415 - only an export needs this import
     from rostersync.store.store import open_store  # noqa: PLC0415 - the same
@@ -159,7 +160,10 @@ def _chosen(fields: str | None) -> tuple[str, ...]:
 
 
 def _with_progress(found: StudentList) -> Iterator[Student]:
-    """Return an iterator over the students. If standard output is not a terminal, show a progress bar."""
+    """Return an iterator over the students.
+
+    Show a progress bar only if standard output is not a terminal, because the bar would disturb a table.
+    """
     total = found.total_count  # reads the first page before anything is printed, because most errors occur there
     if sys.stdout.isatty():
         return found

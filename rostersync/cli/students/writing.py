@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def _write_options(verb: Callable[..., int]) -> Callable[..., Any]:
-    """Add the options that all write commands have. The command receives them as one `WriteOptions`."""
+    """Add the options that all write commands have. The command receives these options as one `WriteOptions`."""
 
     @one_source_option
     @click.option("--dry-run", is_flag=True, help="Print the request that would be sent, and send nothing.")
@@ -48,7 +48,7 @@ _from_json = click.option(
     "--from-json",
     "file",
     type=click.File("rb"),
-    help="Read the fields from a JSON file that contains one object. - means standard input.",
+    help="Read the fields from a JSON file that contains one object, or from standard input if FILENAME is -.",
 )
 _withdrawn = click.option("--withdrawn-on", metavar="DATE", help="The day on which the student left.")
 _graduated = click.option("--graduated-on", metavar="DATE", help="The day on which the student graduated.")
@@ -121,7 +121,7 @@ def update(
         many.refuse_beside(key, assignments, cleared, file)
         return bulk.carry_out(options, many, "update", allowed=allowed)
     if allowed:
-        raise click.UsageError("--allow-column goes with --from-csv")
+        raise click.UsageError("--allow-column can only be used with --from-csv")
     fields = _fields(assignments, file)
     twice = [name for name in cleared if name in fields]
     if twice:
@@ -164,8 +164,8 @@ def archive(
 def unarchive(options: WriteOptions, key: int | None, many: Many | None) -> int:
     """Take a student out of the archive, or several students with --from-csv.
 
-    ManageBac does not document what else is restored, so check the student's classes and year group afterwards. A CSV
-    file has only the column `id`.
+    ManageBac does not document what else unarchiving restores, so check the student's classes and year group
+    afterwards. A CSV file has only the column `id`.
     """
     if many:
         many.refuse_beside(key)
@@ -222,7 +222,10 @@ def _required(key: int | None) -> int:
 
 
 def _fields(assignments: Sequence[str], file: Any) -> dict[str, Any]:
-    """Return the fields from `--from-json` and `--set`. If both have the same field, use the value from `--set`."""
+    """Return the fields from `--from-json` and `--set`.
+
+    If a field is in both the JSON file and `--set`, use the value from `--set`.
+    """
     fields: dict[str, Any] = {}
     wrong: list[str] = []
     for assignment in assignments:
