@@ -59,7 +59,7 @@ def choose(requested: RunKind, state: SourceState, now: datetime, policy: SyncPo
 
 
 def filter_start(moment: datetime, overlap: timedelta) -> datetime:
-    """Return the start time for a feed request, `moment` minus `overlap` minus one second, rounded down.
+    """Return the start time for a feed request: one second before `moment` minus `overlap`, rounded down.
 
     The server may store times in whole seconds, and may exclude changes at exactly the given time. Reading one second
     more than necessary does no harm.
