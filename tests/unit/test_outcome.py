@@ -262,8 +262,7 @@ NOTICES = {
         [name for name in SITUATIONS if re.match("roster (and deleted feed )?without an id", name)],
         "the roster has a record without a readable id, so only the deleted feed can show who has left",
     ),
-    "refresh does not find two students": "students who were not found, and do not change in the replica before the "
-    "next run: 2",
+    "refresh does not find two students": "students who were not found and are left unchanged until the next run: 2",
 }
 
 
