@@ -1,1 +1,1 @@
-"""The daemon, which schedules runs and executes requests for runs. It leaves no run half done when it stops."""
+"""The daemon, which schedules runs and executes requests for runs. When the daemon stops, no run is left half done."""

@@ -1,8 +1,8 @@
 """Report the daemon's condition in the log, in the output of `systemctl status`, and in a file of failures.
 
-After some failures, such as a full disk, no run is recorded in the database, so only the log would show the failure. So
-we remember such a failure until the next run of that source ends. Until then, the status line shows the failure, and a
-small file contains it for the command `rostersync status`.
+After some failures, such as a full disk, no run is recorded in the database, so only the log would show the failure. We
+therefore remember the failure until the next run of that source ends. Until that run ends, the status line shows the
+failure, and `rostersync status` reads it from a small file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 MOST_SOURCES = 3
-"""If there are more sources than this, the status line shows a summary instead of each source."""
+"""The largest number of sources that the status line shows one by one. If there are more, it shows a summary."""
 
 _IN_STEP = (RunState.SUCCEEDED, RunState.HELD)
 
@@ -47,13 +47,13 @@ class _Source(msgspec.Struct, frozen=True):
 
 
 class Condition:
-    """What we know about the daemon and its sources. Several threads may use this object."""
+    """What is known about the state of the daemon and its sources. Several threads may use this object."""
 
     def __init__(self, clock: Clock, file: Path | None) -> None:
         """Create an object that knows no sources and no failures yet.
 
         Args:
-            clock: The clock that gives the time of a failure.
+            clock: The clock from which the time of a failure is taken.
             file: The file for the failures, or None if the failures should not be written to a file.
 
         """
@@ -66,7 +66,7 @@ class Condition:
         self._mistakes: Sequence[str] = ()
 
     def refused(self, mistakes: Sequence[str]) -> None:
-        """Show the mistakes of a refused configuration in the status line. An empty list removes them again."""
+        """Show the mistakes of a rejected configuration in the status line. An empty list removes the old mistakes."""
         self._mistakes = mistakes
 
     def checked(self, found: list[Drift]) -> None:
@@ -76,13 +76,13 @@ class Condition:
             log.warning("schema_differs", difference=drift.difference, hint=drift.remedy)
 
     def began(self) -> None:
-        """Replace the failures that an earlier daemon wrote to the file. Later calls do nothing."""
+        """Overwrite the failures that an earlier daemon wrote to the file. Later calls do nothing."""
         if not self._began:
             self._began = True
             self._write()
 
     def known(self, source: str, row: Health | None) -> None:
-        """Remember what the database says about a source. `row` is None if the source has had no run."""
+        """Remember the state of a source that is stored in the database. `row` is None if the source has had no run."""
         if row is None:
             return
         good = row.last_state in {None, RunState.SUCCEEDED}
@@ -95,8 +95,8 @@ class Condition:
         Args:
             report: The report of the run.
             students: The number of students in the replica after the run.
-            next_try: The time when a failed run is tried again. None if the run did not fail, or if it is tried again
-                at its next slot.
+            next_try: The time when a failed run will be retried. None if the run did not fail, or if it is not retried
+                before its next slot.
 
         """
         _log_report(report, next_try)
@@ -106,7 +106,7 @@ class Condition:
         self.recovered(report.source)
 
     def failed(self, source: str, error: Exception) -> None:
-        """Log and remember a failure after which no run is recorded in the database. `source` may be `THE_DAEMON`."""
+        """Log and remember a failure because of which no run could be recorded. `source` may be `THE_DAEMON`."""
         shown = reported(error)
         known = self._failures.get(source)
         if known is None or known.error != shown.message:  # log a lasting failure once, when it begins
@@ -116,7 +116,7 @@ class Condition:
             self._write()
 
     def recovered(self, source: str) -> None:
-        """Forget the failure of a source. `source` may be `THE_DAEMON`."""
+        """Clear the recorded failure of a source. `source` may be `THE_DAEMON`."""
         with self._lock:
             if self._failures.pop(source, None):
                 self._write()
@@ -126,12 +126,12 @@ class Condition:
     ) -> str:
         """Return the line that `systemctl status` shows.
 
-        The line begins with the mistakes of a configuration that was not accepted. If the database cannot be used, or
-        differs from this version's schema, the line shows this problem instead of the condition of the sources.
+        The status line begins with the mistakes of a rejected configuration. If the database cannot be used, or differs
+        from this version's schema, the status line shows that problem instead of the state of the sources.
 
         Args:
             sources: The sources that this daemon syncs, each with the time of its next run.
-            standing_by: The other sources, each with the process that holds its lock.
+            standing_by: The sources whose locks other processes hold, each with the process that holds the lock.
             schedule: The configured schedule.
 
         """
@@ -139,7 +139,7 @@ class Condition:
         return "; ".join([*refused, self._general_trouble() or self._sources_line(sources, standing_by, schedule)])
 
     def _general_trouble(self) -> str:
-        """Return a problem that affects all sources, or "" if no problem is known."""
+        """Return a description of a problem that affects all sources, or "" if no such problem is known."""
         if failure := self._failures.get(THE_DAEMON):
             return f"waiting for the database: {failure.error}" + (f" ({failure.hint})" if failure.hint else "")
         if self._drift:
@@ -199,7 +199,7 @@ class Condition:
 
 
 def _minutes_ago(at: datetime, now: datetime) -> str:
-    return ago((now - at).total_seconds() // 60 * 60)  # whole minutes, so that the status line changes less often
+    return ago((now - at).total_seconds() // 60 * 60)  # in whole minutes, so that the status line changes less often
 
 
 def _time(at: datetime, zone: str) -> str:
@@ -227,5 +227,5 @@ def _advice(report: RunReport, next_try: datetime | None) -> dict[str, str]:
 
 
 def _hint(hint: str, when: str = "by itself") -> str:
-    """Return a hint for the daemon's log. If the hint is to try again later, say instead that the daemon will do so."""
+    """Return the hint for the daemon's log. If it says to try again later, say that the daemon will try again."""
     return f"will try again {when}" if hint == TRY_AGAIN_LATER else hint

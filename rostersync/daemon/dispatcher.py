@@ -1,8 +1,8 @@
-"""Do the daemon's work: hold the locks of its sources, file requests for the runs that are due, and execute requests.
+"""Do the daemon's work: hold its sources' locks, create requests for runs that are due, and execute requests.
 
-One thread must call `tick` at least once a second. Runs are executed in a pool of `sources_at_once` threads. While a
-request waits, it is a row in the database. While a source waits, it is in the queue of the pool. So neither a request
-nor a source needs a thread while it waits.
+One thread must call `tick` at least once a second. Runs are executed in a pool of `sources_at_once` threads. A waiting
+request is a row in the database, and a waiting source is an entry in the pool's queue. So neither of them occupies a
+thread.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ TAKE_EVERY_S = 2.0
 """The number of seconds between two attempts to take the locks that other processes hold."""
 
 RETRY_S = 30.0
-"""The number of seconds to wait before a request is executed again, if it could not be executed the first time.
+"""The number of seconds to wait before retrying a request that failed, for example because the disk was full.
 
-For example, the disk may be full. A new request does not have to wait, so it is executed at once.
+A new request is executed without this delay.
 """
 
 CLOCK_STEP_S = 60.0
@@ -49,7 +49,7 @@ CLOCK_STEP_S = 60.0
 
 
 class Dispatcher:
-    """Executes the runs of each configured source as soon as this process holds the source's lock."""
+    """Executes the runs of each configured source while this process holds the source's lock."""
 
     def __init__(self, config: Config, scope: CancelScope, store: Store, condition: Condition) -> None:
         """Create a dispatcher that holds no locks and has scheduled no runs yet.
@@ -64,15 +64,15 @@ class Dispatcher:
         self._scope, self._clock, self.store, self._condition = scope, scope.clock, store, condition
         self._locks = store.held_locks(PURPOSE)
         self._standing_by: dict[str, str] = {}  # source -> the process that holds its lock
-        self._busy: dict[str, CancelScope | None] = {}  # source -> the scope of its run, or None if it waits
-        self._resting: dict[str, float] = {}  # source -> the time when it may be tried again (see RETRY_S)
+        self._busy: dict[str, CancelScope | None] = {}  # source -> the scope of its run, or None until it has a thread
+        self._resting: dict[str, float] = {}  # source -> when the source may be tried again (see RETRY_S)
         self._living: dict[str, int] = {}  # source -> the number of current students in the replica
         self._unfiled: dict[tuple[str, RunKind], None] = {}  # the runs that are due, in order
         self._offset, self._tried_at = self._clock_offset(), float("-inf")
         self._use(config)
 
     def configure(self, config: Config) -> None:
-        """Use a new configuration from now on. Runs in progress continue to use the old configuration."""
+        """Switch to a new configuration. Runs in progress continue to use the old configuration."""
         self._timetable.stop()
         self._pool.shutdown(wait=False)
         self._use(config)
@@ -87,7 +87,7 @@ class Dispatcher:
     def tick(self) -> None:
         """Do the work that is due now.
 
-        Raises `StoreError` if the database cannot be used. In that case, the next call tries the same work again.
+        Raises `StoreError` if the database cannot be used. If it does, the next call tries the same work again.
         """
         self._unfiled |= dict.fromkeys(self._timetable.due(self._clock.now()))
         self._locks.require()
@@ -105,14 +105,14 @@ class Dispatcher:
         self._unfiled |= {(source, RunKind.INCREMENTAL): None for source in self._held()}
 
     def hung(self, seconds: float) -> list[str]:
-        """Return the sources with a run in progress that has not checked its scope for more than `seconds`."""
-        busy = self._busy.copy()  # because the threads of the pool change the original when runs begin or end
+        """Return the sources whose current run has not checked its scope for more than `seconds`."""
+        busy = self._busy.copy()  # a copy, because the pool's threads change `_busy` when runs begin or end
         return [source for source, scope in busy.items() if scope and scope.silent_for() > seconds]
 
     def watches(self) -> dict[str, Watch]:
         """Return the information about each source that the daemon publishes for other processes.
 
-        Each `Watch` says whether the daemon is a standby for the source, and when the next runs are due.
+        Each `Watch` says whether the daemon is on standby for the source, and when the source's next runs are due.
         """
         return {
             source: Watch(standby=source not in self._locks, next_runs=self._timetable.next_runs(source))
@@ -120,11 +120,11 @@ class Dispatcher:
         }
 
     def holders(self) -> dict[str, str]:
-        """Return descriptions of the other processes that hold locks, by the name of the source."""
+        """Return a dict that maps each source locked by another process to a description of that process."""
         return {source: self._standing_by[source] for source in self._sources if source in self._standing_by}
 
     def stop(self) -> None:
-        """Wait a few seconds until the runs in progress have stopped, and release all locks."""
+        """Wait a few seconds for the runs in progress to stop, and then release all locks."""
         self._timetable.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
         if not self._pool.join(SHUTDOWN_S):
@@ -141,7 +141,7 @@ class Dispatcher:
     def _give_up_sources(self) -> None:
         """Release the lock of each source that is no longer configured, unless a run of the source is in progress.
 
-        Also cancel the scheduled runs of each source if this daemon does not have the lock.
+        Cancel the scheduled runs of each source whose lock this daemon does not hold.
         """
         for source in self._locks.sources():
             if source not in self._sources and source not in self._busy:
@@ -188,10 +188,10 @@ class Dispatcher:
             self._living[source] = row.live_students if row else 0
 
     def _file_what_is_due(self) -> None:
-        """File requests for the runs that are due, in one transaction.
+        """Create requests for all runs that are due, in one transaction.
 
-        If there is already an open request for a run of the same kind, no request is filed. An open request for a full
-        run also replaces an incremental run.
+        If a request for a run of the same kind is already open, no new request is created. If a request for a full run
+        is open, no request for an incremental run is created either.
         """
         due = [run for run in self._unfiled if run[0] in self._locks]
         if not due:
@@ -241,9 +241,9 @@ class Dispatcher:
         self._condition.ended(report, self._students(report), self._next_try(report))
 
     def _next_try(self, report: RunReport) -> datetime | None:
-        """Return when a failed run is tried again. Update the timetable of the source accordingly.
+        """Update the timetable of the source after a run, and return when a failed run will be retried.
 
-        Return None if the run did not fail, or if it is tried again at its next slot.
+        Return None if the run did not fail, or if it is not retried before its next slot.
         """
         if report.kind is RunKind.REFRESH:
             return None
@@ -258,7 +258,7 @@ class Dispatcher:
     def _students(self, report: RunReport) -> int:
         """Return the number of current students in the replica after a run.
 
-        Read the number from the database only if the run may have changed it.
+        The database is queried only if the run may have changed this number.
         """
         source, counts = report.source, report.counts
         if source not in self._living or counts.inserted or counts.restored or counts.deleted:

@@ -1,4 +1,4 @@
-"""Compute how long after a successful run a source still counts as up to date."""
+"""Compute how long a source counts as up to date after a successful run."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from rostersync.config import Schedule
 
 GRACE = timedelta(hours=1)
-"""The time that a run may take after its slot and the jitter before the source counts as stale."""
+"""The time that a run may need, counted from its slot plus the jitter, before the source counts as stale."""
 
 
-@lru_cache(maxsize=4096)  # the daemon asks twice a second for each of its sources
+@lru_cache(maxsize=4096)  # because the daemon calls this function twice a second for each source
 def fresh_until(schedule: Schedule, success: datetime) -> datetime:
     """Return the time when a source becomes stale if no run succeeds after `success`.
 
-    This time is the second slot for an incremental run after `success`, plus the jitter and `GRACE`. So a source does
-    not become stale because of one missed slot, or because of a night or a weekend without slots.
+    The function takes the second slot for an incremental run after `success`, and adds the jitter and `GRACE`. So
+    neither one missed slot nor a night or weekend without slots makes a source stale.
     """
     return _second_slot(schedule, success) + schedule.jitter + GRACE
 

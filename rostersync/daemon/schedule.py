@@ -1,7 +1,7 @@
-"""Determine when the runs of each source are due according to `[schedule]`. The dispatcher executes these runs.
+"""Determine when the runs of each source are due according to `[schedule]`. The dispatcher executes the runs.
 
-APScheduler has two jobs for each source, one for incremental runs and one for full runs. If a run fails, it is tried
-again after the delays in `RETRY_AFTER`, unless its next slot comes first.
+Each source has two APScheduler jobs: one for incremental runs and one for full runs. A failed run is retried after the
+delays in `RETRY_AFTER`, unless its next slot comes first.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Timetable:
         self._scheduler.start()
 
     def schedule(self, source: str, past: LastRuns, now: datetime) -> None:
-        """Schedule the runs of a source, and cancel the runs that were scheduled before.
+        """Cancel the scheduled runs of a source, and schedule its runs again.
 
         If a slot was missed, its run is due at once.
 
@@ -102,7 +102,7 @@ class Timetable:
     def failed(self, source: str, kind: RunKind, now: datetime) -> datetime | None:
         """Schedule a retry of a failed run, and return the time of the retry.
 
-        Return None if the run waits for its next slot instead.
+        Return None if the run is not retried before its next slot.
         """
         with self._lock:
             if self._full_run_waits(source, kind):
@@ -120,7 +120,7 @@ class Timetable:
             return at
 
     def settled(self, source: str, kind: RunKind) -> None:
-        """Cancel the retry of a source, because a run did not fail or its slot has come. Count failures from 0 again.
+        """Cancel a source's retry after a run that did not fail, or because a slot has come. Reset the failure count.
 
         An incremental run does not cancel the retry of a full run.
         """
@@ -129,12 +129,12 @@ class Timetable:
                 self._forget_failures(source)
 
     def put_off(self, source: str) -> None:
-        """Cancel the retry of a source, so that the source waits for its next slot."""
+        """Cancel a source's retry, so that the source's next run is at its next slot."""
         with self._lock:
             self._forget_failures(source)
 
     def _full_run_waits(self, source: str, kind: RunKind) -> bool:
-        """Return whether the source has a retry of a full run that a run of the kind `kind` cannot replace."""
+        """Return whether the source is waiting to retry a full run that a run of this `kind` cannot replace."""
         return kind is RunKind.INCREMENTAL and source in self._retries and self._retries[source].kind is RunKind.FULL
 
     def _forget_failures(self, source: str) -> None:
@@ -142,7 +142,7 @@ class Timetable:
         self._retries.pop(source, None)
 
     def due(self, now: datetime) -> list[tuple[str, RunKind]]:
-        """Return the runs that have become due since the last call, first the slots in order, and then the retries."""
+        """Return the runs that have become due since the last call: first the runs from slots, and then the retries."""
         runs = []
         with suppress(Empty):
             while True:
@@ -156,7 +156,7 @@ class Timetable:
         return runs + again
 
     def next_runs(self, source: str) -> dict[RunKind, datetime]:
-        """Return the time when each kind of run is next due. Return an empty dict if the source is not scheduled."""
+        """For each kind of run, return when it is next due. The dict is empty if the source is not scheduled."""
         runs = self._next_slots(source)
         retry = self._retries.get(source)
         if runs and retry:
@@ -168,7 +168,7 @@ class Timetable:
         return {kind: job.next_run_time for kind, job in jobs.items() if job}
 
     def stop(self) -> None:
-        """End the scheduler's thread. The method `due` still returns the runs that became due before."""
+        """End the scheduler's thread. The method `due` still returns runs that became due earlier."""
         self._scheduler.shutdown(wait=False)
 
 
@@ -177,9 +177,9 @@ def _job(source: str, kind: RunKind) -> str:
 
 
 def first_incremental(schedule: Schedule, past: LastRuns, now: datetime) -> datetime | None:
-    """Return when the first incremental run of a daemon that starts at `now` is due. None means at the next slot.
+    """Return when a daemon that starts at `now` does its first incremental run. None means at the next slot.
 
-    If the last successful run lies in the future, the clock was wrong at that time, and the run does not count.
+    If the last successful run is dated in the future, the clock was wrong at that time, so the run is ignored.
     """
     if past.success is None or past.success > now:
         return now
@@ -189,12 +189,12 @@ def first_incremental(schedule: Schedule, past: LastRuns, now: datetime) -> date
 
 
 def first_full(schedule: Schedule, past: LastRuns, now: datetime) -> datetime | None:
-    """Return when the first full run of a daemon that starts at `now` is due. None means at the next slot.
+    """Return when a daemon that starts at `now` does its first full run. None means at the next slot.
 
-    An interval begins at the last clean full run, and not when the daemon starts. Otherwise there would be no full run
-    if the daemon were restarted more often than the interval. If the last full run lies in the future, its real time is
-    not known, so the next full run is due now. If a source has had no full run, the result is None, because the first
-    run of the source is full in any case.
+    An interval is counted from the last clean full run, and not from the start of the daemon. Otherwise, a daemon that
+    is restarted more often than the interval would never do a full run. If the last full run is dated in the future,
+    its real time is not known, so the next full run is due now. If a source has never had a full run, the result is
+    None, because the first run of a source is always full.
     """
     if past.full is None:
         return None
@@ -206,7 +206,7 @@ def first_full(schedule: Schedule, past: LastRuns, now: datetime) -> datetime | 
 
 
 def _missed(slots: Cron, schedule: Schedule, since: datetime, now: datetime) -> datetime | None:
-    """Return the first slot of a cron line after `since`, or None if this slot is later than `now`."""
+    """Return the first time after `since` that matches a cron line, or None if that time is later than `now`."""
     trigger = trigger_of(slots, ZoneInfo(schedule.timezone), timedelta(0))
     missed: datetime | None = trigger.get_next_fire_time(since, since)
     return missed if missed and missed <= now else None

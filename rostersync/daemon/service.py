@@ -1,4 +1,4 @@
-"""Run the daemon: do the work that is due until the process is asked to stop, and report the condition to systemd."""
+"""Run the daemon: until the process is asked to stop, do the work that is due and report to systemd."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 TICK_S = 0.5
-"""The number of seconds after which the daemon checks again if there is work to do."""
+"""The number of seconds between two checks for work to do."""
 
 REPORT_EVERY_S = 10.0
-"""The number of seconds after which the daemon updates its row in the database, which shows that it is running."""
+"""The number of seconds after which the daemon updates its row in the database to show that it is still running."""
 
 DATABASE_RETRY_S = 5.0
-"""The number of seconds that the daemon waits after a database error before it uses the database again."""
+"""The number of seconds to wait after a database error before the daemon uses the database again."""
 
 
 class Daemon:
@@ -47,7 +47,7 @@ class Daemon:
         Args:
             config: The configuration.
             load: A function that reads the configuration again, and raises `ConfigError` if it has mistakes.
-            scope: The scope of the daemon. If it is cancelled, the daemon stops.
+            scope: The scope of the daemon. The daemon stops when the scope is cancelled.
 
         """
         self._config, self._load = config, load
@@ -55,12 +55,12 @@ class Daemon:
         self._systemd = Systemd(scope.clock)
         self._condition = Condition(self._clock, failures_file(config.database.url))
         self._wants_reload, self._wants_sync = threading.Event(), threading.Event()
-        self._dispatcher: Dispatcher | None = None  # until the database is open
-        self._is_changed = True  # whether the dispatcher has not received this configuration yet
+        self._dispatcher: Dispatcher | None = None  # None until the database is open
+        self._is_changed = True  # whether the dispatcher still has to receive this configuration
         self._rests_until = self._reported_at = float("-inf")
 
     def reload(self) -> None:
-        """Request that the daemon reads the configuration again, and return at once."""
+        """Ask the daemon to reload the configuration, and return at once."""
         self._wants_reload.set()
 
     def sync_now(self) -> None:
@@ -68,15 +68,15 @@ class Daemon:
         self._wants_sync.set()
 
     def serve(self) -> None:
-        """Sync each source when a run is due or requested, until the scope is cancelled.
+        """Until the scope is cancelled, sync each source whenever a run is due or requested.
 
-        When the scope is cancelled, runs in progress stop. A run that stops has applied either everything or nothing.
-        If the database cannot be used, the daemon waits until the database can be used again. Raises `ConfigError` if
+        When the scope is cancelled, runs in progress stop. If a run is stopped, it has applied either everything or
+        nothing. If the database is unavailable, the daemon waits until it is available again. Raises `ConfigError` if
         no source has a token, or if the connection to the database would not be protected by TLS.
         """
         _require_a_token(self._config)
         tls.require(self._config.database.url)
-        self._systemd.ready("opening the database")  # before we open it, because a boot must not wait for the database
+        self._systemd.ready("opening the database")  # before opening it, so that the boot does not wait for it
         try:
             while True:
                 self._do_one_round()
@@ -90,7 +90,7 @@ class Daemon:
         log.info("stopped")
 
     def _do_one_round(self) -> None:
-        """Do one round of the daemon's loop. After a database error, do not use the database for `DATABASE_RETRY_S`."""
+        """Do one iteration of the main loop. After a database error, do not use the database for `DATABASE_RETRY_S`."""
         if _was_set(self._wants_reload):
             self._reload()
         if self._clock.monotonic() >= self._rests_until:
@@ -113,7 +113,8 @@ class Daemon:
         elif self._is_changed:
             self._dispatcher.configure(self._config)
         if self._is_changed:
-            # The check opens its own session, because the session of a run also has the tables of the stage.
+            # The check opens its own session, because the session of a run also contains the temporary tables of the
+            # stage.
             self._condition.checked(probe.differences(self._config.database.url))
             self._is_changed = False
         if _was_set(self._wants_sync):
@@ -122,7 +123,7 @@ class Daemon:
         self._report_to_database(self._dispatcher)
 
     def _reload(self) -> None:
-        """Read the configuration again. If it has mistakes, continue to use the old configuration."""
+        """Reload the configuration. If the new configuration has mistakes, keep the old one."""
         self._systemd.reloading()
         try:
             config = self._load()
@@ -149,8 +150,8 @@ class Daemon:
     def _notify_systemd(self) -> None:
         """Send the status line to systemd, and a keep-alive message to systemd's watchdog.
 
-        If a run hangs, send no keep-alive message, so that the watchdog restarts the service. A run that takes a long
-        time does not count as hanging.
+        If a run hangs, send no keep-alive message, so that the watchdog restarts the service. A run that merely takes a
+        long time does not count as hung.
         """
         self._systemd.ready(self._status_line())
         watchdog = self._systemd.watchdog_s
@@ -178,7 +179,7 @@ def _was_set(wish: threading.Event) -> bool:
 
 
 def _require_a_token(config: Config) -> None:
-    """Raise `ConfigError` if no source has a token. If only some sources have no token, only their runs fail."""
+    """Raise `ConfigError` if no source has a token. If only some sources have a token, the runs of the others fail."""
     mistakes = wiring.token_mistakes(config.sources)
     if len(mistakes) == len(config.sources):
         lines = [line for error in mistakes.values() for line in error.mistakes]
@@ -191,6 +192,6 @@ def _require_same_database(old: Config, new: Config) -> None:
 
 
 def _delete_own_row(store: Store) -> None:
-    # If this fails, other processes consider the daemon gone when its row is more than a minute old.
+    # If this fails, other processes assume that the daemon is gone once its row is more than a minute old.
     with suppress(StoreError), store.writing() as connection:
         daemons.forget(connection, this_process(PURPOSE))

@@ -28,7 +28,7 @@ class Systemd:
         mine = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         given = environ.get("WATCHDOG_USEC", "") if mine and self._address else ""
         self.watchdog_s = int(given) / _PER_SECOND if given.isdigit() and int(given) else None
-        """The service manager kills this process after this many seconds without a keep-alive message, or never."""
+        """systemd kills this process after this many seconds without a keep-alive message. None means never."""
         self._alive_at = float("-inf")
         self._status, self._is_ready = "", False
 
@@ -41,7 +41,7 @@ class Systemd:
         self._is_ready = True
 
     def reloading(self) -> None:
-        """Report that the configuration is being read again. Call `ready` when this has ended."""
+        """Report that the configuration is being read again. Call `ready` afterwards."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={int(self._clock.monotonic() * _PER_SECOND)}")
         self._is_ready = False
 
@@ -50,7 +50,7 @@ class Systemd:
         self._send("STOPPING=1", *self._changed_status("stopping"))
 
     def alive(self) -> None:
-        """Send a keep-alive message to the watchdog, but not more often than four times within its time limit."""
+        """Send a keep-alive message to the watchdog, but at most four times within the watchdog's time limit."""
         if self.watchdog_s is not None and self._clock.monotonic() - self._alive_at >= self.watchdog_s / 4:
             self._alive_at = self._clock.monotonic()
             self._send("WATCHDOG=1")
@@ -67,5 +67,5 @@ class Systemd:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
-            manager.settimeout(1)  # because the manager may not read its messages
+            manager.settimeout(1)  # because the manager may not be reading its messages
             manager.sendto("\n".join(lines).encode(), address)

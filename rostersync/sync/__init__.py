@@ -1,1 +1,1 @@
-"""The rules of a sync: how to read a list that changes without missing a student, and when to remove a student."""
+"""The rules of a sync: how to read a changing list without missing any student, and when to remove a student."""

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 BATCH = 50
 """The maximum number of ids in one list request.
 
-If a request had more ids, the response might not fit into one page, or the URL might be too long.
+With more ids, the response might not fit on one page, or the URL might become too long.
 """
 
 
 class Api(Protocol):
-    """The students of one source, as the API serves them to one run.
+    """The students of one source, as the API returns them during one run.
 
     The class `managebac.reader.StudentReader` implements this protocol.
     """
@@ -69,7 +69,7 @@ class Api(Protocol):
 
 
 Connect = Callable[[str, "CancelScope"], AbstractContextManager[Api]]
-"""A function that opens the API of the source with the given name for one run.
+"""A function that is given the name of a source and opens the API of this source for one run.
 
 If the scope is cancelled, no further request is sent. The function raises `ConfigError` if the source's token is not
 available.
@@ -82,7 +82,7 @@ def ask(api: Api, stage: Stage, questions: Iterable[Sequence[int]]) -> None:
     Args:
         api: The API of the source.
         stage: The stage that receives the responses.
-        questions: The ids of the students, in chunks.
+        questions: The ids of the students to request, in chunks.
 
     Raises:
         Stopped: The scope was cancelled.
@@ -106,7 +106,7 @@ def fetch_stale(api: Api, stage: Stage) -> None:
     """Fetch a student again if the received row is older than the stored row.
 
     First send list requests with the ids of these students. If a row is still older than the stored row, fetch the
-    student by GET, and accept that response. Raises `ApiError` if a list request fails.
+    student by GET, and use that response. Raises `ApiError` if a list request fails.
     """
     for ids in stage.stale():
         stage_living(api, stage, ids)
@@ -114,11 +114,11 @@ def fetch_stale(api: Api, stage: Stage) -> None:
 
 
 def stage_living(api: Api, stage: Stage, ids: Sequence[int]) -> set[int]:
-    """Send list requests for `ids`, stage the rows of the students who exist, and return the ids of these students.
+    """Send list requests for `ids`, stage the rows of the students who still exist, and return their ids.
 
     A list request can prove that a student exists, but it cannot prove that a student is gone. If the server ignores
-    the filter by ids, this function sends no further list requests. The caller must then request the remaining students
-    by GET. Raises `ApiError` if a request fails.
+    the filter by ids, this function sends no further list requests. The caller must then use GET for the students who
+    were not found. Raises `ApiError` if a request fails.
     """
     found: set[int] = set()
     for start in range(0, len(ids), BATCH):

@@ -1,21 +1,21 @@
-"""Find out which keys only GET serves, and fetch these keys (the details) for a limited number of students.
+"""Find out which keys are returned only by GET, and fetch these keys (the details) for a limited number of students.
 
-`rostersync.projections` has the rule that combines a list row and a response to GET into one record. This module finds
-out which keys lists serve and which keys GET serves. It also decides which students to request by GET.
+The rule for combining a list row and a response to GET into one record is in `rostersync.projections`. This module
+finds out which keys lists contain and which keys GET returns, and decides which students to request by GET.
 
-* Until we know which keys GET serves, a run requests one student by GET and compares the response with the student's
-  list row. No run makes this comparison before the first clean roster, because until then we do not know which keys
-  lists serve.
-* As long as we do not know any key that only GET serves, a run with a clean roster repeats the comparison once a week.
-  Each time, the current hour decides which student is requested, because the student in an earlier comparison may have
-  lacked a key.
-* If GET serves keys that lists do not serve, a run requests every new student by GET. It also requests a student if
-  the list row and the stored detail have a different `updated_at`. It requests at most `budget` students, and those who
-  have waited longest come first. With the rest of the budget, the run reads details again that are older than a week,
-  because a change of such a key may not change `updated_at`.
+* Until we know which keys GET returns, a run requests one student by GET and compares the response with the student's
+  list row. This comparison is not made before the first clean roster, because until then we do not know which keys
+  lists contain.
+* As long as we know of no key that only GET returns, a run with a clean roster repeats the comparison once a week. The
+  current hour decides which student is requested. So the student varies, because the student in an earlier comparison
+  may have lacked a key.
+* If GET returns keys that lists do not contain, a run requests every new student by GET. A student is also requested if
+  the `updated_at` of the list row differs from that of the stored detail. At most `budget` students are requested,
+  beginning with those who have waited longest. The rest of the budget is used to fetch details again that are older
+  than a week, because a change to a key that only GET returns may leave `updated_at` unchanged.
 
-If a response to GET does not contain a student who exists, this module draws no conclusion from the response. The
-staged student does not change, and a later run sends the request again.
+If a response to GET does not contain a current student, this module draws no conclusion from the response. The staged
+student is left unchanged, and a later run sends the request again.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ if TYPE_CHECKING:
     from rostersync.sync.api import Api
 
 REREAD_AFTER = timedelta(days=7)
-"""The age at which a detail is read again, even if the list row has not changed."""
+"""The age at which a detail is fetched again even if the list row has not changed."""
 
 MOST_FAILURES = 3
-"""A run requests no more details after this many consecutive responses that do not contain a current student."""
+"""A run stops requesting details after this many consecutive responses without a current student."""
 
-_SAMPLE = 20  # we choose one of this many students, to compare the response to GET with the list row
+_SAMPLE = 20  # the number of students from whom one is chosen for the comparison
 
 
 class Details:
-    """The details of one run. When the run ends, `keys` contains what we know about the keys of the source."""
+    """The details of one run. After the run, `keys` contains what is known about the source's keys."""
 
     def __init__(self, api: Api, stage: Stage, keys: Keys, *, has_details: bool, budget: int, now: datetime) -> None:
-        """Prepare to find out keys and to fetch details.
+        """Prepare to find out which keys exist and to fetch details.
 
         Args:
             api: The API of the source.
             stage: The stage, which contains everything that the run has received so far.
-            keys: What we knew about the keys of the source before the run.
+            keys: What was known about the source's keys before the run.
             has_details: Whether the replica contains the detail of at least one student.
             budget: The maximum number of students to request by GET, which is 0 or more.
             now: The time in UTC when the run began.
@@ -64,10 +64,10 @@ class Details:
         self._now = now
         self.keys = keys
         self.renews_all = False
-        """Whether to combine all students with a detail again, because lists now serve a key that details have."""
+        """Whether to combine every student who has a detail again, because lists now contain a key of the details."""
 
     def learn(self, *, clean_roster: bool) -> None:
-        """Find out which keys GET serves. If the run has read a clean roster, also find out which keys lists serve."""
+        """Find out which keys GET returns and, if the run has read a clean roster, which keys lists contain."""
         self.keys = self._stage.details.compare(self.keys)
         if self._probe_is_due(clean_roster=clean_roster):
             self._probe()
@@ -76,9 +76,9 @@ class Details:
         self.keys = self._stage.details.compare(self.keys)
 
     def _probe_is_due(self, *, clean_roster: bool) -> bool:
-        """Return whether to request one student by GET only to compare the response with the student's list row.
+        """Return whether to request one student by GET just to compare the response with the student's list row.
 
-        If we already know a key that only GET serves, the run requests details anyway, and compares those responses.
+        If a key is known that only GET returns, the run requests details anyway, and compares the responses.
         """
         if self.keys.fetched is None:
             return clean_roster or (self.keys.listed is not None and bool(self._stage.students.keys))
@@ -87,10 +87,10 @@ class Details:
         return clean_roster and is_old and not self._needed
 
     def _probe(self) -> None:
-        """Request one student by GET, and remember the time of this request.
+        """Request one student by GET, and record the time of the request.
 
-        The current hour decides which student is requested. We do not always request the same student, because GET may
-        fail for that student, or the student may lack a key.
+        The current hour decides which student is requested. The student varies, because GET may fail for a particular
+        student, or that student may lack a key.
         """
         sample = self._stage.details.not_asked(self._stage.controls(_SAMPLE))
         if sample and self._budget:
@@ -98,10 +98,10 @@ class Details:
             self.keys = replace(self.keys, probed_at=self._now)
 
     def _learn_listed(self) -> None:
-        """Add the keys in the rows of this roster to the keys that lists serve.
+        """Record that lists contain the keys that the rows of this roster have.
 
-        If details also have a key, a condition must be met: of the students with this key in their detail, at least
-        half must also have the key in their list row. Otherwise a single stray row would clear the key for all other
+        If details also have a key, one more condition applies: at least half of the students whose detail has the key
+        must also have it in their list row. Otherwise, a single unusual row would erase the key's values for all other
         students.
         """
         new = {key for key in self._stage.students.keys if self.keys.listed is None or not self.keys.lists_serve(key)}
@@ -118,7 +118,7 @@ class Details:
             self.keys = self._stage.details.compare(self.keys)
 
     def ask_for(self, ids: Sequence[int]) -> None:
-        """Request these students by GET if they have a detail or need one, but not more students than the budget."""
+        """Request by GET those of the students who have a detail or need one, up to the budget."""
         if self._needed or self._has_details:
             self._read(self._stage.details.of(ids, needed=self._needed)[: self._budget])
         self.keys = self._stage.details.compare(self.keys)

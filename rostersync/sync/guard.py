@@ -1,6 +1,6 @@
 """Limits on removals, on records that cannot be decoded, and on new students.
 
-If a run exceeds one of these limits, it does not trust the data that it read.
+A run that exceeds a limit does not trust the data that it has read.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import msgspec
 from rostersync.errors import RunFailed
 
 TOLERATED = 20
-"""If no more than this many records cannot be decoded, the run does not fail, however small the school is."""
+"""A run does not fail because of this many undecodable records or fewer, however small the school is."""
 
 
 MOST_NEWCOMERS = 1_000
-"""The number of students that a run may insert, however small the replica is."""
+"""The number of students that a run may always insert, however small the replica is."""
 
 MOST_GROWTH = 10
-"""A run may insert this many times the number of students in the replica, even if it exceeds `MOST_NEWCOMERS`."""
+"""A run may insert up to `MOST_GROWTH` times as many students as the replica has, even if `MOST_NEWCOMERS` is less."""
 
 
 class GuardPolicy(msgspec.Struct, frozen=True):
@@ -31,12 +31,12 @@ class GuardPolicy(msgspec.Struct, frozen=True):
 def holds(removals: int, recent: int, live: int, policy: GuardPolicy) -> bool:
     """Return whether a run's removals must wait for approval.
 
-    The limits apply to the sum of `removals` and `recent`. The percentage limit applies only if that sum is above
+    The limits apply to the sum of `removals` and `recent`. The percentage limit applies only if the sum is above
     `floor`. If the percentage is 100, the percentage limit is disabled.
 
     Args:
-        removals: The number of removals in this run. If it is 0, the result is False.
-        recent: The number of unapproved removals in the last 24 hours.
+        removals: The number of removals in this run. If there are no removals, the result is False.
+        recent: The number of students who were removed without approval in the last 24 hours.
         live: The number of current students before the run.
         policy: The limits.
 
@@ -54,7 +54,7 @@ def holds(removals: int, recent: int, live: int, policy: GuardPolicy) -> bool:
 def check_rejection_rate(received: int, rejected: int) -> None:
     """Raise `RunFailed` if more than `TOLERATED` records and more than 5 % of all records cannot be decoded.
 
-    If there are so many bad records, the API has probably changed.
+    If this many records are bad, the API has probably changed.
     """
     if rejected > TOLERATED and rejected * 20 > received:
         message = f"{rejected} of {received} records cannot be decoded: the API seems to have changed"
@@ -66,11 +66,11 @@ def check_growth(inserted: int, live: int) -> None:
 
     Args:
         inserted: The number of students that the run would insert.
-        live: The number of current students in the replica. If it is 0, for example before the first run, the run may
-            insert any number of students.
+        live: The number of current students in the replica. If there are none, for example before the first run, the
+            run may insert any number of students.
 
     """
     if live and inserted > max(MOST_NEWCOMERS, MOST_GROWTH * live):
         message = f"the run would insert {inserted:,} students, but only {live:,} are known"
-        hint = "nothing was applied; if they belong to this school, run: rostersync sync --allow-growth"
+        hint = "nothing was applied; if the new students belong to this school, run: rostersync sync --allow-growth"
         raise RunFailed(message, hint)

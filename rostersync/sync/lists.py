@@ -1,30 +1,32 @@
-"""Read lists that change while we read them, and find out whether we may have missed a row between two pages.
+"""Read lists that change while we read them, and find out whether we may have missed a row that moved between pages.
 
-The API divides a list into pages by the position of the rows. When a row leaves the list, or moves to a later position,
-all rows after its old position move up by one. Then the first row of the next page moves to a page that we have already
-read, so we miss this row. The API does not document the order of a list, and a page does not say which rows the other
-pages have. So the following rule applies to the roster and to both feeds:
+The API divides a list into pages by the position of each row. When a row leaves the list or moves further down, all
+rows that came after it move up by one. In that case, the first row of the next page moves to a page that we have
+already read, so we miss this row. The API does not document the order of a list, and a page does not say which rows are
+on the other pages. Therefore, these rules apply to the roster and to both feeds:
 
-* If a page has as many distinct records as its `total_count` says, this page is the whole list, and the list is clean.
-* A reading is one pass through all pages. A reading is steady if every page gave the same `total_count` and `per_page`,
-  and all pages together had exactly `total_count` records, without duplicates. If a page gives no `per_page`, the
-  reading can still be steady, because the proof below does not need `per_page`. If the first page has no `total_pages`,
-  we compute the number of pages from its `total_count` and the number of its rows.
-* A list is clean if a steady reading is followed directly by a reading that contains all ids of the steady reading. The
-  second reading need not be steady. The result describes the list at the start of the steady reading. The next run
-  reads all changes after that time.
-* If a page has the same ids and `updated_at` times as the page with the same number in the steady reading, both pages
-  have the same rows. In that case, the rows are not staged again.
+* If the number of distinct records on a page equals its `total_count`, the page is the whole list, and the list is
+  clean.
+* A reading is one pass through all pages. A reading is steady if all pages reported the same `total_count` and
+  `per_page`, and together contained exactly `total_count` records without duplicates. If a page reports no `per_page`,
+  the reading can still be steady, because the proof below does not need `per_page`. If the first page has no
+  `total_pages`, we compute the number of pages from its `total_count` and the number of its rows.
+* A list is clean if the reading right after a steady reading contains all ids of the steady reading. The second reading
+  need not be steady. The result describes the list as it was when the steady reading started. The next run reads all
+  changes after that time.
+* If a page has the same ids and `updated_at` times as the same-numbered page of the steady reading, the rows of both
+  pages are the same, and are not staged again.
 
-Why no student is missed: suppose that student X is in the list all the time, and that a steady reading of T records
-misses X. When the server created the last of these pages, the list had T records, and X was one of them. So at least
-one of the T records that we read, Y, had left the list by then. If Y has not come back, the next reading does not
-contain Y, so the list is not clean. If Y has come back to the roster, Y was deleted and restored during the two
+Why no student is missed: suppose that student X is in the list the whole time, but a steady reading of T records misses
+X. When the server created the last page of that reading, the list had T records, and X was one of them. So by then, at
+least one of the T records that we read (call it Y) had left the list. If Y has not come back, the next reading does not
+contain Y, so the list is not clean. If Y has come back to the roster, student Y was deleted and restored during the two
 readings.
 
-The proof does not depend on the order of the list, on another feed or on a clock. The proof does assume that no page
-shows an older state of the list than an earlier page did. So X can be missed if two read replicas lag by different
-amounts of time, or if Y leaves the list and comes back. In that case, a later full run adds X again.
+The proof does not depend on the order of the list, on another feed or on a clock. The proof assumes that no page shows
+an older state of the list than an earlier page did. So student X can only be missed if two of the server's read
+replicas lag by different amounts of time, or if record Y leaves the list and comes back. A later full run then adds
+student X again.
 """
 
 from __future__ import annotations
@@ -52,8 +54,9 @@ class ListResult(msgspec.Struct, frozen=True):
     """The result of reading a list.
 
     `moment` is the time when the server created the first page of the reading. `total` is the number of records in the
-    list. `ignored` is true if the deleted feed ignores its filter; in that case, only some rows of its first page were
-    kept. `without_ids` is true if some records have no readable id, so we do not know which students they belong to.
+    list. `ignored` is true if the server ignores the filter of the deleted feed, in which case only some rows of the
+    first page were kept. `without_ids` is true if the list has records without a readable id, which cannot be assigned
+    to a student.
     """
 
     clean: bool
@@ -64,12 +67,12 @@ class ListResult(msgspec.Struct, frozen=True):
 
     @property
     def complete(self) -> bool:
-        """Whether we can be sure that we missed no record of the list."""
+        """Whether it is certain that no record of the list was missed."""
         return self.clean and not self.ignored and not self.without_ids
 
     @property
     def start(self) -> datetime | None:
-        """The new time for the watermark of the feed. None if the feed is not complete or the time is unknown."""
+        """The new time for the watermark of the feed. It is None if the feed is incomplete or the time is unknown."""
         return self.moment.start if self.complete else None
 
 
@@ -97,9 +100,9 @@ class ListReader:
     def deleted(self, since: datetime) -> ListResult:
         """Read the deleted feed.
 
-        If the server ignores the filter of the feed, the response may contain any student. In that case, we read only
-        the first page, and keep only the rows that have a `deleted_at`. Full runs find the other students who have
-        left.
+        If the server ignores the filter of the feed, the response may contain any student. We then read only the first
+        page, and keep only its rows with a `deleted_at`. Students who left and are not in these rows are found by full
+        runs.
         """
         query = Query(deleted_since=since)
         first = self._api.first_page(query)
@@ -110,9 +113,9 @@ class ListReader:
         return replace(feed, without_ids=self._stage.deletions.lack_ids())
 
     def deletions_until(self, roster: ListResult, watermark: datetime | None, overlap: timedelta) -> ListResult:
-        """Read the deleted feed from `watermark`, or from the start of `roster` if that start is earlier.
+        """Read the deleted feed from `watermark`, or from the time when the roster was read if that is earlier.
 
-        A roster does not show when a missing student left or how, but the deleted feed may show this.
+        A roster shows neither when nor how a missing student left, but the deleted feed may show both.
         """
         begun = roster.moment.start or roster.moment.local
         return self.deleted(filter_start(min(begun, watermark or begun), overlap))
@@ -120,7 +123,7 @@ class ListReader:
     def _read(self, query: Query, first: Page, into: StagedList) -> ListResult:
         """Read a list several times until it is clean (see the module docstring).
 
-        If the list is not clean after the last attempt, the stage keeps the rows of all readings.
+        If the list is still not clean after the last attempt, the rows from every reading stay in the stage.
         """
         steady: _Reading | None = None  # the previous reading, if it was steady
         for attempt in range(self._attempts + 1):
@@ -137,7 +140,7 @@ class ListReader:
     def _read_once(self, query: Query, first: Page, into: StagedList, before: _Reading | None) -> _Reading:
         """Read all pages of a list once, and stage their rows.
 
-        If a page is equal to the page with the same number in the steady reading `before`, it is not staged again.
+        A page that equals the same-numbered page of the steady reading `before` is not staged again.
         """
         into.begin_reading()
         rows, alike, same = 0, True, []
@@ -169,7 +172,7 @@ class _Reading(msgspec.Struct, frozen=True):
     digests: dict[int, bytes | None]
     steady: bool
     repeats: bool = False
-    """Whether every page is equal to the page with the same number in the previous reading, which was steady."""
+    """Whether every page equals the same-numbered page of the previous reading, and the previous reading was steady."""
 
 
 def _marked(page: Page) -> Iterator[ListedRow]:

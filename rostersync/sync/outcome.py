@@ -1,13 +1,14 @@
-"""Decide how a run ends. The facts about what it read decide its state, the source's watermarks, and its notices.
+"""Decide how a run ends: with which state, with which watermarks of the source, and with which notices.
 
-The functions here use only their arguments. `run` collects the facts, and writes the outcome. The table in
-tests/unit/test_outcome.py shows which situation has which consequences.
+The functions here depend only on their arguments. The module `run` collects the facts, and stores the outcome. The
+table in tests/unit/test_outcome.py shows which situation has which consequences.
 
 Three rules decide the watermarks:
 
-1. A watermark moves only if all of its stream was read and applied, and if the run's first response had a `Date`.
-2. It moves to the start of the list that was read. In a full run both move to the start of the roster.
-3. It never moves back, unless one of the old watermarks lies in the future.
+1. A watermark moves only if its whole stream was read and applied, and the run's first response had a `Date` header.
+2. A watermark moves to the time when the reading of its list started. In a full run, both watermarks move to the time
+   when the reading of the roster started.
+3. A watermark never moves back, unless one of the old watermarks is in the future.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
     from rostersync.sync.lists import ListResult
     from rostersync.sync.refresh import Fetched
 
-_UNCLEAR = "students who could not be fetched, and stay as they are"
+_UNCLEAR = "students who could not be fetched and are left unchanged"
 
 
 class ListsRead(msgspec.Struct, frozen=True):
-    """The two lists that an incremental or a full run has read."""
+    """The two lists read by an incremental or full run."""
 
     kind: RunKind
     students: ListResult
@@ -42,18 +43,18 @@ class ListsRead(msgspec.Struct, frozen=True):
     deletions: ListResult
     """The deleted feed."""
     dated: bool = True
-    """Whether the run's first response had a `Date`."""
+    """Whether the run's first response had a `Date` header."""
     watermark_in_future: bool = False
-    """Whether one of the old watermarks is later than the server's clock by more than the overlap."""
+    """Whether one of the old watermarks is ahead of the server's clock by more than the overlap."""
 
     @property
     def empty(self) -> bool:
-        """Whether the roster had no students. That may be a passing fault."""
+        """Whether the roster was empty, which may be a temporary fault."""
         return self.kind is RunKind.FULL and self.students.total == 0
 
     @property
     def clean_roster(self) -> bool:
-        """Whether the roster shows every student who has a readable id. It must be clean and not empty."""
+        """Whether the roster is clean and not empty, so that it contains every student who has a readable id."""
         return self.kind is RunKind.FULL and self.students.clean and not self.empty
 
     @property
@@ -66,7 +67,7 @@ class ListsRead(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What decides how an incremental or a full run ends."""
+    """The facts that decide how an incremental or full run ends."""
 
     lists: ListsRead
     started_at: datetime
@@ -74,29 +75,30 @@ class Facts(msgspec.Struct, frozen=True):
     unclear: UnclearCounts = UnclearCounts()
     removals: RemovalOutcome = RemovalOutcome()
     odd_values: Mapping[str, int] = {}
-    """For each field, how many records have a value there that does not fit."""
+    """For each field, the number of records whose value does not fit the field."""
     assumes_utc: bool = False
     """Whether a list had an `updated_at` without an offset from UTC."""
 
 
 def outcome_of_failure(kind: RunKind, error: ApiError | RunFailed, source: SourceState) -> RunOutcome:
-    """Return the outcome of a run that could not read, or that must not apply what it read."""
+    """Return the outcome of a run that could not read from the API, or that must not apply what it read."""
     denied = isinstance(error, AccessDenied)
     return RunOutcome(kind, RunState.FAILED, source, error.message, error.hint, was_denied=denied)
 
 
 def outcome_of_refresh(fetched: Fetched, source: SourceState) -> RunOutcome:
-    """Return the outcome of a refresh, which changes no watermark and no date of its source."""
+    """Return the outcome of a refresh, which leaves the watermarks and dates of its source unchanged."""
     state = RunState.INCOMPLETE if fetched.unclear else RunState.SUCCEEDED
     error = f"{_UNCLEAR}: {fetched.unclear}" if fetched.unclear else None
-    gone = f"students who were not found, and do not change in the replica before the next run: {fetched.gone}"
+    gone = f"students who were not found and are left unchanged until the next run: {fetched.gone}"
     return RunOutcome(RunKind.REFRESH, state, source, error, notices=(gone,) if fetched.gone else ())
 
 
 def outcome_of_lists(facts: Facts, source: SourceState) -> RunOutcome:
     """Return the outcome of an incremental or a full run.
 
-    `source` has the watermarks and dates from before the run, and the keys and the fingerprint from after it.
+    `source` has the watermarks and dates as they were before the run, but the keys and the fingerprint as they are
+    after the run.
     """
     lists, removals = facts.lists, facts.removals
     incomplete = list(_incomplete_reasons(facts))
@@ -115,7 +117,7 @@ def outcome_of_lists(facts: Facts, source: SourceState) -> RunOutcome:
 
 
 def _incomplete_reasons(facts: Facts) -> Iterator[str]:
-    """Yield the reasons why the run is incomplete; none if it is complete."""
+    """Yield the reasons why the run is incomplete, if there are any."""
     lists, incremental = facts.lists, facts.lists.kind is RunKind.INCREMENTAL
     if not lists.students.clean:
         yield f"{'the modified feed' if incremental else 'the roster'} kept changing while it was read"
@@ -130,7 +132,7 @@ def _incomplete_reasons(facts: Facts) -> Iterator[str]:
 
 
 def _source_after(facts: Facts, source: SourceState) -> SourceState:
-    """Return the source's watermarks and dates after the run."""
+    """Return the state of the source after the run."""
     lists, before = facts.lists, source.watermarks
     modified_read, deleted_read = _streams_read(facts)  # rule 1
     if lists.kind is RunKind.FULL:  # rule 2
@@ -154,25 +156,26 @@ def _source_after(facts: Facts, source: SourceState) -> SourceState:
 def _streams_read(facts: Facts) -> tuple[bool, bool]:
     """Return whether all of the modified stream, and all of the deleted stream, was read and applied.
 
-    If removals are held, the deleted stream was not applied, so that the next run reads the deletions again.
+    If removals are held, the deleted stream counts as not applied, so the next run reads the deletions again.
     """
     lists, unclear, held = facts.lists, facts.unclear, facts.removals.held > 0
     if lists.kind is RunKind.FULL:
-        # A roster shows every student who has an id. So a record without an id does not matter for the modified stream.
-        # The roster shows all deletions only after a sweep. Otherwise the deleted feed must show them.
-        # One unclear answer counts against both streams, because both watermarks are dated from the roster.
+        # A clean roster contains every student who has an id. So a record without an id does not affect the modified
+        # stream. The roster reveals all deletions only in a sweep. In other runs, the deleted feed must list the
+        # deletions. One unclear response makes both streams incomplete, because both watermarks get the time of the
+        # roster.
         modified = lists.clean_roster and not unclear.total
         return modified, modified and (lists.swept or lists.deletions.complete) and not held
-    # An unclear answer counts against the feed that listed the id.
+    # If the response for an id is unclear, the feed that listed the id counts as incomplete.
     modified = lists.students.complete and not unclear.received
     return modified, lists.deletions.complete and not unclear.in_deleted_feed and not held
 
 
 def _notices(facts: Facts) -> Iterator[str]:
-    """Yield the notices. They contain ids, names of fields and counts, but no values from records."""
+    """Yield the notices. The notices contain ids, field names and counts, but no values from records."""
     lists = facts.lists
     for student in facts.removals.unproved:
-        yield f"student {student} of the approved plan was not proved gone, and stays stored"
+        yield f"student {student} of the approved plan could not be proven gone, and stays in the replica"
     if not lists.dated:
         yield "the server sends no Date: watermarks do not move, and every run reads everything until it does"
     if lists.clean_roster and not lists.swept:
@@ -187,10 +190,10 @@ def _notices(facts: Facts) -> Iterator[str]:
 
 
 def _closed_plans(lists: ListsRead) -> frozenset[RunKind]:
-    """Return the kinds of runs whose open plans a success closes, because it could have seen the same removals.
+    """Return the kinds of runs whose open plans a successful run closes, because it would have found the same removals.
 
-    A sweep closes all plans. An incremental run closes the plans of incremental runs, but only if it could use the
-    deleted feed. Otherwise it has not seen the deletions again that an earlier run planned.
+    A sweep closes all plans. An incremental run closes the plans of earlier incremental runs, but only if it could use
+    the deleted feed. Without that feed, it has not seen again the deletions that an earlier run planned.
     """
     if lists.swept:
         return frozenset(RunKind)

@@ -1,7 +1,7 @@
 """Fetch single students by id after a command has changed them (a refresh). A refresh never removes a student.
 
-If GET does not find a student, the stored student does not change before a full or incremental run. The reason is that
-a refresh does not check whether GET works, and does not limit the number of removals.
+If GET does not find a student, the stored student is left unchanged until the next full or incremental run, because a
+refresh neither checks whether GET works nor limits the number of removals.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class Fetched(msgspec.Struct, frozen=True):
     """The students whom a refresh could not fetch.
 
-    `unclear` is the number of unclear responses to GET. `gone` is the number of students that GET did not find.
+    `unclear` is the number of students for whom the response to GET was unclear. `gone` is the number of students that
+    GET did not find.
     """
 
     unclear: int

@@ -1,8 +1,8 @@
-"""Decide for each student who seems to have left whether to remove the student, hold the removal, or do nothing.
+"""For each student who seems to have left, decide whether to remove the student, hold the removal, or do nothing.
 
-A removal is proven by GET requests for that one student. A student is gone according to GET if the response is a 404,
-or a record with `deleted_at`. But a lasting or temporary fault of the endpoint may cause the same response. So a
-student counts as gone only if GET says so twice, and if GET returns another student in between.
+A removal must be proven by GET requests for that particular student. GET reports a student as gone if it returns a 404
+or a record with a `deleted_at`. However, a permanent or temporary fault of the endpoint may cause the same response. So
+a student counts as gone only if GET reports so twice, and returns a current student in between.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ if TYPE_CHECKING:
     from rostersync.sync.api import Api
 
 CONTROLS = 3
-"""The maximum number of current students to request in order to check that the endpoint for GET works."""
+"""The maximum number of current students to request as a check that the endpoint for GET works."""
 
 NAMED = (Reason.LISTED, Reason.MARKED, Reason.PROVED)
-"""The reasons why a student is a candidate in a run that is not a sweep.
+"""The reasons that make a student a candidate for removal in a run that is not a sweep.
 
-The deleted feed lists the student, the student's row has a `deleted_at`, or the student is gone according to GET.
+Either the deleted feed lists the student, or the student's row has a `deleted_at`, or GET reports the student as gone.
 """
 
 SWEPT = (Reason.LEFT, Reason.MARKED, Reason.PROVED, Reason.UNSEEN)
-"""The reasons why a student is a candidate in a sweep, which is a full run with a clean roster.
+"""The reasons that make a student a candidate for removal in a sweep, which is a full run with a clean roster.
 
-A student who is missing from the roster is also a candidate. If the deleted feed lists a student whom the roster
-contains, the student is a candidate only if the student is gone according to GET.
+In a sweep, a student who is not on the roster is a candidate, too. If the deleted feed lists a student who is on the
+roster, the student is a candidate only if GET also reports the student as gone.
 """
 
 Plan = list[tuple[int, str, "datetime | None"]]
-"""The removals of a held run. Each has the student's id, the deletion source, and the time of the deletion or None."""
+"""The removals that a run holds, each with the student's id, the `deletion_source`, and the deletion time or None."""
 
 
 class RemovalOutcome(msgspec.Struct, frozen=True):
-    """How many candidates are held or removed. `reason` says why some of them are held."""
+    """The numbers of candidates that are held and removed. `reason` says why candidates are held."""
 
     held: int = 0
     removed: int = 0
     guarded: int = 0
-    """The number of students who are removed without an approval."""
+    """The number of students who are removed without being in an approved plan."""
     reason: str = ""
     unproved: tuple[int, ...] = ()
-    """The ids in the approved plan of students who could not be proven gone again."""
+    """The ids in the approved plan of students who could not be proven gone in this run."""
 
 
 class Removals:
@@ -64,7 +64,8 @@ class Removals:
         Args:
             api: The API of the source.
             stage: The stage, which contains everything that the run has received so far.
-            held: A function that returns the ids in open plans of incremental runs that are not candidates yet.
+            held: A function that returns the ids in open plans of incremental runs, except those that are already
+                candidates.
             guard: A function that returns why the given number of removals must wait for approval, or "" if they need
                 not wait.
 
@@ -75,14 +76,14 @@ class Removals:
         self._guard = guard
 
     def settle(self, kind: RunKind, *, sweep: bool, plan: Plan | None) -> RemovalOutcome:
-        """Find out which candidates are gone, and which of these may be removed now.
+        """Find out which candidates are gone, and which of those may be removed now.
 
-        At the end, the stage contains the candidates to remove and the candidates to hold.
+        At the end, the stage contains the candidates to be removed and the candidates to be held.
 
         Args:
             kind: The kind of the run.
             sweep: Whether a student who is missing from the roster is a candidate.
-            plan: The approved plan, or None if the run has no approval.
+            plan: The approved plan, or None if the run does not carry out an approved plan.
 
         Returns:
             The numbers of held and removed candidates, and the reason if some candidates are held.
@@ -92,39 +93,40 @@ class Removals:
 
         """
         stage = self._stage
-        # 1. The candidates are current students who seem to have left because of the deleted feed, a `deleted_at`, a
+        # 1. The candidates are current students who seem to have left, judging by the deleted feed, a `deleted_at`, a
         #    response to GET or a sweep. The students in an approved plan are candidates, too.
         stage.collect_candidates(*(SWEPT if sweep else NAMED))
         if kind is RunKind.INCREMENTAL:
-            ask(self._api, stage, [self._held()])  # the feed may no longer list these students
+            ask(self._api, stage, [self._held()])  # because the feed may no longer list them
         planned = self._add_plan(plan)
         if not (stage.count_candidates() or stage.absence_unconfirmed):
-            return RemovalOutcome()  # nearly every run ends here: no student has left
+            return RemovalOutcome()  # nearly every run returns here, because no student left
         # 2. Send list requests with many ids, and drop the candidates who still exist.
         self._drop_the_living()
         if kind is RunKind.INCREMENTAL:
             ask(self._api, stage, stage.stale())  # the list requests may have returned old rows
             stage.collect_candidates(Reason.PROVED)
-        # 3. The guard counts the candidates who are not in the approved plan. If there are too many, they are held, and
-        #    we do not request them by GET.
+        # 3. The guard counts the candidates who are not in the approved plan. If there are too many such candidates,
+        #    these candidates are held, and are not requested by GET.
         reason = self._guard(stage.count_candidates(planned=False))
-        # 4. Request each remaining candidate by GET. If the student is not gone, the stored student does not change.
+        # 4. Request by GET each candidate who is left. If the student is not gone, the stored student is left
+        #    unchanged.
         self._prove(planned=True)
         if not reason:
             self._prove(planned=False)
-        # 5. The control: GET must have returned a student who exists after it last said that a student is gone.
-        #    Otherwise this run removes no student who is gone according to GET. There is one exception: if the school
-        #    has no current student at all, the removals in an approved plan need no control.
+        # 5. The control: since GET last reported a student as gone, it must have returned a current student. If it has
+        #    not, this run removes none of the students whom GET reports as gone. There is one exception: if the school
+        #    has no current students at all, the removals in an approved plan do not need this control.
         if not self._endpoint_works():
             reason = reason or "no living student could be fetched to confirm that the endpoint works"
             stage.reject_absence_proofs(keep_plan=plan is not None and not stage.controls(1))
-        # 6. Request each student who is gone according to GET once more. The last response counts.
+        # 6. Request each student whom GET reports as gone once more. The last response counts.
         ask(self._api, stage, stage.gone_ids())
         stage.drop_disproved()
         return self._outcome(planned, reason)
 
     def _add_plan(self, plan: Plan | None) -> list[int]:
-        """Add the students in an approved plan to the candidates. Return the ids of those who are still in the replica.
+        """Add the students in an approved plan to the candidates. Return the ids of those that the replica still has.
 
         Deleted students are not in the result.
         """
@@ -142,21 +144,22 @@ class Removals:
         """Request candidates by GET, and drop the candidates who are not gone.
 
         Args:
-            planned: Whether to request the candidates in the approved plan. If false, request all other candidates.
+            planned: Whether to request the candidates in the approved plan. If false, request the candidates who are
+                not in the plan.
 
         """
         ask(self._api, self._stage, self._stage.candidates(planned=planned, proved=False))
         self._stage.drop_disproved()
 
     def _endpoint_works(self) -> bool:
-        """Return whether GET has returned a student who exists after it last said that a student is gone.
+        """Return whether GET has returned a current student since it last reported a student as gone.
 
-        If GET has not done so yet, request some current students now.
+        If GET has not returned a current student since then, this method requests some current students.
         """
         if not self._stage.absence_unconfirmed:
             return True
         answers = (answer for _, answer in self._api.answers(self._stage.controls(CONTROLS)))
-        # A record that cannot be decoded does not count, because it does not show that the endpoint works.
+        # A record that cannot be decoded is no proof that the endpoint works.
         return any(isinstance(answer, Student) and answer.deleted_at is None for answer in answers)
 
     def _outcome(self, planned: list[int], reason: str) -> RemovalOutcome:

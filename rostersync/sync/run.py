@@ -1,9 +1,9 @@
-"""One run of a source: read, stage, reconcile, guard, and commit once.
+"""One run of a source: read, stage, reconcile, check the guard, and commit once.
 
-`Run.execute` has the steps, and the other methods follow in their order. Other modules document what a step relies on:
-`lists` for reading, `removals` for the proof of removals, `watermarks` for the times that a run reads from, `outcome`
-for how a run ends, and `store.replica.commit` for the one transaction. Only this module and `verify` bring the API
-and the database together.
+`Run.execute` contains the steps, and the methods for the steps are defined in the same order. Other modules explain the
+details: `lists` explains how lists are read, `removals` how removals are proven, `watermarks` from which times a run
+reads, `outcome` how a run ends, and `store.replica.commit` the transaction. Only this module and `verify` use both the
+API and the database.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 QUARANTINE_LIMIT = 100
-"""The most quarantined records that one run asks for again."""
+"""The maximum number of quarantined records that one run requests again."""
 
 KNOWN_STUDENT_SAMPLE = 20
-"""How many known students to ask for if a source's token or address is new."""
+"""The number of known students to request if a source's token or address is new."""
 
 
 class Run:
@@ -88,8 +88,8 @@ class Run:
         self._started_at = to_milliseconds(clock.now())
         self._started = clock.monotonic()
         self._state = source_state(connection, source)
-        # A record that equals the stored one need not be staged, unless it is combined with a detail. Before the first
-        # run nothing is stored, so there is nothing to compare with.
+        # A record that equals the stored one is staged only if it may have to be combined with a detail. Before the
+        # first run nothing is stored, so there is nothing to compare with.
         stage.students.in_full = self._state.has_details or self._state.history_starts_at is None
         self._salt = self._state.salt or secrets.token_bytes(16)
         keys = replace(self._state.keys, salt=self._salt)
@@ -105,13 +105,14 @@ class Run:
     def execute(self, request: RunRequest) -> RunReport:
         """Do the run and return its report. "One run" in docs/how-it-works.md explains the same steps.
 
-        If the run cannot read, the report says so, and it is recorded as well. Raises `StoreError` if the database
-        fails, and `Stopped` if the process must stop. Then the run is not recorded.
+        If the run cannot read from the API, the report says so, and the failed run is recorded as well. Raises
+        `StoreError` if the database fails, and `Stopped` if the process is asked to stop. In these two cases, the run
+        is not recorded.
         """
         # 1. Choose the kind of the run.
         kind = watermarks.choose(request.kind, self._state, self._started_at, self._policy)
         try:
-            # 2. Check that an approved plan is still open, and that the token leads to the same school.
+            # 2. Check that an approved plan is still open, and that the token still belongs to the same school.
             self._require_open_plan(request)
             self._require_same_school()
             if kind is RunKind.REFRESH:
@@ -119,19 +120,19 @@ class Run:
             else:
                 # 3. Read the lists into the stage.
                 lists = self._read_lists(kind)
-                # 4. Check how many records cannot be decoded, and ask again for those in quarantine.
+                # 4. Check how many records cannot be decoded, and request the quarantined records again.
                 self._check_undecodable()
-                # 5. Ask about students who seem to have come back, to be both new and deleted, or to be stale.
+                # 5. Request students who seem to have come back, who seem both new and deleted, or whose row is stale.
                 self._settle_contradictions(lists)
-                # 6. Decide about each student who seems to have left: remove, hold for approval, or keep.
+                # 6. For each student who seems to have left, decide whether to remove, hold or keep the student.
                 removals = self._settle_removals(lists, request)
                 # 7. Fetch the details that are due, and combine them with the list rows.
                 self._fetch_details(lists)
                 # 8. Compare the staged students with the stored ones, and check the number of new students.
                 counts = self._compare(request, removals)
-                # 9. Decide how the run ends, and where the watermarks move.
+                # 9. Decide how the run ends, and what the new watermarks are.
                 outcome = self._conclude(lists, removals)
-        except (ApiError, RunFailed) as error:  # it could not read, or read something that it must not apply
+        except (ApiError, RunFailed) as error:  # the run could not read, or must not apply what it read
             counts, outcome = Counts(), outcome_of_failure(kind, error, self._state)
         # 10. Write everything in one transaction. A dry run writes nothing.
         report = self._report(counts, outcome)
@@ -141,9 +142,9 @@ class Run:
         return replace(report, run_id=self._commit(result))
 
     def _require_open_plan(self, request: RunRequest) -> None:
-        """Raise `RunFailed` if the plan was closed while its approval waited."""
+        """Raise `RunFailed` if the plan was closed while the request with its approval was waiting."""
         if request.approves is not None and runs.open_hold(self._connection, request.approves) is None:
-            hint = "`rostersync status` shows what is held now"
+            hint = "`rostersync status` shows which removals are held now"
             raise RunFailed(f"the plan of run {request.approves} is no longer open: it was approved or has ended", hint)
 
     def _require_same_school(self) -> None:
@@ -155,7 +156,10 @@ class Run:
         if not known or self._knows_any(known):
             return
         message = f"token or base_url of source {self._source} changed, and the API has none of its known students"
-        hint = "if this is another school, give it another name, and purge the old one: rostersync source forget NAME"
+        hint = (
+            "if the token now belongs to another school, add that school under a new name, "
+            "and purge the old source: rostersync source forget NAME"
+        )
         raise RunFailed(message, hint)
 
     def _knows_any(self, ids: list[int]) -> bool:
@@ -164,13 +168,14 @@ class Run:
         return bool(self._api.by_ids(ids)) or any(isinstance(answer, Student | Rejected) for answer in answers)
 
     def _refresh(self, request: RunRequest) -> tuple[Counts, RunOutcome]:
-        """Fetch single students, compare those who live with the stored ones, and decide how the refresh ends.
+        """Fetch single students, compare those who still exist with the stored ones, and decide how the refresh ends.
 
-        Raises `RunFailed` if no run has stored anything yet, because a replica of these students alone would look like
+        Raises `RunFailed` if no run has stored anything yet, because a replica with only these students would look like
         the whole school.
         """
         if self._state.history_starts_at is None:
-            raise RunFailed(f"source {self._source} has no replica yet", "the first run makes it: rostersync sync")
+            hint = "the first run creates the replica: rostersync sync"
+            raise RunFailed(f"source {self._source} has no replica yet", hint)
         fetched = refresh.fetch(self._api, self._stage, request.ids)
         self._details.ask_for(request.ids)
         self._combine(settled_before=None)
@@ -180,8 +185,8 @@ class Run:
     def _read_lists(self, kind: RunKind) -> ListsRead:
         """Read the modified feed or the roster, and then the deleted feed.
 
-        The first response gives the server's time. If it has no `Date`, or if a watermark lies ahead of that time, the
-        feeds since the watermarks may be incomplete. Then the run is full.
+        The first response gives the server's time. If the response has no `Date` header, or if a watermark is ahead of
+        the server's time, the run is full, because the feeds since the watermarks may be incomplete.
         """
         before, overlap = self._state.watermarks, self._policy.overlap
         query = Query()
@@ -193,7 +198,7 @@ class Run:
         in_future = watermarks.in_future(before, first.moment, overlap)
         if kind is RunKind.INCREMENTAL and dated and not in_future:
             assert before.deleted is not None, "watermarks.choose"
-            changes = self._reader.students(query, first)  # first: who was changed and then deleted is deleted
+            changes = self._reader.students(query, first)  # read first, so that a later deletion wins
             deletions = self._reader.deleted(watermarks.filter_start(before.deleted, overlap))
             return ListsRead(RunKind.INCREMENTAL, changes, deletions)
         if kind is RunKind.INCREMENTAL:
@@ -203,29 +208,30 @@ class Run:
         roster = self._reader.students(Query(), first)
         if roster.total == 0 and (live := live_students(self._connection, self._source)) > 0:
             message = f"the API lists no students, but the replica holds {live}"
-            raise RunFailed(message, "nothing was removed; check the token's permissions, and ManageBac itself")
+            raise RunFailed(message, "nothing was removed; check the token's permissions and ManageBac's students")
         deletions = self._reader.deletions_until(roster, before.deleted, overlap)
         return ListsRead(RunKind.FULL, roster, deletions, dated=dated, watermark_in_future=in_future)
 
     def _check_undecodable(self) -> None:
-        """Raise `RunFailed` if too many records cannot be decoded. Otherwise ask again for those in quarantine.
+        """Raise `RunFailed` if too many records cannot be decoded. If not, request the quarantined records again.
 
-        A record stays in quarantine if there is no answer.
+        A record stays in quarantine if the API does not return it.
         """
         received = self._stage.received()
         guard.check_rejection_rate(received.news, received.undecodable_news)
-        # Ask only now: the old bad records do not mean that the API has changed.
+        # Request the old bad records only after the check, because they do not mean that the API has changed.
         waiting = quarantined(self._connection, self._source, QUARANTINE_LIMIT)
         shown = stage_living(self._api, self._stage, waiting)
         for key, answer in self._api.answers([key for key in waiting if key not in shown]):
             self._stage.put_answer(key, answer, in_quarantine=True)
 
     def _settle_contradictions(self, lists: ListsRead) -> None:
-        """Ask GET about students about whom the lists contradict each other or the replica.
+        """Request by GET the students for whom the lists contradict each other or the replica.
 
-        Restores need proof. Newcomers need proof only if the deleted feed lists them. A student who is in both lists
-        and stored as living becomes a candidate for removal, but not after a clean roster. If a student left after the
-        roster was read, the next run sees the deletion, because its deleted feed begins at the time of this roster.
+        A restored student must be proven by GET. A new student must be proven by GET only if the deleted feed lists the
+        student. A current student who is in both lists becomes a candidate for removal, unless the roster was clean. If
+        a student leaves after the roster was read, the next run sees the deletion, because it reads the deleted feed
+        from the time of this roster.
         """
         ask(self._api, self._stage, self._stage.unproved_restores())
         ask(self._api, self._stage, self._stage.unproved_newcomers())
@@ -239,8 +245,8 @@ class Run:
         return removals.settle(lists.kind, sweep=lists.swept, plan=approved)
 
     def _guard(self, removals: int) -> str:
-        """Return why this number of removals must wait for approval, or "" if it need not."""
-        if not removals:  # most runs: save the queries
+        """Return why this many removals must wait for approval, or "" if they need not wait."""
+        if not removals:  # as in most runs, which do not need the queries
             return ""
         recent = recent_removals(self._connection, self._source, self._started_at)
         live = live_students(self._connection, self._source)
@@ -261,11 +267,11 @@ class Run:
             self._stage.details.combine(keys, settled_before=settled_before, now=self._now(), everybody=everybody)
 
     def _settled_before(self, lists: ListsRead) -> datetime | None:
-        """Return the time up to which GET has seen every change, by `updated_at`, because it was asked after the list.
+        """Return the `updated_at` up to which GET has returned every change, because GET was sent after the list.
 
-        It is the server's time when the list was read, less the overlap. Without a `Date`, it is the `updated_at` of
-        the newest row, less twice the overlap, because that stamp itself may be wrong by the overlap. None if there is
-        neither.
+        The result is the server's time when the list was read, minus the overlap. If there was no `Date` header, the
+        result is the `updated_at` of the newest row, minus twice the overlap, because that time may itself be wrong by
+        the overlap. The result is None if there is no such row either.
         """
         if (read_at := lists.students.moment.server) is not None:
             return read_at - self._policy.overlap
@@ -273,7 +279,7 @@ class Run:
         return newest and newest - 2 * self._policy.overlap
 
     def _compare(self, request: RunRequest, removals: RemovalOutcome) -> Counts:
-        """Return the numbers of the run. Raises `RunFailed` if it would insert far more students than are known."""
+        """Return the counts of a run. Raises `RunFailed` if it would insert far more students than are stored."""
         counts = Comparison(self._stage).judge()
         if request.kind is not RunKind.GROWTH and counts.inserted > guard.MOST_NEWCOMERS:
             guard.check_growth(counts.inserted, live_students(self._connection, self._source))
@@ -301,7 +307,7 @@ class Run:
         return outcome_of_lists(facts, learned)
 
     def _report_keys(self) -> tuple[str, ...]:
-        """Log how many unknown keys are new, and return the digests of all unknown keys so far."""
+        """Log how many unknown keys this run found for the first time, and return the digests of all unknown keys."""
         after = with_digests(self._state.unknown_keys, self._stage.students.extra_keys, self._salt)
         if new := len(after) - len(self._state.unknown_keys):
             log.info("unknown_keys", source=self._source, keys=new, kept_in="extra")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rostersync.sync.watermarks import SyncPolicy
 
 MAX_LISTED_DIFFERENCES = 1_000
-"""The maximum number of differences in the result. Further differences are only counted."""
+"""The maximum number of differences in the result. Further differences are counted, but not listed."""
 
 
 def verify(
@@ -39,7 +39,7 @@ def verify(
     Args:
         url: The URL of the database.
         source: The name of the source.
-        scope: The scope that ends the requests if it is cancelled.
+        scope: The scope of the comparison. If the scope is cancelled, no further request is sent.
         policy: The settings for reading lists.
         connect: A function that opens the API of a source.
         progress: A function that is called while the lists are read.
@@ -67,7 +67,7 @@ def verify(
                 return Verification(source, error="the roster kept changing while it was read")
             result = Verification(source, students=roster.total)
             since = watermarks.filter_start(read_until, policy.overlap)
-            # The server's latest known time, plus the overlap. An `updated_at` after this time lies in the future.
+            # The last known time of the server, plus the overlap. A later `updated_at` is in the future.
             until = (feed.moment.server or feed.moment.local) + policy.overlap
             comparison = Comparison(stage)
             _note(result, [Difference(key, "twice") for key in comparison.stored_twice()], set())
@@ -92,22 +92,23 @@ def _unknown(stage: Stage) -> str | None:
 def _compare(
     stage: Stage, comparison: Comparison, api: Api, state: SourceState, *, sweep: bool
 ) -> Iterator[list[Difference]]:
-    """Yield the differences in chunks, including the pending differences. `sweep` has the same meaning as in a run.
+    """Yield the differences in chunks, including those that are still pending.
 
-    As in a run, first request by GET each student who seems to have left or to have come back. If GET returns a student
-    who exists, the student is compared like a student in the list. If a deleted student is in the list, but is gone
-    according to GET, the student counts as deleted.
+    If `sweep` is true, a student who is missing from the roster counts as someone who seems to have left. As in a run,
+    each student who seems to have left or to have come back is first requested by GET. If GET returns a current
+    student, the student is compared like a student in the list. If the list contains a student who is deleted in the
+    replica, but GET reports the student as gone, the student counts as deleted.
     """
     stage.collect_candidates(*(SWEPT if sweep else NAMED))
     ask(api, stage, chain(stage.candidates(proved=False), stage.unproved_restores()))
-    ask(api, stage, stage.gone_ids())  # again, because a single 404 may be a temporary fault
-    if state.has_details or stage.details.are_new:  # keys that only GET serves are compared if a GET was sent
+    ask(api, stage, stage.gone_ids())  # ask again, because a single 404 may be a temporary fault
+    if state.has_details or stage.details.are_new:  # then also compare the keys that only GET returns
         stage.details.combine(state.keys, settled_before=None, now=EPOCH, everybody=True)
     for ids in stage.candidates(proved=True):
         yield [Difference(key, "surplus") for key in ids]
     for ids in comparison.missing():
         yield [Difference(key, "missing") for key in ids]
-    # Compare the rows themselves, because the hash shows what was written, but not what is in the table now.
+    # Compare the rows and not their hashes, because a hash shows what was written, but not what the table contains now.
     for pairs in comparison.differing():
         compared = ((stored.id, changed_fields(stored, received)) for stored, received in pairs)
         yield [Difference(key, "differs", names) for key, names in compared if names]

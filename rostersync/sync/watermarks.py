@@ -1,15 +1,15 @@
 """Decide from watermarks and clocks which lists a run reads, and compute the watermarks after the run.
 
-All changes in a feed before the feed's watermark have been read. The modified feed has a watermark, and the deleted
-feed has another one. A watermark is the time when the steady reading of a clean list began. We do not use the time
-when the reading ended, so the next run reads changes again that were made during the reading. If our clock and the
-server's clock differ, we use the earlier time, because either clock may be wrong. Every request for a feed begins
+All changes in a feed before the feed's watermark have been read. The modified feed and the deleted feed each have a
+watermark. A watermark is the time when the steady reading of a clean list began. We do not use the time when the
+reading ended, so the next run reads the changes made during the reading again. If our clock and the server's clock
+differ, we use the earlier time, because either clock may be wrong. Every feed request asks for the changes since
 `overlap` before the watermark, because the server may commit a change late, and the clocks of ManageBac's servers may
-differ. Nothing else about clocks is stored.
+differ. No other information about clocks is stored.
 
 There is one case that we cannot detect: between two runs, the server's clock is set back by more than the overlap, and
-then passes the watermark a second time. Changes that were made in between would have times before the watermark, so
-only the next full run would find these changes.
+then reaches the watermark a second time. Changes made in the meantime are dated before the watermark, so only the next
+full run finds them.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class SyncPolicy(msgspec.Struct, frozen=True):
 
 
 def choose(requested: RunKind, state: SourceState, now: datetime, policy: SyncPolicy) -> RunKind:
-    """Return the kind of run that a request of the kind `requested` needs.
+    """Return the kind of run to do for a request of the kind `requested`.
 
-    A refresh is never replaced by a full run, because a refresh reads no list. Any other run is full if a full run was
-    requested, if a watermark is missing, or if the last clean reading of the modified feed or the roster was more than
-    `max_age` ago by our clock. The run is also full if that reading lies in the future. In that case our clock was
-    wrong, so we do not know how long ago the reading was.
+    A full run never replaces a refresh, because a refresh does not read lists. Any other run is full if a full run was
+    requested, if a watermark is missing, or if, by our clock, the last clean reading of the modified feed or the roster
+    is older than `max_age`. The run is also full if the last clean reading is dated in the future, because our clock
+    was then wrong, and we do not know how long ago the reading was.
     """
     marks, clean = state.watermarks, state.last_clean_modified_at
     if requested is RunKind.REFRESH:
@@ -59,7 +59,7 @@ def choose(requested: RunKind, state: SourceState, now: datetime, policy: SyncPo
 
 
 def filter_start(moment: datetime, overlap: timedelta) -> datetime:
-    """Return the start time to send in a request for a feed: `moment` minus `overlap` minus one second, rounded down.
+    """Return the start time for a feed request: one second before `moment` minus `overlap`, rounded down.
 
     The server may store times in whole seconds, and may exclude changes at exactly the given time. Reading one second
     more than necessary does no harm.
@@ -68,10 +68,10 @@ def filter_start(moment: datetime, overlap: timedelta) -> datetime:
 
 
 def in_future(watermarks: Watermarks, moment: Moment, overlap: timedelta) -> bool:
-    """Return whether a watermark is later than the server's time at `moment` by more than `overlap`.
+    """Return whether a watermark is ahead of the server's time at `moment` by more than `overlap`.
 
-    If a watermark is so late, a clock was wrong when the watermark was set, or is wrong now. In that case, we may not
-    have read all changes before the watermark. If the server sent no `Date`, we do not know the server's time, and the
+    If a watermark is that far ahead, a clock was wrong when the watermark was set, or is wrong now, so we may not have
+    read all changes before the watermark. If the server sent no `Date`, we do not know the server's time, and the
     result is False.
     """
     latest = max((mark for mark in (watermarks.modified, watermarks.deleted) if mark), default=None)
@@ -79,12 +79,12 @@ def in_future(watermarks: Watermarks, moment: Moment, overlap: timedelta) -> boo
 
 
 def advance(old: datetime | None, new: datetime | None, *, replace: bool = False) -> datetime | None:
-    """Return the watermark after a run.
+    """Return the new value of a watermark after a run.
 
     Args:
-        old: The watermark before the run, or None before the first watermark.
+        old: The watermark before the run, or None if there was none.
         new: The time when the run began to read the list, or None if the list is not complete or the time is unknown.
-        replace: Whether `old` lies in the future. Only in that case may the watermark move to an earlier time.
+        replace: Whether `old` is in the future, which is the only case in which the watermark may move back.
 
     """
     if new is None or old is None:

@@ -114,7 +114,7 @@ def test_a_student_who_is_gone_stays_until_the_next_run(world: World) -> None:
     (key,) = delete(world, 1)
     report = refresh(world, key)
     assert (report.state, report.counts.deleted) == (RunState.SUCCEEDED, 0)
-    assert report.notices == ("students who were not found, and do not change in the replica before the next run: 1",)
+    assert report.notices == ("students who were not found and are left unchanged until the next run: 1",)
     assert world.replica() == before
     assert world.sync().counts.deleted == 1
 
@@ -141,7 +141,7 @@ def test_a_student_whose_answer_is_unclear_stays_and_the_others_are_stored(world
     world.app.faults.add(make.http_status(502), make.on_student(unclear), times=None)
     report = refresh(world, unclear, other)
     assert (report.state, report.exit_status, report.counts.updated) == (RunState.INCOMPLETE, 1, 1)
-    assert report.error == "students who could not be fetched, and stay as they are: 1"
+    assert report.error == "students who could not be fetched and are left unchanged: 1"
     assert (world.replica()[unclear], world.replica()[other].nickname) == (before, "Written")
 
 

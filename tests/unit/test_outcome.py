@@ -59,7 +59,7 @@ IGNORED = {"ignored": True}
 NO_DATE = {"moment": Moment(at(12, 1), None)}
 HELD = RemovalOutcome(held=4, reason="too many")
 UNCLEAR = UnclearCounts(total=1)
-STAY = "students who could not be fetched, and stay as they are: 1"
+STAY = "students who could not be fetched and are left unchanged: 1"
 
 
 class Situation(NamedTuple):
@@ -262,8 +262,7 @@ NOTICES = {
         [name for name in SITUATIONS if re.match("roster (and deleted feed )?without an id", name)],
         "the roster has a record without a readable id, so only the deleted feed can show who has left",
     ),
-    "refresh does not find two students": "students who were not found, and do not change in the replica before the "
-    "next run: 2",
+    "refresh does not find two students": "students who were not found and are left unchanged until the next run: 2",
 }
 
 
@@ -314,8 +313,8 @@ def test_all_notices_have_an_order() -> None:
         assumes_utc=True,
     )
     assert situation.decide(BEFORE).notices == (
-        "student 7 of the approved plan was not proved gone, and stays stored",
-        "student 8 of the approved plan was not proved gone, and stays stored",
+        "student 7 of the approved plan could not be proven gone, and stays in the replica",
+        "student 8 of the approved plan could not be proven gone, and stays in the replica",
         NOTICES["clean roster, first response without a Date"],
         NOTICES["roster without an id"],
         "some values do not fit their fields and are kept in extra; records by field: archived 2, gender 1",
