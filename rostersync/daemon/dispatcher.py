@@ -39,9 +39,11 @@ TAKE_EVERY_S = 2.0
 """The number of seconds between two attempts to take the locks that other processes hold."""
 
 RETRY_S = 30.0
-"""The number of seconds to wait before retrying a request that failed, for example because the disk was full.
+"""The number of seconds to wait before executing a request again that is still open after an error.
 
-A new request is executed without this delay.
+A request is still open if the error could not be stored in the request, for example because the disk was full, or if
+the lock was lost. A new request is executed without this delay. A request that failed is closed, and the timetable
+decides when a run is retried: see `schedule.RETRY_AFTER`.
 """
 
 CLOCK_STEP_S = 60.0
@@ -250,7 +252,7 @@ class Dispatcher:
         if report.state is not RunState.FAILED:
             self._timetable.settled(report.source, report.kind)
         elif report.was_denied:
-            self._timetable.put_off(report.source)
+            self._timetable.cancel_retry(report.source)
         else:
             return self._timetable.failed(report.source, report.kind, self._clock.now())
         return None

@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 _SCHEDULED = (RunKind.INCREMENTAL, RunKind.FULL)
 
 RETRY_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 15, 30))
-"""The delays after the first four consecutive failures. After the fifth failure, the run waits for its next slot."""
+"""The delays after the first four consecutive failures. After the fifth failure, the run waits for its next slot.
+
+If a slot comes before the retry, the run waits for the slot, and the count of failures starts again. The failures of
+both kinds of runs of a source are counted together.
+"""
 
 
 class LastRuns(msgspec.Struct, frozen=True):
@@ -80,7 +84,7 @@ class Timetable:
             now: The current time.
 
         """
-        self.put_off(source)
+        self.cancel_retry(source)
         firsts = {
             RunKind.INCREMENTAL: first_incremental(self._schedule, past, now),
             RunKind.FULL: first_full(self._schedule, past, now),
@@ -94,7 +98,7 @@ class Timetable:
 
     def forget(self, source: str) -> None:
         """Cancel all scheduled runs of a source."""
-        self.put_off(source)
+        self.cancel_retry(source)
         for kind in _SCHEDULED:
             if self._scheduler.get_job(_job(source, kind)):
                 self._scheduler.remove_job(_job(source, kind))
@@ -128,7 +132,7 @@ class Timetable:
             if not self._full_run_waits(source, kind):
                 self._forget_failures(source)
 
-    def put_off(self, source: str) -> None:
+    def cancel_retry(self, source: str) -> None:
         """Cancel a source's retry, so that the source's next run is at its next slot."""
         with self._lock:
             self._forget_failures(source)

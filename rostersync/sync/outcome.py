@@ -5,7 +5,8 @@ table in tests/unit/test_outcome.py shows which situation has which consequences
 
 Three rules decide the watermarks:
 
-1. A watermark moves only if its whole stream was read and applied, and the run's first response had a `Date` header.
+1. A watermark moves only if all entries of its feed were read and applied, and the run's first response had a `Date`
+   header.
 2. A watermark moves to the time when the reading of its list started. In a full run, both watermarks move to the time
    when the reading of the roster started.
 3. A watermark never moves back, unless one of the old watermarks is in the future.
@@ -134,7 +135,7 @@ def _incomplete_reasons(facts: Facts) -> Iterator[str]:
 def _source_after(facts: Facts, source: SourceState) -> SourceState:
     """Return the state of the source after the run."""
     lists, before = facts.lists, source.watermarks
-    modified_read, deleted_read = _streams_read(facts)  # rule 1
+    modified_read, deleted_read = _feeds_read(facts)  # rule 1
     if lists.kind is RunKind.FULL:  # rule 2
         modified = deleted = lists.students.moment.start
     else:
@@ -153,22 +154,35 @@ def _source_after(facts: Facts, source: SourceState) -> SourceState:
     )
 
 
-def _streams_read(facts: Facts) -> tuple[bool, bool]:
-    """Return whether all of the modified stream, and all of the deleted stream, was read and applied.
+def _feeds_read(facts: Facts) -> tuple[bool, bool]:
+    """Return whether all changes, and all deletions, since the last watermarks were read and applied.
 
-    If removals are held, the deleted stream counts as not applied, so the next run reads the deletions again.
+    If removals are held, the deletions count as not applied, so the next run reads them again.
     """
-    lists, unclear, held = facts.lists, facts.unclear, facts.removals.held > 0
-    if lists.kind is RunKind.FULL:
-        # A clean roster contains every student who has an id. So a record without an id does not affect the modified
-        # stream. The roster reveals all deletions only in a sweep. In other runs, the deleted feed must list the
-        # deletions. One unclear response makes both streams incomplete, because both watermarks get the time of the
-        # roster.
-        modified = lists.clean_roster and not unclear.total
-        return modified, modified and (lists.swept or lists.deletions.complete) and not held
-    # If the response for an id is unclear, the feed that listed the id counts as incomplete.
+    modified, deleted = (_in_full_run if facts.lists.kind is RunKind.FULL else _in_incremental_run)(facts)
+    return modified, deleted and not facts.removals.held
+
+
+def _in_full_run(facts: Facts) -> tuple[bool, bool]:
+    """Return whether a full run has read all changes and all deletions.
+
+    A clean roster contains every student who has an id. So a record without an id does not matter for the changes. The
+    roster reveals all deletions only in a sweep. In other runs, the deleted feed must list the deletions. One unclear
+    response makes both incomplete, because both watermarks get the time of the roster.
+    """
+    lists = facts.lists
+    modified = lists.clean_roster and not facts.unclear.total
+    return modified, modified and (lists.swept or lists.deletions.complete)
+
+
+def _in_incremental_run(facts: Facts) -> tuple[bool, bool]:
+    """Return whether an incremental run has read all changes and all deletions.
+
+    If the response for an id is unclear, the feed that listed the id counts as incomplete.
+    """
+    lists, unclear = facts.lists, facts.unclear
     modified = lists.students.complete and not unclear.received
-    return modified, lists.deletions.complete and not unclear.in_deleted_feed and not held
+    return modified, lists.deletions.complete and not unclear.in_deleted_feed
 
 
 def _notices(facts: Facts) -> Iterator[str]:

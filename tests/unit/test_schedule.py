@@ -151,7 +151,7 @@ def test_a_success_a_slot_and_another_plan_begin_the_series_anew(timetable: Time
         lambda: timetable.settled("main", RunKind.INCREMENTAL),
         lambda: timetable.settled("main", RunKind.FULL),
         lambda: planned(timetable, minutes=59),
-        lambda: timetable.put_off("main"),
+        lambda: timetable.cancel_retry("main"),
     ):
         assert minutes_until_tries(timetable, now, 2) == [1, 5]
         reset()
