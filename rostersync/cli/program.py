@@ -137,7 +137,7 @@ def signal_name(number: int) -> str:
 
 
 def print_stderr(line: str, level: int = logging.ERROR) -> None:
-    """Write a line to standard error. With -q, write only errors. In systemd's journal, the line has its priority."""
+    """Write a line to standard error. With -q, write only errors. In systemd's journal, the line has a priority."""
     if is_quiet() and level < logging.ERROR:
         return
     echo(priority(level) if is_journal(sys.stderr) else "", line, err=True)

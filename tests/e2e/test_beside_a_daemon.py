@@ -119,7 +119,7 @@ def test_a_request_that_is_queued_survives_the_daemon_and_is_executed_once(
     site: Site, daemon: Process, start: Any
 ) -> None:
     site.faults.add(faults.delayed(30), times=1)
-    assert "a daemon does so at once" in site.ok("resync", "--no-wait")
+    assert "at once, if the process is a daemon" in site.ok("resync", "--no-wait")
     wait_until(lambda: "taken" in states(site))
     daemon.kill()
     daemon.communicate()

@@ -196,7 +196,7 @@ def test_a_folder_exchanged_for_a_link_leads_root_to_no_place_of_root(site: Site
     site.configure(url=f"sqlite:///{above}/state/roster.db", token_file="main-token")
     status, _, told = command(site, "sync")
     assert status == 1
-    assert f"users other than root may write {above}" in told
+    assert f"users other than root can write to {above}" in told
     assert not list(elsewhere.iterdir())
 
 

@@ -192,9 +192,9 @@ def test_a_rate_that_is_none_is_an_error(text: str) -> None:
         ("avalanche", "'avalanche' is not a fault; known: unavailable, rate-limited, reset, slow, cut-off, html, "),
         ("", "'' is not a fault; known: "),
         ("slow=2", "'2' is not a fraction from 0 to 1"),
-        ("slow=nan", "'nan' is not a share"),
-        ("slow=half", "'half' is not a share"),
-        ("slow=", "'' is not a share"),
+        ("slow=nan", "'nan' is not a fraction"),
+        ("slow=half", "'half' is not a fraction"),
+        ("slow=", "'' is not a fraction"),
     ],
 )
 def test_a_fault_that_is_not_known_or_has_no_share_is_an_error(text: str, said: str) -> None:
