@@ -6,7 +6,7 @@ the service would be unable to use files that belong to root. With PostgreSQL, r
 unit, whose rights are enough for a hook.
 
 Root first reads the files that only root may read: the configuration, the tokens, and files named on the command line.
-Then the process becomes the service's user permanently.
+Then the process switches to the service's user for good.
 """
 
 from __future__ import annotations

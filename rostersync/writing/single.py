@@ -202,7 +202,7 @@ class Sender:
         return self._finish(replace(result, recording=recording))
 
     def confirm(self, write: Write, result: WriteResult, listed: Student, *, last: bool) -> WriteResult:
-        """Check with a list row whether an accepted write has changed the student, and return the new result.
+        """Return the new result of an accepted write, after a list showed the student's current values.
 
         Args:
             write: The write.
@@ -305,7 +305,7 @@ class Sender:
         return self._beside_list(write, result, student)
 
     def _beside_list(self, write: Write, result: WriteResult, student: Student) -> WriteResult:
-        """Check with a list row whether a write has changed the student, and return the result.
+        """Return the result of a write, after a list showed the student's current values.
 
         This second check is necessary because a list may contain fields that the response to GET does not contain.
         """

@@ -210,7 +210,7 @@ class RequestsWire:
             return self._carry_out(exchange, call, timeout)
         except TooLarge as error:
             failure: ApiError = error.with_traceback(None)
-        except Exception as error:  # noqa: BLE001 - some errors that the libraries raise are not of their own classes
+        except Exception as error:  # noqa: BLE001 - the libraries also raise errors of other classes
             log.debug("exchange_failed", errors=[type(one).__name__ for one in _causes(error)])
             failure = _explained(error, self._host, timeout)
         raise failure  # outside of the `except` block, so that the context of our error is not the library's error
