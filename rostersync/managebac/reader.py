@@ -90,7 +90,7 @@ class StudentReader:
     def ignores_deleted_since(self, feed: Page) -> bool:
         """Return whether the server ignores the filter `deleted_since`.
 
-        `feed` is the first page of a deleted feed that is not empty.
+        `feed` is the first page of the list of deleted students, and has at least one row.
 
         We assume that a server returns all students if it does not know a filter. So we request the students who were
         deleted since a date in the future, and a server that knows the filter returns an empty list. If the server

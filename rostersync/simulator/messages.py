@@ -63,7 +63,7 @@ class Manner(enum.Enum):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """A manner and its parameters. If `with_headers` is true, the status line and the headers also drip."""
+    """A manner and its parameters. If `with_headers` is true, the status line and the headers are also sent slowly."""
 
     manner: Manner = Manner.WHOLE
     after: int = 0
