@@ -186,11 +186,11 @@ def test_each_statement_of_the_vendors_page_names_tests_that_exist() -> None:
 
 
 ATTEMPTS = (
-    "An attacker who answers in place of ManageBac, or listens",
+    "An attacker who impersonates ManageBac or listens to the traffic",
     "A reader of the logs, or of an error tracker's reports",
     "Another user of the machine",
-    "A person who sends a prepared CSV",
-    "The service's own user, taken over",
+    "A person who sends a malicious CSV file",
+    "An attacker who has taken over the service's user",
     "PostgreSQL",
 )
 
