@@ -95,7 +95,7 @@ def no_change(bench: Bench, trial: Trial) -> None:
 
 def some_changed(bench: Bench, trial: Trial) -> None:
     """Comes last of each size, because it changes the school."""
-    small_run(bench, trial, f"{CHANGED} changed, {LEFT} left", CHANGED, LEFT)
+    small_run(bench, trial, f"{CHANGED} changed, {LEFT} departed", CHANGED, LEFT)
 
 
 def small_run(bench: Bench, trial: Trial, work: str, changed: int = 0, left: int = 0) -> None:
@@ -194,7 +194,7 @@ def loads_at_once(bench: Bench, kind: str) -> None:
         programs = {
             "one after the other": lambda: loads(1),
             "at once": lambda: loads(LOADS),
-            "at once, beside an ANALYZE": lambda: loads(LOADS, analyzed=True),
+            "at once, during an ANALYZE": lambda: loads(LOADS, analyzed=True),
         }
         bench.compare(f"{LOADS} first loads", trial, programs)
 

@@ -47,46 +47,46 @@ class Row:
 
 INTRODUCTION = """# Performance
 
-This page compares the time and memory that rostersync needs with two baselines: the theoretical minimum ("bare
-limit"), and the script that most people would write ("ORM script"). `./dev bench --write` wrote this page and its
-picture. Each figure is the median of {repeat} runs. Each run is a separate process, and the programs take turns. The
-seconds depend on the machine and the time of the measurement ({machine}), so compare
-only the ratios. The [glossary](glossary.md) explains the terms.
+This page compares the time and memory that rostersync needs with two baselines: the theoretical minimum ("bare limit"),
+and the script that most people would write ("ORM script"). `./dev bench --write` generated this page and its chart.
+Each figure is the median of {repeat} runs. Each run is a separate process, and the programs that are compared run
+alternately. The seconds depend on the machine and on the day of the measurement ({machine}), so compare only the
+ratios. The [glossary](glossary.md) explains the terms.
 
 Every program requests {per_page} students per page, which is the default of `sync.per_page`. For comparison, the test
-server can serve {pages:,.0f} pages of this size per second to a program that only fetches them.
+server can serve {pages:,.0f} pages of {per_page} students per second to a program that only fetches them.
 
-In a daemon, a run without changes takes {daemon}. This includes all other work of the daemon.
+In a daemon, a run without changes takes {daemon}. These times also include all other work that the daemon does.
 
 The table compares these programs:
 
-- **bare limit**: a program that uses a raw socket, a JSON parser, and `executemany` or `COPY`. It has no retries, no
-  [history](glossary.md#history) and no [guard](glossary.md#guard), and reads the list only once.
-- **ORM script**: a program that uses the library requests, and calls `Session.merge` for each record. It does not
-  notice deletions, and reads the list only once.
+- **bare limit**: a program that uses a raw socket, a JSON parser, and `executemany` or `COPY`. The program has no
+  retries, no [history](glossary.md#history) and no [guard](glossary.md#guard), and reads the list only once.
+- **ORM script**: a program that uses the `requests` library and calls `Session.merge` for each record. The script does
+  not notice deletions, and reads the list only once.
 - **bare script**: a program that uses the same libraries, sends the same requests and reads the same database rows as a
   small run of rostersync, but does nothing with the data.
 - **requests alone**: a program that fetches every page twice over four connections, and does nothing with the
   responses.
-- **rostersync**: the command `rostersync sync`. If a list has more than one page, it reads the list twice.
+- **rostersync**: the command `rostersync sync`. If a list has more than one page, rostersync reads the list twice.
 
 The column *seconds* is the elapsed time, and *processor* is the processor time in seconds. *ratio* is the elapsed time
-divided by the elapsed time of the first program for the same work. *MiB* is the most memory that the program used. *MB*
-is the size of all responses.
+divided by the elapsed time of the first program for the same work. *MiB* is the program's peak memory in MiB. *MB* is
+the size of all responses.
 
 Some entries in the column *work* need an explanation:
 
-- **no change, over HTTPS**: the requests use TLS on loopback. Both programs load certifi's certificates and the
-  server's certificate.
+- **no change, over HTTPS**: the requests use TLS on loopback. Both rostersync and the bare script load certifi's
+  certificates and the server's certificate.
 - **start**: the program `python` starts Python and does nothing. The programs `status` and `--help` are the commands
   `rostersync status` and `rostersync --help`.
 - **full load at 50 ms**: the server delays every response by 50 ms.
 - **status**: the command `rostersync status` shows {sources} [sources](glossary.md#source) that have few runs, and then
   the same sources with millions of old runs.
-- **first loads**: several sources are loaded into one PostgreSQL database, and each source has its own
-  `rostersync sync`. The processes run one after the other, all at once, or all at once while another session holds the
-  locks of an `ANALYZE`. *MiB* is the memory of the largest process. If processes fail or take more than {limit}
-  seconds, the table shows the number of these processes.
+- **first loads**: several sources are loaded into one PostgreSQL database, and each source is loaded by a `rostersync
+  sync` process of its own. The processes run one after the other, all at once, or all at once while another session
+  holds the locks of an `ANALYZE`. *MiB* is the memory of the largest process. If any processes fail or take more than
+  {limit} seconds, the table shows how many.
 
 ![Seconds of a full load by the number of students](performance.svg)
 
