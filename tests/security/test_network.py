@@ -279,7 +279,7 @@ def settings(context: ssl.SSLContext) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", BUNDLES)
-@pytest.mark.parametrize(("file", "reason"), [("missing.pem", "No such file"), ("notes.txt", "it holds no certif")])
+@pytest.mark.parametrize(("file", "reason"), [("missing.pem", "No such file"), ("notes.txt", "it contains no certif")])
 def test_certificates_that_cannot_be_read_are_told_with_the_variable_that_names_them(
     site: Site, monkeypatch: pytest.MonkeyPatch, name: str, file: str, reason: str
 ) -> None:
