@@ -88,7 +88,9 @@ WRONG = {
 }
 
 API_WRONG = {
-    "a wrong token": Wrong(lambda site: site.environ.update(ROSTERSYNC_TOKEN="wrong"), 1, ("token (401", "hint: create")),
+    "a wrong token": Wrong(
+        lambda site: site.environ.update(ROSTERSYNC_TOKEN="wrong"), 1, ("token (401", "hint: create")
+    ),
     "a wrong host": Wrong(
         lambda site: site.configure(base_url=f"http://127.0.0.1:{unused_port()}"), 1, ("127.0.0.1", "hint: ")
     ),
