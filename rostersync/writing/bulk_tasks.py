@@ -194,7 +194,7 @@ def _value(student: Student, name: str) -> Any:
 
 
 def _changes_by_itself(name: str, cell: str, line: Line, student: Student) -> bool:
-    """Return whether a cell of a read-only field may differ from the record even if the user has not edited the cell.
+    """Return whether a cell of a read-only field may differ from the record without an edit by the user.
 
     For example, a spreadsheet may change true to TRUE. When a student logs in or is changed, the record
     gets a new `last_accessed_at` or `updated_at`. ManageBac may change the signature in a picture's URL, which is the

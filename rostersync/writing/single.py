@@ -206,7 +206,7 @@ class Sender:
         return self._finish(replace(result, recording=recording))
 
     def confirm(self, write: Write, result: WriteResult, listed: Student, *, last: bool) -> WriteResult:
-        """Check with a list row whether an accepted write has changed the student, and return the updated result.
+        """Return the new result of an accepted write, after a list showed the student's current values.
 
         Args:
             write: The write.
