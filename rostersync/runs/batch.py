@@ -32,7 +32,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     @property
     def exit_status(self) -> int:
-        """The exit status for this source alone."""
+        """The exit status for this source, regardless of other sources."""
         if self.report is None:
             return self.error.exit_status if self.error else 1
         return self.report.exit_status
@@ -54,11 +54,11 @@ def run_all(
     """Execute the requests, and return their outcomes in the same order.
 
     Args:
-        requests: The requests, which must all be different.
+        requests: The requests, without duplicates.
         run: A function that executes one request.
-        at_once: The maximum number of runs at the same time, which is at least 1.
+        at_once: The maximum number of runs at the same time. It must be at least 1.
         scope: The scope of the whole batch.
-        refused: The errors that prevent runs, by the name of the source.
+        refused: The error for each source that cannot be run, keyed by the name of the source.
 
     Returns:
         A list with one outcome for each request.

@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 POLL_S = 0.5
-"""The number of seconds that a caller waits before it checks again if the lock is free or its run is done."""
+"""The number of seconds that a caller waits before it checks again whether the lock is free or its run is done."""
 
 TRY_S = 5.0
 """The number of seconds after which a waiting caller checks again that it can write to the database.
 
-If no process can write to the database, the process that holds the lock cannot record there that a request failed.
+If the database refuses writes, the process that holds the lock cannot record that a request failed.
 """
 
 NOTE_S = 1.0
@@ -67,8 +67,8 @@ class Executor:
             store: The database.
             policy: The settings that control what a run reads and removes.
             connect: A function that opens the API of a source.
-            purpose: A name for this process, such as "rostersync sync". Other processes that need the same lock see
-                this name.
+            purpose: A name for this process, such as "rostersync sync". Other processes that need the same lock report
+                this name to their users.
             after_run: A function that is called after each run that this process has executed and committed. Its
                 arguments are the report and the scope of the run.
 
@@ -79,14 +79,14 @@ class Executor:
         self._connect = connect
         self._purpose = purpose
         self._after_run = after_run
-        self._untold: dict[int, RostersyncError] = {}  # the reasons of failures that are not yet in the database
+        self._untold: dict[int, RostersyncError] = {}  # the reasons for failures that are not yet in the database
 
     def run(
         self, request: RunRequest, progress: ProgressCallback, scope: CancelScope, *, may_execute: bool = True
     ) -> RunReport:
         """File a request for a run, and execute it or wait until another process has executed it.
 
-        Several callers may wait for the same request. If this method raises an error, this caller no longer waits for
+        Several callers may wait for the same request. If this method raises an error, its caller no longer waits for
         the request. When no caller waits for a request any more, the request is withdrawn. If a process has already
         taken the request, that process still finishes it.
 
@@ -94,9 +94,9 @@ class Executor:
             request: The run that is requested. `request.wait` is the maximum time to wait until a process takes the
                 request. None means that the time is not limited.
             progress: A function that is called with the progress of the run, even if another process executes the run.
-            scope: The scope of the caller. If it is cancelled, the caller no longer waits for the request.
-            may_execute: Whether this process may execute the run. If false, another process must execute it. The
-                default is true.
+            scope: The scope of the caller. If the scope is cancelled, the caller no longer waits for the request.
+            may_execute: Whether this process may execute the run. If false, another process must execute the run.
+                The default is true.
 
         Returns:
             The report of the run.
@@ -129,20 +129,20 @@ class Executor:
     ) -> RunReport | None:
         """Request a refresh of students, and execute it or wait until another process has executed it.
 
-        If a refresh of the source is already waiting, the students are added to its request. In that case, the report
-        counts the students of both requests. If this method raises `StoreError` or `ConfigError`, the next run reads
-        the same changes.
+        If a refresh of the source has been requested but not taken, the students are added to that request. In that
+        case, the report counts all students of the request. If this method raises `StoreError` or `ConfigError`, the
+        next run still finds the changes of these students.
 
         Args:
             source: The name of the source.
             ids: The ids of the students.
             patience: The maximum time to wait for the other process.
-            scope: The scope of the caller. If it is cancelled, the request remains in the database.
+            scope: The scope of the caller. If the scope is cancelled, the request stays in the database.
             progress: A function that is called with the progress of the refresh.
 
         Returns:
-            The report of the refresh. None if the other process has not executed the refresh within `patience`. In that
-            case the request remains in the database, and the process that holds the lock will execute it.
+            The report of the refresh, or None if the process that holds the lock has not executed the refresh within
+            `patience`. In that case, the request stays in the database, and the other process executes it later.
 
         Raises:
             StoreError: The database cannot be used.
@@ -157,15 +157,14 @@ class Executor:
     def execute_all(self, source: str, ended: Callable[[RunReport], None], scope: CancelScope) -> None:
         """Execute the open requests of a source. This process must hold the source's lock.
 
-        Refreshes and other runs alternate. So a refresh after a write never waits for several runs, and a run never
-        waits for several refreshes. The progress of each run is stored in the database, where the processes that wait
-        for the run can read it. If a request fails, the reason is stored for these processes, and this method raises
-        the error.
+        Refreshes and other runs take turns, so a refresh after a write waits for at most one run, and a run waits for
+        at most one refresh. The progress of each run is stored in the database, where the processes that wait for the
+        run can read it. If a request fails, the reason is also stored there, and this method raises the error.
 
         Args:
             source: The name of the source.
             ended: A function that is called with the report of each run.
-            scope: The scope of the runs. If it is cancelled, this method raises `Stopped`.
+            scope: The scope of the runs. If the scope is cancelled, this method raises `Stopped`.
 
         """
         with self._store.lease(source, self._purpose, held=True) as lease:
@@ -180,9 +179,9 @@ class Executor:
                     return
 
     def tell_failures(self) -> None:
-        """Store the reasons of all failures that could not be stored before, for example because the disk was full.
+        """Store the reasons for all failures that could not be stored before, for example because the disk was full.
 
-        This method never raises an error. When a run ends, it frees some disk space, so the next call may succeed.
+        This method never raises an error. A run frees some disk space when it ends, so a later call may succeed.
         """
         for request_id, told in list(self._untold.items()):
             try:
@@ -210,11 +209,18 @@ class Executor:
         *,
         may_execute: bool,
     ) -> RunReport | LockHeld:
-        """Execute a filed request as soon as this process gets the lock, or wait until another process has done so.
+        """Execute a filed request when this process gets the lock, or wait until another process has executed it.
 
-        Return the report. If no process took the request within `patience`, return the error that says which process
-        holds the lock. Raise `StoreError` if the database refuses writes, because in that case no process can commit
-        the run or record why it failed.
+        Returns:
+            A `RunReport`: this process or another process has executed the request.
+            A `LockHeld`: `patience` is over, and no process has taken the request. If the request is for a refresh, a
+            process may have taken the request, but the refresh is not done. The error names the process that holds
+            the lock, or says that no daemon has taken the request.
+
+        Raises:
+            RequestFailed: The process that took the request failed, or the request was withdrawn.
+            StoreError: The database refuses writes. No process could commit the run or record why the run failed.
+
         """
         began = self._clock.monotonic()
         give_up_at = math.inf if patience is None else began + patience.total_seconds()
@@ -230,7 +236,7 @@ class Executor:
             if report is not None:
                 return report
             if self._clock.monotonic() > try_at:
-                # If another process commits many changes, this write may time out. The caller must wait in this case.
+                # If another process commits many changes, this write may time out. Then we continue to wait.
                 with suppress(LockTimedOut), self._store.writing() as connection:
                     requests.touch(connection, request.request_id)
                 try_at = self._clock.monotonic() + TRY_S
@@ -238,14 +244,18 @@ class Executor:
     def _execute_if_free(
         self, mine: RunRequest, progress: ProgressCallback, scope: CancelScope
     ) -> RunReport | LockHeld | None:
-        """Take the lock, execute the open requests of the source from the oldest to `mine`, and return the last report.
+        """Take the lock, and execute the open requests of the source from the oldest to `mine`.
 
-        If another process holds the lock, return `LockHeld`. If `mine` is no longer open, return None.
+        If `mine` is for a refresh, this method executes only refreshes, because a write must not wait until a run has
+        read the whole school. If `mine` is for any other run, this method executes no refresh before `mine`. It
+        executes one refresh afterwards, because the run may have read the students of that refresh before they were
+        changed. If a request of another caller fails, this method continues with the next request.
 
-        If the caller wants a refresh, this method executes only refreshes, because a write must not wait until a run
-        has read the whole school. If the caller wants another run, this method executes no refreshes before `mine`, and
-        one refresh after it, because the run may have read these students before they were changed. If the request of
-        another caller fails, this method continues.
+        Returns:
+            A `RunReport`: this process has executed `mine`.
+            A `LockHeld`: another process holds the lock, so this method has executed nothing.
+            None: `mine` is no longer open, because another process has executed it, or it has failed or was withdrawn.
+
         """
         wants_refresh = mine.kind is RunKind.REFRESH
         try:
@@ -256,7 +266,7 @@ class Executor:
                         continue
                     report = self._execute(lease, request, progress, scope)
                     if not wants_refresh:
-                        with suppress(StoreError):  # the caller must get the report even if the database fails now
+                        with suppress(StoreError):  # the run is done, so the caller must get its report
                             if refresh := self._take(lease, refresh=True):
                                 self._execute_for_others(lease, refresh, ignore_progress, scope)
                     return report
@@ -265,11 +275,11 @@ class Executor:
         return None
 
     def _give_up(self, request: RunRequest) -> bool:
-        """Return whether the caller can stop waiting for a request now.
+        """Stop waiting for a request if possible, and return whether the caller may stop waiting.
 
-        The caller can stop waiting for a refresh unless the refresh is done. The request for the refresh remains in the
-        database. The caller can stop waiting for another run unless a process has taken the request. If the caller can
-        stop waiting for such a run, this method notes in the database that the caller no longer waits.
+        The caller may stop waiting for a refresh if the refresh is not done yet. The request for the refresh stays in
+        the database. The caller may stop waiting for any other run if no process has taken the request yet. In that
+        case, this method records in the database that the caller no longer waits.
         """
         if request.kind is not RunKind.REFRESH:
             return self._leave(request.request_id, taken=False)
@@ -277,9 +287,9 @@ class Executor:
             return requests.progress(connection, request.request_id).run_id is None
 
     def _wait_for_another(self, request_id: int, progress: ProgressCallback, scope: CancelScope) -> RunReport | None:
-        """Return the report if another process has done the run. Otherwise report progress, wait, and return None.
+        """Return the report if another process has done the run. If not, report progress, wait, and return None.
 
-        Raises `RequestFailed` if the request has failed or was withdrawn, because no process will execute it any more.
+        Raises `RequestFailed` if the request has failed or was withdrawn, because then no process will execute it.
         """
         with self._store.reading() as connection:
             so_far = requests.progress(connection, request_id)
@@ -303,10 +313,10 @@ class Executor:
             return requests.leave(connection, request_id, taken=taken)
 
     def _abandon(self, request_id: int) -> None:
-        """Note in the database that the caller no longer waits for the request, because the caller ends."""
+        """Record that the caller no longer waits for the request, and withdraw the request if no other caller waits."""
         try:
             self._leave(request_id, taken=True)
-        except Exception as error:  # noqa: BLE001 - the original error is more important; the request will expire
+        except Exception as error:  # noqa: BLE001 - the original error is more important
             log.debug("request_not_withdrawn", reason=type(error).__name__)
 
     # Runs --------------------------------------------------------------------------------------------------------
@@ -318,7 +328,7 @@ class Executor:
             self._execute(lease, request, progress, scope)
         except (Stopped, LockLost):
             raise
-        except Exception as error:  # noqa: BLE001 - the other caller reads the error from the database
+        except Exception as error:  # noqa: BLE001 - the other caller gets the error from the database
             kind, reason = str(request.kind), type(error).__name__
             log.warning("request_failed", source=lease.source, kind=kind, request=request.request_id, reason=reason)
 
@@ -326,10 +336,11 @@ class Executor:
         """Execute a request that this process has taken.
 
         If an error occurs, store the error in the request, so that the processes that wait for the request can read it.
-        If the scope was cancelled, or the process has lost the lock, the request remains open, and the next process
-        that gets the lock executes it.
+        If the scope was cancelled, or the process has lost the lock, this method leaves the request open. If `run` has
+        filed the request, it stays open only while another caller waits for it, because `run` withdraws it otherwise.
+        The next process that gets the lock executes a request that is still open.
         """
-        self._untold.pop(request.request_id, None)  # an earlier failure does not count, because we try again
+        self._untold.pop(request.request_id, None)  # an earlier failure no longer matters
         try:
             with self._connect(lease.source, scope) as api:
                 stage = self._store.stage(lease.connection, lease.source)
@@ -357,7 +368,7 @@ class Executor:
 class _NotedProgress:
     """Stores the progress of a run in its request, where the processes that wait for the run can read it.
 
-    The progress is stored at most once in `NOTE_S` seconds.
+    The progress is stored at most once every `NOTE_S` seconds.
     """
 
     def __init__(self, lease: Lease, request: RunRequest, scope: CancelScope) -> None:
@@ -370,12 +381,12 @@ class _NotedProgress:
         if now - self._noted_at < NOTE_S:
             return
         self._noted_at = now
-        with suppress(StoreError), writing(self._lease.connection):  # if this fails, the run continues
+        with suppress(StoreError), writing(self._lease.connection):  # if the write fails, the run continues
             requests.note_progress(self._lease.connection, self._request_id, what, done, total)
 
 
 def _not_taken(source: str) -> LockHeld:
-    """Return the error for a request that this process may not execute and that no other process has taken."""
+    """Return the error for a request that this process may not execute and no other process has taken."""
     message = f"source {source}: no daemon has taken the request"
     return LockHeld(message, "check whether a daemon is running: rostersync status")
 
@@ -389,13 +400,13 @@ def dry_run(
     policy: SyncPolicy,
     connect: Connect,
 ) -> RunReport:
-    """Execute a run without committing its result and without taking the lock. The database at `url` does not change.
+    """Execute a run without committing its result and without taking the lock. The database at `url` is not changed.
 
     Args:
         url: The URL of the database.
         request: The request for the run.
         progress: A function that is called with the progress of the run.
-        scope: The scope of the run. If it is cancelled, the run ends.
+        scope: The scope of the run. If the scope is cancelled, the run ends.
         policy: The settings that control what a run reads and removes.
         connect: A function that opens the API of a source.
 

@@ -1,7 +1,7 @@
-"""Run the hook, which is a command of the administrator that receives the report of each run that changed a student.
+"""Run the hook: a command, set by the administrator, that gets the report of each run that changed a student.
 
-The hook must not be able to disturb a run, because it is not our program. So we start the hook after the commit. We
-never block on the hook's input or output, limit its time, and finally kill all its processes.
+The hook is not our program, so it must not be able to disturb a run. Therefore we start the hook after the commit. We
+never block on the hook's input or output. We limit the time of the hook, and we kill all its processes at the end.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _KEEPER = Path(__file__).with_name("keeper.py")
 
 _GIVEN = re.compile(r"PATH|HOME|LANG|ROSTERSYNC_\w+", re.ASCII)
 _SECRET = re.compile(r"TOKEN|PASS|SECRET|KEY|CREDENTIAL", re.ASCII | re.IGNORECASE)
-"""The hook gets each environment variable if its name matches `_GIVEN` and does not contain a word in `_SECRET`."""
+"""The hook gets only environment variables whose names match `_GIVEN` and do not contain a word in `_SECRET`."""
 
 
 class Hooks:
@@ -58,7 +58,7 @@ class Hooks:
         """Prepare to run a command.
 
         Args:
-            command: The program and its arguments. Empty if no hook is configured.
+            command: The program and its arguments. The sequence is empty if no hook is configured.
             timeout: The time after which the command is killed.
             secrets: The names of other environment variables that the command must not receive.
 
@@ -82,7 +82,7 @@ class Hooks:
             reason = "not finished: the process was asked to end"
         except OSError as error:
             reason = f"cannot be run: {error.strerror}"
-        except Exception as error:  # noqa: BLE001 - the run is committed, so no error may make it look failed
+        except Exception as error:  # noqa: BLE001 - the run is committed, so an error in the hook must not make the run fail
             reason = f"cannot be run: {type(error).__name__}"
         if reason is None:
             log.debug("hook_finished", source=report.source, run_id=report.run_id)
@@ -107,7 +107,7 @@ class Hooks:
                 if scope.clock.monotonic() >= until:
                     return f"killed after {spell_duration(self._timeout)}"
                 pipes.serve(STOP_CHECK_S)
-            pipes.serve(0)  # read the rest of the output, but do not wait for a process that still writes
+            pipes.serve(0)  # read the rest of the output, but do not wait for a process that is still writing
             return _failure(hook.status())
 
     def _environ(self) -> dict[str, str]:
@@ -132,43 +132,49 @@ def _failure(status: int) -> str | None:
 
 
 class _Hook:
-    """A running hook, which is a child process of the program `keeper.py`."""
+    """A running hook.
 
-    def __init__(self, keeper: subprocess.Popen[bytes], report: socket.socket) -> None:
-        self.keeper, self.report = keeper, report
+    `process` is the program `keeper.py`, which has started the hook and writes the hook's exit status to the other end
+    of `status_socket`. If this user cannot execute Python, no keeper is used. Then `process` is the hook itself,
+    nothing is read from `status_socket`, and the exit status is that of `process`. Without a keeper, `kill` may miss
+    processes that have their own session.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], status_socket: socket.socket) -> None:
+        self.process, self.status_socket = process, status_socket
         self.reported = bytearray()
 
     def has_ended(self) -> bool:
-        return self.reported.endswith(b"\n") or self.keeper.poll() is not None
+        return self.reported.endswith(b"\n") or self.process.poll() is not None
 
     def status(self) -> int:
-        """Return the hook's exit status in the form of `Popen.returncode`.
+        """Return the hook's exit status in the same form as `Popen.returncode`.
 
         Raises `OSError` if the hook could not be started.
         """
         what, _, number = self.reported.decode().partition(" ")
         if what == "errno":
             raise OSError(int(number), os.strerror(int(number)))
-        return int(number) if what else self.keeper.wait()
+        return int(number) if what else self.process.wait()
 
     def kill(self) -> None:
         """Kill the hook, every process that it has started, and the keeper."""
         for _ in range(int(_KILL_S / _LOOK_EVERY_S)):
-            found = _below(self.keeper.pid)
-            for process in found:
+            found = _below(self.process.pid)
+            for process_id in found:
                 with suppress(ProcessLookupError, PermissionError):
-                    os.kill(process, signal.SIGKILL)
+                    os.kill(process_id, signal.SIGKILL)
             if not found:
                 break
             with suppress(subprocess.TimeoutExpired):
-                self.keeper.wait(_LOOK_EVERY_S)
-        self.report.close()  # this ends the keeper, unless the hook has suspended the keeper
+                self.process.wait(_LOOK_EVERY_S)
+        self.status_socket.close()  # the keeper then ends, unless the hook has suspended it
         with suppress(subprocess.TimeoutExpired):
-            self.keeper.wait(_KILL_S)
-        with suppress(ProcessLookupError, PermissionError):  # without /proc: kill at least the keeper's group
-            os.killpg(self.keeper.pid, signal.SIGKILL)
+            self.process.wait(_KILL_S)
+        with suppress(ProcessLookupError, PermissionError):  # needed if there is no /proc or no keeper
+            os.killpg(self.process.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
-            self.keeper.wait(_KILL_S)
+            self.process.wait(_KILL_S)
 
 
 def _below(ancestor: int) -> set[int]:
@@ -193,7 +199,7 @@ def _running(command: Sequence[str], environ: dict[str, str]) -> Iterator[_Hook]
     """
     ours, theirs = socket.socketpair()
     keeper = [sys.executable, "-I", "-S", str(_KEEPER), str(theirs.fileno())]
-    if not os.access(sys.executable, os.X_OK):  # we no longer run as root, and Python is in root's home folder
+    if not os.access(sys.executable, os.X_OK):  # we no longer run as root, but Python is in root's home folder
         keeper = []
     with closing(ours), closing(theirs):
         process = subprocess.Popen(  # noqa: S603 - the administrator's own command, without a shell
@@ -218,24 +224,24 @@ def _running(command: Sequence[str], environ: dict[str, str]) -> Iterator[_Hook]
 
 
 class _Pipes(selectors.DefaultSelector):
-    """The pipes for the input, the output and the status report of a hook. Waiting for them always has a time limit."""
+    """The pipes for the input, output and status report of a hook. Waiting for a pipe always has a time limit."""
 
     def __init__(self, hook: _Hook, document: bytes, tail: bytearray) -> None:
-        """Prepare to write `document` to the hook's input, and to store the end of the hook's output in `tail`."""
+        """Prepare to write `document` to the hook's input and to store the end of its output in `tail`."""
         super().__init__()
         self._document = document
-        process = hook.keeper
+        process = hook.process
         for pipe, event, into in (
             (process.stdin, selectors.EVENT_WRITE, None),
             (process.stdout, selectors.EVENT_READ, tail),
-            (hook.report, selectors.EVENT_READ, hook.reported),
+            (hook.status_socket, selectors.EVENT_READ, hook.reported),
         ):
             assert pipe is not None  # all three are pipes
             os.set_blocking(pipe.fileno(), False)
             self.register(pipe, event, into)
 
     def serve(self, seconds: float) -> None:
-        """Wait up to `seconds` until the hook can read input or has written output, and then transfer data once."""
+        """Wait up to `seconds` until the hook can read input or has written output. Then transfer data once."""
         for key, _ in self.select(seconds):
             pipe: IO[bytes] = key.fileobj  # type: ignore[assignment] # we registered pipes only
             done = self._write(pipe) if key.data is None else self._read(pipe, key.data)
@@ -256,15 +262,15 @@ class _Pipes(selectors.DefaultSelector):
         except ConnectionResetError:  # the keeper was killed
             return True
         into += chunk[-TAIL - 1 :]
-        del into[: -TAIL - 1]  # one byte more than `TAIL` means that the output was cut off
+        del into[: -TAIL - 1]  # if there is one byte more than `TAIL`, the output was cut off
         return not chunk
 
 
 def last_lines(output: bytes) -> list[str]:
-    """Return the lines at the end of a hook's output, without the characters that control a terminal.
+    """Return the last lines of a hook's output, without the characters that control a terminal.
 
-    If the beginning of the output was cut off, the first word is dropped. The first word may be the end of a secret,
-    and the log would not recognise a part of a secret.
+    If the beginning of the output was cut off, the first word is dropped. This word may be the end of a secret, and the
+    log redacts only complete secrets.
     """
     text = output.decode(errors="replace")
     if len(output) > TAIL:

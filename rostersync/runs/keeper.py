@@ -1,12 +1,12 @@
 """A program that starts a hook and remains the ancestor of every process that the hook starts.
 
 On Linux, if the parent of such a process ends, the process becomes a child of this program, even if the process has its
-own session. So while this program runs, all these processes are its descendants, and the module `hooks` can find and
-kill them. This program does not import any module of rostersync, so it starts within hundredths of a second, and no
+own session. So while this program runs, all processes of the hook are its descendants, and the module `hooks` can find
+and kill them. This program does not import any module of rostersync, so it starts within hundredths of a second, and no
 secret is in its memory.
 
 Usage: `keeper.py FD COMMAND...`. FD is one end of a socket pair. The program writes `status N` or `errno N` to FD.
-After a `status` it waits until the other end of the socket pair is closed.
+After the program has written `status`, it waits until the other end of the socket pair is closed.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _PR_SET_CHILD_SUBREAPER = 36
 _IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)  # the hook may send a signal to the whole process group
 
 _BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
-"""The signals that Python ignores. In the hook, they are handled in the default way."""
+"""The signals that Python ignores. In the hook, these signals have their default effect."""
 
 
 def main(caller: socket.socket, command: list[str]) -> None:
     """Start the command, wait until it ends, and report its status.
 
-    Then collect other child processes that have ended.
+    Finally, collect other child processes that have ended.
     """
     with suppress(AttributeError, OSError):  # Linux only
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -60,7 +60,7 @@ def _let_go_of_the_streams() -> None:
 def _status_of(hook: int) -> int:
     """Wait until the hook ends, and collect orphaned processes meanwhile.
 
-    Return the hook's exit status, or the negative number of the signal that ended the hook.
+    Return the hook's exit status, or the negated number of the signal that ended the hook.
     """
     while True:
         child, status = os.wait()

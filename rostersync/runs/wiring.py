@@ -34,7 +34,7 @@ When the configuration is reloaded, the rate limiters are kept, unless the concu
 
 
 def policy(config: Config) -> SyncPolicy:
-    """Return the settings in `[sync]` and `[guard]` for reading lists and removing students."""
+    """Return the settings in `[sync]` and `[guard]` that control how a run reads lists and removes students."""
     guard = config.guard
     return SyncPolicy(
         overlap=config.sync.overlap,
@@ -83,7 +83,7 @@ def _host(source: Source) -> str:
 def connector(config: Config) -> Callable[[str, CancelScope], AbstractContextManager[StudentReader]]:
     """Return a function that opens the API for one run of the source with a given name.
 
-    See `clients` for the errors.
+    The returned function raises `ConfigError` if the token of the source is not available.
     """
     client = clients(config)
 
@@ -96,7 +96,7 @@ def connector(config: Config) -> Callable[[str, CancelScope], AbstractContextMan
 
 
 def executor(config: Config, store: Store, purpose: str) -> Executor:
-    """Return the executor for the configured sources. Other processes see `purpose` if they need the same lock."""
+    """Return the executor for the configured sources. Processes that need the same lock report `purpose`."""
     return Executor(store, policy(config), connector(config), purpose, after_run=hooks(config).after_run)
 
 
@@ -111,7 +111,7 @@ def hooks(config: Config) -> Hooks:
 
 
 def token_mistakes(sources: Iterable[Source]) -> dict[str, ConfigError]:
-    """Return an error for each source that has no token, by the name of the source."""
+    """Return an error for each source that has no token, keyed by the name of the source."""
     mistakes = {}
     for source in sources:
         try:

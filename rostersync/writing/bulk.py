@@ -29,7 +29,7 @@ NOT_SENT = "not_sent"
 """The outcome of a line if its write could not be sent, or if the command stopped before this line."""
 
 GAVE_UP = "the previous lines failed, and the remaining lines would fail as well"
-"""The reason for each `not_sent` line if the command stopped because further lines would fail as well."""
+"""The reason given for a `not_sent` line if the command stopped because further lines would fail as well."""
 
 _MOST_DOUBTS = 3
 """After this many consecutive writes without a response, the command stops.
@@ -48,12 +48,12 @@ class LineResult(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> int:
-        """The id of the student, or 0 if the id is not known. After a create, this is the id of the new student."""
+        """The id of the student, or 0 if the id is not known. If the line has created a student, this is the new id."""
         return (self.write_result.key if self.write_result else 0) or self.task.key
 
     @property
     def good(self) -> bool:
-        """Whether the student's record now has the values in the line."""
+        """Whether the student's record now has the values that are in the line."""
         return self.outcome in {UNCHANGED, str(Outcome.DONE)}
 
     @property
@@ -84,10 +84,11 @@ class Bulk:
         """Prepare to carry out tasks.
 
         Args:
-            students: The client that reads the students after the writes. The scope of this client should end some
-                seconds later than `scope`, so that the line in progress can be finished.
-            sender: The object that sends the writes. The scope of the sender should also end some seconds later.
-            scope: The scope of the command. If it is cancelled, no further line is sent.
+            students: The client that reads the students after the writes. This client's scope should end some seconds
+                later than `scope`, so that the line in progress can be finished.
+            sender: The object that sends the writes. The sender's scope should also end some seconds later than
+                `scope`.
+            scope: The scope of the command. If the scope is cancelled, no further line is sent.
             progress: A function that is called after each line.
 
         """
@@ -102,9 +103,9 @@ class Bulk:
         """Carry out the tasks in order, and return their results.
 
         Sending stops if `note` raises `OSError`, if the process is asked to stop, or if a write cannot be recorded in
-        the audit log. It also stops if further lines would fail as well, because the token has no access, because the
-        network is down, or because three consecutive writes got no response. After sending has stopped, all other lines
-        with a write get the outcome `not_sent`.
+        the audit log. Sending also stops if further lines would fail as well, for example because the token has no
+        access, or because three consecutive writes got no response. Once sending has stopped, each remaining line that
+        has a write gets the outcome `not_sent`.
 
         Args:
             tasks: The tasks, in the order of the lines.
@@ -157,10 +158,10 @@ class Bulk:
         return _result(task, write_result)
 
     def _confirmed(self, results: list[LineResult]) -> list[LineResult]:
-        """Read all written students back by list requests, and return the results after this check.
+        """Read all written students back by list requests, and return the updated results.
 
-        If a written value is not in the list yet, the students are read again, because a list may be slightly out of
-        date.
+        If a written value is not in the list yet, all these students are read again, because a list may be slightly
+        out of date.
         """
         for look in range(single.LOOKS):
             done = [result.key for result in results if result.accepted]
@@ -214,6 +215,6 @@ def _gave_up(results: Sequence[LineResult]) -> bool:
     last, latest = sent[-1], [result.outcome for result in sent[-_MOST_DOUBTS:]]
     if latest == [Outcome.UNKNOWN] * _MOST_DOUBTS:
         return True
-    # An error that is about one student does not mean that the write of the next student fails as well.
+    # If an error concerns only one student, the write of the next student may still succeed.
     about_one = last.write_result is not None and isinstance(last.write_result.error, (NotFound, Refused))
     return last.outcome == Outcome.REFUSED and not about_one

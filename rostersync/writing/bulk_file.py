@@ -23,12 +23,12 @@ MOST_MISTAKES = 50
 """The maximum number of mistakes in a file that are reported one by one. Further mistakes are only counted."""
 
 MOST_BYTES, MOST_LINES = 100_000_000, 100_000
-"""The maximum numbers of bytes and lines. If a file has more, it is refused before it is parsed as CSV."""
+"""The maximum size of a file in bytes and in lines. A larger file is refused before it is parsed as CSV."""
 
 MOST_COLUMNS, MOST_CELLS = 1_000, 5_000_000
-"""The maximum numbers of columns and cells. If a file has more, it is refused.
+"""The maximum numbers of columns and cells. A file that has more columns or more cells is refused.
 
-This is necessary because a cell that takes only two bytes in the file takes 60 bytes of memory.
+These limits are necessary because a cell of only two bytes in the file takes 60 bytes of memory.
 """
 
 _ANY_FIELD = (*WRITABLE, *(name for name in UNWRITABLE if name != "id"))
@@ -39,14 +39,14 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "archive": ("withdrawn_on", "graduated_on"),
     "unarchive": (),
 }
-"""The columns that a file may have in addition to `id`, by the verb of the command.
+"""The columns that a file may have in addition to `id`, keyed by the verb of the command.
 
-Some of these fields cannot be written. The module `bulk_tasks` decides for each cell of such a field what to do.
+Some of these columns are fields that cannot be written. The module `bulk_tasks` decides what to do with their cells.
 """
 
 
 Mistake = tuple[int, str]
-"""The number of a line, and the description of the mistake in this line."""
+"""The number of a line, and a description of the mistake in that line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Line:
     """A line of the file, with the cells that are not empty.
 
     `key` is the id of the student, or 0 if the file creates students. Spaces around a cell are removed. If a cell
-    begins with an apostrophe because it looks like a formula, the apostrophe is not removed.
+    begins with an apostrophe because its text looks like a formula, the apostrophe is not removed.
     """
 
     number: int
@@ -65,8 +65,8 @@ class Line:
 class File(msgspec.Struct, frozen=True):
     """The valid lines of a CSV file, and one mistake for each line that is not valid.
 
-    A line is not valid if it has the wrong number of cells. If the file is about existing students, a line is also not
-    valid if it has no valid id, or if an earlier line has the same id.
+    A line is not valid if it has the wrong number of cells. In a file about existing students, a line is also not valid
+    if its id is missing or wrong, or if an earlier line has the same id.
     """
 
     path: Path
@@ -75,7 +75,7 @@ class File(msgspec.Struct, frozen=True):
 
     @property
     def length(self) -> int:
-        """The number of all lines, whether they are valid or not."""
+        """The total number of lines, including the lines that are not valid."""
         return len(self.lines) + len(self.mistakes)
 
 
@@ -114,12 +114,12 @@ def _content(path: Path) -> bytes:
         *(["more than 100,000 lines"] if max(content.count(b"\n"), content.count(b"\r")) > MOST_LINES else []),
     ]
     if too_much:
-        raise ConfigError([f"{path}: {too_much[0]}"], "nothing was sent; split it into several files")
+        raise ConfigError([f"{path}: {too_much[0]}"], "nothing was sent; split the file into several files")
     return content
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Return the rows of a file that are not blank, each with the number of the last line that belongs to the row."""
+    """Return the rows of a file that are not blank. With each row, return the number of the row's last line."""
     try:
         text = _content(path).decode("utf-8-sig")
     except OSError as error:
@@ -128,13 +128,13 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
         line = error.object[: error.start].count(b"\n") + 1
         hint = "save the file as UTF-8; in Excel: Save as > CSV UTF-8"
         raise ConfigError([f"{path}: line {line}: not UTF-8"], hint) from None
-    if text.startswith("sep="):  # the first line may specify the separator for Excel
+    if text.startswith("sep="):  # the first line may tell Excel which separator the file uses
         text = "\n" + text.partition("\n")[2]
     first = text.lstrip("\r\n").partition("\n")[0]
     delimiter = next((character for character in ",;\t" if character in first), ",")
     if first.count(delimiter) >= MOST_COLUMNS or text.count(delimiter) > MOST_CELLS:
         message = f"{path}: more than {MOST_COLUMNS:,} columns, or {MOST_CELLS:,} cells"
-        raise ConfigError([message], "nothing was sent; leave out columns, or split it into several files")
+        raise ConfigError([message], "nothing was sent; leave out columns, or split the file into several files")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
@@ -143,7 +143,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _header(cells: Sequence[str]) -> list[str]:
-    """Return the names of the columns. Leave out the columns without a name at the end, which spreadsheets may add."""
+    """Return the names of the columns. Leave out unnamed columns at the end, which spreadsheets may add."""
     names = [cell.strip().lower() for cell in cells]
     while names and not names[-1]:
         names.pop()
@@ -187,7 +187,7 @@ def _lines(
 
 
 def _cells(row: Sequence[str], header: Sequence[str]) -> dict[str, str]:
-    """Return the cells of a line that are not empty, by the name of the column.
+    """Return the cells of a line that are not empty, keyed by the name of the column.
 
     Raises `ValueError` if the line has the wrong number of cells.
     """

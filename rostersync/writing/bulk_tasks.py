@@ -1,7 +1,7 @@
 """Decide what to write for each line of a CSV file, by comparing the line with the student's record in ManageBac.
 
-Only the cells that differ from the record are sent. So a user can edit the output of `students list --csv` and use it
-as the file. A user can also send the same file again after an interruption.
+Only the cells that differ from the record are sent. Therefore a user can edit the output of `students list --csv` and
+use it as the input file. After an interruption, a user can send the same file again.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ def tasks(file: File, verb: str, students: Students, *, send_welcome_email: bool
         file: The lines of the file, and the mistakes that were already found.
         verb: The verb of the command, such as `update`.
         students: The client that reads the students' records.
-        send_welcome_email: Whether ManageBac should send a welcome mail to each new student. If None, the option is not
-            sent. This parameter is used only for `create`.
+        send_welcome_email: Whether ManageBac should send a welcome mail to each new student. If None, ManageBac
+            gets no value for this option. This parameter is used only for `create`.
 
     Returns:
         The tasks, in the order of the lines.
 
     Raises:
-        ConfigError: The file has mistakes. The error has a message for each mistake.
+        ConfigError: The file has mistakes. The error contains a message for each mistake.
         ApiError: The students cannot be read.
 
     """
@@ -87,7 +87,7 @@ def tasks(file: File, verb: str, students: Students, *, send_welcome_email: bool
 
 
 def shown_by_id(students: Students, keys: Sequence[int]) -> dict[int, Student]:
-    """Return the records of the students with these ids from list requests, by id.
+    """Read the students with these ids by list requests, and return their records, keyed by id.
 
     If the server ignores the filter by ids, one list request returns all students.
     """
@@ -95,7 +95,7 @@ def shown_by_id(students: Students, keys: Sequence[int]) -> dict[int, Student]:
     found: dict[int, Student] = {}
     for start in range(0, len(keys), _AT_ONCE):
         listed = students.list(ids=keys[start : start + _AT_ONCE], per_page=_AT_ONCE)
-        ignored = listed.total_count > len(keys[start : start + _AT_ONCE])  # then the list has all students
+        ignored = listed.total_count > len(keys[start : start + _AT_ONCE])  # if so, the list contains all students
         found |= {student.id: student for student in listed if student.id in wanted}
         if ignored:
             break
@@ -108,9 +108,9 @@ def columns(tasks: Sequence[Task]) -> tuple[str, ...]:
 
 
 def _mistake(line: Line, error: Invalid) -> Mistake:
-    """Return the number of a line and the message about the mistakes in the line.
+    """Return the number of a line and a message about the mistakes in that line.
 
-    The message contains the first wrong cell. It never contains the cell of a text field, because such a cell may
+    The message quotes the first wrong cell. The message never quotes the cell of a text field, because the cell may
     contain a name or a password.
     """
     formed = (name for name in error.fields if WRITABLE.get(name, Kind.TEXT) is not Kind.TEXT)
@@ -122,8 +122,8 @@ def _mistake(line: Line, error: Invalid) -> Mistake:
 def _write(cells: Mapping[str, str], mistakes: Mapping[str, tuple[str, ...]], make: Callable[[dict[str, Any]], T]) -> T:
     """Convert the cells of a line to values, call `make` with these values, and return its result.
 
-    Raises `Invalid` with all mistakes in the line. These are the `mistakes` that were found before, the mistakes in
-    cells, and the mistakes that `make` finds.
+    Raises `Invalid` with all mistakes in the line, namely the `mistakes` that were found before, the mistakes in cells,
+    and the mistakes that `make` finds.
     """
     messages = dict(mistakes)
     values: dict[str, Any] = {}
@@ -138,7 +138,7 @@ def _write(cells: Mapping[str, str], mistakes: Mapping[str, tuple[str, ...]], ma
     try:
         write = make(values)
     except Invalid as error:
-        if values or not messages:  # if every cell is wrong, `make` would only say that nothing changes
+        if values or not messages:  # if every cell is wrong, `make` got no values, and its error says nothing new
             messages |= error.fields
     refuse(messages)
     return write
@@ -167,7 +167,7 @@ def _update(line: Line, student: Student | None) -> Task:
 
 
 def _changes(key: int, values: Mapping[str, Any], student: Student) -> Write | None:
-    """Return the write of the values that differ from the record, or None if no value differs.
+    """Return a write with the values that differ from the record, or None if no value differs.
 
     A record never contains a password, so a password is always written.
     """
@@ -196,9 +196,9 @@ def _value(student: Student, name: str) -> Any:
 def _changes_by_itself(name: str, cell: str, line: Line, student: Student) -> bool:
     """Return whether a cell of a read-only field may differ from the record without an edit by the user.
 
-    There are several reasons. A spreadsheet may change true to TRUE. When a student logs in or is changed, the record
-    gets a new `last_accessed_at` or `updated_at`. ManageBac may change the signature in the address of a picture, which
-    follows the question mark. If a student gets a new picture, the picture has another address, and the record changes.
+    For example, a spreadsheet may change true to TRUE. When a student logs in or is changed, the record
+    gets a new `last_accessed_at` or `updated_at`. ManageBac may change the signature in a picture's URL, which is the
+    part after the question mark. If a student gets a new picture, the record has a new URL and a new `updated_at`.
     """
     match name:
         case "archived":
@@ -226,7 +226,7 @@ def _is_before(cell: str, moment: datetime | None) -> bool:
 
 
 def _creates(file: File, students: Students, *, send_welcome_email: bool | None) -> list[Task]:
-    """Return the tasks for a file that creates students. No request is sent before the whole file is valid."""
+    """Return the tasks for a file that creates students. No request is sent unless the whole file is valid."""
     writes: list[Write] = []
     mistakes = [*file.mistakes]
     lines: dict[tuple[str, str], int] = {}  # e-mail address or student_id -> number of the line
@@ -258,7 +258,7 @@ def _new(line: Line, *, send_welcome_email: bool | None) -> Write:
 def _create(number: int, write: Write, holders: Mapping[tuple[str, str], Student], students: Students) -> Task:
     """Return the task for a line that creates a student.
 
-    The task has no write if a student already has the e-mail address or the student_id of the new student.
+    If a student already has the e-mail address or the student_id of the new student, the task contains no write.
     """
     held = {name: holders[name, text] for name, text in write.identities.items() if (name, text) in holders}
     if not held:

@@ -1,7 +1,9 @@
-"""Write to ManageBac. Each write is recorded before it is sent, and never sent twice. Then the student is read back.
+"""Write to ManageBac. Each write is recorded before it is sent, and no write is sent twice.
 
-A `Write` describes one write. The method `Sender.write` sends the write and returns the result. This module does not
-ask the user any questions.
+After a write, the student is read back.
+
+A `Write` describes one write. The method `Sender.write` sends the write and returns the result. This module never
+prompts the user.
 """
 
 from __future__ import annotations
@@ -33,9 +35,9 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 LOOKS = 3
-"""The number of times that a student is read back before we decide that ManageBac did not change a field.
+"""How many times a student is read back before we conclude that ManageBac did not change a field.
 
-There are pauses of 1 and 2 seconds between the reads, because the servers that we read from may lag behind the servers
+There are pauses of 1 and 2 seconds between the reads, because the servers that answer reads may lag behind the servers
 that accept writes.
 """
 
@@ -45,8 +47,8 @@ class Write:
     """A write that is ready to be sent, because its values were checked.
 
     `key` is the id of the student, or 0 if the write creates a student. `sent` contains the values of the fields as
-    they are sent. After the write, the student's record must have these values. `send` is a function that sends the
-    write with a client. It returns the student in the response, or None if the response contains no student.
+    they are sent. After the write, the student's record should have these values. The function `send` takes a client,
+    sends the write, and returns the student in the response, or None if the response contains no student.
     """
 
     verb: str
@@ -66,24 +68,23 @@ class Write:
 
     @property
     def shows(self) -> bool:
-        """Whether we can see from the student's record if the write was carried out.
+        """Whether the student's record can show that the write was carried out.
 
-        This is not possible for pictures and passwords.
+        The record never shows this for pictures and passwords.
         """
         return bool(self.sent) and "password" not in self.sent
 
     def missing(self, *records: Student) -> tuple[str, ...]:
-        """Return the names of the sent fields that have another value in all of the student's records.
+        """Return the names of the sent fields whose value differs from the sent value in each of the `records`.
 
-        There may be two records of a student, because some fields are only in lists and others only in responses to
-        GET.
+        A student may have two records, because some fields are only in lists, and others only in responses to GET.
         """
         first, *others = map(self._missing, records)
         return tuple(name for name in first if all(name in names for names in others))
 
     def _missing(self, student: Student) -> tuple[str, ...]:
         names = not_taken(self.sent, student)
-        left_in = self.verb == "archive" and not student.archived  # the date alone may be from an earlier archiving
+        left_in = self.verb == "archive" and not student.archived  # the date may be from an earlier archiving
         return (*names, "archived") if left_in else names
 
 
@@ -103,7 +104,10 @@ def update(key: int, fields: Mapping[str, Any]) -> Write:
 
 
 def archive(key: int, dates: Mapping[str, Any]) -> Write:
-    """Return the write that archives a student. `dates` must contain either `withdrawn_on` or `graduated_on`."""
+    """Return the write that archives a student.
+
+    `dates` must contain exactly one of the two fields `withdrawn_on` and `graduated_on`.
+    """
     check_id(key)
     sent = archive_date(dates)
     return Write("archive", key, sent, lambda s: s.archive(key, **sent))
@@ -118,7 +122,7 @@ def unarchive(key: int) -> Write:
 def set_avatar(key: int, url: str | None, file: Path | None) -> Write:
     """Return the write that sets a student's picture.
 
-    ManageBac does not document how the student's record changes, so the record cannot show if the write succeeded.
+    ManageBac does not document how the student's record changes, so the record cannot show whether the write succeeded.
     """
     check_id(key)
     encode_avatar(url, file)  # raises `Invalid` if the picture is not valid
@@ -132,7 +136,7 @@ def delete_avatar(key: int) -> Write:
 
 
 def identities(email: str | None, student_id: str | None) -> dict[str, str]:
-    """Return the values that must be unique when a student is created, by field. Empty values are left out.
+    """Return the values that must be unique when a student is created, keyed by field. Empty values are left out.
 
     E-mail addresses are converted to lower case, because they are compared without regard to case.
     """
@@ -143,8 +147,8 @@ def identities(email: str | None, student_id: str | None) -> dict[str, str]:
 class WriteResult(msgspec.Struct, frozen=True):
     """The result of a write.
 
-    `student` is the record that was read back, or None if no record was read back. `not_taken` contains the names of
-    the sent fields that have another value in the record. `error` is the error that the API returned when the student
+    `student` is the record that was read back after the write, or None. `not_taken` contains the names of the sent
+    fields that have a different value in the record. `error` is the error that the API returned when the student
     was written or read back.
     """
 
@@ -156,7 +160,7 @@ class WriteResult(msgspec.Struct, frozen=True):
     recording: Recording | None = None
     """The record of this write for the journal and the audit log. None until `Sender.write` has finished."""
     log_error: StoreError | None = None
-    """The reason why the entry in the audit log could not be completed. The log still says `sending`."""
+    """The reason why the entry in the audit log could not be completed. The entry still has the outcome `sending`."""
     stopped: Stopped | None = None
     """The request to stop, if the process was asked to stop during the write. Otherwise None."""
 
@@ -170,18 +174,18 @@ class Sender:
         self._recorder = Recorder(store, scope.clock)
         self._scope = scope
         self._so_far = WriteResult(0, Outcome.REFUSED)
-        """The result so far of the write in progress."""
+        """What is known so far about the result of the write in progress."""
 
     def write(self, write: Write, *, read_back: bool = True) -> WriteResult:
         """Send a write, read the student back, and return the result of the write.
 
-        If the API returns an error, or if the process is asked to stop, this method raises no error. Instead, the
-        result contains the error or the request to stop.
+        If the API returns an error, or if the process is asked to stop, this method does not raise an exception. It
+        returns a result that contains the error or the request to stop.
 
         Args:
             write: The write to send.
-            read_back: Whether to read the student after the write. If false, the student is read only if the response
-                was lost, and the caller should call `confirm` afterwards.
+            read_back: Whether to read the student after the write. If false, the student is read back only if the
+                response was lost, and the caller should call `confirm` later.
 
         Returns:
             The result of the write.
@@ -208,11 +212,11 @@ class Sender:
             write: The write.
             result: The result of the write so far.
             listed: The student's row in a list.
-            last: Whether this is the last check. If the list row does not have all values, the last check also reads
-                the student by GET.
+            last: Whether this is the last check of the write. If the list row does not have all sent values, the last
+                check also reads the student by GET.
 
         Returns:
-            The result after this check.
+            The updated result.
 
         Raises:
             ApiError: The student could not be read.
@@ -227,7 +231,9 @@ class Sender:
         return confirmed if outcome is result.outcome else self._finish(confirmed)
 
     def _holders(self, write: Write, name: str) -> list[Student]:
-        """Return the students who already have the value of the field `name`, which is `email` or `student_id`.
+        """Return the students who already have the same e-mail address or student_id as the write.
+
+        `name` is the field to compare, which is `email` or `student_id`.
 
         Raises `ApiError` if the students cannot be read.
         """
@@ -251,14 +257,14 @@ class Sender:
     def _require_new(self, write: Write) -> None:
         """Raise `Invalid` if a student already has the e-mail address or the student_id of the new student.
 
-        An earlier write may have created that student, although its response was lost.
+        An earlier write may have created this student even if its response was lost.
         """
         for name in write.identities:
             if found := self._holders(write, name):
                 raise invalid({name: (f"already belongs to student {found[0].id}",)})
 
     def _resolve(self, write: Write, error: OutcomeUnknown) -> WriteResult:
-        """Find out if a write was carried out although the response was lost.
+        """Find out whether a write was carried out, after its response was lost.
 
         If the write was not carried out yet, ManageBac may still carry it out later, so the outcome is unknown.
         """
@@ -271,9 +277,9 @@ class Sender:
         return WriteResult(key, Outcome.UNKNOWN, found.student, found.not_taken, error)
 
     def _created(self, write: Write) -> int:
-        """Return the id of the student who was created although the response was lost.
+        """Return the id of the student who was created by a write whose response was lost.
 
-        Return 0 unless exactly one student has the e-mail address.
+        Return 0 if no student, or more than one student, has the e-mail address.
         """
         found: list[Student] = []
         for look in range(LOOKS):
@@ -289,7 +295,7 @@ class Sender:
     def _read_back(self, write: Write, key: int) -> WriteResult:
         """Read the student until the record has the values that were sent, and return the result.
 
-        The student is read at most `LOOKS` times.
+        This method reads the student at most `LOOKS` times.
         """
         result = WriteResult(key, Outcome.DONE)
         for look in range(LOOKS):
@@ -307,7 +313,7 @@ class Sender:
     def _beside_list(self, write: Write, result: WriteResult, student: Student) -> WriteResult:
         """Return the result of a write, after a list showed the student's current values.
 
-        This second check is necessary because a list may contain fields that the response to GET does not contain.
+        This check is necessary because a list may contain fields that the response to GET does not contain.
         """
         with suppress(ApiError):
             listed = next((row for row in self._students.list(ids=[student.id]) if row.id == student.id), student)
@@ -318,7 +324,7 @@ class Sender:
     def _finish(self, result: WriteResult) -> WriteResult:
         """Record the result of a write.
 
-        If the database fails, only note this in the result, because the write was already sent.
+        If the database fails, put the error into the result and do not raise it, because the write was already sent.
         """
         assert result.recording is not None, "a write is recorded before it is sent"
         try:
