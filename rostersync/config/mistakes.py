@@ -21,7 +21,7 @@ _NEVER_SHOWN = frozenset({"url", "urls", "ping_url", "base_url", "token_env", "t
 
 
 def describe(error: ValidationError, root: type[BaseModel]) -> dict[Key, str]:
-    """Return a dictionary from the keys of wrong settings to error lines. `root` is the model of the whole file."""
+    """Return an error line for each wrong setting, by the key of the setting. `root` is the model of the whole file."""
     return {detail["loc"]: f"{spell_key(detail['loc'])}: {_line(detail, root)}" for detail in error.errors()}
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rostersync.config import Schedule
 
 GRACE = timedelta(hours=1)
-"""The time that a run may need, counted from its slot plus the jitter, before the source counts as stale."""
+"""A source counts as stale if its run has not ended this long after the slot and the jitter."""
 
 
 @lru_cache(maxsize=4096)  # because the daemon calls this function twice a second for each source

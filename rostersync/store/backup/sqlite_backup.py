@@ -172,7 +172,7 @@ class SqliteBackup:
         return [f"the damaged database is kept: {', '.join(map(str, kept))}"] if kept else []
 
     def _prepare(self, live: Connection | None) -> None:
-        """Make new ids in the copy higher than the ids in the live database, and copy the views of other users.
+        """Continue the ids of the live database in the copy, and copy the views that other users have created.
 
         `live` is None if the live database cannot be read. Raises `StoreError` if the live database has tables or
         triggers of other users.
