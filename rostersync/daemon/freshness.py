@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rostersync.config import Schedule
 
 GRACE = timedelta(hours=1)
-"""A source counts as stale if its run has not ended this long after the slot and the jitter."""
+"""A source becomes stale this long after its slot and the jitter if no run has succeeded since."""
 
 
 @lru_cache(maxsize=4096)  # because the daemon calls this function twice a second for each source

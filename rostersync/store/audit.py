@@ -41,8 +41,8 @@ class Entry(msgspec.Struct, frozen=True):
     """An action of a user. `source` is the name of the source that the action concerns, or `*` for the whole database.
 
     `verb` is the kind of action. `ids` are the ids of the students concerned. `fields` are the names of the fields that
-    the action sets or exports, or for a grant the names of the role and its views. `counts` maps the name of each
-    figure to its value.
+    the action sets or exports. If the action is a grant, `fields` are the names of the role and of its views. `counts`
+    maps the name of each figure to its value.
     """
 
     source: str
