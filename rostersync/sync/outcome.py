@@ -166,9 +166,9 @@ def _feeds_read(facts: Facts) -> tuple[bool, bool]:
 def _in_full_run(facts: Facts) -> tuple[bool, bool]:
     """Return whether a full run has read all changes and all deletions.
 
-    A clean roster contains every student who has an id. So a record without an id does not matter for the changes. The
-    roster reveals all deletions only in a sweep. In other runs, the deleted feed must list the deletions. One unclear
-    response makes both incomplete, because both watermarks get the time of the roster.
+    A clean roster contains every student who has an id. So a record without an id does not make the changes
+    incomplete. The roster reveals all deletions only in a sweep. In other runs, the deleted feed must list the
+    deletions. One unclear response makes both incomplete, because both watermarks get the time of the roster.
     """
     lists = facts.lists
     modified = lists.clean_roster and not facts.unclear.total
