@@ -32,7 +32,7 @@ GAVE_UP = "the previous lines failed, and the remaining lines would fail as well
 """The reason given for a `not_sent` line if the command stopped because further lines would fail as well."""
 
 _MOST_DOUBTS = 3
-"""After this many consecutive writes without a response, the command stops.
+"""After this many consecutive writes with the outcome `unknown`, the command stops.
 
 The network or the server is probably broken.
 """
