@@ -48,6 +48,17 @@ class RunKind(enum.StrEnum):
     """
 
 
+class RequestState(enum.StrEnum):
+    """The state of a request for a run."""
+
+    PENDING = "pending"
+    TAKEN = "taken"
+    """A process executes the request, or has died while it did so."""
+    DONE = "done"
+    FAILED = "failed"
+    WITHDRAWN = "withdrawn"
+
+
 class RunState(enum.StrEnum):
     """The state in which a run ended."""
 

@@ -17,7 +17,7 @@ from rostersync.cli.program import print_stderr
 from rostersync.cli.reports import show_reasons
 from rostersync.daemon.freshness import fresh_until
 from rostersync.errors import ConfigError, StoreError
-from rostersync.report import RunState
+from rostersync.report import RequestState, RunState
 from rostersync.store import probe
 from rostersync.store.queue import daemons, requests
 from rostersync.store.queue.failures import THE_DAEMON, failures_file, read_failures
@@ -303,7 +303,7 @@ def _show_work(source: _Source, now: datetime) -> None:
     for daemon in source.standing_by:
         echo(f"  standing by: {daemon}")
     for request in source.requests:
-        state = "in progress" if request.state == "taken" else "queued"
+        state = "in progress" if request.state == RequestState.TAKEN else "queued"
         asked = f"request {request.request_id}, {ago((now - request.requested_at).total_seconds())}"
         echo(f"  {state}: {request.kind} run ({asked})")
 

@@ -13,7 +13,7 @@ from rostersync.daemon.schedule import LastRuns, Timetable
 from rostersync.errors import ConfigError, LockHeld, Stopped
 from rostersync.logger import get_logger
 from rostersync.pool import SHUTDOWN_S, DaemonExecutor
-from rostersync.report import RunKind, RunRequest, RunState
+from rostersync.report import RequestState, RunKind, RunRequest, RunState
 from rostersync.runs import wiring
 from rostersync.store.queue import requests
 from rostersync.store.queue.daemons import Watch
@@ -220,7 +220,7 @@ class Dispatcher:
 
     def _may_begin(self, request: OpenRequest) -> bool:
         source = request.source
-        rested = request.state == "pending" or self._clock.monotonic() >= self._resting.get(source, 0.0)
+        rested = request.state == RequestState.PENDING or self._clock.monotonic() >= self._resting.get(source, 0.0)
         return rested and source in self._locks and source in self._sources and source not in self._busy
 
     def _work(self, source: str) -> None:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from rostersync.errors import LockHeld, LockLost, LockTimedOut, RequestFailed, Stopped, StoreError, reported
 from rostersync.logger import get_logger
-from rostersync.report import RunKind, RunRequest, ignore_progress
+from rostersync.report import RequestState, RunKind, RunRequest, ignore_progress
 from rostersync.store.database.engine import writing
 from rostersync.store.dry_run import unchanged_database
 from rostersync.store.queue import requests
@@ -295,16 +295,16 @@ class Executor:
             so_far = requests.progress(connection, request_id)
             if so_far.run_id is not None:
                 return runs.report(connection, so_far.run_id)
-        if so_far.state == "failed":
+        if so_far.state == RequestState.FAILED:
             raise RequestFailed(so_far.error or "the run failed", so_far.hint or "")
-        if so_far.state == "withdrawn":
+        if so_far.state == RequestState.WITHDRAWN:
             raise RequestFailed("the request for this run was withdrawn, or its source was purged", "run it again")
         if so_far.reads is not None:
             progress(so_far.reads, so_far.rows_done or 0, so_far.rows_total or 0)
         try:
             scope.sleep(POLL_S)
         except Stopped as stopped:
-            stopped.left_running = so_far.state == "taken"
+            stopped.left_running = so_far.state == RequestState.TAKEN
             raise
         return None
 

@@ -118,7 +118,7 @@ class Details:
             self.keys = self._stage.details.compare(self.keys)
 
     def ask_for(self, ids: Sequence[int]) -> None:
-        """Request by GET those of the students who have a detail or need one, up to the budget."""
+        """Request by GET the students among `ids` who have a detail or need one, up to the budget."""
         if self._needed or self._has_details:
             self._read(self._stage.details.of(ids, needed=self._needed)[: self._budget])
         self.keys = self._stage.details.compare(self.keys)

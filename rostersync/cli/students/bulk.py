@@ -163,7 +163,7 @@ def _send(options: WriteOptions, many: Many, tasks: Sequence[Task]) -> int:
     with _created(many.target) as file, progress() as progress_of:
         session = options.session.as_owner()
         store = carrying_out.open_replica(session)
-        scope = session.scope.child(grace=carrying_out.REPRIEVE_S)
+        scope = session.scope.child(grace=carrying_out.GRACE_S)
         with wiring.clients(session.config)(source.name, scope) as api:
             sender = Sender(source.name, api.students, store, scope)
             work = Bulk(api.students, sender, session.scope, progress_of(source.name))

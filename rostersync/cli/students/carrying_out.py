@@ -51,7 +51,7 @@ _WARNINGS = {
 }
 """The warnings about side effects that are printed before a write, for each verb."""
 
-REPRIEVE_S = 2.0
+GRACE_S = 2.0
 """After a signal to stop, a command has this many seconds to finish the current line and to refresh the replica. This
 timeout must be shorter than `rostersync.cli.signals.GRACE`, after which the process is killed.
 """
@@ -87,7 +87,7 @@ def carry_out(options: WriteOptions, write: Write) -> int:
     require_allowed(options.session, source)
     confirm(options, _question(write, source), write.verb)
     session = options.session.as_owner()
-    scope = session.scope.child(grace=REPRIEVE_S)
+    scope = session.scope.child(grace=GRACE_S)
     with wiring.clients(session.config)(source.name, scope) as api:
         store = open_replica(session)
         result = Sender(source.name, api.students, store, scope).write(write)

@@ -47,7 +47,7 @@ _KEY = re.compile(rb"\s*(" + _STRING + rb")\s*:", re.DOTALL)
 class Numeral(float):
     """A JSON number that also keeps its original text.
 
-    Text fields need the original text, because `1.10` and `1.1` are different texts.
+    Text fields need the original text, because `1.10` and `1.1` are different strings.
 
     Numbers with a fraction or an exponent are decoded to this class. The lenient decoder also uses this class for
     integers with more than `LONGEST_INTEGER` characters.
@@ -111,7 +111,7 @@ class Members:
         self._names = {f'"{name}"'.encode(): name for name in names}
 
     def of(self, document: bytes) -> dict[str, bytes]:
-        """Return those of the wanted members that exist in the document, as text.
+        """Return the wanted members that exist in the document, as text.
 
         Raises `ValueError` if the document is not an object, or if it is incomplete.
         """

@@ -13,6 +13,7 @@ import msgspec
 from sqlalchemy import delete, inspect, select, text, update
 
 from rostersync.errors import LockHeld, StoreError
+from rostersync.report import RequestState
 from rostersync.store.database import own_schema
 from rostersync.store.database.own_schema import OF_VIEWS, SCHEMA
 from rostersync.store.queue import daemons, lock
@@ -132,7 +133,7 @@ def go_on(connection: Connection, before: Used) -> None:
     created these rows are gone. Call this function inside a transaction.
     """
     connection.execute(delete(daemon))
-    connection.execute(update(run_request).where(REQUEST_IS_OPEN).values(state="withdrawn", waiters=0))
+    connection.execute(update(run_request).where(REQUEST_IS_OPEN).values(state=str(RequestState.WITHDRAWN), waiters=0))
     for name, fence in connection.execute(select(source.c.name, source.c.fence)).all():
         newest = max(fence, before.fences.get(name, 0)) + 1
         of_source = update(source).where(source.c.name == name)

@@ -109,7 +109,7 @@ def _set_session(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> No
     - The search path says in which schemas PostgreSQL looks up names (see `own_schema`).
     - The time zone is UTC, because in another time zone Python could not represent times on the first or last day of
       its date range.
-    - PostgreSQL plans a statement anew each time it is executed. If PostgreSQL reused a plan that was made while the
+    - PostgreSQL plans a statement again each time it is executed. If PostgreSQL reused a plan that was made while the
       stage was empty, a statement on a full stage could take hours.
     - A lock timeout limits how long we wait for other sessions. If a client disappears and the server does not notice,
       its session can keep its locks for hours.

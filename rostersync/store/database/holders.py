@@ -36,7 +36,7 @@ def this_process(purpose: str) -> str:
 def naming_holders(connection: Connection, patience: float) -> Iterator[None]:
     """If waiting for a PostgreSQL lock times out, add the sessions that held the lock to the `LockTimedOut` error.
 
-    The server can tell us the holders only while our session is waiting for the lock. So a thread with its own session
+    The server knows the holders only while our session is waiting for the lock. So a thread with its own session
     asks for the holders three times during `patience`, which is the number of seconds that a session waits for a lock.
     If the transaction ends before the first of these times, the only cost is starting the thread.
     """

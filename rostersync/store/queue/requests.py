@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from sqlalchemy import BigInteger, bindparam, case, func, insert, or_, select, update
 
-from rostersync.report import RunKind, RunRequest
+from rostersync.report import RequestState, RunKind, RunRequest
 from rostersync.store.database.engine import writing
+from rostersync.store.database.statements import constant
 from rostersync.store.database.types import JsonTuple, Timestamp
 from rostersync.store.queue.lock import lock_source
 from rostersync.store.schema.tables import REQUEST_IS_OPEN, run_request
@@ -35,27 +36,31 @@ _NOT_EXPIRED = or_(_request.expires_at.is_(None), _request.expires_at > bindpara
 _PENDING = (
     select(_request.request_id, _request.expires_at, _request.ids)
     .where(_request.source == _OF, _request.kind == bindparam("like"))
-    .where(_request.approves.is_(None), REQUEST_IS_OPEN, _request.state == "pending", _NOT_EXPIRED)
+    .where(_request.approves.is_(None), REQUEST_IS_OPEN, _request.state == constant(RequestState.PENDING), _NOT_EXPIRED)
 )
 _FILE = insert(run_request).returning(_request.request_id)
 _JOIN = (
     update(run_request)
-    .where(_ID, _request.state == "pending")
+    .where(_ID, _request.state == constant(RequestState.PENDING))
     .values(
         waiters=_request.waiters + 1,
         expires_at=bindparam("later", type_=Timestamp),
         ids=bindparam("all_ids", type_=JsonTuple),
     )
 )
-_CLOSE = update(run_request).where(_ID).values(state="done", run_id=bindparam("by"), waiters=0)
-_FAIL = update(run_request).where(_ID, _request.state == "taken").values(state="failed", waiters=0)
+_CLOSE = update(run_request).where(_ID).values(state=constant(RequestState.DONE), run_id=bindparam("by"), waiters=0)
+_FAIL = (
+    update(run_request)
+    .where(_ID, _request.state == constant(RequestState.TAKEN))
+    .values(state=constant(RequestState.FAILED), waiters=0)
+)
 _NOTE = update(run_request).where(_ID)
 _TOUCH = update(run_request).where(_ID).values(waiters=_request.waiters)
 _FACTS = ("state", "run_id", "error", "hint", "reads", "rows_done", "rows_total")
 _PROGRESS = select(*(_request[name] for name in _FACTS)).where(_ID)
 _OPEN = (
     select(*(_request[name] for name in ("request_id", "source", "kind", "approves", "state", "requested_at")))
-    .where(REQUEST_IS_OPEN, or_(_request.state == "taken", _NOT_EXPIRED))
+    .where(REQUEST_IS_OPEN, or_(_request.state == constant(RequestState.TAKEN), _NOT_EXPIRED))
     .order_by(_request.request_id)
 )
 
@@ -67,15 +72,14 @@ def _taking(*, refresh: bool) -> Any:
     has added. No process can join a request that has already been taken, so every student added to a refresh is
     fetched.
     """
-    mine = _request.request_id == bindparam("number", type_=BigInteger)
-    may_be_taken = or_(_request.state == "taken", _NOT_EXPIRED, mine)
+    may_be_taken = or_(_request.state == constant(RequestState.TAKEN), _NOT_EXPIRED, _ID)
     wanted = (_request.kind == str(RunKind.REFRESH)) if refresh else (_request.kind != str(RunKind.REFRESH))
     oldest = select(func.min(_request.request_id)).where(_request.source == _OF, wanted, REQUEST_IS_OPEN, may_be_taken)
     return (
         update(run_request)
         .where(_request.request_id == oldest.correlate(None).scalar_subquery())
         .where(REQUEST_IS_OPEN)
-        .values(state="taken")
+        .values(state=constant(RequestState.TAKEN))
         .returning(_request.request_id, _request.kind, _request.approves, _request.ids)
     )
 
@@ -126,7 +130,7 @@ def file(connection: Connection, request: RunRequest, now: datetime) -> int:
         "kind": str(request.kind),
         "approves": request.approves,
         "ids": request.ids or None,
-        "state": "pending",
+        "state": str(RequestState.PENDING),
         "requested_at": now,
         "expires_at": expires_at,
         "waiters": 1,
@@ -214,13 +218,13 @@ def leave(connection: Connection, request_id: int, *, taken: bool) -> bool:
     leave only if `taken` is True. The process that took the request still closes it after the run. If the process ends
     during the run, the next holder of the lock takes the request again for the remaining waiters.
     """
-    leavable = ("pending", "taken") if taken else ("pending",)
+    leavable = [RequestState.PENDING, *([RequestState.TAKEN] if taken else [])]
     left = connection.execute(
         update(run_request)
-        .where(_request.request_id == request_id, _request.state.in_(leavable))
+        .where(_request.request_id == request_id, _request.state.in_(map(constant, leavable)))
         .values(
             waiters=_request.waiters - 1,
-            state=case((_request.waiters > 1, _request.state), else_="withdrawn"),
+            state=case((_request.waiters > 1, _request.state), else_=constant(RequestState.WITHDRAWN)),
         )
     )
     return left.rowcount == 1
@@ -233,4 +237,4 @@ def progress(connection: Connection, request_id: int) -> Progress:
     """
     with connection.begin():
         row = connection.execute(_PROGRESS, {"number": request_id}).mappings().first()
-    return Progress(**row) if row else Progress("withdrawn")
+    return Progress(**row) if row else Progress(RequestState.WITHDRAWN)

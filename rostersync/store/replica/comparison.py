@@ -10,14 +10,14 @@ from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, and_, bindparam, case, func, or_, select, text
+from sqlalchemy import BigInteger, bindparam, case, func, or_, select, text
 
 from rostersync.clock import to_epoch_ms
 from rostersync.report import Counts
 from rostersync.store.database.statements import SOURCE, among_ids, chunk, constant
 from rostersync.store.schema.rows import NAMES, student_of
 from rostersync.store.schema.tables import PAYLOAD, student
-from rostersync.store.stage.queries import found, lives
+from rostersync.store.stage.queries import STORED, found, lives
 from rostersync.store.stage.tables import answers, deletions, details, records, staged
 from rostersync.store.stage.terms import Found
 
@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from rostersync.records import Student
     from rostersync.store.stage import Stage
 
-_STORED = and_(student.c.source == SOURCE, student.c.id == staged.c.id)
 _JOINED = (
-    staged.outerjoin(student, _STORED)
+    staged.outerjoin(student, STORED)
     .outerjoin(answers, answers.c.id == staged.c.id)
     .outerjoin(details, details.c.id == staged.c.id)
 )

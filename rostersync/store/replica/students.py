@@ -87,11 +87,11 @@ _ANALYZED = ("source", "id", "deleted_at", "status")  # the columns that occur i
 
 _DECODED = exists().where(staged.c.id == quarantine.c.id, staged.c.rejected.is_(None))
 _GONE = exists().where(answers.c.id == quarantine.c.id, found(Found.GONE))
-_STORED = exists().where(_MINE, student.c.id == quarantine.c.id, student.c.deleted_at.is_(None))
+_STUDENT_IS_STORED = exists().where(_MINE, student.c.id == quarantine.c.id, student.c.deleted_at.is_(None))
 _RELEASE_QUARANTINED = delete(quarantine).where(
     # If a student's removal is held, the student remains current, so the student's record stays in quarantine.
     quarantine.c.source == SOURCE,
-    or_(_DECODED, and_(_GONE, ~_STORED)),
+    or_(_DECODED, and_(_GONE, ~_STUDENT_IS_STORED)),
 )
 _ASKED_IN_VAIN = exists().where(answers.c.id == quarantine.c.id, found(Found.UNANSWERED))
 _REQUEUE_UNANSWERED = (  # moves unanswered records to the end of the queue, so the next run requests others first

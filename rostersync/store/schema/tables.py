@@ -34,6 +34,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateIndex
 
 from rostersync.records import FIELD_NAMES, FIELDS
+from rostersync.report import RequestState, RunKind, RunState
+from rostersync.store.database.statements import constant
 from rostersync.store.database.types import COLUMN_TYPES, Json, JsonTuple, Timestamp
 
 if TYPE_CHECKING:
@@ -188,12 +190,12 @@ run = Table(
 # `status` makes, and this index contains only the rows that the query may return. The view `sync_health` uses the
 # indexes `ix_run_newest` and `ix_run_success`. The conditions of these two indexes exclude refreshes in different ways.
 # If both conditions excluded refreshes in the same way, SQLite would search `ix_run_newest` for the newest success.
-_COUNTS = run.c.kind.in_([literal_column("'incremental'"), literal_column("'full'")])
+_COUNTS = run.c.kind.in_([constant(RunKind.INCREMENTAL), constant(RunKind.FULL)])
 _IS_SUCCESS = and_(
-    run.c.kind != literal_column("'refresh'"),
-    run.c.state.in_([literal_column("'succeeded'"), literal_column("'held'")]),
+    run.c.kind != constant(RunKind.REFRESH),
+    run.c.state.in_([constant(RunState.SUCCEEDED), constant(RunState.HELD)]),
 )
-PLAN_IS_OPEN = run.c.plan == literal_column(f"'{PlanState.OPEN}'")
+PLAN_IS_OPEN = run.c.plan == constant(PlanState.OPEN)
 IS_GUARDED = run.c.guarded > literal_column("0")
 _partial_index("ix_run_newest", run.c.source, run.c.run_id, rows=_COUNTS)
 _partial_index("ix_run_success", run.c.source, run.c.run_id, rows=_IS_SUCCESS)
@@ -232,7 +234,7 @@ run_request = Table(
     Column("rows_total", BigInteger),  # how many rows that list has
     sqlite_autoincrement=True,
 )
-REQUEST_IS_OPEN = run_request.c.state.in_([literal_column("'pending'"), literal_column("'taken'")])
+REQUEST_IS_OPEN = run_request.c.state.in_([constant(RequestState.PENDING), constant(RequestState.TAKEN)])
 _partial_index("ix_run_request_open", run_request.c.state, run_request.c.source, rows=REQUEST_IS_OPEN)
 
 # A running daemon. Every few seconds, the daemon updates its row. When the daemon ends, it deletes its row.

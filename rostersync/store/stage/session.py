@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rostersync.store.database.statements import CHUNK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from sqlalchemy import Connection, Select, Table
 
@@ -45,13 +45,21 @@ class StageSession:
         On PostgreSQL, tables that were empty before the insert are analysed afterwards. Without statistics, PostgreSQL
         assumes that even a small temporary table is large, and reads whole tables to join a few rows.
         """
-        new = set(tables) - self.filled
-        self.filled |= new
         with self.connection.begin():
             yield
-            if self.dialect == "postgresql":
-                for table in new:
-                    self.connection.exec_driver_sql(f"ANALYZE pg_temp.{table.name} (id)")
+            self._note_filled(tables)
+
+    def note_filled(self, table: Table) -> None:
+        """Do for a table what `filling` does after an insert, if an earlier transaction has inserted the rows."""
+        with self.connection.begin():
+            self._note_filled((table,))
+
+    def _note_filled(self, tables: Collection[Table]) -> None:
+        new = set(tables) - self.filled
+        self.filled |= new
+        if self.dialect == "postgresql":
+            for table in new:
+                self.connection.exec_driver_sql(f"ANALYZE pg_temp.{table.name} (id)")
 
     def insert(self, statement: Any, values: list[dict[str, Any]]) -> None:
         """Execute an INSERT into a table of the stage once for each dictionary in `values`."""

@@ -318,8 +318,7 @@ class Stage:
         collect = q.collect(self.session.dialect)
         for reason in reasons:
             if self.session.execute(collect[reason], unless_empty=q.COLLECTED_FROM.get(reason)):
-                with self.session.filling(tables.candidates):
-                    pass  # the rows are already inserted; this only lets `filling` record that the table has rows
+                self.session.note_filled(tables.candidates)
 
     def add_plan(self, plan: Iterable[tuple[int, str, datetime | None]]) -> None:
         """Add the students in an approved plan, except those already deleted, to the candidates for removal."""
